@@ -1,0 +1,145 @@
+"""Which units of a model stay, and the physically smaller model made of exactly those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+
+from runtime import BlockPlan, PlanError, ShapePlan
+
+from .vit import EMBED, Axis, SlicedViT, build, parameter_axes
+
+
+@dataclass(frozen=True)
+class BlockKept:
+    """The units of one block that stay, as sorted indices into the model they were chosen in.
+
+    Attributes:
+        heads: attention heads.
+        qk: for each kept head, its kept query and key dimensions; the same number in every head.
+        v: for each kept head, its kept value dimensions; the same number in every head.
+        mlp: hidden units of the MLP.
+    """
+
+    heads: tuple[int, ...]
+    qk: tuple[tuple[int, ...], ...]
+    v: tuple[tuple[int, ...], ...]
+    mlp: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The units of a whole model that stay.
+
+    Attributes:
+        embed: dimensions of the residual stream.
+        blocks: the rest, block by block.
+    """
+
+    embed: tuple[int, ...]
+    blocks: tuple[BlockKept, ...]
+
+
+def keep_all(plan: ShapePlan) -> Kept:
+    """Returns the indices that keep every unit of ``plan``."""
+    return Kept(
+        tuple(range(plan.embed_dim)),
+        tuple(
+            BlockKept(
+                tuple(range(b.num_heads)),
+                (tuple(range(b.qk_dim)),) * b.num_heads,
+                (tuple(range(b.v_dim)),) * b.num_heads,
+                tuple(range(b.mlp_dim)),
+            )
+            for b in plan.blocks
+        ),
+    )
+
+
+def plan_of(plan: ShapePlan, kept: Kept) -> ShapePlan:
+    """Returns the plan of the model that is left of ``plan`` when ``kept`` stays.
+
+    Raises:
+        PlanError: indices out of range, repeated or unsorted, heads of unequal width, or a width that is
+            not a positive multiple of 8.
+    """
+    if len(kept.blocks) != len(plan.blocks):
+        raise PlanError("The kept units are of another model", expected=len(plan.blocks), got=len(kept.blocks))
+    _check_indices("embed", kept.embed, plan.embed_dim)
+    blocks = []
+    for i, (block, keep) in enumerate(zip(plan.blocks, kept.blocks, strict=True)):
+        _check_indices(f"heads of block {i}", keep.heads, block.num_heads)
+        _check_indices(f"MLP units of block {i}", keep.mlp, block.mlp_dim)
+        qk_dim = _check_heads(f"query-key dims of block {i}", keep.qk, len(keep.heads), block.qk_dim)
+        v_dim = _check_heads(f"value dims of block {i}", keep.v, len(keep.heads), block.v_dim)
+        blocks.append(BlockPlan(len(keep.heads), qk_dim, v_dim, len(keep.mlp)))
+    return replace(plan, embed_dim=len(kept.embed), blocks=tuple(blocks))
+
+
+def slice_vit(model: SlicedViT, kept: Kept) -> SlicedViT:
+    """Returns a new, smaller model that computes what ``model`` computes with all other units absent.
+
+    Exact: absent means absent from every reduction, LayerNorm's mean and variance included.
+
+    Raises:
+        PlanError: ``kept`` does not fit the model.
+    """
+    plan = plan_of(model.plan, kept)
+    index = axis_indices(model.plan, kept)
+    weights = model.state_dict()
+    sliced = {}
+    for name, axes in parameter_axes(model.plan).items():
+        value = weights[name]
+        for dim, axis in enumerate(axes):
+            if axis is not None:
+                value = value.index_select(dim, index[axis])
+        sliced[name] = value
+    return build(plan, sliced)
+
+
+def axis_indices(plan: ShapePlan, kept: Kept) -> dict[Axis, torch.Tensor]:
+    """Returns for every prunable axis of ``plan`` the positions that stay, as int64 tensors."""
+    index = {EMBED: torch.tensor(kept.embed)}
+    for i, (block, keep) in enumerate(zip(plan.blocks, kept.blocks, strict=True)):
+        index[Axis("mlp", i)] = torch.tensor(keep.mlp)
+        for kind, dims, width in (("qk", keep.qk, block.qk_dim), ("v", keep.v, block.v_dim)):
+            flat = [head * width + dim for head, own in zip(keep.heads, dims, strict=True) for dim in own]
+            index[Axis(kind, i)] = torch.tensor(flat)
+    return index
+
+
+def compose(first: Kept, then: Kept) -> Kept:
+    """Returns the indices into the original model of what stays after slicing by ``first``, then by ``then``."""
+    blocks = []
+    for a, b in zip(first.blocks, then.blocks, strict=True):
+        blocks.append(
+            BlockKept(
+                tuple(a.heads[h] for h in b.heads),
+                tuple(tuple(a.qk[h][d] for d in dims) for h, dims in zip(b.heads, b.qk, strict=True)),
+                tuple(tuple(a.v[h][d] for d in dims) for h, dims in zip(b.heads, b.v, strict=True)),
+                tuple(a.mlp[u] for u in b.mlp),
+            )
+        )
+    return Kept(tuple(first.embed[d] for d in then.embed), tuple(blocks))
+
+
+def _check_indices(what: str, indices: Sequence[int], size: int) -> None:
+    if any(b <= a for a, b in pairwise(indices)):
+        raise PlanError(f"The kept {what} must be sorted and distinct", got=list(indices)[:12])
+    if not indices or indices[0] < 0 or indices[-1] >= size:
+        expected = f"some of 0 to {size - 1}"
+        raise PlanError(f"The kept {what} are out of range", expected=expected, got=list(indices)[:12])
+
+
+def _check_heads(what: str, per_head: Sequence[Sequence[int]], heads: int, size: int) -> int:
+    if len(per_head) != heads:
+        raise PlanError(f"The {what} need one list per kept head", expected=heads, got=len(per_head))
+    for dims in per_head:
+        _check_indices(what, dims, size)
+    widths = {len(dims) for dims in per_head}
+    if len(widths) != 1:
+        raise PlanError(f"The {what} must be as many in every head", got=sorted(widths))
+    return widths.pop()

@@ -1,0 +1,222 @@
+"""A Vision Transformer whose every block has widths of its own, built from a ``ShapePlan``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from runtime import BlockPlan, PlanError, ShapePlan
+
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+class Axis(NamedTuple):
+    """One prunable dimension of the model: a kind, and the block it belongs to (-1: the whole model).
+
+    Kinds: ``embed`` (the residual stream), ``mlp`` (hidden units), ``qk`` and ``v`` (all heads' widths of a
+    block, head after head).
+    """
+
+    kind: str
+    block: int = -1
+
+
+EMBED = Axis("embed")
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention whose value width may differ from its query and key width."""
+
+    def __init__(self, plan: ShapePlan, block: BlockPlan) -> None:
+        super().__init__()
+        c, heads = plan.embed_dim, block.num_heads
+        self.num_heads, self.qk_dim, self.v_dim, self.scale = heads, block.qk_dim, block.v_dim, plan.attn_scale
+        self.q = nn.Linear(c, heads * block.qk_dim, bias=plan.qkv_bias)
+        self.k = nn.Linear(c, heads * block.qk_dim, bias=plan.qkv_bias)
+        self.v = nn.Linear(c, heads * block.v_dim, bias=plan.qkv_bias)
+        self.proj = nn.Linear(heads * block.v_dim, c, bias=plan.proj_bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps tokens ``(B, N, C)`` to ``(B, N, C)``."""
+        b, n, _ = x.shape
+        q = self.q(x).view(b, n, self.num_heads, self.qk_dim).transpose(1, 2)
+        k = self.k(x).view(b, n, self.num_heads, self.qk_dim).transpose(1, 2)
+        v = self.v(x).view(b, n, self.num_heads, self.v_dim).transpose(1, 2)
+        weights = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1)
+        mixed = (weights @ v).transpose(1, 2).reshape(b, n, self.num_heads * self.v_dim)
+        out: torch.Tensor = self.proj(mixed)
+        return out
+
+
+class Mlp(nn.Module):
+    """Linear, activation, Linear."""
+
+    def __init__(self, plan: ShapePlan, block: BlockPlan) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(plan.embed_dim, block.mlp_dim)
+        self.fc2 = nn.Linear(block.mlp_dim, plan.embed_dim)
+        self.act = _ACTIVATIONS[plan.act]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps tokens ``(B, N, C)`` to ``(B, N, C)``."""
+        out: torch.Tensor = self.fc2(self.act(self.fc1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, with LayerScale where the plan has it."""
+
+    def __init__(self, plan: ShapePlan, block: BlockPlan) -> None:
+        super().__init__()
+        c = plan.embed_dim
+        self.norm1 = nn.LayerNorm(c, eps=plan.norm_eps)
+        self.attn = Attention(plan, block)
+        self.norm2 = nn.LayerNorm(c, eps=plan.norm_eps)
+        self.mlp = Mlp(plan, block)
+        self.gamma1 = nn.Parameter(torch.ones(c)) if plan.layer_scale else None
+        self.gamma2 = nn.Parameter(torch.ones(c)) if plan.layer_scale else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps tokens ``(B, N, C)`` to ``(B, N, C)``."""
+        attended: torch.Tensor = self.attn(self.norm1(x))
+        x = x + (attended if self.gamma1 is None else attended * self.gamma1)
+        transformed: torch.Tensor = self.mlp(self.norm2(x))
+        return x + (transformed if self.gamma2 is None else transformed * self.gamma2)
+
+
+class SlicedViT(nn.Module):
+    """The Vision Transformer that a ``ShapePlan`` describes.
+
+    Args:
+        plan: its shape; kept as ``self.plan``.
+
+    Ref: Dosovitskiy et al. 2021 (ViT), arXiv 2010.11929; Touvron et al. 2021, 2022 (DeiT, DeiT III).
+    """
+
+    def __init__(self, plan: ShapePlan) -> None:
+        super().__init__()
+        self.plan = plan
+        c = plan.embed_dim
+        self.patch_embed = nn.Conv2d(
+            plan.in_chans, c, kernel_size=plan.patch_size, stride=plan.patch_size, bias=plan.patch_bias
+        )
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, c)) if plan.class_token else None
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, c)) if plan.dist_token else None
+        self.reg_token = nn.Parameter(torch.zeros(1, plan.reg_tokens, c)) if plan.reg_tokens else None
+        positions = {"none": 0, "patches": plan.num_patches, "all": plan.num_tokens}[plan.pos_embed]
+        self.pos_embed = nn.Parameter(torch.zeros(1, positions, c)) if positions else None
+        self.norm_pre = nn.LayerNorm(c, eps=plan.norm_eps) if plan.norm_pre else nn.Identity()
+        self.blocks = nn.ModuleList(Block(plan, block) for block in plan.blocks)
+        self.norm = nn.LayerNorm(c, eps=plan.norm_eps) if plan.norm != "none" else nn.Identity()
+        self.head = nn.Linear(c, plan.num_classes)
+        self.head_dist = nn.Linear(c, plan.num_classes) if plan.dist_token else None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Maps images ``(B, C, H, W)`` to logits ``(B, num_classes)``; two heads are averaged."""
+        x = self.norm_pre(self.embed(images))
+        for block in self.blocks:
+            x = block(x)
+        if self.plan.norm == "before_pool":
+            x = self.norm(x)
+        pooled = self.pool(x)
+        if self.plan.norm == "after_pool":
+            pooled = self.norm(pooled)
+        logits: torch.Tensor = self.head(pooled)
+        if self.head_dist is None:
+            return logits
+        second = x[:, 1] if self.plan.norm == "before_pool" else self.norm(x[:, 1])
+        averaged: torch.Tensor = (logits + self.head_dist(second)) / 2
+        return averaged
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Maps images ``(B, C, H, W)`` to tokens ``(B, N, C)``: prefix tokens first, positions added."""
+        x: torch.Tensor = self.patch_embed(images).flatten(2).transpose(1, 2)
+        if self.pos_embed is not None and self.plan.pos_embed == "patches":
+            x = x + self.pos_embed
+        prefix = [t for t in (self.cls_token, self.dist_token, self.reg_token) if t is not None]
+        if prefix:
+            x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in prefix), x], dim=1)
+        if self.pos_embed is not None and self.plan.pos_embed == "all":
+            x = x + self.pos_embed
+        return x
+
+    def pool(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps tokens ``(B, N, C)`` to what the head reads, ``(B, C)``."""
+        if self.plan.pooling == "token":
+            return x[:, 0]
+        return x.mean(dim=1) if self.plan.pooling == "avg_all" else x[:, self.plan.num_prefix_tokens :].mean(dim=1)
+
+
+def parameter_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
+    """Says for every parameter of ``SlicedViT(plan)`` which prunable axis each of its dimensions runs along.
+
+    This one table is what slicing selects by and what importance is summed over; ``None`` is a dimension
+    that pruning never touches.
+    """
+    axes: dict[str, tuple[Axis | None, ...]] = {"patch_embed.weight": (EMBED, None, None, None)}
+    if plan.patch_bias:
+        axes["patch_embed.bias"] = (EMBED,)
+    for name, present in (
+        ("cls_token", plan.class_token),
+        ("dist_token", plan.dist_token),
+        ("reg_token", plan.reg_tokens > 0),
+        ("pos_embed", plan.pos_embed != "none"),
+    ):
+        if present:
+            axes[name] = (None, None, EMBED)
+    norms = [*(["norm_pre"] if plan.norm_pre else []), *(["norm"] if plan.norm != "none" else [])]
+    norms += [f"blocks.{i}.{norm}" for i in range(len(plan.blocks)) for norm in ("norm1", "norm2")]
+    for name in norms:
+        axes[f"{name}.weight"] = axes[f"{name}.bias"] = (EMBED,)
+    for i in range(len(plan.blocks)):
+        axes |= _block_axes(plan, i)
+    for head in ("head", "head_dist") if plan.dist_token else ("head",):
+        axes[f"{head}.weight"], axes[f"{head}.bias"] = (None, EMBED), (None,)
+    return axes
+
+
+def _block_axes(plan: ShapePlan, index: int) -> dict[str, tuple[Axis | None, ...]]:
+    qk, v, mlp = Axis("qk", index), Axis("v", index), Axis("mlp", index)
+    axes: dict[str, tuple[Axis | None, ...]] = {}
+    for name, out in (("q", qk), ("k", qk), ("v", v)):
+        axes[f"attn.{name}.weight"] = (out, EMBED)
+        if plan.qkv_bias:
+            axes[f"attn.{name}.bias"] = (out,)
+    axes["attn.proj.weight"] = (EMBED, v)
+    if plan.proj_bias:
+        axes["attn.proj.bias"] = (EMBED,)
+    axes["mlp.fc1.weight"], axes["mlp.fc1.bias"] = (mlp, EMBED), (mlp,)
+    axes["mlp.fc2.weight"], axes["mlp.fc2.bias"] = (EMBED, mlp), (EMBED,)
+    if plan.layer_scale:
+        axes["gamma1"] = axes["gamma2"] = (EMBED,)
+    return {f"blocks.{index}.{name}": value for name, value in axes.items()}
+
+
+def build(plan: ShapePlan, weights: dict[str, torch.Tensor]) -> SlicedViT:
+    """Builds the model of ``plan`` with the given weights, in evaluation mode.
+
+    Raises:
+        PlanError: a weight is missing, unknown, or of another shape than the plan says.
+    """
+    with torch.device("meta"):
+        model = SlicedViT(plan)
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name in sorted(wanted.keys() ^ weights.keys()):
+        raise PlanError(f"The weights do not fit the plan: '{name}' is {'missing' if name in wanted else 'unknown'}")
+    for name, shape in wanted.items():
+        if tuple(weights[name].shape) != shape:
+            got = tuple(weights[name].shape)
+            raise PlanError(f"The weight '{name}' does not fit the plan", expected=shape, got=got)
+    own = {name: value.detach().clone().float() for name, value in weights.items()}
+    model.load_state_dict(own, assign=True)
+    return model.requires_grad_(True).eval()

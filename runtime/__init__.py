@@ -1,0 +1,92 @@
+"""What runs on a device: an exported file and pictures in, predictions out. Needs numpy and one engine."""
+
+from .artifact import (
+    Artifact,
+    Calibration,
+    Parity,
+    Provenance,
+    TensorSpec,
+    manifest_path,
+    read_artifact,
+    write_artifact,
+)
+from .codec import decode, encode
+from .cost import flops, macs, params
+from .engines import Engine, EngineName, open_engine
+from .errors import (
+    ArtifactError,
+    DataError,
+    MeasurementError,
+    MissingExtraError,
+    ModelError,
+    ParityError,
+    PlanError,
+    PocketVitError,
+    RunFolderError,
+    StorageError,
+    UnsupportedTargetError,
+)
+from .files import atomic_path, dumps, read_document, sha256_of, storage_errors, write_bytes, write_document
+from .metrics import EpochRecord, ModelMetrics, read_metrics, write_metrics
+from .plan import MULTIPLE, BlockPlan, ShapePlan, read_plan, write_plan
+from .preprocess import Preprocessing, normalise, open_image, preprocess, to_channels, to_pixels
+from .progress import Progress, silent
+from .session import Prediction, Session, load, softmax
+
+__all__ = [
+    "MULTIPLE",
+    "Artifact",
+    "ArtifactError",
+    "BlockPlan",
+    "Calibration",
+    "DataError",
+    "Engine",
+    "EngineName",
+    "EpochRecord",
+    "MeasurementError",
+    "MissingExtraError",
+    "ModelError",
+    "ModelMetrics",
+    "Parity",
+    "ParityError",
+    "PlanError",
+    "PocketVitError",
+    "Prediction",
+    "Preprocessing",
+    "Progress",
+    "Provenance",
+    "RunFolderError",
+    "Session",
+    "ShapePlan",
+    "StorageError",
+    "TensorSpec",
+    "UnsupportedTargetError",
+    "atomic_path",
+    "decode",
+    "dumps",
+    "encode",
+    "flops",
+    "load",
+    "macs",
+    "manifest_path",
+    "normalise",
+    "open_engine",
+    "open_image",
+    "params",
+    "preprocess",
+    "read_artifact",
+    "read_document",
+    "read_metrics",
+    "read_plan",
+    "sha256_of",
+    "silent",
+    "softmax",
+    "storage_errors",
+    "to_channels",
+    "to_pixels",
+    "write_artifact",
+    "write_bytes",
+    "write_document",
+    "write_metrics",
+    "write_plan",
+]

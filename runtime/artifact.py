@@ -1,0 +1,184 @@
+"""The manifest beside every exported file: what it is, what goes in, what comes out, how well it was checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .codec import decode, encode
+from .errors import ArtifactError
+from .files import read_document, sha256_of, write_document
+from .plan import ShapePlan
+from .preprocess import Preprocessing
+
+SCHEMA = "pocketvit.artifact"
+VERSION = 1
+
+Format = Literal["onnx", "tflite"]
+Precision = Literal["fp32", "int8", "int8-full"]
+SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite"}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a file.
+
+    Attributes:
+        name: the tensor's name in the file.
+        shape: its dimensions; -1 is free (batch).
+        dtype: numpy's name of its type.
+        layout: ``NHWC``, ``NCHW`` or ``NC``.
+        scale: real = scale * (stored - zero_point), for int8; null for float.
+        zero_point: see ``scale``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["float32", "int8"]
+    layout: Literal["NHWC", "NCHW", "NC"]
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How the written file, run on real images, compares with the torch model it came from.
+
+    Attributes:
+        images: number of images both ran on.
+        max_abs: largest absolute difference of a logit.
+        max_rel: ``max_abs`` over the largest absolute logit of the reference.
+        sqnr_db: signal to quantisation noise of the logits, dB; null when they are identical.
+        top1_agreement: share of images with the same top-1 class, 0..1.
+        top1: top-1 accuracy of the file on those images, 0..1; null with a reason.
+        reference_top1: the same of the torch model.
+        top1_reason: why ``top1`` is null.
+    """
+
+    images: int
+    max_abs: float
+    max_rel: float
+    sqnr_db: float | None
+    top1_agreement: float
+    top1: float | None
+    reference_top1: float | None
+    top1_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The images whose activations set the integer ranges.
+
+    Attributes:
+        data: the dataset's name.
+        split: the split they come from; never the test split.
+        images: how many.
+        seed: of their choice.
+    """
+
+    data: str
+    split: str
+    images: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a file comes from.
+
+    Attributes:
+        tool_version: of PocketViT.
+        source: the model it was exported from, in words.
+        weights_sha256: of the source's weights (every tensor's name, type, shape and bytes).
+        versions: of the libraries that wrote the file.
+    """
+
+    tool_version: str
+    source: str
+    weights_sha256: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The manifest of one exported file."""
+
+    file: str
+    sha256: str
+    size_bytes: int
+    format: Format
+    precision: Precision
+    recipe: str
+    plan: ShapePlan
+    preprocessing: Preprocessing
+    input: TensorSpec
+    output: TensorSpec
+    class_names: tuple[str, ...]
+    parity: Parity
+    calibration: Calibration | None
+    provenance: Provenance
+
+
+def manifest_path(file: Path) -> Path:
+    """Returns where the manifest of ``file`` stands."""
+    return file.with_name(file.name + ".json")
+
+
+def write_artifact(file: Path, artifact: Artifact) -> None:
+    """Writes the manifest of ``file``, atomically.
+
+    Raises:
+        StorageError: the manifest cannot be written.
+    """
+    write_document(manifest_path(file), SCHEMA, VERSION, encode(artifact))
+
+
+def read_artifact(file: Path, verify: bool = True) -> Artifact:
+    """Reads the manifest of an exported file and checks that the file is the one it describes.
+
+    Args:
+        file: the ``.onnx`` or ``.tflite`` file.
+        verify: also compare size and SHA-256.
+
+    Raises:
+        ArtifactError: file or manifest is missing, damaged, tampered with, or of a newer version.
+    """
+    if file.suffix not in SUFFIXES:
+        raise ArtifactError(f"{file} is not an artifact", expected="a .onnx or .tflite file")
+    if not file.is_file():
+        raise ArtifactError(f"The artifact {file} does not exist")
+    manifest = manifest_path(file)
+    if not manifest.is_file():
+        raise ArtifactError(
+            f"{file} has no manifest",
+            expected=f"{manifest.name} beside it",
+            fix="Copy it along with the file, or export again",
+        )
+    artifact = decode(Artifact, read_document(manifest, SCHEMA, VERSION), str(manifest))
+    if len(artifact.class_names) != artifact.plan.num_classes:
+        raise ArtifactError(
+            f"{manifest} names the wrong number of classes",
+            expected=artifact.plan.num_classes,
+            got=len(artifact.class_names),
+        )
+    if artifact.format != SUFFIXES[file.suffix]:
+        raise ArtifactError(f"{manifest} describes another format", expected=file.suffix, got=artifact.format)
+    if verify:
+        check_bytes(file, artifact)
+    return artifact
+
+
+def check_bytes(file: Path, artifact: Artifact) -> None:
+    """Checks size and SHA-256 of ``file`` against its manifest.
+
+    Raises:
+        ArtifactError: they differ.
+    """
+    fix = "It was truncated or changed after it was written: copy or export it again"
+    size = file.stat().st_size
+    if size != artifact.size_bytes:
+        raise ArtifactError(f"{file} is damaged", expected=f"{artifact.size_bytes} bytes", got=f"{size} bytes", fix=fix)
+    found = sha256_of(file)
+    if found != artifact.sha256:
+        raise ArtifactError(f"{file} is damaged", expected=f"sha256 {artifact.sha256}", got=f"sha256 {found}", fix=fix)

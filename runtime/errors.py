@@ -1,0 +1,74 @@
+"""The one tree of errors every room raises: what happened, what was expected, what was got, what to do."""
+
+from __future__ import annotations
+
+
+class PocketVitError(Exception):
+    """A mistake the user can mend, said in one paragraph.
+
+    Args:
+        what: what is wrong, naming the thing.
+        expected: what would have been right.
+        got: what was found instead.
+        fix: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, expected: object = None, got: object = None, fix: str | None = None) -> None:
+        parts = [what.rstrip(".") + "."]
+        if expected is not None:
+            parts.append(f"Expected {expected}.")
+        if got is not None:
+            parts.append(f"Got {got}.")
+        if fix is not None:
+            parts.append(fix.rstrip(".") + ".")
+        super().__init__(" ".join(parts))
+
+
+class PlanError(PocketVitError, ValueError):
+    """A shape plan, a set of kept indices or a budget that cannot be."""
+
+
+class ModelError(PocketVitError, ValueError):
+    """A model or checkpoint that is unknown, unsupported or does not fit."""
+
+
+class DataError(PocketVitError, ValueError):
+    """A dataset or image that is unknown, empty or cannot be read."""
+
+
+class ArtifactError(PocketVitError):
+    """An exported file or persisted document that is missing, damaged or of another version."""
+
+
+class UnsupportedTargetError(PocketVitError, ValueError):
+    """A target or engine this machine cannot serve."""
+
+
+class ParityError(PocketVitError):
+    """An exported file whose outputs are not those of the model it came from."""
+
+    exit_code = 1
+
+
+class MeasurementError(PocketVitError):
+    """A measurement that cannot be trusted or read."""
+
+
+class RunFolderError(PocketVitError):
+    """A run folder that exists already, is in use, or was made with other settings."""
+
+
+class StorageError(PocketVitError, OSError):
+    """A file that cannot be written: no space, no permission."""
+
+
+class MissingExtraError(PocketVitError, ImportError):
+    """A package that belongs to an extra which is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"This needs the package '{package}', which is not installed",
+            fix=f"Run: pip install 'pocketvit[{extra}]'",
+        )

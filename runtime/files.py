@@ -1,0 +1,151 @@
+"""Files that are whole or absent: atomic writes, hashes, and versioned JSON documents."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import ArtifactError, StorageError
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turns the system's refusal to write below ``path`` into a ``StorageError`` that says the cure.
+
+    Raises:
+        StorageError: no space, quota or permission, or a file where a folder should be.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise StorageError(
+                f"Cannot write {path}: no space left",
+                got=error.strerror,
+                fix="Free some disk space or choose another folder; nothing was half-written",
+            ) from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}:
+            raise StorageError(
+                f"Cannot write {path}", got=error.strerror, fix="Choose a folder you may write to"
+            ) from error
+        raise
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path`` and renames it into place when the block succeeds.
+
+    The content is synced to disk before the rename, so a reader sees the old file or the whole new
+    one. When the block raises, the temporary file is removed and ``path`` is untouched.
+
+    Raises:
+        StorageError: there is no space, or no permission to write.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+            _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename durable; a no-op where folders cannot be opened."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes ``data`` to ``path`` atomically.
+
+    Raises:
+        StorageError: there is no space, or no permission to write.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def dumps(document: Any) -> str:
+    """Returns ``document`` as JSON text; NaN and infinity are refused.
+
+    Raises:
+        ValueError: a float is not finite.
+    """
+    return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write_document(path: Path, schema: str, version: int, body: dict[str, Any]) -> None:
+    """Writes ``body`` as JSON under ``schema`` and ``schema_version``, atomically.
+
+    Raises:
+        StorageError: there is no space, or no permission to write.
+    """
+    text = dumps({"schema": schema, "schema_version": version, **body})
+    write_bytes(path, text.encode())
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number JSON knows")
+
+
+def read_document(path: Path, schema: str, version: int) -> dict[str, Any]:
+    """Reads a JSON document written by ``write_document`` and returns its body.
+
+    Raises:
+        ArtifactError: the file is missing, is not JSON, carries NaN, is of another schema, or of a
+            newer version than this program knows.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist", expected=f"a {schema} document") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} cannot be read", got=error) from error
+    try:
+        document = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(
+            f"{path} is not valid JSON", got=error, fix="It was truncated or edited by hand: write it again"
+        ) from error
+    if not isinstance(document, dict) or document.get("schema") != schema:
+        found = document.get("schema") if isinstance(document, dict) else type(document).__name__
+        raise ArtifactError(f"{path} is another kind of document", expected=schema, got=repr(found))
+    found_version = document.get("schema_version")
+    if not isinstance(found_version, int) or isinstance(found_version, bool) or found_version < 1:
+        raise ArtifactError(f"{path} has no valid schema_version", expected="an integer", got=repr(found_version))
+    if found_version > version:
+        raise ArtifactError(
+            f"{path} was written by a newer PocketViT",
+            expected=f"{schema} version {version} or older",
+            got=f"version {found_version}",
+            fix="Update this installation: pip install --upgrade pocketvit",
+        )
+    return {key: value for key, value in document.items() if key not in {"schema", "schema_version"}}

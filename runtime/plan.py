@@ -1,0 +1,174 @@
+"""The shape of a Vision Transformer as data: every width, and the options that change its graph."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from .codec import decode, encode
+from .errors import PlanError
+from .files import read_document, write_document
+
+SCHEMA = "pocketvit.plan"
+VERSION = 1
+
+MULTIPLE = 8
+"""Every prunable width is a multiple of this (tensor-core and SIMD alignment)."""
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
+Pooling = Literal["token", "avg", "avg_all"]
+PosEmbed = Literal["none", "patches", "all"]
+NormPlace = Literal["before_pool", "after_pool", "none"]
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """The widths of one transformer block.
+
+    Attributes:
+        num_heads: attention heads, at least 1.
+        qk_dim: query and key width of each head, a multiple of 8.
+        v_dim: value width of each head, a multiple of 8.
+        mlp_dim: hidden units of the MLP, a multiple of 8.
+
+    Raises:
+        PlanError: a width is not a positive multiple of 8, or there is no head.
+    """
+
+    num_heads: int
+    qk_dim: int
+    v_dim: int
+    mlp_dim: int
+
+    def __post_init__(self) -> None:
+        if self.num_heads < 1:
+            raise PlanError("num_heads must be at least 1", got=self.num_heads)
+        for name in ("qk_dim", "v_dim", "mlp_dim"):
+            _check_width(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class ShapePlan:
+    """Everything needed to build a sliced Vision Transformer, but its weights.
+
+    Attributes:
+        img_size: input height and width, pixels, multiples of ``patch_size``.
+        patch_size: patch height and width, pixels.
+        in_chans: input channels.
+        num_classes: outputs of the classifier.
+        embed_dim: width of the residual stream, a multiple of 8.
+        blocks: the widths of each block, first to last.
+        attn_scale: factor on query-key products; that of the unpruned head width, kept when slicing.
+        class_token: whether a class token comes first.
+        dist_token: whether a distillation token and a second head follow it (distilled DeiT).
+        reg_tokens: number of register tokens.
+        pos_embed: position embedding on no token, on patches only, or on all tokens.
+        pooling: the head reads the class token, the mean of patches, or the mean of all tokens.
+        norm_pre: LayerNorm after the embedding (CLIP).
+        norm: where the last LayerNorm stands.
+        norm_eps: epsilon of every LayerNorm.
+        act: activation of the MLPs.
+        qkv_bias: bias on query, key and value.
+        proj_bias: bias on the attention's output projection.
+        patch_bias: bias on the patch embedding.
+        layer_scale: learned per-channel scale on both branches of a block.
+
+    Raises:
+        PlanError: a value is out of range or two options contradict each other.
+    """
+
+    img_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    in_chans: int
+    num_classes: int
+    embed_dim: int
+    blocks: tuple[BlockPlan, ...]
+    attn_scale: float
+    class_token: bool = True
+    dist_token: bool = False
+    reg_tokens: int = 0
+    pos_embed: PosEmbed = "all"
+    pooling: Pooling = "token"
+    norm_pre: bool = False
+    norm: NormPlace = "before_pool"
+    norm_eps: float = 1e-6
+    act: Activation = "gelu"
+    qkv_bias: bool = True
+    proj_bias: bool = True
+    patch_bias: bool = True
+    layer_scale: bool = False
+
+    def __post_init__(self) -> None:
+        _check_width("embed_dim", self.embed_dim)
+        if not self.blocks:
+            raise PlanError("A plan needs at least one block", got="none")
+        for name in ("in_chans", "num_classes"):
+            if getattr(self, name) < 1:
+                raise PlanError(f"{name} must be at least 1", got=getattr(self, name))
+        if self.reg_tokens < 0:
+            raise PlanError("reg_tokens must not be negative", got=self.reg_tokens)
+        for side, (size, patch) in zip(
+            ("height", "width"), zip(self.img_size, self.patch_size, strict=True), strict=True
+        ):
+            if patch < 1 or size < patch or size % patch:
+                raise PlanError(
+                    f"The image {side} does not divide into patches",
+                    expected=f"a positive multiple of {max(patch, 1)}",
+                    got=size,
+                    fix="Change --img-size or --patch-size",
+                )
+        if not (math.isfinite(self.attn_scale) and self.attn_scale > 0):
+            raise PlanError("attn_scale must be positive", got=self.attn_scale)
+        if not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
+            raise PlanError("norm_eps must be positive", got=self.norm_eps)
+        for name, allowed in (("pos_embed", PosEmbed), ("pooling", Pooling), ("norm", NormPlace), ("act", Activation)):
+            if getattr(self, name) not in get_args(allowed):
+                raise PlanError(f"Unknown {name}", expected=", ".join(get_args(allowed)), got=getattr(self, name))
+        if self.pooling == "token" and not self.class_token:
+            raise PlanError("Pooling the class token needs one", fix="Set class_token or pool by average")
+        if self.dist_token and not (self.class_token and self.pooling == "token"):
+            raise PlanError("A distillation token needs a class token, and pooling by token")
+
+    @property
+    def num_patches(self) -> int:
+        """Patches per image."""
+        return (self.img_size[0] // self.patch_size[0]) * (self.img_size[1] // self.patch_size[1])
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens that stand before the patches: class, distillation, registers."""
+        return int(self.class_token) + int(self.dist_token) + self.reg_tokens
+
+    @property
+    def num_tokens(self) -> int:
+        """All tokens of an image."""
+        return self.num_patches + self.num_prefix_tokens
+
+    def with_block(self, index: int, block: BlockPlan) -> ShapePlan:
+        """Returns this plan with one block replaced."""
+        return replace(self, blocks=(*self.blocks[:index], block, *self.blocks[index + 1 :]))
+
+
+def _check_width(name: str, value: int) -> None:
+    if value < MULTIPLE or value % MULTIPLE:
+        raise PlanError(f"{name} must be a positive multiple of {MULTIPLE}", got=value)
+
+
+def write_plan(path: Path, plan: ShapePlan) -> None:
+    """Writes ``plan`` as JSON, atomically.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    write_document(path, SCHEMA, VERSION, encode(plan))
+
+
+def read_plan(path: Path) -> ShapePlan:
+    """Reads a plan written by ``write_plan``.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, invalid, or of a newer version.
+    """
+    return decode(ShapePlan, read_document(path, SCHEMA, VERSION), str(path))

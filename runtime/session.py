@@ -1,0 +1,162 @@
+"""From an exported file and pictures to predictions, with numpy and one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .artifact import Artifact, read_artifact
+from .engines import Engine, EngineName, open_engine
+from .errors import ArtifactError, DataError
+from .preprocess import open_image, preprocess
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image.
+
+    Attributes:
+        index: the top-1 class.
+        name: its name.
+        confidence: its softmax probability, 0..1.
+        logits: of all classes, ``(classes,)`` float32.
+    """
+
+    index: int
+    name: str
+    confidence: float
+    logits: npt.NDArray[np.float32]
+
+    def cross_entropy(self, label: int) -> float:
+        """Returns the negative log-likelihood of class ``label``, in nats.
+
+        Raises:
+            DataError: there is no such class.
+        """
+        if not 0 <= label < len(self.logits):
+            raise DataError("No such class", expected=f"0 to {len(self.logits) - 1}", got=label)
+        shifted = self.logits.astype(np.float64) - float(self.logits.max())
+        return float(np.log(np.exp(shifted).sum()) - shifted[label])
+
+
+@dataclass(frozen=True)
+class Session:
+    """A loaded artifact. Make one with ``load``."""
+
+    artifact: Artifact
+    engine: Engine
+
+    def predict(self, images: Iterable[Picture]) -> list[Prediction]:
+        """Returns a prediction for each image.
+
+        Args:
+            images: paths, Pillow images, or uint8 pixels ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)``.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        spec = self.artifact.preprocessing
+        predictions = []
+        for image in images:
+            picture = open_image(Path(image)) if isinstance(image, (str, Path)) else image
+            logits = self.logits(preprocess(picture, spec)[None])[0]
+            predictions.append(_prediction(logits, self.artifact.class_names))
+        return predictions
+
+    def logits(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Returns float32 logits ``(B, classes)`` for preprocessed images ``(B, H, W, C)``.
+
+        Changes layout, quantises and dequantises as the file needs, and runs it as many times as its
+        batch size asks.
+
+        Raises:
+            DataError: the images are not of the model's size.
+        """
+        spec = self.artifact.preprocessing
+        if inputs.ndim != 4 or inputs.shape[1:] != (spec.height, spec.width, spec.channels):
+            raise DataError(
+                "The input does not fit the model",
+                expected=f"(B, {spec.height}, {spec.width}, {spec.channels})",
+                got=inputs.shape,
+            )
+        batch = self.artifact.input.shape[0]
+        step = batch if batch > 0 else 32
+        if len(inputs) % step and batch > 1:
+            raise DataError("The images do not fill whole batches", expected=f"a multiple of {batch}", got=len(inputs))
+        parts = [self.run_raw(self.to_raw(inputs[i : i + step])) for i in range(0, len(inputs), step)]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.artifact.class_names)), np.float32)
+
+    def to_raw(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        """Returns preprocessed images ``(B, H, W, C)`` in the file's own layout and type."""
+        spec = self.artifact.input
+        if spec.layout == "NCHW":
+            inputs = inputs.transpose(0, 3, 1, 2)
+        inputs = np.ascontiguousarray(inputs, dtype=np.float32)
+        return inputs if spec.scale is None else quantise(inputs, spec.scale, spec.zero_point or 0)
+
+    def run_raw(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Runs one raw batch and returns dequantised logits ``(B, classes)``."""
+        spec = self.artifact.output
+        output = self.engine.run(raw)
+        if spec.scale is None:
+            return np.asarray(output, dtype=np.float32)
+        return ((output.astype(np.float32) - np.float32(spec.zero_point or 0)) * np.float32(spec.scale)).astype(
+            np.float32
+        )
+
+
+def load(path: str | Path, engine: EngineName | None = None, threads: int = 1) -> Session:
+    """Loads an exported file with its manifest, checked by SHA-256, into its engine.
+
+    Args:
+        path: the ``.tflite`` or ``.onnx`` file; its manifest stands beside it.
+        engine: ``litert`` or ``onnxruntime``; by default the one for the format.
+        threads: worker threads, at least 1.
+
+    Raises:
+        ArtifactError: file or manifest is missing, damaged, of a newer version, or they disagree.
+        UnsupportedTargetError: no such engine for this format.
+        MissingExtraError: the engine is not installed.
+    """
+    file = Path(path)
+    artifact = read_artifact(file)
+    loaded = open_engine(file, engine, threads)
+    for what, spec, shape, dtype in (
+        ("input", artifact.input, loaded.input_shape, loaded.input_dtype),
+        ("output", artifact.output, loaded.output_shape, loaded.output_dtype),
+    ):
+        if (spec.shape, spec.dtype) != (shape, dtype.name):
+            raise ArtifactError(
+                f"The manifest of {file} describes another {what}",
+                expected=f"{spec.dtype} {spec.shape}",
+                got=f"{dtype.name} {shape}",
+            )
+    return Session(artifact, loaded)
+
+
+def quantise(values: npt.NDArray[np.float32], scale: float, zero_point: int) -> npt.NDArray[np.int8]:
+    """Returns ``round(values / scale) + zero_point`` clipped to int8."""
+    stored: npt.NDArray[np.int8] = np.clip(np.rint(values / np.float32(scale)) + zero_point, -128, 127).astype(np.int8)
+    return stored
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Returns probabilities along the last axis, in float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    probabilities: npt.NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def _prediction(logits: npt.NDArray[np.float32], class_names: Sequence[str]) -> Prediction:
+    index = int(logits.argmax())
+    return Prediction(index, class_names[index], float(softmax(logits)[index]), logits)
