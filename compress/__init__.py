@@ -1,1 +1,71 @@
-"""."""
+"""Makes a Vision Transformer physically smaller: checkpoint in, smaller checkpoint out."""
+
+from .budget import Budget, parse_budget, smallest_plan
+from .data import Dataset, known_data, load_data, search_set
+from .distill import distillation_loss
+from .evaluate import Score, logits_of, score
+from .folder import Task, read_model, read_task, save_model, weights_sha256
+from .importance import BlockImportance, Importance, fisher_scores, group_importance
+from .loading import Augmentation, augmentation_for, plain_batches, training_batches
+from .models import InputStats, ModelSpec, check_model, input_stats, load_model, read_checkpoint
+from .oneshot import GroupSizes, Proposal, propose
+from .recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
+from .slicing import BlockKept, Kept, compose, keep_all, plan_of, slice_vit
+from .timm_vit import from_timm, plan_of_timm
+from .train import Trained, bf16_helps, fit
+from .vit import SlicedViT, build, parameter_axes
+
+__all__ = [
+    "FINE_TUNE",
+    "RECOVER",
+    "SCRATCH",
+    "SCRATCH_RECOVER",
+    "Augmentation",
+    "BlockImportance",
+    "BlockKept",
+    "Budget",
+    "Dataset",
+    "GroupSizes",
+    "Importance",
+    "InputStats",
+    "Kept",
+    "ModelSpec",
+    "Proposal",
+    "Score",
+    "SlicedViT",
+    "Task",
+    "TrainRecipe",
+    "Trained",
+    "augmentation_for",
+    "bf16_helps",
+    "build",
+    "check_model",
+    "compose",
+    "distillation_loss",
+    "fisher_scores",
+    "fit",
+    "from_timm",
+    "group_importance",
+    "input_stats",
+    "keep_all",
+    "known_data",
+    "load_data",
+    "load_model",
+    "logits_of",
+    "parameter_axes",
+    "parse_budget",
+    "plain_batches",
+    "plan_of",
+    "plan_of_timm",
+    "propose",
+    "read_checkpoint",
+    "read_model",
+    "read_task",
+    "save_model",
+    "score",
+    "search_set",
+    "slice_vit",
+    "smallest_plan",
+    "training_batches",
+    "weights_sha256",
+]

@@ -69,14 +69,18 @@ def plan_of(plan: ShapePlan, kept: Kept) -> ShapePlan:
     if len(kept.blocks) != len(plan.blocks):
         raise PlanError("The kept units are of another model", expected=len(plan.blocks), got=len(kept.blocks))
     _check_indices("embed", kept.embed, plan.embed_dim)
-    blocks = []
     for i, (block, keep) in enumerate(zip(plan.blocks, kept.blocks, strict=True)):
         _check_indices(f"heads of block {i}", keep.heads, block.num_heads)
         _check_indices(f"MLP units of block {i}", keep.mlp, block.mlp_dim)
-        qk_dim = _check_heads(f"query-key dims of block {i}", keep.qk, len(keep.heads), block.qk_dim)
-        v_dim = _check_heads(f"value dims of block {i}", keep.v, len(keep.heads), block.v_dim)
-        blocks.append(BlockPlan(len(keep.heads), qk_dim, v_dim, len(keep.mlp)))
-    return replace(plan, embed_dim=len(kept.embed), blocks=tuple(blocks))
+        _check_heads(f"query-key dims of block {i}", keep.qk, len(keep.heads), block.qk_dim)
+        _check_heads(f"value dims of block {i}", keep.v, len(keep.heads), block.v_dim)
+    return widths_of(plan, kept)
+
+
+def widths_of(plan: ShapePlan, kept: Kept) -> ShapePlan:
+    """Returns what ``plan_of`` returns, for indices known to be good."""
+    blocks = tuple(BlockPlan(len(k.heads), len(k.qk[0]), len(k.v[0]), len(k.mlp)) for k in kept.blocks)
+    return replace(plan, embed_dim=len(kept.embed), blocks=blocks)
 
 
 def slice_vit(model: SlicedViT, kept: Kept) -> SlicedViT:
@@ -134,7 +138,7 @@ def _check_indices(what: str, indices: Sequence[int], size: int) -> None:
         raise PlanError(f"The kept {what} are out of range", expected=expected, got=list(indices)[:12])
 
 
-def _check_heads(what: str, per_head: Sequence[Sequence[int]], heads: int, size: int) -> int:
+def _check_heads(what: str, per_head: Sequence[Sequence[int]], heads: int, size: int) -> None:
     if len(per_head) != heads:
         raise PlanError(f"The {what} need one list per kept head", expected=heads, got=len(per_head))
     for dims in per_head:
@@ -142,4 +146,3 @@ def _check_heads(what: str, per_head: Sequence[Sequence[int]], heads: int, size:
     widths = {len(dims) for dims in per_head}
     if len(widths) != 1:
         raise PlanError(f"The {what} must be as many in every head", got=sorted(widths))
-    return widths.pop()

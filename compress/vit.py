@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from runtime import BlockPlan, PlanError, ShapePlan
 
-_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
@@ -65,7 +65,7 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(plan.embed_dim, block.mlp_dim)
         self.fc2 = nn.Linear(block.mlp_dim, plan.embed_dim)
-        self.act = _ACTIVATIONS[plan.act]
+        self.act = ACTIVATIONS[plan.act]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps tokens ``(B, N, C)`` to ``(B, N, C)``."""

@@ -11,6 +11,7 @@ from .artifact import (
     write_artifact,
 )
 from .codec import decode, encode
+from .contact_sheet import contact_sheet
 from .cost import flops, macs, params
 from .engines import Engine, EngineName, open_engine
 from .errors import (
@@ -28,7 +29,7 @@ from .errors import (
 )
 from .files import atomic_path, dumps, read_document, sha256_of, storage_errors, write_bytes, write_document
 from .metrics import EpochRecord, ModelMetrics, read_metrics, write_metrics
-from .plan import MULTIPLE, BlockPlan, ShapePlan, read_plan, write_plan
+from .plan import MULTIPLE, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan, read_plan, write_plan
 from .preprocess import Preprocessing, normalise, open_image, preprocess, to_channels, to_pixels
 from .progress import Progress, silent
 from .session import Prediction, Session, load, softmax
@@ -48,9 +49,12 @@ __all__ = [
     "ModelError",
     "ModelMetrics",
     "Parity",
+    "NormPlace",
     "ParityError",
     "PlanError",
     "PocketVitError",
+    "Pooling",
+    "PosEmbed",
     "Prediction",
     "Preprocessing",
     "Progress",
@@ -62,6 +66,7 @@ __all__ = [
     "TensorSpec",
     "UnsupportedTargetError",
     "atomic_path",
+    "contact_sheet",
     "decode",
     "dumps",
     "encode",

@@ -1,0 +1,103 @@
+"""How much each unit of a model matters to its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from runtime import PlanError, Progress, ShapePlan, silent
+
+from .loading import Batch
+from .vit import EMBED, Axis, SlicedViT, parameter_axes
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class BlockImportance:
+    """Importance of the units of one block; all values are at least 0 and add up over a group.
+
+    Attributes:
+        qk: ``(num_heads, qk_dim)``.
+        v: ``(num_heads, v_dim)``.
+        mlp: ``(mlp_dim,)``.
+    """
+
+    qk: Floats
+    v: Floats
+    mlp: Floats
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Importance of every prunable unit of a model.
+
+    Attributes:
+        embed: ``(embed_dim,)``.
+        blocks: the rest, block by block.
+    """
+
+    embed: Floats
+    blocks: tuple[BlockImportance, ...]
+
+
+def fisher_scores(
+    model: SlicedViT, batches: Iterable[Batch], *, bf16: bool = False, progress: Progress = silent, total: int = 0
+) -> dict[str, torch.Tensor]:
+    """Returns for every parameter ``w^2 * mean over batches of (dL/dw)^2``, of the parameter's shape.
+
+    The mean of squares, not the square of the mean: gradients of different batches do not cancel.
+
+    Args:
+        model: the model; left as it was.
+        batches: images ``(B, C, H, W)`` with labels ``(B,)``; L is the mean cross-entropy of a batch.
+        bf16: compute under bfloat16 autocast.
+        progress: told after every batch.
+        total: number of batches, for progress.
+
+    Raises:
+        PlanError: there is no batch.
+
+    Ref: LeCun et al. 1989; Molchanov et al. 2019 (arXiv 1906.10771): I(w) = w^2 * 1/N sum_i (dL(x_i)/dw)^2.
+    """
+    parameters = dict(model.named_parameters())
+    squares = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    count = 0
+    for images, labels in batches:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(model(images).float(), labels)
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        for name, gradient in zip(parameters, gradients, strict=True):
+            squares[name] += gradient.float() ** 2
+        count += 1
+        progress("importance", count, total or count)
+    if not count:
+        raise PlanError("Importance needs images", got="none")
+    return {name: value.detach() ** 2 * squares[name] / count for name, value in parameters.items()}
+
+
+def group_importance(plan: ShapePlan, scores: dict[str, torch.Tensor]) -> Importance:
+    """Sums scores of single parameters into importance of units: ``I(W_g) = sum of I(w) over the group``.
+
+    Args:
+        plan: of the model the scores come from.
+        scores: a non-negative tensor of each parameter's shape.
+    """
+    sums: dict[Axis, torch.Tensor] = {}
+    for name, axes in parameter_axes(plan).items():
+        score = scores[name].double()
+        for dim, axis in enumerate(axes):
+            if axis is not None:
+                part = score.sum(dim=[d for d in range(score.ndim) if d != dim])
+                sums[axis] = sums[axis] + part if axis in sums else part
+    blocks = []
+    for i, block in enumerate(plan.blocks):
+        qk = sums[Axis("qk", i)].view(block.num_heads, block.qk_dim)
+        v = sums[Axis("v", i)].view(block.num_heads, block.v_dim)
+        blocks.append(BlockImportance(qk.numpy(), v.numpy(), sums[Axis("mlp", i)].numpy()))
+    return Importance(sums[EMBED].numpy(), tuple(blocks))

@@ -1,0 +1,66 @@
+"""How a model is trained, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runtime import PlanError
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """AdamW with cosine annealing and early stopping; distillation where a teacher is given.
+
+    Attributes:
+        epochs: most passes over the training split; 0 trains nothing.
+        batch_size: images per step.
+        lr: peak learning rate of the backbone.
+        head_lr: that of the classifier.
+        weight_decay: on weights with two or more dimensions.
+        warmup: share of all steps with a rising learning rate, 0..1.
+        patience: stop after this many epochs without a better held-out accuracy (or equal and lower loss).
+        clip_norm: largest gradient norm; 0 does not clip.
+        distill_weight: weight of the distillation term, 0..1; cross-entropy has the rest.
+        temperature: of the softmax in the distillation term.
+
+    Raises:
+        PlanError: a value is out of range.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    lr: float = 0.5e-5
+    head_lr: float = 0.5e-5
+    weight_decay: float = 0.05
+    warmup: float = 0.0
+    patience: int = 5
+    clip_norm: float = 0.0
+    distill_weight: float = 0.9
+    temperature: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name, low in (("epochs", 0), ("batch_size", 1), ("patience", 1)):
+            if getattr(self, name) < low:
+                raise PlanError(f"{name} must be at least {low}", got=getattr(self, name))
+        for name in ("lr", "head_lr", "temperature"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise PlanError(f"{name} must be positive", got=getattr(self, name))
+        for name in ("weight_decay", "clip_norm"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise PlanError(f"{name} must not be negative", got=getattr(self, name))
+        for name in ("warmup", "distill_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise PlanError(f"{name} must be between 0 and 1", got=getattr(self, name))
+
+
+FINE_TUNE = TrainRecipe(epochs=30, lr=0.5e-5, head_lr=0.5e-4)
+"""The published initial fine-tuning of pretrained weights."""
+
+RECOVER = TrainRecipe(epochs=20, lr=0.5e-5, head_lr=0.5e-5)
+"""The published recovery after slicing."""
+
+SCRATCH = TrainRecipe(epochs=40, batch_size=64, lr=2e-3, head_lr=2e-3, warmup=0.1, patience=10, clip_norm=1.0)
+"""Training of fresh weights on a small dataset."""
+
+SCRATCH_RECOVER = TrainRecipe(epochs=20, batch_size=64, lr=1e-3, head_lr=1e-3, warmup=0.1, patience=8, clip_norm=1.0)
+"""Recovery of a model that was trained from fresh weights: its learning rate is of the same order."""

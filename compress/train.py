@@ -1,0 +1,262 @@
+"""Training that can be killed at any moment and ends with the same weights."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, silent
+
+from .data import Dataset
+from .distill import distillation_loss
+from .evaluate import evaluating, score
+from .loading import Augmentation, training_batches
+from .recipe import TrainRecipe
+from .training_state import TrainingState, read_state, write_state
+from .vit import SlicedViT, build
+
+SAVE_EVERY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of ``fit``.
+
+    Attributes:
+        model: with the weights of the best epoch.
+        epochs: what happened, epoch by epoch.
+    """
+
+    model: SlicedViT
+    epochs: tuple[EpochRecord, ...]
+
+
+def fit(
+    model: SlicedViT,
+    data: Dataset,
+    spec: Preprocessing,
+    recipe: TrainRecipe,
+    *,
+    augmentation: Augmentation,
+    seed: int = 0,
+    bf16: bool = False,
+    teacher: nn.Module | None = None,
+    state_path: Path | None = None,
+    stage: str = "train",
+    progress: Progress = silent,
+    clock: Callable[[], float] = time.monotonic,
+) -> Trained:
+    """Trains a copy of ``model`` on the training split and returns it at its best held-out epoch.
+
+    Args:
+        model: the model to start from; left as it is.
+        data: the dataset.
+        spec: the model's input.
+        recipe: how.
+        augmentation: random changes to training pictures.
+        seed: of order and augmentation.
+        bf16: compute under bfloat16 autocast.
+        teacher: learn from its answers too (``recipe.distill_weight``).
+        state_path: keep the state of the training here, at least every 30 seconds and after every epoch, and
+            continue from it when it is there and belongs to the same training. The caller removes it.
+        stage: what progress calls it.
+        progress: told after every step.
+        clock: seconds, monotonic.
+
+    Raises:
+        StorageError: the state cannot be written.
+    """
+    run = _Run(model, data, spec, recipe, augmentation, seed, bf16, teacher)
+    state = (read_state(state_path, run.fingerprint()) if state_path else None) or TrainingState()
+    run.restore(state)
+    saved = clock()
+    while not run.finished:
+        for step in run.steps():
+            progress(stage, run.step, run.total_steps, run.note)
+            if state_path and step and clock() - saved > SAVE_EVERY_S:
+                write_state(state_path, run.fingerprint(), run.state())
+                saved = clock()
+        run.end_epoch()
+        progress(stage, run.total_steps if run.finished else run.step, run.total_steps, run.note)
+        if state_path:
+            write_state(state_path, run.fingerprint(), run.state())
+            saved = clock()
+    return Trained(build(model.plan, run.best), tuple(run.history))
+
+
+class _Run:
+    """The moving parts of one training."""
+
+    def __init__(
+        self,
+        model: SlicedViT,
+        data: Dataset,
+        spec: Preprocessing,
+        recipe: TrainRecipe,
+        augmentation: Augmentation,
+        seed: int,
+        bf16: bool,
+        teacher: nn.Module | None,
+    ) -> None:
+        self.model = build(model.plan, model.state_dict())
+        self.data, self.spec, self.recipe, self.augmentation = data, spec, recipe, augmentation
+        self.seed, self.bf16, self.teacher = seed, bf16, teacher
+        self.steps_per_epoch = math.ceil(len(data.train) / recipe.batch_size)
+        self.total_steps = recipe.epochs * self.steps_per_epoch
+        self.optimizer = make_optimizer(self.model, recipe)
+        self.best: dict[str, torch.Tensor] = self._weights()
+        self.history: list[EpochRecord] = []
+        self.epoch, self.batch, self.loss_sum = 0, 0, 0.0
+        self.note = ""
+
+    def fingerprint(self) -> str:
+        """Returns what must be equal for a saved state to be continued."""
+        return "|".join(
+            map(repr, (self.recipe, self.augmentation, self.spec, self.seed, self.bf16, self.teacher is not None))
+        ) + _plan_text(self.model.plan)
+
+    @property
+    def step(self) -> int:
+        return self.epoch * self.steps_per_epoch + self.batch
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.recipe.epochs or self._since_best() >= self.recipe.patience
+
+    def _since_best(self) -> int:
+        if not self.history:
+            return 0
+        best = max(range(len(self.history)), key=lambda i: (*_rank(self.history[i]), -i))
+        return len(self.history) - 1 - best
+
+    def steps(self) -> Iterator[int]:
+        """Yields after every optimiser step of the current epoch."""
+        batches = training_batches(
+            self.data,
+            self.data.train,
+            self.spec,
+            self.augmentation,
+            batch_size=self.recipe.batch_size,
+            seed=self.seed,
+            epoch=self.epoch,
+            skip=self.batch,
+        )
+        self.model.train()
+        for images, labels in batches:
+            self._step(images, labels)
+            yield self.step
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        rate = learning_rate(self.step, self.total_steps, self.recipe.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["peak_lr"]
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            student = self.model(images).float()
+            taught = None
+            if self.teacher is not None:
+                with evaluating(self.teacher):
+                    taught = self.teacher(images).float()
+        if taught is None:
+            loss = F.cross_entropy(student, labels)
+        else:
+            loss = distillation_loss(student, taught, labels, self.recipe.distill_weight, self.recipe.temperature)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        self.batch += 1
+        self.loss_sum += float(loss.detach()) * len(labels)
+
+    def end_epoch(self) -> None:
+        """Looks at the held-out split, keeps the best weights, and moves on."""
+        held_out = score(self.model, self.data, self.data.held_out, self.spec, bf16=self.bf16)
+        record = EpochRecord(self.epoch + 1, self.loss_sum / len(self.data.train), held_out.loss, held_out.top1)
+        if not self.history or _rank(record) > max(map(_rank, self.history)):
+            self.best = self._weights()
+        self.history.append(record)
+        self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
+        self.note = (
+            f"epoch {record.epoch}/{self.recipe.epochs}, loss {record.train_loss:.3f}, held-out {held_out.top1:.1%}"
+        )
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def state(self) -> TrainingState:
+        """Returns everything ``restore`` needs."""
+        return TrainingState(
+            epoch=self.epoch,
+            batch=self.batch,
+            loss_sum=self.loss_sum,
+            history=tuple(self.history),
+            weights=self._weights(),
+            best=self.best,
+            moments={
+                f"{i}.{key}": value
+                for i, parameter in enumerate(self.model.parameters())
+                for key, value in self.optimizer.state.get(parameter, {}).items()
+            },
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Continues from ``state``; an empty one starts anew."""
+        self.epoch, self.batch, self.loss_sum = state.epoch, state.batch, state.loss_sum
+        self.history = list(state.history)
+        if not state.weights:
+            return
+        self.model.load_state_dict(state.weights)
+        self.best = state.best
+        parameters = list(self.model.parameters())
+        for name, value in state.moments.items():
+            index, key = name.split(".")
+            self.optimizer.state[parameters[int(index)]][key] = value
+
+
+def make_optimizer(model: SlicedViT, recipe: TrainRecipe) -> torch.optim.AdamW:
+    """Returns AdamW with two learning rates; norms, biases and tokens are not decayed."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        decays = name.endswith("weight") and parameter.ndim > 1
+        groups.setdefault((name.startswith("head"), decays), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "peak_lr": recipe.head_lr if head else recipe.lr,
+                "weight_decay": recipe.weight_decay if decays else 0.0,
+            }
+            for (head, decays), parameters in groups.items()
+        ],
+        lr=recipe.lr,
+    )
+
+
+def learning_rate(step: int, total: int, warmup: float) -> float:
+    """Returns the share of the peak learning rate at ``step`` of ``total``: a linear rise, then half a cosine."""
+    rise = warmup * total
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, total - rise)))
+
+
+def _rank(record: EpochRecord) -> tuple[float, float]:
+    return record.held_out_top1, -record.held_out_loss
+
+
+def _plan_text(plan: ShapePlan) -> str:
+    return repr(plan)
+
+
+def bf16_helps(plan: ShapePlan) -> bool:
+    """Says whether this CPU multiplies bfloat16 natively and the model is wide enough to gain by it."""
+    capabilities = torch.cpu.get_capabilities()
+    native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+    return native and plan.embed_dim >= 192
