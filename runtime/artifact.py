@@ -31,6 +31,10 @@ class TensorSpec:
         layout: ``NHWC``, ``NCHW`` or ``NC``.
         scale: real = scale * (stored - zero_point), for int8; null for float.
         zero_point: see ``scale``.
+
+    Raises:
+        ArtifactError: layout and shape disagree, or an int8 tensor has no usable scale and zero point, or a
+            float one has them.
     """
 
     name: str
@@ -39,6 +43,21 @@ class TensorSpec:
     layout: Literal["NHWC", "NCHW", "NC"]
     scale: float | None = None
     zero_point: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != len(self.layout) or any(size < 1 and size != -1 for size in self.shape):
+            raise ArtifactError(f"The tensor '{self.name}' does not fit {self.layout}", got=self.shape)
+        if self.dtype == "float32":
+            if self.scale is not None or self.zero_point is not None:
+                raise ArtifactError(f"The float tensor '{self.name}' has a scale or zero point")
+        elif self.scale is None or self.zero_point is None:
+            raise ArtifactError(f"The int8 tensor '{self.name}' lacks its scale or zero point")
+        elif not (1e-30 <= self.scale <= 1e30 and -128 <= self.zero_point <= 127):
+            raise ArtifactError(
+                f"The int8 tensor '{self.name}' has an impossible scale or zero point",
+                expected="scale within 1e-30 to 1e30, zero point within -128 to 127",
+                got=f"{self.scale} and {self.zero_point}",
+            )
 
 
 @dataclass(frozen=True)
@@ -156,17 +175,40 @@ def read_artifact(file: Path, verify: bool = True) -> Artifact:
             fix="Copy it along with the file, or export again",
         )
     artifact = decode(Artifact, read_document(manifest, SCHEMA, VERSION), str(manifest))
-    if len(artifact.class_names) != artifact.plan.num_classes:
-        raise ArtifactError(
-            f"{manifest} names the wrong number of classes",
-            expected=artifact.plan.num_classes,
-            got=len(artifact.class_names),
-        )
+    _check_agreement(manifest, artifact)
     if artifact.format != SUFFIXES[file.suffix]:
         raise ArtifactError(f"{manifest} describes another format", expected=file.suffix, got=artifact.format)
     if verify:
         check_bytes(file, artifact)
     return artifact
+
+
+def _check_agreement(manifest: Path, artifact: Artifact) -> None:
+    plan, spec = artifact.plan, artifact.preprocessing
+    if len(artifact.class_names) != plan.num_classes:
+        raise ArtifactError(
+            f"{manifest} names the wrong number of classes", expected=plan.num_classes, got=len(artifact.class_names)
+        )
+    if (spec.height, spec.width, spec.channels) != (*plan.img_size, plan.in_chans):
+        raise ArtifactError(
+            f"{manifest} prepares images of another size than its plan reads",
+            expected=f"{plan.img_size[0]}x{plan.img_size[1]}x{plan.in_chans}",
+            got=f"{spec.height}x{spec.width}x{spec.channels}",
+        )
+    image = (spec.height, spec.width, spec.channels)
+    layouts = {"NHWC": image, "NCHW": (image[2], image[0], image[1])}
+    if artifact.input.shape[1:] != layouts.get(artifact.input.layout):
+        raise ArtifactError(
+            f"{manifest} describes an input that is not its image",
+            expected=" or ".join(f"{layout} {shape}" for layout, shape in layouts.items()),
+            got=f"{artifact.input.layout} {artifact.input.shape[1:]}",
+        )
+    if artifact.output.layout != "NC" or artifact.output.shape[1] != plan.num_classes:
+        raise ArtifactError(
+            f"{manifest} describes an output that is not its classes",
+            expected=f"NC ({plan.num_classes},)",
+            got=f"{artifact.output.layout} {artifact.output.shape[1:]}",
+        )
 
 
 def check_bytes(file: Path, artifact: Artifact) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 import types
 import typing
 from typing import Any, TypeVar
@@ -11,6 +12,10 @@ from typing import Any, TypeVar
 from .errors import ArtifactError, PocketVitError
 
 T = TypeVar("T")
+
+_INT64 = 2**63
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def encode(value: Any) -> Any:
@@ -34,7 +39,8 @@ def decode(cls: type[T], value: Any, where: str) -> T:
         where: the name of the document, for the error text.
 
     Raises:
-        ArtifactError: a field is missing, unknown, of the wrong type, or not finite.
+        ArtifactError: a field is missing, unknown, of the wrong type or not finite, an integer does not fit
+            64 bits, or a text has lone surrogates.
     """
     return typing.cast(T, _decode(cls, value, where))
 
@@ -54,7 +60,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise _wrong(where, "an object", value)
-        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {_text(key, where): _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if kind is Any:
         return value
     return _decode_scalar(kind, value, where)
@@ -65,9 +71,9 @@ def _decode_dataclass(cls: type[Any], value: Any, where: str) -> Any:
         raise _wrong(where, "an object", value)
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    unknown = sorted(set(value) - set(fields))
+    unknown = sorted(map(str, set(value) - set(fields)))
     if unknown:
-        raise ArtifactError(f"{where} has unknown fields", got=", ".join(unknown))
+        raise ArtifactError(f"{where} has unknown fields", got=_shown(unknown))
     arguments = {}
     for name, field in fields.items():
         if name in value:
@@ -104,15 +110,38 @@ def _decode_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[A
 
 def _decode_scalar(kind: Any, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
+        if (isinstance(value, int) and abs(value) >= _INT64) or not math.isfinite(value):
             raise _wrong(where, "a finite number", value)
         return float(value)
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) >= _INT64:
+            raise _wrong(where, "an integer of 64 bits", value)
         return value
-    if kind in (str, bool) and isinstance(value, kind):
+    if kind is str and isinstance(value, str):
+        return _text(value, where)
+    if kind is bool and isinstance(value, bool):
         return value
     raise _wrong(where, getattr(kind, "__name__", str(kind)), value)
 
 
+def _text(value: Any, where: str) -> str:
+    """Refuses lone surrogates: JSON can spell them, but no file or terminal can hold them."""
+    if not isinstance(value, str):
+        raise _wrong(where, "a text", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _wrong(where, "a text without lone surrogates", value) from None
+    return value
+
+
 def _wrong(where: str, expected: str, value: Any) -> ArtifactError:
-    return ArtifactError(f"{where} has the wrong type or value", expected=expected, got=repr(value)[:80])
+    return ArtifactError(f"{where} has the wrong type or value", expected=expected, got=_shown(value))
+
+
+def _shown(value: Any) -> str:
+    """Returns a short form of ``value``, however deep, long or unprintable it is."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python refuses to print an integer of thousands of digits
+        return "a number too long to print"

@@ -9,9 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .artifact import SUFFIXES
-from .errors import ArtifactError, MissingExtraError, UnsupportedTargetError
+from .errors import ArtifactError, DataError, MissingExtraError, UnsupportedTargetError
 
 EngineName = Literal["litert", "onnxruntime"]
+_DTYPES: dict[str, np.dtype[Any]] = {
+    f"tensor({name})": np.dtype(kind) for name, kind in (("float", "f4"), ("int8", "i1"), ("uint8", "u1"))
+}
 DEFAULT_ENGINES: dict[str, EngineName] = {"tflite": "litert", "onnx": "onnxruntime"}
 
 
@@ -43,7 +46,11 @@ class Engine(Protocol):
     output_qparams: tuple[float, int] | None
 
     def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Returns the raw output ``(B, classes)`` for a raw input of the file's own type and shape."""
+        """Returns the raw output ``(B, classes)`` for a raw input of the file's own type and shape.
+
+        Raises:
+            DataError: the input is of another type or shape.
+        """
 
 
 class LiteRtEngine:
@@ -76,12 +83,20 @@ class LiteRtEngine:
         self.input_name, self.output_name = inputs[0]["name"], outputs[0]["name"]
         self.input_shape = tuple(int(size) for size in inputs[0]["shape"])
         self.output_shape = tuple(int(size) for size in outputs[0]["shape"])
-        self.input_dtype, self.output_dtype = np.dtype(inputs[0]["dtype"]), np.dtype(outputs[0]["dtype"])
-        self.input_qparams, self.output_qparams = _litert_qparams(inputs[0]), _litert_qparams(outputs[0])
+        self.input_dtype, self.output_dtype = _litert_dtype(path, inputs[0]), _litert_dtype(path, outputs[0])
+        self.input_qparams, self.output_qparams = _litert_qparams(path, inputs[0]), _litert_qparams(path, outputs[0])
 
     def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Runs one batch of exactly the file's shape."""
-        self._interpreter.set_tensor(self._input, batch)
+        """Runs one batch of exactly the file's shape.
+
+        Raises:
+            DataError: the input is of another type or shape.
+        """
+        try:
+            self._interpreter.set_tensor(self._input, batch)
+        except ValueError as error:
+            _check_fit(self, batch, error)
+            raise
         self._interpreter.invoke()
         output: npt.NDArray[Any] = self._interpreter.get_tensor(self._output)
         return output
@@ -121,8 +136,16 @@ class OnnxRuntimeEngine:
         self.output_qparams: tuple[float, int] | None = None
 
     def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Runs one batch of any size."""
-        output: npt.NDArray[Any] = self._session.run([self.output_name], {self.input_name: batch})[0]
+        """Runs one batch of any size.
+
+        Raises:
+            DataError: the input is of another type or shape.
+        """
+        try:
+            output: npt.NDArray[Any] = self._session.run([self.output_name], {self.input_name: batch})[0]
+        except Exception as error:  # its exceptions share no public base but Exception
+            _check_fit(self, batch, error)
+            raise
         return output
 
 
@@ -160,10 +183,34 @@ def _check_one(path: Path, inputs: int, outputs: int) -> None:
         )
 
 
-def _litert_qparams(detail: dict[str, Any]) -> tuple[float, int] | None:
+def _check_fit(engine: Engine, batch: npt.NDArray[Any], error: Exception) -> None:
+    """Says that ``batch`` was at fault when it was; asked only after a failure, so a timed run pays nothing."""
+    sizes = [size for size, wanted in zip(batch.shape, engine.input_shape, strict=False) if wanted in (size, -1)]
+    if batch.dtype != engine.input_dtype or not len(sizes) == batch.ndim == len(engine.input_shape):
+        raise DataError(
+            "The input does not fit the model",
+            expected=f"{engine.input_dtype} {engine.input_shape}",
+            got=f"{batch.dtype} {batch.shape}",
+        ) from error
+
+
+def _litert_dtype(path: Path, detail: dict[str, Any]) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = np.dtype(detail["dtype"])
+    if dtype not in _DTYPES.values():
+        raise ArtifactError(
+            f"{path} has a tensor of an unsupported type",
+            expected=", ".join(kind.name for kind in _DTYPES.values()),
+            got=dtype.name,
+        )
+    return dtype
+
+
+def _litert_qparams(path: Path, detail: dict[str, Any]) -> tuple[float, int] | None:
     if np.dtype(detail["dtype"]) == np.float32:
         return None
     scale, zero_point = detail["quantization"]
+    if not scale > 0:
+        raise ArtifactError(f"{path} has an integer tensor without a scale", got=detail["name"])
     return float(scale), int(zero_point)
 
 
@@ -172,7 +219,6 @@ def _free_dims(shape: list[Any]) -> tuple[int, ...]:
 
 
 def _onnx_dtype(path: Path, name: str) -> np.dtype[Any]:
-    known = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8}
-    if name not in known:
-        raise ArtifactError(f"{path} has a tensor of an unsupported type", expected=", ".join(known), got=name)
-    return np.dtype(known[name])
+    if name not in _DTYPES:
+        raise ArtifactError(f"{path} has a tensor of an unsupported type", expected=", ".join(_DTYPES), got=name)
+    return _DTYPES[name]

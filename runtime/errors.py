@@ -65,10 +65,19 @@ class StorageError(PocketVitError, OSError):
 
 
 class MissingExtraError(PocketVitError, ImportError):
-    """A package that belongs to an extra which is not installed."""
+    """A package that belongs to an extra which is not installed.
+
+    Args:
+        package: the package's name.
+        extra: the extra of this project that installs it.
+    """
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
             f"This needs the package '{package}', which is not installed",
             fix=f"Run: pip install 'pocketvit[{extra}]'",
         )
+        self.package, self.extra = package, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), (self.package, self.extra)

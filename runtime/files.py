@@ -8,13 +8,17 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import ArtifactError, StorageError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EIO),
+}
 
 
 @contextmanager
@@ -22,7 +26,8 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turns the system's refusal to write below ``path`` into a ``StorageError`` that says the cure.
 
     Raises:
-        StorageError: no space, quota or permission, or a file where a folder should be.
+        StorageError: no space, quota or permission, a file where a folder should be, a name too long, or
+            a failing disk.
     """
     try:
         yield
@@ -35,7 +40,7 @@ def storage_errors(path: Path) -> Iterator[None]:
                 got=error.strerror,
                 fix="Free some disk space or choose another folder; nothing was half-written",
             ) from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}:
+        if error.errno in _REFUSED:
             raise StorageError(
                 f"Cannot write {path}", got=error.strerror, fix="Choose a folder you may write to"
             ) from error
@@ -62,7 +67,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.replace(path)
             _sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # else it would hide why the write failed
+            temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -107,9 +113,13 @@ def write_document(path: Path, schema: str, version: int, body: dict[str, Any]) 
 
     Raises:
         StorageError: there is no space, or no permission to write.
+        ArtifactError: ``body`` holds a number that is not finite or a text with lone surrogates.
     """
-    text = dumps({"schema": schema, "schema_version": version, **body})
-    write_bytes(path, text.encode())
+    try:
+        data = dumps({"schema": schema, "schema_version": version, **body}).encode()
+    except ValueError as error:
+        raise ArtifactError(f"{path} cannot be written as JSON", got=error) from error
+    write_bytes(path, data)
 
 
 def _refuse_constant(name: str) -> Any:
@@ -137,15 +147,15 @@ def read_document(path: Path, schema: str, version: int) -> dict[str, Any]:
         ) from error
     if not isinstance(document, dict) or document.get("schema") != schema:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
-        raise ArtifactError(f"{path} is another kind of document", expected=schema, got=repr(found))
+        raise ArtifactError(f"{path} is another kind of document", expected=schema, got=repr(found)[:80])
     found_version = document.get("schema_version")
     if not isinstance(found_version, int) or isinstance(found_version, bool) or found_version < 1:
-        raise ArtifactError(f"{path} has no valid schema_version", expected="an integer", got=repr(found_version))
+        raise ArtifactError(f"{path} has no valid schema_version", expected="an integer", got=repr(found_version)[:80])
     if found_version > version:
         raise ArtifactError(
             f"{path} was written by a newer PocketViT",
             expected=f"{schema} version {version} or older",
-            got=f"version {found_version}",
+            got=f"version {str(found_version)[:80]}",
             fix="Update this installation: pip install --upgrade pocketvit",
         )
     return {key: value for key, value in document.items() if key not in {"schema", "schema_version"}}

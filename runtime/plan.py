@@ -109,9 +109,11 @@ class ShapePlan:
                 raise PlanError(f"{name} must be at least 1", got=getattr(self, name))
         if self.reg_tokens < 0:
             raise PlanError("reg_tokens must not be negative", got=self.reg_tokens)
-        for side, (size, patch) in zip(
-            ("height", "width"), zip(self.img_size, self.patch_size, strict=True), strict=True
-        ):
+        if len(self.img_size) != 2 or len(self.patch_size) != 2:
+            raise PlanError(
+                "img_size and patch_size are a height and a width", got=f"{self.img_size} and {self.patch_size}"
+            )
+        for side, size, patch in zip(("height", "width"), self.img_size, self.patch_size, strict=True):
             if patch < 1 or size < patch or size % patch:
                 raise PlanError(
                     f"The image {side} does not divide into patches",

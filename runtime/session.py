@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .artifact import Artifact, read_artifact
+from .artifact import Artifact, TensorSpec, read_artifact
 from .engines import Engine, EngineName, open_engine
 from .errors import ArtifactError, DataError
 from .preprocess import open_image, preprocess
@@ -63,8 +64,10 @@ class Session:
             images: paths, Pillow images, or uint8 pixels ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)``.
 
         Raises:
-            DataError: an image cannot be read.
+            DataError: an image cannot be read, or one image was given in place of several.
         """
+        if isinstance(images, str) or not isinstance(images, Iterable) or _is_one_image(images):
+            raise DataError("predict reads several images", got=f"one {type(images).__name__}", fix="Put it in a list")
         spec = self.artifact.preprocessing
         predictions = []
         for image in images:
@@ -131,9 +134,9 @@ def load(path: str | Path, engine: EngineName | None = None, threads: int = 1) -
     file = Path(path)
     artifact = read_artifact(file)
     loaded = open_engine(file, engine, threads)
-    for what, spec, shape, dtype in (
-        ("input", artifact.input, loaded.input_shape, loaded.input_dtype),
-        ("output", artifact.output, loaded.output_shape, loaded.output_dtype),
+    for what, spec, shape, dtype, qparams in (
+        ("input", artifact.input, loaded.input_shape, loaded.input_dtype, loaded.input_qparams),
+        ("output", artifact.output, loaded.output_shape, loaded.output_dtype, loaded.output_qparams),
     ):
         if (spec.shape, spec.dtype) != (shape, dtype.name):
             raise ArtifactError(
@@ -141,7 +144,19 @@ def load(path: str | Path, engine: EngineName | None = None, threads: int = 1) -
                 expected=f"{spec.dtype} {spec.shape}",
                 got=f"{dtype.name} {shape}",
             )
+        if not _same_qparams(spec, qparams):
+            raise ArtifactError(
+                f"The manifest of {file} describes another quantisation of its {what}",
+                expected=f"scale and zero point {spec.scale} and {spec.zero_point}",
+                got=qparams,
+            )
     return Session(artifact, loaded)
+
+
+def _same_qparams(spec: TensorSpec, qparams: tuple[float, int] | None) -> bool:
+    if qparams is None or spec.scale is None:  # an ONNX file does not say how its own inputs are scaled
+        return True
+    return math.isclose(spec.scale, qparams[0], rel_tol=1e-5) and spec.zero_point == qparams[1]
 
 
 def quantise(values: npt.NDArray[np.float32], scale: float, zero_point: int) -> npt.NDArray[np.int8]:
@@ -155,6 +170,10 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     probabilities: npt.NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
     return probabilities
+
+
+def _is_one_image(images: object) -> bool:
+    return isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3)))
 
 
 def _prediction(logits: npt.NDArray[np.float32], class_names: Sequence[str]) -> Prediction:
