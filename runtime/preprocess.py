@@ -151,6 +151,9 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     """Returns ``image`` as 8-bit grayscale (1) or RGB (3).
 
     16-bit grayscale keeps its range; transparency is dropped.
+
+    Raises:
+        DataError: Pillow cannot convert the image's mode.
     """
     if image.mode.startswith("I;16") or image.mode == "I":
         wide = np.asarray(image).astype(np.float64)
@@ -158,7 +161,12 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns when it has to drop a palette's transparency itself
     wanted = "L" if channels == 1 else "RGB"
-    return image if image.mode == wanted else image.convert(wanted)
+    if image.mode == wanted:
+        return image
+    try:
+        return (image.convert("RGB") if image.mode == "LAB" else image).convert(wanted)
+    except ValueError as error:
+        raise DataError(f"An image of mode {image.mode} does not become {wanted}", got=error) from error
 
 
 def _resize(image: Image.Image, spec: Preprocessing) -> Image.Image:
