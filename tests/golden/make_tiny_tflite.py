@@ -59,9 +59,7 @@ def main() -> None:
 def _signatures(file: Path) -> dict[str, list[str]]:
     from ai_edge_litert.interpreter import Interpreter
 
-    return {
-        name: entry["inputs"] for name, entry in Interpreter(model_path=str(file)).get_signature_list().items()
-    }
+    return {name: entry["inputs"] for name, entry in Interpreter(model_path=str(file)).get_signature_list().items()}
 
 
 if __name__ == "__main__":

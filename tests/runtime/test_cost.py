@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime import BlockPlan, ShapePlan, flops, macs, params
+
 from .examples import tiny_plan
 from .strategies import shape_plans
 
