@@ -1,1 +1,28 @@
-"""."""
+"""Exported files measured on a target, kept as raw values, and told as a report. Needs numpy and one engine."""
+
+from .machine import MachineState, machine_state
+from .measure import Measurement, Sampling, measure_interleaved
+from .results import BenchResult, FileResult, MemoryUse, read_result, write_result
+from .stats import Interval, bootstrap_percentile, median_interval, p90_interval, percentile, ratio_of_medians
+from .targets import TARGETS, bench
+
+__all__ = [
+    "TARGETS",
+    "BenchResult",
+    "FileResult",
+    "Interval",
+    "MachineState",
+    "Measurement",
+    "MemoryUse",
+    "Sampling",
+    "bench",
+    "bootstrap_percentile",
+    "machine_state",
+    "measure_interleaved",
+    "median_interval",
+    "p90_interval",
+    "percentile",
+    "ratio_of_medians",
+    "read_result",
+    "write_result",
+]

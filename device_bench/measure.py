@@ -1,0 +1,189 @@
+"""The measuring loop: several things timed turn by turn, so that their ratios survive a noisy machine."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from runtime import MeasurementError, PocketVitError, Progress, silent
+
+WINDOW = 5
+"""Runs in each of the two windows whose medians tell whether a warm-up is steady."""
+
+STEADY = 0.05
+"""A series is steady when those medians differ by at most this share of the smaller."""
+
+Clock = Callable[[], int]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How long to measure.
+
+    Rounds end at ``max_samples``, or, once there are ``min_samples``, when ``seconds`` times the
+    number of runners have been spent. The defaults give a 1 ms model 1000 samples and a 50 ms model
+    some 100, in about 5 seconds each.
+
+    Attributes:
+        min_samples: timed runs of each runner, at least.
+        max_samples: timed runs of each runner, at most.
+        seconds: budget per runner, s.
+        max_warmup: warm-up runs of each runner, at most.
+
+    Raises:
+        MeasurementError: a number is out of range.
+    """
+
+    min_samples: int = 30
+    max_samples: int = 1000
+    seconds: float = 5.0
+    max_warmup: int = 50
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_samples <= self.max_samples:
+            raise MeasurementError(
+                "The number of samples is out of range",
+                expected="1 <= min_samples <= max_samples",
+                got=f"{self.min_samples} and {self.max_samples}",
+            )
+        if not self.seconds >= 0 or self.max_warmup < 1:
+            raise MeasurementError(
+                "The measuring budget is out of range",
+                expected="seconds of 0 or more and a max_warmup of 1 or more",
+                got=f"{self.seconds} s and {self.max_warmup}",
+            )
+
+    @classmethod
+    def exactly(cls, samples: int) -> Sampling:
+        """Returns a sampling of exactly ``samples`` timed runs, however long they take."""
+        return cls(min_samples=samples, max_samples=samples)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Raw values of one metric of one thing, in the order they were taken.
+
+    Attributes:
+        metric: what was measured, such as ``latency``.
+        unit: its SI unit; ``s`` for latency.
+        values: the measured values.
+        warmup_values: what came before and does not count.
+        steady: whether the warm-up ended because the values had settled, not because of its cap.
+
+    Raises:
+        MeasurementError: there is no value, or one is not positive.
+    """
+
+    metric: str
+    unit: str
+    values: tuple[float, ...]
+    warmup_values: tuple[float, ...]
+    steady: bool
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise MeasurementError(f"The measurement of {self.metric} has no values")
+        for value in (*self.values, *self.warmup_values):
+            if not 0 <= value < float("inf"):
+                raise MeasurementError(f"{self.metric} has an impossible value", expected="0 or more", got=value)
+
+
+def measure_interleaved(
+    runners: Mapping[str, Callable[[], None]],
+    *,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    clock: Clock = time.perf_counter_ns,
+    progress: Progress = silent,
+) -> tuple[Measurement, ...]:
+    """Times each runner once per round, in an order shuffled anew for each round.
+
+    Whatever slows the machine for a while then slows all runners alike, and none profits from always
+    following the same other one. Warm-up rounds come first, and end when every series is steady (see
+    ``is_steady``) or after ``sampling.max_warmup`` of them.
+
+    Args:
+        runners: what to time, by name; each call is one sample.
+        sampling: how long; by default ``Sampling()``.
+        seed: of the order within the rounds.
+        clock: a monotonic clock in nanoseconds.
+        progress: told of the rounds done.
+
+    Returns:
+        The latency of each runner, s, in the order of ``runners``; all have as many values.
+
+    Raises:
+        MeasurementError: there is nothing to measure, a runner fails, or the clock runs backwards.
+    """
+    if not runners:
+        raise MeasurementError("There is nothing to measure", expected="at least one file")
+    sampling = sampling or Sampling()
+    order = random.Random(seed)
+    names = list(runners)
+
+    warmups: dict[str, list[float]] = {name: [] for name in names}
+    steady = dict.fromkeys(names, False)
+    for done in range(sampling.max_warmup):
+        _round(runners, names, order, clock, warmups)
+        progress("warm-up", done + 1, sampling.max_warmup)
+        steady = {name: is_steady(series) for name, series in warmups.items()}
+        if all(steady.values()):
+            break
+
+    values: dict[str, list[float]] = {name: [] for name in names}
+    budget_s, start = sampling.seconds * len(names), clock()
+    for done in range(1, sampling.max_samples + 1):
+        _round(runners, names, order, clock, values)
+        spent_s = (clock() - start) * 1e-9
+        progress("measure", done, _expected_rounds(sampling, done, spent_s, budget_s))
+        if done >= sampling.min_samples and spent_s >= budget_s:
+            break
+    return tuple(Measurement("latency", "s", tuple(values[name]), tuple(warmups[name]), steady[name]) for name in names)
+
+
+def is_steady(series: Sequence[float]) -> bool:
+    """Tells whether the newest ``WINDOW`` values have a median within ``STEADY`` of the ``WINDOW`` before them.
+
+    >>> is_steady([9.0, 5.0, 3.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    False
+    >>> is_steady([1.0] * 10)
+    True
+    """
+    if len(series) < 2 * WINDOW:
+        return False
+    before, newest = median(series[-2 * WINDOW : -WINDOW]), median(series[-WINDOW:])
+    return abs(newest - before) <= STEADY * min(newest, before)
+
+
+def _round(
+    runners: Mapping[str, Callable[[], None]],
+    names: Sequence[str],
+    order: random.Random,
+    clock: Clock,
+    into: dict[str, list[float]],
+) -> None:
+    for name in order.sample(names, len(names)):
+        into[name].append(_time(name, runners[name], clock))
+
+
+def _time(name: str, runner: Callable[[], None], clock: Clock) -> float:
+    try:
+        start = clock()
+        runner()
+        end = clock()
+    except PocketVitError:
+        raise
+    except Exception as error:  # engines raise what they like
+        raise MeasurementError(f"{name} failed while it was measured", got=error) from error
+    if end < start:
+        raise MeasurementError("The clock ran backwards", fix="Use a monotonic clock")
+    return (end - start) * 1e-9
+
+
+def _expected_rounds(sampling: Sampling, done: int, spent_s: float, budget_s: float) -> int:
+    """Estimates from the pace so far how many rounds there will be."""
+    affordable = sampling.max_samples if spent_s <= 0 else int(done * budget_s / spent_s)
+    return max(done, min(sampling.max_samples, max(sampling.min_samples, affordable)))

@@ -1,0 +1,173 @@
+"""The document a bench leaves behind: every raw value, what was measured, and on what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from runtime import ArtifactError, MeasurementError, decode, encode, read_document, write_document
+
+from .machine import MachineState
+from .measure import Measurement, Sampling
+
+SCHEMA = "pocketvit.bench"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """What a process that runs one file takes.
+
+    Attributes:
+        peak_rss_bytes: the most resident memory it ever had, interpreter and engine included; null with a reason.
+        rss_before_bytes: resident memory before the engine and the file were loaded; null with a reason.
+        reason: why the figures are null.
+
+    Raises:
+        MeasurementError: a figure is missing without a reason, or is not positive.
+    """
+
+    peak_rss_bytes: int | None
+    rss_before_bytes: int | None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        for value in (self.peak_rss_bytes, self.rss_before_bytes):
+            if value is None and not self.reason:
+                raise MeasurementError("A memory figure is missing without a reason")
+            if value is not None and value <= 0:
+                raise MeasurementError("A memory figure is impossible", expected="a positive number", got=value)
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """What was measured of one file.
+
+    Attributes:
+        file: its name, without a folder.
+        sha256: of its bytes.
+        size_bytes: of the file.
+        precision: as its manifest says; null without a manifest.
+        engine: that ran it.
+        engine_version: of that engine.
+        threads: the engine was given.
+        batch: images per run.
+        measurements: one per metric.
+        memory: peak memory of a process that runs it.
+
+    Raises:
+        MeasurementError: a field cannot be what it says it is.
+    """
+
+    file: str
+    sha256: str
+    size_bytes: int
+    precision: Literal["fp32", "int8", "int8-full"] | None
+    engine: str
+    engine_version: str
+    threads: int
+    batch: int
+    measurements: tuple[Measurement, ...]
+    memory: MemoryUse
+
+    def __post_init__(self) -> None:
+        if not self.file or re.search(r"[/\\]", self.file):
+            raise MeasurementError("A result names a file without its folder", got=repr(self.file))
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise MeasurementError(f"The sha256 of {self.file} is not one", got=repr(self.sha256))
+        if min(self.size_bytes, self.threads, self.batch) < 1:
+            raise MeasurementError(
+                f"size_bytes, threads and batch of {self.file} must be positive",
+                got=f"{self.size_bytes}, {self.threads}, {self.batch}",
+            )
+        metrics = [measurement.metric for measurement in self.measurements]
+        if len(set(metrics)) != len(metrics):
+            raise MeasurementError(f"{self.file} has a metric twice", got=", ".join(metrics))
+
+    @property
+    def latency(self) -> Measurement | None:
+        """The time of one run, s; none when the target has no clock worth reading."""
+        return next((measurement for measurement in self.measurements if measurement.metric == "latency"), None)
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """One bench of some files, interleaved, on one target.
+
+    Attributes:
+        target: where it ran.
+        created_utc: when, ISO 8601 with offset.
+        tool_version: of PocketViT.
+        seed: of the order and of the inputs.
+        sampling: how long each file was measured.
+        before: the machine just before the first run.
+        after: the machine just after the last.
+        files: what was measured.
+
+    Raises:
+        MeasurementError: the time is not one, there is no file, or a file comes twice.
+    """
+
+    target: str
+    created_utc: str
+    tool_version: str
+    seed: int
+    sampling: Sampling
+    before: MachineState
+    after: MachineState
+    files: tuple[FileResult, ...]
+
+    def __post_init__(self) -> None:
+        try:
+            aware = datetime.fromisoformat(self.created_utc).tzinfo is not None
+        except ValueError:
+            aware = False
+        if not aware:
+            raise MeasurementError("created_utc is not an ISO 8601 time with offset", got=repr(self.created_utc))
+        names = [result.file for result in self.files]
+        if not names or len(set(names)) != len(names):
+            raise MeasurementError("A bench needs files of different names", got=", ".join(names) or "none")
+
+    def of(self, file: str) -> FileResult | None:
+        """Returns the result of the file with that name, or none."""
+        return next((result for result in self.files if result.file == file), None)
+
+
+def write_result(path: Path, result: BenchResult) -> None:
+    """Writes ``result`` as JSON with a digest of its content, atomically.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    body = encode(result)
+    write_document(path, SCHEMA, VERSION, {**body, "digest": _digest(body)})
+
+
+def read_result(path: Path) -> BenchResult:
+    """Reads a result written by ``write_result`` and checks that nobody changed it since.
+
+    Raises:
+        ArtifactError: the file is missing, truncated, edited, invalid, or of a newer version.
+    """
+    body = read_document(path, SCHEMA, VERSION)
+    written = body.pop("digest", None)
+    found = _digest(body)
+    if written != found:
+        raise ArtifactError(
+            f"{path} was changed after it was measured",
+            expected=f"digest {written}" if isinstance(written, str) else "a digest",
+            got=found,
+            fix="Results are never edited by hand: measure again",
+        )
+    return decode(BenchResult, body, str(path))
+
+
+def _digest(body: dict[str, Any]) -> str:
+    """Returns the SHA-256 of the canonical JSON of ``body``; it depends on no field's order."""
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
