@@ -4,6 +4,7 @@ from .machine import MachineState, machine_state
 from .measure import Measurement, Sampling, measure_interleaved
 from .results import BenchResult, FileResult, MemoryUse, read_result, write_result
 from .stats import Interval, bootstrap_percentile, median_interval, p90_interval, percentile, ratio_of_medians
+from .summary import Model, RunSummary, SummaryRow, Timing, summarise
 from .targets import TARGETS, bench
 
 __all__ = [
@@ -14,7 +15,11 @@ __all__ = [
     "MachineState",
     "Measurement",
     "MemoryUse",
+    "Model",
+    "RunSummary",
     "Sampling",
+    "SummaryRow",
+    "Timing",
     "bench",
     "bootstrap_percentile",
     "machine_state",
@@ -24,5 +29,6 @@ __all__ = [
     "percentile",
     "ratio_of_medians",
     "read_result",
+    "summarise",
     "write_result",
 ]

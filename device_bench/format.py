@@ -1,0 +1,187 @@
+"""Numbers as people read them. Nothing else in this room turns a number into text for a reader."""
+# ruff: noqa: RUF001, RUF002 - the minus, multiplication and dash signs are meant for readers
+
+from __future__ import annotations
+
+from .stats import Interval
+
+MISSING = "–"
+_MINUS = "−"
+_TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+
+
+def count(value: int | None) -> str:
+    """Returns a count with three significant digits and a decimal prefix.
+
+    >>> count(1_234_567), count(980), count(None)
+    ('1.23 M', '980', '–')
+    """
+    if value is None:
+        return MISSING
+    return _prefixed(value, "")
+
+
+def size(value: int | None) -> str:
+    """Returns bytes with a decimal prefix (1 kB = 1000 bytes).
+
+    >>> size(4_512_345), size(512)
+    ('4.51 MB', '512 B')
+    """
+    if value is None:
+        return MISSING
+    return _prefixed(value, "B")
+
+
+def percent(share: float | None) -> str:
+    """Returns a share of 0..1 as a percentage with one decimal.
+
+    >>> percent(0.9834), percent(0.9999), percent(1.0)
+    ('98.3 %', '> 99.9 %', '100.0 %')
+    """
+    if share is None:
+        return MISSING
+    text = f"{100 * share:.1f}"
+    # one wrong in ten thousand is not none, nor is one right
+    if text == "100.0" and share < 1:
+        return "> 99.9 %"
+    return "< 0.1 %" if text == "0.0" and share > 0 else f"{text} %"
+
+
+def change(before: float | None, after: float | None) -> str:
+    """Returns by how much ``after`` differs from ``before``, in percent of ``before``, signed.
+
+    >>> change(200, 50), change(100, 104), change(100, 100)
+    ('−75 %', '+4 %', '±0 %')
+    """
+    if before is None or after is None or before == 0:
+        return MISSING
+    return _signed(100 * (after - before) / before, 0) + " %"
+
+
+def points(before: float | None, after: float | None) -> str:
+    """Returns the difference of two shares in percentage points, signed.
+
+    >>> points(0.983, 0.979)
+    '−0.4 points'
+    """
+    if before is None or after is None:
+        return MISSING
+    return _signed(100 * (after - before), 1) + " points"
+
+
+def seconds(value: float | None) -> str:
+    """Returns a duration in the unit that suits it, with three significant digits.
+
+    >>> seconds(0.001912), seconds(2.5), seconds(4e-5)
+    ('1.91 ms', '2.50 s', '40.0 µs')
+    """
+    if value is None:
+        return MISSING
+    scale, unit = _time_unit(value)
+    return f"{_three(value / scale)} {unit}"
+
+
+def seconds_interval(interval: Interval | None) -> str:
+    """Returns a duration with its confidence interval, in one unit.
+
+    >>> seconds_interval(Interval(0.00191, 0.00188, 0.00195))
+    '1.91 ms [1.88, 1.95]'
+    """
+    if interval is None:
+        return MISSING
+    scale, unit = _time_unit(interval.value)
+    value, low, high = (_three(number / scale) for number in (interval.value, interval.low, interval.high))
+    return f"{value} {unit} [{low}, {high}]"
+
+
+def times_interval(interval: Interval | None) -> str:
+    """Returns a ratio with its confidence interval.
+
+    >>> times_interval(Interval(2.312, 2.25, 2.378))
+    '2.31× [2.25, 2.38]'
+    """
+    if interval is None:
+        return MISSING
+    value, low, high = (_three(number) for number in (interval.value, interval.low, interval.high))
+    return f"{value}× [{low}, {high}]"
+
+
+def decibels(value: float | None) -> str:
+    """Returns a level in dB with one decimal.
+
+    >>> decibels(43.21)
+    '43.2 dB'
+    """
+    return MISSING if value is None else f"{value:.1f} dB"
+
+
+def error(value: float | None) -> str:
+    """Returns a small error with two significant digits.
+
+    >>> error(1.3e-6), error(0.0312), error(0.0)
+    ('1.3e-06', '0.031', '0')
+    """
+    return MISSING if value is None else f"{value:.2g}"
+
+
+def plain(value: float | None) -> str:
+    """Returns a number with two decimals."""
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def hertz(values: tuple[float, ...] | None) -> str:
+    """Returns one clock, or the range of several, in GHz.
+
+    >>> hertz((1.5e9, 1.5e9)), hertz((6e8, 2.4e9))
+    ('1.50 GHz', '0.60 to 2.40 GHz')
+    """
+    if not values:
+        return MISSING
+    low, high = (f"{clock / 1e9:.2f}" for clock in (min(values), max(values)))
+    return f"{low} GHz" if low == high else f"{low} to {high} GHz"
+
+
+def celsius(value: float | None) -> str:
+    """Returns a temperature with one decimal."""
+    return MISSING if value is None else f"{value:.1f} °C"
+
+
+def whole(value: int | None) -> str:
+    """Returns an integer with thousands apart.
+
+    >>> whole(10000)
+    '10,000'
+    """
+    return MISSING if value is None else f"{value:,}"
+
+
+def digest(sha256: str | None) -> str:
+    """Returns the first twelve digits of a hash, enough to recognise it by."""
+    return MISSING if sha256 is None else sha256[:12]
+
+
+def _prefixed(value: float, unit: str) -> str:
+    for scale, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        # 999.6 k would print as 1000 k
+        if value >= 0.9995 * scale:
+            return f"{_three(value / scale)} {prefix}{unit}"
+    return f"{value:.0f} {unit}".rstrip()
+
+
+def _three(value: float) -> str:
+    """Returns a positive number with three significant digits, never in powers of ten."""
+    for limit, decimals in ((9.995, 2), (99.95, 1)):
+        if value < limit:
+            return f"{value:.{decimals}f}"
+    return f"{value:.0f}"
+
+
+def _signed(value: float, decimals: int) -> str:
+    text = f"{abs(value):.{decimals}f}"
+    if not float(text):
+        return f"±{text}"
+    return f"{'+' if value > 0 else _MINUS}{text}"
+
+
+def _time_unit(value: float) -> tuple[float, str]:
+    return next(((scale, unit) for scale, unit in _TIME_UNITS if value >= 0.9995 * scale), _TIME_UNITS[-1])

@@ -1,0 +1,250 @@
+"""A run folder as one table: the baseline beside the sliced model beside every exported file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime import (
+    Artifact,
+    ModelMetrics,
+    RunFolderError,
+    ShapePlan,
+    macs,
+    params,
+    read_artifact,
+    read_metrics,
+    read_plan,
+)
+
+from .results import BenchResult, FileResult, read_result
+from .stats import Interval, median_interval, p90_interval, ratio_of_medians
+
+REFERENCE = "baseline.fp32.tflite"
+"""The file every speed-up is a ratio to: the unpruned model in the plainest precision."""
+
+_PRECISIONS = ("fp32", "int8", "int8-full")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a run folder knows of the baseline or of the sliced model.
+
+    Attributes:
+        plan: its widths; none when not written yet.
+        metrics: its figures; none when not written yet.
+    """
+
+    plan: ShapePlan | None
+    metrics: ModelMetrics | None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One file on one target.
+
+    Attributes:
+        target: where it ran.
+        threads: of the engine.
+        engine: name and version.
+        batch: images per run.
+        median_s: median latency of one run, s.
+        p90_s: 90th percentile, s.
+        peak_rss_bytes: peak memory of a process that runs it.
+        memory_reason: why ``peak_rss_bytes`` is null.
+        speedup: median latency of ``REFERENCE`` over this one's; none without it in the same bench.
+    """
+
+    target: str
+    threads: int
+    engine: str
+    batch: int
+    median_s: Interval | None
+    p90_s: Interval | None
+    peak_rss_bytes: int | None
+    memory_reason: str | None
+    speedup: Interval | None
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One line of the table; what is not known is none.
+
+    Attributes:
+        name: ``baseline``, ``sliced``, or the file's name.
+        precision: of the file; none for the two models.
+        params: number of parameters.
+        macs: multiply-accumulates of one image.
+        size_bytes: of the file, or of the model's float32 weights.
+        top1: accuracy, 0..1.
+        top1_images: on how many images.
+        agreement: share of images with the top-1 class of the torch model, 0..1.
+        timings: one per target it was measured on.
+    """
+
+    name: str
+    precision: str | None
+    params: int | None
+    macs: int | None
+    size_bytes: int | None
+    top1: float | None
+    top1_images: int | None
+    agreement: float | None
+    timings: tuple[Timing, ...] = ()
+
+    def on(self, target: str) -> Timing | None:
+        """Returns the timing on ``target``, or none."""
+        return next((timing for timing in self.timings if timing.target == target), None)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run folder, read.
+
+    Attributes:
+        name: of the run.
+        baseline: the unpruned model.
+        sliced: the smaller one.
+        artifacts: the manifests of the exported files, in the order of the rows.
+        benches: by name of their document, such as ``cpu.json``.
+        rows: the table.
+        notes: what the reader must know of figures that are left out.
+    """
+
+    name: str
+    baseline: Model
+    sliced: Model
+    artifacts: tuple[Artifact, ...]
+    benches: dict[str, BenchResult]
+    rows: tuple[SummaryRow, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The targets any row was measured on, ``cpu`` first."""
+        found = {timing.target for row in self.rows for timing in row.timings}
+        return tuple(sorted(found, key=lambda target: (target != "cpu", target)))
+
+    def row(self, name: str) -> SummaryRow | None:
+        """Returns the row of that name, or none."""
+        return next((row for row in self.rows if row.name == name), None)
+
+
+def summarise(run: Path) -> RunSummary:
+    """Reads a run folder, however far it has come.
+
+    Args:
+        run: a folder with ``baseline``, ``sliced``, ``artifacts`` and ``bench``, some of which may be absent.
+
+    Raises:
+        RunFolderError: it is no run folder, or two benches are of one target.
+        ArtifactError: a document or file in it is damaged.
+    """
+    _check_run(run)
+    baseline, sliced = _model(run / "baseline"), _model(run / "sliced")
+    artifacts = _artifacts(run / "artifacts")
+    benches = {path.name: read_result(path) for path in sorted((run / "bench").glob("*.json"))}
+    targets = [bench.target for bench in benches.values()]
+    if len(set(targets)) != len(targets):
+        raise RunFolderError(f"{run / 'bench'} has two results for one target", got=", ".join(targets))
+    notes: list[str] = []
+    models = tuple(_model_row(name, model) for name, model in (("baseline", baseline), ("sliced", sliced)))
+    files = tuple(_file_row(artifact, benches, notes) for artifact in artifacts)
+    return RunSummary(run.resolve().name, baseline, sliced, artifacts, benches, models + files, tuple(notes))
+
+
+def _check_run(run: Path) -> None:
+    expected = "a folder with baseline, sliced or artifacts in it"
+    if not run.is_dir():
+        raise RunFolderError(f"The run folder {run} does not exist", expected=expected)
+    if not any((run / name).is_dir() for name in ("baseline", "sliced", "artifacts")):
+        raise RunFolderError(f"{run} is no run folder", expected=expected)
+
+
+def _model(folder: Path) -> Model:
+    plan, metrics = folder / "plan.json", folder / "metrics.json"
+    return Model(
+        read_plan(plan) if plan.exists() else None,
+        read_metrics(metrics) if metrics.exists() else None,
+    )
+
+
+def _artifacts(folder: Path) -> tuple[Artifact, ...]:
+    files = [*folder.glob("*.onnx"), *folder.glob("*.tflite")]
+    return tuple(sorted((read_artifact(file) for file in files), key=_order))
+
+
+def _order(artifact: Artifact) -> tuple[bool, bool, int, str]:
+    """Baseline files first, then TFLite before ONNX, then from plain to fully integer."""
+    return (
+        not artifact.file.startswith("baseline."),
+        artifact.format != "tflite",
+        _PRECISIONS.index(artifact.precision),
+        artifact.file,
+    )
+
+
+def _model_row(name: str, model: Model) -> SummaryRow:
+    plan, metrics = model.plan, model.metrics
+    return SummaryRow(
+        name=name,
+        precision=None,
+        params=metrics.params if metrics else params(plan) if plan else None,
+        macs=metrics.macs if metrics else macs(plan) if plan else None,
+        size_bytes=metrics.size_bytes if metrics else None,
+        top1=metrics.top1 if metrics else None,
+        top1_images=metrics.test_images if metrics else None,
+        agreement=None,
+    )
+
+
+def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[str]) -> SummaryRow:
+    timings = []
+    for document, bench in benches.items():
+        result = bench.of(artifact.file)
+        if result is None:
+            continue
+        if result.sha256 != artifact.sha256:
+            notes.append(f"{document} timed an older {artifact.file}, so its latency is left out: bench again.")
+            continue
+        timings.append(_timing(bench, result))
+        if result.memory.peak_rss_bytes is None and result.memory.reason:
+            notes.append(f"{artifact.file} has no peak memory on {bench.target}: {result.memory.reason.rstrip('.')}.")
+    parity = artifact.parity
+    if parity.top1 is None and parity.top1_reason:
+        notes.append(f"{artifact.file} has no top-1: {parity.top1_reason.rstrip('.')}.")
+    return SummaryRow(
+        name=artifact.file,
+        precision=artifact.precision,
+        params=params(artifact.plan),
+        macs=macs(artifact.plan),
+        size_bytes=artifact.size_bytes,
+        top1=parity.top1,
+        top1_images=None if parity.top1 is None else parity.images,
+        agreement=parity.top1_agreement,
+        timings=tuple(timings),
+    )
+
+
+def _timing(bench: BenchResult, result: FileResult) -> Timing:
+    latency = result.latency
+    return Timing(
+        target=bench.target,
+        threads=result.threads,
+        engine=f"{result.engine} {result.engine_version}",
+        batch=result.batch,
+        median_s=median_interval(latency.values) if latency else None,
+        p90_s=p90_interval(latency.values) if latency else None,
+        peak_rss_bytes=result.memory.peak_rss_bytes,
+        memory_reason=result.memory.reason,
+        speedup=_speedup(bench, result),
+    )
+
+
+def _speedup(bench: BenchResult, result: FileResult) -> Interval | None:
+    reference = bench.of(REFERENCE)
+    if reference is None or reference is result or reference.latency is None or result.latency is None:
+        return None
+    if (reference.threads, reference.batch) != (result.threads, result.batch):
+        return None
+    return ratio_of_medians(reference.latency.values, result.latency.values)
