@@ -2,6 +2,7 @@
 
 from .machine import MachineState, machine_state
 from .measure import Measurement, Sampling, measure_interleaved
+from .report import write_report
 from .results import BenchResult, FileResult, MemoryUse, read_result, write_result
 from .stats import Interval, bootstrap_percentile, median_interval, p90_interval, percentile, ratio_of_medians
 from .summary import Model, RunSummary, SummaryRow, Timing, summarise
@@ -30,5 +31,6 @@ __all__ = [
     "ratio_of_medians",
     "read_result",
     "summarise",
+    "write_report",
     "write_result",
 ]
