@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from runtime import (
@@ -18,6 +17,7 @@ from runtime import (
     read_artifact,
     sha256_of,
     silent,
+    tool_version,
 )
 
 from .inputs import input_shape, random_input
@@ -73,7 +73,7 @@ def bench_files(
     return BenchResult(
         target="cpu",
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        tool_version=_tool_version(),
+        tool_version=tool_version(),
         seed=seed,
         sampling=sampling,
         before=before,
@@ -117,10 +117,3 @@ def _runner(item: _Loaded, seed: int) -> Callable[[], None]:
         engine.run(batch)
 
     return run
-
-
-def _tool_version() -> str:
-    try:
-        return version("pocketvit")
-    except PackageNotFoundError:
-        return "unknown"

@@ -32,7 +32,9 @@ from .metrics import EpochRecord, ModelMetrics, read_metrics, write_metrics
 from .plan import MULTIPLE, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan, read_plan, write_plan
 from .preprocess import Preprocessing, normalise, open_image, preprocess, to_channels, to_pixels
 from .progress import Progress, silent
+from .quiet import quiet
 from .session import Prediction, Session, load, softmax
+from .version import tool_version
 
 __all__ = [
     "MULTIPLE",
@@ -79,6 +81,7 @@ __all__ = [
     "open_image",
     "params",
     "preprocess",
+    "quiet",
     "read_artifact",
     "read_document",
     "read_metrics",
@@ -89,6 +92,7 @@ __all__ = [
     "storage_errors",
     "to_channels",
     "to_pixels",
+    "tool_version",
     "write_artifact",
     "write_bytes",
     "write_document",

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from .artifact import SUFFIXES
 from .errors import ArtifactError, DataError, MissingExtraError, UnsupportedTargetError
+from .quiet import quiet
 
 EngineName = Literal["litert", "onnxruntime"]
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -72,8 +73,9 @@ class LiteRtEngine:
 
         self.version = version("ai-edge-litert")
         try:
-            interpreter = Interpreter(model_path=str(path), num_threads=threads)
-            interpreter.allocate_tensors()
+            with quiet():
+                interpreter = Interpreter(model_path=str(path), num_threads=threads)
+                interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ArtifactError(f"LiteRT cannot load {path}", got=error) from error
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()

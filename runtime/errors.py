@@ -22,7 +22,7 @@ class PocketVitError(Exception):
         if got is not None:
             parts.append(f"Got {got}.")
         if fix is not None:
-            parts.append(fix.rstrip(".") + ".")
+            parts.append(fix if fix.endswith("?") else fix.rstrip(".") + ".")
         super().__init__(" ".join(parts))
 
 

@@ -1,0 +1,57 @@
+# PocketViT: `make export-tflite` is the main job, `make test` checks the tool itself.
+# Both make a virtual environment in .venv and install what they need.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+# Settings of the main job; each empty one keeps the tool's default. ARGS takes any further option.
+DATA       ?=
+MODEL      ?=
+CHECKPOINT ?=
+PRETRAINED ?=
+IMG_SIZE   ?=
+PATCH_SIZE ?=
+BUDGET     ?=
+NAME       ?=
+RUNS       ?=
+ARGS       ?=
+
+RUN_OPTIONS = $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") \
+	$(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") $(if $(PRETRAINED),--pretrained) \
+	$(if $(IMG_SIZE),--img-size "$(IMG_SIZE)") $(if $(PATCH_SIZE),--patch-size "$(PATCH_SIZE)") \
+	$(if $(BUDGET),--budget "$(BUDGET)") $(if $(NAME),--name "$(NAME)") $(if $(RUNS),--runs "$(RUNS)") $(ARGS)
+
+.PHONY: help export-tflite test lint bench clean
+
+help:  ## Say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+export-tflite: $(VENV)/.installed  ## Fine-tune, prune, recover, export, verify, bench and report (MODEL= CHECKPOINT= DATA= BUDGET= …)
+	$(BIN)/pocketvit run --resume $(RUN_OPTIONS)
+
+test: $(VENV)/.installed-dev  ## Run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev  ## Check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed  ## Run the benchmarks and print their tables
+	$(BIN)/python benchmarks/speedup.py $(ARGS)
+
+clean:  ## Remove the virtual environment and caches; runs stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/.installed $@

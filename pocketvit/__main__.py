@@ -1,0 +1,5 @@
+"""Lets ``python -m pocketvit`` do what ``pocketvit`` does."""
+
+from .cli import main
+
+main()

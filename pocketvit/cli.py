@@ -1,0 +1,280 @@
+"""The command line. Commands import what they need when they run, so that ``--help`` is instant."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from runtime import PocketVitError, encode, tool_version
+
+from .options import with_run_settings
+from .settings import RunSettings
+
+app = typer.Typer(
+    name="pocketvit",
+    help="Make a Vision Transformer physically smaller, export it, and prove what that bought.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Name = Annotated[str | None, typer.Option(help="The run's name; by default from data and model.")]
+Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a run that is there.")]
+Threads = Annotated[int, typer.Option(help="Threads of the engine.")]
+Seconds = Annotated[float, typer.Option(help="Measuring time for each file, seconds.")]
+
+
+@app.command()
+@with_run_settings
+def run(
+    settings: RunSettings,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    resume: Resume = False,
+    force: Force = False,
+    bench_seconds: Seconds = 5.0,
+    as_json: Json = False,
+) -> None:
+    """Do it all: fine-tune, prune, recover, export, verify, bench, report."""
+    from device_bench import Sampling
+
+    from . import pipeline
+    from .console import shown, stderr_console
+
+    root = runs / (name or settings.name)
+    with shown(stderr_console()) as progress:
+        sampling = Sampling(seconds=bench_seconds)
+        summary = pipeline.run(settings, root, resume=resume, force=force, sampling=sampling, progress=progress)
+    if as_json:
+        _print_json("pocketvit.summary", {"run": summary.name, "rows": encode(summary.rows)})
+        return
+    _print_summary(summary)
+    _say(f"Files in {root / 'artifacts'}, report in {root / 'report.html'}")
+
+
+@app.command()
+@with_run_settings
+def compress(
+    settings: RunSettings,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    resume: Resume = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Make the model smaller: fine-tune, choose what to prune, slice, recover."""
+    from . import pipeline
+    from .console import shown, stderr_console
+
+    root = runs / (name or settings.name)
+    with shown(stderr_console()) as progress:
+        summary = pipeline.compress(settings, root, resume=resume, force=force, progress=progress)
+    if as_json:
+        _print_json("pocketvit.summary", {"run": summary.name, "rows": encode(summary.rows)})
+        return
+    _print_summary(summary)
+    _say(f"The smaller model is in {root / 'sliced'}; export it with: pocketvit export {root}")
+
+
+@app.command()
+@with_run_settings
+def export(
+    settings: RunSettings,
+    source: Annotated[Path | None, typer.Argument(help="A run folder; without it, the model named by --model.")] = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    resume: Resume = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write ONNX and TFLite files, each verified by running it.
+
+    With a run folder: its sliced model. With --model: that model as it is, from --pretrained, --checkpoint or
+    --no-pretrained weights.
+    """
+    from . import pipeline
+    from .console import shown, stderr_console
+
+    with shown(stderr_console()) as progress:
+        if source is not None:
+            artifacts = pipeline.export_run(source, settings, progress)
+            folder = source / "artifacts"
+        else:
+            _check_weights(settings)
+            root = runs / (name or settings.model)
+            artifacts = pipeline.export(settings, root, resume=resume, force=force, progress=progress)
+            folder = root / "artifacts"
+    if as_json:
+        _print_json("pocketvit.artifacts", {"folder": str(folder), "artifacts": [encode(a) for a in artifacts]})
+        return
+    from .console import stdout_console
+    from .table import artifact_table
+
+    stdout_console().print(artifact_table(artifacts))
+    _say(f"Files in {folder}")
+
+
+@app.command()
+def predict(
+    artifact: Annotated[Path, typer.Argument(help="A .tflite or .onnx file; its manifest stands beside it.")],
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    plot: Annotated[Path | None, typer.Option(help="Draw the pictures with their predictions here (.png).")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="The true class; else a picture's folder is, where it names a class.")
+    ] = None,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Say what each picture shows, with confidence, and the loss where the true class is known."""
+    from . import predicting
+
+    outcome = predicting.predict(artifact, images, label=label, threads=threads)
+    if plot is not None:
+        predicting.draw(outcome, plot)
+    if as_json:
+        _print_json("pocketvit.predictions", {"artifact": artifact.name, "predictions": outcome.as_json()})
+        return
+    from .console import stdout_console
+
+    stdout_console().print(outcome.table())
+
+
+@app.command()
+def bench(
+    files: Annotated[list[Path], typer.Argument(help=".tflite and .onnx files; they are timed in turns.")],
+    target: Annotated[str, typer.Option(help="Where to run: cpu.")] = "cpu",
+    threads: Threads = 1,
+    samples: Annotated[int | None, typer.Option(help="Exactly so many timed runs of each file.")] = None,
+    seconds: Seconds = 5.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Keep every raw value here; - prints it.")] = None,
+) -> None:
+    """Measure latency and memory: warm-up, raw samples, median and p90 with confidence intervals."""
+    from device_bench import Sampling, write_result
+    from device_bench import bench as run_bench
+
+    from .console import shown, stderr_console, stdout_console
+    from .table import bench_table
+
+    sampling = Sampling(seconds=seconds) if samples is None else Sampling.exactly(samples)
+    with shown(stderr_console()) as progress:
+        result = run_bench(files, target, threads=threads, sampling=sampling, progress=progress)
+    if json_file is not None and str(json_file) == "-":
+        _print_json("pocketvit.bench", encode(result))
+        return
+    if json_file is not None:
+        write_result(json_file, result)
+    stdout_console().print(bench_table(result))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    as_json: Json = False,
+) -> None:
+    """Write report.html and report.md of a run, and print its table."""
+    from device_bench import summarise, write_report
+
+    written = write_report(folder)
+    summary = summarise(folder)
+    if as_json:
+        body = {"run": summary.name, "files": [str(path) for path in written], "rows": encode(summary.rows)}
+        _print_json("pocketvit.summary", body)
+        return
+    _print_summary(summary)
+    _say(f"Written: {', '.join(map(str, written))}")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine and installation can do, what is missing, and how to get it."""
+    from .doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json("pocketvit.doctor", {"findings": encode(tuple(findings))})
+        return
+    from .console import stdout_console
+    from .table import doctor_table
+
+    stdout_console().print(doctor_table(findings))
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Handles options that come before any command."""
+    if show_version:
+        typer.echo(tool_version())
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake ends in one paragraph and an exit code, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except PocketVitError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("Stopped. Continue a run with --resume.", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _check_weights(settings: RunSettings) -> None:
+    from runtime import ModelError
+
+    if not settings.model:
+        raise ModelError("There is nothing to export", fix="Give a run folder, or name a model with --model")
+    if settings.pretrained is None and settings.checkpoint is None:
+        raise ModelError(
+            f"It is not said which weights of '{settings.model}' to export",
+            expected="one of --pretrained, --checkpoint FILE, --no-pretrained",
+        )
+
+
+def _fail(text: str, code: int) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_escape(text)}")
+    sys.exit(code)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _say(text: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def _print_summary(summary: Any) -> None:
+    from .console import stdout_console
+    from .table import summary_table
+
+    stdout_console().print(summary_table(summary))
+    for note in summary.notes:
+        _say(f"Note: {note}")
+
+
+def _print_json(schema: str, body: dict[str, Any]) -> None:
+    document = {
+        "schema": schema,
+        "schema_version": 1,
+        "tool_version": tool_version(),
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        **body,
+    }
+    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")

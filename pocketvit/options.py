@@ -1,0 +1,159 @@
+"""The options that say what to make smaller and how, shared by the commands that do it."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from runtime import PlanError
+
+from .settings import RunSettings, TrainSettings
+
+_MODEL, _TRAIN, _PRUNE, _EXPORT = "Model and data", "Training", "Pruning", "Export"
+
+
+def _option(panel: str, help_text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
+
+
+def run_settings(
+    data: Annotated[
+        str,
+        _option(_MODEL, "digits, fashion-mnist, cifar10, cifar100 (each but digits also :FOLDER), imagefolder:PATH."),
+    ] = "digits",
+    model: Annotated[str, _option(_MODEL, "A timm architecture; without it, a small ViT for the digits.")] = "",
+    img_size: Annotated[int | None, _option(_MODEL, "Input side, pixels.")] = None,
+    patch_size: Annotated[int | None, _option(_MODEL, "Patch side, pixels.")] = None,
+    in_chans: Annotated[int | None, _option(_MODEL, "1 (grayscale) or 3 (RGB).")] = None,
+    pretrained: Annotated[
+        bool | None, _option(_MODEL, "Start from timm's published weights, or from fresh ones.")
+    ] = None,
+    checkpoint: Annotated[str | None, _option(_MODEL, "Start from a .safetensors or .pth file.")] = None,
+    reset_head: Annotated[bool, _option(_MODEL, "Train a new classifier for the checkpoint.", "--reset-head")] = False,
+    model_arg: Annotated[
+        list[str] | None, _option(_MODEL, "A further argument of the architecture, such as depth=6. Repeatable.")
+    ] = None,
+    mean: Annotated[str | None, _option(_MODEL, "Pixel mean per channel, such as 0.5,0.5,0.5.")] = None,
+    std: Annotated[str | None, _option(_MODEL, "Pixel standard deviation per channel.")] = None,
+    train_limit: Annotated[int | None, _option(_MODEL, "Use only so many training images.")] = None,
+    skip_bad: Annotated[bool, _option(_MODEL, "Leave out pictures that cannot be decoded.", "--skip-bad")] = False,
+    seed: Annotated[int, _option(_MODEL, "Of splits, fresh weights, order and augmentation.")] = 0,
+    epochs: Annotated[int | None, _option(_TRAIN, "Most epochs of the first training; 0 trains nothing.")] = None,
+    batch_size: Annotated[int | None, _option(_TRAIN, "Images per step, in both trainings.")] = None,
+    lr: Annotated[float | None, _option(_TRAIN, "Peak learning rate of the first training.")] = None,
+    head_lr: Annotated[float | None, _option(_TRAIN, "The same of its classifier.")] = None,
+    patience: Annotated[int | None, _option(_TRAIN, "Epochs without improvement before stopping.")] = None,
+    recovery_epochs: Annotated[int | None, _option(_TRAIN, "Most epochs after slicing.")] = None,
+    recovery_lr: Annotated[float | None, _option(_TRAIN, "Peak learning rate after slicing.")] = None,
+    distill: Annotated[bool, _option(_TRAIN, "Recover with the baseline as teacher.")] = True,
+    distill_weight: Annotated[float, _option(_TRAIN, "Weight of the teacher's answers, 0 to 1.")] = 0.9,
+    temperature: Annotated[float, _option(_TRAIN, "Of the softmax they are compared at.")] = 4.0,
+    bf16: Annotated[str, _option(_TRAIN, "Train in bfloat16: auto, on or off.")] = "auto",
+    threads: Annotated[int, _option(_TRAIN, "Torch threads; 0 takes every core.")] = 0,
+    budget: Annotated[
+        str, _option(_PRUNE, "What the result may cost: macs=0.75, params=0.7, macs=300M, params=4.1M.")
+    ] = "macs=0.75",
+    group_size: Annotated[
+        list[str] | None, _option(_PRUNE, "Units one removal takes, such as mlp=16 (mlp, qk, v, embed). Repeatable.")
+    ] = None,
+    importance_images: Annotated[int, _option(_PRUNE, "Images per class that importance is taken on.")] = 25,
+    formats: Annotated[
+        str, _option(_EXPORT, "Files to write, comma-separated: onnx, fp32, int8, int8-full.")
+    ] = "onnx,fp32,int8,int8-full",
+    calibration_images: Annotated[int, _option(_EXPORT, "Held-out images that set the ranges of int8-full.")] = 32,
+    verify_images: Annotated[int, _option(_EXPORT, "Test images every file is run on; 0 chooses.")] = 0,
+    min_agreement: Annotated[float, _option(_EXPORT, "Least share of images on which int8 agrees with float.")] = 0.99,
+) -> RunSettings:
+    """Collects the options into settings.
+
+    Raises:
+        PlanError: an option cannot be read.
+    """
+    if bf16 not in ("auto", "on", "off"):
+        raise PlanError("--bf16 is one of three", expected="auto, on or off", got=bf16)
+    return RunSettings(
+        data=data,
+        model=model,
+        img_size=img_size,
+        patch_size=patch_size,
+        in_chans=in_chans,
+        pretrained=pretrained,
+        checkpoint=checkpoint,
+        reset_head=reset_head,
+        model_args={key: _value(text) for key, text in _pairs("--model-arg", model_arg)},
+        mean=_floats("--mean", mean),
+        std=_floats("--std", std),
+        budget=budget,
+        group_sizes={key: _integer("--group-size", text) for key, text in _pairs("--group-size", group_size)},
+        importance_images=importance_images,
+        distill=distill,
+        distill_weight=distill_weight,
+        temperature=temperature,
+        fine_tune=TrainSettings(epochs, batch_size, lr, head_lr, patience),
+        recover=TrainSettings(recovery_epochs, batch_size, recovery_lr, None, patience),
+        bf16=bf16,  # type: ignore[arg-type]
+        train_limit=train_limit,
+        skip_bad=skip_bad,
+        kinds=tuple(dict.fromkeys(kind.strip() for kind in formats.split(",") if kind.strip())),
+        calibration_images=calibration_images,
+        verify_images=verify_images,
+        min_agreement=min_agreement,
+        threads=threads,
+        seed=seed,
+    )
+
+
+def with_run_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives ``command(settings, ...)`` the options of ``run_settings`` in place of its first parameter."""
+    own = list(inspect.signature(command).parameters.values())[1:]
+    shared = list(inspect.signature(run_settings).parameters.values())
+    names = {parameter.name for parameter in shared}
+
+    @functools.wraps(command)
+    def wrapper(**values: Any) -> None:
+        settings = run_settings(**{name: values.pop(name) for name in names})
+        command(settings, **values)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapper
+
+
+def _pairs(option: str, texts: list[str] | None) -> list[tuple[str, str]]:
+    pairs = []
+    for text in texts or []:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise PlanError(f"{option} cannot be read", expected="NAME=VALUE", got=repr(text))
+        pairs.append((key, value))
+    return pairs
+
+
+def _value(text: str) -> int | float | str | bool:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _integer(option: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise PlanError(f"{option} takes a whole number", got=repr(text)) from None
+
+
+def _floats(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise PlanError(f"{option} takes numbers with commas between", got=repr(text)) from None

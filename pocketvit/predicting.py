@@ -1,0 +1,113 @@
+"""Predictions for pictures on disk, as a table, as JSON, and drawn on one sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from device_bench import format
+from runtime import DataError, Prediction, atomic_path, contact_sheet, load
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model says of some pictures.
+
+    Attributes:
+        paths: the pictures.
+        predictions: one each.
+        labels: the true class of each, or None where it is not known.
+        class_names: of all classes.
+    """
+
+    paths: tuple[Path, ...]
+    predictions: tuple[Prediction, ...]
+    labels: tuple[int | None, ...]
+    class_names: tuple[str, ...]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Returns one JSON object per picture; loss is in nats, and null where the true class is not known."""
+        return [
+            {
+                "image": str(path),
+                "class": prediction.name,
+                "index": prediction.index,
+                "confidence": prediction.confidence,
+                "logits": [float(value) for value in prediction.logits],
+                "label": None if label is None else self.class_names[label],
+                "loss": None if label is None else prediction.cross_entropy(label),
+            }
+            for path, prediction, label in zip(self.paths, self.predictions, self.labels, strict=True)
+        ]
+
+    def table(self) -> Table:
+        """Returns one row per picture."""
+        known = any(label is not None for label in self.labels)
+        table = Table(header_style="bold")
+        table.add_column("image", overflow="fold")
+        table.add_column("class", no_wrap=True)
+        table.add_column("confidence", justify="right")
+        if known:
+            table.add_column("true class", no_wrap=True)
+            table.add_column("loss, nats", justify="right")
+        for path, prediction, label in zip(self.paths, self.predictions, self.labels, strict=True):
+            cells = [str(path), prediction.name, f"{100 * prediction.confidence:.1f} %"]
+            if known:
+                loss = format.MISSING if label is None else f"{prediction.cross_entropy(label):.3f}"
+                cells += [format.MISSING if label is None else self.class_names[label], loss]
+            table.add_row(*cells, style=None if label in (None, prediction.index) else "red")
+        return table
+
+
+def predict(artifact: Path, images: Sequence[Path], label: str | None = None, threads: int = 1) -> Outcome:
+    """Runs an artifact on pictures.
+
+    Args:
+        artifact: the ``.tflite`` or ``.onnx`` file.
+        images: pictures, or folders whose pictures are taken, however deep.
+        label: the true class of all of them; without it, a picture's folder where that names a class.
+        threads: of the engine.
+
+    Raises:
+        ArtifactError: the artifact is missing, damaged or of a newer version.
+        DataError: no picture, one that cannot be read, or a label that names no class.
+        MissingExtraError: the engine or Pillow is not installed.
+    """
+    session = load(artifact, threads=threads)
+    names = session.artifact.class_names
+    if label is not None and label not in names:
+        raise DataError("The label names no class of this model", expected=f"one of {', '.join(names[:20])}", got=label)
+    paths = tuple(path for image in images for path in _pictures(image))
+    by_name = {name: index for index, name in enumerate(names)}
+    labels = tuple(by_name.get(label if label is not None else path.resolve().parent.name) for path in paths)
+    return Outcome(paths, tuple(session.predict(paths)), labels, names)
+
+
+def draw(outcome: Outcome, path: Path) -> None:
+    """Draws the pictures with their predictions to ``path``.
+
+    Raises:
+        DataError: ``path`` is no kind of picture.
+        StorageError: it cannot be written.
+    """
+    if path.suffix.lower() not in _SUFFIXES - {".gif"}:
+        raise DataError(f"{path} is no kind of picture", expected="a name that ends in .png or .jpg")
+    sheet = contact_sheet(outcome.paths, outcome.predictions, outcome.labels, class_names=outcome.class_names)
+    kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else path.suffix[1:].upper()
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format={"TIF": "TIFF", "PGM": "PPM"}.get(kind, kind))
+
+
+def _pictures(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
+    if not found:
+        raise DataError(f"The folder {path} holds no pictures", expected=", ".join(sorted(_SUFFIXES)))
+    return found

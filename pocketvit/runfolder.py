@@ -1,0 +1,158 @@
+"""A run's folder: who may write to it, with which settings, and what happened when."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from runtime import ArtifactError, RunFolderError, decode, encode, read_document, storage_errors, write_document
+
+from .settings import RunSettings
+
+SCHEMA = "pocketvit.run"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places in a run's folder."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """What the run was told."""
+        return self.root / "run.json"
+
+    @property
+    def baseline(self) -> Path:
+        """The model before pruning."""
+        return self.root / "baseline"
+
+    @property
+    def sliced(self) -> Path:
+        """The model after pruning."""
+        return self.root / "sliced"
+
+    @property
+    def journal(self) -> Path:
+        """How the units to prune were chosen."""
+        return self.root / "search" / "journal.jsonl"
+
+    @property
+    def artifacts(self) -> Path:
+        """The exported files."""
+        return self.root / "artifacts"
+
+    def bench(self, target: str) -> Path:
+        """The measurements on one target."""
+        return self.root / "bench" / f"{target}.json"
+
+    def log(self, event: str, **details: Any) -> None:
+        """Appends a line to ``log.jsonl``: when, what, and details.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        line = {"utc": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **details}
+        path = self.root / "log.jsonl"
+        with storage_errors(path), path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+
+
+@contextmanager
+def claim(root: Path, settings: RunSettings, *, resume: bool, force: bool) -> Iterator[RunFolder]:
+    """Makes or takes up a run's folder, for this process alone.
+
+    Args:
+        root: the folder.
+        settings: of the run; a resumed one must have been made with the same.
+        resume: continue what is there; start where there is nothing.
+        force: throw away what is there.
+
+    Raises:
+        RunFolderError: the folder exists and neither was asked for, is no run folder, was made with other
+            settings, or is being written by another process.
+        StorageError: there is no space, or no permission to write.
+    """
+    run = RunFolder(root)
+    if root.exists() and not root.is_dir():
+        raise RunFolderError(f"{root} is a file", fix="Choose another run with --name or --runs")
+    filled = root.is_dir() and any(path.name != ".lock" for path in root.iterdir())
+    if filled and not run.settings.is_file():
+        raise RunFolderError(f"{root} exists and is no run folder", fix="Choose another run with --name or --runs")
+    if filled and not (resume or force):
+        raise RunFolderError(
+            f"The run {root} exists already",
+            fix="Continue it with --resume, replace it with --force, or choose another --name",
+        )
+    with storage_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunFolderError(f"Another process is writing to {root}", fix="Wait for it, or stop it") from None
+        if filled and force:
+            _clear(root)
+        elif filled:
+            _check_same(run, settings)
+            _sweep(root)
+        if not run.settings.exists():
+            write_document(run.settings, SCHEMA, VERSION, {"settings": encode(settings)})
+        yield run
+
+
+def read_settings(run: RunFolder) -> RunSettings:
+    """Reads what a run was told.
+
+    Raises:
+        RunFolderError: the folder is no run folder.
+        ArtifactError: ``run.json`` is damaged or of a newer version.
+    """
+    if not run.settings.is_file():
+        raise RunFolderError(f"{run.root} is no run folder", expected="run.json in it")
+    body = read_document(run.settings, SCHEMA, VERSION)
+    return decode(RunSettings, body.get("settings"), str(run.settings))
+
+
+def _check_same(run: RunFolder, settings: RunSettings) -> None:
+    try:
+        before = encode(read_settings(run))
+    except ArtifactError as error:
+        raise RunFolderError(f"{error} The run cannot be resumed", fix="Replace it with --force") from error
+    now = encode(settings)
+    changed = [f"{key} was {before[key]!r} and is now {now[key]!r}" for key in now if before[key] != now[key]]
+    if changed:
+        raise RunFolderError(
+            f"The run {run.root} was made with other settings: {'; '.join(changed)}",
+            fix="Resume with the same settings, replace it with --force, or choose another --name",
+        )
+
+
+def _sweep(root: Path) -> None:
+    """Removes what a killed process left half-written."""
+    for path in [*root.rglob(".*.tmp"), *root.rglob(".export-*")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _clear(root: Path) -> None:
+    with storage_errors(root):
+        for path in root.iterdir():
+            if path.name == ".lock":
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()

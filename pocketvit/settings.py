@@ -1,0 +1,113 @@
+"""Everything a run can be told, as data: what the command line fills in and ``run.json`` keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from runtime import PlanError
+
+DEFAULT_MODEL = "vit_tiny_patch16_224"
+DEFAULT_OVERRIDES: dict[str, int | float | str | bool] = {"embed_dim": 96, "depth": 6, "num_heads": 3}
+DEFAULT_IMG_SIZE, DEFAULT_PATCH_SIZE = 32, 8
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Changes to a training recipe; None keeps the recipe's own value (``compress.TrainRecipe``)."""
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    head_lr: float | None = None
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What to make smaller, how small, and how.
+
+    Attributes:
+        data: dataset, as ``compress.load_data`` takes it.
+        model: timm architecture; empty takes a small ViT that suits the built-in digits.
+        img_size: input side in pixels; None takes the architecture's own.
+        patch_size: patch side in pixels; None takes the architecture's own.
+        in_chans: 1 or 3; None takes the data's for fresh weights, else 3.
+        pretrained: start from timm's published weights, or, if False, from fresh ones; None is fresh where that is safe
+            (training) and refused where it is not (export of a model as it is).
+        checkpoint: start from this file's weights instead.
+        reset_head: train a new classifier for the checkpoint.
+        model_args: further arguments of the architecture.
+        mean: pixel mean per channel, 0..1; None takes the architecture's own.
+        std: pixel standard deviation per channel; None takes the architecture's own.
+        budget: what the sliced model may cost, for instance ``macs=0.75``.
+        group_sizes: units one removal takes, by kind (mlp, qk, v, embed).
+        importance_images: images per class that importance is taken on.
+        distill: recover with the baseline as teacher.
+        distill_weight: weight of the teacher's answers, 0..1.
+        temperature: of the softmax they are compared at.
+        fine_tune: changes to the first training.
+        recover: changes to the training after slicing.
+        bf16: compute in bfloat16 where it helps (``auto``), always, or never.
+        train_limit: use only so many training images.
+        skip_bad: leave out pictures that cannot be decoded.
+        kinds: files to write, of ``export.KINDS``.
+        calibration_images: held-out images that set the ranges of ``int8-full``.
+        verify_images: test images every file is run on; 0 chooses.
+        min_agreement: least share of images on which ``int8`` has the float model's top-1.
+        threads: torch threads; 0 takes every core. Part of what makes a run repeatable.
+        seed: of splits, fresh weights, order, augmentation and calibration.
+
+    Raises:
+        PlanError: a value is out of range.
+    """
+
+    data: str = "digits"
+    model: str = ""
+    img_size: int | None = None
+    patch_size: int | None = None
+    in_chans: int | None = None
+    pretrained: bool | None = None
+    checkpoint: str | None = None
+    reset_head: bool = False
+    model_args: dict[str, int | float | str | bool] = field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    budget: str = "macs=0.75"
+    group_sizes: dict[str, int] = field(default_factory=dict)
+    importance_images: int = 25
+    distill: bool = True
+    distill_weight: float = 0.9
+    temperature: float = 4.0
+    fine_tune: TrainSettings = field(default_factory=TrainSettings)
+    recover: TrainSettings = field(default_factory=TrainSettings)
+    bf16: Literal["auto", "on", "off"] = "auto"
+    train_limit: int | None = None
+    skip_bad: bool = False
+    kinds: tuple[str, ...] = ("onnx", "fp32", "int8", "int8-full")
+    calibration_images: int = 32
+    verify_images: int = 0
+    min_agreement: float = 0.99
+    threads: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pretrained and self.checkpoint:
+            raise PlanError("--pretrained and --checkpoint are two sources of weights", fix="Give one of them")
+        if self.reset_head and not self.checkpoint:
+            raise PlanError("--reset-head needs --checkpoint")
+        if self.checkpoint and not self.model:
+            raise PlanError("A checkpoint needs its architecture", fix="Name it with --model")
+        if self.importance_images < 1:
+            raise PlanError("importance_images must be at least 1", got=self.importance_images)
+        if self.threads < 0:
+            raise PlanError("threads must not be negative", got=self.threads)
+        if not 0 <= self.seed < 2**31:
+            raise PlanError("The seed is out of range", expected="0 to 2147483647", got=self.seed)
+
+    @property
+    def name(self) -> str:
+        """A name for the run: data and model."""
+        kind, _, place = self.data.partition(":")
+        source = place.rstrip("/").rpartition("/")[2] if place else kind
+        return f"{source}-{self.model or 'vit'}"

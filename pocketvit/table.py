@@ -1,0 +1,108 @@
+"""Results as tables on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from device_bench import BenchResult, RunSummary, Timing, format, median_interval, p90_interval
+from runtime import Artifact, macs, params
+
+from .doctor import Finding
+
+
+def summary_table(summary: RunSummary) -> Table:
+    """Returns the baseline beside the sliced model beside every file, with its costs, accuracy and speed."""
+    target = summary.targets[0] if summary.targets else None
+    title = f"{summary.name}" + (f", timed on {target}" if target else "")
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("", no_wrap=True)
+    for heading in ("params", "MACs", "size", "top-1", "agrees", "median [95 % CI]", "p90", "speed-up", "memory"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in summary.rows:
+        timing = row.on(target) if target else None
+        table.add_row(
+            row.name,
+            format.count(row.params),
+            format.count(row.macs),
+            format.size(row.size_bytes),
+            format.percent(row.top1),
+            format.percent(row.agreement),
+            *_timing_cells(timing),
+            end_section=row.name == "sliced",
+        )
+    return table
+
+
+def _timing_cells(timing: Timing | None) -> tuple[str, str, str, str]:
+    if timing is None:
+        return (format.MISSING,) * 4
+    return (
+        format.seconds_interval(timing.median_s),
+        format.seconds(timing.p90_s.value if timing.p90_s else None),
+        format.times_interval(timing.speedup),
+        format.size(timing.peak_rss_bytes),
+    )
+
+
+def artifact_table(artifacts: Sequence[Artifact]) -> Table:
+    """Returns exported files with their size and how they compare with the torch model."""
+    table = Table(header_style="bold")
+    table.add_column("file", no_wrap=True)
+    for heading in ("params", "MACs", "size", "images", "max abs", "SQNR", "agrees", "top-1", "torch top-1"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for artifact in artifacts:
+        parity = artifact.parity
+        table.add_row(
+            artifact.file,
+            format.count(params(artifact.plan)),
+            format.count(macs(artifact.plan)),
+            format.size(artifact.size_bytes),
+            str(parity.images),
+            format.error(parity.max_abs),
+            format.decibels(parity.sqnr_db),
+            format.percent(parity.top1_agreement),
+            format.percent(parity.top1),
+            format.percent(parity.reference_top1),
+        )
+    return table
+
+
+def bench_table(result: BenchResult) -> Table:
+    """Returns measured files with median and p90 latency and peak memory."""
+    table = Table(header_style="bold")
+    table.add_column("file", no_wrap=True)
+    for heading in ("precision", "threads", "samples", "median [95 % CI]", "p90 [95 % CI]", "peak memory"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for file in result.files:
+        values = file.latency.values if file.latency else ()
+        table.add_row(
+            file.file,
+            file.precision or format.MISSING,
+            str(file.threads),
+            str(len(values)),
+            format.seconds_interval(median_interval(values) if values else None),
+            format.seconds_interval(p90_interval(values) if values else None),
+            format.size(file.memory.peak_rss_bytes),
+        )
+    return table
+
+
+def doctor_table(findings: Sequence[Finding]) -> Table:
+    """Returns what was found, and the cure for what is missing."""
+    table = Table(header_style="bold")
+    for heading in ("area", "what", "found", "to get it"):
+        table.add_column(heading, overflow="fold")
+    area = None
+    for finding in findings:
+        missing = finding.value is None
+        table.add_row(
+            "" if finding.area == area else finding.area,
+            finding.name,
+            "missing" if missing else finding.value,
+            (finding.fix or "") if missing else "",
+            style="yellow" if missing else None,
+        )
+        area = finding.area
+    return table
