@@ -1,0 +1,111 @@
+"""The masked model, plain and slow: full widths, and what is removed is absent from every reduction.
+
+Written from the definition alone. Nothing is selected or made smaller here: units go by multiplying with zero,
+and LayerNorm counts the dimensions that stay.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from compress import Kept, SlicedViT
+
+
+def masked_logits(model: SlicedViT, kept: Kept, images: torch.Tensor) -> torch.Tensor:
+    """Returns the logits ``(B, num_classes)`` of ``model`` on ``images`` with only the units in ``kept`` present."""
+    with torch.no_grad():
+        return _Masked(model, kept).logits(images)
+
+
+class _Masked:
+    def __init__(self, model: SlicedViT, kept: Kept) -> None:
+        self.plan, self.kept = model.plan, kept
+        self.w = dict(model.state_dict())
+        self.dtype = self.w["head.weight"].dtype
+        self.stream = self.mask(model.plan.embed_dim, kept.embed)
+
+    def mask(self, size: int, stay: tuple[int, ...]) -> torch.Tensor:
+        return torch.tensor([1.0 if i in set(stay) else 0.0 for i in range(size)], dtype=self.dtype)
+
+    def affine(self, x: torch.Tensor, name: str, rows: slice = slice(None)) -> torch.Tensor:
+        """Applies the linear layer ``name``, or some rows of it; a layer without a bias adds none."""
+        y = torch.einsum("...i,oi->...o", x, self.w[f"{name}.weight"][rows])
+        bias = self.w.get(f"{name}.bias")
+        return y if bias is None else y + bias[rows]
+
+    def layer_norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        m, n = self.stream, len(self.kept.embed)
+        mean = (x * m).sum(-1, keepdim=True) / n
+        variance = (m * (x - mean) ** 2).sum(-1, keepdim=True) / n
+        normal = (x - mean) / (variance + self.plan.norm_eps) ** 0.5
+        return m * (normal * self.w[f"{name}.weight"] + self.w[f"{name}.bias"])
+
+    def attention(self, x: torch.Tensor, i: int) -> torch.Tensor:
+        block, keep = self.plan.blocks[i], self.kept.blocks[i]
+        projection = self.w[f"blocks.{i}.attn.proj.weight"]
+        out = torch.zeros_like(x)
+        for head, qk_stay, v_stay in zip(keep.heads, keep.qk, keep.v, strict=True):
+            qk_rows = slice(head * block.qk_dim, (head + 1) * block.qk_dim)
+            v_rows = slice(head * block.v_dim, (head + 1) * block.v_dim)
+            qk_mask, v_mask = self.mask(block.qk_dim, qk_stay), self.mask(block.v_dim, v_stay)
+            q = self.affine(x, f"blocks.{i}.attn.q", qk_rows) * qk_mask
+            k = self.affine(x, f"blocks.{i}.attn.k", qk_rows) * qk_mask
+            v = self.affine(x, f"blocks.{i}.attn.v", v_rows) * v_mask
+            powers = torch.exp(self.plan.attn_scale * torch.einsum("bnd,bmd->bnm", q, k))
+            mixed = torch.einsum("bnm,bmd->bnd", powers / powers.sum(-1, keepdim=True), v)
+            out = out + torch.einsum("bnd,cd->bnc", mixed, projection[:, v_rows])
+        bias = self.w.get(f"blocks.{i}.attn.proj.bias")
+        return out if bias is None else out + bias
+
+    def mlp(self, x: torch.Tensor, i: int) -> torch.Tensor:
+        units = self.mask(self.plan.blocks[i].mlp_dim, self.kept.blocks[i].mlp)
+        return self.affine(units * self.activate(self.affine(x, f"blocks.{i}.mlp.fc1")), f"blocks.{i}.mlp.fc2")
+
+    def activate(self, x: torch.Tensor) -> torch.Tensor:
+        if self.plan.act == "gelu":
+            return x * (1 + torch.erf(x / 2**0.5)) / 2
+        assert self.plan.act == "quick_gelu"
+        return x / (1 + torch.exp(-1.702 * x))
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        (height, width), count = self.plan.patch_size, images.shape[0]
+        kernel = self.w["patch_embed.weight"]
+        patches = []
+        for top in range(0, self.plan.img_size[0], height):
+            for left in range(0, self.plan.img_size[1], width):
+                window = images[:, :, top : top + height, left : left + width]
+                patches.append(torch.einsum("bihw,cihw->bc", window, kernel))
+        x = torch.stack(patches, dim=1)
+        if self.plan.patch_bias:
+            x = x + self.w["patch_embed.bias"]
+        prefix = [self.w[t].repeat(count, 1, 1) for t in ("cls_token", "dist_token", "reg_token") if t in self.w]
+        positions = self.w.get("pos_embed")
+        if positions is not None and self.plan.pos_embed == "patches":
+            x = x + positions
+        x = torch.cat([*prefix, x], dim=1)
+        return x + positions if positions is not None and self.plan.pos_embed == "all" else x
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        plan = self.plan
+        x = self.stream * self.embed(images)
+        if plan.norm_pre:
+            x = self.layer_norm(x, "norm_pre")
+        for i in range(len(plan.blocks)):
+            x = self.stream * (x + self.scale(self.attention(self.layer_norm(x, f"blocks.{i}.norm1"), i), i, 1))
+            x = self.stream * (x + self.scale(self.mlp(self.layer_norm(x, f"blocks.{i}.norm2"), i), i, 2))
+        if plan.norm == "before_pool":
+            x = self.layer_norm(x, "norm")
+        start = {"token": 0, "avg_all": 0, "avg": plan.num_prefix_tokens}[plan.pooling]
+        stop = 1 if plan.pooling == "token" else x.shape[1]
+        pooled = x[:, start:stop].sum(1) / (stop - start)
+        if plan.norm == "after_pool":
+            pooled = self.layer_norm(pooled, "norm")
+        out = self.affine(pooled, "head")
+        if plan.dist_token:
+            assert plan.norm == "before_pool"
+            out = (out + self.affine(x[:, 1], "head_dist")) / 2
+        return out
+
+    def scale(self, x: torch.Tensor, i: int, branch: int) -> torch.Tensor:
+        gamma = self.w.get(f"blocks.{i}.gamma{branch}")
+        return x if gamma is None else x * gamma
