@@ -93,7 +93,8 @@ def group_importance(plan: ShapePlan, scores: dict[str, torch.Tensor]) -> Import
         score = scores[name].double()
         for dim, axis in enumerate(axes):
             if axis is not None:
-                part = score.sum(dim=[d for d in range(score.ndim) if d != dim])
+                others = [d for d in range(score.ndim) if d != dim]
+                part = score.sum(dim=others) if others else score  # torch takes no dims for all of them
                 sums[axis] = sums[axis] + part if axis in sums else part
     blocks = []
     for i, block in enumerate(plan.blocks):
