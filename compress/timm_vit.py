@@ -109,6 +109,10 @@ def _refuse_unsupported(model: Any) -> None:
         raise _unsupported(part, "a plain timm VisionTransformer (vit_*, deit_*, deit3_*, DINOv2)")
     if type(model.patch_embed) is not PatchEmbed or not _absent(model.patch_embed.norm):
         raise _unsupported(_REFUSED_PARTS.get(type(model.patch_embed).__name__, "this patch embedding"))
+    if not model.blocks:
+        raise _unsupported("no transformer block", "at least one")
+    if isinstance(model, VisionTransformerDistilled) and not (model.reg_token is None and _absent(model.fc_norm)):
+        raise _unsupported("a distillation token together with register tokens or a norm after pooling")
     if model.attn_pool is not None or model.global_pool not in ("token", "avg"):
         raise _unsupported(f"'{model.global_pool}' pooling", "pooling by class token or by average")
     norms = [model.norm_pre, model.norm, model.fc_norm]
