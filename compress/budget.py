@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Literal
 
 from runtime import MULTIPLE, BlockPlan, PlanError, ShapePlan, macs, params
@@ -37,7 +38,7 @@ def parse_budget(text: str, baseline: ShapePlan) -> Budget:
         PlanError: the text is no budget, or no plan can be that small; the text says the smallest.
     """
     match = re.fullmatch(r"(params|macs)=(\d+(?:\.\d+)?|\.\d+)([KMG]?)", text.strip())
-    value = float(match[2]) if match else 0.0
+    value = Fraction(match[2]) if match else Fraction(0)
     if match is None or value <= 0:
         raise PlanError(
             "That is not a budget", expected="macs=0.75, params=0.7, macs=300M or params=4.1M", got=repr(text)
@@ -49,7 +50,7 @@ def parse_budget(text: str, baseline: ShapePlan) -> Budget:
     if limit < least:
         raise PlanError(
             f"The budget {text} cannot be met by this model",
-            expected=f"at least {cost}={_share(least / whole)} ({least:,} of {whole:,})",
+            expected=f"at least {cost}={_share(least, whole)} ({least:,} of {whole:,})",
             got=f"{limit:,}",
             fix="Raise the budget or start from a smaller model",
         )
@@ -62,6 +63,6 @@ def smallest_plan(plan: ShapePlan) -> ShapePlan:
     return replace(plan, embed_dim=MULTIPLE, blocks=(block,) * len(plan.blocks))
 
 
-def _share(value: float) -> str:
+def _share(part: int, whole: int) -> str:
     """Formats a share rounded up, so that what the message names can be met."""
-    return f"{-(-value * 10**4 // 1) / 10**4:.4f}"
+    return f"{-(-part * 10**4 // whole) / 10**4:.4f}"

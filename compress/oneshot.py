@@ -84,8 +84,9 @@ def propose(
         sizes: how much one removal takes.
 
     Raises:
-        PlanError: every group is gone and the budget is still not met.
+        PlanError: every group is gone and the budget is still not met, or an importance is not finite.
     """
+    _check_finite(importance)
     sizes = sizes or GroupSizes()
     kept, cost, floor = start, budget.of(plan_of(plan, start)), 0.98 * budget.limit
     steps = []
@@ -97,11 +98,25 @@ def propose(
             if best is None or rank < best[0]:
                 best = rank, removal, after
         if best is None:
-            raise PlanError("The budget cannot be met with these group sizes", expected=budget.limit, got=cost)
+            raise PlanError(
+                "The budget cannot be met with these group sizes",
+                expected=f"at least {budget.cost}={cost}",
+                got=f"{budget.cost}={budget.limit}",
+                fix="Raise the budget or choose smaller groups",
+            )
         _, removal, cost = best
         kept = removal.kept
         steps.append({"action": removal.action, "block": removal.block, "importance": removal.importance, "cost": cost})
     return Proposal(plan_of(plan, kept), kept, tuple(steps))
+
+
+def _check_finite(importance: Importance) -> None:
+    parts = [importance.embed, *(part for block in importance.blocks for part in (block.qk, block.v, block.mlp))]
+    if not all(np.isfinite(part).all() for part in parts):
+        raise PlanError(
+            "The importance of some units is not finite",
+            fix="The model's training diverged: train it again with a lower learning rate",
+        )
 
 
 def removals(plan: ShapePlan, importance: Importance, kept: Kept, sizes: GroupSizes) -> Iterator[Removal]:
