@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import math
 import os
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -183,7 +185,7 @@ def _split(raw: Dataset, seed: int, train_limit: int | None) -> Dataset:
                 "--train-limit leaves a class empty", expected=f"{raw.num_classes} or more", got=train_limit
             )
         if train_limit < len(train):
-            _, train = _divide(raw.labels, train, train_limit / len(train), np.random.default_rng([seed, 3]))
+            train = _draw(raw.labels, train, train_limit, np.random.default_rng([seed, 3]))
     return replace(raw, train=np.sort(train), held_out=np.sort(held_out), test=np.sort(test))
 
 
@@ -197,6 +199,23 @@ def _divide(
         part.append(own[: max(1, round(share * len(own)))])
     chosen = np.concatenate(part)
     return np.setdiff1d(indices, chosen), chosen
+
+
+def _draw(
+    labels: npt.NDArray[np.int64], indices: npt.NDArray[np.int64], count: int, generator: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Returns ``count`` of ``indices`` at random: as near as can be the same share of every class, at least one."""
+    classes, sizes = np.unique(labels[indices], return_counts=True)
+    wanted = sizes * (count / len(indices))
+    taken = np.maximum(1, wanted.astype(np.int64))
+    while taken.sum() != count:
+        if taken.sum() < count:
+            taken[np.argmax(np.where(taken < sizes, wanted - taken, -np.inf))] += 1
+        else:
+            taken[np.argmax(np.where(taken > 1, taken - wanted, -np.inf))] -= 1
+    return np.concatenate(
+        [generator.permutation(indices[labels[indices] == c])[:n] for c, n in zip(classes, taken, strict=True)]
+    )
 
 
 _NONE = np.zeros(0, np.int64)
@@ -244,6 +263,12 @@ def _idx_file(folder: Path, stem: str) -> Path | None:
 def _idx_dataset(name: str, folder: Path, classes: tuple[str, ...]) -> Dataset:
     arrays = [read_idx(file) for stem in _IDX_STEMS if (file := _idx_file(folder, stem)) is not None]
     train_x, train_y, test_x, test_y = arrays
+    if [array.ndim for array in arrays] != [3, 1, 3, 1] or train_x.shape[1:] != test_x.shape[1:] or 0 in test_x.shape:
+        raise DataError(
+            f"The files in {folder} are not images and labels",
+            expected="images (N, H, W) of one size and labels (N,)",
+            got=", ".join(str(array.shape) for array in arrays),
+        )
     if len(train_x) != len(train_y) or len(test_x) != len(test_y):
         raise DataError(f"The images and labels in {folder} are not as many")
     if int(max(train_y.max(), test_y.max())) >= len(classes):
@@ -264,15 +289,16 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path} cannot be read", got=error) from error
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
+    sane = len(content) >= 4 and content[:3] == b"\x00\x00\x08" and 1 <= content[3] <= 8
+    if not sane or len(content) < 4 + 4 * content[3]:
         raise DataError(f"{path} is not an idx file of bytes", got=content[:4].hex() or "nothing")
     shape = struct.unpack(f">{content[3]}I", content[4 : 4 + 4 * content[3]])
     data = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
-    expected = int(np.prod(shape, dtype=np.int64))
+    expected = math.prod(shape)
     if data.size != expected:
-        raise DataError(f"{path} is truncated", expected=f"{expected} bytes of data", got=data.size)
+        raise DataError(f"{path} is truncated or too long", expected=f"{expected} bytes of data", got=data.size)
     return data.reshape(shape)
 
 
@@ -349,6 +375,10 @@ def _imagefolder(folder: Path | None, skip_bad: bool, progress: Progress) -> Dat
         raise DataError(f"{folder} holds no pictures", expected=", ".join(sorted(_IMAGE_SUFFIXES)))
     train = np.arange(cut, dtype=np.int64)
     test = np.arange(cut, len(kept), dtype=np.int64)
+    if len(roots) == 2 and not len(test):
+        raise DataError(
+            f"{roots[1]} holds no pictures", fix="Add some, or remove val/ and take train/ as the one folder"
+        )
     channels = 1 if all(_is_gray(path) for path in paths[:64]) else 3
     return Dataset("imagefolder", names, channels, None, True, FileImages(tuple(paths)), kept, train, _NONE, test)
 
