@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from runtime import (
     ArtifactError,
@@ -90,7 +91,7 @@ def read_task(folder: Path) -> Task:
     return decode(Task, read_document(path, SCHEMA, VERSION), str(path))
 
 
-def weights_sha256(model: SlicedViT) -> str:
+def weights_sha256(model: nn.Module) -> str:
     """Returns a SHA-256 over every weight's name, type, shape and bytes, in order of name."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):

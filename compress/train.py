@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, silent
 from .data import Dataset
 from .distill import distillation_loss
 from .evaluate import evaluating, score
+from .folder import weights_sha256
 from .loading import Augmentation, training_batches
 from .recipe import TrainRecipe
 from .training_state import TrainingState, read_state, write_state
@@ -115,12 +117,26 @@ class _Run:
         self.history: list[EpochRecord] = []
         self.epoch, self.batch, self.loss_sum = 0, 0, 0.0
         self.note = ""
+        self._fingerprint = self._describe()
 
     def fingerprint(self) -> str:
         """Returns what must be equal for a saved state to be continued."""
+        return self._fingerprint
+
+    def _describe(self) -> str:
+        weights = [weights_sha256(part) for part in (self.model, self.teacher) if part is not None]
+        pictures = hashlib.sha256()
+        for indices in (self.data.train, self.data.held_out):
+            pictures.update(f"{len(indices)} ".encode() + indices.tobytes() + self.data.labels[indices].tobytes())
         return "|".join(
-            map(repr, (self.recipe, self.augmentation, self.spec, self.seed, self.bf16, self.teacher is not None))
-        ) + _plan_text(self.model.plan)
+            map(
+                repr,
+                (
+                    *(self.recipe, self.augmentation, self.spec, self.seed, self.bf16, self.model.plan, weights),
+                    *(self.data.name, pictures.hexdigest()),
+                ),
+            )
+        )
 
     @property
     def step(self) -> int:
@@ -249,10 +265,6 @@ def learning_rate(step: int, total: int, warmup: float) -> float:
 
 def _rank(record: EpochRecord) -> tuple[float, float]:
     return record.held_out_top1, -record.held_out_loss
-
-
-def _plan_text(plan: ShapePlan) -> str:
-    return repr(plan)
 
 
 def bf16_helps(plan: ShapePlan) -> bool:

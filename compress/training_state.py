@@ -74,7 +74,7 @@ def read_state(path: Path, fingerprint: str) -> TrainingState | None:
             for key in file.keys():
                 group, name = key.split("/", 1)
                 groups[group][name] = file.get_tensor(key)
-    except (SafetensorError, ArtifactError, ValueError, KeyError, OSError):
+    except (SafetensorError, ArtifactError, ValueError, TypeError, KeyError, RecursionError, OSError):
         return None
     return TrainingState(header.epoch, header.batch, header.loss_sum, header.history, **groups)
 
