@@ -6,8 +6,18 @@ from .distill import distillation_loss
 from .evaluate import Score, logits_of, score
 from .folder import Task, read_model, read_task, save_model, weights_sha256
 from .importance import BlockImportance, Importance, fisher_scores, group_importance
+from .journal import read_journal, write_journal
 from .loading import Augmentation, augmentation_for, plain_batches, training_batches
-from .models import InputStats, ModelSpec, check_model, input_stats, load_model, read_checkpoint
+from .models import (
+    InputStats,
+    ModelSpec,
+    check_model,
+    checkpoint_classes,
+    default_classes,
+    input_stats,
+    load_model,
+    read_checkpoint,
+)
 from .oneshot import GroupSizes, Proposal, propose
 from .recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
 from .slicing import BlockKept, Kept, compose, keep_all, plan_of, slice_vit
@@ -40,7 +50,9 @@ __all__ = [
     "bf16_helps",
     "build",
     "check_model",
+    "checkpoint_classes",
     "compose",
+    "default_classes",
     "distillation_loss",
     "fisher_scores",
     "fit",
@@ -59,6 +71,7 @@ __all__ = [
     "plan_of_timm",
     "propose",
     "read_checkpoint",
+    "read_journal",
     "read_model",
     "read_task",
     "save_model",
@@ -68,4 +81,5 @@ __all__ = [
     "smallest_plan",
     "training_batches",
     "weights_sha256",
+    "write_journal",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class InputStats:
     crop_pct: float
 
 
-def check_model(spec: ModelSpec) -> ShapePlan:
+def check_model(spec: ModelSpec, num_classes: int = 2) -> ShapePlan:
     """Returns the plan of the model ``spec`` names, without making or loading any weight.
 
     Raises:
@@ -68,7 +69,7 @@ def check_model(spec: ModelSpec) -> ShapePlan:
         PlanError: the image does not divide into patches, or a width is not a multiple of 8.
     """
     with torch.device("meta"):
-        return plan_of_timm(_create(spec, num_classes=2, pretrained=False))
+        return plan_of_timm(_create(spec, num_classes, pretrained=False))
 
 
 def load_model(spec: ModelSpec, num_classes: int, seed: int = 0) -> SlicedViT:
@@ -83,7 +84,7 @@ def load_model(spec: ModelSpec, num_classes: int, seed: int = 0) -> SlicedViT:
         ModelError: unknown or unsupported architecture; weights that cannot be had or read, or do not fit;
             a checkpoint with another number of classes.
     """
-    check_model(spec)
+    check_model(spec, num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _create(spec, num_classes, pretrained=spec.pretrained and spec.checkpoint is None)
@@ -113,6 +114,9 @@ def _create(spec: ModelSpec, num_classes: int, pretrained: bool) -> nn.Module:
         arguments["img_size"] = spec.img_size
     if spec.patch_size is not None:
         arguments["patch_size"] = spec.patch_size
+    for option, size in (("--img-size", spec.img_size), ("--patch-size", spec.patch_size)):
+        if size is not None and size < 1:
+            raise PlanError(f"{option} must be positive", got=size)
     if spec.img_size is not None and spec.patch_size is not None and spec.img_size % spec.patch_size:
         raise PlanError(
             "The image does not divide into patches",
@@ -123,18 +127,14 @@ def _create(spec: ModelSpec, num_classes: int, pretrained: bool) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return timm.create_model(spec.name, pretrained=pretrained, **arguments)  # type: ignore[no-any-return]
-    except (TypeError, AssertionError, ValueError, NotImplementedError) as error:
+    except Exception as error:  # timm lets through whatever an option breaks, and whatever a download raises
+        if pretrained:  # the same model was made without weights before
+            raise _no_weights(spec, error) from error
         raise ModelError(
             f"timm cannot make '{spec.name}' with these options",
             got=f"{arguments}: {error}",
             fix="Only Vision Transformers (vit_*, deit_*, deit3_*) take --img-size and --patch-size",
         ) from error
-    except RuntimeError as error:
-        if not pretrained:
-            raise ModelError(f"timm cannot make '{spec.name}'", got=error) from error
-        raise _no_weights(spec, error) from error
-    except Exception as error:  # huggingface_hub, httpx and requests each raise their own kinds when offline
-        raise _no_weights(spec, error) from error
 
 
 def _no_weights(spec: ModelSpec, error: Exception) -> ModelError:
@@ -158,7 +158,9 @@ def _load_checkpoint(model: nn.Module, spec: ModelSpec, num_classes: int) -> Non
                 got=weights[name].shape[0],
                 fix="Choose the data it was trained on, or give --reset-head to train a new classifier",
             )
-    weights = checkpoint_filter_fn(weights, model, interpolation="bicubic", antialias=True)
+    # Where timm's filter fails, the weights are of another shape: they go on as they are, to be named below.
+    with suppress(Exception):
+        weights = checkpoint_filter_fn(weights, model, interpolation="bicubic", antialias=True)
     if spec.reset_head or not heads:
         weights = {k: v for k, v in weights.items() if not k.startswith(("head.", "head_dist."))}
         own = model.state_dict()
@@ -176,6 +178,27 @@ def _load_checkpoint(model: nn.Module, spec: ModelSpec, num_classes: int) -> Non
             fix="Check --model, --in-chans, --patch-size and --model-arg",
         )
     model.load_state_dict(weights)
+
+
+def checkpoint_classes(path: Path) -> int | None:
+    """Returns the number of classes of a checkpoint's head, or None where it has none.
+
+    Raises:
+        ModelError: the file is missing, damaged, or holds something else.
+    """
+    head = read_checkpoint(path).get("head.weight")
+    return None if head is None else int(head.shape[0])
+
+
+def default_classes(spec: ModelSpec) -> int:
+    """Returns how many classes timm's published weights of this architecture have, or 1000 where they have none.
+
+    Raises:
+        ModelError: the architecture is unknown.
+    """
+    with torch.device("meta"):
+        model: Any = _create(spec, num_classes=2, pretrained=False)
+    return int(model.pretrained_cfg.get("num_classes") or 1000)
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:

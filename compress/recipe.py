@@ -59,8 +59,8 @@ FINE_TUNE = TrainRecipe(epochs=30, lr=0.5e-5, head_lr=0.5e-4)
 RECOVER = TrainRecipe(epochs=20, lr=0.5e-5, head_lr=0.5e-5)
 """The published recovery after slicing."""
 
-SCRATCH = TrainRecipe(epochs=40, batch_size=64, lr=2e-3, head_lr=2e-3, warmup=0.1, patience=10, clip_norm=1.0)
+SCRATCH = TrainRecipe(epochs=40, batch_size=32, lr=1e-3, head_lr=1e-3, warmup=0.1, patience=10, clip_norm=1.0)
 """Training of fresh weights on a small dataset."""
 
-SCRATCH_RECOVER = TrainRecipe(epochs=20, batch_size=64, lr=1e-3, head_lr=1e-3, warmup=0.1, patience=8, clip_norm=1.0)
+SCRATCH_RECOVER = TrainRecipe(epochs=15, batch_size=32, lr=5e-4, head_lr=5e-4, warmup=0.1, patience=8, clip_norm=1.0)
 """Recovery of a model that was trained from fresh weights: its learning rate is of the same order."""
