@@ -79,6 +79,7 @@ def test_the_plan_says_what_the_graph_holds() -> None:
         "after_pool",
     )
     assert (plan("clip").norm_pre, plan("clip").act, plan("clip").patch_bias) == (True, "quick_gelu", False)
+    assert (plan("clip").norm_eps, plan("vit").norm_eps) == (1e-5, 1e-6)
     assert (plan("wee-gap").class_token, plan("wee-gap").reg_tokens) == (False, 1)
     assert check_model(ModelSpec("vit_tiny_patch16_224")).attn_scale == 64**-0.5
 
