@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from runtime import (
     ArtifactError,
     PlanError,
     Preprocessing,
-    atomic_path,
     decode,
     encode,
     read_document,
@@ -24,6 +23,7 @@ from runtime import (
     write_plan,
 )
 
+from .tensors import write_tensors
 from .vit import SlicedViT, build
 
 SCHEMA = "pocketvit.task"
@@ -59,8 +59,7 @@ def save_model(folder: Path, model: SlicedViT, task: Task) -> None:
     Raises:
         StorageError: a file cannot be written.
     """
-    with atomic_path(folder / "model.safetensors") as temporary:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+    write_tensors(folder / "model.safetensors", model.state_dict())
     write_plan(folder / "plan.json", model.plan)
     write_document(folder / "task.json", SCHEMA, VERSION, encode(task))
 

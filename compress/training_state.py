@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from runtime import ArtifactError, EpochRecord, atomic_path, decode, encode
+from runtime import ArtifactError, EpochRecord, decode, encode
+
+from .tensors import write_tensors
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,9 @@ def write_state(path: Path, fingerprint: str, state: TrainingState) -> None:
     """
     tensors: dict[str, torch.Tensor] = {}
     for group, values in (("weights", state.weights), ("best", state.best), ("moments", state.moments)):
-        tensors |= {f"{group}/{name}": value.contiguous() for name, value in values.items()}
+        tensors |= {f"{group}/{name}": value for name, value in values.items()}
     header = _Header(_digest(fingerprint), state.epoch, state.batch, state.loss_sum, state.history)
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"header": json.dumps(encode(header))})
+    write_tensors(path, tensors, {"header": json.dumps(encode(header))})
 
 
 def read_state(path: Path, fingerprint: str) -> TrainingState | None:

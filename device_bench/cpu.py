@@ -103,8 +103,9 @@ def _load(files: Sequence[Path], threads: int, progress: Progress) -> list[_Load
     loaded = []
     for done, file in enumerate(files):
         progress("load", done, len(files), file.name)
-        engine = open_engine(file, threads=threads)
+        # the manifest first: its digest keeps damaged bytes from the engine
         manifest = read_artifact(file) if manifest_path(file).is_file() else None
+        engine = open_engine(file, threads=threads)
         loaded.append(_Loaded(file, engine, manifest, manifest.sha256 if manifest else sha256_of(file)))
     progress("load", len(files), len(files))
     return loaded

@@ -282,6 +282,7 @@ def _place(artifact: Artifact, path: Path, folder: Path) -> Artifact:
     target = folder / path.name
     manifest_path(target).unlink(missing_ok=True)
     shutil.move(path, target)
+    target.chmod(0o644)
     write_artifact(target, artifact)
     return artifact
 

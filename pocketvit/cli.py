@@ -46,10 +46,10 @@ def run(
     from device_bench import Sampling
 
     from . import pipeline
-    from .console import shown, stderr_console
+    from .console import shown
 
     root = runs / (name or settings.name)
-    with shown(stderr_console()) as progress:
+    with shown() as progress:
         sampling = Sampling(seconds=bench_seconds)
         summary = pipeline.run(settings, root, resume=resume, force=force, sampling=sampling, progress=progress)
     if as_json:
@@ -71,10 +71,10 @@ def compress(
 ) -> None:
     """Make the model smaller: fine-tune, choose what to prune, slice, recover."""
     from . import pipeline
-    from .console import shown, stderr_console
+    from .console import shown
 
     root = runs / (name or settings.name)
-    with shown(stderr_console()) as progress:
+    with shown() as progress:
         summary = pipeline.compress(settings, root, resume=resume, force=force, progress=progress)
     if as_json:
         _print_json("pocketvit.summary", {"run": summary.name, "rows": encode(summary.rows)})
@@ -100,9 +100,9 @@ def export(
     --no-pretrained weights.
     """
     from . import pipeline
-    from .console import shown, stderr_console
+    from .console import shown
 
-    with shown(stderr_console()) as progress:
+    with shown() as progress:
         if source is not None:
             artifacts = pipeline.export_run(source, settings, progress)
             folder = source / "artifacts"
@@ -159,11 +159,11 @@ def bench(
     from device_bench import Sampling, write_result
     from device_bench import bench as run_bench
 
-    from .console import shown, stderr_console, stdout_console
+    from .console import shown, stdout_console
     from .table import bench_table
 
     sampling = Sampling(seconds=seconds) if samples is None else Sampling.exactly(samples)
-    with shown(stderr_console()) as progress:
+    with shown() as progress:
         result = run_bench(files, target, threads=threads, sampling=sampling, progress=progress)
     if json_file is not None and str(json_file) == "-":
         _print_json("pocketvit.bench", encode(result))
@@ -222,6 +222,13 @@ def main() -> None:
         app(standalone_mode=True)
     except PocketVitError as error:
         _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        from .doctor import missing_extra
+
+        missing = missing_extra(error.name or "")
+        if missing is None:
+            raise
+        _fail(str(missing), missing.exit_code)
     except KeyboardInterrupt:
         _fail("Stopped. Continue a run with --resume.", 130)
     except BrokenPipeError:
@@ -262,9 +269,10 @@ def _say(text: str) -> None:
 
 def _print_summary(summary: Any) -> None:
     from .console import stdout_console
-    from .table import summary_table
+    from .table import summary_tables
 
-    stdout_console().print(summary_table(summary))
+    console = stdout_console()
+    console.print(*summary_tables(summary, console.width), sep="\n")
     for note in summary.notes:
         _say(f"Note: {note}")
 

@@ -16,27 +16,24 @@ from runtime import Progress as Report
 _LINE_EVERY_S = 10.0
 
 
-def stderr_console() -> Console:
-    """Returns a console on a copy of stderr, so that it still shows while converters are kept quiet."""
-    copy = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="replace")
-    return Console(file=copy, highlight=False, soft_wrap=True)
-
-
 def stdout_console() -> Console:
     """Returns a console on stdout; as wide as it needs where stdout is not a terminal."""
     return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
 
 
 @contextmanager
-def shown(console: Console, enabled: bool = True) -> Iterator[Report]:
-    """Yields a progress callback that draws on ``console``."""
-    if not enabled:
-        yield lambda stage, done, total, note="": None
-    elif console.is_terminal:
-        with _bar(console) as bar:
-            yield _on_bar(bar)
-    else:
-        yield as_lines(lambda line: console.print(line, markup=False))
+def shown() -> Iterator[Report]:
+    """Yields a progress callback that draws on stderr.
+
+    On a copy of it, so that it still shows while converters are kept quiet.
+    """
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="replace") as copy:
+        console = Console(file=copy, highlight=False, soft_wrap=True)
+        if console.is_terminal:
+            with _bar(console) as bar:
+                yield _on_bar(bar)
+        else:
+            yield as_lines(lambda line: console.print(line, markup=False))
 
 
 def as_lines(write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Report:

@@ -7,13 +7,27 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from runtime import MissingExtraError
+
 PACKAGES = {
-    "litert": ("numpy", "ai-edge-litert", "pillow", "typer", "rich"),
-    "onnx": ("onnxruntime",),
-    "compress": ("torch", "torchvision", "timm", "safetensors", "scikit-learn"),
-    "export": ("litert-torch", "ai-edge-quantizer", "onnx", "onnxscript"),
-    "bench": ("jinja2", "matplotlib"),
+    "litert": {"numpy": "numpy", "ai-edge-litert": "ai_edge_litert", "pillow": "PIL", "typer": "typer", "rich": "rich"},
+    "onnx": {"onnxruntime": "onnxruntime"},
+    "compress": {
+        "torch": "torch",
+        "torchvision": "torchvision",
+        "timm": "timm",
+        "safetensors": "safetensors",
+        "scikit-learn": "sklearn",
+    },
+    "export": {
+        "litert-torch": "litert_torch",
+        "ai-edge-quantizer": "ai_edge_quantizer",
+        "onnx": "onnx",
+        "onnxscript": "onnxscript",
+    },
+    "bench": {"jinja2": "jinja2", "matplotlib": "matplotlib"},
 }
+"""For each extra, its packages and the name each is imported by."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,15 @@ def examine() -> list[Finding]:
         for package in packages:
             findings.append(Finding(extra, package, _version(package), f"pip install 'pocketvit[{extra}]'"))
     return findings
+
+
+def missing_extra(module: str) -> MissingExtraError | None:
+    """Returns the error that says how to get ``module``, or None where it is no package of an extra."""
+    for extra, packages in PACKAGES.items():
+        for package, name in packages.items():
+            if name == module.partition(".")[0]:
+                return MissingExtraError(package, extra)
+    return None
 
 
 def _cpu() -> list[Finding]:

@@ -209,6 +209,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         PlanError: sizes that do not divide, or a budget that cannot be met.
     """
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    export_settings(settings)
     spec = _model_spec(settings)
     check_model(spec)
     known = checkpoint_classes(spec.checkpoint) if spec.checkpoint else None

@@ -6,33 +6,50 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from device_bench import BenchResult, RunSummary, Timing, format, median_interval, p90_interval
+from device_bench import BenchResult, RunSummary, SummaryRow, Timing, format, median_interval, p90_interval
 from runtime import Artifact, macs, params
 
 from .doctor import Finding
 
+_WIDE = 140
 
-def summary_table(summary: RunSummary) -> Table:
-    """Returns the baseline beside the sliced model beside every file, with its costs, accuracy and speed."""
+
+def summary_tables(summary: RunSummary, width: int) -> list[Table]:
+    """Returns the baseline beside the sliced model beside every file, with costs, accuracy and speed.
+
+    One table, or two below each other where the terminal is narrower than ``_WIDE`` characters.
+    """
     target = summary.targets[0] if summary.targets else None
-    title = f"{summary.name}" + (f", timed on {target}" if target else "")
-    table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("", no_wrap=True)
-    for heading in ("params", "MACs", "size", "top-1", "agrees", "median [95 % CI]", "p90", "speed-up", "memory"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in summary.rows:
-        timing = row.on(target) if target else None
-        table.add_row(
-            row.name,
-            format.count(row.params),
-            format.count(row.macs),
-            format.size(row.size_bytes),
-            format.percent(row.top1),
-            format.percent(row.agreement),
-            *_timing_cells(timing),
-            end_section=row.name == "sliced",
-        )
-    return table
+    costs = ("params", "MACs", "size", "top-1", "agrees")
+    speeds = ("median [95 % CI]", "p90", "speed-up", "memory")
+    groups = [(*costs, *speeds)] if width >= _WIDE else [costs, speeds]
+    timed = f", timed on {target}" if target else ""
+    tables = []
+    for group in groups:
+        table = Table(header_style="bold")
+        if group is groups[0]:
+            table.title, table.title_justify = f"{summary.name}{timed}", "left"
+        table.add_column("", overflow="fold")
+        for heading in group:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for row in summary.rows:
+            timing = row.on(target) if target else None
+            if group == speeds and timing is None:
+                continue
+            cells = dict(zip((*costs, *speeds), (*_cost_cells(row), *_timing_cells(timing)), strict=True))
+            table.add_row(row.name, *(cells[heading] for heading in group), end_section=row.name == "sliced")
+        tables.append(table)
+    return tables
+
+
+def _cost_cells(row: SummaryRow) -> tuple[str, str, str, str, str]:
+    return (
+        format.count(row.params),
+        format.count(row.macs),
+        format.size(row.size_bytes),
+        format.percent(row.top1),
+        format.percent(row.agreement),
+    )
 
 
 def _timing_cells(timing: Timing | None) -> tuple[str, str, str, str]:

@@ -20,20 +20,23 @@ def quiet() -> Iterator[None]:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as scratch:
         saved = [(fd, os.dup(fd)) for fd in (1, 2)]
         try:
             for fd, _ in saved:
                 os.dup2(scratch.fileno(), fd)
-            yield
+            # notebooks and test runners put objects of their own in place of the two streams
+            with warnings.catch_warnings(), contextlib.redirect_stdout(scratch), contextlib.redirect_stderr(scratch):
+                warnings.simplefilter("ignore")
+                yield
         except Exception as error:
-            scratch.seek(max(0, scratch.seek(0, os.SEEK_END) - _TAIL))
-            error.add_note(scratch.read().decode(errors="replace"))
+            scratch.flush()
+            size = os.fstat(scratch.fileno()).st_size
+            end = os.pread(scratch.fileno(), _TAIL, max(0, size - _TAIL))
+            error.add_note(end.decode(errors="replace"))
             raise
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            scratch.flush()
             for fd, copy in saved:
                 os.dup2(copy, fd)
                 os.close(copy)

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from compress import Dataset, ModelSpec, SlicedViT, load_model, logits_of, plain_batches
+from export import KINDS, ExportSettings, export_model, exporter
+from runtime import DataError, ParityError, load, manifest_path, read_artifact, sha256_of
+
+from .conftest import OVERRIDES, SPEC, Exported, task_for
+
+pytestmark = pytest.mark.slow
+
+SUFFIXES = ("onnx", "fp32.tflite", "int8.tflite", "int8-full.tflite")
+
+
+def images(data: Dataset, count: int) -> np.ndarray:
+    batches = [x.numpy() for x, _ in plain_batches(data, data.test[:count], SPEC)]
+    return np.concatenate(batches).transpose(0, 2, 3, 1)
+
+
+def test_every_kind_is_written_with_a_manifest_that_fits(exported: Exported) -> None:
+    assert [artifact.file for artifact in exported.artifacts] == [f"tiny.{suffix}" for suffix in SUFFIXES]
+    for artifact in exported.artifacts:
+        again = read_artifact(exported.folder / artifact.file)
+        assert again == artifact
+        assert again.plan == exported.model.plan
+        assert again.preprocessing == SPEC
+        assert again.parity.images == 100
+    assert not [path for path in exported.folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "fp32.tflite"])
+def test_float_files_compute_what_torch_computes(exported: Exported, digits: Dataset, suffix: str) -> None:
+    reference = logits_of(exported.model, digits, digits.test[:40], SPEC)
+    logits = load(exported.file(suffix)).logits(images(digits, 40))
+    assert np.abs(logits - reference).max() <= 1e-4 * np.abs(reference).max()
+    assert (logits.argmax(1) == reference.argmax(1)).all()
+    parity = read_artifact(exported.file(suffix)).parity
+    assert parity.max_rel <= 1e-4
+    assert parity.top1_agreement == 1.0
+    assert parity.sqnr_db is None or parity.sqnr_db > 80
+
+
+def test_integer_files_are_close_and_their_parity_is_what_a_rerun_gives(exported: Exported, digits: Dataset) -> None:
+    indices = digits.test[np.linspace(0, len(digits.test) - 1, 100).round().astype(int)]
+    reference = logits_of(exported.model, digits, indices, SPEC)
+    batches = [x.numpy() for x, _ in plain_batches(digits, indices, SPEC)]
+    inputs = np.concatenate(batches).transpose(0, 2, 3, 1)
+    # fresh weights spread their activations badly, so the fully integer file is far from its float model
+    for suffix, floor_db in (("int8.tflite", 25.0), ("int8-full.tflite", 5.0)):
+        parity = read_artifact(exported.file(suffix)).parity
+        logits = load(exported.file(suffix)).logits(inputs)
+        assert parity.max_abs == pytest.approx(float(np.abs(logits - reference).max()), rel=1e-5)
+        assert parity.top1_agreement == pytest.approx(float((logits.argmax(1) == reference.argmax(1)).mean()))
+        assert parity.top1 == pytest.approx(float((logits.argmax(1) == digits.labels[indices]).mean()))
+        assert parity.sqnr_db is not None
+        assert parity.sqnr_db > floor_db, suffix
+
+
+def test_int8_is_float_outside_and_int8_full_is_integer_throughout(exported: Exported) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    plain, full = (read_artifact(exported.file(s)) for s in ("int8.tflite", "int8-full.tflite"))
+    assert (plain.input.dtype, plain.output.dtype) == ("float32", "float32")
+    assert (full.input.dtype, full.output.dtype) == ("int8", "int8")
+    assert full.input.scale is not None
+    assert full.calibration is not None
+    assert (full.calibration.split, full.calibration.images) == ("held-out", 8)
+    assert plain.calibration is None
+    kinds = {
+        np.dtype(t["dtype"]).name for t in Interpreter(str(exported.file("int8-full.tflite"))).get_tensor_details()
+    }
+    assert kinds <= {"int8", "int32"}
+    light = Interpreter(str(exported.file("int8.tflite"))).get_tensor_details()
+    stored = sum(int(np.prod(tensor["shape"])) for tensor in light if np.dtype(tensor["dtype"]) == np.int8)
+    assert stored >= sum(
+        w.numel() for n, w in exported.model.state_dict().items() if n.endswith("weight") and w.ndim > 1
+    )
+
+
+def test_onnx_takes_any_batch(exported: Exported, digits: Dataset) -> None:
+    session = load(exported.file("onnx"))
+    assert session.artifact.input.shape[0] == -1
+    inputs = images(digits, 7)
+    together = session.run_raw(session.to_raw(inputs))
+    single = np.concatenate([session.run_raw(session.to_raw(inputs[i : i + 1])) for i in range(7)])
+    np.testing.assert_allclose(together, single, atol=1e-5)
+
+
+def test_files_carry_no_path_or_time_and_are_the_same_when_written_again(
+    exported: Exported, digits: Dataset, tmp_path: Path
+) -> None:
+    settings = ExportSettings(calibration_images=8, verify_images=100)
+    again = export_model(exported.model, task_for(digits, trained=False), digits, tmp_path, "tiny", settings)
+    assert again == exported.artifacts
+    for artifact in again:
+        content = (tmp_path / artifact.file).read_bytes()
+        assert b"/compress/vit.py" not in content
+        assert b"site-packages" not in content
+        assert (
+            manifest_path(tmp_path / artifact.file).read_bytes()
+            == manifest_path(exported.folder / artifact.file).read_bytes()
+        )
+    graph = onnx.load(tmp_path / "tiny.onnx").graph
+    assert not any(node.metadata_props for node in graph.node)
+
+
+def test_whole_files_are_kept_and_damaged_ones_written_again(
+    exported: Exported, digits: Dataset, tmp_path: Path
+) -> None:
+    folder = tmp_path / "artifacts"
+    shutil.copytree(exported.folder, folder)
+    times = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    settings = ExportSettings(calibration_images=8, verify_images=100)
+    (folder / "tiny.int8.tflite").write_bytes(b"damaged")
+    result = export_model(exported.model, task_for(digits, trained=False), digits, folder, "tiny", settings)
+    assert result == exported.artifacts
+    changed = {path.name for path in folder.iterdir() if path.stat().st_mtime_ns != times[path.name]}
+    assert changed == {"tiny.int8.tflite", "tiny.int8.tflite.json"}
+
+
+def test_a_file_that_agrees_too_seldom_is_put_aside(sliced: SlicedViT, digits: Dataset, tmp_path: Path) -> None:
+    settings = ExportSettings(kinds=("int8",), verify_images=100, min_agreement=1.0)
+    noisy = replace_head_by_near_ties(sliced)
+    with pytest.raises(ParityError, match=r"agrees too seldom.*rejected") as caught:
+        export_model(noisy, task_for(digits), digits, tmp_path, "bad", settings)
+    assert caught.value.exit_code == 1
+    assert not list(tmp_path.glob("*.tflite"))
+    kept = tmp_path / "rejected" / "bad.int8.tflite"
+    assert read_artifact(kept).parity.top1_agreement < 1.0
+
+
+def replace_head_by_near_ties(model: SlicedViT) -> SlicedViT:
+    """Makes every class answer nearly the same, so that rounding decides between them."""
+    from compress import build
+
+    weights = dict(model.state_dict())
+    head = weights["head.weight"]
+    weights["head.weight"] = head[:1].repeat(len(head), 1) + 1e-5 * head
+    weights["head.bias"] = weights["head.bias"] * 0
+    return build(model.plan, weights)
+
+
+def test_a_wrong_float_file_is_refused(
+    sliced: SlicedViT, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = load_model(ModelSpec("vit_tiny_patch16_224", 32, 8, 1, overrides=OVERRIDES), 10, seed=1)
+    honest = exporter.write_onnx
+    monkeypatch.setattr(exporter, "write_onnx", lambda model, path: honest(other, path))
+    settings = ExportSettings(kinds=("onnx",), verify_images=40)
+    with pytest.raises(ParityError, match="widths of its plan"):
+        export_model(sliced, task_for(digits), digits, tmp_path, "bad", settings)
+    model = load_model(ModelSpec("vit_tiny_patch16_224", 32, 8, 1, overrides=OVERRIDES), 10, seed=2)
+    with pytest.raises(ParityError, match="does not compute what the torch model computes"):
+        export_model(model, task_for(digits), digits, tmp_path, "bad", settings)
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_random_weights_are_reported_and_not_gated(exported: Exported) -> None:
+    assert read_artifact(exported.file("int8.tflite")).parity.top1_agreement <= 1.0
+    assert not (exported.folder / "rejected").exists()
+
+
+def test_other_classes_than_the_data_leave_accuracy_null_with_a_reason(
+    sliced: SlicedViT, digits: Dataset, tmp_path: Path
+) -> None:
+    task = replace(task_for(digits), class_names=tuple(f"class {i}" for i in range(10)))
+    settings = ExportSettings(kinds=("onnx",), verify_images=10)
+    (artifact,) = export_model(sliced, task, digits, tmp_path, "tiny", settings)
+    assert artifact.parity.top1 is None
+    assert "classes of its own" in (artifact.parity.top1_reason or "")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"kinds": ("onnx", "coreml")}, "coreml"),
+        ({"kinds": ()}, "Unknown kind"),
+        ({"calibration_images": 1}, "at least 2"),
+        ({"verify_images": -1}, "negative"),
+        ({"min_agreement": 1.5}, "0 to 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change: dict[str, object], text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        ExportSettings(**change)  # type: ignore[arg-type]
+
+
+def test_manifest_names_the_bytes_it_stands_beside(exported: Exported) -> None:
+    for suffix in SUFFIXES:
+        body = json.loads(manifest_path(exported.file(suffix)).read_text())
+        assert body["schema"] == "pocketvit.artifact"
+        assert body["sha256"] == sha256_of(exported.file(suffix))
+        assert body["provenance"]["source"] == "a model made by a test"
+        assert body["provenance"]["versions"]["torch"]
+    assert KINDS == ("onnx", "fp32", "int8", "int8-full")

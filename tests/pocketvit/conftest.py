@@ -1,0 +1,69 @@
+"""A tiny run, made once by the command line, for the tests of the front door."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pocketvit import cli
+
+TINY = [
+    *("--model", "vit_tiny_patch16_224", "--img-size", "32", "--patch-size", "16"),
+    *("--model-arg", "embed_dim=32", "--model-arg", "depth=2", "--model-arg", "num_heads=2"),
+    *("--epochs", "3", "--recovery-epochs", "2", "--train-limit", "300", "--importance-images", "4"),
+    *("--calibration-images", "4", "--verify-images", "60", "--min-agreement", "0", "--threads", "1"),
+]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def pocketvit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command line in this process."""
+
+    def run(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["pocketvit", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capfd.readouterr()
+        code = ended.value.code
+        return Answer(code if isinstance(code, int) else 0 if code is None else 1, out, err)
+
+    return run
+
+
+def command(*arguments: object) -> list[str]:
+    """Returns the command line as a process of its own runs it."""
+    return [sys.executable, "-m", "pocketvit", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """Returns an environment in which the checkout is importable from anywhere."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run folder of a tiny model."""
+    runs = tmp_path_factory.mktemp("runs")
+    arguments = command("run", *TINY, "--name", "tiny", "--runs", runs, "--bench-seconds", "0.2")
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    return runs / "tiny"
