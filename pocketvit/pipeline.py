@@ -63,6 +63,7 @@ from runtime import (
     Progress,
     ShapePlan,
     StorageError,
+    encode,
     macs,
     params,
     read_metrics,
@@ -290,8 +291,14 @@ def search_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Pro
         PlanError: the budget cannot be met.
         StorageError: there is no space, or no permission to write.
     """
-    settings = {"search": "one-shot", "budget": job.settings.budget, "seed": job.settings.seed}
-    settings |= {"baseline_sha256": sha256_of(folder.baseline / "model.safetensors")}
+    settings = {
+        "search": "one-shot",
+        "budget": job.settings.budget,
+        "group_sizes": encode(job.groups),
+        "images_per_class": job.settings.importance_images,
+        "seed": job.settings.seed,
+        "baseline_sha256": sha256_of(folder.baseline / "model.safetensors"),
+    }
     try:
         return read_journal(folder.journal, baseline.plan, settings)
     except ArtifactError:
