@@ -1,7 +1,8 @@
 """Makes a Vision Transformer physically smaller: checkpoint in, smaller checkpoint out."""
 
 from .budget import Budget, parse_budget, smallest_plan
-from .data import Dataset, known_data, load_data, search_set
+from .data import known_data, load_data, search_set
+from .dataset import Dataset
 from .distill import distillation_loss
 from .evaluate import Score, logits_of, score
 from .folder import Task, read_model, read_task, save_model, weights_sha256

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from runtime import Preprocessing
 
-from .data import Dataset
+from .dataset import Dataset
 from .loading import plain_batches
 
 

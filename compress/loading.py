@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from runtime import Preprocessing, normalise, preprocess, to_channels
 
-from .data import Dataset
+from .dataset import Dataset
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

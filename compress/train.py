@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, silent
 
-from .data import Dataset
+from .dataset import Dataset
 from .distill import distillation_loss
 from .evaluate import evaluating, score
 from .folder import weights_sha256

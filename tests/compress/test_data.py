@@ -15,7 +15,7 @@ import torchvision
 from PIL import Image
 
 from compress import Dataset, known_data, load_data, search_set
-from compress.data import read_idx
+from compress.sources import read_idx
 from runtime import DataError
 
 SEED = 3
@@ -239,7 +239,7 @@ def test_fashion_mnist_that_cannot_be_downloaded_names_the_package(
         raise urllib.error.URLError("no route")
 
     monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", offline)
-    monkeypatch.setattr("compress.data._FASHION_FOLDERS", (tmp_path / "none",))
+    monkeypatch.setattr("compress.sources._FASHION_FOLDERS", (tmp_path / "none",))
     monkeypatch.setenv("POCKETVIT_DATA", str(tmp_path))
     text = refusal("fashion-mnist")
     assert f"FashionMNIST is not in {tmp_path} and cannot be downloaded" in text

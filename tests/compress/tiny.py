@@ -11,7 +11,7 @@ import timm
 import torch
 
 from compress import Dataset, ModelSpec, SlicedViT, from_timm, keep_all, slice_vit
-from compress.data import ArrayImages
+from compress.dataset import ArrayImages
 from runtime import BlockPlan, Preprocessing, ShapePlan
 
 _TOY = {"depth": 2, "embed_dim": 48, "num_heads": 2, "mlp_ratio": 2}

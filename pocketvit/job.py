@@ -1,0 +1,202 @@
+"""A run's settings, checked and filled in before any work starts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress import (
+    FINE_TUNE,
+    RECOVER,
+    SCRATCH,
+    SCRATCH_RECOVER,
+    Augmentation,
+    Dataset,
+    GroupSizes,
+    ModelSpec,
+    Task,
+    TrainRecipe,
+    augmentation_for,
+    bf16_helps,
+    check_model,
+    checkpoint_classes,
+    default_classes,
+    input_stats,
+    load_data,
+    parse_budget,
+)
+from export import ExportSettings
+from runtime import (
+    ModelError,
+    PlanError,
+    Preprocessing,
+    Progress,
+    ShapePlan,
+    silent,
+)
+
+from .settings import DEFAULT_IMG_SIZE, DEFAULT_MODEL, DEFAULT_OVERRIDES, DEFAULT_PATCH_SIZE, RunSettings, TrainSettings
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run's settings, checked and filled in; nothing is written yet.
+
+    Attributes:
+        settings: as given.
+        data: loaded and split.
+        spec: the model to start from.
+        plan: of that model.
+        task: its input and classes.
+        fine_tune: recipe of the first training.
+        recover: recipe of the training after slicing.
+        augmentation: of training pictures.
+        bf16: whether to train in bfloat16.
+        groups: how much one removal takes.
+    """
+
+    settings: RunSettings
+    data: Dataset
+    spec: ModelSpec
+    plan: ShapePlan
+    task: Task
+    fine_tune: TrainRecipe
+    recover: TrainRecipe
+    augmentation: Augmentation
+    bf16: bool
+    groups: GroupSizes
+
+
+def prepare(settings: RunSettings, progress: Progress = silent, own_classes: bool = False) -> Job:
+    """Checks everything that can be checked before any work starts, and loads the data.
+
+    Args:
+        settings: as given.
+        progress: told while a folder's pictures are checked.
+        own_classes: take the number of classes from the weights, not from the data.
+
+    Raises:
+        ModelError: the model is unknown, unsupported, or its checkpoint does not fit.
+        DataError: the data is unknown, not there, or too small.
+        PlanError: sizes that do not divide, or a budget that cannot be met.
+    """
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    export_settings(settings)
+    spec = _model_spec(settings)
+    check_model(spec)
+    known = checkpoint_classes(spec.checkpoint) if spec.checkpoint else None
+    data = load_data(
+        settings.data,
+        seed=settings.seed,
+        train_limit=settings.train_limit,
+        skip_bad=settings.skip_bad,
+        progress=progress,
+    )
+    if settings.in_chans is None and not (settings.pretrained or settings.checkpoint):
+        spec = replace(spec, in_chans=data.channels)
+    classes = data.num_classes
+    if own_classes and not settings.reset_head and (known or settings.model):
+        classes = known or default_classes(spec)
+    elif known not in (None, classes) and not settings.reset_head:
+        raise ModelError(
+            f"The checkpoint {spec.checkpoint} has another number of classes than the data",
+            expected=classes,
+            got=known,
+            fix="Choose the data it was trained on, or give --reset-head to train a new classifier",
+        )
+    plan = check_model(spec, classes)
+    parse_budget(settings.budget, plan)
+    names = data.class_names if classes == data.num_classes else tuple(f"class {i}" for i in range(classes))
+    fresh = not (settings.pretrained or settings.checkpoint)
+    task = Task(
+        data=settings.data,
+        split_seed=settings.seed,
+        train_limit=settings.train_limit,
+        preprocessing=_preprocessing(settings, spec, plan, data),
+        class_names=names,
+        source=_source(settings, spec),
+        trained=not fresh or not own_classes,
+    )
+    headless = spec.checkpoint is not None and (settings.reset_head or known is None)
+    already_trained = spec.checkpoint is not None and not headless
+    fine_tune = _recipe(SCRATCH if fresh else FINE_TUNE, settings.fine_tune, settings, 0 if already_trained else None)
+    recover = _recipe(SCRATCH_RECOVER if fresh else RECOVER, settings.recover, settings)
+    bf16 = settings.bf16 == "on" or (settings.bf16 == "auto" and bf16_helps(plan))
+    groups = _group_sizes(settings.group_sizes)
+    return Job(settings, data, spec, plan, task, fine_tune, recover, augmentation_for(data), bf16, groups)
+
+
+def export_settings(settings: RunSettings) -> ExportSettings:
+    """Returns what to export, and how to check it.
+
+    Raises:
+        DataError: a value is out of range.
+    """
+    return ExportSettings(
+        kinds=settings.kinds,
+        calibration_images=settings.calibration_images,
+        verify_images=settings.verify_images,
+        min_agreement=settings.min_agreement,
+        seed=settings.seed,
+    )
+
+
+def _model_spec(settings: RunSettings) -> ModelSpec:
+    channels = settings.in_chans or 3
+    if channels not in (1, 3):
+        raise PlanError("Images have 1 or 3 channels", got=channels, fix="Give --in-chans 1 or 3")
+    builtin = not settings.model
+    return ModelSpec(
+        name=settings.model or DEFAULT_MODEL,
+        img_size=settings.img_size or (DEFAULT_IMG_SIZE if builtin else None),
+        patch_size=settings.patch_size or (DEFAULT_PATCH_SIZE if builtin else None),
+        in_chans=channels,
+        pretrained=bool(settings.pretrained),
+        checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
+        reset_head=settings.reset_head,
+        overrides={**(DEFAULT_OVERRIDES if builtin and not settings.pretrained else {}), **settings.model_args},
+    )
+
+
+def _preprocessing(settings: RunSettings, spec: ModelSpec, plan: ShapePlan, data: Dataset) -> Preprocessing:
+    stats = input_stats(spec)
+    square = data.size is not None and data.size[0] == data.size[1] and plan.img_size[0] == plan.img_size[1]
+    return Preprocessing(
+        height=plan.img_size[0],
+        width=plan.img_size[1],
+        channels=plan.in_chans,
+        mean=settings.mean or stats.mean,
+        std=settings.std or stats.std,
+        interpolation=stats.interpolation,  # type: ignore[arg-type]
+        resize="stretch" if square else "center_crop",
+        crop_pct=1.0 if square else stats.crop_pct,
+    )
+
+
+def _source(settings: RunSettings, spec: ModelSpec) -> str:
+    if spec.checkpoint is not None:
+        return f"timm {spec.name}, weights from {spec.checkpoint.name}"
+    return f"timm {spec.name}, {'published' if settings.pretrained else 'fresh'} weights, seed {settings.seed}"
+
+
+def _recipe(base: TrainRecipe, changes: TrainSettings, settings: RunSettings, epochs: int | None = None) -> TrainRecipe:
+    values: dict[str, Any] = {"distill_weight": settings.distill_weight, "temperature": settings.temperature}
+    if epochs is not None:
+        values["epochs"] = epochs
+    for name in ("epochs", "batch_size", "lr", "head_lr", "patience"):
+        if getattr(changes, name) is not None:
+            values[name] = getattr(changes, name)
+    if changes.lr is not None and changes.head_lr is None:
+        values["head_lr"] = changes.lr * base.head_lr / base.lr
+    return replace(base, **values)
+
+
+def _group_sizes(sizes: dict[str, int]) -> GroupSizes:
+    unknown = sorted(set(sizes) - {"mlp", "qk", "v", "embed"})
+    if unknown:
+        raise PlanError("Unknown kind of group", expected="mlp, qk, v or embed", got=", ".join(unknown))
+    return GroupSizes(**sizes)
