@@ -84,7 +84,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         DataError: the data is unknown, not there, or too small.
         PlanError: sizes that do not divide, or a budget that cannot be met.
     """
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    use_threads(settings)
     export_settings(settings)
     spec = _model_spec(settings)
     check_model(spec)
@@ -143,6 +143,11 @@ def export_settings(settings: RunSettings) -> ExportSettings:
         min_agreement=settings.min_agreement,
         seed=settings.seed,
     )
+
+
+def use_threads(settings: RunSettings) -> None:
+    """Tells torch how many threads to use; results are repeatable for equal numbers of them."""
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
 
 
 def _model_spec(settings: RunSettings) -> ModelSpec:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-import torch
 
 from compress import (
     load_data,
     load_model,
-    read_model,
     read_task,
     save_model,
 )
@@ -22,7 +18,7 @@ from runtime import (
     silent,
 )
 
-from .job import export_settings, prepare
+from .job import export_settings, prepare, use_threads
 from .runfolder import RunFolder, claim, read_settings
 from .settings import RunSettings
 from .stages import bench_stage, export_stage, fine_tune_stage, recover_stage, search_stage, stage
@@ -30,7 +26,7 @@ from .stages import bench_stage, export_stage, fine_tune_stage, recover_stage, s
 
 def run(
     settings: RunSettings,
-    root: Path,
+    root: Path | str,
     *,
     resume: bool = False,
     force: bool = False,
@@ -51,18 +47,18 @@ def run(
         PocketVitError: see the stages.
     """
     job = prepare(settings, progress)
-    with claim(root, settings, resume=resume, force=force) as folder:
+    with claim(Path(root), settings, resume=resume, force=force) as folder:
         baseline = fine_tune_stage(job, folder, progress)
         proposal = search_stage(job, folder, baseline, progress)
-        sliced = recover_stage(job, folder, baseline, proposal, progress)
-        export_stage(job, folder, baseline, sliced, progress)
+        recover_stage(job, folder, baseline, proposal, progress)
+        export_stage(folder, job.data, export_settings(settings), progress)
         bench_stage(folder, sampling, progress)
-        write_report(root)
-    return summarise(root)
+        write_report(folder.root)
+    return summarise(folder.root)
 
 
 def compress(
-    settings: RunSettings, root: Path, *, resume: bool = False, force: bool = False, progress: Progress = silent
+    settings: RunSettings, root: Path | str, *, resume: bool = False, force: bool = False, progress: Progress = silent
 ) -> RunSummary:
     """Does the first half of the job: a smaller, recovered model in ``root/sliced``.
 
@@ -70,30 +66,15 @@ def compress(
         PocketVitError: see the stages.
     """
     job = prepare(settings, progress)
-    with claim(root, settings, resume=resume, force=force) as folder:
+    with claim(Path(root), settings, resume=resume, force=force) as folder:
         baseline = fine_tune_stage(job, folder, progress)
         proposal = search_stage(job, folder, baseline, progress)
         recover_stage(job, folder, baseline, proposal, progress)
-    return summarise(root)
+    return summarise(folder.root)
 
 
-def export(
-    settings: RunSettings, root: Path, *, resume: bool = False, force: bool = False, progress: Progress = silent
-) -> list[Artifact]:
-    """Exports a model as it is, untrained by us and unpruned, to ``root/artifacts``.
-
-    Raises:
-        PocketVitError: see ``prepare`` and ``export.export_model``.
-    """
-    job = prepare(settings, progress, own_classes=True)
-    with claim(root, settings, resume=resume, force=force) as folder, stage(folder, "export"):
-        model = load_model(job.spec, job.plan.num_classes, settings.seed)
-        save_model(folder.baseline, model, job.task)
-        return export_model(model, job.task, job.data, folder.artifacts, root.name, export_settings(settings), progress)
-
-
-def export_run(root: Path, settings: RunSettings, progress: Progress = silent) -> list[Artifact]:
-    """Exports the sliced model of a run that was compressed, to ``root/artifacts``.
+def export_run(root: Path | str, settings: RunSettings, progress: Progress = silent) -> list[Artifact]:
+    """Exports the models of a run that was compressed, to ``root/artifacts``.
 
     Args:
         root: the run's folder.
@@ -105,12 +86,28 @@ def export_run(root: Path, settings: RunSettings, progress: Progress = silent) -
         ArtifactError: the run holds no sliced model yet, or it is damaged.
         ParityError: a file does not compute what the model computes.
     """
-    told = read_settings(RunFolder(root))
-    torch.set_num_threads(told.threads or os.cpu_count() or 1)
-    with claim(root, told, resume=True, force=False) as folder, stage(folder, "export"):
-        model, task = read_model(folder.sliced), read_task(folder.sliced)
+    wanted, told = export_settings(settings), read_settings(RunFolder(Path(root)))
+    use_threads(told)
+    with claim(Path(root), told, resume=True, force=False) as folder:
+        task = read_task(folder.sliced)
         data = load_data(
             task.data, seed=task.split_seed, train_limit=task.train_limit, skip_bad=told.skip_bad, progress=progress
         )
-        name = root.resolve().name
-        return export_model(model, task, data, folder.artifacts, name, export_settings(settings), progress)
+        return export_stage(folder, data, wanted, progress)
+
+
+def export(
+    settings: RunSettings, root: Path | str, *, resume: bool = False, force: bool = False, progress: Progress = silent
+) -> list[Artifact]:
+    """Exports a model as it is, untrained by us and unpruned, to ``root/artifacts``.
+
+    Raises:
+        PocketVitError: see ``prepare`` and ``export.export_model``.
+    """
+    job = prepare(settings, progress, own_classes=True)
+    with claim(Path(root), settings, resume=resume, force=force) as folder, stage(folder, "export"):
+        model = load_model(job.spec, job.plan.num_classes, settings.seed)
+        save_model(folder.baseline, model, job.task)
+        return export_model(
+            model, job.task, job.data, folder.artifacts, folder.name, export_settings(settings), progress
+        )

@@ -27,6 +27,11 @@ class RunFolder:
     root: Path
 
     @property
+    def name(self) -> str:
+        """What the run is called, and its files."""
+        return self.root.resolve().name
+
+    @property
     def settings(self) -> Path:
         """What the run was told."""
         return self.root / "run.json"

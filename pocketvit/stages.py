@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from compress import (
+    Dataset,
     Proposal,
     SlicedViT,
     fisher_scores,
@@ -21,6 +22,7 @@ from compress import (
     propose,
     read_journal,
     read_model,
+    read_task,
     save_model,
     score,
     search_set,
@@ -29,7 +31,7 @@ from compress import (
     write_journal,
 )
 from device_bench import Sampling, bench, read_result, write_result
-from export import export_model
+from export import ExportSettings, export_model
 from runtime import (
     Artifact,
     ArtifactError,
@@ -46,7 +48,7 @@ from runtime import (
     write_metrics,
 )
 
-from .job import Job, export_settings
+from .job import Job
 from .runfolder import RunFolder
 
 _IMPORTANCE_BATCH = 16
@@ -151,22 +153,23 @@ def recover_stage(
 
 
 def export_stage(
-    job: Job, folder: RunFolder, baseline: SlicedViT, sliced: SlicedViT, progress: Progress = silent
+    folder: RunFolder, data: Dataset, settings: ExportSettings, progress: Progress = silent
 ) -> list[Artifact]:
     """Exports the sliced model in every form, and the baseline as float TFLite to compare with, verified.
 
     Raises:
+        ArtifactError: there is no baseline or no sliced model.
         ParityError: a file does not compute what the model computes.
         StorageError: there is no space, or no permission to write.
         MissingExtraError: a converter or engine is not installed.
     """
-    wanted = export_settings(job.settings)
+    artifacts = []
     with stage(folder, "export"):
-        plain = replace(wanted, kinds=("fp32",))
-        before = export_model(baseline, job.task, job.data, folder.artifacts, "baseline", plain, progress)
-        return before + export_model(
-            sliced, job.task, job.data, folder.artifacts, folder.root.resolve().name, wanted, progress
-        )
+        plain = replace(settings, kinds=("fp32",))
+        for source, name, wanted in ((folder.baseline, "baseline", plain), (folder.sliced, folder.name, settings)):
+            model, task = read_model(source), read_task(source)
+            artifacts += export_model(model, task, data, folder.artifacts, name, wanted, progress)
+    return artifacts
 
 
 def bench_stage(folder: RunFolder, sampling: Sampling | None = None, progress: Progress = silent) -> None:

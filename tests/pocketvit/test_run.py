@@ -99,7 +99,7 @@ def test_export_of_a_run_keeps_what_is_there(tiny_run: Path, pocketvit: Command)
     answer = pocketvit("export", tiny_run, *options, "--json")
     assert answer.code == 0, answer.err
     files = [artifact["file"] for artifact in json.loads(answer.out)["artifacts"]]
-    assert files == [f"tiny.{suffix}" for suffix in SUFFIXES]
+    assert files == ["baseline.fp32.tflite", *(f"tiny.{suffix}" for suffix in SUFFIXES)]
 
 
 def test_report_prints_the_table(tiny_run: Path, pocketvit: Command) -> None:
