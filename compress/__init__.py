@@ -1,14 +1,16 @@
 """Makes a Vision Transformer physically smaller: checkpoint in, smaller checkpoint out."""
 
+from .augment import Augmentation, augmentation_for
 from .budget import Budget, parse_budget, smallest_plan
 from .data import known_data, load_data, search_set
 from .dataset import Dataset
+from .dfbnb import Node, SearchResult, Step, TreeSettings, objective, search_tree
 from .distill import distillation_loss
 from .evaluate import Score, logits_of, score
 from .folder import Task, read_model, read_task, save_model, weights_sha256
 from .importance import BlockImportance, Importance, fisher_scores, group_importance
 from .journal import read_journal, write_journal
-from .loading import Augmentation, augmentation_for, plain_batches, training_batches
+from .loading import plain_batches, training_batches
 from .models import (
     InputStats,
     ModelSpec,
@@ -21,6 +23,7 @@ from .models import (
 )
 from .oneshot import GroupSizes, Proposal, propose
 from .recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
+from .search_images import SearchImages, draw_search_images
 from .slicing import BlockKept, Kept, compose, keep_all, plan_of, slice_vit
 from .timm_vit import from_timm, plan_of_timm
 from .train import Trained, bf16_helps, fit
@@ -41,12 +44,17 @@ __all__ = [
     "InputStats",
     "Kept",
     "ModelSpec",
+    "Node",
     "Proposal",
     "Score",
+    "SearchImages",
+    "SearchResult",
     "SlicedViT",
+    "Step",
     "Task",
     "TrainRecipe",
     "Trained",
+    "TreeSettings",
     "augmentation_for",
     "bf16_helps",
     "build",
@@ -55,6 +63,7 @@ __all__ = [
     "compose",
     "default_classes",
     "distillation_loss",
+    "draw_search_images",
     "fisher_scores",
     "fit",
     "from_timm",
@@ -65,6 +74,7 @@ __all__ = [
     "load_data",
     "load_model",
     "logits_of",
+    "objective",
     "parameter_axes",
     "parse_budget",
     "plain_batches",
@@ -78,6 +88,7 @@ __all__ = [
     "save_model",
     "score",
     "search_set",
+    "search_tree",
     "slice_vit",
     "smallest_plan",
     "training_batches",

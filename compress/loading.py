@@ -3,96 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
-from torchvision.transforms import InterpolationMode, v2
 
-from runtime import Preprocessing, normalise, preprocess, to_channels
+from runtime import Preprocessing, normalise, preprocess
 
+from .augment import Augmentation, augment
 from .dataset import Dataset
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+Picture = npt.NDArray[np.float32]
 
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes to a training picture; the defaults are the published ones.
-
-    Attributes:
-        crop_area: smallest and largest share of the picture's area that a random crop keeps.
-        mirror: probability of a horizontal flip.
-        jitter: largest relative change of brightness, contrast and saturation.
-    """
-
-    crop_area: tuple[float, float] = (0.8, 1.0)
-    mirror: float = 0.5
-    jitter: float = 0.3
-
-
-def augmentation_for(data: Dataset) -> Augmentation:
-    """Returns the published augmentation, without mirroring where it would change the class."""
-    return Augmentation() if data.mirror else Augmentation(mirror=0.0)
-
-
-class _Plain(TorchDataset[Batch]):
-    """Pictures as the device will see them."""
-
-    def __init__(self, data: Dataset, indices: npt.NDArray[np.int64], spec: Preprocessing) -> None:
-        self.data, self.indices, self.spec = data, indices, spec
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> Batch:
-        index = int(self.indices[position])
-        array = preprocess(self.data.images[index], self.spec)
-        return torch.from_numpy(array.transpose(2, 0, 1).copy()), torch.tensor(int(self.data.labels[index]))
-
-
-class _Augmented(TorchDataset[Batch]):
-    """Randomly changed pictures; what is random depends on seed, epoch and picture alone."""
-
-    def __init__(
-        self, data: Dataset, order: npt.NDArray[np.int64], spec: Preprocessing, augmentation: Augmentation, seed: int
-    ) -> None:
-        self.data, self.order, self.spec, self.seed = data, order, spec, seed
-        steps: list[torch.nn.Module] = [
-            v2.RandomResizedCrop(
-                (spec.height, spec.width),
-                scale=augmentation.crop_area,
-                interpolation=InterpolationMode(spec.interpolation),
-            )
-        ]
-        if augmentation.mirror > 0:
-            steps.append(v2.RandomHorizontalFlip(augmentation.mirror))
-        if augmentation.jitter > 0:
-            j = augmentation.jitter
-            steps.append(v2.ColorJitter(j, j, j if spec.channels == 3 else 0))
-        self.transform = v2.Compose(steps)
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, position: int) -> Batch:
-        index = int(self.order[position])
-        image = to_channels(self.data.images[index], self.spec.channels)
-        torch.manual_seed((self.seed * 1_000_003 + index) % 2**63)
-        pixels = np.asarray(self.transform(image), dtype=np.uint8)
-        array = normalise(pixels.reshape(self.spec.height, self.spec.width, self.spec.channels), self.spec)
-        return torch.from_numpy(array.transpose(2, 0, 1).copy()), torch.tensor(int(self.data.labels[index]))
+_AHEAD = 2
 
 
 def plain_batches(
     data: Dataset, indices: npt.NDArray[np.int64], spec: Preprocessing, batch_size: int = 64
 ) -> Iterator[Batch]:
     """Yields (images ``(B, C, H, W)`` float32, labels ``(B,)``) in order, preprocessed as on the device."""
-    yield from DataLoader(_Plain(data, indices, spec), batch_size, num_workers=_workers(data))
+
+    def plain(index: int) -> Picture:
+        return preprocess(data.images[index], spec)
+
+    yield from _batches(data, indices, plain, batch_size)
 
 
 def training_batches(
@@ -119,11 +57,61 @@ def training_batches(
         skip: leave out this many batches at the start, to continue an interrupted epoch.
     """
     order = np.random.default_rng([seed, epoch]).permutation(indices)[skip * batch_size :]
-    if not len(order):
+
+    def changed(index: int) -> Picture:
+        generator = np.random.default_rng([seed, epoch, index])
+        return normalise(augment(data.images[index], spec, augmentation, generator), spec)
+
+    yield from _batches(data, order, changed, batch_size)
+
+
+def augmented_pixels(
+    data: Dataset,
+    indices: npt.NDArray[np.int64],
+    spec: Preprocessing,
+    augmentation: Augmentation,
+    *,
+    seed: int,
+    epoch: int,
+) -> npt.NDArray[np.uint8]:
+    """Returns augmented pictures ``(N, H, W, C)`` uint8, in the order of ``indices``; random as in training."""
+    pixels = np.empty((len(indices), spec.height, spec.width, spec.channels), np.uint8)
+    for position, index in enumerate(indices):
+        generator = np.random.default_rng([seed, epoch, int(index)])
+        pixels[position] = augment(data.images[int(index)], spec, augmentation, generator)
+    return pixels
+
+
+def _batches(
+    data: Dataset, indices: npt.NDArray[np.int64], get: Callable[[int], Picture], size: int
+) -> Iterator[Batch]:
+    """Yields batches in order; pictures in files are decoded by threads, two batches ahead.
+
+    Threads and not processes: decoding leaves Python's lock, and a process forked beside the converters' threads
+    may never wake.
+    """
+    groups = [indices[start : start + size] for start in range(0, len(indices), size)]
+    workers = _workers(data)
+    if not workers:
+        for group in groups:
+            yield _stack(data, group, [get(int(index)) for index in group])
         return
-    dataset = _Augmented(data, order, spec, augmentation, seed * 7919 + epoch)
-    yield from DataLoader(dataset, batch_size, num_workers=_workers(data))
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[list[Future[Picture]]] = deque()
+        try:
+            for position, group in enumerate(groups):
+                while len(waiting) <= _AHEAD and position + len(waiting) < len(groups):
+                    waiting.append([pool.submit(get, int(index)) for index in groups[position + len(waiting)]])
+                yield _stack(data, group, [future.result() for future in waiting.popleft()])
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _stack(data: Dataset, indices: npt.NDArray[np.int64], pictures: list[Picture]) -> Batch:
+    images = np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
+    return torch.from_numpy(images), torch.from_numpy(data.labels[indices])
 
 
 def _workers(data: Dataset) -> int:
+    """Returns how many threads decode pictures; none where they are in memory."""
     return min(4, os.cpu_count() or 1) if data.from_files else 0

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, silent
 
+from .augment import Augmentation
 from .dataset import Dataset
 from .distill import distillation_loss
 from .evaluate import evaluating, score
 from .folder import weights_sha256
-from .loading import Augmentation, training_batches
+from .loading import training_batches
 from .recipe import TrainRecipe
 from .training_state import TrainingState, read_state, write_state
 from .vit import SlicedViT, build

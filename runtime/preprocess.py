@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -77,11 +76,12 @@ def open_image(path: Path) -> Image.Image:
     from PIL import ImageOps
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pil.DecompressionBombWarning)
-            with pil.open(path) as image:
-                image.load()
-                return ImageOps.exif_transpose(image)
+        with pil.open(path) as image:
+            # Pillow itself refuses only twice as much, and its warning cannot be caught in threads
+            if pil.MAX_IMAGE_PIXELS is not None and image.width * image.height > pil.MAX_IMAGE_PIXELS:
+                raise pil.DecompressionBombError(f"{image.width}x{image.height}")
+            image.load()
+            return ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise DataError(f"The image {path} does not exist") from None
     except (pil.DecompressionBombWarning, pil.DecompressionBombError) as error:

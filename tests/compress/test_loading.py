@@ -98,8 +98,7 @@ def test_a_finished_epoch_has_no_batches_left() -> None:
     assert epoch(toy_data(), skip=5) == []
 
 
-@pytest.mark.slow
-def test_worker_processes_change_nothing(folder: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_change_nothing(folder: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     assert loading._workers(folder) >= 1
     assert loading._workers(toy_data()) == 0
     runs = []

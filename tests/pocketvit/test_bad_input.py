@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -188,13 +186,21 @@ def test_an_unknown_option_is_a_usage_error(pocketvit: Command) -> None:
 
 
 def test_a_full_disk_stops_a_run_and_leaves_no_half_file(tmp_path: Path) -> None:
-    def little_space() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
     arguments = command("run", *TINY, "--name", "full", "--runs", tmp_path)
+    little_space = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "from pocketvit.cli import main\n"
+        "main()\n"
+    )
     done = subprocess.run(
-        arguments, env=environment(), capture_output=True, text=True, timeout=300, check=False, preexec_fn=little_space
+        [sys.executable, "-c", little_space, *arguments[3:]],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
