@@ -11,6 +11,7 @@ from .folder import Task, read_model, read_task, save_model, weights_sha256
 from .importance import BlockImportance, Importance, fisher_scores, group_importance
 from .journal import read_journal, write_journal
 from .loading import plain_batches, training_batches
+from .milp import solve
 from .models import (
     InputStats,
     ModelSpec,
@@ -27,6 +28,7 @@ from .search_images import SearchImages, draw_search_images
 from .slicing import BlockKept, Kept, compose, keep_all, plan_of, slice_vit
 from .timm_vit import from_timm, plan_of_timm
 from .train import Trained, bf16_helps, fit
+from .tree_journal import TreeJournal
 from .vit import SlicedViT, build, parameter_axes
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "Task",
     "TrainRecipe",
     "Trained",
+    "TreeJournal",
     "TreeSettings",
     "augmentation_for",
     "bf16_helps",
@@ -90,6 +93,7 @@ __all__ = [
     "search_set",
     "search_tree",
     "slice_vit",
+    "solve",
     "smallest_plan",
     "training_batches",
     "weights_sha256",

@@ -11,24 +11,28 @@ evaluation ends as soon as the images left cannot change what it decides.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from runtime import PlanError, Progress, ShapePlan, silent
+from runtime import PlanError, Progress, ShapePlan, encode, silent
 
 from .evaluate import evaluating
 from .importance import fisher_scores, group_importance
 from .oneshot import Action, GroupSizes, Removal, removals
 from .search_images import SearchImages
-from .slicing import Kept, compose, keep_all, slice_vit
+from .slicing import Kept, compose, keep_all, slice_vit, widths_of
+from .tree_journal import TreeJournal, removal_of, removed_units
 from .vit import SlicedViT
 
 ACTIONS: tuple[Action, ...] = ("mlp", "qk", "v", "head", "embed")
 """The five actions, in the order in which children are visited."""
+
+_UNDERSHOOT = 0.98
 
 GRADIENT_COST = 3
 """Forward-equivalents of one image in a gradient pass: forward, and a backward of twice its work."""
@@ -103,6 +107,7 @@ class SearchResult:
 
     Attributes:
         best: the node with the highest objective, the first of equals.
+        best_smaller: the same among those below the root; None where nothing can go.
         root: the model that was started from.
         nodes: models looked at.
         branched: of these, how many were branched.
@@ -111,15 +116,12 @@ class SearchResult:
     """
 
     best: Node
+    best_smaller: Node | None
     root: Node
     nodes: int
     branched: int
     repeats: int
     images: int
-
-
-Watcher = Callable[[Node, str], None]
-"""Told of every node and what became of it: ``branched``, ``bounded``, ``leaf`` or ``repeat``."""
 
 
 def objective(correct: int, images: int, cost: int, total: int, cost_weight: float) -> float:
@@ -136,8 +138,9 @@ def search_tree(
     total: int,
     settings: TreeSettings | None = None,
     *,
+    goal: int | None = None,
     bf16: bool = False,
-    watch: Watcher | None = None,
+    journal: TreeJournal | None = None,
     progress: Progress = silent,
 ) -> SearchResult:
     """Searches the tree of pruning actions under ``model``.
@@ -148,22 +151,27 @@ def search_tree(
         cost: what a plan costs.
         total: what the unpruned model of the first iteration costs.
         settings: depth, tolerance, group sizes.
+        goal: a cost at which a path ends, and which is not undershot by more than 2 % while another action is left.
         bf16: evaluate and differentiate under bfloat16 autocast.
-        watch: told of every node.
+        journal: where operations are recorded and replayed from.
         progress: told of every node looked at.
+
+    Raises:
+        ArtifactError: the journal is of another search.
+        StorageError: the journal cannot be written.
     """
-    tree = _Tree(images, cost, total, settings or TreeSettings(), bf16, watch, progress)
-    root = tree.look(model, keep_all(model.plan), (), -math.inf)
-    tree.best, tree.root = root, root
-    tree.visit(model, root)
-    return SearchResult(tree.best, root, tree.nodes, tree.branched, tree.repeats, tree.used)
+    tree = _Tree(images, cost, total, settings or TreeSettings(), goal, bf16, journal, progress)
+    root, _ = tree.look(model, keep_all(model.plan), ())
+    if goal is None or root.cost > goal:
+        tree.visit(model, root)
+    return SearchResult(tree.best, tree.best_smaller, root, tree.nodes, tree.branched, tree.repeats, tree.used)
 
 
 class _Tree:
     """What is known while one tree is searched."""
 
     best: Node
-    root: Node
+    best_smaller: Node | None = None
 
     def __init__(
         self,
@@ -171,81 +179,103 @@ class _Tree:
         cost: Callable[[ShapePlan], int],
         total: int,
         settings: TreeSettings,
+        goal: int | None,
         bf16: bool,
-        watch: Watcher | None,
+        journal: TreeJournal | None,
         progress: Progress,
     ) -> None:
-        self.images, self.cost, self.total, self.settings = images, cost, total, settings
-        self.bf16, self.progress = bf16, progress
-        self.watch: Watcher = watch or (lambda node, verdict: None)
-        self.seen: dict[Kept, Node] = {}
+        self.images, self.cost, self.total, self.settings, self.goal = images, cost, total, settings, goal
+        self.bf16, self.journal, self.progress = bf16, journal, progress
+        self.seen: set[Kept] = set()
         self.order: npt.NDArray[np.int64] = np.arange(len(images))
         self.nodes = self.branched = self.repeats = self.used = 0
 
     def visit(self, model: SlicedViT, node: Node) -> None:
         """Branches ``node``, whose sliced model is ``model``, and everything below it that is worth it."""
         self.branched += 1
-        self.watch(node, "branched")
         for removal in self.children(model):
             kept = compose(node.kept, removal.kept)
             path = (*node.path, Step(removal.action, removal.block))
             if kept in self.seen:
                 self.repeats += 1
-                self.watch(self.seen[kept], "repeat")
+                self.tell("repeat", {"path": encode(path)})
                 continue
-            leaf = len(path) == self.settings.depth
-            needed = self.best.objective - (0.0 if leaf else self.settings.epsilon)
             smaller = slice_vit(model, removal.kept)
-            child = self.look(smaller, kept, path, needed)
-            if child.objective > self.best.objective:
-                self.best = child
-            if leaf:
-                self.watch(child, "leaf")
-            elif child.complete and child.objective > self.best.objective - self.settings.epsilon:
+            child, verdict = self.look(smaller, kept, path)
+            if verdict == "branched":
                 self.visit(smaller, child)
-            else:
-                self.watch(child, "bounded")
 
-    def children(self, model: SlicedViT) -> Iterator[Removal]:
-        """Yields the least important group of each kind, importance taken anew on this model."""
-        size = self.settings.gradient_batch
-        scores = fisher_scores(model, self.images.batches(size), bf16=self.bf16)
+    def children(self, model: SlicedViT) -> list[Removal]:
+        """Returns the least important group of each kind, importance taken anew on this model."""
         self.used += GRADIENT_COST * len(self.images)
+        entry = self.journal.replay("branch") if self.journal else None
+        if entry is not None:
+            return [removal_of(model.plan, *child) for child in entry["children"]]
+        scores = fisher_scores(model, self.images.batches(self.settings.gradient_batch), bf16=self.bf16)
         importance = group_importance(model.plan, scores)
-        options = list(removals(model.plan, importance, keep_all(model.plan), self.settings.sizes))
+        options = self.legal(model, removals(model.plan, importance, keep_all(model.plan), self.settings.sizes))
+        chosen = []
         for action in ACTIONS:
             own = [option for option in options if option.action == action]
             if own:
-                yield min(own, key=lambda option: option.importance)
+                chosen.append(min(own, key=lambda option: option.importance))
+        children = [[r.action, r.block, r.importance, removed_units(model.plan, r)] for r in chosen]
+        self.record({"op": "branch", "children": children})
+        return chosen
 
-    def look(self, model: SlicedViT, kept: Kept, path: tuple[Step, ...], needed: float) -> Node:
-        """Evaluates a model, but no further than it takes to know whether its objective exceeds ``needed``.
+    def legal(self, model: SlicedViT, options: Iterable[Removal]) -> list[Removal]:
+        """Returns the options that do not undershoot the goal, or, where all do, all."""
+        every = list(options)
+        if self.goal is None:
+            return every
+        good = [o for o in every if self.cost(widths_of(model.plan, o.kept)) >= _UNDERSHOOT * self.goal]
+        return good or every
+
+    def look(self, model: SlicedViT, kept: Kept, path: tuple[Step, ...]) -> tuple[Node, str]:
+        """Evaluates a model, and says what becomes of it: ``branched``, ``bounded``, ``leaf`` or ``met``."""
+        cost, count, weight = self.cost(model.plan), len(self.images), self.settings.cost_weight
+        end = len(path) == self.settings.depth or (self.goal is not None and cost <= self.goal)
+        needed = -math.inf if not path else self.best.objective - (0.0 if end else self.settings.epsilon)
+        if self.goal is not None:  # something must go, even where the root is the best
+            needed = min(needed, -math.inf if self.best_smaller is None else self.best_smaller.objective)
+        entry = self.journal.replay("look") if self.journal else None
+        seen = self.evaluate(model, cost, needed) if entry is None else _Seen.of(entry)
+        value = objective(seen.correct, count, cost, self.total, weight)
+        node = Node(path, kept, model.plan, cost, seen.correct, seen.complete, value)
+        if seen.complete and (not path or value > self.best.objective):
+            self.best, self.order = node, np.array(seen.order, np.int64)
+        if path and seen.complete and (self.best_smaller is None or value > self.best_smaller.objective):
+            self.best_smaller = node
+        self.seen.add(kept)
+        self.nodes += 1
+        self.used += seen.images
+        worth = seen.complete and value > self.best.objective - self.settings.epsilon
+        verdict = ("met" if len(path) < self.settings.depth else "leaf") if end else "branched" if worth else "bounded"
+        if entry is None:
+            told = {"path": encode(path), "cost": cost, "objective": value if math.isfinite(value) else None}
+            best = seen.order if node is self.best else None
+            self.record({"op": "look", **told, **seen.as_json(), "order": best, "verdict": verdict})
+        self.progress("search", self.nodes, self.nodes, f"depth {len(path)}, best objective {self.best.objective:.4f}")
+        return node, verdict
+
+    def evaluate(self, model: SlicedViT, cost: int, needed: float) -> _Seen:
+        """Counts right answers, no further than it takes to know whether the objective can exceed ``needed``.
 
         Images that the best model so far has wrong come first; after them every further mistake lowers what can
         still be reached, so the bound is exact and no decision differs from that of a full evaluation.
         """
-        cost, count = self.cost(model.plan), len(self.images)
-        weight = self.settings.cost_weight
+        count, weight = len(self.images), self.settings.cost_weight
         least = next((c for c in range(count + 1) if objective(c, count, cost, self.total, weight) > needed), count + 1)
-        right = np.zeros(count, np.bool_)
         margins = np.zeros(count, np.float32)
         reachable, done = count, 0
         while done < count and reachable >= least:
             positions = self.order[done : done + self.settings.eval_batch]
-            right[positions], margins[positions] = self.answers(model, positions)
+            right, margins[positions] = self.answers(model, positions)
+            reachable -= int((~right).sum())
             done += len(positions)
-            reachable = count - int((~right[self.order[:done]]).sum())
         complete = done == count
-        node = Node(
-            path, kept, model.plan, cost, reachable, complete, objective(reachable, count, cost, self.total, weight)
-        )
-        self.used += done
-        self.nodes += 1
-        self.seen[kept] = node
-        self.progress("search", self.nodes, self.nodes, f"depth {len(path)}, objective {node.objective:.4f}")
-        if complete and (not path or node.objective > self.best.objective):
-            self.order = np.lexsort((np.arange(count), margins))
-        return node
+        order = np.lexsort((np.arange(count), margins)).tolist() if complete else None
+        return _Seen(reachable, complete, done, order)
 
     def answers(
         self, model: SlicedViT, positions: npt.NDArray[np.int64]
@@ -258,3 +288,29 @@ class _Tree:
         others = logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
         right = (logits.argmax(dim=1) == labels).numpy()
         return right, (own - others).numpy()
+
+    def tell(self, operation: str, details: dict[str, Any]) -> None:
+        """Records an operation that takes no work, unless it is recorded."""
+        if self.journal is not None and self.journal.replay(operation) is None:
+            self.journal.record({"op": operation, **details})
+
+    def record(self, entry: dict[str, Any]) -> None:
+        if self.journal is not None:
+            self.journal.record(entry)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The outcome of an evaluation: right answers (at most, if not complete), and images by margin, hardest first."""
+
+    correct: int
+    complete: bool
+    images: int
+    order: list[int] | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {"correct": self.correct, "complete": self.complete, "images": self.images}
+
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> _Seen:
+        return cls(entry["correct"], entry["complete"], entry["images"], entry["order"])

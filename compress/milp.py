@@ -15,7 +15,7 @@ from runtime import BlockPlan, PlanError, Progress, ShapePlan, silent
 
 from .budget import Budget
 from .importance import BlockImportance, Importance
-from .oneshot import GroupSizes, Proposal, _check_finite
+from .oneshot import GroupSizes, Proposal, check_finite
 from .slicing import BlockKept, Kept, plan_of
 
 Floats = npt.NDArray[np.float64]
@@ -70,7 +70,7 @@ def solve(
 
     Ref: Sinha and Zoltners 1979, The Multiple-Choice Knapsack Problem; Fisher 1981, the Lagrangian bound.
     """
-    _check_finite(importance)
+    check_finite(importance)
     sizes = sizes or GroupSizes()
     whole = plan_of(plan, start)
     if budget.of(whole) <= budget.limit:

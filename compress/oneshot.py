@@ -86,7 +86,7 @@ def propose(
     Raises:
         PlanError: every group is gone and the budget is still not met, or an importance is not finite.
     """
-    _check_finite(importance)
+    check_finite(importance)
     sizes = sizes or GroupSizes()
     kept, cost, floor = start, budget.of(plan_of(plan, start)), 0.98 * budget.limit
     steps = []
@@ -110,7 +110,12 @@ def propose(
     return Proposal(plan_of(plan, kept), kept, tuple(steps))
 
 
-def _check_finite(importance: Importance) -> None:
+def check_finite(importance: Importance) -> None:
+    """Refuses importance from which nothing can be chosen.
+
+    Raises:
+        PlanError: a value is not a finite number.
+    """
     parts = [importance.embed, *(part for block in importance.blocks for part in (block.qk, block.v, block.mlp))]
     if not all(np.isfinite(part).all() for part in parts):
         raise PlanError(

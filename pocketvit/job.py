@@ -20,6 +20,7 @@ from compress import (
     ModelSpec,
     Task,
     TrainRecipe,
+    TreeSettings,
     augmentation_for,
     bf16_helps,
     check_model,
@@ -41,6 +42,9 @@ from runtime import (
 
 from .settings import DEFAULT_IMG_SIZE, DEFAULT_MODEL, DEFAULT_OVERRIDES, DEFAULT_PATCH_SIZE, RunSettings, TrainSettings
 
+IMPORTANCE_BATCH = 16
+"""Images of one gradient; importance is the mean over such batches."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -57,6 +61,7 @@ class Job:
         augmentation: of training pictures.
         bf16: whether to train in bfloat16.
         groups: how much one removal takes.
+        tree: how a tree is searched, where one is.
     """
 
     settings: RunSettings
@@ -69,6 +74,7 @@ class Job:
     augmentation: Augmentation
     bf16: bool
     groups: GroupSizes
+    tree: TreeSettings
 
 
 def prepare(settings: RunSettings, progress: Progress = silent, own_classes: bool = False) -> Job:
@@ -127,7 +133,9 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     recover = _recipe(SCRATCH_RECOVER if fresh else RECOVER, settings.recover, settings)
     bf16 = settings.bf16 == "on" or (settings.bf16 == "auto" and bf16_helps(plan))
     groups = _group_sizes(settings.group_sizes)
-    return Job(settings, data, spec, plan, task, fine_tune, recover, augmentation_for(data), bf16, groups)
+    told = settings.tree
+    tree = TreeSettings(told.depth, told.epsilon, told.cost_weight, groups, IMPORTANCE_BATCH)
+    return Job(settings, data, spec, plan, task, fine_tune, recover, augmentation_for(data), bf16, groups, tree)
 
 
 def export_settings(settings: RunSettings) -> ExportSettings:

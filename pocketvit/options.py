@@ -9,7 +9,7 @@ import typer
 
 from runtime import PlanError
 
-from .settings import RunSettings, TrainSettings
+from .settings import RunSettings, TrainSettings, TreeSearch
 
 _MODEL, _TRAIN, _PRUNE, _EXPORT = "Model and data", "Training", "Pruning", "Export"
 
@@ -55,6 +55,11 @@ def run_settings(
     budget: Annotated[
         str, _option(_PRUNE, "What the result may cost: macs=0.75, params=0.7, macs=300M, params=4.1M.")
     ] = "macs=0.75",
+    search: Annotated[str, _option(_PRUNE, "How units are chosen: one-shot, milp or dfbnb.")] = "one-shot",
+    iterations: Annotated[int, _option(_PRUNE, "dfbnb: most rounds of search, slice, recover.")] = 15,
+    depth: Annotated[int, _option(_PRUNE, "dfbnb: most actions on one path.")] = 6,
+    epsilon: Annotated[float, _option(_PRUNE, "dfbnb: how much worse than the best is still branched.")] = 0.005,
+    cost_weight: Annotated[float, _option(_PRUNE, "dfbnb: weight of cost against accuracy.")] = 1.0,
     group_size: Annotated[
         list[str] | None, _option(_PRUNE, "Units one removal takes, such as mlp=16 (mlp, qk, v, embed). Repeatable.")
     ] = None,
@@ -73,6 +78,8 @@ def run_settings(
     """
     if bf16 not in ("auto", "on", "off"):
         raise PlanError("--bf16 is one of three", expected="auto, on or off", got=bf16)
+    if search not in ("one-shot", "milp", "dfbnb"):
+        raise PlanError("--search is one of three", expected="one-shot, milp or dfbnb", got=search)
     return RunSettings(
         data=data,
         model=model,
@@ -86,6 +93,8 @@ def run_settings(
         mean=_floats("--mean", mean),
         std=_floats("--std", std),
         budget=budget,
+        search=search,  # type: ignore[arg-type]
+        tree=TreeSearch(iterations, depth, epsilon, cost_weight),
         group_sizes={key: _integer("--group-size", text) for key, text in _pairs("--group-size", group_size)},
         importance_images=importance_images,
         distill=distill,

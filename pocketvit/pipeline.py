@@ -21,7 +21,7 @@ from runtime import (
 from .job import export_settings, prepare, use_threads
 from .runfolder import RunFolder, claim, read_settings
 from .settings import RunSettings
-from .stages import bench_stage, export_stage, fine_tune_stage, recover_stage, search_stage, stage
+from .stages import bench_stage, export_stage, shrink_stages, stage
 
 
 def run(
@@ -48,9 +48,7 @@ def run(
     """
     job = prepare(settings, progress)
     with claim(Path(root), settings, resume=resume, force=force) as folder:
-        baseline = fine_tune_stage(job, folder, progress)
-        proposal = search_stage(job, folder, baseline, progress)
-        recover_stage(job, folder, baseline, proposal, progress)
+        shrink_stages(job, folder, progress)
         export_stage(folder, job.data, export_settings(settings), progress)
         bench_stage(folder, sampling, progress)
         write_report(folder.root)
@@ -67,9 +65,7 @@ def compress(
     """
     job = prepare(settings, progress)
     with claim(Path(root), settings, resume=resume, force=force) as folder:
-        baseline = fine_tune_stage(job, folder, progress)
-        proposal = search_stage(job, folder, baseline, progress)
-        recover_stage(job, folder, baseline, proposal, progress)
+        shrink_stages(job, folder, progress)
     return summarise(folder.root)
 
 

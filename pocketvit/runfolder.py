@@ -51,6 +51,10 @@ class RunFolder:
         """How the units to prune were chosen."""
         return self.root / "search" / "journal.jsonl"
 
+    def iteration(self, number: int) -> Path:
+        """What one round of a search over several found and made, counted from 1."""
+        return self.root / "search" / f"iteration-{number:02}"
+
     @property
     def artifacts(self) -> Path:
         """The exported files."""

@@ -24,6 +24,23 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
+class TreeSearch:
+    """How ``search = "dfbnb"`` searches; the defaults are the published ones.
+
+    Attributes:
+        iterations: most rounds of searching, slicing and recovering; it ends before when the budget is met.
+        depth: most actions on one path of a tree.
+        epsilon: a node this much worse than the best is still branched.
+        cost_weight: lambda of the objective.
+    """
+
+    iterations: int = 15
+    depth: int = 6
+    epsilon: float = 0.005
+    cost_weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """What to make smaller, how small, and how.
 
@@ -41,6 +58,9 @@ class RunSettings:
         mean: pixel mean per channel, 0..1; None takes the architecture's own.
         std: pixel standard deviation per channel; None takes the architecture's own.
         budget: what the sliced model may cost, for instance ``macs=0.75``.
+        search: how units are chosen: ``one-shot`` (least importance per cost), ``milp`` (the least importance for
+            the budget, solved), or ``dfbnb`` (branch and bound over actions, round after round).
+        tree: of ``dfbnb``.
         group_sizes: units one removal takes, by kind (mlp, qk, v, embed).
         importance_images: images per class that importance is taken on.
         distill: recover with the baseline as teacher.
@@ -74,6 +94,8 @@ class RunSettings:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     budget: str = "macs=0.75"
+    search: Literal["one-shot", "milp", "dfbnb"] = "one-shot"
+    tree: TreeSearch = field(default_factory=TreeSearch)
     group_sizes: dict[str, int] = field(default_factory=dict)
     importance_images: int = 25
     distill: bool = True
@@ -100,6 +122,8 @@ class RunSettings:
             raise PlanError("A checkpoint needs its architecture", fix="Name it with --model")
         if self.importance_images < 1:
             raise PlanError("importance_images must be at least 1", got=self.importance_images)
+        if self.tree.iterations < 1:
+            raise PlanError("iterations must be at least 1", got=self.tree.iterations)
         if self.threads < 0:
             raise PlanError("threads must not be negative", got=self.threads)
         if not 0 <= self.seed < 2**31:

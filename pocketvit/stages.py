@@ -10,9 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from compress import (
+    Budget,
     Dataset,
+    Kept,
     Proposal,
     SlicedViT,
+    TreeJournal,
+    draw_search_images,
     fisher_scores,
     fit,
     group_importance,
@@ -26,8 +30,11 @@ from compress import (
     save_model,
     score,
     search_set,
+    search_tree,
     slice_vit,
+    solve,
     training_batches,
+    weights_sha256,
     write_journal,
 )
 from device_bench import Sampling, bench, read_result, write_result
@@ -37,6 +44,7 @@ from runtime import (
     ArtifactError,
     EpochRecord,
     ModelMetrics,
+    PlanError,
     Progress,
     StorageError,
     encode,
@@ -48,10 +56,9 @@ from runtime import (
     write_metrics,
 )
 
-from .job import Job
+from .job import IMPORTANCE_BATCH, Job
 from .runfolder import RunFolder
 
-_IMPORTANCE_BATCH = 16
 _SPARE_BYTES = 64 * 2**20
 
 
@@ -92,7 +99,7 @@ def search_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Pro
         StorageError: there is no space, or no permission to write.
     """
     settings = {
-        "search": "one-shot",
+        "search": job.settings.search,
         "budget": job.settings.budget,
         "group_sizes": encode(job.groups),
         "images_per_class": job.settings.importance_images,
@@ -110,15 +117,16 @@ def search_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Pro
             images,
             job.task.preprocessing,
             job.augmentation,
-            batch_size=_IMPORTANCE_BATCH,
+            batch_size=IMPORTANCE_BATCH,
             seed=job.settings.seed,
             epoch=0,
         )
-        total = -(-len(images) // _IMPORTANCE_BATCH)
+        total = -(-len(images) // IMPORTANCE_BATCH)
         scores = fisher_scores(baseline, batches, bf16=job.bf16, progress=progress, total=total)
         budget = parse_budget(job.settings.budget, baseline.plan)
         importance = group_importance(baseline.plan, scores)
-        proposal = propose(baseline.plan, importance, budget, keep_all(baseline.plan), job.groups)
+        choose = solve if job.settings.search == "milp" else propose
+        proposal = choose(baseline.plan, importance, budget, keep_all(baseline.plan), job.groups)
         write_journal(folder.journal, settings, proposal)
     return proposal
 
@@ -135,21 +143,109 @@ def recover_stage(
     if done is not None and done.plan == proposal.plan:
         return done
     with stage(folder, "recover"):
-        trained = fit(
-            slice_vit(baseline, proposal.kept),
-            job.data,
-            job.task.preprocessing,
-            job.recover,
-            augmentation=job.augmentation,
-            seed=job.settings.seed + 1,
-            bf16=job.bf16,
-            teacher=baseline if job.settings.distill else None,
-            state_path=folder.sliced / "training.safetensors",
-            stage="recover",
-            progress=progress,
+        return _recover(job, folder.sliced, slice_vit(baseline, proposal.kept), baseline, 1, progress)
+
+
+def rounds_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Progress = silent) -> SlicedViT:
+    """Searches a tree, slices and recovers, round after round until the budget is met, into ``sliced/``.
+
+    What each round found and made stands in ``search/iteration-NN/``.
+
+    Raises:
+        PlanError: the budget is not met after the last round.
+        StorageError: there is no space, or no permission to write.
+    """
+    done = _finished(folder.sliced)
+    if done is not None:
+        return done
+    budget, model = parse_budget(job.settings.budget, baseline.plan), baseline
+    epochs: list[EpochRecord] = []
+    for number in range(1, job.settings.tree.iterations + 1):
+        if budget.of(model.plan) <= budget.limit:
+            break
+        place = folder.iteration(number)
+        made = _finished(place)
+        if made is None:
+            with stage(folder, f"search {number}"):
+                kept = _search_round(job, place, model, budget, budget.of(baseline.plan), number, progress)
+            with stage(folder, f"recover {number}"):
+                made = _recover(job, place, slice_vit(model, kept), baseline, number, progress)
+        model = made
+        for record in read_metrics(place / "metrics.json").epochs:
+            epochs.append(replace(record, epoch=len(epochs) + 1))
+    if budget.of(model.plan) > budget.limit:
+        raise PlanError(
+            f"The budget {job.settings.budget} is not met after {job.settings.tree.iterations} rounds of search",
+            expected=f"at most {budget.limit:,}",
+            got=f"{budget.of(model.plan):,}",
+            fix="Allow more with --iterations, deeper trees with --depth or larger groups with --group-size, "
+            "and another --name",
         )
-        _save(folder.sliced, trained.model, job, trained.epochs)
+    _save(folder.sliced, model, job, tuple(epochs))
+    return model
+
+
+def _search_round(
+    job: Job, place: Path, model: SlicedViT, budget: Budget, total: int, number: int, progress: Progress
+) -> Kept:
+    """Searches one tree; what it does is recorded in ``journal.jsonl``, from which it goes on when it was killed."""
+    images = draw_search_images(
+        job.data,
+        job.task.preprocessing,
+        job.augmentation,
+        per_class=job.settings.importance_images,
+        seed=job.settings.seed,
+        iteration=number,
+    )
+    asked = {"weights_sha256": weights_sha256(model), "budget": job.settings.budget, "tree": encode(job.tree)}
+    found = search_tree(
+        model,
+        images,
+        budget.of,
+        total,
+        job.tree,
+        goal=budget.limit,
+        bf16=job.bf16,
+        journal=TreeJournal(place / "journal.jsonl", asked),
+        progress=progress,
+    )
+    if found.best_smaller is None:
+        raise PlanError("The search found nothing that can go", fix="Choose smaller groups with --group-size")
+    return found.best_smaller.kept
+
+
+def _recover(
+    job: Job, place: Path, model: SlicedViT, baseline: SlicedViT, number: int, progress: Progress
+) -> SlicedViT:
+    """Trains a sliced model with the baseline as teacher, into folder ``place``."""
+    trained = fit(
+        model,
+        job.data,
+        job.task.preprocessing,
+        job.recover,
+        augmentation=job.augmentation,
+        seed=job.settings.seed + number,
+        bf16=job.bf16,
+        teacher=baseline if job.settings.distill else None,
+        state_path=place / "training.safetensors",
+        stage="recover" if job.settings.search != "dfbnb" else f"recover {number}",
+        progress=progress,
+    )
+    _save(place, trained.model, job, trained.epochs)
     return trained.model
+
+
+def shrink_stages(job: Job, folder: RunFolder, progress: Progress = silent) -> None:
+    """Makes ``baseline/`` and ``sliced/`` by the search that was asked for.
+
+    Raises:
+        PocketVitError: see the single stages.
+    """
+    baseline = fine_tune_stage(job, folder, progress)
+    if job.settings.search == "dfbnb":
+        rounds_stage(job, folder, baseline, progress)
+    else:
+        recover_stage(job, folder, baseline, search_stage(job, folder, baseline, progress), progress)
 
 
 def export_stage(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from compress import (
     Augmentation,
     Dataset,
     ModelSpec,
-    Node,
     SearchImages,
+    SearchResult,
     SlicedViT,
     TrainRecipe,
+    TreeJournal,
     TreeSettings,
     draw_search_images,
     fit,
@@ -70,35 +73,75 @@ def test_decides_what_the_plain_search_decides(trained: SlicedViT, digits: Datas
 
 
 @pytest.mark.slow
-def test_every_node_is_told_and_the_counts_add_up(trained: SlicedViT, digits: Dataset) -> None:
-    images = images_of(digits, 1)
-    told: list[tuple[Node, str]] = []
-
-    def watch(node: Node, verdict: str) -> None:
-        told.append((node, verdict))
-
+def test_every_operation_is_recorded_and_the_counts_add_up(trained: SlicedViT, digits: Dataset, tmp_path: Path) -> None:
+    images, total = images_of(digits, 1), params(trained.plan)
     settings = TreeSettings(depth=3, epsilon=0.1)
-    found = search_tree(
-        trained,
-        images,
-        params,
-        params(trained.plan),
-        settings,
-        watch=lambda node, verdict: told.append((node, verdict)),
-    )
-    verdicts = [verdict for _, verdict in told]
-    assert verdicts.count("branched") == found.branched
-    assert verdicts.count("repeat") == found.repeats > 0
-    assert len(verdicts) - found.repeats == found.nodes
-    for node, verdict in told:
-        assert len(node.path) <= 3
-        value = objective(node.correct, len(images), node.cost, params(trained.plan), 1.0)
-        assert node.objective == value
-        assert node.complete or verdict in ("bounded", "leaf", "repeat")
-        if verdict == "branched":
-            assert node.complete
-    assert max(node.objective for node, _ in told if node.complete) == found.best.objective
+    journal = TreeJournal(tmp_path / "j.jsonl", {"seed": 1})
+    found = search_tree(trained, images, params, total, settings, journal=journal)
+    _, *lines = [json.loads(line) for line in (tmp_path / "j.jsonl").read_text().splitlines()]
+    looks = [line for line in lines if line["op"] == "look"]
+    assert len(looks) == found.nodes
+    assert sum(line["op"] == "branch" for line in lines) == found.branched
+    assert sum(line["op"] == "repeat" for line in lines) == found.repeats > 0
+    assert sum(line["images"] for line in looks) + 3 * len(images) * found.branched == found.images
+    for look in looks:
+        assert look["objective"] == objective(look["correct"], len(images), look["cost"], total, 1.0)
+        assert look["verdict"] in ("branched", "bounded", "leaf")
+        assert (look["verdict"] == "leaf") == (len(look["path"]) == 3)
+        assert look["complete"] or look["verdict"] != "branched"
+    assert max(look["objective"] for look in looks if look["complete"]) == found.best.objective
     assert found.root.kept == keep_all(trained.plan)
+    assert any(not look["complete"] for look in looks)
+
+
+class KilledError(Exception):
+    """Stands for a process that is no more."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_killed_search_goes_on_where_it_stopped(
+    trained: SlicedViT, digits: Dataset, tmp_path: Path, seed: int
+) -> None:
+    images, total, settings = images_of(digits, seed), params(trained.plan), TreeSettings(depth=3, epsilon=0.1)
+
+    def search(name: str, stop: int | None = None) -> SearchResult:
+        looked = [0]
+
+        def progress(stage: str, done: int, total: int, note: str = "") -> None:
+            looked[0] += 1
+            if looked[0] == stop:
+                raise KilledError
+
+        journal = TreeJournal(tmp_path / name, {"seed": seed})
+        return search_tree(trained, images, params, total, settings, journal=journal, progress=progress)
+
+    whole = search("whole")
+    generator = np.random.default_rng(seed)
+    for stop in np.sort(generator.integers(1, whole.nodes, 10)):
+        with pytest.raises(KilledError):
+            search("cut", int(stop))
+        content = (tmp_path / "cut").read_bytes()
+        (tmp_path / "cut").write_bytes(content[: len(content) - int(generator.integers(0, 40))])
+    assert search("cut") == whole
+    assert (tmp_path / "cut").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert search("cut") == whole
+    other = TreeJournal(tmp_path / "cut", {"seed": seed + 100})
+    assert other.replay("look") is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.97, 0.9])
+def test_a_goal_is_met_and_hardly_undershot(trained: SlicedViT, digits: Dataset, share: float) -> None:
+    images, total = images_of(digits, 4), params(trained.plan)
+    goal, settings = int(share * total), TreeSettings(depth=8, epsilon=0.0)
+    found = search_tree(trained, images, params, total, settings, goal=goal)
+    assert found.best_smaller is not None
+    assert found.best_smaller.path
+    assert found.best_smaller.cost >= 0.98 * goal
+    already = search_tree(trained, images, params, total, settings, goal=total)
+    assert already.best_smaller is None
+    assert already.nodes == 1
 
 
 @pytest.mark.slow

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from runtime import MULTIPLE, macs, params, read_metrics, read_plan
+
+from .conftest import TINY, Command, command, environment
+
+pytestmark = pytest.mark.slow
+
+ROUNDS = (
+    "--search",
+    "dfbnb",
+    "--budget",
+    "params=0.85",
+    "--depth",
+    "2",
+    "--recovery-epochs",
+    "1",
+    "--group-size",
+    "mlp=16",
+)
+
+
+def test_milp_meets_the_budget_and_loses_less_importance(pocketvit: Command, tmp_path: Path) -> None:
+    lost = {}
+    for search in ("one-shot", "milp"):
+        quick = ("--epochs", 1, "--recovery-epochs", 0, "--budget", "macs=0.6", "--search", search)
+        answer = pocketvit("compress", *TINY, *quick, "--runs", tmp_path, "--name", search)
+        assert answer.code == 0, answer.err
+        before, after = (read_plan(tmp_path / search / part / "plan.json") for part in ("baseline", "sliced"))
+        assert 0.58 * macs(before) <= macs(after) <= 0.6 * macs(before)
+        lines = [json.loads(line) for line in (tmp_path / search / "search" / "journal.jsonl").read_text().splitlines()]
+        assert lines[0]["settings"]["search"] == search
+        lost[search] = sum(line["importance"] for line in lines[1:-1])
+    assert lost["milp"] <= lost["one-shot"]
+
+
+def lasting(root: Path) -> dict[str, bytes]:
+    patterns = ("search/**/*", "baseline/*", "sliced/*")
+    files = {path for pattern in patterns for path in root.glob(pattern) if path.is_file()}
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(files)}
+
+
+def test_rounds_of_branch_and_bound_survive_kills(pocketvit: Command, tmp_path: Path) -> None:
+    answer = pocketvit("compress", *TINY, *ROUNDS, "--runs", tmp_path, "--name", "whole")
+    assert answer.code == 0, answer.err
+    whole = tmp_path / "whole"
+    before, after = (read_plan(whole / part / "plan.json") for part in ("baseline", "sliced"))
+    assert 0.8 * params(before) < params(after) <= 0.85 * params(before)
+    assert all(w % MULTIPLE == 0 for b in after.blocks for w in (b.qk_dim, b.v_dim, b.mlp_dim))
+    rounds = sorted(path.name for path in (whole / "search").iterdir())
+    assert rounds == [f"iteration-{i:02}" for i in range(1, len(rounds) + 1)]
+    assert len(rounds) >= 2
+    assert len(read_metrics(whole / "sliced" / "metrics.json").epochs) == len(rounds)
+    arguments = command("compress", *TINY, *ROUNDS, "--runs", tmp_path, "--name", "cut", "--resume")
+    generator = random.Random(3)
+    for _ in range(4):
+        process = subprocess.Popen(
+            arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        process.stderr.readline()
+        time.sleep(generator.uniform(0.0, 1.0))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert lasting(tmp_path / "cut") == lasting(whole)
+
+
+def test_too_few_rounds_are_said(pocketvit: Command, tmp_path: Path) -> None:
+    answer = pocketvit(
+        "compress", *TINY, *ROUNDS, "--iterations", 1, "--budget", "params=0.5", "--runs", tmp_path, "--name", "few"
+    )
+    assert answer.code == 2
+    assert "not met after 1 rounds" in " ".join(answer.err.split())
+    assert "--iterations" in answer.err
+    assert not (tmp_path / "few" / "sliced").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--search", "random"), "one-shot, milp or dfbnb"),
+        (("--search", "dfbnb", "--depth", "0"), "depth must be at least 1"),
+        (("--search", "dfbnb", "--epsilon", "-1"), "epsilon must not be negative"),
+        (("--search", "dfbnb", "--iterations", "0"), "iterations must be at least 1"),
+    ],
+)
+def test_bad_search_options(pocketvit: Command, tmp_path: Path, arguments: tuple[str, ...], text: str) -> None:
+    answer = pocketvit("run", *arguments, "--runs", tmp_path / "runs")
+    assert answer.code == 2
+    assert text in " ".join(answer.err.split())
+    assert not (tmp_path / "runs").exists()
