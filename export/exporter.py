@@ -25,6 +25,7 @@ from runtime import (
     Provenance,
     Session,
     TensorSpec,
+    macs,
     manifest_path,
     open_engine,
     read_artifact,
@@ -134,63 +135,72 @@ def export_model(
         StorageError: there is no space, or no permission to write.
         MissingExtraError: a converter or engine is not installed.
     """
-    settings = settings or ExportSettings()
+    job = _Job(model, task, data, folder, name, settings or ExportSettings(), _provenance(model, task))
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    provenance = _provenance(model, task)
-    done = {kind: _finished(folder / f"{name}.{_SUFFIX[kind]}", kind, task, provenance) for kind in settings.kinds}
-    missing = [kind for kind in settings.kinds if done[kind] is None]
-    if not missing:
-        return [artifact for artifact in done.values() if artifact is not None]
-    reference = _reference(model, task, data, settings)
-    with storage_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
-        for position, kind in enumerate(missing):
-            progress("export", position, len(missing), f"{name}.{_SUFFIX[kind]}")
-            path = Path(scratch) / f"{name}.{_SUFFIX[kind]}"
-            _write(
-                kind,
-                model,
-                task,
-                data,
-                path,
-                settings,
-                folder / f"{name}.{_SUFFIX['fp32']}" if done.get("fp32") else None,
-            )
-            artifact = _verified(_describe(kind, path, task, model, data, settings, provenance), path, reference)
-            done[kind] = _accept(artifact, path, folder, settings.min_agreement if task.trained else None)
-        progress("export", len(missing), len(missing))
-    return [ready for kind in settings.kinds if (ready := done[kind]) is not None]
+    done = {kind: _finished(job, kind) for kind in job.settings.kinds}
+    missing = [kind for kind in job.settings.kinds if done[kind] is None]
+    if missing:
+        reference = _reference(job)
+        with storage_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
+            for position, kind in enumerate(missing):
+                progress("export", position, len(missing), job.file(kind).name)
+                path = Path(scratch) / job.file(kind).name
+                _write(job, kind, path)
+                artifact = _verified(_describe(job, kind, path), path, reference)
+                done[kind] = _accept(artifact, path, folder, job.min_agreement)
+            progress("export", len(missing), len(missing))
+    return [artifact for artifact in done.values() if artifact is not None]
 
 
-def _write(
-    kind: str,
-    model: SlicedViT,
-    task: Task,
-    data: Dataset,
-    path: Path,
-    settings: ExportSettings,
-    float_file: Path | None,
-) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """What is exported, from what, to where."""
+
+    model: SlicedViT
+    task: Task
+    data: Dataset
+    folder: Path
+    name: str
+    settings: ExportSettings
+    provenance: Provenance
+
+    def file(self, kind: str) -> Path:
+        return self.folder / f"{self.name}.{_SUFFIX[kind]}"
+
+    def calibration(self, kind: str) -> Calibration | None:
+        if kind != "int8-full":
+            return None
+        images = min(self.settings.calibration_images, len(self.data.held_out))
+        return Calibration(self.data.name, "held-out", images, self.settings.seed)
+
+    @property
+    def min_agreement(self) -> float | None:
+        """What ``int8`` is held to; weights that were never trained answer by chance and are held to nothing."""
+        return self.settings.min_agreement if self.task.trained else None
+
+
+def _write(job: _Job, kind: str, path: Path) -> None:
     if kind == "onnx":
-        write_onnx(model, path)
+        write_onnx(job.model, path)
     elif kind == "fp32":
-        write_tflite(model, path)
+        write_tflite(job.model, path)
     else:
-        if float_file is None:
-            float_file = path.parent / "float.tflite"
-            if not float_file.exists():
-                write_tflite(model, float_file)
-        write_quantised(float_file, path, _RECIPE[kind], _calibration_images(kind, task, data, settings))
+        source = job.file("fp32")
+        if _finished(job, "fp32") is None:
+            source = path.parent / "float.tflite"
+            if not source.exists():
+                write_tflite(job.model, source)
+        write_quantised(source, path, _RECIPE[kind], _calibration_images(job, kind))
 
 
-def _calibration_images(
-    kind: str, task: Task, data: Dataset, settings: ExportSettings
-) -> npt.NDArray[np.float32] | None:
-    if kind != "int8-full":
+def _calibration_images(job: _Job, kind: str) -> npt.NDArray[np.float32] | None:
+    calibration = job.calibration(kind)
+    if calibration is None:
         return None
-    generator = np.random.default_rng([settings.seed, 4])
-    chosen = np.sort(generator.permutation(data.held_out)[: settings.calibration_images])
-    return _images(data, chosen, task)
+    generator = np.random.default_rng([calibration.seed, 4])
+    chosen = np.sort(generator.permutation(job.data.held_out)[: calibration.images])
+    return _images(job.data, chosen, job.task)
 
 
 def _images(data: Dataset, indices: npt.NDArray[np.int64], task: Task) -> npt.NDArray[np.float32]:
@@ -198,10 +208,9 @@ def _images(data: Dataset, indices: npt.NDArray[np.int64], task: Task) -> npt.ND
     return np.ascontiguousarray(np.concatenate(batches).transpose(0, 2, 3, 1))
 
 
-def _reference(model: SlicedViT, task: Task, data: Dataset, settings: ExportSettings) -> _Reference:
-    from runtime import macs
-
-    wanted = settings.verify_images or max(32, int(_VERIFY_MACS / macs(model.plan)))
+def _reference(job: _Job) -> _Reference:
+    model, task, data = job.model, job.task, job.data
+    wanted = job.settings.verify_images or max(32, int(_VERIFY_MACS / macs(model.plan)))
     count = min(wanted, len(data.test))
     indices = data.test[np.linspace(0, len(data.test) - 1, count).round().astype(np.int64)]
     logits = logits_of(model, data, indices, task.preprocessing)
@@ -210,22 +219,10 @@ def _reference(model: SlicedViT, task: Task, data: Dataset, settings: ExportSett
     return _Reference(_images(data, indices, task), logits, data.labels[indices] if same else None, reason)
 
 
-def _describe(
-    kind: str,
-    path: Path,
-    task: Task,
-    model: SlicedViT,
-    data: Dataset,
-    settings: ExportSettings,
-    provenance: Provenance,
-) -> Artifact:
+def _describe(job: _Job, kind: str, path: Path) -> Artifact:
     """Returns the manifest of a file just written; its parity is not measured yet."""
     engine = open_engine(path)
     onnx = kind == "onnx"
-    calibration: Calibration | None = None
-    if kind == "int8-full":
-        images = min(settings.calibration_images, len(data.held_out))
-        calibration = Calibration(data.name, "held-out", images, settings.seed)
     return Artifact(
         file=path.name,
         sha256=sha256_of(path),
@@ -233,14 +230,14 @@ def _describe(
         format="onnx" if onnx else "tflite",
         precision="fp32" if onnx else kind,  # type: ignore[arg-type]
         recipe=_RECIPE[kind],
-        plan=model.plan,
-        preprocessing=task.preprocessing,
+        plan=job.model.plan,
+        preprocessing=job.task.preprocessing,
         input=_tensor(engine, "input", "NCHW" if onnx else "NHWC"),
         output=_tensor(engine, "output", "NC"),
-        class_names=task.class_names,
+        class_names=job.task.class_names,
         parity=Parity(0, 0.0, 0.0, None, 0.0, None, None, "not run yet"),
-        calibration=calibration,
-        provenance=provenance,
+        calibration=job.calibration(kind),
+        provenance=job.provenance,
     )
 
 
@@ -287,17 +284,19 @@ def _place(artifact: Artifact, path: Path, folder: Path) -> Artifact:
     return artifact
 
 
-def _finished(path: Path, kind: str, task: Task, provenance: Provenance) -> Artifact | None:
+def _finished(job: _Job, kind: str) -> Artifact | None:
     """Returns the manifest of a file that needs no new export, or None."""
     try:
-        artifact = read_artifact(path)
-    except ArtifactError:
+        artifact = read_artifact(job.file(kind))
+        check_parity(artifact, job.min_agreement)
+    except (ArtifactError, ParityError):
         return None
     same = (
-        artifact.provenance == provenance
+        artifact.provenance == job.provenance
         and artifact.recipe == _RECIPE[kind]
-        and artifact.preprocessing == task.preprocessing
-        and artifact.class_names == task.class_names
+        and artifact.preprocessing == job.task.preprocessing
+        and artifact.class_names == job.task.class_names
+        and artifact.calibration == job.calibration(kind)
     )
     return artifact if same else None
 

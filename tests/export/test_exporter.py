@@ -126,6 +126,20 @@ def test_whole_files_are_kept_and_damaged_ones_written_again(
     assert changed == {"tiny.int8.tflite", "tiny.int8.tflite.json"}
 
 
+def test_other_calibration_images_give_another_int8_full_alone(
+    exported: Exported, digits: Dataset, tmp_path: Path
+) -> None:
+    folder = tmp_path / "artifacts"
+    shutil.copytree(exported.folder, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    settings = ExportSettings(calibration_images=12, verify_images=100)
+    result = export_model(exported.model, task_for(digits, trained=False), digits, folder, "tiny", settings)
+    changed = {path.name for path in folder.iterdir() if path.read_bytes() != before[path.name]}
+    assert changed == {"tiny.int8-full.tflite", "tiny.int8-full.tflite.json"}
+    assert result[-1].calibration is not None
+    assert result[-1].calibration.images == 12
+
+
 def test_a_file_that_agrees_too_seldom_is_put_aside(sliced: SlicedViT, digits: Dataset, tmp_path: Path) -> None:
     settings = ExportSettings(kinds=("int8",), verify_images=100, min_agreement=1.0)
     noisy = replace_head_by_near_ties(sliced)
