@@ -1,5 +1,6 @@
 """Exported files measured on a target, kept as raw values, and told as a report. Needs numpy and one engine."""
 
+from .apart import bench_apart
 from .machine import MachineState, machine_state
 from .measure import Measurement, Sampling, measure_interleaved
 from .report import write_report
@@ -22,6 +23,7 @@ __all__ = [
     "SummaryRow",
     "Timing",
     "bench",
+    "bench_apart",
     "bootstrap_percentile",
     "machine_state",
     "measure_interleaved",

@@ -37,7 +37,7 @@ from compress import (
     weights_sha256,
     write_journal,
 )
-from device_bench import Sampling, bench, read_result, write_result
+from device_bench import Sampling, bench_apart, read_result, write_result
 from export import ExportSettings, export_model
 from runtime import (
     Artifact,
@@ -283,7 +283,7 @@ def bench_stage(folder: RunFolder, sampling: Sampling | None = None, progress: P
     except ArtifactError:
         pass
     with stage(folder, "bench"):
-        write_result(path, bench(files, "cpu", threads=1, sampling=sampling, progress=progress))
+        write_result(path, bench_apart(files, "cpu", threads=1, sampling=sampling, progress=progress))
 
 
 def _finished(folder: Path) -> SlicedViT | None:
