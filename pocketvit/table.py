@@ -20,9 +20,9 @@ def summary_tables(summary: RunSummary, width: int) -> list[Table]:
     One table, or two below each other where the terminal is narrower than ``_WIDE`` characters.
     """
     target = summary.targets[0] if summary.targets else None
-    costs = ("params", "MACs", "size", "top-1", "agrees")
-    speeds = ("median [95 % CI]", "p90", "speed-up", "memory")
-    groups = [(*costs, *speeds)] if width >= _WIDE else [costs, speeds]
+    costs: tuple[str, ...] = ("params", "MACs", "size", "top-1", "agrees")
+    speeds: tuple[str, ...] = ("median [95 % CI]", "p90", "speed-up", "memory") if target else ()
+    groups = [(*costs, *speeds)] if width >= _WIDE or not speeds else [costs, speeds]
     timed = f", timed on {target}" if target else ""
     tables = []
     for group in groups:
@@ -36,7 +36,9 @@ def summary_tables(summary: RunSummary, width: int) -> list[Table]:
             timing = row.on(target) if target else None
             if group == speeds and timing is None:
                 continue
-            cells = dict(zip((*costs, *speeds), (*_cost_cells(row), *_timing_cells(timing)), strict=True))
+            cells = dict(
+                zip((*costs, *speeds), (*_cost_cells(row), *(_timing_cells(timing) if target else ())), strict=True)
+            )
             table.add_row(row.name, *(cells[heading] for heading in group), end_section=row.name == "sliced")
         tables.append(table)
     return tables
