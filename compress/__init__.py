@@ -6,7 +6,7 @@ from .data import known_data, load_data, search_set
 from .dataset import Dataset
 from .dfbnb import Node, SearchResult, Step, TreeSettings, objective, search_tree
 from .distill import distillation_loss
-from .evaluate import Score, logits_of, score
+from .evaluate import Score, evaluating, logits_of, score
 from .folder import Task, read_model, read_task, save_model, weights_sha256
 from .importance import BlockImportance, Importance, fisher_scores, group_importance
 from .journal import read_journal, write_journal
@@ -67,6 +67,7 @@ __all__ = [
     "default_classes",
     "distillation_loss",
     "draw_search_images",
+    "evaluating",
     "fisher_scores",
     "fit",
     "from_timm",

@@ -87,7 +87,11 @@ def _check_images(paths: Sequence[Path], skip_bad: bool, progress: Progress) -> 
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise DataError(bad, fix=f"Replace or remove {path}, or leave bad pictures out with --skip-bad")
             good.append(bad is None)
-            progress("check images", done, len(paths), "" if bad is None else f"skipped {path}")
+            progress("check images", done, len(paths))
+            if bad is not None:
+                skipped = good.count(False)
+                # a stage of its own, and always at its end: a listener that thins out progress must not drop it
+                progress("left out", skipped, skipped, f"skipped {path}")
     return good
 
 

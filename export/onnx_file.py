@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from compress import SlicedViT
+from compress import SlicedViT, evaluating
 from runtime import MissingExtraError, quiet
 
 INPUT, OUTPUT = "image", "logits"
@@ -27,9 +27,9 @@ def write_onnx(model: SlicedViT, path: Path) -> None:
         raise MissingExtraError(error.name or "onnx", "export") from None
     plan = model.plan
     example = torch.zeros(2, plan.in_chans, *plan.img_size)
-    with quiet(), torch.no_grad():
+    with quiet(), evaluating(model):
         torch.onnx.export(
-            model.eval(),
+            model,
             (example,),
             path,
             input_names=[INPUT],

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from compress import SlicedViT
+from compress import SlicedViT, evaluating
 from runtime import MissingExtraError, quiet
 
 INPUT = "image"
@@ -39,6 +39,6 @@ def write_tflite(model: SlicedViT, path: Path) -> None:
             raise MissingExtraError("litert-torch", "export") from None
         plan = model.plan
         example = torch.zeros(1, *plan.img_size, plan.in_chans)
-        wrapped = ChannelsLast(model).eval()
-        with torch.no_grad():
+        wrapped = ChannelsLast(model)
+        with evaluating(model), evaluating(wrapped):
             litert_torch.convert(wrapped, sample_kwargs={INPUT: example}).export(str(path))

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from compress import Dataset, ModelSpec, SlicedViT, load_model, logits_of, plain_batches
-from export import KINDS, ExportSettings, export_model, exporter
+from compress import Dataset, ModelSpec, SlicedViT, build, load_model, logits_of, plain_batches
+from export import KINDS, ExportSettings, export_model, exporter, write_onnx, write_tflite
 from runtime import DataError, ParityError, load, manifest_path, read_artifact, sha256_of
 
 from .conftest import OVERRIDES, SPEC, Exported, task_for
@@ -153,8 +153,6 @@ def test_a_file_that_agrees_too_seldom_is_put_aside(sliced: SlicedViT, digits: D
 
 def replace_head_by_near_ties(model: SlicedViT) -> SlicedViT:
     """Makes every class answer nearly the same, so that rounding decides between them."""
-    from compress import build
-
     weights = dict(model.state_dict())
     head = weights["head.weight"]
     weights["head.weight"] = head[:1].repeat(len(head), 1) + 1e-5 * head
@@ -177,9 +175,20 @@ def test_a_wrong_float_file_is_refused(
     assert not list(tmp_path.glob("*.onnx"))
 
 
-def test_random_weights_are_reported_and_not_gated(exported: Exported) -> None:
-    assert read_artifact(exported.file("int8.tflite")).parity.top1_agreement <= 1.0
-    assert not (exported.folder / "rejected").exists()
+def test_random_weights_are_reported_and_not_gated(sliced: SlicedViT, digits: Dataset, tmp_path: Path) -> None:
+    settings = ExportSettings(kinds=("int8",), verify_images=100, min_agreement=1.0)
+    noisy, task = replace_head_by_near_ties(sliced), task_for(digits, trained=False)
+    (artifact,) = export_model(noisy, task, digits, tmp_path, "fresh", settings)
+    assert artifact.parity.top1_agreement < 1.0
+    assert read_artifact(tmp_path / "fresh.int8.tflite") == artifact
+    assert not (tmp_path / "rejected").exists()
+
+
+def test_exporting_leaves_the_model_in_the_mode_it_was_in(sliced: SlicedViT, tmp_path: Path) -> None:
+    training = build(sliced.plan, sliced.state_dict()).train()
+    write_onnx(training, tmp_path / "m.onnx")
+    write_tflite(training, tmp_path / "m.tflite")
+    assert all(part.training for part in training.modules())
 
 
 def test_other_classes_than_the_data_leave_accuracy_null_with_a_reason(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -117,7 +116,7 @@ def test_a_corrupt_image_is_named_or_skipped(pocketvit: Command, tmp_path: Path)
     assert not (tmp_path / "runs").exists()
     answer = pocketvit(*arguments, "--runs", tmp_path / "runs", "--skip-bad", "--json")
     assert answer.code == 0, answer.err
-    assert f"skipped {bad}" in "".join(answer.err.split("\n")) or json.loads(answer.out)["rows"]
+    assert f"skipped {bad}" in answer.err.replace("\n", "")
 
 
 def test_an_existing_run_is_left_alone(tiny_run: Path, pocketvit: Command, tmp_path: Path) -> None:
