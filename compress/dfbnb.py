@@ -27,6 +27,7 @@ from .oneshot import Action, GroupSizes, Removal, removals
 from .search_images import SearchImages
 from .slicing import Kept, compose, keep_all, slice_vit, widths_of
 from .tree_journal import TreeJournal, removal_of, removed_units
+from .tree_outlook import Outlook, short_change
 from .vit import SlicedViT
 
 ACTIONS: tuple[Action, ...] = ("mlp", "qk", "v", "head", "embed")
@@ -154,7 +155,7 @@ def search_tree(
         goal: a cost at which a path ends, and which is not undershot by more than 2 % while another action is left.
         bf16: evaluate and differentiate under bfloat16 autocast.
         journal: where operations are recorded and replayed from.
-        progress: told of every node looked at.
+        progress: told of every node looked at: forward-equivalents done, and what the whole search may take.
 
     Raises:
         ArtifactError: the journal is of another search.
@@ -164,12 +165,14 @@ def search_tree(
     root, _ = tree.look(model, keep_all(model.plan), ())
     if goal is None or root.cost > goal:
         tree.visit(model, root)
+    progress("search", tree.used, tree.used, tree.note(root))
     return SearchResult(tree.best, tree.best_smaller, root, tree.nodes, tree.branched, tree.repeats, tree.used)
 
 
 class _Tree:
     """What is known while one tree is searched."""
 
+    root: Node
     best: Node
     best_smaller: Node | None = None
 
@@ -189,15 +192,19 @@ class _Tree:
         self.seen: set[Kept] = set()
         self.order: npt.NDArray[np.int64] = np.arange(len(images))
         self.nodes = self.branched = self.repeats = self.used = 0
+        self.outlook = Outlook(settings.depth, len(ACTIONS), GRADIENT_COST * len(images))
 
     def visit(self, model: SlicedViT, node: Node) -> None:
         """Branches ``node``, whose sliced model is ``model``, and everything below it that is worth it."""
         self.branched += 1
-        for removal in self.children(model):
+        children, depth = self.children(model), len(node.path) + 1
+        self.outlook.opened(depth, len(children))
+        for removal in children:
             kept = compose(node.kept, removal.kept)
             path = (*node.path, Step(removal.action, removal.block))
             if kept in self.seen:
                 self.repeats += 1
+                self.outlook.repeated(depth)
                 self.tell("repeat", {"path": encode(path)})
                 continue
             smaller = slice_vit(model, removal.kept)
@@ -242,6 +249,8 @@ class _Tree:
         seen = self.evaluate(model, cost, needed) if entry is None else _Seen.of(entry)
         value = objective(seen.correct, count, cost, self.total, weight)
         node = Node(path, kept, model.plan, cost, seen.correct, seen.complete, value)
+        if not path:
+            self.root = node
         if seen.complete and (not path or value > self.best.objective):
             self.best, self.order = node, np.array(seen.order, np.int64)
         if path and seen.complete and (self.best_smaller is None or value > self.best_smaller.objective):
@@ -255,8 +264,19 @@ class _Tree:
             told = {"path": encode(path), "cost": cost, "objective": value if math.isfinite(value) else None}
             best = seen.order if node is self.best else None
             self.record({"op": "look", **told, **seen.as_json(), "order": best, "verdict": verdict})
-        self.progress("search", self.nodes, self.nodes, f"depth {len(path)}, best objective {self.best.objective:.4f}")
+        opens = verdict == "branched" or not (path or end)
+        self.outlook.looked(len(path), seen.images, branched=opens, improved=node is self.best)
+        self.progress("search", self.used, self.outlook.total(self.used), self.note(node))
         return node, verdict
+
+    def note(self, node: Node) -> str:
+        """Returns where the search is, and the plan it would choose now, for people."""
+        chosen = self.best_smaller or self.best
+        right, share = chosen.correct / len(self.images), chosen.cost / self.total
+        return (
+            f"best {chosen.objective:.4f}: top-1 {100 * right:.1f} %, cost {100 * share:.1f} %, "
+            f"{short_change(self.root.plan, chosen.plan)}; node {self.nodes}, depth {len(node.path)}"
+        )
 
     def evaluate(self, model: SlicedViT, cost: int, needed: float) -> _Seen:
         """Counts right answers, no further than it takes to know whether the objective can exceed ``needed``.

@@ -94,6 +94,33 @@ def test_every_operation_is_recorded_and_the_counts_add_up(trained: SlicedViT, d
     assert any(not look["complete"] for look in looks)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [TreeSettings(depth=3, epsilon=0.1), TreeSettings(depth=2, epsilon=0.0)])
+def test_progress_grows_to_its_end_and_shows_the_best_plan(
+    trained: SlicedViT, digits: Dataset, settings: TreeSettings
+) -> None:
+    told: list[tuple[int, int, str]] = []
+    found = search_tree(
+        trained,
+        images_of(digits, 1),
+        params,
+        params(trained.plan),
+        settings,
+        progress=lambda stage, done, total, note="": told.append((done, total, note)),
+    )
+    shares = [done / total for done, total, _ in told]
+    assert shares == sorted(shares)
+    assert shares[-2] <= shares[-1] == 1.0
+    assert shares[0] < 0.5
+    assert told[-1][0] == found.images
+    assert len(told) == found.nodes + 1
+    assert found.best_smaller is not None
+    assert f"best {found.best_smaller.objective:.4f}: top-1 " in told[-1][2]
+    assert "→" in told[-1][2]
+    assert "nothing removed" in told[0][2]
+    assert told[0][2].endswith("node 1, depth 0")
+
+
 class KilledError(Exception):
     """Stands for a process that is no more."""
 

@@ -1,0 +1,86 @@
+"""What can be said of a tree search while it runs: how much of it is done, and what the best plan looks like."""
+
+from __future__ import annotations
+
+import math
+
+from runtime import ShapePlan
+
+_GUESS, _GUESS_WEIGHT = 0.1, 5
+
+
+class Outlook:
+    """Estimates the work of a search, in forward-equivalents of images, from what was seen of its tree.
+
+    How many nodes there will be is not known. What is known is how many children wait at each depth; what each of
+    them will cost is taken from how often children were branched and how many images a look took so far. Children
+    that were branched because they beat the best are not counted: the first path down does little else, and says
+    nothing of its siblings. Before much is seen, a child is taken to be branched once in ten times.
+
+    Args:
+        depth: most actions on one path.
+        actions: children of a node, unless it says otherwise.
+        gradient: work of branching a node.
+    """
+
+    def __init__(self, depth: int, actions: int, gradient: int) -> None:
+        self._depth, self._actions, self._gradient = depth, actions, gradient
+        self._waiting = [0] * (depth + 2)
+        self._pending = 0
+        self._looks = self._look_images = 0
+        self._decided = self._branched = self._visits = self._repeats = 0
+        self._share = 0.0
+
+    def looked(self, depth: int, images: int, *, branched: bool, improved: bool) -> None:
+        """Notes a look at a node: images evaluated, whether it will be branched, whether it is the best so far."""
+        self._looks += 1
+        self._look_images += images
+        if depth:
+            self._visits += 1
+            self._waiting[depth] -= 1
+        if 0 < depth < self._depth and not improved:
+            self._decided += 1
+            self._branched += branched
+        if branched:
+            self._waiting[depth + 1] = self._actions
+            self._pending = self._gradient
+
+    def opened(self, depth: int, children: int) -> None:
+        """Notes that a node was branched, and how many children it has at ``depth``."""
+        self._waiting[depth] = children
+        self._pending = 0
+
+    def repeated(self, depth: int) -> None:
+        """Notes a child at ``depth`` that needed no look."""
+        self._visits += 1
+        self._repeats += 1
+        self._waiting[depth] -= 1
+
+    def total(self, used: int) -> int:
+        """Returns the work of the whole search, done and expected; the share of ``used`` in it never falls."""
+        look = self._look_images / self._looks
+        branched = (self._branched + _GUESS_WEIGHT * _GUESS) / (self._decided + _GUESS_WEIGHT)
+        repeated = self._repeats / (self._visits + _GUESS_WEIGHT)
+        left, child = float(self._pending), 0.0
+        for depth in range(self._depth, 0, -1):
+            below = 0.0 if depth == self._depth else branched * (self._gradient + self._actions * child)
+            child = (1 - repeated) * look + below
+            left += self._waiting[depth] * child
+        total = max(used, math.floor(used / max(self._share, used / (used + left))))
+        self._share = used / total
+        return total
+
+
+def short_change(before: ShapePlan, after: ShapePlan) -> str:
+    """Returns what went from one plan to another, in few words.
+
+    Sums over the blocks; ``qk`` and ``v`` are widths of one head, so a head that goes does not change them.
+    """
+
+    def sums(plan: ShapePlan) -> list[tuple[str, int]]:
+        fields = (("heads ", "num_heads"), ("qk ", "qk_dim"), ("v ", "v_dim"), ("mlp ", "mlp_dim"))
+        own = [(label, sum(getattr(block, name) for block in plan.blocks)) for label, name in fields]
+        return [("C", plan.embed_dim), *own]
+
+    pairs = zip(sums(before), sums(after), strict=True)
+    return " ".join(f"{label}{old}→{new}" for (label, old), (_, new) in pairs if old != new) or "nothing removed"
