@@ -94,6 +94,15 @@ def seconds_interval(interval: Interval | None) -> str:
     return f"{value} {unit} [{low}, {high}]"
 
 
+def times(value: float | None) -> str:
+    """Returns a ratio.
+
+    >>> times(1.3333), times(None)
+    ('1.33×', '–')
+    """
+    return MISSING if value is None else f"{_three(value)}×"
+
+
 def times_interval(interval: Interval | None) -> str:
     """Returns a ratio with its confidence interval.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from runtime import (
     read_plan,
 )
 
+from .gain import Gain, gains
 from .results import BenchResult, FileResult, read_result
 from .stats import Interval, median_interval, p90_interval, ratio_of_medians
 
@@ -108,7 +110,8 @@ class RunSummary:
         artifacts: the manifests of the exported files, in the order of the rows.
         benches: by name of their document, such as ``cpu.json``.
         rows: the table.
-        notes: what the reader must know of figures that are left out.
+        notes: what the reader must know of figures that are left out, and what pruning alone bought.
+        gains: the latter as figures, one per sliced file with a counterpart of the baseline and per target.
     """
 
     name: str
@@ -118,6 +121,7 @@ class RunSummary:
     benches: dict[str, BenchResult]
     rows: tuple[SummaryRow, ...]
     notes: tuple[str, ...]
+    gains: tuple[Gain, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -130,11 +134,12 @@ class RunSummary:
         return next((row for row in self.rows if row.name == name), None)
 
 
-def summarise(run: Path) -> RunSummary:
+def summarise(run: Path, table: Mapping[str, float] | None = None) -> RunSummary:
     """Reads a run folder, however far it has come.
 
     Args:
         run: a folder with ``baseline``, ``sliced``, ``artifacts`` and ``bench``, some of which may be absent.
+        table: by precision, the speed-up of the sliced model that a latency table predicts.
 
     Raises:
         RunFolderError: it is no run folder, or two benches are of one target.
@@ -150,7 +155,10 @@ def summarise(run: Path) -> RunSummary:
     notes: list[str] = []
     models = tuple(_model_row(name, model) for name, model in (("baseline", baseline), ("sliced", sliced)))
     files = tuple(_file_row(artifact, benches, notes) for artifact in artifacts)
-    return RunSummary(run.resolve().name, baseline, sliced, artifacts, benches, models + files, tuple(notes))
+    found = gains(artifacts, benches.values(), table)
+    notes += [gain.sentence for gain in found]
+    name = run.resolve().name
+    return RunSummary(name, baseline, sliced, artifacts, benches, models + files, tuple(notes), found)
 
 
 def _check_run(run: Path) -> None:

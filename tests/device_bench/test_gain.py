@@ -1,0 +1,92 @@
+from dataclasses import replace
+
+import pytest
+
+from device_bench import Interval, ratio_of_medians, read_result, summarise, write_result
+from device_bench.gain import Gain
+from runtime import macs
+
+from .conftest import BASELINE, SLICED
+
+SHARE = macs(SLICED) / macs(BASELINE)
+
+
+def gain(low: float, high: float, share: float = 0.5) -> Gain:
+    return Gain("a.fp32.tflite", "baseline.fp32.tflite", "fp32", "cpu", share, Interval((low + high) / 2, low, high))
+
+
+def slow_down(run, file, factor):
+    """Makes ``file`` in the bench as fast as the baseline divided by ``factor``, round by round."""
+    path = run / "bench" / "cpu.json"
+    bench = read_result(path)
+    latency = bench.files[0].latency
+    values = replace(latency, values=tuple(factor * value for value in latency.values))
+    files = [replace(item, measurements=(values,)) if item.file == file else item for item in bench.files]
+    write_result(path, replace(bench, files=tuple(files)))
+
+
+def test_the_promise_stands_beside_the_measurement(run):
+    summary = summarise(run)
+    bench = read_result(run / "bench" / "cpu.json")
+    (found,) = summary.gains
+    assert (found.file, found.baseline, found.target) == ("digits.fp32.tflite", "baseline.fp32.tflite", "cpu")
+    assert found.macs_share == SHARE
+    assert found.promised == 1 / SHARE
+    before, after = (bench.of(name).latency.values for name in (found.baseline, found.file))
+    assert found.measured == ratio_of_medians(before, after)
+    assert found.table is None
+    assert found.sentence in summary.notes
+    assert "its MACs promised" in found.sentence
+
+
+def test_a_latency_table_is_a_third_figure(run):
+    (found,) = summarise(run, {"fp32": 1.875, "int8": 9.0}).gains
+    assert found.table == 1.875
+    assert "its latency table 1.88×" in found.sentence  # noqa: RUF001
+    assert summarise(run, {"int8": 9.0}).gains[0].table is None
+
+
+def test_int8_is_compared_where_the_baseline_has_a_file_of_it(run):
+    """Quantisation is no merit of pruning, so files of another precision or engine are not compared."""
+    assert [gain.file for gain in summarise(run).gains] == ["digits.fp32.tflite"]
+
+
+def test_a_speedup_that_misses_half_of_the_promise_says_what_to_do(run):
+    assert not summarise(run).gains[0].falls_short
+    slow_down(run, "digits.fp32.tflite", 0.97)
+    summary = summarise(run)
+    assert summary.gains[0].falls_short
+    (note,) = [note for note in summary.notes if "less than half" in note]
+    assert "--cost latency@cpu" in note
+    assert "digits.fp32.tflite is 1.03×" in note  # noqa: RUF001
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "short"),
+    [
+        (1.20, 1.30, True),  # saved at most 23 % where 50 % fewer MACs promise 50 %
+        (1.20, 1.34, False),  # the interval still reaches 25.4 %, a little over half of the promise
+        (0.80, 0.90, True),  # slower than before
+        (1.90, 2.10, False),
+    ],
+)
+def test_noise_does_not_raise_the_warning(low, high, short):
+    assert gain(low, high).falls_short == short
+
+
+def test_a_model_that_was_not_pruned_promises_nothing():
+    assert not gain(0.99, 1.01, share=1.0).falls_short
+
+
+def test_what_was_timed_before_the_file_changed_or_in_another_way_is_not_compared(run):
+    path = run / "bench" / "cpu.json"
+    bench = read_result(path)
+    for change in ({"sha256": "0" * 64}, {"threads": 4}, {"measurements": ()}):
+        write_result(path, replace(bench, files=(replace(bench.files[0], **change), *bench.files[1:])))
+        assert summarise(run).gains == ()
+
+
+def test_every_target_has_its_own(run):
+    bench = read_result(run / "bench" / "cpu.json")
+    write_result(run / "bench" / "board.json", replace(bench, target="board"))
+    assert {gain.target for gain in summarise(run).gains} == {"cpu", "board"}
