@@ -138,6 +138,15 @@ def plain(value: float | None) -> str:
     return MISSING if value is None else f"{value:.2f}"
 
 
+def signed(value: float | None) -> str:
+    """Returns a number with its sign and four decimals.
+
+    >>> signed(0.12344), signed(-0.5), signed(0.0)
+    ('+0.1234', '−0.5000', '±0.0000')
+    """
+    return MISSING if value is None else _signed(value, 4)
+
+
 def hertz(values: tuple[float, ...] | None) -> str:
     """Returns one clock, or the range of several, in GHz.
 

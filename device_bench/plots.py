@@ -10,13 +10,18 @@ from typing import Any
 from runtime import EpochRecord, MissingExtraError, ShapePlan
 
 INK, MUTED, GRID, BEFORE, AFTER, PAPER = "#1c2430", "#66707f", "#dde2e8", "#9aa5b5", "#0b6bcb", "#ffffff"
-COLOURS = {INK: "--ink", MUTED: "--muted", GRID: "--line", BEFORE: "--before", AFTER: "--after", PAPER: "--card"}
+SECOND, THIRD = "#b4530a", "#0c7a6b"
+COLOURS = {
+    **{INK: "--ink", MUTED: "--muted", GRID: "--line", BEFORE: "--before", AFTER: "--after", PAPER: "--card"},
+    **{SECOND: "--second", THIRD: "--third"},
+}
 """Each colour and the CSS variable that stands for it when a picture is set into a page."""
 
 DOTS = 120
 """Dots drawn of each latency series, evenly spread over its rounds."""
 
-_TITLE_PAD = 19  # points; leaves a line for the legend
+TITLE_PAD = 19
+"""Points between title and panel; leaves a line for the legend."""
 
 Draw = Callable[[Any], None]
 
@@ -114,11 +119,11 @@ def widths(name: str, title: str, baseline: ShapePlan | None, sliced: ShapePlan 
                 continue
             values = [getattr(block, name) for block in plan.blocks]
             axes.bar(range(1, len(values) + 1), values, share, color=colour, label=label)
-        axes.set_title(title, pad=_TITLE_PAD)
+        axes.set_title(title, pad=TITLE_PAD)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("block")
-        _legend_above(axes)
+        legend_above(axes)
 
     return draw
 
@@ -144,10 +149,10 @@ def curves(title: str, unit: str, series: Sequence[tuple[str, Sequence[EpochReco
                 linewidth=1.8,
                 label=label,
             )
-        axes.set_title(f"{title}, {unit}", pad=_TITLE_PAD)
+        axes.set_title(f"{title}, {unit}", pad=TITLE_PAD)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("epoch")
-        _legend_above(axes)
+        legend_above(axes)
 
     return draw
 
@@ -196,5 +201,6 @@ def _box(axes: Any, place: float, marks: Sequence[float]) -> None:
     axes.plot((middle, middle), (place - 0.15, place + 0.15), color=INK, linewidth=2, zorder=4)
 
 
-def _legend_above(axes: Any) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.03, 0.97), ncols=4, handlelength=1.4, columnspacing=1.2)
+def legend_above(axes: Any, columns: int = 4) -> None:
+    """Sets the legend between the title and the panel."""
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.03, 0.97), ncols=columns, handlelength=1.4, columnspacing=1.2)

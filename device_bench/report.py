@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from runtime import MissingExtraError, ShapePlan, write_bytes
+from runtime import ArtifactError, MissingExtraError, ShapePlan, macs, params, write_bytes
 
-from . import format, plots
+from . import format, plots, search_plots
 from .machine import MachineState
+from .search_log import SearchLog, TreeLog, actions, read_search
 from .summary import REFERENCE, RunSummary, SummaryRow, summarise
 from .verdict import verdict
 
@@ -40,13 +42,14 @@ class Figure:
     panels: tuple[str, ...]
 
 
-def write_report(run: Path) -> tuple[Path, Path]:
+def write_report(run: Path, table: Mapping[str, float] | None = None) -> tuple[Path, Path]:
     """Writes ``report.md`` and ``report.html`` into a run folder, and the Markdown's pictures beside them.
 
     The same folder gives the same bytes.
 
     Args:
         run: the run folder.
+        table: by precision, the speed-up of the sliced model that a latency table predicts.
 
     Returns:
         The paths of ``report.md`` and ``report.html``.
@@ -57,7 +60,9 @@ def write_report(run: Path) -> tuple[Path, Path]:
         MissingExtraError: jinja2 or matplotlib is not installed.
         StorageError: the report cannot be written.
     """
-    context = _context(summarise(run))
+    summary = summarise(run, table)
+    context = {**_context(summary), **_search(summary, run)}
+    context["figures"]["search"] = context["search_figure"]
     html = _render("report.html.j2", context, autoescape=True)
     markdown = _render("report.md.j2", context, autoescape=False)
     for figure in context["figures"].values():
@@ -106,6 +111,9 @@ def _context(summary: RunSummary) -> dict[str, Any]:
         "target": target,
         **_conditions(summary, target),
         "reference": REFERENCE,
+        "notes": [note for note in summary.notes if note not in {gain.sentence for gain in summary.gains}],
+        "predicted": any(gain.table is not None for gain in summary.gains),
+        "short": [gain.sentence for gain in summary.gains if gain.falls_short],
         "figures": {
             "widths": _widths_figure(summary),
             "training": _training_figure(summary),
@@ -116,8 +124,75 @@ def _context(summary: RunSummary) -> dict[str, Any]:
         "machines": [
             (name, bench, _machine_rows(bench.before, bench.after)) for name, bench in summary.benches.items()
         ],
-        "sources": _sources(summary),
     }
+
+
+def _search(summary: RunSummary, run: Path) -> dict[str, Any]:
+    """Returns what there is to show of the search; a damaged journal costs that and no more."""
+    try:
+        log, note = read_search(run), None
+    except ArtifactError as error:
+        log, note = None, f"The search is not shown: {error}"
+    return {
+        "sources": _sources(summary, log),
+        "search_note": note,
+        "search_figure": _search_figure(log, summary.baseline.plan),
+        "search_words": _search_words(log),
+        "rounds": _rounds(log) if isinstance(log, TreeLog) else [],
+        "faint": search_plots.FAINT,
+    }
+
+
+def _search_figure(log: SearchLog | None, baseline: ShapePlan | None) -> Figure | None:
+    if log is None:
+        return None
+    if isinstance(log, TreeLog):
+        return _figure("search", "Every model the search looked at", [search_plots.nodes(log)], 1, (4.4, 3.2))
+    count = {"macs": macs, "params": params}.get(log.unit)
+    total = count(baseline) if count and baseline else None
+    return _figure("search", "What the search gave up for what", [search_plots.losses(log, total)], 1, (4.4, 2.6))
+
+
+def _search_words(log: SearchLog | None) -> str:
+    """Returns what a reader needs to know to read the table of rounds, or the picture of steps."""
+    if isinstance(log, TreeLog):
+        return (
+            "Objective, top-1, cost and what was removed are those of the model the round chose, before its recovery; "
+            f"cost is in {search_plots.unit_name(log.unit)}, of the baseline's. Removed: kind of group and block, "
+            "counted from 1. Repeats: visits saved because another order of the same removals had led to the same "
+            "model. Forward-equivalents: images run through a model, a gradient counted as three."
+        )
+    if log is None:
+        return ""
+    if log.method == "milp":
+        return (
+            "All widths at once, by integer programming: the least importance lost within the budget. "
+            "Drawn as if embed_dim were cut first and then block after block."
+        )
+    kinds = ", ".join(f"{kind} {format.whole(count)}" for kind, count in search_plots.kinds(log.steps).items())
+    return f"Groups removed one after another, least importance per cost saved first: {kinds}."
+
+
+def _rounds(log: TreeLog) -> list[dict[str, str]]:
+    """Returns the rows of the table of rounds, by heading."""
+    rows = []
+    for own in log.rounds:
+        best = own.chosen
+        rows.append(
+            {
+                "Round": str(own.number),
+                "Nodes": format.whole(len(own.looks)),
+                "Branched": format.whole(own.branched),
+                "Repeats": format.whole(own.repeats),
+                "Forward-equivalents": format.whole(own.work),
+                "Objective": format.signed(best.objective if best else None),
+                "Top-1, Search Set": format.percent(best.correct / own.images if best else None),
+                "Cost": format.percent(best.cost / log.total if best else None),
+                "Removed": actions(best.path) if best else format.MISSING,
+                "Top-1, recovered": format.percent(own.recovered_top1),
+            }
+        )
+    return rows
 
 
 def _conditions(summary: RunSummary, target: str | None) -> dict[str, Any]:
@@ -263,7 +338,7 @@ def _machine_rows(before: MachineState, after: MachineState) -> list[tuple[str, 
     return [(name, value, late.get(name, format.MISSING)) for name, value in described(before)]
 
 
-def _sources(summary: RunSummary) -> list[tuple[str, str, str]]:
+def _sources(summary: RunSummary, search: SearchLog | None) -> list[tuple[str, str, str]]:
     """Returns what, the file it was read from, and how it came about."""
     rows = []
     for name, model, stage in (
@@ -280,6 +355,9 @@ def _sources(summary: RunSummary) -> list[tuple[str, str, str]]:
                     f"counted and evaluated in torch after {stage}",
                 )
             )
+    if search is not None:
+        files = "search/iteration-*/journal.jsonl" if isinstance(search, TreeLog) else "search/journal.jsonl"
+        rows.append(("What the search looked at and removed", files, "recorded by the search"))
     if summary.artifacts:
         rows += [
             ("File size, top-1, agreement, parity", "artifacts/*.json", "measured at export by running each file"),

@@ -9,6 +9,9 @@ import pytest
 from device_bench import read_result, write_report, write_result
 from runtime import MissingExtraError, RunFolderError
 
+from .searches import write_rounds, write_steps
+from .test_gain import slow_down
+
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
@@ -76,37 +79,47 @@ def test_names_from_outside_are_escaped(run):
 
 
 def test_rows_of_the_markdown_tables_have_as_many_cells_as_their_heads(run):
+    write_rounds(run)
     markdown = write_report(run)[0].read_text()
     tables = re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)
-    assert len(tables) == 6
+    assert len(tables) == 8
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
         assert re.fullmatch(r"[|:-]+", table.splitlines()[1])
 
 
-def test_pictures_of_the_markdown_stand_beside_it(run):
+@pytest.mark.parametrize("search", [None, write_rounds, write_steps])
+def test_pictures_of_the_markdown_stand_beside_it(run, search):
+    if search:
+        search(run)
     markdown = write_report(run)[0].read_text()
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", markdown)
-    assert pictures == ["report-latency.svg", "report-widths.svg", "report-training.svg"]
+    found = ["report-search.svg"] if search else []
+    assert pictures == ["report-latency.svg", *found, "report-widths.svg", "report-training.svg"]
     for picture in pictures:
         root = ElementTree.parse(run / picture).getroot()
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_the_same_folder_gives_the_same_bytes(run):
+    write_rounds(run)
     write_report(run)
     first = {path.name: path.read_bytes() for path in run.glob("report*")}
     for path in run.glob("report*"):
         path.unlink()
     write_report(run)
     assert {path.name: path.read_bytes() for path in run.glob("report*")} == first
-    assert len(first) == 5
+    assert len(first) == 6
 
 
-def test_every_colour_of_a_picture_follows_the_page(run):
+@pytest.mark.parametrize("search", [write_rounds, write_steps])
+def test_every_colour_of_a_picture_follows_the_page(run, search):
+    search(run)
     html = write_report(run)[1].read_text()
     pictures = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
     assert "var(--after)" in pictures
+    for name in set(re.findall(r"var\((--\w+)\)", pictures)):
+        assert html.count(f"{name}: #") == 3  # light, dark, print
     assert re.findall(r"(?:fill|stroke): #[0-9a-f]{6}", pictures) == []
 
 
@@ -150,3 +163,64 @@ def test_a_missing_package_names_its_extra_and_nothing_is_written(run, monkeypat
     with pytest.raises(MissingExtraError, match=rf"{package}.*pocketvit\[bench\]"):
         write_report(run)
     assert not list(run.glob("report*"))
+
+
+def test_a_search_over_trees_has_a_figure_and_a_row_per_round(run):
+    write_rounds(run)
+    markdown, html = (path.read_text() for path in write_report(run))
+    parsed(html)
+    rows = [line for line in markdown.splitlines() if re.match(r"\| [12] \|", line)]
+    assert rows == [
+        "| 1 | 5 | 2 | 1 | 525 | +0.1043 | 86.0 % | 80.0 % | mlp 4, embed | – |",  # noqa: RUF001
+        "| 2 | 4 | 1 | 0 | 325 | +0.2283 | 82.0 % | 70.0 % | mlp 4 | – |",  # noqa: RUF001
+    ]
+    for text in ("mlp 4, embed", "+0.1043", "at most what is drawn", "search/iteration-*/journal.jsonl"):
+        assert text in html
+        assert text.replace("*", "\\*") in markdown
+    for text in ("round 1", "round 2", "chosen", "stopped early: at most", "best for its cost", "parameters left"):
+        assert text in html
+
+
+def test_a_search_in_one_go_shows_what_it_gave_up(run):
+    write_steps(run)
+    html = write_report(run)[1].read_text()
+    parsed(html)
+    assert "least importance per cost saved first: mlp 2, head 1" in html
+    assert "Importance lost, summed" in html
+    assert "MACs left, % of the baseline" in html
+    write_steps(run, "milp", "latency@cpu=0.9")
+    html = write_report(run)[1].read_text()
+    assert "by integer programming" in html
+    assert re.search(r"latency left\s*<", html)
+
+
+def test_a_damaged_journal_costs_its_figure_alone(run):
+    write_rounds(run)
+    path = run / "search" / "iteration-02" / "journal.jsonl"
+    path.write_text(path.read_text().replace('"op": "look"', '"op": "<guess>"'))
+    markdown, html = (path.read_text() for path in write_report(run))
+    parsed(html)
+    assert not (run / "report-search.svg").exists()
+    for text in (markdown, html):
+        assert "The search is not shown: " in text
+        assert "no operation of a search" in text
+        assert "<guess>" not in text
+        assert "Training loss" in html
+
+
+def test_the_promise_of_macs_stands_beside_what_was_measured(run):
+    for text in (path.read_text() for path in write_report(run)):
+        assert "Promised by MACs" in text
+        assert "2.45×" in text  # noqa: RUF001
+        assert "latency table" not in text
+        assert "less than half" not in text
+    for text in (path.read_text() for path in write_report(run, {"fp32": 1.5})):
+        assert "Predicted by the latency table" in text
+        assert "1.50×" in text  # noqa: RUF001
+
+
+def test_a_broken_promise_is_said_once(run):
+    slow_down(run, "digits.fp32.tflite", 0.97)
+    for text in (path.read_text() for path in write_report(run)):
+        assert text.count("Pruning bought less than half") == 1
+        assert "--cost latency@cpu" in text

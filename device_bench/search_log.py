@@ -1,0 +1,257 @@
+"""What a search did, read from the journals in a run folder."""
+# ruff: noqa: RUF001, RUF002 - the multiplication sign is meant for readers
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runtime import ArtifactError, decode, read_metrics
+
+TREE, JOURNAL, VERSION = "pocketvit.tree", "pocketvit.journal", 1
+
+_GRADIENT_COST = 3
+"""Forward-equivalents of one image in a gradient pass, which every branched node takes over the whole Search Set."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One action on the path to a node: its kind, and the block it was taken in (-1: the whole model)."""
+
+    action: str
+    block: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """A node of a tree as its journal has it.
+
+    Attributes:
+        path: the actions that lead to it, none for the root.
+        cost: in the unit of the budget.
+        correct: images of the Search Set it has right; where ``complete`` is false, at most so many.
+        complete: whether every image was looked at.
+        images: looked at.
+        objective: of ``correct``, bits; None with nothing right.
+        verdict: what became of it.
+    """
+
+    path: tuple[Step, ...]
+    cost: int
+    correct: int
+    complete: bool
+    images: int
+    objective: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Round:
+    """One tree.
+
+    Attributes:
+        number: of the round, from 1.
+        looks: every node looked at, in order, the root first.
+        branched: how many of them were branched.
+        repeats: visits that another order of the same actions made unnecessary.
+        recovered_top1: accuracy on the test split once what was chosen was trained again, 0..1; None before that.
+    """
+
+    number: int
+    looks: tuple[Look, ...]
+    branched: int
+    repeats: int
+    recovered_top1: float | None = None
+
+    @property
+    def images(self) -> int:
+        """Size of the Search Set."""
+        return self.looks[0].images
+
+    @property
+    def work(self) -> int:
+        """Forward-equivalents of images that evaluations and gradients took."""
+        return sum(look.images for look in self.looks) + _GRADIENT_COST * self.images * self.branched
+
+    @property
+    def chosen(self) -> Look | None:
+        """The complete node below the root with the highest objective, the first of equals."""
+        below = [look for look in self.looks if look.path and look.complete and look.objective is not None]
+        return max(below, key=lambda look: look.objective or 0.0, default=None)
+
+
+@dataclass(frozen=True)
+class TreeLog:
+    """Every round of a search over trees.
+
+    Attributes:
+        unit: of the cost: ``macs``, ``params``, or what else the budget was in.
+        total: cost of the unpruned model.
+        rounds: in order.
+    """
+
+    unit: str
+    total: int
+    rounds: tuple[Round, ...]
+
+    @property
+    def frontier(self) -> tuple[tuple[int, float], ...]:
+        """Cost and accuracy of the complete nodes that no other beats in both, cheapest first."""
+        seen = sorted(
+            (look.cost, -look.correct / own.images) for own in self.rounds for look in own.looks if look.complete
+        )
+        best: list[tuple[int, float]] = []
+        for cost, negative in seen:
+            if not best or -negative > best[-1][1]:
+                best.append((cost, -negative))
+        return tuple(best)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One step of a search in one go: what went, the importance lost with it, and the cost after it."""
+
+    action: str
+    block: int
+    importance: float
+    cost: int
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """A search in one go.
+
+    Attributes:
+        method: ``one-shot`` or ``milp``.
+        unit: of the cost, as the budget has it.
+        steps: in order.
+    """
+
+    method: str
+    unit: str
+    steps: tuple[Removal, ...]
+
+
+SearchLog = TreeLog | StepLog
+
+
+def read_search(run: Path) -> SearchLog | None:
+    """Reads what the search of a run did; None where there was none, or nothing has been looked at yet.
+
+    Raises:
+        ArtifactError: a journal is damaged, or of a newer version.
+    """
+    folders = sorted((run / "search").glob("iteration-*"))
+    journals = [folder / "journal.jsonl" for folder in folders if (folder / "journal.jsonl").is_file()]
+    if journals:
+        return _read_trees(journals)
+    path = run / "search" / "journal.jsonl"
+    return _read_steps(path) if path.is_file() else None
+
+
+def actions(path: tuple[Step, ...]) -> str:
+    """Returns the actions of a path in few words, blocks counted from 1, in the order they first occur.
+
+    >>> actions((Step("mlp", 3), Step("embed", -1), Step("mlp", 3)))
+    'mlp 4 (2×), embed'
+    """
+    times = Counter(path)
+    names = {step: step.action if step.block < 0 else f"{step.action} {step.block + 1}" for step in times}
+    return ", ".join(f"{names[step]} ({count}×)" if count > 1 else names[step] for step, count in times.items())
+
+
+def _read_trees(journals: list[Path]) -> TreeLog | None:
+    unit, rounds = "", []
+    for path in journals:
+        settings, lines = _lines(path, TREE)
+        own = _round(path, lines)
+        if own is not None:
+            unit = unit or _unit(settings)
+            rounds.append(own)
+    return TreeLog(unit, rounds[0].looks[0].cost, tuple(rounds)) if rounds else None
+
+
+def _round(path: Path, lines: list[tuple[str, dict[str, Any]]]) -> Round | None:
+    looks, operations = [], Counter[str]()
+    for where, line in lines:
+        operation = line.get("op")
+        if operation not in ("look", "branch", "repeat"):
+            raise ArtifactError(f"{where} records no operation of a search", got=repr(operation)[:80])
+        operations[operation] += 1
+        if operation == "look":
+            looks.append(_part(Look, line, where))
+    if not looks:
+        return None
+    if looks[0].path or not looks[0].complete:
+        raise ArtifactError(f"{path} does not begin with the root of a tree")
+    images = looks[0].images
+    if any(look.cost < 1 or not 0 <= look.correct <= images or not 0 < look.images <= images for look in looks):
+        raise ArtifactError(f"{path} has figures that cannot be", fix="It was edited by hand")
+    number = path.parent.name.removeprefix("iteration-")
+    if not number.isdecimal():
+        raise ArtifactError(f"{path.parent} is no round of a search", expected="iteration-NN")
+    return Round(int(number), tuple(looks), operations["branch"], operations["repeat"], _recovered(path.parent))
+
+
+def _recovered(folder: Path) -> float | None:
+    metrics = folder / "metrics.json"
+    return read_metrics(metrics).top1 if metrics.exists() else None
+
+
+def _read_steps(path: Path) -> StepLog | None:
+    settings, lines = _lines(path, JOURNAL)
+    steps = tuple(_part(Removal, line, where) for where, line in lines if "step" in line)
+    if any(step.cost < 1 for step in steps):
+        raise ArtifactError(f"{path} has figures that cannot be", fix="It was edited by hand")
+    method = settings.get("search", "one-shot")
+    return StepLog(method if isinstance(method, str) else "one-shot", _unit(settings), steps) if steps else None
+
+
+def _unit(settings: dict[str, Any]) -> str:
+    told = settings.get("cost") or settings.get("budget")
+    return told.partition("=")[0] if isinstance(told, str) else ""
+
+
+def _part(cls: type[T], line: dict[str, Any], where: str) -> T:
+    """Builds ``cls`` from the fields of a line that it has; journals say more than is shown."""
+    return decode(cls, {field.name: line[field.name] for field in fields(cls) if field.name in line}, where)  # type: ignore[arg-type]
+
+
+def _lines(path: Path, schema: str) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
+    """Returns the settings in a journal's header, and its other lines, each with its place.
+
+    A last line that was cut short is what a killed search leaves, and left out.
+    """
+    found = list(_parsed(path))
+    header = found[0][1] if found else {}
+    version = header.get("schema_version")
+    if header.get("schema") != schema or not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ArtifactError(f"{path} is no journal of a search", expected=schema, got=repr(header.get("schema"))[:80])
+    if version > VERSION:
+        raise ArtifactError(f"{path} was written by a newer PocketViT", got=f"version {version}")
+    settings = header.get("settings")
+    return settings if isinstance(settings, dict) else {}, found[1:]
+
+
+def _parsed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} cannot be read", got=error) from error
+    for number, text in enumerate(lines, 1):
+        if not text.endswith("\n"):
+            return
+        where = f"{path}, line {number}"
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ArtifactError(f"{where} is not valid JSON", got=error, fix="It was edited by hand") from error
+        if not isinstance(line, dict):
+            raise ArtifactError(f"{where} is no object", got=type(line).__name__)
+        yield where, line
