@@ -1,8 +1,9 @@
 """Exported files measured on a target, kept as raw values, and told as a report. Needs numpy and one engine."""
 
-from .apart import bench_apart
+from .apart import bench_apart, time_apart
 from .machine import MachineState, machine_state
 from .measure import Measurement, Sampling, measure_interleaved
+from .profile import Conditions, fit_table, parts_to_time, random_plans, wholes_to_time
 from .report import write_report
 from .results import BenchResult, FileResult, MemoryUse, read_result, write_result
 from .stats import Interval, bootstrap_percentile, median_interval, p90_interval, percentile, ratio_of_medians
@@ -12,6 +13,7 @@ from .targets import TARGETS, bench
 __all__ = [
     "TARGETS",
     "BenchResult",
+    "Conditions",
     "FileResult",
     "Interval",
     "MachineState",
@@ -25,14 +27,19 @@ __all__ = [
     "bench",
     "bench_apart",
     "bootstrap_percentile",
+    "fit_table",
     "machine_state",
     "measure_interleaved",
     "median_interval",
     "p90_interval",
+    "parts_to_time",
     "percentile",
+    "random_plans",
     "ratio_of_medians",
     "read_result",
     "summarise",
+    "time_apart",
+    "wholes_to_time",
     "write_report",
     "write_result",
 ]

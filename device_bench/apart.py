@@ -18,6 +18,7 @@ from typing import Any
 import runtime
 from runtime import MeasurementError, Progress, decode, encode, silent
 
+from .cpu import time_files
 from .measure import Sampling
 from .results import BenchResult
 from .targets import bench
@@ -44,6 +45,25 @@ def bench_apart(
         "sampling": encode(sampling or Sampling()),
         "seed": seed,
     }
+    return decode(BenchResult, _ask("bench", request, progress), "the bench's result")
+
+
+def time_apart(files: Sequence[Path], *, threads: int = 1, rounds: int = 12) -> tuple[float, ...]:
+    """Does what ``time_files`` does, in a fresh process.
+
+    Raises:
+        MeasurementError: the process died; and whatever ``time_files`` raises.
+    """
+    request = {"files": [str(path.resolve()) for path in files], "threads": threads, "rounds": rounds}
+    return decode(tuple[float, ...], _ask("time", request, silent), "the times")
+
+
+def _ask(job: str, request: dict[str, Any], progress: Progress) -> Any:
+    """Has a job done by a fresh process; returns its result as JSON.
+
+    Raises:
+        MeasurementError: the process died; and whatever the job raises.
+    """
     # without -P a folder named `runtime` where the user stands would be taken for ours
     command = [sys.executable, "-P", "-m", "device_bench.apart"]
     with (
@@ -54,7 +74,7 @@ def bench_apart(
         assert child.stdout is not None
         try:
             with contextlib.suppress(BrokenPipeError):  # a child that died at once; its status is told below
-                child.stdin.write(json.dumps(request))
+                child.stdin.write(json.dumps({"job": job, **request}))
                 child.stdin.close()
             for line in child.stdout:
                 answer = _answer(line)
@@ -63,7 +83,7 @@ def bench_apart(
                 elif "error" in answer:
                     raise _error(answer["error"], answer["text"])
                 elif "result" in answer:
-                    return decode(BenchResult, answer["result"], "the bench's result")
+                    return answer["result"]
         except BaseException:
             child.kill()
             raise
@@ -85,19 +105,26 @@ def main() -> int:
 
     request = json.load(sys.stdin)
     try:
-        result = bench(
-            [Path(path) for path in request["files"]],
-            request["target"],
-            threads=request["threads"],
-            sampling=decode(Sampling, request["sampling"], "the request"),
-            seed=request["seed"],
-            progress=progress,
-        )
+        result = _do(request, progress)
     except runtime.PocketVitError as error:
         tell({"error": type(error).__name__, "text": str(error)})
         return error.exit_code
     tell({"result": encode(result)})
     return 0
+
+
+def _do(request: dict[str, Any], progress: Progress) -> BenchResult | tuple[float, ...]:
+    files = [Path(path) for path in request["files"]]
+    if request["job"] == "time":
+        return time_files(files, threads=request["threads"], rounds=request["rounds"])
+    return bench(
+        files,
+        request["target"],
+        threads=request["threads"],
+        sampling=decode(Sampling, request["sampling"], "the request"),
+        seed=request["seed"],
+        progress=progress,
+    )
 
 
 def _answer(line: str) -> dict[str, Any]:

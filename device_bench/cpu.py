@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
 from runtime import (
     Artifact,
@@ -25,6 +26,8 @@ from .machine import machine_state
 from .measure import Sampling, measure_interleaved
 from .memory import measure_memory
 from .results import BenchResult, FileResult
+
+_SHORT_WARMUP = 3
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,21 @@ def bench_files(
             for item, latency, use in zip(loaded, latencies, memory, strict=True)
         ),
     )
+
+
+def time_files(files: Sequence[Path], *, threads: int = 1, rounds: int = 12, seed: int = 0) -> tuple[float, ...]:
+    """Returns the median latency of each of many small files, s: a short warm-up, then so many interleaved runs.
+
+    Raises:
+        ArtifactError: a file cannot be loaded.
+        UnsupportedTargetError: ``threads`` is below 1.
+        MissingExtraError: an engine is not installed.
+        MeasurementError: a file fails while it runs.
+    """
+    loaded = _load(files, threads, silent)
+    sampling = replace(Sampling.exactly(rounds), max_warmup=_SHORT_WARMUP)
+    measured = measure_interleaved({i.file.name: _runner(i, seed) for i in loaded}, sampling=sampling, seed=seed)
+    return tuple(median(one.values) for one in measured)
 
 
 def _load(files: Sequence[Path], threads: int, progress: Progress) -> list[_Loaded]:

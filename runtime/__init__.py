@@ -28,6 +28,16 @@ from .errors import (
     UnsupportedTargetError,
 )
 from .files import atomic_path, dumps, read_document, sha256_of, storage_errors, write_bytes, write_document
+from .latency import (
+    Check,
+    Grid,
+    LatencyPrecision,
+    LatencyTable,
+    check_fits,
+    latency_of,
+    read_latency,
+    write_latency,
+)
 from .metrics import EpochRecord, ModelMetrics, read_metrics, write_metrics
 from .plan import MULTIPLE, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan, read_plan, write_plan
 from .preprocess import Preprocessing, normalise, open_image, preprocess, to_channels, to_pixels
@@ -42,16 +52,20 @@ __all__ = [
     "ArtifactError",
     "BlockPlan",
     "Calibration",
+    "Check",
     "DataError",
     "Engine",
     "EngineName",
     "EpochRecord",
+    "Grid",
+    "LatencyPrecision",
+    "LatencyTable",
     "MeasurementError",
     "MissingExtraError",
     "ModelError",
     "ModelMetrics",
-    "Parity",
     "NormPlace",
+    "Parity",
     "ParityError",
     "PlanError",
     "PocketVitError",
@@ -68,11 +82,13 @@ __all__ = [
     "TensorSpec",
     "UnsupportedTargetError",
     "atomic_path",
+    "check_fits",
     "contact_sheet",
     "decode",
     "dumps",
     "encode",
     "flops",
+    "latency_of",
     "load",
     "macs",
     "manifest_path",
@@ -84,6 +100,7 @@ __all__ = [
     "quiet",
     "read_artifact",
     "read_document",
+    "read_latency",
     "read_metrics",
     "read_plan",
     "sha256_of",
@@ -96,6 +113,7 @@ __all__ = [
     "write_artifact",
     "write_bytes",
     "write_document",
+    "write_latency",
     "write_metrics",
     "write_plan",
 ]

@@ -1,0 +1,206 @@
+"""A latency table: what every width costs in time on one target, and from it the latency of any plan."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import pairwise, product
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+from .codec import decode, encode
+from .errors import ArtifactError, PlanError
+from .files import read_document, write_document
+from .plan import BlockPlan, ShapePlan
+
+SCHEMA = "pocketvit.latency"
+VERSION = 1
+
+LatencyPrecision = Literal["fp32", "int8"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A quantity known at the crossings of some widths, and linear between them.
+
+    Attributes:
+        axes: widths along each axis, ascending.
+        ns: the quantity at every crossing, nanoseconds, the last axis running fastest.
+
+    Raises:
+        ArtifactError: an axis is not ascending, or there are more or fewer values than crossings.
+    """
+
+    axes: tuple[tuple[int, ...], ...]
+    ns: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for axis in self.axes:
+            if not axis or any(a >= b for a, b in pairwise(axis)):
+                raise ArtifactError("The widths of a latency table must ascend", got=list(axis))
+        crossings = math.prod(len(axis) for axis in self.axes)
+        if crossings != len(self.ns) or not all(math.isfinite(value) for value in self.ns):
+            raise ArtifactError("A latency table needs a finite time for each crossing of its widths", got=len(self.ns))
+
+    def at(self, *widths: int) -> float:
+        """Returns the quantity at ``widths``, nanoseconds; beyond the last width of an axis, that at the last."""
+        corners = [_between(axis, width) for axis, width in zip(self.axes, widths, strict=True)]
+        total = 0.0
+        for choice in product(*corners):
+            index, weight = 0, 1.0
+            for axis, (position, share) in zip(self.axes, choice, strict=True):
+                index, weight = index * len(axis) + position, weight * share
+            total += weight * self.ns[index]
+        return total
+
+
+@dataclass(frozen=True)
+class Check:
+    """A whole model that was predicted and then measured.
+
+    Attributes:
+        plan: its shape.
+        predicted_ns: by the table.
+        measured_ns: the median.
+    """
+
+    plan: ShapePlan
+    predicted_ns: int
+    measured_ns: int
+
+    @property
+    def error(self) -> float:
+        """How far off the prediction was, as a share of the measured time."""
+        return abs(self.predicted_ns - self.measured_ns) / self.measured_ns
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """What every width costs in time, for one architecture on one target.
+
+    A model takes ``first`` and ``further`` for each block but one, all at their least widths, plus what the widths
+    of every MLP and attention add; ``scale`` and ``offset_ns`` are the residual, fitted to whole models.
+
+    Attributes:
+        target: where it was measured.
+        cpu_model: of that machine.
+        engine: which ran the files.
+        engine_version: of the engine.
+        threads: of the engine.
+        precision: of the files.
+        baseline: the architecture, at its largest widths.
+        first: of a model of one block, over (embed_dim).
+        further: of each further block, over (embed_dim).
+        mlp: what an MLP adds, over (embed_dim, mlp_dim).
+        qk: what heads, queries and keys add, over (embed_dim, num_heads, qk_dim).
+        v: what values and the projection add, over (embed_dim, num_heads, v_dim).
+        scale: factor on all of these.
+        offset_ns: added to the sum.
+        checks: whole models that neither the table nor its residual was fitted to.
+    """
+
+    target: str
+    cpu_model: str
+    engine: str
+    engine_version: str
+    threads: int
+    precision: LatencyPrecision
+    baseline: ShapePlan
+    first: Grid
+    further: Grid
+    mlp: Grid
+    qk: Grid
+    v: Grid
+    scale: float
+    offset_ns: int
+    checks: tuple[Check, ...]
+
+    @property
+    def median_error(self) -> float:
+        """The median error of the checks, as a share of the measured time; not a number where there is none."""
+        return median(check.error for check in self.checks) if self.checks else math.nan
+
+
+def latency_of(table: LatencyTable) -> Callable[[ShapePlan], int]:
+    """Returns a function from a plan to its predicted latency, nanoseconds.
+
+    It is additive: with embed_dim fixed, the sum of a constant, a part of every MLP and a part of every attention.
+    """
+
+    @cache
+    def ends(embed_dim: int, depth: int) -> int:
+        return table.offset_ns + round(
+            table.scale * (table.first.at(embed_dim) + (depth - 1) * table.further.at(embed_dim))
+        )
+
+    @cache
+    def mlp(embed_dim: int, mlp_dim: int) -> int:
+        return round(table.scale * table.mlp.at(embed_dim, mlp_dim))
+
+    @cache
+    def attention(embed_dim: int, heads: int, qk_dim: int, v_dim: int) -> int:
+        return round(table.scale * (table.qk.at(embed_dim, heads, qk_dim) + table.v.at(embed_dim, heads, v_dim)))
+
+    def block(embed_dim: int, widths: BlockPlan) -> int:
+        return mlp(embed_dim, widths.mlp_dim) + attention(embed_dim, widths.num_heads, widths.qk_dim, widths.v_dim)
+
+    def latency(plan: ShapePlan) -> int:
+        c = plan.embed_dim
+        return ends(c, len(plan.blocks)) + sum(block(c, widths) for widths in plan.blocks)
+
+    return latency
+
+
+def check_fits(table: LatencyTable, plan: ShapePlan) -> None:
+    """Refuses a table that was not measured for the architecture of ``plan``.
+
+    Raises:
+        PlanError: the tables's architecture is another, or narrower.
+    """
+    known = table.baseline
+    least = replace(plan, embed_dim=known.embed_dim, blocks=known.blocks, attn_scale=known.attn_scale)
+    widest = _widest(known)
+    wide = _widest(plan)
+    if least != known or plan.embed_dim > known.embed_dim or any(a > b for a, b in zip(wide, widest, strict=True)):
+        raise PlanError(
+            "The latency table was measured for another architecture",
+            fix="Measure one for this model with: pocketvit profile",
+        )
+
+
+def write_latency(path: Path, table: LatencyTable) -> None:
+    """Writes a table, atomically.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    write_document(path, SCHEMA, VERSION, {"table": encode(table)})
+
+
+def read_latency(path: Path) -> LatencyTable:
+    """Reads a table.
+
+    Raises:
+        ArtifactError: the file is missing, damaged or of a newer version.
+    """
+    return decode(LatencyTable, read_document(path, SCHEMA, VERSION).get("table"), f"{path}: table")
+
+
+def _widest(plan: ShapePlan) -> tuple[int, ...]:
+    blocks: Sequence[BlockPlan] = plan.blocks
+    return tuple(max(getattr(b, name) for b in blocks) for name in ("num_heads", "qk_dim", "v_dim", "mlp_dim"))
+
+
+def _between(axis: tuple[int, ...], width: int) -> list[tuple[int, float]]:
+    """Returns the positions on the axis that ``width`` lies between, each with its weight."""
+    if width <= axis[0]:
+        return [(0, 1.0)]
+    if width >= axis[-1]:
+        return [(len(axis) - 1, 1.0)]
+    high = bisect_right(axis, width)
+    share = (width - axis[high - 1]) / (axis[high] - axis[high - 1])
+    return [(high - 1, 1 - share), (high, share)] if share else [(high - 1, 1.0)]

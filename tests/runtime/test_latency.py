@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime import ArtifactError, BlockPlan, Check, Grid, PlanError, ShapePlan, check_fits, latency_of
+from runtime.latency import read_latency, write_latency
+from tests.tables import model_ns, stair_table
+
+PLAN = ShapePlan((16, 16), (8, 8), 1, 10, 48, (BlockPlan(2, 16, 24, 96), BlockPlan(3, 24, 8, 64)), 0.25)
+TABLE = stair_table(PLAN)
+
+
+def test_a_grid_is_exact_at_its_knots_and_linear_between_them() -> None:
+    axes = ((8, 16, 32), (1, 3), (8, 64))
+    grid = Grid(axes, tuple(2.0 * a + 10.0 * b + 0.5 * c for a, b, c in product(*axes)))
+    for a, b, c in [(8, 1, 8), (32, 3, 64), (24, 2, 36), (12, 1, 8), (16, 3, 40)]:
+        assert grid.at(a, b, c) == pytest.approx(2.0 * a + 10.0 * b + 0.5 * c)
+    assert grid.at(64, 3, 64) == grid.at(32, 3, 64)
+    bent = Grid(((0, 2), (0, 2)), (0.0, 0.0, 0.0, 4.0))
+    assert bent.at(1, 1) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("axes", "ns"), [(((8, 8),), (1.0, 2.0)), (((16, 8),), (1.0, 2.0)), (((8, 16),), (1.0,)), (((),), ())]
+)
+def test_a_grid_that_is_none_is_refused(axes: tuple[tuple[int, ...], ...], ns: tuple[float, ...]) -> None:
+    with pytest.raises(ArtifactError):
+        Grid(axes, ns)
+
+
+BLOCKS = st.builds(
+    BlockPlan,
+    st.integers(1, 3),
+    st.sampled_from([8, 16, 24]),
+    st.sampled_from([8, 16, 24]),
+    st.sampled_from([8, 32, 40, 96]),
+)
+
+
+@given(st.sampled_from([8, 24, 48]), BLOCKS, BLOCKS, BLOCKS)
+def test_latency_is_additive_over_blocks(c: int, a: BlockPlan, b: BlockPlan, other: BlockPlan) -> None:
+    latency = latency_of(TABLE)
+
+    def of(*blocks: BlockPlan) -> int:
+        return latency(replace(PLAN, embed_dim=c, blocks=blocks))
+
+    assert of(a, other) - of(b, other) == of(other, a) - of(other, b)
+    mixed = BlockPlan(a.num_heads, a.qk_dim, a.v_dim, b.mlp_dim)
+    back = BlockPlan(b.num_heads, b.qk_dim, b.v_dim, a.mlp_dim)
+    assert of(mixed, back) == of(a, b)
+    assert isinstance(of(a, b), int)
+
+
+def test_it_predicts_the_machine_it_was_made_of() -> None:
+    latency = latency_of(TABLE)
+    narrower = replace(PLAN, embed_dim=40, blocks=(BlockPlan(1, 8, 16, 56), BlockPlan(3, 16, 8, 8)))
+    for plan in (PLAN, narrower):
+        assert latency(plan) == pytest.approx(model_ns(plan), rel=0.02)
+
+
+def test_it_survives_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    write_latency(path, TABLE)
+    assert read_latency(path) == TABLE
+    document = json.loads(path.read_text())
+    assert document["schema"] == "pocketvit.latency"
+    document["table"]["mlp"]["ns"].pop()
+    path.write_text(json.dumps(document))
+    with pytest.raises(ArtifactError):
+        read_latency(path)
+    with pytest.raises(ArtifactError, match="not exist"):
+        read_latency(tmp_path / "none.json")
+
+
+def test_a_table_of_another_architecture_is_refused() -> None:
+    check_fits(TABLE, PLAN)
+    check_fits(TABLE, replace(PLAN, embed_dim=24, attn_scale=0.5, blocks=PLAN.blocks[:1]))
+    for other in (
+        replace(PLAN, img_size=(32, 32)),
+        replace(PLAN, num_classes=11),
+        replace(PLAN, embed_dim=56),
+        replace(PLAN, blocks=(BlockPlan(4, 8, 8, 8),)),
+    ):
+        with pytest.raises(PlanError, match=r"another architecture.*pocketvit profile"):
+            check_fits(TABLE, other)
+
+
+def test_the_error_is_a_share_of_the_measured_time() -> None:
+    assert Check(PLAN, 110, 100).error == pytest.approx(0.1)
+    checks = tuple(Check(PLAN, 100 + n, 100) for n in (1, 20, 3))
+    assert replace(TABLE, checks=checks).median_error == pytest.approx(0.03)
