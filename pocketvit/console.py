@@ -5,15 +5,32 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
 
 from runtime import Progress as Report
 
 _LINE_EVERY_S = 10.0
+
+_PACE_OVER_S = 600.0
+"""The time left follows from the pace over so long: one step of a search may take minutes."""
+
+_BAR_WIDTH = 68
+"""Characters of a line that a bar takes with what stands around it."""
 
 
 def stdout_console() -> Console:
@@ -30,8 +47,8 @@ def shown() -> Iterator[Report]:
     with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="replace") as copy:
         console = Console(file=copy, highlight=False, soft_wrap=True)
         if console.is_terminal:
-            with _bar(console) as bar:
-                yield _on_bar(bar)
+            with _Bars(console) as bars:
+                yield bars.report
         else:
             yield as_lines(lambda line: console.print(line, markup=False))
 
@@ -50,26 +67,62 @@ def as_lines(write: Callable[[str], None], clock: Callable[[], float] = time.mon
     return report
 
 
-def _bar(console: Console) -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description:<12}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-        console=console,
-    )
+class _Bars(Progress):
+    """A bar for each stage at work, its note beside it where there is room, else below.
 
+    A stage that has ended scrolls away with the lines above as the next one starts, so that many stages do not fill
+    the screen.
+    """
 
-def _on_bar(bar: Progress) -> Report:
-    tasks: dict[str, TaskID] = {}
+    def __init__(self, console: Console) -> None:
+        super().__init__(
+            SpinnerColumn(),
+            TextColumn("{task.description:<12}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            speed_estimate_period=_PACE_OVER_S,
+        )
+        self._ids: dict[str, TaskID] = {}
+        self._below: set[TaskID] = set()
 
-    def report(stage: str, done: int, total: int, note: str = "") -> None:
-        if stage not in tasks:
-            tasks[stage] = bar.add_task(stage, total=total, note=note)
-        bar.update(tasks[stage], completed=done, total=total, note=note)
+    def report(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Is the progress callback."""
+        if stage not in self._ids:
+            self._put_away()
+            self._ids[stage] = self.add_task(stage, total=total, note="")
+        if len(note) > self.console.width - _BAR_WIDTH:
+            self._below.add(self._ids[stage])  # and there it stays: notes change, and lines must not jump
+        self.update(self._ids[stage], completed=done, total=total, note=note)
 
-    return report
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yields the bars."""
+        for task in self.tasks:
+            yield from self._rows(task)
+
+    def _rows(self, task: Task) -> Iterator[RenderableType]:
+        note = task.fields["note"]
+        bar = self.make_tasks_table([task])
+        beside = task.id not in self._below
+        line = Table.grid(padding=(0, 1))
+        line.add_row(bar, Text(note) if beside else "")
+        yield line
+        if not beside:
+            below = Table.grid(padding=(0, 1))
+            below.add_column(width=1)
+            below.add_column(overflow="fold")
+            below.add_row("", Text(note))
+            yield below
+
+    def _put_away(self) -> None:
+        for stage, number in list(self._ids.items()):
+            task = next(task for task in self.tasks if task.id == number)
+            if task.finished:
+                rows = list(self._rows(task))
+                self.remove_task(number)
+                del self._ids[stage]
+                for row in rows:
+                    self.console.print(row)
