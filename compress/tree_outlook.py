@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from runtime import ShapePlan
 
@@ -25,7 +26,7 @@ class Outlook:
 
     def __init__(self, depth: int, actions: int, gradient: int) -> None:
         self._depth, self._actions, self._gradient = depth, actions, gradient
-        self._waiting = [0] * (depth + 2)
+        self._waiting = Counter[int]()
         self._pending = 0
         self._looks = self._look_images = 0
         self._decided = self._branched = self._visits = self._repeats = 0
@@ -37,7 +38,7 @@ class Outlook:
         self._look_images += images
         if depth:
             self._visits += 1
-            self._waiting[depth] -= 1
+            self._visited(depth)
         if 0 < depth < self._depth and not improved:
             self._decided += 1
             self._branched += branched
@@ -54,7 +55,7 @@ class Outlook:
         """Notes a child at ``depth`` that needed no look."""
         self._visits += 1
         self._repeats += 1
-        self._waiting[depth] -= 1
+        self._visited(depth)
 
     def total(self, used: int) -> int:
         """Returns the work of the whole search, done and expected; the share of ``used`` in it never falls."""
@@ -66,9 +67,38 @@ class Outlook:
             below = 0.0 if depth == self._depth else branched * (self._gradient + self._actions * child)
             child = (1 - repeated) * look + below
             left += self._waiting[depth] * child
-        total = max(used, math.floor(used / max(self._share, used / (used + left))))
+        return self._total(used, used / (used + left))
+
+    def _visited(self, depth: int) -> None:
+        self._waiting[depth] = max(0, self._waiting[depth] - 1)
+
+    def _total(self, used: int, share: float) -> int:
+        total = max(used, math.floor(used / max(self._share, share)))
         self._share = used / total
         return total
+
+
+class Descent(Outlook):
+    """The same of a search that follows one path: done is what was saved of the cost that must be.
+
+    Args:
+        start: cost of the model it starts from.
+        limit: cost at which it ends.
+    """
+
+    _LEAST = 0.01  # before anything is known to be saved
+
+    def __init__(self, start: int, limit: int) -> None:
+        super().__init__(1, 1, 0)
+        self._start, self._goal, self._saved = start, max(1, start - limit), 0
+
+    def reached(self, cost: int) -> None:
+        """Notes that the path has come down to ``cost``."""
+        self._saved = max(self._saved, self._start - cost)
+
+    def total(self, used: int) -> int:
+        """Returns the work of the whole search, done and expected; the share of ``used`` in it never falls."""
+        return self._total(used, min(1.0, max(self._LEAST, self._saved / self._goal)))
 
 
 def short_change(before: ShapePlan, after: ShapePlan) -> str:

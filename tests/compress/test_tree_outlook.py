@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from compress.tree_outlook import Outlook, short_change
+from compress.tree_outlook import Descent, Outlook, short_change
 from runtime import BlockPlan, ShapePlan
 
 PLAN = ShapePlan((32, 32), (16, 16), 3, 10, 48, (BlockPlan(2, 24, 24, 96),) * 2, 0.25)
@@ -84,6 +84,24 @@ def test_fewer_children_and_repeats_are_less_work() -> None:
     assert totals[0] > totals[1] > totals[2]
     walk.look(1)
     assert walk.told[-1] == (walk.used, walk.used)
+
+
+def test_a_path_deeper_than_was_said_is_borne() -> None:
+    walk = Walk(2)
+    walk.look(0, branched=True, improved=True)
+    for depth in range(1, 9):
+        walk.look(depth)
+        assert walk.told[-1][1] >= walk.used
+
+
+def test_a_descent_is_done_by_the_cost_it_saved() -> None:
+    outlook, shares = Descent(1000, 800), []
+    for step, cost in enumerate((1000, 950, 960, 900, 790), 1):
+        outlook.looked(step - 1, IMAGES, branched=False, improved=False)
+        outlook.reached(cost)
+        shares.append(100 * step / outlook.total(100 * step))
+    assert shares == pytest.approx([0.01, 0.25, 0.25, 0.5, 1.0], rel=0.01)
+    assert Descent(800, 800).total(5) >= 5
 
 
 def test_the_change_of_a_plan_names_what_went() -> None:
