@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -42,14 +41,13 @@ class Figure:
     panels: tuple[str, ...]
 
 
-def write_report(run: Path, table: Mapping[str, float] | None = None) -> tuple[Path, Path]:
+def write_report(run: Path) -> tuple[Path, Path]:
     """Writes ``report.md`` and ``report.html`` into a run folder, and the Markdown's pictures beside them.
 
     The same folder gives the same bytes.
 
     Args:
         run: the run folder.
-        table: by precision, the speed-up of the sliced model that a latency table predicts.
 
     Returns:
         The paths of ``report.md`` and ``report.html``.
@@ -60,7 +58,7 @@ def write_report(run: Path, table: Mapping[str, float] | None = None) -> tuple[P
         MissingExtraError: jinja2 or matplotlib is not installed.
         StorageError: the report cannot be written.
     """
-    summary = summarise(run, table)
+    summary = summarise(run)
     context = {**_context(summary), **_search(summary, run)}
     context["figures"]["search"] = context["search_figure"]
     html = _render("report.html.j2", context, autoescape=True)
@@ -355,6 +353,8 @@ def _sources(summary: RunSummary, search: SearchLog | None) -> list[tuple[str, s
                     f"counted and evaluated in torch after {stage}",
                 )
             )
+    if any(gain.table is not None for gain in summary.gains):
+        rows.append(("Speed-up by the latency table", "search/latency.json", "computed from the widths of both models"))
     if search is not None:
         files = "search/iteration-*/journal.jsonl" if isinstance(search, TreeLog) else "search/journal.jsonl"
         rows.append(("What the search looked at and removed", files, "recorded by the search"))

@@ -61,6 +61,7 @@ class Round:
         branched: how many of them were branched.
         repeats: visits that another order of the same actions made unnecessary.
         recovered_top1: accuracy on the test split once what was chosen was trained again, 0..1; None before that.
+        one_path: whether the best child was followed down to the budget, and nothing else.
     """
 
     number: int
@@ -68,6 +69,7 @@ class Round:
     branched: int
     repeats: int
     recovered_top1: float | None = None
+    one_path: bool = False
 
     @property
     def images(self) -> int:
@@ -81,9 +83,14 @@ class Round:
 
     @property
     def chosen(self) -> Look | None:
-        """The complete node below the root with the highest objective, the first of equals."""
+        """The complete node below the root with the highest objective, the first of equals.
+
+        Where one path was followed, of the deepest nodes.
+        """
+        depth = max(len(look.path) for look in self.looks) if self.one_path else 0
         below = [look for look in self.looks if look.path and look.complete and look.objective is not None]
-        return max(below, key=lambda look: look.objective or 0.0, default=None)
+        ends = [look for look in below if len(look.path) >= depth]
+        return max(ends, key=lambda look: look.objective or 0.0, default=None)
 
 
 @dataclass(frozen=True)
@@ -167,17 +174,22 @@ def actions(path: tuple[Step, ...]) -> str:
 
 
 def _read_trees(journals: list[Path]) -> TreeLog | None:
-    unit, rounds = "", []
+    rounds, told = [], []
     for path in journals:
         settings, lines = _lines(path, TREE)
-        own = _round(path, lines)
+        own = _round(path, lines, one_path=settings.get("search") == "greedy")
         if own is not None:
-            unit = unit or _unit(settings)
             rounds.append(own)
-    return TreeLog(unit, rounds[0].looks[0].cost, tuple(rounds)) if rounds else None
+            told.append(settings)
+    if not rounds:
+        return None
+    total = told[0].get("total")
+    if not isinstance(total, int) or isinstance(total, bool) or total < 1:
+        total = rounds[0].looks[0].cost
+    return TreeLog(_unit(told[0].get("cost")) or _unit(told[0].get("budget")), total, tuple(rounds))
 
 
-def _round(path: Path, lines: list[tuple[str, dict[str, Any]]]) -> Round | None:
+def _round(path: Path, lines: list[tuple[str, dict[str, Any]]], *, one_path: bool) -> Round | None:
     looks, operations = [], Counter[str]()
     for where, line in lines:
         operation = line.get("op")
@@ -196,7 +208,8 @@ def _round(path: Path, lines: list[tuple[str, dict[str, Any]]]) -> Round | None:
     number = path.parent.name.removeprefix("iteration-")
     if not number.isdecimal():
         raise ArtifactError(f"{path.parent} is no round of a search", expected="iteration-NN")
-    return Round(int(number), tuple(looks), operations["branch"], operations["repeat"], _recovered(path.parent))
+    counts = operations["branch"], operations["repeat"]
+    return Round(int(number), tuple(looks), *counts, _recovered(path.parent), one_path)
 
 
 def _recovered(folder: Path) -> float | None:
@@ -210,11 +223,14 @@ def _read_steps(path: Path) -> StepLog | None:
     if any(step.cost < 1 for step in steps):
         raise ArtifactError(f"{path} has figures that cannot be", fix="It was edited by hand")
     method = settings.get("search", "one-shot")
-    return StepLog(method if isinstance(method, str) else "one-shot", _unit(settings), steps) if steps else None
+    return (
+        StepLog(method if isinstance(method, str) else "one-shot", _unit(settings.get("budget")), steps)
+        if steps
+        else None
+    )
 
 
-def _unit(settings: dict[str, Any]) -> str:
-    told = settings.get("cost") or settings.get("budget")
+def _unit(told: object) -> str:
     return told.partition("=")[0] if isinstance(told, str) else ""
 
 

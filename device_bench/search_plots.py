@@ -14,6 +14,8 @@ FAINT = 300
 POINTS = 400
 """Most points of a line that are drawn, evenly chosen."""
 
+_MS_PER_NS = 1e-6
+
 _UNITS = {"macs": "MACs", "params": "parameters"}
 _COLOURS, _MARKERS = (AFTER, SECOND, THIRD), ("o", "s", "^", "D")
 _NAMED_ROUNDS = 4
@@ -59,10 +61,12 @@ def losses(log: StepLog, total: int | None) -> Draw:
     """
 
     def draw(axes: Any) -> None:
+        is_time = log.unit.startswith("latency")
+        scale = 100 / total if total else _MS_PER_NS if is_time else 1.0
         lost, points = 0.0, [(100.0, 0.0)] if total else []
         for step in log.steps:
             lost += step.importance
-            points.append((100 * step.cost / total if total else float(step.cost), lost))
+            points.append((scale * step.cost, lost))
         points = points[:1] + _even(points[1:-1], POINTS) + points[-1:]
         few = len(points) <= 60
         costs, heights = zip(*points, strict=True)
@@ -70,7 +74,7 @@ def losses(log: StepLog, total: int | None) -> Draw:
         axes.plot(costs[-1:], heights[-1:], color=AFTER, marker="o", markersize=5)
         axes.set_title("Importance lost, summed")
         unit = unit_name(log.unit)
-        axes.set_xlabel(f"{unit} left, % of the baseline's" if total else f"{unit} left")
+        axes.set_xlabel(f"{unit} left" + (", % of the baseline's" if total else ", ms" if is_time else ""))
         axes.invert_xaxis()
         axes.ticklabel_format(axis="y", scilimits=(-3, 4), useMathText=False)
         axes.yaxis.get_offset_text().set_color(MUTED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +10,11 @@ from runtime import (
     ModelMetrics,
     RunFolderError,
     ShapePlan,
+    latency_of,
     macs,
     params,
     read_artifact,
+    read_latency,
     read_metrics,
     read_plan,
 )
@@ -134,12 +135,11 @@ class RunSummary:
         return next((row for row in self.rows if row.name == name), None)
 
 
-def summarise(run: Path, table: Mapping[str, float] | None = None) -> RunSummary:
+def summarise(run: Path) -> RunSummary:
     """Reads a run folder, however far it has come.
 
     Args:
         run: a folder with ``baseline``, ``sliced``, ``artifacts`` and ``bench``, some of which may be absent.
-        table: by precision, the speed-up of the sliced model that a latency table predicts.
 
     Raises:
         RunFolderError: it is no run folder, or two benches are of one target.
@@ -155,10 +155,20 @@ def summarise(run: Path, table: Mapping[str, float] | None = None) -> RunSummary
     notes: list[str] = []
     models = tuple(_model_row(name, model) for name, model in (("baseline", baseline), ("sliced", sliced)))
     files = tuple(_file_row(artifact, benches, notes) for artifact in artifacts)
-    found = gains(artifacts, benches.values(), table)
+    found = gains(artifacts, benches.values(), _predicted(run, baseline.plan, sliced.plan))
     notes += [gain.sentence for gain in found]
     name = run.resolve().name
     return RunSummary(name, baseline, sliced, artifacts, benches, models + files, tuple(notes), found)
+
+
+def _predicted(run: Path, before: ShapePlan | None, after: ShapePlan | None) -> dict[str, float]:
+    """Returns, by precision, the speed-up that the run's latency table predicts, where it has one."""
+    path = run / "search" / "latency.json"
+    if before is None or after is None or not path.exists():
+        return {}
+    table = read_latency(path)
+    latency = latency_of(table)
+    return {table.precision: latency(before) / latency(after)}
 
 
 def _check_run(run: Path) -> None:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from runtime import macs, params
+from runtime import Grid, LatencyTable, macs, params, write_latency
 
 from .conftest import BASELINE
 
@@ -84,3 +84,13 @@ def write_steps(run: Path, search: str = "one-shot", budget: str = "macs=0.9") -
             {"plan": {}, "kept": {}},
         ],
     )
+
+
+def write_table(run: Path, precision: str = "fp32") -> None:
+    """Sets a latency table into a run folder, by which time goes with ``embed_dim`` alone, and it with its square."""
+    flat, zero = Grid(((8,),), (0.0,)), Grid(((8,), (8,), (8,)), (0.0,))
+    first = Grid(((168, 192),), (1e6 * 168**2, 1e6 * 192**2))
+    parts = {"first": first, "further": flat, "mlp": Grid(((8,), (8,)), (0.0,)), "qk": zero, "v": zero}
+    where = {"target": "cpu", "cpu_model": "Example", "engine": "litert", "engine_version": "2.1.0", "threads": 1}
+    table = LatencyTable(**where, precision=precision, baseline=BASELINE, **parts, scale=1.0, offset_ns=0, checks=())
+    write_latency(run / "search" / "latency.json", table)

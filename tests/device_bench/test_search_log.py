@@ -3,10 +3,10 @@ import json
 import pytest
 
 from device_bench.search_log import Removal, Step, StepLog, TreeLog, actions, read_search
-from device_bench.search_plots import FAINT, kinds, nodes
+from device_bench.search_plots import FAINT, kinds, nodes, unit_name
 from runtime import ArtifactError
 
-from .searches import BRANCH, EMBED, IMAGES, MLP, ROUNDS, TOTAL, look, tree, write_lines, write_rounds, write_steps
+from .searches import BRANCH, EMBED, IMAGES, MLP, QK, ROUNDS, TOTAL, look, tree, write_lines, write_rounds, write_steps
 
 
 def test_rounds_are_read_with_their_counts_and_choices(run):
@@ -37,6 +37,28 @@ def test_the_choice_is_never_a_root_nor_an_upper_bound_and_the_first_of_equals(r
     )
     (own,) = read_search(run).rounds
     assert own.chosen is own.looks[1]
+
+
+def test_a_search_along_one_path_chooses_its_end(run):
+    header, *_ = tree()
+    lines = [
+        {**header, "settings": {**header["settings"], "search": "greedy"}},
+        *(look([], TOTAL, 45), BRANCH, look([MLP], int(0.9 * TOTAL), 44), look([EMBED], int(0.9 * TOTAL), 40)),
+        *(BRANCH, look([MLP, MLP], int(0.89 * TOTAL), 10), look([MLP, QK], int(0.89 * TOTAL), 12)),
+    ]
+    write_lines(run / "search" / "iteration-01" / "journal.jsonl", lines)
+    (own,) = read_search(run).rounds
+    assert own.chosen is own.looks[-1]
+    assert own.chosen.objective < own.looks[1].objective
+
+
+def test_costs_are_shares_of_the_total_that_the_journal_names(run):
+    header, *operations = ROUNDS[0]
+    settings = {**header["settings"], "cost": "latency@cpu", "total": 2 * TOTAL}
+    write_lines(run / "search" / "iteration-01" / "journal.jsonl", [{**header, "settings": settings}, *operations])
+    log = read_search(run)
+    assert (log.unit, log.total) == ("latency@cpu", 2 * TOTAL)
+    assert unit_name(log.unit) == "latency"
 
 
 def test_the_accuracy_after_recovery_comes_from_the_rounds_model(run):
