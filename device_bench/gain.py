@@ -54,11 +54,15 @@ class Gain:
                 f"Pruning alone made {self.file} {measured} as fast on {self.target}; "
                 f"its MACs promised {format.times(self.promised)}{table}."
             )
+        cure = (
+            f"Search again with --cost latency@{self.target}, which counts measured time instead of MACs."
+            if self.table is None
+            else f"The run's latency table predicts {format.times(self.table)}."
+        )
         return (
             f"Pruning bought less than half of what its MACs promise: {self.file} is {measured} as fast as "
             f"{self.baseline} on {self.target}, where {format.percent(1 - self.macs_share)} fewer MACs promise "
-            f"{format.times(self.promised)}. Search again with --cost latency@{self.target}, "
-            "which counts measured time instead of MACs."
+            f"{format.times(self.promised)}. {cure}"
         )
 
 

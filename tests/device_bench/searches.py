@@ -76,7 +76,11 @@ def write_steps(run: Path, search: str = "one-shot", budget: str = "macs=0.9") -
     return write_lines(
         run / "search" / "journal.jsonl",
         [
-            {"schema": "pocketvit.journal", "schema_version": 1, "settings": {"search": search, "budget": budget}},
+            {
+                "schema": "pocketvit.journal",
+                "schema_version": 1,
+                "settings": {"search": search, "cost": "params", "budget": budget},
+            },
             *(
                 {"step": i, "action": action, "block": block, "importance": lost, "cost": int(share * total)}
                 for i, (action, block, lost, share) in enumerate(steps, 1)

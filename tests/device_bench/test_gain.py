@@ -67,6 +67,14 @@ def test_a_speedup_that_misses_half_of_the_promise_says_what_to_do(run):
     assert "digits.fp32.tflite is 1.03×" in note  # noqa: RUF001
 
 
+def test_a_run_that_has_a_latency_table_is_not_told_to_make_one(run):
+    slow_down(run, "digits.fp32.tflite", 0.97)
+    write_table(run)
+    (note,) = [note for note in summarise(run).notes if "less than half" in note]
+    assert "--cost" not in note
+    assert "The run's latency table predicts 1.31×" in note  # noqa: RUF001
+
+
 @pytest.mark.parametrize(
     ("low", "high", "short"),
     [
