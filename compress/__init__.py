@@ -1,13 +1,14 @@
 """Makes a Vision Transformer physically smaller: checkpoint in, smaller checkpoint out."""
 
 from .augment import Augmentation, augmentation_for
-from .budget import Budget, parse_budget, smallest_plan
+from .budget import COUNTS, Budget, Cost, Tables, budget_cost, latency_target, parse_budget, parse_cost, smallest_plan
 from .data import known_data, load_data, search_set
 from .dataset import Dataset
 from .dfbnb import Node, SearchResult, Step, TreeSettings, objective, search_tree
 from .distill import distillation_loss
 from .evaluate import Score, evaluating, logits_of, score
 from .folder import Task, read_model, read_task, save_model, weights_sha256
+from .greedy import search_greedily
 from .importance import BlockImportance, Importance, fisher_scores, group_importance
 from .journal import read_journal, write_journal
 from .loading import plain_batches, training_batches
@@ -32,6 +33,7 @@ from .tree_journal import TreeJournal
 from .vit import SlicedViT, build, parameter_axes
 
 __all__ = [
+    "COUNTS",
     "FINE_TUNE",
     "RECOVER",
     "SCRATCH",
@@ -40,6 +42,7 @@ __all__ = [
     "BlockImportance",
     "BlockKept",
     "Budget",
+    "Cost",
     "Dataset",
     "GroupSizes",
     "Importance",
@@ -53,6 +56,7 @@ __all__ = [
     "SearchResult",
     "SlicedViT",
     "Step",
+    "Tables",
     "Task",
     "TrainRecipe",
     "Trained",
@@ -80,7 +84,10 @@ __all__ = [
     "logits_of",
     "objective",
     "parameter_axes",
+    "budget_cost",
+    "latency_target",
     "parse_budget",
+    "parse_cost",
     "plain_batches",
     "plan_of",
     "plan_of_timm",
@@ -92,6 +99,7 @@ __all__ = [
     "save_model",
     "score",
     "search_set",
+    "search_greedily",
     "search_tree",
     "slice_vit",
     "solve",

@@ -11,7 +11,7 @@ evaluation ends as soon as the images left cannot change what it decides.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,10 @@ import torch
 
 from runtime import PlanError, Progress, ShapePlan, encode, silent
 
+from .budget import Budget, Cost
 from .evaluate import evaluating
 from .importance import fisher_scores, group_importance
-from .oneshot import Action, GroupSizes, Removal, removals
+from .oneshot import Action, GroupSizes, Removal, multiples_of, price, removals
 from .search_images import SearchImages
 from .slicing import Kept, compose, keep_all, slice_vit, widths_of
 from .tree_journal import TreeJournal, removal_of, removed_units
@@ -32,8 +33,6 @@ from .vit import SlicedViT
 
 ACTIONS: tuple[Action, ...] = ("mlp", "qk", "v", "head", "embed")
 """The five actions, in the order in which children are visited."""
-
-_UNDERSHOOT = 0.98
 
 GRADIENT_COST = 3
 """Forward-equivalents of one image in a gradient pass: forward, and a backward of twice its work."""
@@ -135,11 +134,11 @@ def objective(correct: int, images: int, cost: int, total: int, cost_weight: flo
 def search_tree(
     model: SlicedViT,
     images: SearchImages,
-    cost: Callable[[ShapePlan], int],
+    cost: Cost,
     total: int,
     settings: TreeSettings | None = None,
     *,
-    goal: int | None = None,
+    budget: Budget | None = None,
     bf16: bool = False,
     journal: TreeJournal | None = None,
     progress: Progress = silent,
@@ -149,10 +148,10 @@ def search_tree(
     Args:
         model: where the tree starts; left as it is.
         images: the Search Set.
-        cost: what a plan costs.
+        cost: what the objective counts.
         total: what the unpruned model of the first iteration costs.
         settings: depth, tolerance, group sizes.
-        goal: a cost at which a path ends, and which is not undershot by more than 2 % while another action is left.
+        budget: where a path ends, and which is not undershot by more than 2 % while another action is left.
         bf16: evaluate and differentiate under bfloat16 autocast.
         journal: where operations are recorded and replayed from.
         progress: told of every node looked at: forward-equivalents done, and what the whole search may take.
@@ -161,15 +160,15 @@ def search_tree(
         ArtifactError: the journal is of another search.
         StorageError: the journal cannot be written.
     """
-    tree = _Tree(images, cost, total, settings or TreeSettings(), goal, bf16, journal, progress)
+    tree = Tree(images, cost, total, settings or TreeSettings(), budget, bf16, journal, progress)
     root, _ = tree.look(model, keep_all(model.plan), ())
-    if goal is None or root.cost > goal:
+    if not tree.meets(root.plan):
         tree.visit(model, root)
     progress("search", tree.used, tree.used, tree.note(root))
     return SearchResult(tree.best, tree.best_smaller, root, tree.nodes, tree.branched, tree.repeats, tree.used)
 
 
-class _Tree:
+class Tree:
     """What is known while one tree is searched."""
 
     root: Node
@@ -179,15 +178,15 @@ class _Tree:
     def __init__(
         self,
         images: SearchImages,
-        cost: Callable[[ShapePlan], int],
+        cost: Cost,
         total: int,
         settings: TreeSettings,
-        goal: int | None,
+        budget: Budget | None,
         bf16: bool,
         journal: TreeJournal | None,
         progress: Progress,
     ) -> None:
-        self.images, self.cost, self.total, self.settings, self.goal = images, cost, total, settings, goal
+        self.images, self.cost, self.total, self.settings, self.budget = images, cost, total, settings, budget
         self.bf16, self.journal, self.progress = bf16, journal, progress
         self.seen: set[Kept] = set()
         self.order: npt.NDArray[np.int64] = np.arange(len(images))
@@ -213,38 +212,64 @@ class _Tree:
                 self.visit(smaller, child)
 
     def children(self, model: SlicedViT) -> list[Removal]:
-        """Returns the least important group of each kind, importance taken anew on this model."""
+        """Returns the least important group of each kind, importance taken anew on this model.
+
+        Where the cost is uneven, the one that loses the least importance for the cost it saves.
+        """
         self.used += GRADIENT_COST * len(self.images)
         entry = self.journal.replay("branch") if self.journal else None
         if entry is not None:
             return [removal_of(model.plan, *child) for child in entry["children"]]
         scores = fisher_scores(model, self.images.batches(self.settings.gradient_batch), bf16=self.bf16)
         importance = group_importance(model.plan, scores)
-        options = self.legal(model, removals(model.plan, importance, keep_all(model.plan), self.settings.sizes))
+        multiples = multiples_of(self.cost)
+        everything = keep_all(model.plan)
+        options = self.legal(model, removals(model.plan, importance, everything, self.settings.sizes, multiples))
+        before = self.cost.of(model.plan)
+
+        def rank(option: Removal) -> float:
+            if not self.cost.uneven:
+                return option.importance
+            return price(option.importance, before - self.cost.of(widths_of(model.plan, option.kept)))
+
         chosen = []
         for action in ACTIONS:
             own = [option for option in options if option.action == action]
             if own:
-                chosen.append(min(own, key=lambda option: option.importance))
+                chosen.append(min(own, key=rank))
         children = [[r.action, r.block, r.importance, removed_units(model.plan, r)] for r in chosen]
         self.record({"op": "branch", "children": children})
         return chosen
 
+    def meets(self, plan: ShapePlan) -> bool:
+        """Tells whether ``plan`` is within the budget, where there is one."""
+        return self.budget is not None and self.budget.of(plan) <= self.budget.limit
+
     def legal(self, model: SlicedViT, options: Iterable[Removal]) -> list[Removal]:
-        """Returns the options that do not undershoot the goal, or, where all do, all."""
+        """Returns the options that do not undershoot the budget, or, where all do, all."""
         every = list(options)
-        if self.goal is None:
+        if self.budget is None:
             return every
-        good = [o for o in every if self.cost(widths_of(model.plan, o.kept)) >= _UNDERSHOOT * self.goal]
+        good = [o for o in every if self.budget.of(widths_of(model.plan, o.kept)) >= self.budget.floor]
         return good or every
 
-    def look(self, model: SlicedViT, kept: Kept, path: tuple[Step, ...]) -> tuple[Node, str]:
-        """Evaluates a model, and says what becomes of it: ``branched``, ``bounded``, ``leaf`` or ``met``."""
-        cost, count, weight = self.cost(model.plan), len(self.images), self.settings.cost_weight
-        end = len(path) == self.settings.depth or (self.goal is not None and cost <= self.goal)
-        needed = -math.inf if not path else self.best.objective - (0.0 if end else self.settings.epsilon)
-        if self.goal is not None:  # something must go, even where the root is the best
-            needed = min(needed, -math.inf if self.best_smaller is None else self.best_smaller.objective)
+    def look(
+        self, model: SlicedViT, kept: Kept, path: tuple[Step, ...], needed: float | None = None
+    ) -> tuple[Node, str]:
+        """Evaluates a model, and says what becomes of it: ``branched``, ``bounded``, ``leaf`` or ``met``.
+
+        Args:
+            model: the sliced model.
+            kept: what it keeps of the root.
+            path: the actions that lead to it.
+            needed: an objective that is of no interest unless it is exceeded; by default what the tree asks.
+        """
+        cost, count, weight = self.cost.of(model.plan), len(self.images), self.settings.cost_weight
+        end = len(path) == self.settings.depth or self.meets(model.plan)
+        if needed is None:
+            needed = -math.inf if not path else self.best.objective - (0.0 if end else self.settings.epsilon)
+            if self.budget is not None:  # something must go, even where the root is the best
+                needed = min(needed, -math.inf if self.best_smaller is None else self.best_smaller.objective)
         entry = self.journal.replay("look") if self.journal else None
         seen = self.evaluate(model, cost, needed) if entry is None else _Seen.of(entry)
         value = objective(seen.correct, count, cost, self.total, weight)
@@ -315,6 +340,7 @@ class _Tree:
             self.journal.record({"op": operation, **details})
 
     def record(self, entry: dict[str, Any]) -> None:
+        """Records an operation, where there is a journal."""
         if self.journal is not None:
             self.journal.record(entry)
 

@@ -153,12 +153,7 @@ def _better(loss: float, than: float) -> bool:
 def _check_reachable(budget: Budget, smallest: ShapePlan) -> None:
     least = budget.of(smallest)
     if least > budget.limit:
-        raise PlanError(
-            "The budget cannot be met with these group sizes",
-            expected=f"at least {budget.cost}={least}",
-            got=f"{budget.cost}={budget.limit}",
-            fix="Raise the budget or choose smaller groups",
-        )
+        raise budget.unreachable(least)
 
 
 def _steps(width: int, size: int) -> range:

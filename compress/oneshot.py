@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -11,9 +12,11 @@ import numpy.typing as npt
 
 from runtime import MULTIPLE, PlanError, ShapePlan
 
-from .budget import Budget
+from .budget import Budget, Cost
 from .importance import Importance
 from .slicing import BlockKept, Kept, plan_of, widths_of
+
+_UNEVEN_MULTIPLES = 8
 
 Action = Literal["mlp", "qk", "v", "head", "embed"]
 
@@ -70,11 +73,18 @@ class Proposal:
 
 
 def propose(
-    plan: ShapePlan, importance: Importance, budget: Budget, start: Kept, sizes: GroupSizes | None = None
+    plan: ShapePlan,
+    importance: Importance,
+    budget: Budget,
+    start: Kept,
+    sizes: GroupSizes | None = None,
+    *,
+    cost: Cost | None = None,
 ) -> Proposal:
     """Removes group after group, least importance per cost saved first, until the budget is met.
 
-    A group that would undershoot the budget by more than 2 % is taken only when no other is left.
+    A group that would undershoot the budget by more than 2 % is taken only when no other is left. Where the cost
+    is uneven (time, which falls in steps), groups of several times their size are looked at too.
 
     Args:
         plan: of the model to prune.
@@ -82,32 +92,50 @@ def propose(
         budget: what to get down to.
         start: what is kept to begin with (``keep_all(plan)``).
         sizes: how much one removal takes.
+        cost: what a removal is to save; by default what the budget counts.
 
     Raises:
         PlanError: every group is gone and the budget is still not met, or an importance is not finite.
     """
     check_finite(importance)
-    sizes = sizes or GroupSizes()
-    kept, cost, floor = start, budget.of(plan_of(plan, start)), 0.98 * budget.limit
+    sizes, saved_in = sizes or GroupSizes(), cost or budget.cost
+    kept, now = start, plan_of(plan, start)
     steps = []
-    while cost > budget.limit:
-        best: tuple[tuple[bool, float], Removal, int] | None = None
-        for removal in removals(plan, importance, kept, sizes):
-            after = budget.of(widths_of(plan, removal.kept))
-            rank = (after < floor, removal.importance / (cost - after))
+    while (spent := budget.of(now)) > budget.limit:
+        best: tuple[tuple[bool, float], Removal, ShapePlan] | None = None
+        before = saved_in.of(now)
+        for removal in removals(plan, importance, kept, sizes, multiples_of(saved_in)):
+            after = widths_of(plan, removal.kept)
+            rank = (budget.of(after) < budget.floor, price(removal.importance, before - saved_in.of(after)))
             if best is None or rank < best[0]:
                 best = rank, removal, after
         if best is None:
-            raise PlanError(
-                "The budget cannot be met with these group sizes",
-                expected=f"at least {budget.cost}={cost}",
-                got=f"{budget.cost}={budget.limit}",
-                fix="Raise the budget or choose smaller groups",
-            )
-        _, removal, cost = best
+            raise budget.unreachable(spent)
+        _, removal, now = best
         kept = removal.kept
-        steps.append({"action": removal.action, "block": removal.block, "importance": removal.importance, "cost": cost})
+        steps.append(
+            {
+                "action": removal.action,
+                "block": removal.block,
+                "importance": removal.importance,
+                "cost": budget.of(now),
+            }
+        )
     return Proposal(plan_of(plan, kept), kept, tuple(steps))
+
+
+def price(importance: float, saved: int) -> float:
+    """Returns the importance lost per cost saved; infinity where nothing is saved."""
+    return importance / saved if saved > 0 else math.inf
+
+
+def multiples_of(cost: Cost) -> int:
+    """Returns up to how many group sizes one removal may take, for this cost.
+
+    Where equal steps save equal costs, the least important group is always the cheapest to lose and more than one
+    is never better. Time falls in steps, and it takes several groups to reach the next one.
+    """
+    return _UNEVEN_MULTIPLES if cost.uneven else 1
 
 
 def check_finite(importance: Importance) -> None:
@@ -124,27 +152,35 @@ def check_finite(importance: Importance) -> None:
         )
 
 
-def removals(plan: ShapePlan, importance: Importance, kept: Kept, sizes: GroupSizes) -> Iterator[Removal]:
+def removals(
+    plan: ShapePlan, importance: Importance, kept: Kept, sizes: GroupSizes, multiples: int = 1
+) -> Iterator[Removal]:
     """Yields every group that may go next: per block one of MLP, QK, V and HEAD, and one EMB for the model.
 
-    Each is the least important of its kind; the last 8 of a width and the last head of a block stay.
+    Each is the least important of its kind; the last 8 of a width and the last head of a block stay. With
+    ``multiples`` also groups of twice the size and so on, smaller ones first.
     """
     for i, (keep, scores) in enumerate(zip(kept.blocks, importance.blocks, strict=True)):
-        if len(keep.mlp) > sizes.mlp:
-            mlp, lost = _drop(keep.mlp, scores.mlp, sizes.mlp)
+        for size in _multiples(sizes.mlp, len(keep.mlp), multiples):
+            mlp, lost = _drop(keep.mlp, scores.mlp, size)
             yield Removal("mlp", i, lost, _with_block(kept, i, replace(keep, mlp=mlp)))
-        if len(keep.qk[0]) > sizes.qk:
-            dims, lost = _drop_in_heads(keep.heads, keep.qk, scores.qk, sizes.qk)
+        for size in _multiples(sizes.qk, len(keep.qk[0]), multiples):
+            dims, lost = _drop_in_heads(keep.heads, keep.qk, scores.qk, size)
             yield Removal("qk", i, lost, _with_block(kept, i, replace(keep, qk=dims)))
-        if len(keep.v[0]) > sizes.v:
-            dims, lost = _drop_in_heads(keep.heads, keep.v, scores.v, sizes.v)
+        for size in _multiples(sizes.v, len(keep.v[0]), multiples):
+            dims, lost = _drop_in_heads(keep.heads, keep.v, scores.v, size)
             yield Removal("v", i, lost, _with_block(kept, i, replace(keep, v=dims)))
         if len(keep.heads) > 1:
             block, lost = _drop_head(keep, scores.qk, scores.v)
             yield Removal("head", i, lost, _with_block(kept, i, block))
-    if len(kept.embed) > sizes.embed:
-        embed, lost = _drop(kept.embed, importance.embed, sizes.embed)
+    for size in _multiples(sizes.embed, len(kept.embed), multiples):
+        embed, lost = _drop(kept.embed, importance.embed, size)
         yield Removal("embed", -1, lost, replace(kept, embed=embed))
+
+
+def _multiples(size: int, width: int, most: int) -> range:
+    """Returns the multiples of ``size``, up to ``most`` of them, that leave something of ``width``."""
+    return range(size, min(size * most, width - 1) + 1, size)
 
 
 def _drop(indices: tuple[int, ...], scores: npt.NDArray[np.float64], count: int) -> tuple[tuple[int, ...], float]:

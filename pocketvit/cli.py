@@ -86,6 +86,49 @@ def compress(
 
 @app.command()
 @with_run_settings
+def profile(
+    settings: RunSettings,
+    target: Annotated[str, typer.Option(help="Where to measure: cpu.")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Measure anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what every width costs in time, for budgets and costs such as latency=12ms@cpu.
+
+    Takes minutes, can be stopped and goes on where it was. A run that needs a table measures it by itself.
+    """
+    from device_bench import format
+
+    from .console import shown, stdout_console
+    from .job import prepare
+    from .profiling import profile as measure
+
+    with shown() as progress:
+        plan = prepare(settings, progress).plan
+        table, path = measure(
+            plan,
+            Path(settings.profiles),
+            target=target,
+            precision=settings.latency_precision,
+            threads=settings.latency_threads,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        _print_json("pocketvit.latency", {"file": str(path), "table": encode(table)})
+        return
+    from .table import latency_tables
+
+    parts, checks = latency_tables(table)
+    console = stdout_console()
+    where = f"{table.target} ({table.cpu_model}), {table.engine} {table.engine_version}, {table.precision}"
+    console.print(f"Predicted on {where}, {table.threads} thread(s):", parts, sep="\n")
+    console.print("Random smaller models, predicted and measured:", checks, sep="\n")
+    console.print(f"Median error {format.percent(table.median_error)}")
+    _say(f"Table in {path}")
+
+
+@app.command()
+@with_run_settings
 def export(
     settings: RunSettings,
     source: Annotated[Path | None, typer.Argument(help="A run folder; without it, the model named by --model.")] = None,

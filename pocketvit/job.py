@@ -23,12 +23,15 @@ from compress import (
     TreeSettings,
     augmentation_for,
     bf16_helps,
+    budget_cost,
     check_model,
     checkpoint_classes,
     default_classes,
     input_stats,
+    latency_target,
     load_data,
     parse_budget,
+    parse_cost,
 )
 from export import ExportSettings
 from runtime import (
@@ -37,9 +40,11 @@ from runtime import (
     Preprocessing,
     Progress,
     ShapePlan,
+    UnsupportedTargetError,
     silent,
 )
 
+from .profiling import PROFILE_TARGETS
 from .settings import DEFAULT_IMG_SIZE, DEFAULT_MODEL, DEFAULT_OVERRIDES, DEFAULT_PATCH_SIZE, RunSettings, TrainSettings
 
 IMPORTANCE_BATCH = 16
@@ -115,7 +120,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
             fix="Choose the data it was trained on, or give --reset-head to train a new classifier",
         )
     plan = check_model(spec, classes)
-    parse_budget(settings.budget, plan)
+    _check_cost(settings, plan)
     names = data.class_names if classes == data.num_classes else tuple(f"class {i}" for i in range(classes))
     fresh = not (settings.pretrained or settings.checkpoint)
     task = Task(
@@ -136,6 +141,43 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     told = settings.tree
     tree = TreeSettings(told.depth, told.epsilon, told.cost_weight, groups, IMPORTANCE_BATCH)
     return Job(settings, data, spec, plan, task, fine_tune, recover, augmentation_for(data), bf16, groups, tree)
+
+
+def cost_name(settings: RunSettings) -> str:
+    """Returns what choosing goes by: the cost that was asked for, or what the budget counts."""
+    return settings.cost or budget_cost(settings.budget)
+
+
+def profiled_target(settings: RunSettings) -> str | None:
+    """Returns the target whose latency table is needed; None where none is.
+
+    Raises:
+        PlanError: the cost and the budget are of two targets.
+    """
+    targets = {latency_target(name) for name in (cost_name(settings), budget_cost(settings.budget))} - {None}
+    if len(targets) > 1:
+        raise PlanError("--cost and --budget name two targets", got=", ".join(sorted(map(str, targets))))
+    return targets.pop() if targets else None
+
+
+def _check_cost(settings: RunSettings, plan: ShapePlan) -> None:
+    """Refuses a cost or a budget that cannot be; one of time is read when its table is there."""
+    target = profiled_target(settings)
+    if target is None:
+        parse_budget(settings.budget, plan)
+    elif target not in PROFILE_TARGETS:
+        raise UnsupportedTargetError(
+            "The target cannot be profiled", expected=", ".join(PROFILE_TARGETS), got=repr(target)
+        )
+    if latency_target(cost_name(settings)) is None:
+        parse_cost(cost_name(settings), plan)
+    if settings.search == "milp" and cost_name(settings) != budget_cost(settings.budget):
+        raise PlanError(
+            "milp loses the least importance within the budget: it goes by what the budget counts",
+            expected=f"no --cost, or --cost {budget_cost(settings.budget)}",
+            got=settings.cost,
+            fix="Give a budget of that cost, or another --search",
+        )
 
 
 def export_settings(settings: RunSettings) -> ExportSettings:

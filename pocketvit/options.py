@@ -53,9 +53,17 @@ def run_settings(
     bf16: Annotated[str, _option(_TRAIN, "Train in bfloat16: auto, on or off.")] = "auto",
     threads: Annotated[int, _option(_TRAIN, "Torch threads; 0 takes every core.")] = 0,
     budget: Annotated[
-        str, _option(_PRUNE, "What the result may cost: macs=0.75, params=0.7, macs=300M, params=4.1M.")
+        str, _option(_PRUNE, "What the result may cost: macs=0.75, params=0.7, macs=300M, latency=12ms@cpu …")
     ] = "macs=0.75",
-    search: Annotated[str, _option(_PRUNE, "How units are chosen: one-shot, milp or dfbnb.")] = "one-shot",
+    cost: Annotated[
+        str, _option(_PRUNE, "What choosing goes by: params, macs or latency@cpu; by default what the budget counts.")
+    ] = "",
+    search: Annotated[str, _option(_PRUNE, "How units are chosen: one-shot, milp, greedy or dfbnb.")] = "one-shot",
+    latency_precision: Annotated[str, _option(_PRUNE, "Of the files whose time latency is: fp32 or int8.")] = "fp32",
+    latency_threads: Annotated[int, _option(_PRUNE, "Threads of the engine that runs them.")] = 1,
+    profiles: Annotated[str, _option(_PRUNE, "Folder of latency tables; missing ones are measured into it.")] = (
+        "profiles"
+    ),
     iterations: Annotated[int, _option(_PRUNE, "dfbnb: most rounds of search, slice, recover.")] = 15,
     depth: Annotated[int, _option(_PRUNE, "dfbnb: most actions on one path.")] = 6,
     epsilon: Annotated[float, _option(_PRUNE, "dfbnb: how much worse than the best is still branched.")] = 0.005,
@@ -78,8 +86,10 @@ def run_settings(
     """
     if bf16 not in ("auto", "on", "off"):
         raise PlanError("--bf16 is one of three", expected="auto, on or off", got=bf16)
-    if search not in ("one-shot", "milp", "dfbnb"):
-        raise PlanError("--search is one of three", expected="one-shot, milp or dfbnb", got=search)
+    if search not in ("one-shot", "milp", "greedy", "dfbnb"):
+        raise PlanError("--search is one of four", expected="one-shot, milp, greedy or dfbnb", got=search)
+    if latency_precision not in ("fp32", "int8"):
+        raise PlanError("--latency-precision is one of two", expected="fp32 or int8", got=latency_precision)
     return RunSettings(
         data=data,
         model=model,
@@ -93,7 +103,11 @@ def run_settings(
         mean=_floats("--mean", mean),
         std=_floats("--std", std),
         budget=budget,
+        cost=cost,
         search=search,  # type: ignore[arg-type]
+        latency_precision=latency_precision,  # type: ignore[arg-type]
+        latency_threads=latency_threads,
+        profiles=profiles,
         tree=TreeSearch(iterations, depth, epsilon, cost_weight),
         group_sizes={key: _integer("--group-size", text) for key, text in _pairs("--group-size", group_size)},
         importance_images=importance_images,

@@ -51,6 +51,11 @@ class RunFolder:
         """How the units to prune were chosen."""
         return self.root / "search" / "journal.jsonl"
 
+    @property
+    def latency(self) -> Path:
+        """The latency table that choosing went by, where it went by time."""
+        return self.root / "search" / "latency.json"
+
     def iteration(self, number: int) -> Path:
         """What one round of a search over several found and made, counted from 1."""
         return self.root / "search" / f"iteration-{number:02}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from runtime import PlanError
+from runtime import LatencyPrecision, PlanError
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
 DEFAULT_OVERRIDES: dict[str, int | float | str | bool] = {"embed_dim": 96, "depth": 6, "num_heads": 3}
@@ -58,9 +58,14 @@ class RunSettings:
         mean: pixel mean per channel, 0..1; None takes the architecture's own.
         std: pixel standard deviation per channel; None takes the architecture's own.
         budget: what the sliced model may cost, for instance ``macs=0.75``.
+        cost: what choosing goes by: ``params``, ``macs`` or ``latency@TARGET``; empty takes what the budget counts.
         search: how units are chosen: ``one-shot`` (least importance per cost), ``milp`` (the least importance for
-            the budget, solved), or ``dfbnb`` (branch and bound over actions, round after round).
-        tree: of ``dfbnb``.
+            the budget, solved), ``greedy`` (the best action by measured accuracy, again and again), or ``dfbnb``
+            (branch and bound over actions, round after round).
+        latency_precision: of the files whose time a latency is.
+        latency_threads: of the engine that runs them.
+        profiles: folder of latency tables; one that is missing is measured into it.
+        tree: of ``dfbnb``; ``greedy`` uses its ``cost_weight``.
         group_sizes: units one removal takes, by kind (mlp, qk, v, embed).
         importance_images: images per class that importance is taken on.
         distill: recover with the baseline as teacher.
@@ -94,7 +99,11 @@ class RunSettings:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     budget: str = "macs=0.75"
-    search: Literal["one-shot", "milp", "dfbnb"] = "one-shot"
+    cost: str = ""
+    search: Literal["one-shot", "milp", "greedy", "dfbnb"] = "one-shot"
+    latency_precision: LatencyPrecision = "fp32"
+    latency_threads: int = 1
+    profiles: str = "profiles"
     tree: TreeSearch = field(default_factory=TreeSearch)
     group_sizes: dict[str, int] = field(default_factory=dict)
     importance_images: int = 25
@@ -124,6 +133,8 @@ class RunSettings:
             raise PlanError("importance_images must be at least 1", got=self.importance_images)
         if self.tree.iterations < 1:
             raise PlanError("iterations must be at least 1", got=self.tree.iterations)
+        if self.latency_threads < 1:
+            raise PlanError("latency_threads must be at least 1", got=self.latency_threads)
         if self.threads < 0:
             raise PlanError("threads must not be negative", got=self.threads)
         if not 0 <= self.seed < 2**31:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from compress import (
     Budget,
+    Cost,
     Dataset,
     Kept,
     Proposal,
     SlicedViT,
+    Tables,
     TreeJournal,
     draw_search_images,
     fisher_scores,
@@ -23,12 +25,14 @@ from compress import (
     keep_all,
     load_model,
     parse_budget,
+    parse_cost,
     propose,
     read_journal,
     read_model,
     read_task,
     save_model,
     score,
+    search_greedily,
     search_set,
     search_tree,
     slice_vit,
@@ -50,13 +54,16 @@ from runtime import (
     encode,
     macs,
     params,
+    read_latency,
     read_metrics,
     sha256_of,
     silent,
+    write_latency,
     write_metrics,
 )
 
-from .job import IMPORTANCE_BATCH, Job
+from .job import IMPORTANCE_BATCH, Job, cost_name, profiled_target
+from .profiling import profile
 from .runfolder import RunFolder
 
 _SPARE_BYTES = 64 * 2**20
@@ -91,7 +98,37 @@ def fine_tune_stage(job: Job, folder: RunFolder, progress: Progress = silent) ->
     return trained.model
 
 
-def search_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Progress = silent) -> Proposal:
+def latency_stage(job: Job, folder: RunFolder, progress: Progress = silent) -> Tables:
+    """Takes the latency table that the cost or the budget needs, or measures it, into ``search/latency.json``.
+
+    Raises:
+        PlanError: the budget cannot be met.
+        MeasurementError: the times make no sense.
+        StorageError: there is no space, or no permission to write.
+    """
+    target = profiled_target(job.settings)
+    if target is None:
+        return {}
+    if folder.latency.is_file():
+        return {target: read_latency(folder.latency)}
+    told = job.settings
+    with stage(folder, "profile"):
+        table, _ = profile(
+            job.plan,
+            Path(told.profiles),
+            target=target,
+            precision=told.latency_precision,
+            threads=told.latency_threads,
+            progress=progress,
+        )
+        parse_budget(told.budget, job.plan, {target: table})
+        write_latency(folder.latency, table)
+    return {target: table}
+
+
+def search_stage(
+    job: Job, folder: RunFolder, baseline: SlicedViT, tables: Tables, progress: Progress = silent
+) -> Proposal:
     """Chooses what to prune, into ``search/journal.jsonl``.
 
     Raises:
@@ -100,7 +137,9 @@ def search_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Pro
     """
     settings = {
         "search": job.settings.search,
+        "cost": cost_name(job.settings),
         "budget": job.settings.budget,
+        "latency_sha256": sha256_of(folder.latency) if tables else None,
         "group_sizes": encode(job.groups),
         "images_per_class": job.settings.importance_images,
         "seed": job.settings.seed,
@@ -123,10 +162,13 @@ def search_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Pro
         )
         total = -(-len(images) // IMPORTANCE_BATCH)
         scores = fisher_scores(baseline, batches, bf16=job.bf16, progress=progress, total=total)
-        budget = parse_budget(job.settings.budget, baseline.plan)
-        importance = group_importance(baseline.plan, scores)
-        choose = solve if job.settings.search == "milp" else propose
-        proposal = choose(baseline.plan, importance, budget, keep_all(baseline.plan), job.groups)
+        budget = parse_budget(job.settings.budget, baseline.plan, tables)
+        importance, everything = group_importance(baseline.plan, scores), keep_all(baseline.plan)
+        if job.settings.search == "milp":
+            proposal = solve(baseline.plan, importance, budget, everything, job.groups, progress=progress)
+        else:
+            cost = parse_cost(cost_name(job.settings), baseline.plan, tables)
+            proposal = propose(baseline.plan, importance, budget, everything, job.groups, cost=cost)
         write_journal(folder.journal, settings, proposal)
     return proposal
 
@@ -146,7 +188,9 @@ def recover_stage(
         return _recover(job, folder.sliced, slice_vit(baseline, proposal.kept), baseline, 1, progress)
 
 
-def rounds_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Progress = silent) -> SlicedViT:
+def rounds_stage(
+    job: Job, folder: RunFolder, baseline: SlicedViT, tables: Tables, progress: Progress = silent
+) -> SlicedViT:
     """Searches a tree, slices and recovers, round after round until the budget is met, into ``sliced/``.
 
     What each round found and made stands in ``search/iteration-NN/``.
@@ -158,7 +202,8 @@ def rounds_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Pro
     done = _finished(folder.sliced)
     if done is not None:
         return done
-    budget, model = parse_budget(job.settings.budget, baseline.plan), baseline
+    budget, model = parse_budget(job.settings.budget, baseline.plan, tables), baseline
+    cost = parse_cost(cost_name(job.settings), baseline.plan, tables)
     epochs: list[EpochRecord] = []
     for number in range(1, job.settings.tree.iterations + 1):
         if budget.of(model.plan) <= budget.limit:
@@ -167,7 +212,7 @@ def rounds_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Pro
         made = _finished(place)
         if made is None:
             with stage(folder, f"search {number}"):
-                kept = _search_round(job, place, model, budget, budget.of(baseline.plan), number, progress)
+                kept = _search_round(job, place, model, budget, cost, cost.of(baseline.plan), number, progress)
             with stage(folder, f"recover {number}"):
                 made = _recover(job, place, slice_vit(model, kept), baseline, number, progress)
         model = made
@@ -176,8 +221,8 @@ def rounds_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Pro
     if budget.of(model.plan) > budget.limit:
         raise PlanError(
             f"The budget {job.settings.budget} is not met after {job.settings.tree.iterations} rounds of search",
-            expected=f"at most {budget.limit:,}",
-            got=f"{budget.of(model.plan):,}",
+            expected=f"at most {budget.cost.shown(budget.limit)}",
+            got=budget.cost.shown(budget.of(model.plan)),
             fix="Allow more with --iterations, deeper trees with --depth or larger groups with --group-size, "
             "and another --name",
         )
@@ -186,32 +231,56 @@ def rounds_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Pro
 
 
 def _search_round(
-    job: Job, place: Path, model: SlicedViT, budget: Budget, total: int, number: int, progress: Progress
+    job: Job,
+    place: Path,
+    model: SlicedViT,
+    budget: Budget,
+    cost: Cost,
+    total: int,
+    number: int,
+    progress: Progress,
 ) -> Kept:
-    """Searches one tree; what it does is recorded in ``journal.jsonl``, from which it goes on when it was killed."""
+    """Searches from one model; what it does is recorded in ``journal.jsonl``, where it goes on when it was killed."""
+    told = job.settings
     images = draw_search_images(
         job.data,
         job.task.preprocessing,
         job.augmentation,
-        per_class=job.settings.importance_images,
-        seed=job.settings.seed,
+        per_class=told.importance_images,
+        seed=told.seed,
         iteration=number,
     )
-    asked = {"weights_sha256": weights_sha256(model), "budget": job.settings.budget, "tree": encode(job.tree)}
-    found = search_tree(
-        model,
-        images,
-        budget.of,
-        total,
-        job.tree,
-        goal=budget.limit,
-        bf16=job.bf16,
-        journal=TreeJournal(place / "journal.jsonl", asked),
-        progress=progress,
-    )
+    asked = {
+        "search": told.search,
+        "weights_sha256": weights_sha256(model),
+        "cost": cost.name,
+        "total": total,
+        "budget": told.budget,
+        "limit": budget.limit,
+        "tree": encode(job.tree),
+    }
+    journal = TreeJournal(place / "journal.jsonl", asked)
+    shown = _of_round(progress, number, told.tree.iterations) if told.search == "dfbnb" else progress
+    if told.search == "greedy":
+        found = search_greedily(
+            model, images, cost, total, job.tree, budget, bf16=job.bf16, journal=journal, progress=shown
+        )
+    else:
+        found = search_tree(
+            model, images, cost, total, job.tree, budget=budget, bf16=job.bf16, journal=journal, progress=shown
+        )
     if found.best_smaller is None:
         raise PlanError("The search found nothing that can go", fix="Choose smaller groups with --group-size")
     return found.best_smaller.kept
+
+
+def _of_round(progress: Progress, number: int, most: int) -> Progress:
+    """Returns a callback that says which round it is."""
+
+    def told(stage: str, done: int, total: int, note: str = "") -> None:
+        progress(f"{stage} {number}", done, total, f"round {number} of at most {most}, {note}")
+
+    return told
 
 
 def _recover(
@@ -228,7 +297,7 @@ def _recover(
         bf16=job.bf16,
         teacher=baseline if job.settings.distill else None,
         state_path=place / "training.safetensors",
-        stage="recover" if job.settings.search != "dfbnb" else f"recover {number}",
+        stage=f"recover {number}" if job.settings.search == "dfbnb" else "recover",
         progress=progress,
     )
     _save(place, trained.model, job, trained.epochs)
@@ -241,11 +310,12 @@ def shrink_stages(job: Job, folder: RunFolder, progress: Progress = silent) -> N
     Raises:
         PocketVitError: see the single stages.
     """
+    tables = latency_stage(job, folder, progress)
     baseline = fine_tune_stage(job, folder, progress)
-    if job.settings.search == "dfbnb":
-        rounds_stage(job, folder, baseline, progress)
+    if job.settings.search in ("dfbnb", "greedy"):
+        rounds_stage(job, folder, baseline, tables, progress)
     else:
-        recover_stage(job, folder, baseline, search_stage(job, folder, baseline, progress), progress)
+        recover_stage(job, folder, baseline, search_stage(job, folder, baseline, tables, progress), progress)
 
 
 def export_stage(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.table import Table
 
 from device_bench import BenchResult, RunSummary, SummaryRow, Timing, format, median_interval, p90_interval
-from runtime import Artifact, macs, params
+from runtime import MULTIPLE, Artifact, LatencyTable, latency_of, macs, params
 
 from .doctor import Finding
 
@@ -42,6 +43,35 @@ def summary_tables(summary: RunSummary, width: int) -> list[Table]:
             table.add_row(row.name, *(cells[heading] for heading in group), end_section=row.name == "sliced")
         tables.append(table)
     return tables
+
+
+def latency_tables(table: LatencyTable) -> list[Table]:
+    """Returns what the parts of the whole model take by a latency table, and how far off its predictions are."""
+    plan, latency = table.baseline, latency_of(table)
+    whole = latency(plan)
+
+    def without(**widths: int) -> int:
+        blocks = tuple(replace(block, **widths) for block in plan.blocks)
+        return whole - latency(replace(plan, blocks=blocks))
+
+    mlp = without(mlp_dim=MULTIPLE)
+    attention = without(num_heads=1, qk_dim=MULTIPLE, v_dim=MULTIPLE)
+    parts, checks = Table(header_style="bold"), Table(header_style="bold")
+    for heading in ("", "time", "share"):
+        parts.add_column(heading, justify="right" if heading else "left")
+    rows = [("MLPs", mlp), ("attentions", attention), ("all else", whole - mlp - attention)]
+    for name, time in rows:
+        parts.add_row(name, format.seconds(time * 1e-9), format.percent(time / whole), end_section=name == "all else")
+    parts.add_row("whole model", format.seconds(whole * 1e-9), "")
+    for heading in ("predicted", "measured", "off by"):
+        checks.add_column(heading, justify="right")
+    for check in table.checks:
+        checks.add_row(
+            format.seconds(check.predicted_ns * 1e-9),
+            format.seconds(check.measured_ns * 1e-9),
+            format.percent(check.error),
+        )
+    return [parts, checks]
 
 
 def _cost_cells(row: SummaryRow) -> tuple[str, str, str, str, str]:

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from compress import (
+    COUNTS,
     Augmentation,
+    Budget,
     Dataset,
     ModelSpec,
     SearchImages,
@@ -59,7 +61,7 @@ def images_of(digits: Dataset, seed: int, per_class: int = 6) -> SearchImages:
 def test_decides_what_the_plain_search_decides(trained: SlicedViT, digits: Dataset, seed: int) -> None:
     images = images_of(digits, seed)
     settings = TreeSettings(depth=3, epsilon=0.1, gradient_batch=20, eval_batch=10)
-    found = search_tree(trained, images, params, params(trained.plan), settings)
+    found = search_tree(trained, images, COUNTS["params"], params(trained.plan), settings)
     pictures, labels = images.at(np.arange(len(images)))
     plain = Plain(trained, pictures, labels, depth=3, epsilon=0.1, batch=20)
     plain.run()
@@ -77,7 +79,7 @@ def test_every_operation_is_recorded_and_the_counts_add_up(trained: SlicedViT, d
     images, total = images_of(digits, 1), params(trained.plan)
     settings = TreeSettings(depth=3, epsilon=0.1)
     journal = TreeJournal(tmp_path / "j.jsonl", {"seed": 1})
-    found = search_tree(trained, images, params, total, settings, journal=journal)
+    found = search_tree(trained, images, COUNTS["params"], total, settings, journal=journal)
     _, *lines = [json.loads(line) for line in (tmp_path / "j.jsonl").read_text().splitlines()]
     looks = [line for line in lines if line["op"] == "look"]
     assert len(looks) == found.nodes
@@ -103,7 +105,7 @@ def test_progress_grows_to_its_end_and_shows_the_best_plan(
     found = search_tree(
         trained,
         images_of(digits, 1),
-        params,
+        COUNTS["params"],
         params(trained.plan),
         settings,
         progress=lambda stage, done, total, note="": told.append((done, total, note)),
@@ -141,7 +143,7 @@ def test_a_killed_search_goes_on_where_it_stopped(
                 raise KilledError
 
         journal = TreeJournal(tmp_path / name, {"seed": seed})
-        return search_tree(trained, images, params, total, settings, journal=journal, progress=progress)
+        return search_tree(trained, images, COUNTS["params"], total, settings, journal=journal, progress=progress)
 
     whole = search("whole")
     generator = np.random.default_rng(seed)
@@ -162,11 +164,11 @@ def test_a_killed_search_goes_on_where_it_stopped(
 def test_a_goal_is_met_and_hardly_undershot(trained: SlicedViT, digits: Dataset, share: float) -> None:
     images, total = images_of(digits, 4), params(trained.plan)
     goal, settings = int(share * total), TreeSettings(depth=8, epsilon=0.0)
-    found = search_tree(trained, images, params, total, settings, goal=goal)
+    found = search_tree(trained, images, COUNTS["params"], total, settings, budget=Budget(COUNTS["params"], goal))
     assert found.best_smaller is not None
     assert found.best_smaller.path
     assert found.best_smaller.cost >= 0.98 * goal
-    already = search_tree(trained, images, params, total, settings, goal=total)
+    already = search_tree(trained, images, COUNTS["params"], total, settings, budget=Budget(COUNTS["params"], total))
     assert already.best_smaller is None
     assert already.nodes == 1
 
@@ -175,8 +177,8 @@ def test_a_goal_is_met_and_hardly_undershot(trained: SlicedViT, digits: Dataset,
 def test_nothing_global_is_touched_and_it_repeats(trained: SlicedViT, digits: Dataset) -> None:
     before = {name: value.clone() for name, value in trained.state_dict().items()}
     images, settings = images_of(digits, 2), TreeSettings(depth=2)
-    first = search_tree(trained, images, params, params(trained.plan), settings)
-    again = search_tree(trained, images_of(digits, 2), params, params(trained.plan), settings)
+    first = search_tree(trained, images, COUNTS["params"], params(trained.plan), settings)
+    again = search_tree(trained, images_of(digits, 2), COUNTS["params"], params(trained.plan), settings)
     assert first == again
     assert all(torch.equal(before[name], value) for name, value in trained.state_dict().items())
     assert not trained.training

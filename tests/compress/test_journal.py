@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from compress import (
+    COUNTS,
     BlockImportance,
     Budget,
     Importance,
@@ -38,7 +39,7 @@ def proposal() -> Proposal:
             for b in TINY_PLAN.blocks
         ),
     )
-    return propose(TINY_PLAN, importance, Budget("macs", macs(TINY_PLAN) // 2), keep_all(TINY_PLAN))
+    return propose(TINY_PLAN, importance, Budget(COUNTS["macs"], macs(TINY_PLAN) // 2), keep_all(TINY_PLAN))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 
 import compress.milp
 from compress import (
+    COUNTS,
     BlockImportance,
     BlockKept,
     Budget,
@@ -174,17 +175,17 @@ def test_it_is_the_best_of_all_plans(seed: int) -> None:
     start = keep_all(plan) if seed % 2 else random_start(plan, generator)
     plans = list(every_plan(plan, importance, start, sizes))
     for cost in ("params", "macs"):
-        measure = Budget(cost, 0).of
+        measure = Budget(COUNTS[cost], 0).of
         costs = [measure(candidate) for candidate, _ in plans]
         limits = {min(costs), max(costs), *generator.integers(min(costs), max(costs) + 1, 3).tolist(), pick(*costs)}
         for limit in limits:
-            budget = Budget(cost, int(limit))
+            budget = Budget(COUNTS[cost], int(limit))
             best = min(loss for (_, loss), each in zip(plans, costs, strict=True) if each <= limit)
             found = solve(plan, importance, budget, start, sizes)
             assert_sound(plan, importance, budget, start, sizes, found)
             assert lost(importance, start, found.kept) == pytest.approx(best, rel=1e-9, abs=1e-20)
         with pytest.raises(PlanError) as caught:
-            solve(plan, importance, Budget(cost, min(costs) - 1), start, sizes)
+            solve(plan, importance, Budget(COUNTS[cost], min(costs) - 1), start, sizes)
         assert f"Expected at least {cost}={min(costs)}. Got {cost}={min(costs) - 1}." in str(caught.value)
         assert "Raise the budget or choose smaller groups" in str(caught.value)
 
@@ -202,7 +203,7 @@ def merge(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray
 def test_it_is_exact_where_bounds_alone_are_not(cost: Any, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against all trade-offs of cost and loss, merged block by block."""
     importance, start, sizes = random_importance(MID, seed), keep_all(MID), GroupSizes(mlp=(8, 16)[seed % 2])
-    measure, asked = Budget(cost, 0).of, []
+    measure, asked = Budget(COUNTS[cost], 0).of, []
     exact = compress.milp.milp
     monkeypatch.setattr(compress.milp, "milp", lambda *args, **kwargs: asked.append(1) or exact(*args, **kwargs))
     options = [list(block_options(*pair, sizes)) for pair in zip(start.blocks, importance.blocks, strict=True)]
@@ -216,7 +217,7 @@ def test_it_is_exact_where_bounds_alone_are_not(cost: Any, seed: int, monkeypatc
     trade_offs = np.concatenate(curves)
     notes: list[str] = []
     for share in np.linspace(0.12, 0.97, 18):
-        budget = Budget(cost, int(share * measure(MID)))
+        budget = Budget(COUNTS[cost], int(share * measure(MID)))
         best = trade_offs[trade_offs[:, 0] <= budget.limit, 1].min()
         found = solve(MID, importance, budget, start, sizes, progress=lambda *heard: notes.append(heard[-1]))
         assert notes[-1] == f"embed_dim {found.plan.embed_dim}, importance lost {best:.4g}"
@@ -231,7 +232,9 @@ def test_heads_are_judged_by_what_they_keep() -> None:
     ones = np.ones((2, 8))
     qk = np.vstack([np.repeat([0.0, 3.0], 8), np.full(16, 2.0)])
     importance = Importance(ones[0], (BlockImportance(qk, ones, ones[0]),))
-    found = solve(plan, importance, Budget("macs", Budget("macs", 0).of(smallest_plan(plan))), keep_all(plan))
+    found = solve(
+        plan, importance, Budget(COUNTS["macs"], Budget(COUNTS["macs"], 0).of(smallest_plan(plan))), keep_all(plan)
+    )
     assert found.kept.blocks == (BlockKept((0,), (tuple(range(8, 16)),), (tuple(range(8)),), tuple(range(8))),)
     assert [step["importance"] for step in found.steps] == [0, 32 + 8]
 
@@ -240,7 +243,7 @@ def test_heads_are_judged_by_what_they_keep() -> None:
 def test_a_budget_is_met_with_no_more_lost_than_in_one_shot(seed: int) -> None:
     generator = np.random.default_rng(seed)
     sizes = GroupSizes(*generator.choice([8, 16], 4).tolist())
-    measure = Budget("params" if seed % 2 else "macs", 0)
+    measure = Budget(COUNTS["params" if seed % 2 else "macs"], 0)
     budget = replace(measure, limit=int(generator.uniform(0.15, 0.95) * measure.of(MID)))
     importance, start = random_importance(MID, seed), keep_all(MID)
     found = solve(MID, importance, budget, start, sizes)
@@ -259,8 +262,8 @@ def test_it_finds_the_group_that_one_shot_passes_by() -> None:
     values = np.hstack([nine, np.full((2, 8), 3 / 16)])
     first = BlockImportance(nine[:1], nine[:1], np.repeat([9.0, 3.0, 0.125], 8))
     importance = Importance(nine[0], (first, BlockImportance(nine, values, nine[0])))
-    whole = Budget("params", 0).of(plan)
-    budget = Budget("params", whole - 272)
+    whole = Budget(COUNTS["params"], 0).of(plan)
+    budget = Budget(COUNTS["params"], whole - 272)
     found = solve(plan, importance, budget, keep_all(plan))
     assert found.plan == plan.with_block(1, BlockPlan(2, 8, 8, 8))
     assert found.kept.blocks[1].v == (tuple(range(8)),) * 2
@@ -273,7 +276,7 @@ def test_it_finds_the_group_that_one_shot_passes_by() -> None:
 def test_the_most_important_units_stay(levels: int | None) -> None:
     importance = random_importance(MID, 7, levels)
     start = keep_all(MID)
-    found = solve(MID, importance, Budget("macs", Budget("macs", 0).of(MID) // 3), start)
+    found = solve(MID, importance, Budget(COUNTS["macs"], Budget(COUNTS["macs"], 0).of(MID) // 3), start)
     rows = [(importance.embed, found.kept.embed)]
     for keep, scores in zip(found.kept.blocks, importance.blocks, strict=True):
         rows.append((scores.mlp, keep.mlp))
@@ -292,23 +295,23 @@ def test_the_most_important_units_stay(levels: int | None) -> None:
 @pytest.mark.parametrize("levels", [None, 1, 2, 3])
 @pytest.mark.parametrize("share", [0.7, 0.4])
 def test_the_same_question_has_the_same_answer(levels: int | None, share: float) -> None:
-    budget = Budget("params", int(share * Budget("params", 0).of(MID)))
+    budget = Budget(COUNTS["params"], int(share * Budget(COUNTS["params"], 0).of(MID)))
     answers = [solve(MID, random_importance(MID, 3, levels), budget, keep_all(MID)) for _ in range(2)]
     assert answers[0] == answers[1]
 
 
 def test_nothing_goes_within_the_budget() -> None:
     importance = random_importance(MID, 1, levels=1)
-    assert solve(MID, importance, Budget("macs", Budget("macs", 0).of(MID)), keep_all(MID)) == Proposal(
+    assert solve(MID, importance, Budget(COUNTS["macs"], Budget(COUNTS["macs"], 0).of(MID)), keep_all(MID)) == Proposal(
         MID, keep_all(MID), ()
     )
 
 
 def test_it_goes_on_from_what_is_kept_already() -> None:
     importance = random_importance(MID, 5)
-    whole = Budget("params", 0).of(MID)
-    half = solve(MID, importance, Budget("params", whole // 2), keep_all(MID))
-    budget = Budget("params", whole // 4)
+    whole = Budget(COUNTS["params"], 0).of(MID)
+    half = solve(MID, importance, Budget(COUNTS["params"], whole // 2), keep_all(MID))
+    budget = Budget(COUNTS["params"], whole // 4)
     quarter = solve(MID, importance, budget, half.kept)
     assert_sound(MID, importance, budget, half.kept, GroupSizes(), quarter)
     assert set(quarter.kept.embed) <= set(half.kept.embed)
@@ -318,14 +321,14 @@ def test_it_goes_on_from_what_is_kept_already() -> None:
 
 
 def test_a_proposal_is_what_slicing_makes() -> None:
-    budget = Budget("macs", Budget("macs", 0).of(TINY_PLAN) // 2)
+    budget = Budget(COUNTS["macs"], Budget(COUNTS["macs"], 0).of(TINY_PLAN) // 2)
     proposal = solve(TINY_PLAN, random_importance(TINY_PLAN, 0), budget, keep_all(TINY_PLAN))
     assert slice_vit(tiny_vit(), proposal.kept).plan == proposal.plan
 
 
 def test_progress_ends_at_its_total() -> None:
     heard: list[tuple[str, int, int]] = []
-    budget = Budget("macs", Budget("macs", 0).of(MID) // 2)
+    budget = Budget(COUNTS["macs"], Budget(COUNTS["macs"], 0).of(MID) // 2)
     solve(
         MID,
         random_importance(MID, 1),
@@ -342,10 +345,10 @@ def test_importance_that_is_not_finite_is_refused(bad: float) -> None:
     importance = random_importance(MID, 1)
     importance.blocks[1].v[0, 3] = bad
     with pytest.raises(PlanError, match="importance of some units is not finite"):
-        solve(MID, importance, Budget("macs", Budget("macs", 0).of(MID)), keep_all(MID))
+        solve(MID, importance, Budget(COUNTS["macs"], Budget(COUNTS["macs"], 0).of(MID)), keep_all(MID))
 
 
-HALF = Budget("macs", Budget("macs", 0).of(MID) // 2)
+HALF = Budget(COUNTS["macs"], Budget(COUNTS["macs"], 0).of(MID) // 2)
 
 
 def test_a_program_without_an_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +376,7 @@ def test_an_answer_over_the_budget_is_asked_for_again(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("cost", ["params", "macs"])
 def test_a_vit_small_is_solved(cost: Any) -> None:
     importance, start = random_importance(VIT_S, 0), keep_all(VIT_S)
-    budget = Budget(cost, int(0.5 * Budget(cost, 0).of(VIT_S)))
+    budget = Budget(COUNTS[cost], int(0.5 * Budget(COUNTS[cost], 0).of(VIT_S)))
     found = solve(VIT_S, importance, budget, start)
     assert_sound(VIT_S, importance, budget, start, GroupSizes(), found)
     assert budget.of(found.plan) > 0.99 * budget.limit

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress import (
+    COUNTS,
     BlockImportance,
     Budget,
     GroupSizes,
@@ -66,7 +67,7 @@ def assert_sound(plan: ShapePlan, proposal: Proposal, budget: Budget) -> None:
 @given(share=st.floats(0.25, 1.2), cost=st.sampled_from(["params", "macs"]), seed=st.integers(0, 99))
 @settings(max_examples=12, deadline=None)
 def test_a_budget_is_met_and_undershot_by_two_percent_at_most(share: float, cost: Any, seed: int) -> None:
-    budget = Budget(cost, int(share * Budget(cost, 0).of(FINE)))
+    budget = Budget(COUNTS[cost], int(share * Budget(COUNTS[cost], 0).of(FINE)))
     proposal = propose(FINE, random_importance(FINE, seed), budget, keep_all(FINE), GroupSizes(mlp=16, embed=16))
     assert_sound(FINE, proposal, budget)
     if share < 1:
@@ -84,7 +85,10 @@ def test_a_budget_is_met_and_undershot_by_two_percent_at_most(share: float, cost
 @settings(max_examples=60, deadline=None)
 def test_every_step_is_the_least_importance_per_cost(share: float, cost: Any, seed: int, sizes: GroupSizes) -> None:
     """Replays each step from the definition; coarse groups undershoot only where none is left that does not."""
-    importance, budget = random_importance(WIDE, seed), Budget(cost, int(share * Budget(cost, 0).of(WIDE)))
+    importance, budget = (
+        random_importance(WIDE, seed),
+        Budget(COUNTS[cost], int(share * Budget(COUNTS[cost], 0).of(WIDE))),
+    )
     kept = keep_all(WIDE)
     while left := list(removals(WIDE, importance, kept, sizes)):
         kept = left[-1].kept
@@ -179,7 +183,7 @@ def test_a_case_computed_by_hand() -> None:
         [2.64, 18.24]
     )
     least = params(smallest_plan(HAND))
-    proposal = propose(HAND, importance, Budget("params", least), keep_all(HAND))
+    proposal = propose(HAND, importance, Budget(COUNTS["params"], least), keep_all(HAND))
     # 2.64/264 = 0.010 < 18.24/912 = 0.020; then 18.24/784 = 0.023 < 7.92/264 = 0.030; then the rest of the MLP
     assert [(s["action"], s["block"], s["cost"]) for s in proposal.steps] == [
         ("mlp", 0, whole - 264),
@@ -190,7 +194,7 @@ def test_a_case_computed_by_hand() -> None:
     assert proposal.kept.blocks[0].mlp == tuple(range(8))
     assert proposal.plan == smallest_plan(HAND)
     # A budget that the second MLP group meets exactly: the stream, cheaper per parameter, would undershoot it.
-    gentle = propose(HAND, importance, Budget("params", whole - 2 * 264), keep_all(HAND))
+    gentle = propose(HAND, importance, Budget(COUNTS["params"], whole - 2 * 264), keep_all(HAND))
     assert [s["action"] for s in gentle.steps] == ["mlp", "mlp"]
 
 
@@ -203,7 +207,7 @@ def test_equals_go_in_one_fixed_order() -> None:
     assert found["v", 1].blocks[1].v == (tuple(range(8)),) * 2
     assert found["head", 0].blocks[0].heads == (1, 2, 3)
     assert found["embed", -1].embed == tuple(range(56))
-    budget = Budget("macs", macs(WIDE) // 3)
+    budget = Budget(COUNTS["macs"], macs(WIDE) // 3)
     first = propose(WIDE, flat, budget, keep_all(WIDE))
     assert first.steps[0]["action"] == "mlp"
     assert first.steps[0]["block"] == 0
@@ -215,8 +219,8 @@ def test_equals_go_in_one_fixed_order() -> None:
 
 def test_proposals_go_on_from_what_is_kept_already() -> None:
     importance = random_importance(WIDE, 5)
-    half = propose(WIDE, importance, Budget("params", params(WIDE) // 2), keep_all(WIDE))
-    third = propose(WIDE, importance, Budget("params", params(WIDE) // 3), half.kept)
+    half = propose(WIDE, importance, Budget(COUNTS["params"], params(WIDE) // 2), keep_all(WIDE))
+    third = propose(WIDE, importance, Budget(COUNTS["params"], params(WIDE) // 3), half.kept)
     assert set(third.kept.embed) <= set(half.kept.embed)
     for small, large in zip(third.kept.blocks, half.kept.blocks, strict=True):
         assert set(small.heads) <= set(large.heads)
@@ -227,7 +231,7 @@ def test_proposals_go_on_from_what_is_kept_already() -> None:
 def test_a_proposal_is_what_slicing_makes() -> None:
     model = tiny_vit()
     proposal = propose(
-        TINY_PLAN, random_importance(TINY_PLAN), Budget("macs", macs(TINY_PLAN) // 2), keep_all(TINY_PLAN)
+        TINY_PLAN, random_importance(TINY_PLAN), Budget(COUNTS["macs"], macs(TINY_PLAN) // 2), keep_all(TINY_PLAN)
     )
     small = slice_vit(model, proposal.kept)
     assert small.plan == proposal.plan
@@ -246,4 +250,4 @@ def test_importance_that_is_not_finite_is_refused(bad: float) -> None:
     importance = random_importance(WIDE)
     importance.blocks[1].v[0, 3] = bad
     with pytest.raises(PlanError, match="importance of some units is not finite"):
-        propose(WIDE, importance, Budget("macs", macs(WIDE)), keep_all(WIDE))
+        propose(WIDE, importance, Budget(COUNTS["macs"], macs(WIDE)), keep_all(WIDE))

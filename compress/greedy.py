@@ -1,0 +1,71 @@
+"""Greedy search: again and again the one action that leaves the best model, until the budget is met."""
+
+from __future__ import annotations
+
+import math
+
+from runtime import Progress, silent
+
+from .budget import Budget, Cost
+from .dfbnb import Node, SearchResult, Step, Tree, TreeSettings
+from .search_images import SearchImages
+from .slicing import compose, keep_all, slice_vit
+from .tree_journal import TreeJournal
+from .vit import SlicedViT
+
+
+def search_greedily(
+    model: SlicedViT,
+    images: SearchImages,
+    cost: Cost,
+    total: int,
+    settings: TreeSettings,
+    budget: Budget,
+    *,
+    bf16: bool = False,
+    journal: TreeJournal | None = None,
+    progress: Progress = silent,
+) -> SearchResult:
+    """Takes the best of the five actions, by the objective of the model it leaves, until the budget is met.
+
+    The nodes, the importance and the objective are those of ``search_tree``; one path is followed, as deep as it
+    takes, and never left. Of children with equal objectives the first is taken.
+
+    Args:
+        model: where to start; left as it is.
+        images: the Search Set.
+        cost: what the objective counts.
+        total: what the unpruned model costs.
+        settings: group sizes and the weight of the cost; depth and epsilon are not used.
+        budget: where to end.
+        bf16: evaluate and differentiate under bfloat16 autocast.
+        journal: where operations are recorded and replayed from.
+        progress: told of every model looked at.
+
+    Returns:
+        The end of the path, as ``best`` and ``best_smaller`` (None where the model meets the budget as it is).
+
+    Raises:
+        PlanError: nothing is left to remove and the budget is not met.
+        ArtifactError: the journal is of another search.
+        StorageError: the journal cannot be written.
+    """
+    tree = Tree(images, cost, total, settings, budget, bf16, journal, progress)
+    root, _ = tree.look(model, keep_all(model.plan), ())
+    node, found = root, None
+    while not tree.meets(node.plan):
+        tree.branched += 1
+        best: tuple[Node, SlicedViT] | None = None
+        for removal in tree.children(model):
+            kept = compose(node.kept, removal.kept)
+            smaller = slice_vit(model, removal.kept)
+            needed = best[0].objective if best else -math.inf
+            path = (*node.path, Step(removal.action, removal.block))
+            child, _ = tree.look(smaller, kept, path, needed)
+            if best is None or (child.complete and child.objective > needed):
+                best = child, smaller
+        if best is None:
+            raise budget.unreachable(budget.of(node.plan))
+        found = node = best[0]
+        model = best[1]
+    return SearchResult(node, found, root, tree.nodes, tree.branched, 0, tree.used)

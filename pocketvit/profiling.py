@@ -1,0 +1,166 @@
+"""The latency table of an architecture on a target: measured once, kept, and taken up where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from device_bench import Conditions, fit_table, machine_state, parts_to_time, time_apart, wholes_to_time
+from export import DYNAMIC, Template, make_template, resize, write_quantised
+from runtime import (
+    ArtifactError,
+    BlockPlan,
+    LatencyPrecision,
+    LatencyTable,
+    Progress,
+    ShapePlan,
+    UnsupportedTargetError,
+    encode,
+    read_latency,
+    silent,
+    storage_errors,
+    write_latency,
+)
+
+PROFILE_TARGETS = ("cpu",)
+_FILES_AT_ONCE = 32
+_PART_ROUNDS, _WHOLE_ROUNDS = 12, 40
+
+
+def profile(
+    plan: ShapePlan,
+    folder: Path,
+    *,
+    target: str = "cpu",
+    precision: LatencyPrecision = "fp32",
+    threads: int = 1,
+    force: bool = False,
+    progress: Progress = silent,
+) -> tuple[LatencyTable, Path]:
+    """Returns the latency table of an architecture on a target, and its file; measures it where there is none.
+
+    Every time that was taken is written down at once, so a stopped profile goes on where it was.
+
+    Args:
+        plan: the architecture at its largest widths.
+        folder: where tables are kept.
+        target: where to measure.
+        precision: of the files.
+        threads: of the engine.
+        force: measure anew.
+        progress: told of the files timed.
+
+    Raises:
+        UnsupportedTargetError: the target cannot be profiled.
+        MissingExtraError: a converter or engine is not installed.
+        MeasurementError: the times make no sense.
+        StorageError: the folder cannot be written.
+    """
+    if target not in PROFILE_TARGETS:
+        raise UnsupportedTargetError("The target cannot be profiled", expected=", ".join(PROFILE_TARGETS), got=target)
+    conditions = _conditions(target, precision, threads)
+    asked = {"conditions": encode(conditions), "plan": encode(plan)}
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+    path = folder / f"{target}-{precision}-{digest}.json"
+    times = path.with_suffix(".jsonl")
+    if force:
+        with storage_errors(folder):
+            path.unlink(missing_ok=True)
+            times.unlink(missing_ok=True)
+    elif path.is_file():
+        return read_latency(path), path
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    _measure(plan, parts_to_time(plan), _PART_ROUNDS, conditions, times, "profile", progress)
+    _measure(plan, wholes_to_time(plan), _WHOLE_ROUNDS, conditions, times, "whole models", progress)
+    table = fit_table(plan, conditions, _read_times(times, plan))
+    write_latency(path, table)
+    return table, path
+
+
+def _conditions(target: str, precision: LatencyPrecision, threads: int) -> Conditions:
+    if threads < 1:
+        raise UnsupportedTargetError("threads must be at least 1", got=threads)
+    machine = machine_state()
+    version = machine.versions.get("ai-edge-litert", "")
+    return Conditions(
+        target, machine.cpu_model or machine.architecture or "unknown", "litert", version, threads, precision
+    )
+
+
+def _measure(
+    plan: ShapePlan,
+    plans: Sequence[ShapePlan],
+    rounds: int,
+    conditions: Conditions,
+    journal: Path,
+    stage: str,
+    progress: Progress,
+) -> None:
+    """Times what the journal does not hold yet, a few files at a time, in an order that no width follows."""
+    known = _read_times(journal, plan)
+    missing = [one for one in plans if one not in known]
+    random.Random(0).shuffle(missing)
+    templates: dict[int, Template] = {}
+    done = len(plans) - len(missing)
+    for start in range(0, len(missing), _FILES_AT_ONCE):
+        some = missing[start : start + _FILES_AT_ONCE]
+        with tempfile.TemporaryDirectory() as folder:
+            files = []
+            for number, one in enumerate(some):
+                depth = len(one.blocks)
+                if depth not in templates:
+                    templates[depth] = make_template(plan, depth)
+                files.append(_write(templates[depth], one, Path(folder) / f"{number}.tflite", conditions.precision))
+            seconds = time_apart(files, threads=conditions.threads, rounds=rounds)
+        lines = "".join(
+            json.dumps({"embed_dim": one.embed_dim, "blocks": _rows(one), "seconds": value}) + "\n"
+            for one, value in zip(some, seconds, strict=True)
+        )
+        with storage_errors(journal), journal.open("a", encoding="utf-8") as handle:
+            handle.write(lines)
+        done += len(some)
+        progress(stage, done, len(plans))
+
+
+def _write(template: Template, plan: ShapePlan, path: Path, precision: LatencyPrecision) -> Path:
+    with storage_errors(path):
+        path.write_bytes(resize(template, plan))
+    if precision == "int8":
+        small = path.with_suffix(".int8.tflite")
+        write_quantised(path, small, DYNAMIC)
+        path.unlink()
+        return small
+    return path
+
+
+def _rows(plan: ShapePlan) -> list[list[int]]:
+    return [[block.num_heads, block.qk_dim, block.v_dim, block.mlp_dim] for block in plan.blocks]
+
+
+def _read_times(journal: Path, plan: ShapePlan) -> dict[ShapePlan, float]:
+    """Returns the times that were taken, nanoseconds; a last line cut short by a kill is left out."""
+    times: dict[ShapePlan, float] = {}
+    if not journal.is_file():
+        return times
+    text = journal.read_text(encoding="utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    try:
+        for line in map(json.loads, whole.splitlines()):
+            blocks = tuple(BlockPlan(*row) for row in line["blocks"])
+            seconds = float(line["seconds"])
+            if not 0 < seconds < math.inf:
+                raise ValueError(f"a time of {seconds} s")
+            times[replace(plan, embed_dim=line["embed_dim"], blocks=blocks)] = seconds * 1e9
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{journal} is damaged", got=error, fix="Measure anew with --force") from error
+    if whole != text:
+        with storage_errors(journal):
+            journal.write_text(whole, encoding="utf-8")
+    return times
