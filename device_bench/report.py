@@ -23,6 +23,8 @@ _WIDTHS = (
     ("mlp_dim", "MLP hidden units"),
 )
 
+_CHOSEN = "what the round chose, the highest log2(accuracy) − λ·log2(cost share)"  # noqa: RUF001
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -131,6 +133,7 @@ def _search(summary: RunSummary, run: Path) -> dict[str, Any]:
         log, note = read_search(run), None
     except ArtifactError as error:
         log, note = None, f"The search is not shown: {error}"
+    one_path = isinstance(log, TreeLog) and any(own.one_path for own in log.rounds)
     return {
         "sources": _sources(summary, log),
         "search_note": note,
@@ -138,6 +141,7 @@ def _search(summary: RunSummary, run: Path) -> dict[str, Any]:
         "search_words": _search_words(log),
         "rounds": _rounds(log) if isinstance(log, TreeLog) else [],
         "faint": search_plots.FAINT,
+        "ringed": "the end of the path that was followed" if one_path else _CHOSEN,
     }
 
 

@@ -181,6 +181,14 @@ def test_a_search_over_trees_has_a_figure_and_a_row_per_round(run):
         assert text in html
 
 
+def test_a_search_along_one_path_rings_its_end(run):
+    write_rounds(run)
+    first, _ = sorted((run / "search").glob("*/journal.jsonl"))
+    assert all("what the round chose, the highest" in path.read_text() for path in write_report(run))
+    first.write_text(first.read_text().replace('"settings": {', '"settings": {"search": "greedy", '))
+    assert all("Ringed: the end of the path that was followed." in path.read_text() for path in write_report(run))
+
+
 def test_a_search_in_one_go_shows_what_it_gave_up(run):
     write_steps(run)
     html = write_report(run)[1].read_text()
