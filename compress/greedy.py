@@ -9,8 +9,9 @@ from runtime import Progress, silent
 from .budget import Budget, Cost
 from .dfbnb import Node, SearchResult, Step, Tree, TreeSettings
 from .search_images import SearchImages
-from .slicing import compose, keep_all, slice_vit
+from .slicing import Kept, compose, keep_all, slice_vit
 from .tree_journal import TreeJournal
+from .tree_outlook import Descent
 from .vit import SlicedViT
 
 
@@ -51,21 +52,25 @@ def search_greedily(
         StorageError: the journal cannot be written.
     """
     tree = Tree(images, cost, total, settings, budget, bf16, journal, progress)
+    tree.outlook = outlook = Descent(budget.of(model.plan), budget.limit)
     root, _ = tree.look(model, keep_all(model.plan), ())
-    node, found = root, None
+    node, found, known = root, None, tree.known(model)
     while not tree.meets(node.plan):
         tree.branched += 1
-        best: tuple[Node, SlicedViT] | None = None
-        for removal in tree.children(model):
+        best: tuple[Node, SlicedViT, Kept] | None = None
+        for removal in tree.children(model, known):
             kept = compose(node.kept, removal.kept)
             smaller = slice_vit(model, removal.kept)
             needed = best[0].objective if best else -math.inf
             path = (*node.path, Step(removal.action, removal.block))
             child, _ = tree.look(smaller, kept, path, needed)
             if best is None or (child.complete and child.objective > needed):
-                best = child, smaller
+                best = child, smaller, removal.kept
         if best is None:
             raise budget.unreachable(budget.of(node.plan))
         found = node = best[0]
+        outlook.reached(budget.of(node.plan))
+        known = tree.known(best[1]) if known.age + 1 >= tree.refresh else known.below(best[2])
         model = best[1]
+    progress("search", tree.used, tree.used, tree.note(node))
     return SearchResult(node, found, root, tree.nodes, tree.branched, 0, tree.used)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from runtime import PlanError, Progress, ShapePlan, silent
 
 from .loading import Batch
+from .slicing import Kept
 from .vit import EMBED, Axis, SlicedViT, parameter_axes
 
 Floats = npt.NDArray[np.float64]
@@ -102,3 +103,15 @@ def group_importance(plan: ShapePlan, scores: dict[str, torch.Tensor]) -> Import
         v = sums[Axis("v", i)].view(block.num_heads, block.v_dim)
         blocks.append(BlockImportance(qk.numpy(), v.numpy(), sums[Axis("mlp", i)].numpy()))
     return Importance(sums[EMBED].numpy(), tuple(blocks))
+
+
+def part_of(importance: Importance, kept: Kept) -> Importance:
+    """Returns the importance of the units that are kept, as it was before the others went."""
+    blocks = []
+    for own, keep in zip(importance.blocks, kept.blocks, strict=True):
+        qk, v = (
+            np.stack([scores[head, list(dims)] for head, dims in zip(keep.heads, per_head, strict=True)])
+            for scores, per_head in ((own.qk, keep.qk), (own.v, keep.v))
+        )
+        blocks.append(BlockImportance(qk, v, own.mlp[list(keep.mlp)]))
+    return Importance(importance.embed[list(kept.embed)], tuple(blocks))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from runtime import BlockPlan, PlanError, Progress, ShapePlan, silent
+from runtime import BlockPlan, PlanError, Progress, ShapePlan, quiet, silent
 
 from .budget import Budget
 from .importance import BlockImportance, Importance
@@ -392,13 +392,14 @@ class _Knapsack:
             LinearConstraint((rest // unit)[None].astype(float), -np.inf, room),
         ]
         while True:
-            answer = milp(
-                scale * (losses - least_loss[groups]),
-                integrality=np.ones(len(losses)),
-                bounds=Bounds(0, 1),
-                constraints=constraints,
-                options={"mip_rel_gap": 0, "time_limit": _TIME_LIMIT_S},
-            )
+            with quiet():  # HiGHS now and then prints a line of its own
+                answer = milp(
+                    scale * (losses - least_loss[groups]),
+                    integrality=np.ones(len(losses)),
+                    bounds=Bounds(0, 1),
+                    constraints=constraints,
+                    options={"mip_rel_gap": 0, "time_limit": _TIME_LIMIT_S},
+                )
             if answer.status == 2:
                 return None
             if answer.status != 0:

@@ -40,6 +40,17 @@ class SearchImages:
         array = normalise(self.pixels[positions], self.spec).transpose(0, 3, 1, 2)
         return torch.from_numpy(np.ascontiguousarray(array)), torch.from_numpy(self.labels[positions])
 
+    def spread(self, most: int) -> SearchImages:
+        """Returns at most so many of the images, each class with its share."""
+        if most >= len(self):
+            return self
+        ranks = np.zeros(len(self), np.int64)  # of each image within its class
+        for label in np.unique(self.labels):
+            own = np.flatnonzero(self.labels == label)
+            ranks[own] = np.arange(len(own))
+        chosen = np.sort(np.lexsort((self.labels, ranks))[:most])
+        return SearchImages(self.pixels[chosen], self.labels[chosen], self.spec)
+
     def batches(self, size: int) -> Iterator[Batch]:
         """Yields all images in order, ``size`` at a time."""
         for start in range(0, len(self), size):

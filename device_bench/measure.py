@@ -132,6 +132,7 @@ def measure_interleaved(
         steady = {name: is_steady(series) for name, series in warmups.items()}
         if all(steady.values()):
             break
+    progress("warm-up", sampling.max_warmup, sampling.max_warmup)
 
     values: dict[str, list[float]] = {name: [] for name in names}
     budget_s, start = sampling.seconds * len(names), clock()

@@ -14,9 +14,6 @@ from runtime import ArtifactError, decode, read_metrics
 
 TREE, JOURNAL, VERSION = "pocketvit.tree", "pocketvit.journal", 1
 
-_GRADIENT_COST = 3
-"""Forward-equivalents of one image in a gradient pass, which every branched node takes over the whole Search Set."""
-
 T = TypeVar("T")
 
 
@@ -52,14 +49,23 @@ class Look:
 
 
 @dataclass(frozen=True)
+class _Branch:
+    """A node branched: what its gradients took, forward-equivalents of images; none where known ones served."""
+
+    images: int
+
+
+@dataclass(frozen=True)
 class Round:
     """One tree.
 
     Attributes:
         number: of the round, from 1.
-        looks: every node looked at, in order, the root first.
-        branched: how many of them were branched.
+        looks: every node looked at, in order.
+        branched: how many nodes were branched.
         repeats: visits that another order of the same actions made unnecessary.
+        images: size of the Search Set.
+        gradients: forward-equivalents of images that gradients took.
         recovered_top1: accuracy on the test split once what was chosen was trained again, 0..1; None before that.
         one_path: whether the best child was followed down to the budget, and nothing else.
     """
@@ -68,18 +74,15 @@ class Round:
     looks: tuple[Look, ...]
     branched: int
     repeats: int
+    images: int
+    gradients: int
     recovered_top1: float | None = None
     one_path: bool = False
 
     @property
-    def images(self) -> int:
-        """Size of the Search Set."""
-        return self.looks[0].images
-
-    @property
     def work(self) -> int:
         """Forward-equivalents of images that evaluations and gradients took."""
-        return sum(look.images for look in self.looks) + _GRADIENT_COST * self.images * self.branched
+        return sum(look.images for look in self.looks) + self.gradients
 
     @property
     def chosen(self) -> Look | None:
@@ -177,7 +180,7 @@ def _read_trees(journals: list[Path]) -> TreeLog | None:
     rounds, told = [], []
     for path in journals:
         settings, lines = _lines(path, TREE)
-        own = _round(path, lines, one_path=settings.get("search") == "greedy")
+        own = _round(path, lines, settings)
         if own is not None:
             rounds.append(own)
             told.append(settings)
@@ -189,8 +192,11 @@ def _read_trees(journals: list[Path]) -> TreeLog | None:
     return TreeLog(_unit(told[0].get("cost")) or _unit(told[0].get("budget")), total, tuple(rounds))
 
 
-def _round(path: Path, lines: list[tuple[str, dict[str, Any]]], *, one_path: bool) -> Round | None:
-    looks, operations = [], Counter[str]()
+def _round(path: Path, lines: list[tuple[str, dict[str, Any]]], settings: dict[str, Any]) -> Round | None:
+    looks, operations, gradients = [], Counter[str](), 0
+    images = settings.get("images")
+    if not isinstance(images, int) or isinstance(images, bool) or images < 1:
+        raise ArtifactError(f"{path} does not say how many images were searched on", got=repr(images)[:80])
     for where, line in lines:
         operation = line.get("op")
         if operation not in ("look", "branch", "repeat"):
@@ -198,18 +204,19 @@ def _round(path: Path, lines: list[tuple[str, dict[str, Any]]], *, one_path: boo
         operations[operation] += 1
         if operation == "look":
             looks.append(_part(Look, line, where))
+        if operation == "branch":
+            gradients += _part(_Branch, line, where).images
     if not looks:
         return None
-    if looks[0].path or not looks[0].complete:
-        raise ArtifactError(f"{path} does not begin with the root of a tree")
-    images = looks[0].images
-    if any(look.cost < 1 or not 0 <= look.correct <= images or not 0 < look.images <= images for look in looks):
+    possible = range(images + 1)
+    if gradients < 0 or any(k.cost < 1 or k.correct not in possible or k.images not in possible for k in looks):
         raise ArtifactError(f"{path} has figures that cannot be", fix="It was edited by hand")
     number = path.parent.name.removeprefix("iteration-")
     if not number.isdecimal():
         raise ArtifactError(f"{path.parent} is no round of a search", expected="iteration-NN")
     counts = operations["branch"], operations["repeat"]
-    return Round(int(number), tuple(looks), *counts, _recovered(path.parent), one_path)
+    one_path = settings.get("search") == "greedy"
+    return Round(int(number), tuple(looks), *counts, images, gradients, _recovered(path.parent), one_path)
 
 
 def _recovered(folder: Path) -> float | None:

@@ -139,7 +139,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     bf16 = settings.bf16 == "on" or (settings.bf16 == "auto" and bf16_helps(plan))
     groups = _group_sizes(settings.group_sizes)
     told = settings.tree
-    tree = TreeSettings(told.depth, told.epsilon, told.cost_weight, groups, IMPORTANCE_BATCH)
+    tree = TreeSettings(told.depth, told.epsilon, told.cost_weight, groups, IMPORTANCE_BATCH, exact=told.exact)
     return Job(settings, data, spec, plan, task, fine_tune, recover, augmentation_for(data), bf16, groups, tree)
 
 

@@ -68,6 +68,13 @@ def run_settings(
     depth: Annotated[int, _option(_PRUNE, "dfbnb: most actions on one path.")] = 6,
     epsilon: Annotated[float, _option(_PRUNE, "dfbnb: how much worse than the best is still branched.")] = 0.005,
     cost_weight: Annotated[float, _option(_PRUNE, "dfbnb: weight of cost against accuracy.")] = 1.0,
+    exact: Annotated[
+        bool, _option(_PRUNE, "dfbnb: decide as the published search does, at several times the work.", "--exact")
+    ] = False,
+    round_epochs: Annotated[
+        int | None,
+        _option(_PRUNE, "dfbnb: most epochs after every round but the last; by default a quarter of the last's."),
+    ] = None,
     group_size: Annotated[
         list[str] | None, _option(_PRUNE, "Units one removal takes, such as mlp=16 (mlp, qk, v, embed). Repeatable.")
     ] = None,
@@ -108,7 +115,7 @@ def run_settings(
         latency_precision=latency_precision,  # type: ignore[arg-type]
         latency_threads=latency_threads,
         profiles=profiles,
-        tree=TreeSearch(iterations, depth, epsilon, cost_weight),
+        tree=TreeSearch(iterations, depth, epsilon, cost_weight, exact, round_epochs),
         group_sizes={key: _integer("--group-size", text) for key, text in _pairs("--group-size", group_size)},
         importance_images=importance_images,
         distill=distill,

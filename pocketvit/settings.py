@@ -32,12 +32,16 @@ class TreeSearch:
         depth: most actions on one path of a tree.
         epsilon: a node this much worse than the best is still branched.
         cost_weight: lambda of the objective.
+        exact: decide as the published search does, at several times the work.
+        round_epochs: most epochs of recovery after every round but the last; None takes a quarter of the last's.
     """
 
     iterations: int = 15
     depth: int = 6
     epsilon: float = 0.005
     cost_weight: float = 1.0
+    exact: bool = False
+    round_epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,8 @@ class RunSettings:
             raise PlanError("iterations must be at least 1", got=self.tree.iterations)
         if self.latency_threads < 1:
             raise PlanError("latency_threads must be at least 1", got=self.latency_threads)
+        if self.tree.round_epochs is not None and self.tree.round_epochs < 0:
+            raise PlanError("round_epochs must not be negative", got=self.tree.round_epochs)
         if self.threads < 0:
             raise PlanError("threads must not be negative", got=self.threads)
         if not 0 <= self.seed < 2**31:

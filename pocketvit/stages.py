@@ -17,6 +17,7 @@ from compress import (
     Proposal,
     SlicedViT,
     Tables,
+    TrainRecipe,
     TreeJournal,
     draw_search_images,
     fisher_scores,
@@ -185,7 +186,8 @@ def recover_stage(
     if done is not None and done.plan == proposal.plan:
         return done
     with stage(folder, "recover"):
-        return _recover(job, folder.sliced, slice_vit(baseline, proposal.kept), baseline, 1, progress)
+        model = slice_vit(baseline, proposal.kept)
+        return _recover(job, job.recover, folder.sliced, model, baseline, 1, progress)
 
 
 def rounds_stage(
@@ -214,7 +216,9 @@ def rounds_stage(
             with stage(folder, f"search {number}"):
                 kept = _search_round(job, place, model, budget, cost, cost.of(baseline.plan), number, progress)
             with stage(folder, f"recover {number}"):
-                made = _recover(job, place, slice_vit(model, kept), baseline, number, progress)
+                smaller = slice_vit(model, kept)
+                last = budget.of(smaller.plan) <= budget.limit
+                made = _recover(job, _recipe(job, last), place, smaller, baseline, number, progress)
         model = made
         for record in read_metrics(place / "metrics.json").epochs:
             epochs.append(replace(record, epoch=len(epochs) + 1))
@@ -258,6 +262,7 @@ def _search_round(
         "budget": told.budget,
         "limit": budget.limit,
         "tree": encode(job.tree),
+        "images": len(images),
     }
     journal = TreeJournal(place / "journal.jsonl", asked)
     shown = _of_round(progress, number, told.tree.iterations) if told.search == "dfbnb" else progress
@@ -283,15 +288,29 @@ def _of_round(progress: Progress, number: int, most: int) -> Progress:
     return told
 
 
+def _recipe(job: Job, last: bool) -> TrainRecipe:
+    """Returns the recipe of a round's recovery: shorter where another round comes after it."""
+    if last:
+        return job.recover
+    asked = job.settings.tree.round_epochs
+    return replace(job.recover, epochs=-(-job.recover.epochs // 4) if asked is None else asked)
+
+
 def _recover(
-    job: Job, place: Path, model: SlicedViT, baseline: SlicedViT, number: int, progress: Progress
+    job: Job,
+    recipe: TrainRecipe,
+    place: Path,
+    model: SlicedViT,
+    baseline: SlicedViT,
+    number: int,
+    progress: Progress,
 ) -> SlicedViT:
     """Trains a sliced model with the baseline as teacher, into folder ``place``."""
     trained = fit(
         model,
         job.data,
         job.task.preprocessing,
-        job.recover,
+        recipe,
         augmentation=job.augmentation,
         seed=job.settings.seed + number,
         bf16=job.bf16,

@@ -60,7 +60,7 @@ def images_of(digits: Dataset, seed: int, per_class: int = 6) -> SearchImages:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_decides_what_the_plain_search_decides(trained: SlicedViT, digits: Dataset, seed: int) -> None:
     images = images_of(digits, seed)
-    settings = TreeSettings(depth=3, epsilon=0.1, gradient_batch=20, eval_batch=10)
+    settings = TreeSettings(depth=3, epsilon=0.1, gradient_batch=20, eval_batch=10, exact=True)
     found = search_tree(trained, images, COUNTS["params"], params(trained.plan), settings)
     pictures, labels = images.at(np.arange(len(images)))
     plain = Plain(trained, pictures, labels, depth=3, epsilon=0.1, batch=20)
@@ -75,20 +75,53 @@ def test_decides_what_the_plain_search_decides(trained: SlicedViT, digits: Datas
 
 
 @pytest.mark.slow
-def test_every_operation_is_recorded_and_the_counts_add_up(trained: SlicedViT, digits: Dataset, tmp_path: Path) -> None:
+def test_without_exact_it_is_rarely_worse(trained: SlicedViT, digits: Dataset) -> None:
+    """At the published depth and tolerance: no worse than epsilon in nine of ten, better on average."""
+    total, gains = params(trained.plan), []
+    for seed in SEEDS:
+        images = images_of(digits, seed)
+        exact, quick = (
+            search_tree(trained, images, COUNTS["params"], total, TreeSettings(exact=exact)) for exact in (True, False)
+        )
+        gains.append(quick.best.objective - exact.best.objective)
+    assert sum(gain >= -TreeSettings().epsilon for gain in gains) >= 9
+    assert sum(gains) > 0
+
+
+@pytest.mark.slow
+def test_importance_is_taken_anew_after_so_many_actions(trained: SlicedViT, digits: Dataset, tmp_path: Path) -> None:
     images, total = images_of(digits, 1), params(trained.plan)
-    settings = TreeSettings(depth=3, epsilon=0.1)
+    for refresh, fresh in ((1, {0, 1, 2, 3}), (2, {0, 2}), (9, {0})):
+        settings = TreeSettings(depth=4, epsilon=0.0, refresh=refresh, gradient_share=1 / 3)
+        path = tmp_path / f"{refresh}.jsonl"
+        search_tree(trained, images, COUNTS["params"], total, settings, journal=TreeJournal(path, {}))
+        dive = [json.loads(line) for line in path.read_text().splitlines()][1:5]
+        assert [line["op"] for line in dive] == ["branch"] * 4
+        assert {depth for depth, line in enumerate(dive) if line["images"]} == fresh
+        assert {line["images"] for line in dive if line["images"]} == {3 * 20}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exact", [False, True])
+def test_every_operation_is_recorded_and_the_counts_add_up(
+    trained: SlicedViT, digits: Dataset, tmp_path: Path, exact: bool
+) -> None:
+    images, total = images_of(digits, 1), params(trained.plan)
+    settings = TreeSettings(depth=3, epsilon=0.1, exact=exact)
     journal = TreeJournal(tmp_path / "j.jsonl", {"seed": 1})
     found = search_tree(trained, images, COUNTS["params"], total, settings, journal=journal)
     _, *lines = [json.loads(line) for line in (tmp_path / "j.jsonl").read_text().splitlines()]
     looks = [line for line in lines if line["op"] == "look"]
     assert len(looks) == found.nodes
     assert sum(line["op"] == "branch" for line in lines) == found.branched
-    assert sum(line["op"] == "repeat" for line in lines) == found.repeats > 0
-    assert sum(line["images"] for line in looks) + 3 * len(images) * found.branched == found.images
+    assert sum(line["op"] == "repeat" for line in lines) == found.repeats
+    assert found.repeats > 0 or not exact
+    assert sum(line["images"] for line in lines if line["op"] != "repeat") == found.images
+    if exact:
+        assert {line["images"] for line in lines if line["op"] == "branch"} == {3 * len(images)}
     for look in looks:
         assert look["objective"] == objective(look["correct"], len(images), look["cost"], total, 1.0)
-        assert look["verdict"] in ("branched", "bounded", "leaf")
+        assert look["verdict"] in ("branched", "bounded", "leaf", *(() if exact else ("passed",)))
         assert (look["verdict"] == "leaf") == (len(look["path"]) == 3)
         assert look["complete"] or look["verdict"] != "branched"
     assert max(look["objective"] for look in looks if look["complete"]) == found.best.objective
@@ -97,7 +130,9 @@ def test_every_operation_is_recorded_and_the_counts_add_up(trained: SlicedViT, d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [TreeSettings(depth=3, epsilon=0.1), TreeSettings(depth=2, epsilon=0.0)])
+@pytest.mark.parametrize(
+    "settings", [TreeSettings(depth=3, epsilon=0.1), TreeSettings(depth=2, epsilon=0.0, exact=True)]
+)
 def test_progress_grows_to_its_end_and_shows_the_best_plan(
     trained: SlicedViT, digits: Dataset, settings: TreeSettings
 ) -> None:
@@ -119,8 +154,8 @@ def test_progress_grows_to_its_end_and_shows_the_best_plan(
     assert found.best_smaller is not None
     assert f"best {found.best_smaller.objective:.4f}: top-1 " in told[-1][2]
     assert "→" in told[-1][2]
-    assert "nothing removed" in told[0][2]
-    assert told[0][2].endswith("node 1, depth 0")
+    assert ("nothing removed" in told[0][2]) == settings.exact
+    assert told[0][2].endswith(f"node 1, depth {0 if settings.exact else settings.depth}")
 
 
 class KilledError(Exception):

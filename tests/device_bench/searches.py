@@ -28,11 +28,11 @@ def look(path: list[tuple[str, int]], cost: int, correct: int, images: int = IMA
 
 def tree(*operations: Line) -> list[Line]:
     """Returns the lines of a tree's journal."""
-    settings = {"weights_sha256": "ab" * 32, "budget": "params=0.7", "tree": {}}
+    settings = {"weights_sha256": "ab" * 32, "budget": "params=0.7", "tree": {}, "images": IMAGES}
     return [{"schema": "pocketvit.tree", "schema_version": 1, "settings": settings}, *operations]
 
 
-BRANCH: Line = {"op": "branch", "children": []}
+BRANCH: Line = {"op": "branch", "images": 3 * IMAGES, "children": []}
 MLP, EMBED, QK = ("mlp", 3), ("embed", -1), ("qk", 0)
 
 ROUNDS = (

@@ -62,7 +62,7 @@ def test_rounds_of_branch_and_bound_survive_kills(pocketvit: Command, tmp_path: 
     assert len(read_metrics(whole / "sliced" / "metrics.json").epochs) == len(rounds)
     arguments = command("compress", *TINY, *ROUNDS, "--runs", tmp_path, "--name", "cut", "--resume")
     generator = random.Random(3)
-    for _ in range(4):
+    for _ in range(10):
         process = subprocess.Popen(
             arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
