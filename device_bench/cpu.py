@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 
 from runtime import (
     Artifact,
     Engine,
     MeasurementError,
+    PocketVitError,
     Progress,
     manifest_path,
     open_engine,
@@ -26,8 +28,7 @@ from .machine import machine_state
 from .measure import Sampling, measure_interleaved
 from .memory import measure_memory
 from .results import BenchResult, FileResult
-
-_SHORT_WARMUP = 3
+from .stats import percentile
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,11 @@ def bench_files(
 
 
 def time_files(files: Sequence[Path], *, threads: int = 1, rounds: int = 12, seed: int = 0) -> tuple[float, ...]:
-    """Returns the median latency of each of many small files, s: a short warm-up, then so many interleaved runs.
+    """Returns the lower quartile of the latency of each of many files, s.
+
+    They take turns, and each timed run follows one of the same file that is not timed: a model that is run again and
+    again finds its weights in the cache, and one that comes after thirty others does not. The quartile, since with
+    few runs the median still holds much of what else the machine did.
 
     Raises:
         ArtifactError: a file cannot be loaded.
@@ -109,9 +114,30 @@ def time_files(files: Sequence[Path], *, threads: int = 1, rounds: int = 12, see
         MeasurementError: a file fails while it runs.
     """
     loaded = _load(files, threads, silent)
-    sampling = replace(Sampling.exactly(rounds), max_warmup=_SHORT_WARMUP)
-    measured = measure_interleaved({i.file.name: _runner(i, seed) for i in loaded}, sampling=sampling, seed=seed)
-    return tuple(median(one.values) for one in measured)
+    runners = [_twice(_runner(item, seed)) for item in loaded]
+    names = [item.file.name for item in loaded]
+    order, values = random.Random(seed), [[] for _ in runners]  # type: tuple[random.Random, list[list[float]]]
+    for _ in range(rounds):
+        for number in order.sample(range(len(runners)), len(runners)):
+            try:
+                values[number].append(runners[number]())
+            except PocketVitError:
+                raise
+            except Exception as error:  # engines raise what they like
+                raise MeasurementError(f"{names[number]} failed while it was measured", got=error) from error
+    return tuple(percentile(own, 25) for own in values)
+
+
+def _twice(run: Callable[[], None]) -> Callable[[], float]:
+    """Returns a function that runs once, and again, and says how long the second took, s."""
+
+    def timed() -> float:
+        run()
+        start = time.perf_counter_ns()
+        run()
+        return (time.perf_counter_ns() - start) * 1e-9
+
+    return timed
 
 
 def _load(files: Sequence[Path], threads: int, progress: Progress) -> list[_Loaded]:

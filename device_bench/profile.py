@@ -8,7 +8,7 @@ operators fused as they will be.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,10 +29,19 @@ from runtime import (
 Floats = npt.NDArray[np.float64]
 Widths = tuple[int, ...]
 
+_KINDS = ("embed_dim", "num_heads", "qk_dim", "v_dim", "mlp_dim")
+
 LEAST = BlockPlan(1, MULTIPLE, MULTIPLE, MULTIPLE)
 
-_FIT, _CHECK = 10, 10
-"""Whole models that the residual is fitted to, and further ones that the table is checked on."""
+_WHOLES = 60
+"""Whole models; the residual is fitted to two of three, and the table is checked on the third."""
+
+_RANK = 3
+"""Of each grid, as a matrix with embed_dim down: a product of matrices costs K times N, in steps along N; the MLP's two
+make two such terms, and its activation is a third."""
+
+_TRUST = 0.002
+"""How much the factors are held to a common one: like this share of the whole models, each off by all of its time."""
 
 
 @dataclass(frozen=True)
@@ -99,29 +108,28 @@ def parts_to_time(plan: ShapePlan) -> tuple[ShapePlan, ...]:
 
 def wholes_to_time(plan: ShapePlan, seed: int = 0) -> tuple[ShapePlan, ...]:
     """Returns the model itself and random smaller ones, to fit the residual to and to check the table on."""
-    return plan, *random_plans(plan, _FIT + _CHECK - 1, seed)
+    return plan, *random_plans(plan, _WHOLES - 1, seed)
 
 
 def random_plans(plan: ShapePlan, count: int, seed: int) -> tuple[ShapePlan, ...]:
-    """Returns plans of which every width is drawn between a quarter of that of ``plan`` and all of it."""
+    """Returns plans of which some kinds of width are drawn between a quarter of those of ``plan`` and all of them."""
     rng = random.Random(seed)
 
     def draw(width: int, step: int) -> int:
         most = width // step
         return step * rng.randint(-(-most // 4), most)
 
-    def block(widths: BlockPlan) -> BlockPlan:
-        return BlockPlan(
-            draw(widths.num_heads, 1),
-            draw(widths.qk_dim, MULTIPLE),
-            draw(widths.v_dim, MULTIPLE),
-            draw(widths.mlp_dim, MULTIPLE),
+    def plan_with(kinds: Sequence[str]) -> ShapePlan:
+        def width(block: BlockPlan, name: str) -> int:
+            own: int = getattr(block, name)
+            return draw(own, 1 if name == "num_heads" else MULTIPLE) if name in kinds else own
+
+        blocks = tuple(BlockPlan(*(width(block, name) for name in _KINDS[1:])) for block in plan.blocks)
+        return replace(
+            plan, embed_dim=draw(plan.embed_dim, MULTIPLE) if "embed_dim" in kinds else plan.embed_dim, blocks=blocks
         )
 
-    return tuple(
-        replace(plan, embed_dim=draw(plan.embed_dim, MULTIPLE), blocks=tuple(block(b) for b in plan.blocks))
-        for _ in range(count)
-    )
+    return tuple(plan_with(rng.sample(_KINDS, rng.randint(1, len(_KINDS)))) for _ in range(count))
 
 
 def fit_table(plan: ShapePlan, conditions: Conditions, times: Mapping[ShapePlan, float]) -> LatencyTable:
@@ -143,7 +151,6 @@ def fit_table(plan: ShapePlan, conditions: Conditions, times: Mapping[ShapePlan,
             raise MeasurementError("A time is missing from the profile", got=f"embed_dim {c}, {block}")
         return times[one]
 
-    # Noise must not make a narrower model the slower one: a search would turn on it.
     first = _ascending(np.array([time(c) for c in knots.embed]))
     both = np.array([time(c, depth=2) for c in knots.embed])
     further = _ascending(np.maximum(both - first, 0.0))
@@ -157,16 +164,15 @@ def fit_table(plan: ShapePlan, conditions: Conditions, times: Mapping[ShapePlan,
         )
         for name, widths in (("qk_dim", knots.qk), ("v_dim", knots.v))
     )
-    mlp, qk, v = _ascending(mlp), _ascending(qk), _ascending(v)
     table = LatencyTable(
         **vars(conditions),
         baseline=plan,
         first=_grid((knots.embed,), first),
         further=_grid((knots.embed,), further),
-        mlp=_grid((knots.embed, knots.mlp), _ascending(mlp - mlp[:, :1])),
-        qk=_grid((knots.coarse, knots.heads, knots.qk), _ascending(qk - qk[:, :1, :1])),
-        v=_grid((knots.coarse, knots.heads, knots.v), _ascending(v - v[:, :, :1])),
-        scale=1.0,
+        mlp=_grid((knots.embed, knots.mlp), _ascending(_low_rank(mlp - mlp[:, :1]))),
+        qk=_grid((knots.coarse, knots.heads, knots.qk), _ascending(_low_rank(qk - qk[:, :1, :1]))),
+        v=_grid((knots.coarse, knots.heads, knots.v), _ascending(_low_rank(v - v[:, :, :1]))),
+        factors=(1.0, 1.0, 1.0, 1.0),
         offset_ns=0,
         checks=(),
     )
@@ -174,19 +180,47 @@ def fit_table(plan: ShapePlan, conditions: Conditions, times: Mapping[ShapePlan,
 
 
 def _with_residual(table: LatencyTable, times: Mapping[ShapePlan, float]) -> LatencyTable:
-    """Fits scale and offset to every second whole model, by least squares of the relative error; checks the rest."""
+    """Fits factors and offset to two of three whole models, and checks the table on the others.
+
+    By least squares of the relative error, with the factors held a little to a common one.
+    """
     wholes = wholes_to_time(table.baseline)
-    fitted, checked = wholes[::2], wholes[1::2]
-    raw = latency_of(table)
-    sums = np.array([raw(plan) for plan in fitted], np.float64)
+    fitted = [whole for number, whole in enumerate(wholes) if number % 3 < 2]
     measured = np.array([times[plan] for plan in fitted])
-    columns = np.stack([sums / measured, 1 / measured], axis=1)
-    scale, offset = np.linalg.lstsq(columns, np.ones(len(fitted)), rcond=None)[0]
-    if scale <= 0:
+    sums = np.array([_parts(table, plan) for plan in fitted])
+    ones = np.ones(len(fitted))
+    columns = np.column_stack([sums, 1e3 * ones]) / measured[:, None]  # the offset in microseconds
+    common = np.column_stack([columns[:, :4].sum(1), columns[:, 4]])
+    scale = np.linalg.lstsq(common, ones, rcond=None)[0][0]
+    held = np.sqrt(_TRUST * len(fitted)) * np.eye(4, 5)
+    target = np.concatenate([ones, scale * held.sum(1)])
+    *factors, offset = np.linalg.lstsq(np.vstack([columns, held]), target, rcond=None)[0]
+    if min(scale, *factors) <= 0:
         raise MeasurementError("The times of whole models do not grow with those of their parts", fix="Measure again")
-    table = replace(table, scale=float(scale), offset_ns=round(offset))
-    predict: Callable[[ShapePlan], int] = latency_of(table)
-    return replace(table, checks=tuple(Check(plan, predict(plan), round(times[plan])) for plan in checked))
+    ends, mlp, qk, v = (round(float(factor), 6) for factor in factors)
+    table = replace(
+        table,
+        first=_times(table.first, ends),
+        further=_times(table.further, ends),
+        mlp=_times(table.mlp, mlp),
+        qk=_times(table.qk, qk),
+        v=_times(table.v, v),
+        factors=(ends, mlp, qk, v),
+        offset_ns=round(1e3 * offset),
+    )
+    predict = latency_of(table)
+    return replace(table, checks=tuple(Check(plan, predict(plan), round(times[plan])) for plan in wholes[2::3]))
+
+
+def _parts(table: LatencyTable, plan: ShapePlan) -> tuple[float, float, float, float]:
+    """Returns what the ends, the MLPs, the queries and keys, and the values of a plan take, nanoseconds."""
+    c, blocks = plan.embed_dim, plan.blocks
+    return (
+        table.first.at(c) + (len(blocks) - 1) * table.further.at(c),
+        sum(table.mlp.at(c, block.mlp_dim) for block in blocks),
+        sum(table.qk.at(c, block.num_heads, block.qk_dim) for block in blocks),
+        sum(table.v.at(c, block.num_heads, block.v_dim) for block in blocks),
+    )
 
 
 def _one(plan: ShapePlan, embed_dim: int, block: BlockPlan) -> ShapePlan:
@@ -199,8 +233,19 @@ def _spread(largest: int, step: int, count: int) -> Widths:
     return tuple(sorted({step, *range(largest, 0, -stride)}))
 
 
+def _low_rank(values: Floats) -> Floats:
+    """Returns what is left of a grid, embed_dim first, without what cannot be but noise."""
+    matrix = values.reshape(len(values), -1)
+    left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
+    kept: Floats = (left[:, :_RANK] * sizes[:_RANK]) @ right[:_RANK]
+    return kept.reshape(values.shape)
+
+
 def _ascending(values: Floats) -> Floats:
-    """Returns the values with no descent along any axis: midway between the nearest ones above and below."""
+    """Returns the values with no descent along any axis: midway between the nearest ones above and below.
+
+    Noise must not make a narrower model the slower one: a search would turn on it.
+    """
     for axis in range(values.ndim):
         above = np.maximum.accumulate(values, axis=axis)
         below = np.flip(np.minimum.accumulate(np.flip(values, axis), axis=axis), axis)
@@ -210,3 +255,7 @@ def _ascending(values: Floats) -> Floats:
 
 def _grid(axes: Sequence[Widths], values: Floats) -> Grid:
     return Grid(tuple(axes), tuple(round(float(value), 1) for value in values.reshape(-1)))
+
+
+def _times(grid: Grid, factor: float) -> Grid:
+    return replace(grid, ns=tuple(round(factor * value, 1) for value in grid.ns))

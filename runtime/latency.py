@@ -83,7 +83,8 @@ class LatencyTable:
     """What every width costs in time, for one architecture on one target.
 
     A model takes ``first`` and ``further`` for each block but one, all at their least widths, plus what the widths
-    of every MLP and attention add; ``scale`` and ``offset_ns`` are the residual, fitted to whole models.
+    of every MLP and attention add, plus ``offset_ns``. The grids are those measured, each times a factor; factors
+    and offset are the residual, fitted to whole models.
 
     Attributes:
         target: where it was measured.
@@ -98,7 +99,7 @@ class LatencyTable:
         mlp: what an MLP adds, over (embed_dim, mlp_dim).
         qk: what heads, queries and keys add, over (embed_dim, num_heads, qk_dim).
         v: what values and the projection add, over (embed_dim, num_heads, v_dim).
-        scale: factor on all of these.
+        factors: that the grids were multiplied by: of ``first`` and ``further``, ``mlp``, ``qk``, ``v``.
         offset_ns: added to the sum.
         checks: whole models that neither the table nor its residual was fitted to.
     """
@@ -115,7 +116,7 @@ class LatencyTable:
     mlp: Grid
     qk: Grid
     v: Grid
-    scale: float
+    factors: tuple[float, float, float, float]
     offset_ns: int
     checks: tuple[Check, ...]
 
@@ -133,17 +134,15 @@ def latency_of(table: LatencyTable) -> Callable[[ShapePlan], int]:
 
     @cache
     def ends(embed_dim: int, depth: int) -> int:
-        return table.offset_ns + round(
-            table.scale * (table.first.at(embed_dim) + (depth - 1) * table.further.at(embed_dim))
-        )
+        return table.offset_ns + round(table.first.at(embed_dim) + (depth - 1) * table.further.at(embed_dim))
 
     @cache
     def mlp(embed_dim: int, mlp_dim: int) -> int:
-        return round(table.scale * table.mlp.at(embed_dim, mlp_dim))
+        return round(table.mlp.at(embed_dim, mlp_dim))
 
     @cache
     def attention(embed_dim: int, heads: int, qk_dim: int, v_dim: int) -> int:
-        return round(table.scale * (table.qk.at(embed_dim, heads, qk_dim) + table.v.at(embed_dim, heads, v_dim)))
+        return round(table.qk.at(embed_dim, heads, qk_dim) + table.v.at(embed_dim, heads, v_dim))
 
     def block(embed_dim: int, widths: BlockPlan) -> int:
         return mlp(embed_dim, widths.mlp_dim) + attention(embed_dim, widths.num_heads, widths.qk_dim, widths.v_dim)
