@@ -1,0 +1,583 @@
+"""What each way of choosing costs in accuracy: one ViT pruned to the same budget in several ways, over several seeds.
+
+    python benchmarks/compress_quality.py [--seeds 0,1,2] [--methods dfbnb,milp] [--out FOLDER]
+    python benchmarks/compress_quality.py --report
+    python benchmarks/compress_quality.py --ladder macs=0.5,macs=0.4 [--seeds 0,1,2]
+
+ViT-Tiny at 32 px on Fashion-MNIST: a baseline is trained from fresh weights for every seed, pruned by every method,
+and what is left recovers on the same number of training images, with the same recipe and the baseline as teacher.
+Every pair of seed and method is a cell with a folder of its own: a killed run goes on where it was, and several
+processes can share the work (a cell that another one works on is left to it). ``--report`` prints the table of the
+cells there are. ``--ladder`` prunes the baselines there are to other budgets too, and prints what is left without any
+recovery.
+
+Methods: ``dfbnb``, ``milp`` and ``one-shot`` are this project's. ``l2`` and ``random`` are the one-shot choice with
+other importance: squared weights, or random numbers. ``torch-pruning`` is that package (``pip install torch-pruning``)
+with its own recipe for timm's ViTs: group Taylor importance and widths in multiples of 8, with one ratio for all
+layers as it recommends, or (``torch-pruning-global``) with one ranking over all layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from compress import (
+    Augmentation,
+    BlockImportance,
+    Budget,
+    Dataset,
+    GroupSizes,
+    Importance,
+    ModelSpec,
+    SlicedViT,
+    Task,
+    TrainRecipe,
+    TreeJournal,
+    TreeSettings,
+    augmentation_for,
+    draw_search_images,
+    fisher_scores,
+    fit,
+    from_timm,
+    group_importance,
+    input_stats,
+    keep_all,
+    load_data,
+    load_model,
+    parse_budget,
+    propose,
+    read_model,
+    save_model,
+    score,
+    search_set,
+    search_tree,
+    slice_vit,
+    solve,
+    training_batches,
+    weights_sha256,
+)
+from runtime import Preprocessing, encode, macs, params, write_bytes
+
+SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)
+DATA, TRAIN_LIMIT, HELD_OUT = "fashion-mnist", 12_000, 2_000
+BUDGET = "macs=0.745"
+METHODS = ("dfbnb", "milp", "one-shot", "l2", "random", "torch-pruning", "torch-pruning-global")
+BASELINE = "baseline"
+
+TRAIN = TrainRecipe(epochs=10, batch_size=64, lr=1e-3, head_lr=1e-3, warmup=0.1, patience=10, clip_norm=1.0)
+RECOVER = TrainRecipe(epochs=3, batch_size=64, lr=5e-4, head_lr=5e-4, warmup=0.1, patience=3, clip_norm=1.0)
+
+PER_CLASS, GRADIENT_BATCH = 25, 16
+TREE = TreeSettings(depth=6, sizes=GroupSizes(mlp=128, qk=16, v=16, embed=8), gradient_batch=GRADIENT_BATCH)
+ROUNDS = 12
+BETWEEN = 0.25
+"""Epochs of recovery after every round of ``dfbnb`` but the last, which has what is left of the total."""
+
+TAYLOR_BATCHES, TAYLOR_BATCH = 10, 64
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all cells of one seed share."""
+
+    seed: int
+    data: Dataset
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+    task: Task
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The outcome of one method with one seed.
+
+    Attributes:
+        seed: of splits, weights, order and augmentation.
+        method: one of ``METHODS``, or ``baseline``.
+        macs: of the model.
+        params: of the model.
+        macs_share: of the baseline's, 0..1.
+        params_share: of the baseline's, 0..1.
+        top1_before: on the test images before any recovery; of ``dfbnb`` after its last cut, or None for a baseline.
+        top1: on the test images in the end.
+        held_out_before: as ``top1_before``, on the held-out images.
+        held_out: as ``top1``, on the held-out images.
+        search_s: wall time of choosing, all rounds.
+        recover_s: wall time of training; less than all of it where a killed run went on.
+        rounds: of search and recovery.
+        widths: embed_dim, then heads, qk, v and mlp of every block.
+    """
+
+    seed: int
+    method: str
+    macs: int
+    params: int
+    macs_share: float
+    params_share: float
+    top1_before: float | None
+    top1: float
+    held_out_before: float | None
+    held_out: float
+    search_s: float
+    recover_s: float
+    rounds: int
+    widths: list[Any]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A pruned model that has not had its last recovery.
+
+    Attributes:
+        model: the model.
+        epochs: of recovery it has left.
+        search_s: wall time of choosing.
+        recover_s: wall time of recovery so far.
+        rounds: this one included.
+    """
+
+    model: SlicedViT
+    epochs: float
+    search_s: float
+    recover_s: float = 0.0
+    rounds: int = 1
+
+
+def main() -> None:
+    """Works on the cells asked for, or prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
+    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; the baseline comes with any")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/compress-quality"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--report", action="store_true", help="print the table and do nothing else")
+    parser.add_argument("--ladder", default="", help="budgets, comma-separated: prune to each, without recovery")
+    options = parser.parse_args()
+    if options.report:
+        print(report(read_cells(options.out)))
+        return
+    torch.set_num_threads(options.threads)
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    methods = [method for method in options.methods.split(",") if method]
+    if options.ladder:
+        for line in ladder(options.out, seeds, [m for m in methods if m != "dfbnb"], options.ladder.split(",")):
+            print(line, flush=True)
+        return
+    work(options.out, [(seed, method) for method in (BASELINE, *methods) for seed in seeds])
+
+
+def work(out: Path, cells: Sequence[tuple[int, str]]) -> None:
+    """Makes every cell that is not there, waiting for those that other processes make."""
+    while missing := [cell for cell in cells if not (folder_of(out, *cell) / "cell.json").is_file()]:
+        for seed, method in missing:
+            folder = folder_of(out, seed, method)
+            ready = method == BASELINE or (folder_of(out, seed, BASELINE) / "cell.json").is_file()
+            if not ready:
+                continue
+            with locked(folder) as mine:
+                if mine and not (folder / "cell.json").is_file():
+                    cell = make(out, seed, method)
+                    write_bytes(folder / "cell.json", (json.dumps(asdict(cell), indent=1) + "\n").encode())
+                    print(json.dumps({k: v for k, v in asdict(cell).items() if k != "widths"}), flush=True)
+                    break
+        else:
+            time.sleep(5)
+
+
+def folder_of(out: Path, seed: int, method: str) -> Path:
+    """Returns where a cell is kept."""
+    return out / f"seed-{seed}" / method
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Says whether this process has the cell to itself; the lock goes with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def make(out: Path, seed: int, method: str) -> Cell:
+    """Trains a baseline, or prunes one and recovers."""
+    setting, folder = prepare(seed), folder_of(out, seed, method)
+    if method == BASELINE:
+        model, seconds = train(setting, load_model(SPEC, setting.data.num_classes, seed), TRAIN, folder, BASELINE)
+        save_model(folder, model, setting.task)
+        return outcome(setting, method, model, model, (None, None), Cut(model, 0, 0.0, rounds=0), seconds)
+    baseline = read_model(folder_of(out, seed, BASELINE))
+    cut = choose(setting, method, baseline, folder)
+    before = (accuracy(setting, cut.model, "test"), accuracy(setting, cut.model, "held_out"))
+    model, seconds = recover(setting, cut.model, baseline, cut.epochs, cut.rounds, folder)
+    save_model(folder, model, setting.task)
+    return outcome(setting, method, baseline, model, before, cut, seconds)
+
+
+def prepare(seed: int) -> Setting:
+    """Loads the data and says how pictures enter the model."""
+    whole = load_data(DATA, seed=seed, train_limit=TRAIN_LIMIT)
+    held_out = np.sort(np.random.default_rng([seed, 11]).permutation(whole.held_out)[:HELD_OUT])
+    data, stats = replace(whole, held_out=held_out), input_stats(SPEC)
+    size = (SPEC.img_size or 0, SPEC.img_size or 0)
+    preprocessing = Preprocessing(*size, SPEC.in_chans, stats.mean, stats.std, "bilinear", "stretch")
+    source = f"timm {SPEC.name}, fresh weights, seed {seed}"
+    task = Task(DATA, seed, TRAIN_LIMIT, preprocessing, data.class_names, source, trained=True)
+    return Setting(seed, data, preprocessing, augmentation_for(data), task)
+
+
+def train(
+    setting: Setting,
+    model: SlicedViT,
+    recipe: TrainRecipe,
+    folder: Path,
+    name: str,
+    teacher: SlicedViT | None = None,
+    shift: int = 0,
+) -> tuple[SlicedViT, float]:
+    """Returns the trained model, and the seconds it took; goes on where a killed training stood."""
+    started, state = time.monotonic(), folder / "training.safetensors"
+    trained = fit(
+        model,
+        setting.data,
+        setting.preprocessing,
+        recipe,
+        augmentation=setting.augmentation,
+        seed=setting.seed + shift,
+        bf16=True,
+        teacher=teacher,
+        state_path=state,
+        stage=name,
+    )
+    state.unlink(missing_ok=True)
+    top1 = " ".join(f"{record.held_out_top1:.4f}" for record in trained.epochs)
+    print(f"seed {setting.seed} {folder.name} {name}: held-out {top1}", flush=True)
+    return trained.model, time.monotonic() - started
+
+
+def recover(
+    setting: Setting, model: SlicedViT, baseline: SlicedViT, epochs: float, number: int, folder: Path
+) -> tuple[SlicedViT, float]:
+    """Trains a pruned model for ``epochs``; of a broken number each epoch sees a share of the training images."""
+    whole = max(1, math.ceil(epochs))
+    count = round(len(setting.data.train) * epochs / whole)
+    chosen = np.random.default_rng([setting.seed, 13, number]).permutation(setting.data.train)[:count]
+    part = replace(setting, data=replace(setting.data, train=np.sort(chosen)))
+    recipe = replace(RECOVER, epochs=whole, patience=whole)
+    return train(part, model, recipe, folder, f"recover {number}", baseline, number)
+
+
+def accuracy(setting: Setting, model: SlicedViT, split: str) -> float:
+    """Returns top-1 on the ``test`` or ``held_out`` images, 0..1, in bfloat16 as in training."""
+    indices = getattr(setting.data, split)
+    return score(model, setting.data, indices, setting.preprocessing, bf16=True).top1
+
+
+def outcome(
+    setting: Setting,
+    method: str,
+    baseline: SlicedViT,
+    model: SlicedViT,
+    before: tuple[float | None, float | None],
+    cut: Cut,
+    seconds: float,
+) -> Cell:
+    """Puts together what is known of a cell."""
+    plan, whole = model.plan, baseline.plan
+    return Cell(
+        seed=setting.seed,
+        method=method,
+        macs=macs(plan),
+        params=params(plan),
+        macs_share=macs(plan) / macs(whole),
+        params_share=params(plan) / params(whole),
+        top1_before=before[0],
+        top1=accuracy(setting, model, "test"),
+        held_out_before=before[1],
+        held_out=accuracy(setting, model, "held_out"),
+        search_s=round(cut.search_s, 1),
+        recover_s=round(cut.recover_s + seconds, 1),
+        rounds=cut.rounds,
+        widths=[plan.embed_dim, *([b.num_heads, b.qk_dim, b.v_dim, b.mlp_dim] for b in plan.blocks)],
+    )
+
+
+def choose(setting: Setting, method: str, baseline: SlicedViT, folder: Path) -> Cut:
+    """Prunes ``baseline`` to the budget."""
+    budget = parse_budget(BUDGET, baseline.plan)
+    if method == "dfbnb":
+        return rounds(setting, baseline, budget, folder)
+    started = time.monotonic()
+    return Cut(pruned(setting, method, baseline, budget), RECOVER.epochs, time.monotonic() - started)
+
+
+def pruned(setting: Setting, method: str, baseline: SlicedViT, budget: Budget) -> SlicedViT:
+    """Prunes ``baseline`` to the budget at once."""
+    if method.startswith("torch-pruning"):
+        return torch_pruned(setting, baseline, budget, ranked=method == "torch-pruning-global")
+    importance = importance_of(setting, method, baseline)
+    select = solve if method == "milp" else propose
+    return slice_vit(baseline, select(baseline.plan, importance, budget, keep_all(baseline.plan)).kept)
+
+
+def importance_of(setting: Setting, method: str, model: SlicedViT) -> Importance:
+    """Returns Fisher importance, or the sums of squared weights, or random numbers."""
+    if method == "l2":
+        return group_importance(model.plan, {n: w.detach() ** 2 for n, w in model.named_parameters()})
+    if method == "random":
+        counts = group_importance(model.plan, {n: torch.ones_like(w) for n, w in model.named_parameters()})
+        return randomised(counts, np.random.default_rng([setting.seed, 17]))
+    images = search_set(setting.data, PER_CLASS, setting.seed)
+    batches = training_batches(
+        setting.data,
+        images,
+        setting.preprocessing,
+        setting.augmentation,
+        batch_size=GRADIENT_BATCH,
+        seed=setting.seed,
+        epoch=0,
+    )
+    return group_importance(model.plan, fisher_scores(model, batches, bf16=True))
+
+
+def randomised(counts: Importance, generator: np.random.Generator) -> Importance:
+    """Returns for every unit a random number times its number of parameters, so that no kind is favoured."""
+    blocks = (
+        BlockImportance(*(part * generator.random(part.shape) for part in (block.qk, block.v, block.mlp)))
+        for block in counts.blocks
+    )
+    return Importance(counts.embed * generator.random(counts.embed.shape), tuple(blocks))
+
+
+def rounds(setting: Setting, baseline: SlicedViT, budget: Budget, folder: Path) -> Cut:
+    """Searches, slices and recovers round after round, up to the last slice; what a round made is kept."""
+    model, searched, recovered = baseline, 0.0, 0.0
+    for number in range(1, ROUNDS + 1):
+        place = folder / f"round-{number:02}"
+        known, asked = place / "seconds.json", {"weights": weights_sha256(model), "tree": encode(TREE)}
+        images = draw_search_images(
+            setting.data,
+            setting.preprocessing,
+            setting.augmentation,
+            per_class=PER_CLASS,
+            seed=setting.seed,
+            iteration=number,
+        )
+        started, journal = time.monotonic(), TreeJournal(place / "journal.jsonl", asked)
+        total = budget.of(baseline.plan)
+        found = search_tree(
+            model, images, budget.cost, total, TREE, budget=budget, bf16=True, journal=journal
+        ).best_smaller
+        assert found is not None, "the groups are larger than the model"
+        seconds = json.loads(known.read_text()) if known.is_file() else {"search": time.monotonic() - started}
+        write_bytes(known, json.dumps(seconds).encode())
+        searched += seconds["search"]
+        path = " ".join(f"{step.action}{step.block}" for step in found.path)
+        print(f"seed {setting.seed} round {number}: {found.cost / total:.4f} of the MACs, {path}", flush=True)
+        model = slice_vit(model, found.kept)
+        left = RECOVER.epochs - BETWEEN * (number - 1)
+        if budget.of(model.plan) <= budget.limit:
+            return Cut(model, left, searched, recovered, number)
+        if not (place / "plan.json").is_file():
+            assert left > BETWEEN, "the rounds have used up all epochs of recovery"
+            model, seconds["recover"] = recover(setting, model, baseline, BETWEEN, number, place)
+            save_model(place, model, setting.task)
+            write_bytes(known, json.dumps(seconds).encode())
+        model = read_model(place)
+        recovered += json.loads(known.read_text())["recover"]
+    raise AssertionError(f"the budget is not met after {ROUNDS} rounds")
+
+
+def torch_pruned(setting: Setting, baseline: SlicedViT, budget: Budget, ranked: bool) -> SlicedViT:
+    """Prunes with the package Torch-Pruning, at the largest ratio that leaves no less than the budget.
+
+    No less, not no more: its widths move together, so it cannot land on the budget, and the difference is to its good.
+    """
+    low, high, best, gradients = 0.0, 0.8, baseline, taylor_gradients(setting, baseline)
+    for _ in range(9):
+        ratio = (low + high) / 2
+        model = torch_pruned_by(baseline, gradients, ratio, ranked)
+        if budget.of(model.plan) >= budget.limit:
+            low, best = ratio, model
+        else:
+            high = ratio
+    return best
+
+
+def taylor_gradients(setting: Setting, baseline: SlicedViT) -> dict[str, torch.Tensor]:
+    """Returns gradients summed over batches, by timm's names."""
+    model, count = timm_of(baseline), TAYLOR_BATCHES * TAYLOR_BATCH
+    images = np.random.default_rng([setting.seed, 19]).permutation(setting.data.train)[:count]
+    for pictures, labels in training_batches(
+        setting.data,
+        images,
+        setting.preprocessing,
+        setting.augmentation,
+        batch_size=TAYLOR_BATCH,
+        seed=setting.seed,
+        epoch=0,
+    ):
+        torch.nn.functional.cross_entropy(model(pictures), labels).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def torch_pruned_by(baseline: SlicedViT, gradients: dict[str, torch.Tensor], ratio: float, ranked: bool) -> SlicedViT:
+    """Prunes as the package's example for timm's ViTs does (``examples/transformers/prune_timm_vit.py``).
+
+    Args:
+        baseline: the model to prune.
+        gradients: of its parameters, by timm's names.
+        ratio: of the units to remove, 0..1.
+        ranked: rank the units of all layers together, and do not take the same ratio of each layer.
+    """
+    import torch_pruning as tp
+    from timm.models.vision_transformer import Attention
+
+    model, plan, heads = timm_of(baseline), baseline.plan, {}
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.forward = attend.__get__(module)
+            heads[module.qkv] = module.num_heads
+    pruner = tp.pruner.MetaPruner(
+        model,
+        torch.zeros(1, plan.in_chans, *plan.img_size),
+        importance=tp.importance.GroupTaylorImportance(),
+        global_pruning=ranked,
+        pruning_ratio=ratio,
+        ignored_layers=[model.head],
+        num_heads=heads,
+        prune_num_heads=False,
+        prune_head_dims=True,
+        round_to=8,
+    )
+    for name, parameter in model.named_parameters():
+        parameter.grad = gradients[name].clone()
+    pruner.step()
+    return sliced_of(model, pruner.num_heads)
+
+
+def attend(self: Any, x: torch.Tensor, **unused: Any) -> torch.Tensor:
+    """Attends as timm's ``Attention`` does, and takes head widths other than those it was made with."""
+    b, n, _ = x.shape
+    q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+    mixed = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+    return self.proj(mixed.transpose(1, 2).reshape(b, n, -1))  # type: ignore[no-any-return]
+
+
+def timm_of(model: SlicedViT) -> Any:
+    """Returns an unpruned model as timm's own module."""
+    import timm
+
+    other = timm.create_model(
+        SPEC.name,
+        img_size=SPEC.img_size,
+        patch_size=SPEC.patch_size,
+        in_chans=SPEC.in_chans,
+        num_classes=model.plan.num_classes,
+    )
+    weights = {name.replace("patch_embed.", "patch_embed.proj."): w.clone() for name, w in model.state_dict().items()}
+    for name in [name for name in weights if ".attn.q." in name]:
+        parts = [weights.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
+        weights[name.replace(".q.", ".qkv.")] = torch.cat(parts)
+    other.load_state_dict(weights)
+    return other.eval()
+
+
+def sliced_of(model: Any, heads: dict[Any, int]) -> SlicedViT:
+    """Returns a model that Torch-Pruning has pruned; attention keeps the scale it was trained with."""
+    for block in model.blocks:
+        block.attn.num_heads = heads[block.attn.qkv]
+        block.attn.head_dim = block.attn.qkv.out_features // (3 * block.attn.num_heads)
+    model.embed_dim = model.norm.normalized_shape[0]
+    return from_timm(model)
+
+
+def read_cells(out: Path) -> list[Cell]:
+    """Reads the cells there are."""
+    return [Cell(**json.loads(path.read_text())) for path in sorted(out.glob("seed-*/*/cell.json"))]
+
+
+def report(cells: Sequence[Cell]) -> str:
+    """Returns the tables: per method over the seeds, and method against method seed by seed."""
+    base = {cell.seed: cell for cell in cells if cell.method == BASELINE}
+    by = {method: {c.seed: c for c in cells if c.method == method and c.seed in base} for method in METHODS}
+    whole = [100 * cell.top1 for cell in base.values()]
+    lines = [
+        f"Baseline: {mean_sd(whole)} % of the test images, seeds {', '.join(map(str, sorted(base)))}.",
+        "",
+        "| method | MACs | params | top-1 cut | top-1 recovered | against the baseline, points | search | rounds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for method, own in by.items():
+        if own:
+            values = own.values()
+            change = [100 * (cell.top1 - base[seed].top1) for seed, cell in own.items()]
+            cut = [100 * cell.top1_before for cell in values if cell.top1_before is not None]
+            lines.append(
+                f"| {method} | {statistics.mean(100 * c.macs_share for c in values):.1f} % "
+                f"| {statistics.mean(100 * c.params_share for c in values):.1f} % | {mean_sd(cut)} % "
+                f"| {mean_sd([100 * c.top1 for c in values])} % | {mean_sd(change, '+')} "
+                f"| {statistics.mean(c.search_s for c in values):.0f} s "
+                f"| {'/'.join(str(own[seed].rounds) for seed in sorted(own))} |"
+            )
+    present = [method for method in METHODS if by[method]]
+    lines += ["", "Row less column, points of top-1, seed by seed:", ""]
+    lines += ["| | " + " | ".join(present) + " |", "|---" * (len(present) + 1) + "|"]
+    for row in present:
+        lines.append(f"| {row} | " + " | ".join(against(by[row], by[column]) for column in present) + " |")
+    return "\n".join(lines)
+
+
+def ladder(out: Path, seeds: Sequence[int], methods: Sequence[str], budgets: Sequence[str]) -> Iterator[str]:
+    """Yields the rows of top-1 without recovery, mean and spread over seeds, and the MACs that are left."""
+    yield "| method | " + " | ".join(budgets) + " |"
+    yield "|---" * (len(budgets) + 1) + "|"
+    settings = [(prepare(seed), read_model(folder_of(out, seed, BASELINE))) for seed in seeds]
+    for method in methods:
+        row = []
+        for text in budgets:
+            models = [pruned(s, method, base, parse_budget(text, base.plan)) for s, base in settings]
+            top1 = [100 * accuracy(s, model, "test") for (s, _), model in zip(settings, models, strict=True)]
+            share = statistics.mean(macs(m.plan) / macs(b.plan) for (_, b), m in zip(settings, models, strict=True))
+            row.append(f"{mean_sd(top1)} % ({100 * share:.1f} % of MACs)")
+        yield f"| {method} | " + " | ".join(row) + " |"
+
+
+def against(ours: dict[int, Cell], theirs: dict[int, Cell]) -> str:
+    """Formats the differences in top-1 over the seeds both have."""
+    seeds = sorted(ours.keys() & theirs.keys())
+    if ours is theirs or not seeds:
+        return ""
+    return mean_sd([100 * (ours[seed].top1 - theirs[seed].top1) for seed in seeds], "+")
+
+
+def mean_sd(values: Sequence[float], sign: str = "") -> str:
+    """Formats mean and sample standard deviation, the latter where there are two values or more.
+
+    >>> mean_sd([1.0, 2.0, 3.0], "+")
+    '+2.00 ± 1.00'
+    """
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.2f}{spread}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.search_cost import Walk, models_of, read_lines
+from compress import (
+    COUNTS,
+    Augmentation,
+    ModelSpec,
+    SlicedViT,
+    TrainRecipe,
+    TreeJournal,
+    TreeSettings,
+    draw_search_images,
+    fit,
+    load_data,
+    load_model,
+    search_tree,
+)
+from runtime import Preprocessing, params
+from tests.compress.plain_search import Plain
+
+SPEC = Preprocessing(16, 16, 1, (0.5,), (0.5,), "bilinear", "stretch")
+GENTLE = Augmentation(mirror=0.0, jitter=0.1)
+
+
+@pytest.fixture(scope="module")
+def trained() -> SlicedViT:
+    overrides = {"embed_dim": 32, "depth": 4, "num_heads": 2, "mlp_ratio": 1.5}
+    model = load_model(ModelSpec("vit_tiny_patch16_224", 16, 4, 1, overrides=overrides), 10)
+    recipe = TrainRecipe(epochs=8, batch_size=32, lr=3e-3, head_lr=3e-3, warmup=0.1, patience=8, clip_norm=1.0)
+    return fit(model, load_data("digits"), SPEC, recipe, augmentation=GENTLE).model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "epsilon"), [(1, 0.1), (2, 0.1), (3, 0.02)])
+def test_the_walk_counts_what_the_plain_search_counts(
+    trained: SlicedViT, tmp_path: Path, seed: int, epsilon: float
+) -> None:
+    images = draw_search_images(load_data("digits"), SPEC, GENTLE, per_class=6, seed=seed, iteration=0)
+    settings = TreeSettings(depth=3, epsilon=epsilon, gradient_batch=20, eval_batch=10, exact=True)
+    journal = TreeJournal(tmp_path / "j.jsonl", {"seed": seed})
+    found = search_tree(trained, images, COUNTS["params"], params(trained.plan), settings, journal=journal)
+    known, root = models_of(read_lines(tmp_path / "j.jsonl"), trained.plan)
+    walk = Walk(known, settings.depth, settings.epsilon)
+    walk.visit(root)
+    pictures, labels = images.at(np.arange(len(images)))
+    plain = Plain(trained, pictures, labels, depth=3, epsilon=epsilon, batch=20)
+    plain.run()
+    assert walk.visits == plain.nodes
+    assert walk.cost(len(images)) == plain.forward_equivalents
+    assert walk.best == pytest.approx(plain.best, abs=1e-12)
+    assert len(known) == found.nodes
+    assert len(walk.evaluated) == found.nodes <= walk.visits
+    assert walk.opened == {kept for kept, model in known.items() if model.children is not None}
