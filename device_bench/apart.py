@@ -48,13 +48,18 @@ def bench_apart(
     return decode(BenchResult, _ask("bench", request, progress), "the bench's result")
 
 
-def time_apart(files: Sequence[Path], *, threads: int = 1, rounds: int = 12) -> tuple[float, ...]:
+def time_apart(files: Sequence[Path], *, threads: int = 1, rounds: int = 12, percent: float = 25) -> tuple[float, ...]:
     """Does what ``time_files`` does, in a fresh process.
 
     Raises:
         MeasurementError: the process died; and whatever ``time_files`` raises.
     """
-    request = {"files": [str(path.resolve()) for path in files], "threads": threads, "rounds": rounds}
+    request = {
+        "files": [str(path.resolve()) for path in files],
+        "threads": threads,
+        "rounds": rounds,
+        "percent": percent,
+    }
     return decode(tuple[float, ...], _ask("time", request, silent), "the times")
 
 
@@ -116,7 +121,7 @@ def main() -> int:
 def _do(request: dict[str, Any], progress: Progress) -> BenchResult | tuple[float, ...]:
     files = [Path(path) for path in request["files"]]
     if request["job"] == "time":
-        return time_files(files, threads=request["threads"], rounds=request["rounds"])
+        return time_files(files, threads=request["threads"], rounds=request["rounds"], percent=request["percent"])
     return bench(
         files,
         request["target"],

@@ -100,12 +100,14 @@ def bench_files(
     )
 
 
-def time_files(files: Sequence[Path], *, threads: int = 1, rounds: int = 12, seed: int = 0) -> tuple[float, ...]:
-    """Returns the lower quartile of the latency of each of many files, s.
+def time_files(
+    files: Sequence[Path], *, threads: int = 1, rounds: int = 12, percent: float = 25, seed: int = 0
+) -> tuple[float, ...]:
+    """Returns a low percentile of the latency of each of many small files, s.
 
     They take turns, and each timed run follows one of the same file that is not timed: a model that is run again and
-    again finds its weights in the cache, and one that comes after thirty others does not. The quartile, since with
-    few runs the median still holds much of what else the machine did.
+    again finds its weights in the cache, and one that comes after thirty others does not. A low percentile, since
+    with few runs the median still holds much of what else the machine did.
 
     Raises:
         ArtifactError: a file cannot be loaded.
@@ -125,7 +127,7 @@ def time_files(files: Sequence[Path], *, threads: int = 1, rounds: int = 12, see
                 raise
             except Exception as error:  # engines raise what they like
                 raise MeasurementError(f"{names[number]} failed while it was measured", got=error) from error
-    return tuple(percentile(own, 25) for own in values)
+    return tuple(percentile(own, percent) for own in values)
 
 
 def _twice(run: Callable[[], None]) -> Callable[[], float]:

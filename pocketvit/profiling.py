@@ -8,7 +8,7 @@ import math
 import random
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device_bench import Conditions, fit_table, machine_state, parts_to_time, time_apart, wholes_to_time
@@ -30,8 +30,25 @@ from runtime import (
 
 PROFILE_TARGETS = ("cpu",)
 _FILES_AT_ONCE = 32
-_PASSES, _PART_ROUNDS, _WHOLE_ROUNDS = 2, 8, 20
-"""Every file is timed in two passes, minutes apart, and the faster counts: a slow minute of the machine is in one."""
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """How files are timed.
+
+    Attributes:
+        rounds: timed runs of each, one pass.
+        percent: the percentile of a pass that counts.
+        passes: minutes apart; the fastest counts, since what slows the machine for a while is not in all of them.
+    """
+
+    rounds: int
+    percent: float
+    passes: int
+
+
+_PARTS, _WHOLES = _Timing(60, 5, 1), _Timing(40, 25, 3)
+"""A part is the small difference of two times, and needs the steadiest one; a prediction is of what is usual."""
 
 
 def profile(
@@ -78,8 +95,8 @@ def profile(
         return read_latency(path), path
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    _measure(plan, parts_to_time(plan), _PART_ROUNDS, conditions, times, "profile", progress)
-    _measure(plan, wholes_to_time(plan), _WHOLE_ROUNDS, conditions, times, "whole models", progress)
+    _measure(plan, parts_to_time(plan), _PARTS, conditions, times, "profile", progress)
+    _measure(plan, wholes_to_time(plan), _WHOLES, conditions, times, "whole models", progress)
     table = fit_table(plan, conditions, {one: min(taken) for one, taken in _read_times(times, plan).items()})
     write_latency(path, table)
     return table, path
@@ -98,7 +115,7 @@ def _conditions(target: str, precision: LatencyPrecision, threads: int) -> Condi
 def _measure(
     plan: ShapePlan,
     plans: Sequence[ShapePlan],
-    rounds: int,
+    timing: _Timing,
     conditions: Conditions,
     journal: Path,
     stage: str,
@@ -106,11 +123,11 @@ def _measure(
 ) -> None:
     """Times what the journal does not hold yet, a few files at a time, in an order that no width follows."""
     known, missing = _read_times(journal, plan), []
-    for number in range(_PASSES):
+    for number in range(timing.passes):
         some = [one for one in plans if len(known.get(one, ())) <= number]
         missing += random.Random(number).sample(some, len(some))
     templates: dict[int, Template] = {}
-    total = _PASSES * len(plans)
+    total = timing.passes * len(plans)
     done = total - len(missing)
     for start in range(0, len(missing), _FILES_AT_ONCE):
         some = missing[start : start + _FILES_AT_ONCE]
@@ -121,7 +138,7 @@ def _measure(
                 if depth not in templates:
                     templates[depth] = make_template(plan, depth)
                 files.append(_write(templates[depth], one, Path(folder) / f"{number}.tflite", conditions.precision))
-            seconds = time_apart(files, threads=conditions.threads, rounds=rounds)
+            seconds = time_apart(files, threads=conditions.threads, rounds=timing.rounds, percent=timing.percent)
         lines = "".join(
             json.dumps({"embed_dim": one.embed_dim, "blocks": _rows(one), "seconds": value}) + "\n"
             for one, value in zip(some, seconds, strict=True)
