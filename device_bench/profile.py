@@ -108,7 +108,7 @@ def parts_to_time(plan: ShapePlan) -> tuple[ShapePlan, ...]:
 
 def wholes_to_time(plan: ShapePlan, seed: int = 0) -> tuple[ShapePlan, ...]:
     """Returns the model itself and random smaller ones, to fit the residual to and to check the table on."""
-    return plan, *random_plans(plan, _WHOLES - 1, seed)
+    return tuple(dict.fromkeys((plan, *random_plans(plan, _WHOLES - 1, seed))))
 
 
 def random_plans(plan: ShapePlan, count: int, seed: int) -> tuple[ShapePlan, ...]:
@@ -192,9 +192,12 @@ def _with_residual(table: LatencyTable, times: Mapping[ShapePlan, float]) -> Lat
     columns = np.column_stack([sums, 1e3 * ones]) / measured[:, None]  # the offset in microseconds
     common = np.column_stack([columns[:, :4].sum(1), columns[:, 4]])
     scale = np.linalg.lstsq(common, ones, rcond=None)[0][0]
-    held = np.sqrt(_TRUST * len(fitted)) * np.eye(4, 5)
-    target = np.concatenate([ones, scale * held.sum(1)])
-    *factors, offset = np.linalg.lstsq(np.vstack([columns, held]), target, rcond=None)[0]
+    for trust in (_TRUST, 10 * _TRUST, 100 * _TRUST, 1000 * _TRUST):
+        held = np.sqrt(trust * len(fitted)) * np.eye(4, 5)
+        target = np.concatenate([ones, scale * held.sum(1)])
+        *factors, offset = np.linalg.lstsq(np.vstack([columns, held]), target, rcond=None)[0]
+        if min(factors) > 0:
+            break
     if min(scale, *factors) <= 0:
         raise MeasurementError("The times of whole models do not grow with those of their parts", fix="Measure again")
     ends, mlp, qk, v = (round(float(factor), 6) for factor in factors)

@@ -49,7 +49,7 @@ def test_everything_to_time_is_small_and_named_once() -> None:
 @pytest.mark.parametrize("plan", [PLAN, WIDE])
 def test_random_plans_are_predicted_on_a_machine_of_stairs(plan: ShapePlan) -> None:
     table = stair_table(plan)
-    assert len(table.checks) == 20
+    assert 19 <= len(table.checks) <= 20
     assert table.median_error < 0.02
     latency = latency_of(table)
     errors = [abs(latency(p) / model_ns(p) - 1) for p in random_plans(plan, 40, 5)]

@@ -10,8 +10,8 @@ from runtime import latency_of, read_latency, read_plan
 from .conftest import Command
 
 SMALL = (
-    *("--model", "vit_tiny_patch16_224", "--img-size", "32", "--patch-size", "16", "--threads", "1"),
-    *("--model-arg", "embed_dim=16", "--model-arg", "depth=2", "--model-arg", "num_heads=2"),
+    *("--model", "vit_tiny_patch16_224", "--img-size", "32", "--patch-size", "8", "--threads", "1"),
+    *("--model-arg", "embed_dim=32", "--model-arg", "depth=2", "--model-arg", "num_heads=2"),
 )
 QUICK = ("--epochs", "2", "--recovery-epochs", "1", "--train-limit", "200", "--importance-images", "4")
 
@@ -29,8 +29,9 @@ def test_a_profile_is_measured_kept_and_taken_up_where_it_stopped(pocketvit: Com
         assert heading in answer.out
     (path,) = profiles.glob("cpu-fp32-*.json")
     table = read_latency(path)
-    assert table.baseline.embed_dim == 16
-    assert (table.target, table.precision, table.threads, len(table.checks)) == ("cpu", "fp32", 1, 20)
+    assert table.baseline.embed_dim == 32
+    assert (table.target, table.precision, table.threads) == ("cpu", "fp32", 1)
+    assert 15 <= len(table.checks) <= 20  # a few random plans of so small a model are the same
     times = path.with_suffix(".jsonl")
     whole = times.read_text().splitlines(keepends=True)
     times.write_text("".join(whole[: len(whole) // 2]) + whole[len(whole) // 2][:20])
