@@ -36,7 +36,7 @@ def main() -> None:
     plan = check_model(SPEC, 10)
     tables = {name: profile(plan, options.profiles, precision=name)[0] for name in PRECISIONS}
     plans = random_plans(plan, options.plans, options.seed)
-    errors: dict[str, list[float]] = {name: [] for name in PRECISIONS}
+    errors: dict[LatencyPrecision, list[float]] = {name: [] for name in PRECISIONS}
     with tempfile.TemporaryDirectory() as folder:
         files = [write(one, Path(folder) / str(n)) for n, one in enumerate(plans)]
         medians = {
@@ -52,8 +52,8 @@ def main() -> None:
             errors[name].append(abs(predicted - taken) / taken)
             cells += [format.seconds(predicted), format.seconds(taken), format.percent(errors[name][-1])]
         print(f"| {' | '.join(cells)} |")
-    for name, own in errors.items():
-        print(f"\n{name}: median error {format.percent(median(own))}, largest {format.percent(max(own))}.")
+    for precision, own in errors.items():
+        print(f"\n{precision}: median error {format.percent(median(own))}, largest {format.percent(max(own))}.")
 
 
 def write(plan: ShapePlan, stem: Path) -> dict[LatencyPrecision, Path]:
