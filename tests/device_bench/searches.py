@@ -96,5 +96,6 @@ def write_table(run: Path, precision: str = "fp32") -> None:
     first = Grid(((168, 192),), (1e6 * 168**2, 1e6 * 192**2))
     parts = {"first": first, "further": flat, "mlp": Grid(((8,), (8,)), (0.0,)), "qk": zero, "v": zero}
     where = {"target": "cpu", "cpu_model": "Example", "engine": "litert", "engine_version": "2.1.0", "threads": 1}
-    table = LatencyTable(**where, precision=precision, baseline=BASELINE, **parts, scale=1.0, offset_ns=0, checks=())
+    residual = {"factors": (1.0, 1.0, 1.0, 1.0), "offset_ns": 0, "checks": ()}
+    table = LatencyTable(**where, precision=precision, baseline=BASELINE, **parts, **residual)
     write_latency(run / "search" / "latency.json", table)
