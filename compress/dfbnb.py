@@ -271,7 +271,6 @@ class Tree:
                 self.visit(smaller, left, there, below)
                 self.look(smaller, left, there, passed=True)
             else:
-                self.diving = False
                 _, verdict = self.look(smaller, left, there)
                 if verdict == "branched":
                     self.visit(smaller, left, there, below)
@@ -378,6 +377,7 @@ class Tree:
             passed: whether what is below it was searched already.
         """
         cost, count, weight = self.cost.of(model.plan), len(self.images), self.settings.cost_weight
+        self.diving = False  # a first leaf is known, or a path that ended before
         end = passed or self.ends(model.plan, path)
         best = getattr(self, "best", None)
         if needed is None:

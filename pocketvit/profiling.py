@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 from device_bench import Conditions, fit_table, machine_state, parts_to_time, time_apart, wholes_to_time
 from export import DYNAMIC, Template, make_template, resize, write_quantised
@@ -39,7 +40,7 @@ class _Timing:
     Attributes:
         rounds: timed runs of each, one pass.
         percent: the percentile of a pass that counts.
-        passes: minutes apart; the fastest counts, since what slows the machine for a while is not in all of them.
+        passes: apart in time; their median counts, since what slows the machine for a while is not in most of them.
     """
 
     rounds: int
@@ -97,7 +98,7 @@ def profile(
         folder.mkdir(parents=True, exist_ok=True)
     _measure(plan, parts_to_time(plan), _PARTS, conditions, times, "profile", progress)
     _measure(plan, wholes_to_time(plan), _WHOLES, conditions, times, "whole models", progress)
-    table = fit_table(plan, conditions, {one: min(taken) for one, taken in _read_times(times, plan).items()})
+    table = fit_table(plan, conditions, {one: median(taken) for one, taken in _read_times(times, plan).items()})
     write_latency(path, table)
     return table, path
 
