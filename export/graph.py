@@ -1,0 +1,206 @@
+"""A model as data: operators in order, constants, shapes. What every file format is written from.
+
+Between the torch model and the file stands this graph of a few dozen kinds of operator, one image at a time. Exact
+rewrites happen while it is built (``vit_graph``), quantisation is a graph made of a graph, and ``run_graph`` computes
+it in torch, so that every step can be compared with the model it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+IntType = Literal["int8", "int16", "int32"]
+
+LINEAR = ("fully_connected", "conv_2d")
+"""Operators with constant weights as their second input, and an optional bias as their third."""
+
+KINDS = (
+    *LINEAR,
+    "batch_matmul",
+    "add",
+    "sub",
+    "mul",
+    "softmax",
+    "gelu",
+    "logistic",
+    "tanh",
+    "relu",
+    "rsqrt",
+    "mean",
+    "reshape",
+    "transpose",
+    "concatenation",
+    "slice",
+    "quantize",
+    "dequantize",
+)
+
+
+@dataclass(frozen=True)
+class QParams:
+    """How integers stand for real numbers: real = scale * (stored - zero_point).
+
+    Attributes:
+        scale: one, or one for each index along ``axis``.
+        zero_point: of all of them.
+        dtype: of the stored integers.
+        axis: the dimension that has scales of its own, or None for one scale.
+    """
+
+    scale: tuple[float, ...]
+    zero_point: int = 0
+    dtype: IntType = "int8"
+    axis: int | None = None
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The least and greatest stored integer."""
+        info = np.iinfo(self.dtype)
+        return int(info.min), int(info.max)
+
+    def spread(self, rank: int) -> Array:
+        """Returns the scales, float64, in a shape that broadcasts against a tensor of ``rank`` dimensions."""
+        scales = np.asarray(self.scale, np.float64)
+        if self.axis is None:
+            return scales.reshape(())
+        return scales.reshape([-1 if i == self.axis % rank else 1 for i in range(rank)])
+
+    def stored(self, real: Array) -> Array:
+        """Returns the integers nearest to ``real``."""
+        grid = np.round(np.asarray(real, np.float64) / self.spread(np.ndim(real))) + self.zero_point
+        return np.clip(grid, *self.limits).astype(self.dtype)
+
+    def rounded(self, real: Array) -> Array:
+        """Returns the real numbers that the integers nearest to ``real`` stand for, float64."""
+        return (self.stored(real).astype(np.float64) - self.zero_point) * self.spread(np.ndim(real))
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operator.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        inputs: names of what it reads, constants included.
+        output: name of what it writes.
+        options: ``axis``, ``shape``, ``perm``, ``begin``, ``stride``, ``adj_y``, ``approximate``, ``act``; axes count
+            from the end and are negative.
+    """
+
+    kind: str
+    inputs: tuple[str, ...]
+    output: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model that maps one image ``(1, H, W, C)`` to logits ``(1, classes)``.
+
+    Attributes:
+        input: name of the image.
+        output: name of the logits.
+        ops: in an order in which they can be run.
+        constants: weights and biases, float64.
+        shapes: of every tensor, constants included.
+        qparams: of the tensors that are integers in the file; all others are float32.
+    """
+
+    input: str
+    output: str
+    ops: tuple[Op, ...]
+    constants: Mapping[str, Array]
+    shapes: Mapping[str, Shape]
+    qparams: Mapping[str, QParams] = field(default_factory=dict)
+
+
+class Builder:
+    """Collects operators and works out the shape of what each one writes.
+
+    Args:
+        shape: of the image, ``(1, H, W, C)``.
+        name: of the image.
+    """
+
+    def __init__(self, shape: Shape, name: str = "image") -> None:
+        self.input = name
+        self.ops: list[Op] = []
+        self.constants: dict[str, Array] = {}
+        self.shapes: dict[str, Shape] = {name: shape}
+
+    def constant(self, name: str, value: Array) -> str:
+        """Adds a constant and returns its name; the same name must mean the same value."""
+        value = np.asarray(value, np.float64)
+        if name in self.constants:
+            assert np.array_equal(self.constants[name], value), f"two constants are called {name}"
+        self.constants[name], self.shapes[name] = value, value.shape
+        return name
+
+    def op(self, kind: str, inputs: Iterable[str], output: str, **options: Any) -> str:
+        """Adds an operator and returns the name of what it writes."""
+        assert kind in KINDS, kind
+        assert output not in self.shapes, f"{output} is written twice"
+        op = Op(kind, tuple(inputs), output, options)
+        self.shapes[output] = output_shape(op, [self.shapes[name] for name in op.inputs])
+        self.ops.append(op)
+        return output
+
+    def linear(self, x: str, weight: Array, bias: Array | None, output: str, act: str = "none") -> str:
+        """Adds ``x @ weight.T + bias``; ``weight`` is ``(outputs, inputs)``."""
+        inputs = [x, self.constant(f"{output}.weight", weight)]
+        if bias is not None:
+            inputs.append(self.constant(f"{output}.bias", bias))
+        return self.op("fully_connected", inputs, output, act=act)
+
+    def graph(self, output: str) -> Graph:
+        """Returns the graph that computes ``output``, without what does not lead to it."""
+        needed, ops = {output}, []
+        for op in reversed(self.ops):
+            if op.output in needed:
+                needed.update(op.inputs)
+                ops.append(op)
+        constants = {name: value for name, value in self.constants.items() if name in needed}
+        shapes = {name: shape for name, shape in self.shapes.items() if name in needed or name == self.input}
+        return Graph(self.input, output, tuple(reversed(ops)), constants, shapes)
+
+
+def output_shape(op: Op, shapes: list[Shape]) -> Shape:
+    """Returns the shape of what ``op`` writes for inputs of ``shapes``."""
+    first, options = shapes[0], op.options
+    match op.kind:
+        case "fully_connected":
+            assert first[-1] == shapes[1][1], (op.output, shapes)
+            return (*first[:-1], shapes[1][0])
+        case "conv_2d":
+            (rows, columns), weight = options["stride"], shapes[1]
+            assert (weight[1], weight[2], weight[3]) == (rows, columns, first[3]), (op.output, shapes)
+            return (first[0], first[1] // rows, first[2] // columns, weight[0])
+        case "batch_matmul":
+            other = shapes[1] if not options.get("adj_y") else (*shapes[1][:-2], shapes[1][-1], shapes[1][-2])
+            assert first[-1] == other[-2], (op.output, shapes)
+            assert first[:-2] == other[:-2], (op.output, shapes)
+            return (*first[:-1], other[-1])
+        case "add" | "sub" | "mul":
+            return tuple(int(size) for size in np.broadcast_shapes(*shapes))
+        case "mean":
+            return tuple(1 if i - len(first) in options["axis"] else size for i, size in enumerate(first))
+        case "reshape":
+            assert np.prod(first) == np.prod(options["shape"]), (op.output, first, options["shape"])
+            return tuple(options["shape"])
+        case "transpose":
+            return tuple(first[i] for i in options["perm"])
+        case "slice":
+            return tuple(options["size"])
+        case "concatenation":
+            axis = options["axis"]
+            return tuple(
+                sum(shape[axis] for shape in shapes) if i - len(first) == axis else size for i, size in enumerate(first)
+            )
+    return first
