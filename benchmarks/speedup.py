@@ -13,6 +13,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from compress import (
     ModelSpec,
     SlicedViT,
@@ -29,7 +31,7 @@ from compress import (
     training_batches,
 )
 from device_bench import Sampling, bench, format, median_interval, ratio_of_medians
-from export import write_quantised, write_tflite
+from export import write_int8, write_tflite
 from runtime import Preprocessing, macs
 
 
@@ -75,8 +77,9 @@ def cut(model: SlicedViT, share: str) -> SlicedViT:
 def write(model: SlicedViT, name: str, folder: Path) -> list[Path]:
     """Writes float32 and int8 TFLite files of ``model``."""
     plain, small = folder / f"{name}.fp32.tflite", folder / f"{name}.int8.tflite"
+    images = np.random.default_rng(0).normal(size=(4, *model.plan.img_size, model.plan.in_chans))
     write_tflite(model, plain)
-    write_quantised(plain, small, "dynamic_wi8_afp32")
+    write_int8(model, small, images.astype(np.float32))
     return [plain, small]
 
 

@@ -42,11 +42,12 @@ def solve(
 ) -> Proposal:
     """Chooses the plan within the budget that loses the least importance in total.
 
-    Importance is additive: what is lost is the sum over all removed units, those of the stream included, and a
-    unit's importance does not change with what else is removed. Cost is additive over the attentions and MLPs of
-    all blocks once embed_dim is fixed. So for each embed_dim it is a multiple-choice knapsack: one option
-    (num_heads, qk_dim, v_dim) for each attention and one mlp_dim for each MLP, solved as an integer program.
-    An embed_dim whose Lagrangian bound is no better than the best plan known is not solved.
+    Importance is additive: what is lost is the sum over all removed units, those of the stream included, and a unit's
+    importance does not change with what else is removed. Cost is additive over the attentions and MLPs of all blocks
+    once embed_dim is fixed, and only in the last block may equal widths cost something else. So for each embed_dim it
+    is a multiple-choice knapsack: one option (num_heads, qk_dim, v_dim) for each attention and one mlp_dim for each
+    MLP, solved as an integer program. An embed_dim whose Lagrangian bound is no better than the best plan known is
+    not solved.
 
     Of every width the most important units stay, each head its own, and the heads that stay are those of the
     largest importance at the chosen widths. The last head and the last group of a width stay. The result is
@@ -267,13 +268,19 @@ class _Block:
 
 
 def _costs(plan: ShapePlan, groups: Sequence[_Group], budget: Budget) -> list[Ints]:
-    """Returns what each option costs in ``plan`` over the least of its group, its last; blocks often share them."""
-    known: dict[tuple[BlockPlan, ...], Ints] = {}
-    for group in groups:
-        if group.options not in known:
-            costs = [budget.of(replace(plan, blocks=(option,))) for option in group.options]
-            known[group.options] = np.array(costs, dtype=np.int64) - costs[-1]
-    return [known[group.options] for group in groups]
+    """Returns what each option costs in ``plan`` over the least of its group, its last; blocks often share them.
+
+    Equal widths cost the same in all blocks but the last: of that, what ships computes only what the head reads.
+    """
+    known: dict[tuple[bool, tuple[BlockPlan, ...]], Ints] = {}
+    places = [(number >= len(groups) - 2, group.options) for number, group in enumerate(groups)]
+    for place in places:
+        if place not in known:
+            last, options = place
+            after = () if last else plan.blocks[-1:]
+            costs = [budget.of(replace(plan, blocks=(option, *after))) for option in options]
+            known[place] = np.array(costs, dtype=np.int64) - costs[-1]
+    return [known[place] for place in places]
 
 
 class _Knapsack:

@@ -1,8 +1,9 @@
 """What to time for a latency table, and the table from the times.
 
-Every file timed is a whole model of one or two blocks, at its least widths but for one part: what that part adds
+Every file timed for a part is a whole model of one or two blocks, at its least widths but for that part: what it adds
 is the difference. A part's time is then taken in the place it has in a model, with the weights as cold and the
-operators fused as they will be.
+operators fused as they will be. In files that ship, the last block computes what the head reads alone; in those that
+parts are timed in it is like all others, and what it takes in one that ships is timed beside.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from runtime import (
     ShapePlan,
     latency_of,
 )
+
+Timed = tuple[ShapePlan, bool]
+"""A file to time: its shape, and whether its last block computes what the head reads alone, as in files that ship."""
 
 Floats = npt.NDArray[np.float64]
 Widths = tuple[int, ...]
@@ -79,36 +83,34 @@ class Conditions:
 
 def knots_of(plan: ShapePlan) -> Knots:
     """Returns the widths to measure for the architecture of ``plan``: all up to a number, then evenly fewer."""
-
-    def largest(name: str) -> int:
-        return max(int(getattr(block, name)) for block in plan.blocks)
-
+    widest = _widest(plan)
     return Knots(
         _spread(plan.embed_dim, MULTIPLE, 24),
         _spread(plan.embed_dim, MULTIPLE, 8),
-        _spread(largest("mlp_dim"), MULTIPLE, 48),
-        _spread(largest("num_heads"), 1, 6),
-        _spread(largest("qk_dim"), MULTIPLE, 8),
-        _spread(largest("v_dim"), MULTIPLE, 8),
+        _spread(widest.mlp_dim, MULTIPLE, 48),
+        _spread(widest.num_heads, 1, 6),
+        _spread(widest.qk_dim, MULTIPLE, 8),
+        _spread(widest.v_dim, MULTIPLE, 8),
     )
 
 
-def parts_to_time(plan: ShapePlan) -> tuple[ShapePlan, ...]:
-    """Returns the models of one and two blocks whose times make the table for ``plan``, each once."""
+def parts_to_time(plan: ShapePlan) -> tuple[Timed, ...]:
+    """Returns the files of one and two blocks whose times make the table for ``plan``, each once."""
     knots = knots_of(plan)
-    plans = [_one(plan, c, LEAST) for c in (*knots.embed, *knots.coarse)]
-    plans += [replace(one, blocks=one.blocks * 2) for one in plans]
+    least = [_one(plan, c, LEAST) for c in (*knots.embed, *knots.coarse)]
+    wide = [_one(plan, c, _widest(plan)) for c in knots.coarse]
+    plans = [*least, *wide, *(replace(one, blocks=one.blocks * 2) for one in least)]
     plans += [_one(plan, c, replace(LEAST, mlp_dim=m)) for c in knots.embed for m in knots.mlp]
     for c in knots.coarse:
         for heads in knots.heads:
             plans += [_one(plan, c, replace(LEAST, num_heads=heads, qk_dim=width)) for width in knots.qk]
             plans += [_one(plan, c, replace(LEAST, num_heads=heads, v_dim=width)) for width in knots.v]
-    return tuple(dict.fromkeys(plans))
+    return tuple(dict.fromkeys([*((one, False) for one in plans), *((one, True) for one in (*least, *wide))]))
 
 
-def wholes_to_time(plan: ShapePlan, seed: int = 0) -> tuple[ShapePlan, ...]:
+def wholes_to_time(plan: ShapePlan, seed: int = 0) -> tuple[Timed, ...]:
     """Returns the model itself and random smaller ones, to fit the residual to and to check the table on."""
-    return tuple(dict.fromkeys((plan, *random_plans(plan, _WHOLES - 1, seed))))
+    return tuple((whole, True) for whole in dict.fromkeys((plan, *random_plans(plan, _WHOLES - 1, seed))))
 
 
 def random_plans(plan: ShapePlan, count: int, seed: int) -> tuple[ShapePlan, ...]:
@@ -132,28 +134,32 @@ def random_plans(plan: ShapePlan, count: int, seed: int) -> tuple[ShapePlan, ...
     return tuple(plan_with(rng.sample(_KINDS, rng.randint(1, len(_KINDS)))) for _ in range(count))
 
 
-def fit_table(plan: ShapePlan, conditions: Conditions, times: Mapping[ShapePlan, float]) -> LatencyTable:
+def fit_table(plan: ShapePlan, conditions: Conditions, times: Mapping[Timed, float]) -> LatencyTable:
     """Makes the table for ``plan``.
 
     Args:
         plan: the architecture at its largest widths.
         conditions: under which the times were taken.
-        times: of every plan of ``parts_to_time`` and ``wholes_to_time``, nanoseconds.
+        times: of every file of ``parts_to_time`` and ``wholes_to_time``, nanoseconds.
 
     Raises:
-        MeasurementError: a time is missing.
+        MeasurementError: a time is missing, or those of whole models do not grow with those of their parts.
     """
     knots = knots_of(plan)
 
-    def time(c: int, block: BlockPlan = LEAST, depth: int = 1) -> float:
+    def time(c: int, block: BlockPlan = LEAST, depth: int = 1, pooled_only: bool = False) -> float:
         one = replace(_one(plan, c, block), blocks=(block,) * depth)
-        if one not in times:
+        if (one, pooled_only) not in times:
             raise MeasurementError("A time is missing from the profile", got=f"embed_dim {c}, {block}")
-        return times[one]
+        return times[one, pooled_only]
 
-    first = _ascending(np.array([time(c) for c in knots.embed]))
-    both = np.array([time(c, depth=2) for c in knots.embed])
-    further = _ascending(np.maximum(both - first, 0.0))
+    def widths(c: int, pooled_only: bool) -> float:
+        return time(c, _widest(plan), pooled_only=pooled_only) - time(c, pooled_only=pooled_only)
+
+    first = _ascending(np.array([time(c, pooled_only=True) for c in knots.embed]))
+    one, both = (_ascending(np.array([time(c, depth=depth) for c in knots.embed])) for depth in (1, 2))
+    further = _ascending(np.maximum(both - one, 0.0))
+    shares = [widths(c, True) / before for c in knots.coarse if (before := widths(c, False)) > 0]
     mlp = np.array([[time(c, replace(LEAST, mlp_dim=m)) for m in knots.mlp] for c in knots.embed])
     qk, v = (
         np.array(
@@ -175,19 +181,22 @@ def fit_table(plan: ShapePlan, conditions: Conditions, times: Mapping[ShapePlan,
         factors=(1.0, 1.0, 1.0, 1.0),
         offset_ns=0,
         checks=(),
+        last_share=round(float(np.clip(np.median(shares or [1.0]), 0, LatencyTable.MOST_LAST_SHARE)), 4),
     )
     return _with_residual(table, times)
 
 
-def _with_residual(table: LatencyTable, times: Mapping[ShapePlan, float]) -> LatencyTable:
+def _with_residual(table: LatencyTable, times: Mapping[Timed, float]) -> LatencyTable:
     """Fits factors and offset to two of three whole models, and checks the table on the others.
 
     By least squares of the relative error, with the factors held a little to a common one.
     """
     wholes = wholes_to_time(table.baseline)
+    if any(whole not in times for whole in wholes):
+        raise MeasurementError("A time is missing from the profile", got="a whole model")
     fitted = [whole for number, whole in enumerate(wholes) if number % 3 < 2]
-    measured = np.array([times[plan] for plan in fitted])
-    sums = np.array([_parts(table, plan) for plan in fitted])
+    measured = np.array([times[whole] for whole in fitted])
+    sums = np.array([_parts(table, plan) for plan, _ in fitted])
     ones = np.ones(len(fitted))
     columns = np.column_stack([sums, 1e3 * ones]) / measured[:, None]  # the offset in microseconds
     common = np.column_stack([columns[:, :4].sum(1), columns[:, 4]])
@@ -212,18 +221,25 @@ def _with_residual(table: LatencyTable, times: Mapping[ShapePlan, float]) -> Lat
         offset_ns=round(1e3 * offset),
     )
     predict = latency_of(table)
-    return replace(table, checks=tuple(Check(plan, predict(plan), round(times[plan])) for plan in wholes[2::3]))
+    checks = (Check(whole[0], predict(whole[0]), round(times[whole])) for whole in wholes[2::3])
+    return replace(table, checks=tuple(checks))
 
 
 def _parts(table: LatencyTable, plan: ShapePlan) -> tuple[float, float, float, float]:
     """Returns what the ends, the MLPs, the queries and keys, and the values of a plan take, nanoseconds."""
-    c, blocks = plan.embed_dim, plan.blocks
+    c, further = plan.embed_dim, len(plan.blocks) - 1
+    blocks = list(zip((*(1.0,) * further, table.last_share), plan.blocks, strict=True))
     return (
-        table.first.at(c) + (len(blocks) - 1) * table.further.at(c),
-        sum(table.mlp.at(c, block.mlp_dim) for block in blocks),
-        sum(table.qk.at(c, block.num_heads, block.qk_dim) for block in blocks),
-        sum(table.v.at(c, block.num_heads, block.v_dim) for block in blocks),
+        table.first.at(c) + further * table.further.at(c),
+        sum(share * table.mlp.at(c, block.mlp_dim) for share, block in blocks),
+        sum(share * table.qk.at(c, block.num_heads, block.qk_dim) for share, block in blocks),
+        sum(share * table.v.at(c, block.num_heads, block.v_dim) for share, block in blocks),
     )
+
+
+def _widest(plan: ShapePlan) -> BlockPlan:
+    """Returns a block of the largest widths that any block of ``plan`` has."""
+    return BlockPlan(*(max(int(getattr(block, name)) for block in plan.blocks) for name in _KINDS[1:]))
 
 
 def _one(plan: ShapePlan, embed_dim: int, block: BlockPlan) -> ShapePlan:

@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from runtime import ArtifactError, MeasurementError, decode, encode, read_document, write_document
+from runtime import ArtifactError, MeasurementError, Precision, decode, encode, read_document, write_document
 
 from .machine import MachineState
 from .measure import Measurement, Sampling
@@ -67,7 +67,7 @@ class FileResult:
     file: str
     sha256: str
     size_bytes: int
-    precision: Literal["fp32", "int8", "int8-full"] | None
+    precision: Precision | None
     engine: str
     engine_version: str
     threads: int

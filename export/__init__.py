@@ -1,39 +1,81 @@
-"""Writes a sliced ViT as ONNX, TFLite float32 and TFLite int8, each verified by running it."""
+"""Writes a sliced ViT as ONNX and TFLite, in float and in integers, each verified by running it."""
 
-from .exporter import KINDS, ExportSettings, export_model
+from .calibrate import Stats, check_calibration, observe
+from .check_file import Verification, verify_file
+from .choose import Timer
+from .equalise import equalising_scales
+from .exporter import DEFAULT_KINDS, KINDS, ExportSettings, export_model, host_family
 from .graph import Graph, Op, QParams
+from .inspection import Inspection, inspect_file
+from .integer import Ranges, quantise
 from .onnx_file import write_onnx
-from .quantise import DYNAMIC, write_quantised
-from .resize import Template, make_template, resize
+from .qat import QatRecipe, train_quantised
+from .recipes import (
+    CPU_RECIPES,
+    DYNAMIC,
+    DYNAMIC_ATTENTION,
+    STATIC,
+    STATIC_ATTENTION,
+    Family,
+    Recipe,
+    full_recipes,
+    modes_of,
+)
 from .run_graph import run_graph
-from .tflite_file import write_tflite
+from .simulate import correct_biases, simulate
+from .tflite_file import timing_bytes, write_int8, write_tflite
 from .tflite_writer import tflite_bytes
-from .verify import check_parity, compare_logits, measure_parity
-from .vit_graph import ALL_REWRITES, NO_REWRITES, Rewrites, vit_graph
+from .verify import check_parity, compare_logits, measure_parity, real_logits
+from .vit_graph import ALL_REWRITES, NO_REWRITES, Rewrites, Scales, vit_graph
 from .widths import read_widths
 
 __all__ = [
     "ALL_REWRITES",
+    "CPU_RECIPES",
+    "DEFAULT_KINDS",
     "DYNAMIC",
-    "Graph",
+    "DYNAMIC_ATTENTION",
     "KINDS",
     "NO_REWRITES",
+    "STATIC",
+    "STATIC_ATTENTION",
+    "ExportSettings",
+    "Family",
+    "Graph",
+    "Inspection",
     "Op",
     "QParams",
+    "QatRecipe",
+    "Ranges",
+    "Recipe",
     "Rewrites",
-    "ExportSettings",
-    "Template",
+    "Scales",
+    "Stats",
+    "Timer",
+    "Verification",
+    "check_calibration",
     "check_parity",
     "compare_logits",
+    "correct_biases",
+    "equalising_scales",
     "export_model",
-    "make_template",
+    "full_recipes",
+    "host_family",
+    "inspect_file",
     "measure_parity",
+    "modes_of",
+    "observe",
+    "quantise",
     "read_widths",
-    "resize",
+    "real_logits",
     "run_graph",
+    "simulate",
     "tflite_bytes",
+    "timing_bytes",
+    "train_quantised",
+    "verify_file",
     "vit_graph",
+    "write_int8",
     "write_onnx",
-    "write_quantised",
     "write_tflite",
 ]

@@ -8,11 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .graph import Array, Graph, QParams
+from runtime import DataError
+
+from .graph import Array, Graph, IntType, QParams
 from .run_graph import run_graph
 
 SAMPLE = 1 << 14
 """Values of each tensor that are kept, for choosing ranges by the error they leave."""
+
+_HEADROOM = 2.0
+"""How much further int16 ranges reach than what was seen: there are bits enough, and nothing is cut off."""
 
 _SHRINK = np.linspace(1.0, 0.2, 41)
 
@@ -34,6 +39,18 @@ class Stats:
     channels: Array
     mean: Array
     sample: npt.NDArray[np.float32]
+
+
+def check_calibration(images: npt.NDArray[np.float32] | None) -> None:
+    """Refuses images that ranges cannot be taken from.
+
+    Raises:
+        DataError: there are fewer than two, they are constant, or they are all the same.
+    """
+    if images is None or len(images) < 2:
+        raise DataError("Calibration needs images", expected="at least 2", got=0 if images is None else len(images))
+    if float(np.ptp(images)) == 0.0 or bool((images == images[:1]).all()):
+        raise DataError("The calibration images are constant or all the same", fix="Calibrate on real images")
 
 
 def observe(graph: Graph, images: npt.NDArray[np.float32], batch: int = 16, seed: int = 0) -> dict[str, Stats]:
@@ -74,35 +91,36 @@ def _stats(parts: list[tuple[torch.Tensor, ...]], count: int) -> Stats:
     )
 
 
-def activation_qparams(stats: Stats, symmetric: bool, ranges: str) -> QParams:
-    """Chooses an int8 scale and zero point for a tensor.
+def activation_qparams(stats: Stats, symmetric: bool, ranges: str, dtype: IntType = "int8") -> QParams:
+    """Chooses scale and zero point for a tensor.
 
     Args:
         stats: of the tensor.
         symmetric: with zero point 0.
         ranges: ``minmax`` takes everything seen; ``mse`` the part of it that leaves the least squared error;
             ``percentile`` leaves out one value in ten thousand.
+        dtype: ``int8``, or ``int16``, which is symmetric always.
     """
     low, high = min(stats.low, 0.0), max(stats.high, 0.0)
+    if dtype == "int16":
+        return QParams((_HEADROOM * max(-low, high, 1e-9) / 32767,), 0, "int16")
     if ranges == "percentile":
-        # the sample stands for the tails only where it is large enough; it never takes more than is there
         some = np.quantile(stats.sample, [1e-4, 1 - 1e-4])
         low, high = min(float(some[0]), 0.0), max(float(some[1]), 0.0)
     if ranges != "mse":
-        return _int8(low, high, symmetric)
-    best, least = _int8(low, high, symmetric), np.inf
+        return int8_range(low, high, symmetric)
+    best, least = int8_range(low, high, symmetric), np.inf
     values = np.concatenate([stats.sample, [stats.low, stats.high]]).astype(np.float64)
     for shrink in _SHRINK:
-        tried = _int8(low * shrink, high * shrink, symmetric)
-        error = float(
-            np.square((tried.stored(values).astype(np.float64) - tried.zero_point) * tried.scale[0] - values).mean()
-        )
+        tried = int8_range(low * shrink, high * shrink, symmetric)
+        error = float(np.square(tried.rounded(values) - values).mean())
         if error < least:
             best, least = tried, error
     return best
 
 
-def _int8(low: float, high: float, symmetric: bool) -> QParams:
+def int8_range(low: float, high: float, symmetric: bool = False) -> QParams:
+    """Returns the int8 grid that holds ``low`` (at most 0) to ``high`` (at least 0), and 0 exactly."""
     if symmetric:
         return QParams((max(-low, high, 1e-9) / 127,))
     scale = max(high - low, 1e-9) / 255

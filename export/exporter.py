@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import platform
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -25,6 +27,7 @@ from runtime import (
     Provenance,
     Session,
     TensorSpec,
+    Trial,
     macs,
     manifest_path,
     open_engine,
@@ -36,28 +39,40 @@ from runtime import (
     write_artifact,
 )
 
+from .calibrate import check_calibration
+from .choose import (
+    Candidate,
+    Kitchen,
+    Subject,
+    Timer,
+    Wanted,
+    choose_accurate,
+    choose_fast,
+    drop_of,
+    trial_of,
+)
 from .onnx_file import write_onnx
-from .quantise import DYNAMIC, STATIC, write_quantised
+from .qat import QatRecipe, train_quantised
+from .recipes import CPU_RECIPES, Family, full_recipes
 from .tflite_file import write_tflite
 from .verify import check_parity, measure_parity
 from .widths import read_widths
 
-KINDS = ("onnx", "fp32", "int8", "int8-full")
-"""What can be exported: ONNX float32, and TFLite float32, int8 and int8-full."""
+KINDS = ("onnx", "fp32", "fp16", "int8", "int8-full", "int8-full-16x8")
+"""What can be exported: ONNX float32, and TFLite in the other precisions."""
 
-_SUFFIX = {"onnx": "onnx", "fp32": "fp32.tflite", "int8": "int8.tflite", "int8-full": "int8-full.tflite"}
-_RECIPE = {"onnx": "fp32", "fp32": "fp32", "int8": DYNAMIC, "int8-full": STATIC}
+DEFAULT_KINDS = ("onnx", "fp32", "int8", "int8-full")
+"""What is exported unless something else is asked for."""
+
+_SUFFIX = {"onnx": "onnx", **{kind: f"{kind}.tflite" for kind in KINDS[1:]}}
+_RECIPE = {"onnx": "fp32", "fp32": "fp32", "fp16": "fp16_weights"}
+_QUANTISED = ("int8", "int8-full", "int8-full-16x8")
 _VERIFY_MACS = 4e11
-_LIBRARIES = (
-    "torch",
-    "timm",
-    "litert-torch",
-    "ai-edge-litert",
-    "ai-edge-quantizer",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-)
+_CALIBRATION_MACS = 1e11
+_CALIBRATION_IMAGES = (32, 256)
+_CHOICE_MACS = 2e11
+_CHOICE_IMAGES = (32, 1000)
+_LIBRARIES = ("torch", "timm", "ai-edge-litert", "onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -66,32 +81,44 @@ class ExportSettings:
 
     Attributes:
         kinds: some of ``KINDS``.
-        calibration_images: held-out images that set the ranges of ``int8-full``.
+        calibration_images: held-out images that set integer ranges; 0 takes 32 to 256 of them, more for small models.
         verify_images: test images every file is run on; 0 takes the whole test split, or for a big model an
             evenly spaced part of it, at least 32.
-        min_agreement: least share of images on which ``int8`` has the float model's top-1, 0..1.
-        seed: of the choice of calibration images.
+        min_agreement: least share of images on which ``fp16`` and ``int8`` have the float model's top-1, 0..1.
+        made_for: family of processors that ``int8`` is chosen for.
+        max_drop: most points of top-1 an integer file may lose on held-out images; None holds them to nothing more.
+        qat_epochs: of quantisation-aware training of ``int8-full``; 0 trains nothing.
+        seed: of the choice of calibration images, and of training.
 
     Raises:
         DataError: a value is out of range.
     """
 
-    kinds: tuple[str, ...] = KINDS
-    calibration_images: int = 32
+    kinds: tuple[str, ...] = DEFAULT_KINDS
+    calibration_images: int = 0
     verify_images: int = 0
     min_agreement: float = 0.99
+    made_for: Family = "x86"
+    max_drop: float | None = None
+    qat_epochs: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
             raise DataError("Unknown kind of file", expected=", ".join(KINDS), got=", ".join(unknown) or "none")
-        if self.calibration_images < 2:
+        if self.calibration_images == 1 or self.calibration_images < 0:
             raise DataError("Calibration needs at least 2 images", got=self.calibration_images)
         if self.verify_images < 0:
             raise DataError("verify_images must not be negative", got=self.verify_images)
         if not 0 <= self.min_agreement <= 1:
             raise DataError("min_agreement is a share", expected="0 to 1", got=self.min_agreement)
+        if self.made_for not in CPU_RECIPES:
+            raise DataError("Unknown family of processors", expected=", ".join(CPU_RECIPES), got=self.made_for)
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise DataError("max_drop is in points of top-1", expected="0 to 100", got=self.max_drop)
+        if self.qat_epochs < 0:
+            raise DataError("qat_epochs must not be negative", got=self.qat_epochs)
 
 
 @dataclass(frozen=True)
@@ -112,6 +139,7 @@ def export_model(
     name: str,
     settings: ExportSettings | None = None,
     progress: Progress = silent,
+    timer: Timer | None = None,
 ) -> list[Artifact]:
     """Writes ``model`` as ``folder/NAME.onnx``, ``NAME.fp32.tflite``, … each with its manifest, verified by running it.
 
@@ -126,16 +154,19 @@ def export_model(
         name: what they are called.
         settings: which files, and how they are checked.
         progress: told after every file.
+        timer: times files on this machine, for choosing the recipe of ``int8``; without it, and for a family of
+            processors other than this machine's, the recipe expected to be fastest is taken.
 
     Returns:
         The manifests, in the order of ``settings.kinds``.
 
     Raises:
-        ParityError: a file does not compute what the model computes, or its widths are not the plan's.
+        ParityError: a file does not compute what the model computes, or its widths are not the plan's; or no way of
+            quantising it loses so little as was asked.
         StorageError: there is no space, or no permission to write.
         MissingExtraError: a converter or engine is not installed.
     """
-    job = _Job(model, task, data, folder, name, settings or ExportSettings(), _provenance(model, task))
+    job = _Job(model, task, data, folder, name, settings or ExportSettings(), _provenance(model, task), timer)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     done = {kind: _finished(job, kind) for kind in job.settings.kinds}
@@ -146,8 +177,8 @@ def export_model(
             for position, kind in enumerate(missing):
                 progress("export", position, len(missing), job.file(kind).name)
                 path = Path(scratch) / job.file(kind).name
-                _write(job, kind, path)
-                artifact = _verified(_describe(job, kind, path), path, reference)
+                made = _make(job, kind, path, progress)
+                artifact = _verified(_describe(job, kind, path, made), path, reference)
                 done[kind] = _accept(artifact, path, folder, job.min_agreement)
             progress("export", len(missing), len(missing))
     return [artifact for artifact in done.values() if artifact is not None]
@@ -164,15 +195,30 @@ class _Job:
     name: str
     settings: ExportSettings
     provenance: Provenance
+    timer: Timer | None
 
     def file(self, kind: str) -> Path:
         return self.folder / f"{self.name}.{_SUFFIX[kind]}"
 
     def calibration(self, kind: str) -> Calibration | None:
-        if kind != "int8-full":
+        if kind not in _QUANTISED:
             return None
-        images = min(self.settings.calibration_images, len(self.data.held_out))
+        least, most = _CALIBRATION_IMAGES
+        own = min(max(least, min(most, int(_CALIBRATION_MACS / macs(self.model.plan)))), len(self.data.held_out) // 2)
+        images = min(self.settings.calibration_images or own, len(self.data.held_out))
         return Calibration(self.data.name, "held-out", images, self.settings.seed)
+
+    def asked(self, kind: str) -> dict[str, int | float | str]:
+        """What the choice of recipe goes by."""
+        settings = self.settings
+        asked: dict[str, int | float | str] = {}
+        if kind in _QUANTISED and settings.max_drop is not None:
+            asked["max_drop"] = settings.max_drop
+        if kind == "int8":
+            asked |= {"made_for": settings.made_for, "min_agreement": settings.min_agreement}
+        if kind == "int8-full":
+            asked["qat_epochs"] = settings.qat_epochs
+        return asked
 
     @property
     def min_agreement(self) -> float | None:
@@ -180,27 +226,106 @@ class _Job:
         return self.settings.min_agreement if self.task.trained else None
 
 
-def _write(job: _Job, kind: str, path: Path) -> None:
+@dataclass(frozen=True)
+class _Made:
+    """How a file was made."""
+
+    recipe: str
+    trials: tuple[Trial, ...] = ()
+
+
+def _make(job: _Job, kind: str, path: Path, progress: Progress) -> _Made:
+    """Writes the file of ``kind`` to ``path``."""
+    if kind in _QUANTISED:
+        return _quantise(job, kind, path, progress)
     if kind == "onnx":
         write_onnx(job.model, path)
-    elif kind == "fp32":
-        write_tflite(job.model, path)
     else:
-        source = job.file("fp32")
-        if _finished(job, "fp32") is None:
-            source = path.parent / "float.tflite"
-            if not source.exists():
-                write_tflite(job.model, source)
-        write_quantised(source, path, _RECIPE[kind], _calibration_images(job, kind))
+        write_tflite(job.model, path, half=kind == "fp16")
+    return _Made(_RECIPE[kind])
 
 
-def _calibration_images(job: _Job, kind: str) -> npt.NDArray[np.float32] | None:
-    calibration = job.calibration(kind)
-    if calibration is None:
+def _quantise(job: _Job, kind: str, path: Path, progress: Progress) -> _Made:
+    """Tries the recipes of ``kind`` on held-out images and writes the best one's file.
+
+    Raises:
+        ParityError: no recipe loses so little as was asked.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        kitchen = Kitchen(_subject(job, kind), Path(scratch))
+        wanted = Wanted(max_drop=job.settings.max_drop)
+        if kind == "int8":
+            wanted = Wanted(_with_margin(job, kitchen) if wanted.max_drop is None else None, wanted.max_drop)
+            timer = job.timer if job.settings.made_for == host_family() else None
+            chosen, trials = choose_fast(kitchen, CPU_RECIPES[job.settings.made_for], wanted, timer)
+        else:
+            chosen, trials = choose_accurate(kitchen, full_recipes("int16" if kind.endswith("16x8") else "int8"))
+        if kind == "int8-full" and job.settings.qat_epochs:
+            chosen, trials = _trained(job, kitchen, chosen, trials, progress)
+        if job.settings.max_drop is not None and not wanted.met_by(chosen.parity):
+            raise ParityError(
+                f"No recipe of {kind} loses so little",
+                expected=f"at most {job.settings.max_drop:g} points of top-1 on {chosen.parity.images} held-out images",
+                got=f"{chosen.recipe.name} comes closest and loses {drop_of(chosen.parity) or 0:.2f}",
+                fix="Allow more with --max-drop, calibrate on more images, or train under rounding with --qat",
+            )
+        shutil.copyfile(chosen.path, path)
+        return _Made(chosen.recipe.name, trials)
+
+
+def _trained(
+    job: _Job, kitchen: Kitchen, chosen: Candidate, trials: tuple[Trial, ...], progress: Progress
+) -> tuple[Candidate, tuple[Trial, ...]]:
+    """Trains the chosen candidate under rounding; it is kept as it was where that does not help."""
+    recipe = QatRecipe(job.settings.qat_epochs)
+    graph = train_quantised(
+        chosen.graph,
+        job.model,
+        job.data,
+        job.task.preprocessing,
+        recipe,
+        seed=job.settings.seed,
+        progress=progress,
+    )
+    after = kitchen.candidate(replace(chosen.recipe, name=f"{chosen.recipe.name}_qat"), graph)
+    trials = (*trials, trial_of(after))
+    better = after.parity.top1_agreement > chosen.parity.top1_agreement
+    if after.parity.top1 is not None and chosen.parity.top1 is not None:
+        better = after.parity.top1 > chosen.parity.top1
+    return (after if better else chosen), trials
+
+
+def _with_margin(job: _Job, kitchen: Kitchen) -> float | None:
+    """Returns the agreement asked for and a standard error more: the check is on other images than the choice."""
+    least = job.min_agreement
+    if least is None:
         return None
-    generator = np.random.default_rng([calibration.seed, 4])
-    chosen = np.sort(generator.permutation(job.data.held_out)[: calibration.images])
-    return _images(job.data, chosen, job.task)
+    return min(1.0, least + math.sqrt(least * (1 - least) / len(kitchen.subject.images)))
+
+
+def _subject(job: _Job, kind: str) -> Subject:
+    calibration = job.calibration(kind)
+    assert calibration is not None
+    order = np.random.default_rng([calibration.seed, 4]).permutation(job.data.held_out)
+    images = _images(job.data, np.sort(order[: calibration.images]), job.task)
+    check_calibration(images)
+    rest = order[calibration.images :]
+    least, most = _CHOICE_IMAGES
+    count = min(max(least, min(most, int(_CHOICE_MACS / macs(job.model.plan)))), len(rest))
+    chosen = np.sort(rest[:count]) if count >= least else np.sort(order[:least])
+    known = job.task.class_names == job.data.class_names
+    return Subject(
+        job.model,
+        images,
+        _images(job.data, chosen, job.task),
+        logits_of(job.model, job.data, chosen, job.task.preprocessing),
+        job.data.labels[chosen] if known else None,
+    )
+
+
+def host_family() -> str:
+    """Returns the family of processors this machine's belongs to, or an empty text."""
+    return "x86" if platform.machine().lower() in ("x86_64", "amd64") else ""
 
 
 def _images(data: Dataset, indices: npt.NDArray[np.int64], task: Task) -> npt.NDArray[np.float32]:
@@ -219,7 +344,7 @@ def _reference(job: _Job) -> _Reference:
     return _Reference(_images(data, indices, task), logits, data.labels[indices] if same else None, reason)
 
 
-def _describe(job: _Job, kind: str, path: Path) -> Artifact:
+def _describe(job: _Job, kind: str, path: Path, made: _Made) -> Artifact:
     """Returns the manifest of a file just written; its parity is not measured yet."""
     engine = open_engine(path)
     onnx = kind == "onnx"
@@ -229,7 +354,7 @@ def _describe(job: _Job, kind: str, path: Path) -> Artifact:
         size_bytes=path.stat().st_size,
         format="onnx" if onnx else "tflite",
         precision="fp32" if onnx else kind,  # type: ignore[arg-type]
-        recipe=_RECIPE[kind],
+        recipe=made.recipe,
         plan=job.model.plan,
         preprocessing=job.task.preprocessing,
         input=_tensor(engine, "input", "NCHW" if onnx else "NHWC"),
@@ -238,6 +363,9 @@ def _describe(job: _Job, kind: str, path: Path) -> Artifact:
         parity=Parity(0, 0.0, 0.0, None, 0.0, None, None, "not run yet"),
         calibration=job.calibration(kind),
         provenance=job.provenance,
+        made_for=job.settings.made_for if kind == "int8" else None,
+        asked=job.asked(kind),
+        trials=made.trials,
     )
 
 
@@ -293,7 +421,8 @@ def _finished(job: _Job, kind: str) -> Artifact | None:
         return None
     same = (
         artifact.provenance == job.provenance
-        and artifact.recipe == _RECIPE[kind]
+        and artifact.recipe == _RECIPE.get(kind, artifact.recipe)
+        and artifact.asked == job.asked(kind)
         and artifact.preprocessing == job.task.preprocessing
         and artifact.class_names == job.task.class_names
         and artifact.calibration == job.calibration(kind)

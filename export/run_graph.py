@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from .graph import Graph, Op
 
+_LEAST_VARIANCE = 1e-12
+
 Hook = Callable[[str, torch.Tensor], torch.Tensor]
 """Told the name and the value ``(B, …)`` of every tensor computed; what it returns is taken in its place."""
 
@@ -82,7 +84,8 @@ def _compute(op: Op, inputs: list[torch.Tensor], batched: list[bool], count: int
         case "relu":
             return x.relu()
         case "rsqrt":
-            return x.rsqrt()
+            # rounding can leave a variance of nothing, whose slope would be infinite
+            return x.clamp_min(_LEAST_VARIANCE).rsqrt()
         case "mean":
             return x.mean(options["axis"], keepdim=True)
         case "reshape":

@@ -1,44 +1,73 @@
-"""A sliced ViT as a TFLite file, float32, one image at a time."""
+"""A sliced ViT as a TFLite file, one image at a time."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
 
-from compress import SlicedViT, evaluating
-from runtime import MissingExtraError, quiet
+from compress import SlicedViT
+from runtime import LatencyPrecision, ShapePlan
 
-INPUT = "image"
-
-
-class ChannelsLast(nn.Module):
-    """The model with images as ``(B, H, W, C)``, the layout cameras and phones hold them in."""
-
-    def __init__(self, model: SlicedViT) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Maps images ``(B, H, W, C)`` to logits ``(B, num_classes)``."""
-        logits: torch.Tensor = self.model(image.permute(0, 3, 1, 2))
-        return logits
+from .calibrate import Stats, observe
+from .graph import Graph
+from .integer import quantise
+from .recipes import STATIC_ATTENTION, Recipe, modes_of
+from .tflite_writer import tflite_bytes
+from .vit_graph import ALL_REWRITES, vit_graph
 
 
-def write_tflite(model: SlicedViT, path: Path) -> None:
-    """Writes ``model`` to ``path``: input ``image (1, H, W, C)``, output ``(1, classes)``, float32.
+def write_tflite(model: SlicedViT, path: Path, half: bool = False) -> None:
+    """Writes ``model`` to ``path``: input ``image (1, H, W, C)``, output ``logits (1, classes)``, float32.
+
+    Args:
+        model: what to write.
+        path: where to.
+        half: store weights as float16, in half the space; the engine computes in float32.
 
     Raises:
-        MissingExtraError: litert-torch is not installed.
+        MissingExtraError: ai-edge-litert or flatbuffers is not installed.
     """
-    with quiet():
-        try:
-            import litert_torch
-        except ImportError:
-            raise MissingExtraError("litert-torch", "export") from None
-        plan = model.plan
-        example = torch.zeros(1, *plan.img_size, plan.in_chans)
-        wrapped = ChannelsLast(model)
-        with evaluating(model), evaluating(wrapped):
-            litert_torch.convert(wrapped, sample_kwargs={INPUT: example}).export(str(path))
+    path.write_bytes(tflite_bytes(vit_graph(model), half))
+
+
+def write_int8(
+    model: SlicedViT, path: Path, images: npt.NDArray[np.float32], recipe: Recipe = STATIC_ATTENTION
+) -> None:
+    """Writes ``model`` to ``path`` by one recipe, chosen by nobody and verified by nobody: see ``export_model``.
+
+    Args:
+        model: what to write.
+        path: where to.
+        images: to calibrate on, ``(N, H, W, C)``.
+        recipe: how to quantise.
+    """
+    graph = vit_graph(model)
+    path.write_bytes(tflite_bytes(quantise(graph, modes_of(graph, recipe), observe(graph, images), recipe.ranges)))
+
+
+def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: bool = True, seed: int = 0) -> bytes:
+    """Returns a TFLite file of the shape ``plan``, with random weights, to be timed: time does not depend on them.
+
+    Args:
+        plan: its shape.
+        precision: ``fp32``, or ``int8`` by the recipe expected to be fastest, its ranges made up.
+        pooled_only: the last block computes what the head reads alone, as in files that ship; if not, it is like all
+            others.
+        seed: of the weights.
+    """
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    model = SlicedViT(plan).eval()
+    torch.set_rng_state(state)
+    graph = vit_graph(model, ALL_REWRITES if pooled_only else ALL_REWRITES.without("pooled_only"))
+    if precision == "int8":
+        graph = quantise(graph, modes_of(graph, STATIC_ATTENTION), _made_up(graph), STATIC_ATTENTION.ranges)
+    return tflite_bytes(graph)
+
+
+def _made_up(graph: Graph) -> dict[str, Stats]:
+    one = Stats(-4.0, 4.0, np.ones(1), np.zeros(1), np.zeros(1, np.float32))
+    return dict.fromkeys(graph.shapes, one)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from runtime import Artifact, Parity, ParityError, Session
+from runtime import Artifact, Engine, Parity, ParityError, Session
 
 FLOAT_TOLERANCE = 1e-4
 """Largest difference of a float file's logits from torch, relative to the largest logit."""
@@ -61,10 +62,11 @@ def check_parity(artifact: Artifact, min_agreement: float | None) -> None:
 
     Args:
         artifact: with its parity measured.
-        min_agreement: for integer files, the least share of images with the same top-1; None does not check.
+        min_agreement: for ``fp16`` and ``int8`` files, the least share of images with the same top-1; None does not
+            check.
 
     Raises:
-        ParityError: a float file that differs, or an ``int8`` file that agrees too seldom.
+        ParityError: a float file that differs, or an ``fp16`` or ``int8`` file that agrees too seldom.
     """
     parity = artifact.parity
     if not math.isfinite(parity.max_abs):
@@ -77,10 +79,27 @@ def check_parity(artifact: Artifact, min_agreement: float | None) -> None:
                 got=f"{parity.max_rel:.2e} and {parity.top1_agreement:.2%} of {parity.images} images",
                 fix="This is a fault of the conversion: report it with the plan",
             )
-    elif artifact.precision == "int8" and min_agreement is not None and parity.top1_agreement < min_agreement:
+    elif artifact.precision in ("fp16", "int8") and min_agreement is not None and parity.top1_agreement < min_agreement:
         raise ParityError(
             f"{artifact.file} agrees too seldom with the float model",
             expected=f"the same top-1 on at least {min_agreement:.2%} of {parity.images} images",
             got=f"{parity.top1_agreement:.2%}",
             fix="Accept less with --min-agreement, or train longer",
         )
+
+
+def real_logits(engine: Engine, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Returns the logits ``(N, classes)`` of a TFLite file that has no manifest yet, for images ``(N, H, W, C)``."""
+    outputs = []
+    for image in images:
+        raw: npt.NDArray[Any] = image[None]
+        if engine.input_qparams is not None:
+            scale, zero_point = engine.input_qparams
+            limits = np.iinfo(engine.input_dtype)
+            raw = np.clip(np.rint(raw / np.float32(scale)) + zero_point, limits.min, limits.max)
+        outputs.append(engine.run(raw.astype(engine.input_dtype))[0])
+    stacked = np.stack(outputs)
+    if engine.output_qparams is None:
+        return stacked.astype(np.float32)
+    scale, zero_point = engine.output_qparams
+    return ((stacked.astype(np.float32) - zero_point) * np.float32(scale)).astype(np.float32)

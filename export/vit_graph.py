@@ -50,19 +50,40 @@ class Rewrites:
         return replace(self, **{name: False})
 
 
+@dataclass(frozen=True)
+class Scales:
+    """Factors that channels are divided by where they are written and multiplied by where they are read.
+
+    In real numbers they change nothing. In integers one range serves all channels of a tensor, and these make the
+    channels equally large (cross-layer equalisation: Nagel et al. 2019, arXiv 1906.04721, eq. 11; SmoothQuant: Xiao
+    et al. 2023, arXiv 2211.10438, eq. 4). Since every LayerNorm is an RMSNorm here, even the residual stream can be
+    scaled: only the mean of squares must then weigh each channel by its factor squared.
+
+    Attributes:
+        stream: of the residual stream, ``(C,)``, or None.
+        qk: for each block of key over query, ``(heads * qk_dim,)``: the query is multiplied, the key divided.
+        v: for each block of the value, ``(heads * v_dim,)``.
+    """
+
+    stream: Array | None = None
+    qk: tuple[Array, ...] = ()
+    v: tuple[Array, ...] = ()
+
+
 ALL_REWRITES = Rewrites()
 NO_REWRITES = Rewrites(**{field.name: False for field in fields(Rewrites)})
 
 
-def vit_graph(model: SlicedViT, rewrites: Rewrites = ALL_REWRITES) -> Graph:
+def vit_graph(model: SlicedViT, rewrites: Rewrites = ALL_REWRITES, scales: Scales | None = None) -> Graph:
     """Returns ``model`` as a graph of one image ``(1, H, W, C)``.
 
     Args:
         model: a sliced ViT.
         rewrites: which of the exact rewrites to make.
+        scales: what to divide channels by; needs all rewrites that fold something, and centring for the stream's.
     """
     weights = {name: value.detach().double().numpy() for name, value in model.state_dict().items()}
-    return _Vit(model.plan, weights, rewrites).build()
+    return _Vit(model.plan, weights, rewrites, scales or Scales()).build()
 
 
 @dataclass(frozen=True)
@@ -77,12 +98,14 @@ class _Normed:
 class _Vit:
     """Builds the graph block by block; ``x`` is always the name of the residual stream."""
 
-    def __init__(self, plan: ShapePlan, weights: dict[str, Array], rewrites: Rewrites) -> None:
-        self.plan, self.weights, self.rewrites = plan, weights, rewrites
+    def __init__(self, plan: ShapePlan, weights: dict[str, Array], rewrites: Rewrites, scales: Scales) -> None:
+        self.plan, self.weights, self.rewrites, self.scales = plan, weights, rewrites, scales
         self.g = Builder((1, *plan.img_size, plan.in_chans), INPUT)
         self.batch = () if rewrites.flat else (1,)
         # without a last norm the head would see what centring takes away
         self.rms = rewrites.centre and plan.norm != "none"
+        self.stream_scale = scales.stream if self.rms else None
+        assert self.stream_scale is None or (rewrites.fold_norm and rewrites.fold_scale), "scales need folded norms"
 
     def build(self) -> Graph:
         plan, g = self.plan, self.g
@@ -114,11 +137,11 @@ class _Vit:
     def embed(self) -> str:
         plan, g, w = self.plan, self.g, self.weights
         c, n = plan.embed_dim, plan.num_patches
-        kernel = self.centred(w["patch_embed.weight"].transpose(0, 2, 3, 1))
-        bias = self.centred(w["patch_embed.bias"]) if plan.patch_bias else np.zeros(c)
-        position = self.centred(w["pos_embed"][0], -1) if plan.pos_embed != "none" else None
+        kernel = self.written(w["patch_embed.weight"].transpose(0, 2, 3, 1))
+        bias = self.written(w["patch_embed.bias"]) if plan.patch_bias else np.zeros(c)
+        position = self.written(w["pos_embed"][0], -1) if plan.pos_embed != "none" else None
         tokens = [w[name][0] for name in ("cls_token", "dist_token", "reg_token") if name in w]
-        prefix = self.centred(np.concatenate(tokens), -1) if tokens else None
+        prefix = self.written(np.concatenate(tokens), -1) if tokens else None
         fold = self.rewrites.fold_embed and position is not None
         if self.rewrites.patch_rows:
             x = g.linear(self.patch_rows(), kernel.reshape(c, -1), bias, "patch_embed")
@@ -154,11 +177,15 @@ class _Vit:
 
     def norm_pre(self, x: str) -> str:
         """A LayerNorm whose result is the residual stream itself: nothing can take its affine."""
-        normed = self.norm(x, "norm_pre", fold=False)
+        g = self.g
+        x = self.norm(x, "norm_pre", fold=False).name
         if not self.rms:
-            return normed.name
-        mean = self.g.op("mean", [normed.name], "norm_pre.mean_out", axis=(-1,))
-        return self.g.op("sub", [normed.name, mean], "norm_pre.centred")
+            return x
+        x = g.op("sub", [x, g.op("mean", [x], "norm_pre.mean_out", axis=(-1,))], "norm_pre.centred_out")
+        if self.stream_scale is None:
+            return x
+        row = (1,) * (len(g.shapes[x]) - 1) + (-1,)
+        return g.op("mul", [x, g.constant("norm_pre.rescale", 1 / self.stream_scale.reshape(row))], "norm_pre.rescaled")
 
     def norm(self, x: str, name: str, fold: bool | None = None) -> _Normed:
         g, rank = self.g, len(self.g.shapes[x])
@@ -167,10 +194,15 @@ class _Vit:
             mean = g.op("mean", [x], f"{name}.mean", axis=(-1,))
             x = g.op("sub", [x, mean], f"{name}.centred")
         square = g.op("mul", [x, x], f"{name}.square")
-        variance = g.op("mean", [square], f"{name}.variance", axis=(-1,))
-        eps = g.constant("norm_eps", np.full((1,) * rank, self.plan.norm_eps))
-        shifted = g.op("add", [variance, eps], f"{name}.variance_eps")
-        x = g.op("mul", [x, g.op("rsqrt", [shifted], f"{name}.rsqrt")], f"{name}.normed")
+        if self.stream_scale is None:
+            variance = g.op("mean", [square], f"{name}.variance", axis=(-1,))
+            eps = g.constant("norm_eps", np.full((1,) * rank, self.plan.norm_eps))
+            variance = g.op("add", [variance, eps], f"{name}.variance_eps")
+        else:
+            share = self.stream_scale**2 / len(self.stream_scale)
+            variance = g.linear(square, share[None], np.full(1, self.plan.norm_eps), f"{name}.variance")
+            weight = weight * self.stream_scale
+        x = g.op("mul", [x, g.op("rsqrt", [variance], f"{name}.rsqrt")], f"{name}.normed")
         if self.rewrites.fold_norm if fold is None else fold:
             return _Normed(x, weight, bias)
         row = (1,) * (rank - 1) + (-1,)
@@ -188,16 +220,21 @@ class _Vit:
         query, query_bias = self.affine(some, f"{at}.q", scale)
         key, key_bias = self.affine(normed, f"{at}.k")
         value, value_bias = self.affine(normed, f"{at}.v")
+        query, query_bias, key, key_bias = self.balanced(index, query, query_bias, key, key_bias)
         out, out_bias = w[f"{at}.proj.weight"], w.get(f"{at}.proj.bias")
         if self.rewrites.fold_bias:
             key_bias = None
             if value_bias is not None:
                 out_bias = out @ value_bias + (0 if out_bias is None else out_bias)
                 value_bias = None
+        if self.scales.v:
+            ratio = self.scales.v[index]
+            value, out = value / ratio[:, None], out * ratio
+            value_bias = None if value_bias is None else value_bias / ratio
         if rows == 1 and key_bias is None and value_bias is None and self.rewrites.fold_scale:
-            q = g.linear(some.name, query, query_bias, f"{at}.q")
-            mixed = self.attention_of_one(q, normed.name, key, value, at)
-            return self.write(stream, mixed, out, out_bias, index, "gamma1", f"{at}.proj")
+            one = g.linear(some.name, query, query_bias, f"{at}.q")
+            joined = self.attention_of_one(one, normed.name, key, value, at)
+            return self.write(stream, joined, out, out_bias, index, "gamma1", f"{at}.proj")
         q = self.heads(g.linear(some.name, query, query_bias, f"{at}.q"), block.num_heads, f"{at}.q")
         k = self.heads(g.linear(normed.name, key, key_bias, f"{at}.k"), block.num_heads, f"{at}.k")
         v = self.heads(g.linear(normed.name, value, value_bias, f"{at}.v"), block.num_heads, f"{at}.v")
@@ -207,6 +244,20 @@ class _Vit:
         scores = g.op("batch_matmul", [q, k], f"{at}.scores", adj_y=True)
         mixed = g.op("batch_matmul", [g.op("softmax", [scores], f"{at}.softmax"), v], f"{at}.mixed")
         return self.write(stream, self.joined(mixed, f"{at}.mixed"), out, out_bias, index, "gamma1", f"{at}.proj")
+
+    def balanced(
+        self, index: int, query: Array, query_bias: Array | None, key: Array, key_bias: Array | None
+    ) -> tuple[Array, Array | None, Array, Array | None]:
+        if not self.scales.qk:
+            return query, query_bias, key, key_bias
+        factor = self.scales.qk[index]
+        query, key = query * factor[:, None], key / factor[:, None]
+        return (
+            query,
+            None if query_bias is None else query_bias * factor,
+            key,
+            None if key_bias is None else key_bias / factor,
+        )
 
     def attention_of_one(self, q: str, normed: str, key: Array, value: Array, at: str) -> str:
         """Attention of one query: the query goes through the key's weights, and the mixture through the value's.
@@ -291,7 +342,7 @@ class _Vit:
         if scale is not None and self.rewrites.fold_scale:
             weight, bias, scale = weight * scale[:, None], None if bias is None else bias * scale, None
         if scale is None:
-            weight, bias = self.centred(weight), None if bias is None else self.centred(bias)
+            weight, bias = self.written(weight), None if bias is None else self.written(bias)
         x = g.linear(x, weight, bias, name)
         if scale is not None:
             row = (1,) * (len(g.shapes[x]) - 1) + (-1,)
@@ -301,9 +352,15 @@ class _Vit:
                 x = g.op("sub", [x, mean], f"{name}.centred")
         return g.op("add", [stream, x], f"{name}.stream")
 
-    def centred(self, value: Array, axis: int = 0) -> Array:
-        """Takes the mean over the channels, along ``axis``, out of something written into the residual stream."""
-        return value - value.mean(axis=axis, keepdims=True) if self.rms else value
+    def written(self, value: Array, axis: int = 0) -> Array:
+        """Returns something written into the residual stream without its mean over the channels, and scaled."""
+        if self.rms:
+            value = value - value.mean(axis=axis, keepdims=True)
+        if self.stream_scale is None:
+            return value
+        shape = [1] * value.ndim
+        shape[axis] = -1
+        return value / self.stream_scale.reshape(shape)
 
     def heads(self, x: str, count: int, name: str) -> str:
         """Maps ``(…, N, heads * d)`` to ``(…, heads, N, d)``."""

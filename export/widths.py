@@ -12,6 +12,7 @@ import numpy as np
 from runtime import ArtifactError, BlockPlan, ShapePlan
 
 Shape = tuple[int, ...]
+_HEADS = ("logits.weight", "head.weight", "head_dist.weight")
 
 
 def read_widths(path: Path, plan: ShapePlan) -> ShapePlan:
@@ -24,7 +25,9 @@ def read_widths(path: Path, plan: ShapePlan) -> ShapePlan:
     Raises:
         ArtifactError: the file's layers are not those of a Vision Transformer with as many blocks.
     """
-    linears, products = (_onnx_layers if path.suffix == ".onnx" else _tflite_layers)(path)
+    if path.suffix != ".onnx":
+        return _tflite_widths(path, plan)
+    linears, products = _onnx_layers(path)
     heads = 2 if plan.dist_token else 1
     depth = len(plan.blocks)
     if len(linears) != 6 * depth + heads or len(products) != 2 * depth:
@@ -78,24 +81,43 @@ def _onnx_layers(path: Path) -> tuple[list[Shape], list[tuple[Shape, Shape]]]:
     return linears, products
 
 
-def _tflite_layers(path: Path) -> tuple[list[Shape], list[tuple[Shape, Shape]]]:
+def _tflite_widths(path: Path, plan: ShapePlan) -> ShapePlan:
+    """Reads the shapes of the weights, which are called what the graph calls them."""
     from ai_edge_litert import schema_py_generated as schema
 
     model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
-    graph = model.subgraphs[0]
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
-    linears: list[Shape] = []
-    products: list[tuple[Shape, Shape]] = []
-    for operator in graph.operators:
-        code = codes[operator.opcodeIndex]
-        shapes = [tuple(int(n) for n in np.atleast_1d(graph.tensors[i].shape)) for i in operator.inputs if i >= 0]
-        if code == schema.BuiltinOperator.FULLY_CONNECTED:
-            linears.append(shapes[1])
-        elif code == schema.BuiltinOperator.BATCH_MATMUL:
-            products.append((_three(shapes[0]), _three(shapes[1])))
-    return linears, products
+    shapes: dict[str, Shape] = {
+        tensor.name.decode(): tuple(int(n) for n in np.atleast_1d(tensor.shape))
+        for tensor in model.subgraphs[0].tensors
+    }
+    depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
+    if depth != len(plan.blocks) or ("head.weight" not in shapes and "logits.weight" not in shapes):
+        raise ArtifactError(
+            f"{path} does not have the layers of its plan", expected=f"{len(plan.blocks)} blocks", got=depth
+        )
+    blocks = [_named_block(path, shapes, f"blocks.{i}") for i in range(depth)]
+    embeds = {width for _, width in blocks} | {shapes[name][1] for name in _HEADS if name in shapes}
+    if len(embeds) != 1:
+        raise ArtifactError(f"The layers of {path} disagree about embed_dim", got=sorted(embeds))
+    return replace(plan, embed_dim=embeds.pop(), blocks=tuple(block for block, _ in blocks))
 
 
-def _three(shape: Shape) -> Shape:
-    """Returns the last three dimensions; a lone head has lost its own."""
-    return shape[-3:] if len(shape) >= 3 else (1, *shape)
+def _named_block(path: Path, shapes: dict[str, Shape], name: str) -> tuple[BlockPlan, int]:
+    try:
+        q, k, v, proj = (shapes[f"{name}.attn.{part}.weight"] for part in ("q", "k", "v", "proj"))
+        fc1, fc2, scores = (
+            shapes[f"{name}.mlp.fc1.weight"],
+            shapes[f"{name}.mlp.fc2.weight"],
+            shapes[f"{name}.attn.scores"],
+        )
+    except KeyError as error:
+        raise ArtifactError(f"{path} lacks a tensor of its plan", got=error.args[0]) from error
+    # the keys and values of a single query are (heads, width, embed_dim)
+    heads = k[0] if len(k) == 3 else scores[-3]
+    k, v = (int(np.prod(k[:-1])), k[-1]), (int(np.prod(v[:-1])), v[-1])
+    embed = q[1]
+    found = [q, k, v, proj, fc1, fc2]
+    wanted = [(k[0], embed), (q[0], embed), (v[0], embed), (embed, v[0]), (fc1[0], embed), (embed, fc1[0])]
+    if found != wanted or q[0] % heads or v[0] % heads:
+        raise ArtifactError(f"The layers of {path} do not fit together", expected=wanted, got=found)
+    return BlockPlan(heads, q[0] // heads, v[0] // heads, fc1[0]), embed

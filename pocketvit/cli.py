@@ -191,6 +191,55 @@ def predict(
 
 
 @app.command()
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="A .tflite or .onnx file, with or without its manifest.")],
+    time: Annotated[bool, typer.Option("--time/--no-time", help="Measure where its time goes.")] = True,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Say what is in a file: operators, precision, MACs, bytes, widths, delegate partitions, and where time goes.
+
+    The file may be damaged or hostile: a process apart opens it.
+    """
+    from export import inspect_file
+
+    from .console import shown, stdout_console
+
+    with shown() as progress:
+        found = inspect_file(artifact, time=time, threads=threads, progress=progress)
+    if as_json:
+        _print_json("pocketvit.inspection", encode(found))
+        return
+    from .table import inspection_tables
+
+    stdout_console().print(*inspection_tables(found), sep="\n")
+
+
+@app.command()
+def verify(
+    artifact: Annotated[Path, typer.Argument(help="A .tflite or .onnx file; its manifest stands beside it.")],
+    against: Annotated[str | None, typer.Option("--with", help="Compare with another engine: tensorflow.")] = None,
+    images: Annotated[int, typer.Option(help="Random images to run.")] = 16,
+    as_json: Json = False,
+) -> None:
+    """Check a file against its manifest and by running it; exits with 1 when a check fails."""
+    from export import verify_file
+
+    from .console import shown, stdout_console
+
+    with shown() as progress:
+        found = verify_file(artifact, images=images, against=against, progress=progress)
+    if as_json:
+        _print_json("pocketvit.verification", {"passed": found.passed, **encode(found)})
+    else:
+        from .table import verification_tables
+
+        stdout_console().print(*verification_tables(found), sep="\n")
+    if not found.passed:
+        _fail(f"{artifact.name} does not pass: {', '.join(c.name for c in found.checks if not c.passed)}.", 1)
+
+
+@app.command()
 def bench(
     files: Annotated[list[Path], typer.Argument(help=".tflite and .onnx files; they are timed in turns.")],
     target: Annotated[str, typer.Option(help="Where to run: cpu.")] = "cpu",

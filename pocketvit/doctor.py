@@ -20,8 +20,6 @@ PACKAGES = {
         "scikit-learn": "sklearn",
     },
     "export": {
-        "litert-torch": "litert_torch",
-        "ai-edge-quantizer": "ai_edge_quantizer",
         "onnx": "onnx",
         "onnxscript": "onnxscript",
     },

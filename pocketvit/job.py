@@ -191,6 +191,9 @@ def export_settings(settings: RunSettings) -> ExportSettings:
         calibration_images=settings.calibration_images,
         verify_images=settings.verify_images,
         min_agreement=settings.min_agreement,
+        made_for=settings.made_for,
+        max_drop=settings.max_drop,
+        qat_epochs=settings.qat_epochs,
         seed=settings.seed,
     )
 

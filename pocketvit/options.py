@@ -80,11 +80,18 @@ def run_settings(
     ] = None,
     importance_images: Annotated[int, _option(_PRUNE, "Images per class that importance is taken on.")] = 25,
     formats: Annotated[
-        str, _option(_EXPORT, "Files to write, comma-separated: onnx, fp32, int8, int8-full.")
+        str, _option(_EXPORT, "Files to write, comma-separated: onnx, fp32, fp16, int8, int8-full, int8-full-16x8.")
     ] = "onnx,fp32,int8,int8-full",
-    calibration_images: Annotated[int, _option(_EXPORT, "Held-out images that set the ranges of int8-full.")] = 32,
+    calibration_images: Annotated[int, _option(_EXPORT, "Held-out images that set integer ranges; 0 chooses.")] = 0,
     verify_images: Annotated[int, _option(_EXPORT, "Test images every file is run on; 0 chooses.")] = 0,
     min_agreement: Annotated[float, _option(_EXPORT, "Least share of images on which int8 agrees with float.")] = 0.99,
+    made_for: Annotated[
+        str, _option(_EXPORT, "Processors that int8 is made for: x86, pi4, pi5 or android.", "--for")
+    ] = "x86",
+    max_drop: Annotated[
+        float | None, _option(_EXPORT, "Most points of top-1 an integer file may lose on held-out images.")
+    ] = None,
+    qat: Annotated[int, _option(_EXPORT, "Epochs of training int8-full under rounding.")] = 0,
 ) -> RunSettings:
     """Collects the options into settings.
 
@@ -97,6 +104,8 @@ def run_settings(
         raise PlanError("--search is one of four", expected="one-shot, milp, greedy or dfbnb", got=search)
     if latency_precision not in ("fp32", "int8"):
         raise PlanError("--latency-precision is one of two", expected="fp32 or int8", got=latency_precision)
+    if made_for not in ("x86", "pi4", "pi5", "android"):
+        raise PlanError("--for is one of four", expected="x86, pi4, pi5 or android", got=made_for)
     return RunSettings(
         data=data,
         model=model,
@@ -130,6 +139,9 @@ def run_settings(
         calibration_images=calibration_images,
         verify_images=verify_images,
         min_agreement=min_agreement,
+        made_for=made_for,  # type: ignore[arg-type]
+        max_drop=max_drop,
+        qat_epochs=qat,
         threads=threads,
         seed=seed,
     )

@@ -10,7 +10,7 @@ from compress import (
     read_task,
     save_model,
 )
-from device_bench import RunSummary, Sampling, summarise, write_report
+from device_bench import RunSummary, Sampling, summarise, time_apart, write_report
 from export import export_model
 from runtime import (
     Artifact,
@@ -105,5 +105,5 @@ def export(
         model = load_model(job.spec, job.plan.num_classes, settings.seed)
         save_model(folder.baseline, model, job.task)
         return export_model(
-            model, job.task, job.data, folder.artifacts, folder.name, export_settings(settings), progress
+            model, job.task, job.data, folder.artifacts, folder.name, export_settings(settings), progress, time_apart
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from device_bench import Conditions, fit_table, machine_state, parts_to_time, time_apart, wholes_to_time
-from export import DYNAMIC, Template, make_template, resize, write_quantised
+from export import timing_bytes
 from runtime import (
     ArtifactError,
     BlockPlan,
@@ -32,6 +32,9 @@ from runtime import (
 PROFILE_TARGETS = ("cpu",)
 _FILES_AT_ONCE = 32
 
+_FORMAT = 2
+"""Of tables, journals, and the files that are timed: another one is looked for under another name."""
+
 
 @dataclass(frozen=True)
 class _Timing:
@@ -48,7 +51,7 @@ class _Timing:
     passes: int
 
 
-_PARTS, _WHOLES = _Timing(60, 5, 1), _Timing(40, 25, 3)
+_PARTS, _WHOLES = _Timing(60, 5, 1), _Timing(40, 50, 3)
 """A part is the small difference of two times, and needs the steadiest one; a prediction is of what is usual."""
 
 
@@ -77,14 +80,14 @@ def profile(
 
     Raises:
         UnsupportedTargetError: the target cannot be profiled.
-        MissingExtraError: a converter or engine is not installed.
+        MissingExtraError: a writer or engine of files is not installed.
         MeasurementError: the times make no sense.
         StorageError: the folder cannot be written.
     """
     if target not in PROFILE_TARGETS:
         raise UnsupportedTargetError("The target cannot be profiled", expected=", ".join(PROFILE_TARGETS), got=target)
     conditions = _conditions(target, precision, threads)
-    asked = {"conditions": encode(conditions), "plan": encode(plan)}
+    asked = {"format": _FORMAT, "conditions": encode(conditions), "plan": encode(plan)}
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     path = folder / f"{target}-{precision}-{digest}.json"
     times = path.with_suffix(".jsonl")
@@ -98,7 +101,7 @@ def profile(
         folder.mkdir(parents=True, exist_ok=True)
     _measure(plan, parts_to_time(plan), _PARTS, conditions, times, "profile", progress)
     _measure(plan, wholes_to_time(plan), _WHOLES, conditions, times, "whole models", progress)
-    table = fit_table(plan, conditions, {one: median(taken) for one, taken in _read_times(times, plan).items()})
+    table = fit_table(plan, conditions, {file: median(taken) for file, taken in _read_times(times, plan).items()})
     write_latency(path, table)
     return table, path
 
@@ -115,7 +118,7 @@ def _conditions(target: str, precision: LatencyPrecision, threads: int) -> Condi
 
 def _measure(
     plan: ShapePlan,
-    plans: Sequence[ShapePlan],
+    files: Sequence[tuple[ShapePlan, bool]],
     timing: _Timing,
     conditions: Conditions,
     journal: Path,
@@ -125,49 +128,34 @@ def _measure(
     """Times what the journal does not hold yet, a few files at a time, in an order that no width follows."""
     known, missing = _read_times(journal, plan), []
     for number in range(timing.passes):
-        some = [one for one in plans if len(known.get(one, ())) <= number]
+        some = [file for file in files if len(known.get(file, ())) <= number]
         missing += random.Random(number).sample(some, len(some))
-    templates: dict[int, Template] = {}
-    total = timing.passes * len(plans)
+    total = timing.passes * len(files)
     done = total - len(missing)
     for start in range(0, len(missing), _FILES_AT_ONCE):
         some = missing[start : start + _FILES_AT_ONCE]
         with tempfile.TemporaryDirectory() as folder:
-            files = []
-            for number, one in enumerate(some):
-                depth = len(one.blocks)
-                if depth not in templates:
-                    templates[depth] = make_template(plan, depth)
-                files.append(_write(templates[depth], one, Path(folder) / f"{number}.tflite", conditions.precision))
-            seconds = time_apart(files, threads=conditions.threads, rounds=timing.rounds, percent=timing.percent)
-        lines = "".join(
-            json.dumps({"embed_dim": one.embed_dim, "blocks": _rows(one), "seconds": value}) + "\n"
-            for one, value in zip(some, seconds, strict=True)
-        )
+            paths = [Path(folder) / f"{number}.tflite" for number in range(len(some))]
+            for path, (one, pooled_only) in zip(paths, some, strict=True):
+                with storage_errors(path):
+                    path.write_bytes(timing_bytes(one, conditions.precision, pooled_only=pooled_only))
+            seconds = time_apart(paths, threads=conditions.threads, rounds=timing.rounds, percent=timing.percent)
+        lines = "".join(_line(*file, value) for file, value in zip(some, seconds, strict=True))
         with storage_errors(journal), journal.open("a", encoding="utf-8") as handle:
             handle.write(lines)
         done += len(some)
         progress(stage, done, total)
 
 
-def _write(template: Template, plan: ShapePlan, path: Path, precision: LatencyPrecision) -> Path:
-    with storage_errors(path):
-        path.write_bytes(resize(template, plan))
-    if precision == "int8":
-        small = path.with_suffix(".int8.tflite")
-        write_quantised(path, small, DYNAMIC)
-        path.unlink()
-        return small
-    return path
+def _line(plan: ShapePlan, pooled_only: bool, seconds: float) -> str:
+    rows = [[block.num_heads, block.qk_dim, block.v_dim, block.mlp_dim] for block in plan.blocks]
+    line = {"embed_dim": plan.embed_dim, "blocks": rows, "pooled_only": pooled_only, "seconds": seconds}
+    return json.dumps(line) + "\n"
 
 
-def _rows(plan: ShapePlan) -> list[list[int]]:
-    return [[block.num_heads, block.qk_dim, block.v_dim, block.mlp_dim] for block in plan.blocks]
-
-
-def _read_times(journal: Path, plan: ShapePlan) -> dict[ShapePlan, list[float]]:
-    """Returns the times that were taken of each plan, nanoseconds; a last line cut short by a kill is left out."""
-    times: dict[ShapePlan, list[float]] = {}
+def _read_times(journal: Path, plan: ShapePlan) -> dict[tuple[ShapePlan, bool], list[float]]:
+    """Returns the times that were taken of each file, nanoseconds; a last line cut short by a kill is left out."""
+    times: dict[tuple[ShapePlan, bool], list[float]] = {}
     if not journal.is_file():
         return times
     text = journal.read_text(encoding="utf-8", errors="replace")
@@ -178,8 +166,10 @@ def _read_times(journal: Path, plan: ShapePlan) -> dict[ShapePlan, list[float]]:
             seconds = float(line["seconds"])
             if not 0 < seconds < math.inf:
                 raise ValueError(f"a time of {seconds} s")
+            if not isinstance(line["pooled_only"], bool):
+                raise ValueError(f"pooled_only is {line['pooled_only']}")
             one = replace(plan, embed_dim=line["embed_dim"], blocks=blocks)
-            times.setdefault(one, []).append(seconds * 1e9)
+            times.setdefault((one, line["pooled_only"]), []).append(seconds * 1e9)
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{journal} is damaged", got=error, fix="Measure anew with --force") from error
     if whole != text:

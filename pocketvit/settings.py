@@ -81,9 +81,12 @@ class RunSettings:
         train_limit: use only so many training images.
         skip_bad: leave out pictures that cannot be decoded.
         kinds: files to write, of ``export.KINDS``.
-        calibration_images: held-out images that set the ranges of ``int8-full``.
+        calibration_images: held-out images that set integer ranges; 0 chooses.
         verify_images: test images every file is run on; 0 chooses.
-        min_agreement: least share of images on which ``int8`` has the float model's top-1.
+        min_agreement: least share of images on which ``fp16`` and ``int8`` have the float model's top-1.
+        made_for: family of processors that the recipe of ``int8`` is chosen for.
+        max_drop: most points of top-1 an integer file may lose on held-out images; None holds them to nothing more.
+        qat_epochs: of quantisation-aware training of ``int8-full``.
         threads: torch threads; 0 takes every core. Part of what makes a run repeatable.
         seed: of splits, fresh weights, order, augmentation and calibration.
 
@@ -120,9 +123,12 @@ class RunSettings:
     train_limit: int | None = None
     skip_bad: bool = False
     kinds: tuple[str, ...] = ("onnx", "fp32", "int8", "int8-full")
-    calibration_images: int = 32
+    calibration_images: int = 0
     verify_images: int = 0
     min_agreement: float = 0.99
+    made_for: Literal["x86", "pi4", "pi5", "android"] = "x86"
+    max_drop: float | None = None
+    qat_epochs: int = 0
     threads: int = 0
     seed: int = 0
 

@@ -42,7 +42,7 @@ from compress import (
     weights_sha256,
     write_journal,
 )
-from device_bench import Sampling, bench_apart, read_result, write_result
+from device_bench import Sampling, bench_apart, read_result, time_apart, write_result
 from export import ExportSettings, export_model
 from runtime import (
     Artifact,
@@ -353,7 +353,7 @@ def export_stage(
         plain = replace(settings, kinds=("fp32",))
         for source, name, wanted in ((folder.baseline, "baseline", plain), (folder.sliced, folder.name, settings)):
             model, task = read_model(source), read_task(source)
-            artifacts += export_model(model, task, data, folder.artifacts, name, wanted, progress)
+            artifacts += export_model(model, task, data, folder.artifacts, name, wanted, progress, time_apart)
     return artifacts
 
 

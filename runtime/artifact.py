@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ SCHEMA = "pocketvit.artifact"
 VERSION = 1
 
 Format = Literal["onnx", "tflite"]
-Precision = Literal["fp32", "int8", "int8-full"]
+Precision = Literal["fp32", "fp16", "int8", "int8-full", "int8-full-16x8"]
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite"}
 
 
@@ -29,7 +29,7 @@ class TensorSpec:
         shape: its dimensions; -1 is free (batch).
         dtype: numpy's name of its type.
         layout: ``NHWC``, ``NCHW`` or ``NC``.
-        scale: real = scale * (stored - zero_point), for int8; null for float.
+        scale: real = scale * (stored - zero_point), for integers; null for float.
         zero_point: see ``scale``.
 
     Raises:
@@ -39,7 +39,7 @@ class TensorSpec:
 
     name: str
     shape: tuple[int, ...]
-    dtype: Literal["float32", "int8"]
+    dtype: Literal["float32", "int8", "int16"]
     layout: Literal["NHWC", "NCHW", "NC"]
     scale: float | None = None
     zero_point: int | None = None
@@ -51,10 +51,10 @@ class TensorSpec:
             if self.scale is not None or self.zero_point is not None:
                 raise ArtifactError(f"The float tensor '{self.name}' has a scale or zero point")
         elif self.scale is None or self.zero_point is None:
-            raise ArtifactError(f"The int8 tensor '{self.name}' lacks its scale or zero point")
+            raise ArtifactError(f"The integer tensor '{self.name}' lacks its scale or zero point")
         elif not (1e-30 <= self.scale <= 1e30 and -128 <= self.zero_point <= 127):
             raise ArtifactError(
-                f"The int8 tensor '{self.name}' has an impossible scale or zero point",
+                f"The integer tensor '{self.name}' has an impossible scale or zero point",
                 expected="scale within 1e-30 to 1e30, zero point within -128 to 127",
                 got=f"{self.scale} and {self.zero_point}",
             )
@@ -103,6 +103,27 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One way of quantising that was tried, and how it did on the images of choice (held-out, never the test split).
+
+    Attributes:
+        recipe: its name.
+        images: number of images.
+        top1_agreement: share of them with the float model's top-1, 0..1.
+        top1_drop: points of top-1 lost on them; null where labels are unknown.
+        sqnr_db: signal to quantisation noise of the logits, dB; null when they are identical.
+        latency_s: of one image, taken in turns with the other candidates that were good enough; null where not timed.
+    """
+
+    recipe: str
+    images: int
+    top1_agreement: float
+    top1_drop: float | None
+    sqnr_db: float | None
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where a file comes from.
 
@@ -121,7 +142,27 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Artifact:
-    """The manifest of one exported file."""
+    """The manifest of one exported file.
+
+    Attributes:
+        file: its name.
+        sha256: of its bytes.
+        size_bytes: of it.
+        format: ``onnx`` or ``tflite``.
+        precision: of its weights and operators.
+        recipe: how it was quantised, or ``fp32``.
+        plan: the model's shape.
+        preprocessing: how pictures become its input.
+        input: its image tensor.
+        output: its logits.
+        class_names: of the outputs.
+        parity: how it compares with the torch model.
+        calibration: the images that set integer ranges, or null.
+        provenance: where it comes from.
+        made_for: family of processors the recipe was chosen for; null where none was.
+        asked: the settings that the choice of recipe went by.
+        trials: the recipes it was chosen from.
+    """
 
     file: str
     sha256: str
@@ -137,6 +178,9 @@ class Artifact:
     parity: Parity
     calibration: Calibration | None
     provenance: Provenance
+    made_for: str | None = None
+    asked: dict[str, int | float | str] = field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
 
 
 def manifest_path(file: Path) -> Path:

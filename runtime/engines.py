@@ -14,7 +14,8 @@ from .quiet import quiet
 
 EngineName = Literal["litert", "onnxruntime"]
 _DTYPES: dict[str, np.dtype[Any]] = {
-    f"tensor({name})": np.dtype(kind) for name, kind in (("float", "f4"), ("int8", "i1"), ("uint8", "u1"))
+    f"tensor({name})": np.dtype(kind)
+    for name, kind in (("float", "f4"), ("int8", "i1"), ("uint8", "u1"), ("int16", "i2"))
 }
 DEFAULT_ENGINES: dict[str, EngineName] = {"tflite": "litert", "onnx": "onnxruntime"}
 

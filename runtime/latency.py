@@ -10,7 +10,7 @@ from functools import cache
 from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import ClassVar, Literal
 
 from .codec import decode, encode
 from .errors import ArtifactError, PlanError
@@ -18,7 +18,7 @@ from .files import read_document, write_document
 from .plan import BlockPlan, ShapePlan
 
 SCHEMA = "pocketvit.latency"
-VERSION = 1
+VERSION = 2
 
 LatencyPrecision = Literal["fp32", "int8"]
 
@@ -83,8 +83,9 @@ class LatencyTable:
     """What every width costs in time, for one architecture on one target.
 
     A model takes ``first`` and ``further`` for each block but one, all at their least widths, plus what the widths
-    of every MLP and attention add, plus ``offset_ns``. The grids are those measured, each times a factor; factors
-    and offset are the residual, fitted to whole models.
+    of every MLP and attention add, plus ``offset_ns``. The last block computes what the head reads alone, so that its
+    widths add a share of what they would before it. The grids are those measured, each times a factor; factors and
+    offset are the residual, fitted to whole models.
 
     Attributes:
         target: where it was measured.
@@ -94,7 +95,7 @@ class LatencyTable:
         threads: of the engine.
         precision: of the files.
         baseline: the architecture, at its largest widths.
-        first: of a model of one block, over (embed_dim).
+        first: of a model of one block, as it ships, over (embed_dim).
         further: of each further block, over (embed_dim).
         mlp: what an MLP adds, over (embed_dim, mlp_dim).
         qk: what heads, queries and keys add, over (embed_dim, num_heads, qk_dim).
@@ -102,7 +103,13 @@ class LatencyTable:
         factors: that the grids were multiplied by: of ``first`` and ``further``, ``mlp``, ``qk``, ``v``.
         offset_ns: added to the sum.
         checks: whole models that neither the table nor its residual was fitted to.
+        last_share: of what its widths would cost in any other place, what those of the last block do.
+
+    Raises:
+        ArtifactError: ``last_share`` is not between 0 and ``MOST_LAST_SHARE``.
     """
+
+    MOST_LAST_SHARE: ClassVar[float] = 1.5
 
     target: str
     cpu_model: str
@@ -119,6 +126,15 @@ class LatencyTable:
     factors: tuple[float, float, float, float]
     offset_ns: int
     checks: tuple[Check, ...]
+    last_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.last_share <= self.MOST_LAST_SHARE:
+            raise ArtifactError(
+                "The last block's share of a latency table is out of range",
+                expected=f"0 to {self.MOST_LAST_SHARE}",
+                got=self.last_share,
+            )
 
     @property
     def median_error(self) -> float:
@@ -129,7 +145,8 @@ class LatencyTable:
 def latency_of(table: LatencyTable) -> Callable[[ShapePlan], int]:
     """Returns a function from a plan to its predicted latency, nanoseconds.
 
-    It is additive: with embed_dim fixed, the sum of a constant, a part of every MLP and a part of every attention.
+    It is additive: with embed_dim fixed, the sum of a constant, a part of every MLP and a part of every attention. The
+    parts of the last block are of their own; in all other places equal widths cost the same.
     """
 
     @cache
@@ -137,19 +154,20 @@ def latency_of(table: LatencyTable) -> Callable[[ShapePlan], int]:
         return table.offset_ns + round(table.first.at(embed_dim) + (depth - 1) * table.further.at(embed_dim))
 
     @cache
-    def mlp(embed_dim: int, mlp_dim: int) -> int:
-        return round(table.mlp.at(embed_dim, mlp_dim))
+    def mlp(share: float, embed_dim: int, mlp_dim: int) -> int:
+        return round(share * table.mlp.at(embed_dim, mlp_dim))
 
     @cache
-    def attention(embed_dim: int, heads: int, qk_dim: int, v_dim: int) -> int:
-        return round(table.qk.at(embed_dim, heads, qk_dim) + table.v.at(embed_dim, heads, v_dim))
+    def attention(share: float, embed_dim: int, heads: int, qk_dim: int, v_dim: int) -> int:
+        return round(share * (table.qk.at(embed_dim, heads, qk_dim) + table.v.at(embed_dim, heads, v_dim)))
 
-    def block(embed_dim: int, widths: BlockPlan) -> int:
-        return mlp(embed_dim, widths.mlp_dim) + attention(embed_dim, widths.num_heads, widths.qk_dim, widths.v_dim)
+    def block(share: float, c: int, widths: BlockPlan) -> int:
+        return mlp(share, c, widths.mlp_dim) + attention(share, c, widths.num_heads, widths.qk_dim, widths.v_dim)
 
     def latency(plan: ShapePlan) -> int:
-        c = plan.embed_dim
-        return ends(c, len(plan.blocks)) + sum(block(c, widths) for widths in plan.blocks)
+        c, (*others, last) = plan.embed_dim, plan.blocks
+        before = sum(block(1.0, c, widths) for widths in others)
+        return ends(c, len(plan.blocks)) + before + block(table.last_share, c, last)
 
     return latency
 
@@ -184,9 +202,12 @@ def read_latency(path: Path) -> LatencyTable:
     """Reads a table.
 
     Raises:
-        ArtifactError: the file is missing, damaged or of a newer version.
+        ArtifactError: the file is missing, damaged, or of a newer or older version.
     """
-    return decode(LatencyTable, read_document(path, SCHEMA, VERSION).get("table"), f"{path}: table")
+    table = read_document(path, SCHEMA, VERSION).get("table")
+    if isinstance(table, dict) and "last_share" not in table:  # of files that this version no longer writes
+        raise ArtifactError(f"{path} was measured by an older PocketViT", fix="Measure anew with: pocketvit profile")
+    return decode(LatencyTable, table, f"{path}: table")
 
 
 def _widest(plan: ShapePlan) -> tuple[int, ...]:

@@ -105,7 +105,7 @@ class Session:
         if spec.layout == "NCHW":
             inputs = inputs.transpose(0, 3, 1, 2)
         inputs = np.ascontiguousarray(inputs, dtype=np.float32)
-        return inputs if spec.scale is None else quantise(inputs, spec.scale, spec.zero_point or 0)
+        return inputs if spec.scale is None else quantise(inputs, spec.scale, spec.zero_point or 0, spec.dtype)
 
     def run_raw(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Runs one raw batch and returns dequantised logits ``(B, classes)``."""
@@ -159,10 +159,11 @@ def _same_qparams(spec: TensorSpec, qparams: tuple[float, int] | None) -> bool:
     return math.isclose(spec.scale, qparams[0], rel_tol=1e-5) and spec.zero_point == qparams[1]
 
 
-def quantise(values: npt.NDArray[np.float32], scale: float, zero_point: int) -> npt.NDArray[np.int8]:
-    """Returns ``round(values / scale) + zero_point`` clipped to int8."""
-    stored: npt.NDArray[np.int8] = np.clip(np.rint(values / np.float32(scale)) + zero_point, -128, 127).astype(np.int8)
-    return stored
+def quantise(values: npt.NDArray[np.float32], scale: float, zero_point: int, dtype: str = "int8") -> npt.NDArray[Any]:
+    """Returns ``round(values / scale) + zero_point`` clipped to the integers of ``dtype``."""
+    limits = np.iinfo(dtype)
+    stored: npt.NDArray[Any] = np.clip(np.rint(values / np.float32(scale)) + zero_point, limits.min, limits.max)
+    return stored.astype(dtype)
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

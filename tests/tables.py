@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 
 from device_bench import Conditions, fit_table, parts_to_time, wholes_to_time
+from device_bench.profile import Timed
 from runtime import BlockPlan, LatencyTable, ShapePlan
 
 CONDITIONS = Conditions("cpu", "a made-up machine", "litert", "1.0", 1, "fp32")
 TILE = 32
+LAST = 0.3
+"""Of what a block takes, what the last one takes where it computes what the head reads alone."""
 
 
 def linear_ns(inputs: int, outputs: int) -> float:
@@ -22,9 +25,14 @@ def block_ns(c: int, block: BlockPlan) -> float:
     return attention + 30.0 * heads * (qk + v) + linear_ns(c, block.mlp_dim) + linear_ns(block.mlp_dim, c) + 40.0 * c
 
 
-def model_ns(plan: ShapePlan) -> float:
-    return 20_000.0 + 100.0 * plan.embed_dim + sum(block_ns(plan.embed_dim, block) for block in plan.blocks)
+def model_ns(plan: ShapePlan, pooled_only: bool = True, last: float = LAST) -> float:
+    *others, final = (block_ns(plan.embed_dim, block) for block in plan.blocks)
+    return 20_000.0 + 100.0 * plan.embed_dim + sum(others) + (last if pooled_only else 1.0) * final
 
 
-def stair_table(plan: ShapePlan) -> LatencyTable:
-    return fit_table(plan, CONDITIONS, {p: model_ns(p) for p in (*parts_to_time(plan), *wholes_to_time(plan))})
+def stair_times(plan: ShapePlan, last: float = LAST) -> dict[Timed, float]:
+    return {file: model_ns(*file, last) for file in (*parts_to_time(plan), *wholes_to_time(plan))}
+
+
+def stair_table(plan: ShapePlan, last: float = LAST) -> LatencyTable:
+    return fit_table(plan, CONDITIONS, stair_times(plan, last))

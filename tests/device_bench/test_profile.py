@@ -9,7 +9,7 @@ import pytest
 from device_bench import fit_table, parts_to_time, random_plans, time_apart, wholes_to_time
 from device_bench.profile import LEAST, knots_of
 from runtime import ArtifactError, BlockPlan, MeasurementError, ShapePlan, latency_of
-from tests.tables import CONDITIONS, model_ns, stair_table
+from tests.tables import CONDITIONS, LAST, model_ns, stair_table, stair_times
 
 from .conftest import write_onnx
 
@@ -37,58 +37,72 @@ def test_knots_reach_from_the_least_to_the_largest_width() -> None:
 def test_everything_to_time_is_small_and_named_once() -> None:
     parts = parts_to_time(PLAN)
     assert len(set(parts)) == len(parts)
-    assert {len(plan.blocks) for plan in parts} == {1, 2}
-    assert all(plan.blocks == (LEAST, LEAST) for plan in parts if len(plan.blocks) == 2)
+    assert {len(plan.blocks) for plan, _ in parts} == {1, 2}
+    assert all(plan.blocks == (LEAST, LEAST) and not pooled for plan, pooled in parts if len(plan.blocks) == 2)
+    ships = [plan for plan, pooled_only in parts if pooled_only]
+    assert {plan.blocks[0] for plan in ships} == {LEAST, BlockPlan(3, 32, 32, 256)}
+    assert {(plan, False) for plan in ships} <= set(parts)
     wholes = wholes_to_time(PLAN)
-    assert wholes[0] == PLAN
+    assert wholes[0] == (PLAN, True)
     assert wholes == wholes_to_time(PLAN)
-    assert all(len(plan.blocks) == 2 for plan in wholes)
+    assert all(len(plan.blocks) == 2 and pooled_only for plan, pooled_only in wholes)
     assert len(set(random_plans(WIDE, 20, 1)) | set(random_plans(WIDE, 20, 2))) == 40
 
 
+@pytest.mark.parametrize("last", [LAST, 1.0])
 @pytest.mark.parametrize("plan", [PLAN, WIDE])
-def test_random_plans_are_predicted_on_a_machine_of_stairs(plan: ShapePlan) -> None:
-    table = stair_table(plan)
+def test_random_plans_are_predicted_on_a_machine_of_stairs(plan: ShapePlan, last: float) -> None:
+    table = stair_table(plan, last)
+    assert table.last_share == pytest.approx(last, abs=0.001)
     assert 19 <= len(table.checks) <= 20
     assert table.median_error < 0.02
     latency = latency_of(table)
-    errors = [abs(latency(p) / model_ns(p) - 1) for p in random_plans(plan, 40, 5)]
+    errors = [abs(latency(p) / model_ns(p, last=last) - 1) for p in random_plans(plan, 40, 5)]
     assert float(np.median(errors)) < 0.02
     assert max(errors) < 0.08
 
 
 def test_the_residual_is_found_and_kept_from_the_checks() -> None:
-    times = {plan: model_ns(plan) for plan in parts_to_time(PLAN)}
-    times |= {plan: 1.3 * model_ns(plan) + 50_000 for plan in wholes_to_time(PLAN)}
+    times = stair_times(PLAN)
+    times |= {whole: 1.3 * times[whole] + 50_000 for whole in wholes_to_time(PLAN)}
     table = fit_table(PLAN, CONDITIONS, times)
     assert table.factors == pytest.approx((1.3, 1.3, 1.3, 1.3), rel=0.1)
     assert table.median_error < 0.02
     wholes = wholes_to_time(PLAN)
-    assert [check.plan for check in table.checks] == list(wholes[2::3])
+    assert [check.plan for check in table.checks] == [plan for plan, _ in wholes[2::3]]
     spoiled = times | {wholes[2]: 10 * times[wholes[2]]}
     assert fit_table(PLAN, CONDITIONS, spoiled).factors == table.factors
 
 
 def test_noise_does_not_make_a_narrower_model_slower() -> None:
     rng = np.random.default_rng(0)
-    times = {plan: model_ns(plan) * rng.uniform(0.9, 1.1) for plan in (*parts_to_time(PLAN), *wholes_to_time(PLAN))}
+    times = {file: time * rng.uniform(0.9, 1.1) for file, time in stair_times(PLAN).items()}
     latency = latency_of(fit_table(PLAN, CONDITIONS, times))
     for plan in random_plans(PLAN, 30, 3):
-        block = plan.blocks[0]
-        assert latency(plan.with_block(0, replace(block, mlp_dim=8))) <= latency(plan)
-        assert latency(plan.with_block(0, replace(block, qk_dim=8))) <= latency(plan)
-        assert latency(plan.with_block(0, replace(block, num_heads=1))) <= latency(plan)
+        for i, block in enumerate(plan.blocks):
+            assert latency(plan.with_block(i, replace(block, mlp_dim=8))) <= latency(plan)
+            assert latency(plan.with_block(i, replace(block, qk_dim=8))) <= latency(plan)
+            assert latency(plan.with_block(i, replace(block, num_heads=1))) <= latency(plan)
         assert latency(replace(plan, embed_dim=8)) <= latency(plan)
 
 
 def test_a_missing_time_and_a_senseless_one_are_said() -> None:
-    times = {plan: model_ns(plan) for plan in (*parts_to_time(PLAN), *wholes_to_time(PLAN))}
-    first = parts_to_time(PLAN)[3]
-    with pytest.raises(MeasurementError, match="missing"):
-        fit_table(PLAN, CONDITIONS, {plan: time for plan, time in times.items() if plan != first})
-    upside_down = times | {plan: 1e10 / model_ns(plan) for plan in wholes_to_time(PLAN)}
+    times, parts, wholes = stair_times(PLAN), parts_to_time(PLAN), wholes_to_time(PLAN)
+    for missing in (parts[3], next(file for file in parts if file[1]), wholes[4]):
+        with pytest.raises(MeasurementError, match="missing"):
+            fit_table(PLAN, CONDITIONS, {file: time for file, time in times.items() if file != missing})
+    upside_down = times | {whole: 1e10 / times[whole] for whole in wholes}
     with pytest.raises(MeasurementError, match="do not grow"):
         fit_table(PLAN, CONDITIONS, upside_down)
+
+
+def test_the_share_of_the_last_block_is_that_of_most_widths_and_within_its_limits() -> None:
+    wide = [file for file in parts_to_time(PLAN) if file[1] and file[0].blocks[0] != LEAST]
+    times = stair_times(PLAN)
+    disturbed = times | {file: 10 * times[file] for file in wide[: len(wide) // 2 - 1]}
+    assert fit_table(PLAN, CONDITIONS, disturbed).last_share == pytest.approx(LAST, abs=0.01)
+    assert fit_table(PLAN, CONDITIONS, times | dict.fromkeys(wide, 1.0)).last_share == 0
+    assert fit_table(PLAN, CONDITIONS, times | dict.fromkeys(wide, 1e9)).last_share == 1.5
 
 
 def test_files_are_timed_apart_in_order(tmp_path: Path) -> None:

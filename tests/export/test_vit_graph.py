@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress import SlicedViT
-from export import ALL_REWRITES, NO_REWRITES, Graph, Rewrites, run_graph, tflite_bytes, vit_graph
+from export import ALL_REWRITES, NO_REWRITES, Graph, Rewrites, Scales, run_graph, tflite_bytes, vit_graph
 from runtime import BlockPlan, ShapePlan, open_engine
 
 VIT = ShapePlan((32, 32), (8, 8), 3, 10, 48, (BlockPlan(3, 16, 16, 96), BlockPlan(2, 8, 24, 64)), 0.25)
@@ -140,3 +140,22 @@ def test_half_precision_weights_halve_the_file(tmp_path: Path) -> None:
 
 def test_writing_is_deterministic() -> None:
     assert tflite_bytes(vit_graph(model_of(VIT))) == tflite_bytes(vit_graph(model_of(VIT)))
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "no-norm"])
+@pytest.mark.parametrize("switch", ["all", "flat", "pooled_only", "fold_bias", "patch_rows", "fold_embed"])
+def test_scales_change_nothing_in_real_numbers(name: str, switch: str) -> None:
+    plan = ARCHITECTURES[name]
+    model, images, rng = model_of(plan), images_for(plan).double(), np.random.default_rng(0)
+    scales = Scales(
+        np.exp(rng.normal(size=plan.embed_dim)),
+        tuple(np.exp(rng.normal(size=block.num_heads * block.qk_dim)) for block in plan.blocks),
+        tuple(np.exp(rng.normal(size=block.num_heads * block.v_dim)) for block in plan.blocks),
+    )
+    rewrites = ALL_REWRITES if switch == "all" else ALL_REWRITES.without(switch)
+    with torch.no_grad():
+        wanted = model.double()(images.permute(0, 3, 1, 2))
+        graph = vit_graph(model, rewrites, scales)
+        assert float((run_graph(graph, images) - wanted).abs().max() / wanted.abs().max()) <= 1e-11
+    weight = vit_graph(model, rewrites).constants["patch_embed.weight"]
+    assert not np.allclose(weight, graph.constants["patch_embed.weight"])

@@ -224,7 +224,7 @@ def test_a_full_disk_stops_a_run_and_leaves_no_half_file(tmp_path: Path) -> None
         ("ai_edge_litert", "litert", ("predict", "{tflite}", "{png}")),
         ("onnxruntime", "onnx", ("predict", "{onnx}", "{png}")),
         ("PIL", "litert", ("predict", "{tflite}", "{png}")),
-        ("litert_torch", "export", ("export", "{run}", "--formats", "fp32")),
+        ("flatbuffers", "export", ("export", "{run}", "--formats", "fp32")),
         ("jinja2", "bench", ("report", "{run}")),
         ("matplotlib", "bench", ("report", "{run}")),
     ],
@@ -234,7 +234,7 @@ def test_a_missing_extra_names_the_pip_command(
 ) -> None:
     shutil.copytree(tiny_run, tmp_path / "runs" / "tiny")
     for path in (tmp_path / "runs" / "tiny" / "artifacts").glob("tiny.fp32.tflite*"):
-        path.unlink() if package == "litert_torch" else None
+        path.unlink() if package == "flatbuffers" else None
     places = {
         "{tflite}": tiny_run / "artifacts" / "tiny.int8.tflite",
         "{onnx}": tiny_run / "artifacts" / "tiny.onnx",

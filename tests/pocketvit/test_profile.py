@@ -22,7 +22,9 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_profile_is_measured_kept_and_taken_up_where_it_stopped(pocketvit: Command, profiles: Path) -> None:
+def test_a_profile_is_measured_kept_and_taken_up_where_it_stopped(
+    pocketvit: Command, profiles: Path, tmp_path: Path
+) -> None:
     answer = pocketvit("profile", *SMALL, "--profiles", profiles)
     assert answer.code == 0, answer.err
     for heading in ("MLPs", "attentions", "whole model", "predicted", "measured", "Median error"):
@@ -34,6 +36,7 @@ def test_a_profile_is_measured_kept_and_taken_up_where_it_stopped(pocketvit: Com
     assert 15 <= len(table.checks) <= 20  # a few random plans of so small a model are the same
     times = path.with_suffix(".jsonl")
     whole = times.read_text().splitlines(keepends=True)
+    assert {json.loads(line)["pooled_only"] for line in whole} == {False, True}
     times.write_text("".join(whole[: len(whole) // 2]) + whole[len(whole) // 2][:20])
     path.unlink()
     again = pocketvit("profile", *SMALL, "--profiles", profiles, "--json")
@@ -47,6 +50,11 @@ def test_a_profile_is_measured_kept_and_taken_up_where_it_stopped(pocketvit: Com
     before = path.read_bytes()
     assert pocketvit("profile", *SMALL, "--profiles", profiles).code == 0
     assert path.read_bytes() == before
+    older = tmp_path / times.name  # of a form that does not tell the two kinds of file apart
+    older.write_text("".join(line.replace(', "pooled_only": true', "") for line in whole))
+    answer = pocketvit("profile", *SMALL, "--profiles", tmp_path)
+    assert answer.code == 2
+    assert "is damaged" in " ".join(answer.err.split())
 
 
 @pytest.mark.slow

@@ -44,18 +44,42 @@ BLOCKS = st.builds(
 )
 
 
-@given(st.sampled_from([8, 24, 48]), BLOCKS, BLOCKS, BLOCKS)
-def test_latency_is_additive_over_blocks(c: int, a: BlockPlan, b: BlockPlan, other: BlockPlan) -> None:
-    latency = latency_of(TABLE)
+@given(st.sampled_from([8, 24, 48]), BLOCKS, BLOCKS, BLOCKS, BLOCKS, st.sampled_from([0.0, 0.31, 1.0, 1.5]))
+def test_latency_is_additive_over_blocks(
+    c: int, a: BlockPlan, b: BlockPlan, other: BlockPlan, last: BlockPlan, share: float
+) -> None:
+    latency = latency_of(replace(TABLE, last_share=share))
 
     def of(*blocks: BlockPlan) -> int:
         return latency(replace(PLAN, embed_dim=c, blocks=blocks))
 
-    assert of(a, other) - of(b, other) == of(other, a) - of(other, b)
     mixed = BlockPlan(a.num_heads, a.qk_dim, a.v_dim, b.mlp_dim)
     back = BlockPlan(b.num_heads, b.qk_dim, b.v_dim, a.mlp_dim)
-    assert of(mixed, back) == of(a, b)
+    assert of(a, other, last) - of(b, other, last) == of(other, a, last) - of(other, b, last)
+    assert of(a, last) - of(b, last) == of(a, other) - of(b, other)
+    assert of(mixed, back, last) == of(a, b, last)
+    assert of(last, mixed) + of(last, back) == of(last, a) + of(last, b)
     assert isinstance(of(a, b), int)
+
+
+@given(st.sampled_from([8, 24, 48]), BLOCKS, BLOCKS, st.sampled_from([0.0, 0.31, 1.0, 1.5]))
+def test_the_last_block_costs_its_share(c: int, a: BlockPlan, b: BlockPlan, share: float) -> None:
+    latency, least = latency_of(replace(TABLE, last_share=share)), BlockPlan(1, 8, 8, 8)
+
+    def of(*blocks: BlockPlan) -> int:
+        return latency(replace(PLAN, embed_dim=c, blocks=blocks))
+
+    before, after = of(a, least) - of(b, least), of(least, a) - of(least, b)
+    assert after == pytest.approx(share * before, abs=6)  # each part is rounded by itself
+    assert of(a) - of(b) == after
+    if share == 1:
+        assert of(a, b) == of(b, a)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.6, float("nan")])
+def test_a_last_block_that_costs_more_than_others_is_refused(share: float) -> None:
+    with pytest.raises(ArtifactError, match="last block's share"):
+        replace(TABLE, last_share=share)
 
 
 def test_it_predicts_the_machine_it_was_made_of() -> None:
@@ -75,8 +99,25 @@ def test_it_survives_the_disk(tmp_path: Path) -> None:
     path.write_text(json.dumps(document))
     with pytest.raises(ArtifactError):
         read_latency(path)
+    write_latency(path, TABLE)
+    document = json.loads(path.read_text())
+    document["table"]["last_share"] = 2
+    path.write_text(json.dumps(document))
+    with pytest.raises(ArtifactError, match=r"Expected 0 to 1\.5"):
+        read_latency(path)
     with pytest.raises(ArtifactError, match="not exist"):
         read_latency(tmp_path / "none.json")
+
+
+def test_a_table_of_an_older_form_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    write_latency(path, TABLE)
+    document = json.loads(path.read_text())
+    document["schema_version"] = 1
+    del document["table"]["last_share"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(ArtifactError, match=r"older PocketViT.*pocketvit profile"):
+        read_latency(path)
 
 
 def test_a_table_of_another_architecture_is_refused() -> None:

@@ -1,0 +1,213 @@
+"""Chooses how to quantise a model: candidates are built, run on images that no training saw, timed, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from compress import SlicedViT
+from runtime import Parity, Trial, open_engine
+
+from .calibrate import Stats, observe
+from .equalise import equalising_scales
+from .graph import LINEAR, Graph
+from .integer import quantise
+from .recipes import Recipe, modes_of
+from .simulate import correct_biases, simulate
+from .tflite_writer import tflite_bytes
+from .verify import compare_logits, real_logits
+from .vit_graph import vit_graph
+
+Images = npt.NDArray[np.float32]
+Timer = Callable[[Sequence[Path]], Sequence[float]]
+"""Runs files in turns and returns the time of each, seconds."""
+
+_ALIKE = 0.02
+"""Two files whose times differ by less are as fast as each other; the more accurate one is taken."""
+
+_SENSITIVITY_IMAGES = 8
+_FLOAT_LAYERS = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a quantised file must reach on the images of choice.
+
+    Attributes:
+        agreement: least share of images with the float model's top-1, 0..1; None asks nothing.
+        max_drop: most points of top-1 that may be lost; None asks nothing.
+    """
+
+    agreement: float | None = None
+    max_drop: float | None = None
+
+    def met_by(self, parity: Parity) -> bool:
+        """Says whether ``parity`` is good enough."""
+        drop = drop_of(parity)
+        if self.max_drop is not None and (drop is None or drop > self.max_drop):
+            return False
+        return self.agreement is None or parity.top1_agreement >= self.agreement
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is quantised, and the images it is done with.
+
+    Attributes:
+        model: a sliced ViT.
+        calibration: images that ranges are taken from, ``(N, H, W, C)``.
+        images: images that candidates are compared on.
+        logits: of the float model on them.
+        labels: theirs, or None.
+    """
+
+    model: SlicedViT
+    calibration: Images
+    images: Images
+    logits: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A quantised file that was tried."""
+
+    recipe: Recipe
+    graph: Graph
+    path: Path
+    parity: Parity
+
+
+@dataclass
+class Kitchen:
+    """Builds candidates of one subject; what they share is computed once."""
+
+    subject: Subject
+    folder: Path
+    _seen: dict[bool, tuple[Graph, dict[str, Stats]]] = field(default_factory=dict)
+
+    def graph(self, equalised: bool) -> tuple[Graph, dict[str, Stats]]:
+        """Returns the float graph, its attention's channels always equalised, and its activations.
+
+        Args:
+            equalised: the residual stream's channels are, too.
+        """
+        if equalised not in self._seen:
+            model, images = self.subject.model, self.subject.calibration
+            plain = vit_graph(model)
+            scales = equalising_scales(model.plan, plain, observe(plain, images))
+            for key, chosen in ((False, replace(scales, stream=None)), (True, scales)):
+                graph = vit_graph(model, scales=chosen)
+                self._seen[key] = graph, observe(graph, images)
+        return self._seen[equalised]
+
+    def quantised(self, recipe: Recipe) -> Graph:
+        """Returns the graph that ``recipe`` makes."""
+        graph, seen = self.graph(recipe.equalised)
+        made = quantise(graph, modes_of(graph, recipe), seen, recipe.ranges)
+        return correct_biases(made, seen, self.subject.calibration) if recipe.corrected else made
+
+    def candidate(self, recipe: Recipe, graph: Graph | None = None) -> Candidate:
+        """Writes the file of ``recipe`` and runs it."""
+        graph = graph or self.quantised(recipe)
+        path = self.folder / f"{recipe.name}.tflite"
+        path.write_bytes(tflite_bytes(graph))
+        logits = real_logits(open_engine(path), self.subject.images)
+        return Candidate(recipe, graph, path, compare_logits(logits, self.subject.logits, self.subject.labels, ""))
+
+    def sensitivities(self, recipe: Recipe) -> list[str]:
+        """Returns the Linears, those first whose rounding alone changes the logits most."""
+        graph, seen = self.graph(recipe.equalised)
+        images = self.subject.images[:_SENSITIVITY_IMAGES]
+        wanted = simulate(graph, images)
+        modes = modes_of(graph, recipe)
+        errors = {}
+        for op in graph.ops:
+            if op.kind in LINEAR and modes.get(op.output, "float") != "float":
+                alone = quantise(graph, {op.output: modes[op.output]}, seen, replace(recipe.ranges, outside=False))
+                errors[op.output] = float(np.square(simulate(alone, images) - wanted).sum())
+        return sorted(errors, key=lambda name: -errors[name])
+
+
+def choose_fast(
+    kitchen: Kitchen, recipes: Sequence[Recipe], wanted: Wanted, timer: Timer | None
+) -> tuple[Candidate, tuple[Trial, ...]]:
+    """Returns the fastest candidate that is good enough, or the most accurate where none is, and all that were tried.
+
+    Recipes are tried as they are; where none is good enough, with the stream's channels equalised; and then with more
+    and more of the most sensitive layers of the most accurate one left float.
+
+    Args:
+        kitchen: builds candidates.
+        recipes: the one expected to be fastest first.
+        wanted: what is good enough.
+        timer: times files on the target; None goes by the order of ``recipes``.
+    """
+    tried = [kitchen.candidate(recipe) for recipe in recipes]
+    for stage in (_equalised, _partly_float):
+        if any(wanted.met_by(one.parity) for one in tried):
+            break
+        for recipe in stage(kitchen, recipes, tried):
+            tried.append(kitchen.candidate(recipe))
+            if wanted.met_by(tried[-1].parity):
+                break
+    good = [one for one in tried if wanted.met_by(one.parity)]
+    if not good:
+        return max(tried, key=score_of), _trials(tried, {})
+    seconds: dict[str, float] = {}
+    if timer is not None and len(good) > 1:
+        seconds = dict(zip((one.recipe.name for one in good), timer([one.path for one in good]), strict=True))
+        least = min(seconds.values())
+        good = [one for one in good if seconds[one.recipe.name] <= least * (1 + _ALIKE)]
+        chosen = max(good, key=score_of)
+    else:
+        chosen = good[0]
+    return chosen, _trials(tried, seconds)
+
+
+def choose_accurate(kitchen: Kitchen, recipes: Sequence[Recipe]) -> tuple[Candidate, tuple[Trial, ...]]:
+    """Returns the most accurate candidate of recipes that are equally fast, and all that were tried."""
+    tried = [kitchen.candidate(recipe) for recipe in recipes]
+    return max(tried, key=score_of), _trials(tried, {})
+
+
+def drop_of(parity: Parity) -> float | None:
+    """Returns the points of top-1 that were lost, or None where labels are unknown."""
+    if parity.top1 is None or parity.reference_top1 is None:
+        return None
+    return 100 * (parity.reference_top1 - parity.top1)
+
+
+def _equalised(kitchen: Kitchen, recipes: Sequence[Recipe], tried: Sequence[Candidate]) -> Iterator[Recipe]:
+    for recipe in recipes:
+        yield replace(recipe, name=f"{recipe.name}_equalised", equalised=True)
+
+
+def _partly_float(kitchen: Kitchen, recipes: Sequence[Recipe], tried: Sequence[Candidate]) -> Iterator[Recipe]:
+    best = max(tried, key=score_of).recipe
+    layers = kitchen.sensitivities(best)
+    for count in _FLOAT_LAYERS:
+        if count < len(layers):
+            yield replace(best, name=f"{best.name}_{count}_float", float_layers=tuple(layers[:count]))
+
+
+def score_of(one: Candidate) -> float:
+    """Returns what candidates are ranked by: how close their logits are to the float model's, dB.
+
+    A few images more or fewer with the same top-1 are chance; the logits of all of them are not.
+    """
+    return np.inf if one.parity.sqnr_db is None else one.parity.sqnr_db
+
+
+def _trials(tried: Sequence[Candidate], seconds: dict[str, float]) -> tuple[Trial, ...]:
+    return tuple(trial_of(one, seconds.get(one.recipe.name)) for one in tried)
+
+
+def trial_of(one: Candidate, latency_s: float | None = None) -> Trial:
+    """Returns what a manifest keeps of a candidate."""
+    parity = one.parity
+    return Trial(one.recipe.name, parity.images, parity.top1_agreement, drop_of(parity), parity.sqnr_db, latency_s)
