@@ -51,28 +51,39 @@ from .choose import (
     drop_of,
     trial_of,
 )
-from .onnx_file import write_onnx
+from .onnx_file import ONNX_DYNAMIC, write_onnx
 from .qat import QatRecipe, train_quantised
 from .recipes import CPU_RECIPES, Family, full_recipes
 from .tflite_file import write_tflite
 from .verify import check_parity, measure_parity
 from .widths import read_widths
 
-KINDS = ("onnx", "fp32", "fp16", "int8", "int8-full", "int8-full-16x8")
-"""What can be exported: ONNX float32, and TFLite in the other precisions."""
+KINDS = ("onnx", "onnx-fp16", "onnx-int8", "fp32", "fp16", "int8", "int8-full", "int8-full-16x8")
+"""What can be exported: ONNX in three precisions, and TFLite in five."""
 
-DEFAULT_KINDS = ("onnx", "fp32", "int8", "int8-full")
+DEFAULT_KINDS = ("onnx", "onnx-int8", "fp32", "int8", "int8-full")
 """What is exported unless something else is asked for."""
 
-_SUFFIX = {"onnx": "onnx", **{kind: f"{kind}.tflite" for kind in KINDS[1:]}}
-_RECIPE = {"onnx": "fp32", "fp32": "fp32", "fp16": "fp16_weights"}
+_SUFFIX = {
+    "onnx": "onnx",
+    "onnx-fp16": "fp16.onnx",
+    "onnx-int8": "int8.onnx",
+    **{kind: f"{kind}.tflite" for kind in KINDS if not kind.startswith("onnx")},
+}
+_RECIPE = {
+    "onnx": "fp32",
+    "onnx-fp16": "fp16_weights",
+    "onnx-int8": ONNX_DYNAMIC,
+    "fp32": "fp32",
+    "fp16": "fp16_weights",
+}
 _QUANTISED = ("int8", "int8-full", "int8-full-16x8")
 _VERIFY_MACS = 4e11
 _CALIBRATION_MACS = 1e11
 _CALIBRATION_IMAGES = (32, 256)
 _CHOICE_MACS = 2e11
 _CHOICE_IMAGES = (32, 1000)
-_LIBRARIES = ("torch", "timm", "ai-edge-litert", "onnx", "onnxscript", "onnxruntime")
+_LIBRARIES = ("torch", "timm", "ai-edge-litert", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -238,8 +249,8 @@ def _make(job: _Job, kind: str, path: Path, progress: Progress) -> _Made:
     """Writes the file of ``kind`` to ``path``."""
     if kind in _QUANTISED:
         return _quantise(job, kind, path, progress)
-    if kind == "onnx":
-        write_onnx(job.model, path)
+    if kind.startswith("onnx"):
+        write_onnx(job.model, path, half=kind == "onnx-fp16", int8=kind == "onnx-int8")
     else:
         write_tflite(job.model, path, half=kind == "fp16")
     return _Made(_RECIPE[kind])
@@ -347,13 +358,13 @@ def _reference(job: _Job) -> _Reference:
 def _describe(job: _Job, kind: str, path: Path, made: _Made) -> Artifact:
     """Returns the manifest of a file just written; its parity is not measured yet."""
     engine = open_engine(path)
-    onnx = kind == "onnx"
+    onnx = kind.startswith("onnx")
     return Artifact(
         file=path.name,
         sha256=sha256_of(path),
         size_bytes=path.stat().st_size,
         format="onnx" if onnx else "tflite",
-        precision="fp32" if onnx else kind,  # type: ignore[arg-type]
+        precision=(kind.removeprefix("onnx-") if kind != "onnx" else "fp32"),  # type: ignore[arg-type]
         recipe=made.recipe,
         plan=job.model.plan,
         preprocessing=job.task.preprocessing,

@@ -4,44 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+from compress import SlicedViT
 
-from compress import SlicedViT, evaluating
-from runtime import MissingExtraError, quiet
+from .graph import LINEAR
+from .integer import Mode, Ranges, quantise
+from .onnx_writer import onnx_bytes
+from .vit_graph import vit_graph
 
-INPUT, OUTPUT = "image", "logits"
+ONNX_DYNAMIC = "dynamic_wi8_au8"
+"""int8 weights for each output, inputs of Linears quantised to uint8 as they come, everything else float32."""
 
 
-def write_onnx(model: SlicedViT, path: Path) -> None:
+def write_onnx(model: SlicedViT, path: Path, *, half: bool = False, int8: bool = False) -> None:
     """Writes ``model`` to ``path``: input ``image (batch, C, H, W)``, output ``logits (batch, classes)``, float32.
 
     The file carries no path, no stack trace and no time: equal weights give equal bytes.
 
+    Args:
+        model: what to write.
+        path: where to.
+        half: store weights as float16, in half the space; the engine computes in float32.
+        int8: store weights as int8 and multiply in integers (``ONNX_DYNAMIC``).
+
     Raises:
-        MissingExtraError: onnx or onnxscript is not installed.
+        MissingExtraError: onnx is not installed.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(error.name or "onnx", "export") from None
-    plan = model.plan
-    example = torch.zeros(2, plan.in_chans, *plan.img_size)
-    with quiet(), evaluating(model):
-        torch.onnx.export(
-            model,
-            (example,),
-            path,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            external_data=False,
-            verbose=False,
-        )
-    proto = onnx.load(path)
-    for item in (*proto.graph.node, *proto.graph.value_info, proto.graph, proto):
-        del item.metadata_props[:]
-        item.doc_string = ""
-    onnx.checker.check_model(proto)
-    onnx.save(proto, path)
+    graph = vit_graph(model)
+    if int8:
+        linears: dict[str, Mode] = {op.output: "dynamic" for op in graph.ops if op.kind in LINEAR}
+        graph = quantise(graph, linears, {}, Ranges())
+    path.write_bytes(onnx_bytes(graph, half))

@@ -21,7 +21,6 @@ PACKAGES = {
     },
     "export": {
         "onnx": "onnx",
-        "onnxscript": "onnxscript",
     },
     "bench": {"jinja2": "jinja2", "matplotlib": "matplotlib"},
 }

@@ -80,8 +80,12 @@ def run_settings(
     ] = None,
     importance_images: Annotated[int, _option(_PRUNE, "Images per class that importance is taken on.")] = 25,
     formats: Annotated[
-        str, _option(_EXPORT, "Files to write, comma-separated: onnx, fp32, fp16, int8, int8-full, int8-full-16x8.")
-    ] = "onnx,fp32,int8,int8-full",
+        str,
+        _option(
+            _EXPORT,
+            "Files to write, comma-separated: onnx, onnx-fp16, onnx-int8, fp32, fp16, int8, int8-full, int8-full-16x8.",
+        ),
+    ] = "onnx,onnx-int8,fp32,int8,int8-full",
     calibration_images: Annotated[int, _option(_EXPORT, "Held-out images that set integer ranges; 0 chooses.")] = 0,
     verify_images: Annotated[int, _option(_EXPORT, "Test images every file is run on; 0 chooses.")] = 0,
     min_agreement: Annotated[float, _option(_EXPORT, "Least share of images on which int8 agrees with float.")] = 0.99,

@@ -122,7 +122,7 @@ class RunSettings:
     bf16: Literal["auto", "on", "off"] = "auto"
     train_limit: int | None = None
     skip_bad: bool = False
-    kinds: tuple[str, ...] = ("onnx", "fp32", "int8", "int8-full")
+    kinds: tuple[str, ...] = ("onnx", "onnx-int8", "fp32", "int8", "int8-full")
     calibration_images: int = 0
     verify_images: int = 0
     min_agreement: float = 0.99

@@ -17,7 +17,7 @@ from .conftest import OVERRIDES, SPEC, Exported, task_for
 
 pytestmark = pytest.mark.slow
 
-SUFFIXES = ("onnx", "fp32.tflite", "int8.tflite", "int8-full.tflite")
+SUFFIXES = ("onnx", "int8.onnx", "fp32.tflite", "int8.tflite", "int8-full.tflite")
 
 
 def images(data: Dataset, count: int) -> np.ndarray:
@@ -166,7 +166,7 @@ def test_a_wrong_float_file_is_refused(
 ) -> None:
     other = load_model(ModelSpec("vit_tiny_patch16_224", 32, 8, 1, overrides=OVERRIDES), 10, seed=1)
     honest = exporter.write_onnx
-    monkeypatch.setattr(exporter, "write_onnx", lambda model, path: honest(other, path))
+    monkeypatch.setattr(exporter, "write_onnx", lambda model, path, **how: honest(other, path, **how))
     settings = ExportSettings(kinds=("onnx",), verify_images=40)
     with pytest.raises(ParityError, match="widths of its plan"):
         export_model(sliced, task_for(digits), digits, tmp_path, "bad", settings)
@@ -224,5 +224,5 @@ def test_manifest_names_the_bytes_it_stands_beside(exported: Exported) -> None:
         assert body["sha256"] == sha256_of(exported.file(suffix))
         assert body["provenance"]["source"] == "a model made by a test"
         assert body["provenance"]["versions"]["torch"]
-    assert ExportSettings().kinds == ("onnx", "fp32", "int8", "int8-full")
+    assert ExportSettings().kinds == ("onnx", "onnx-int8", "fp32", "int8", "int8-full")
     assert set(ExportSettings().kinds) < set(KINDS)

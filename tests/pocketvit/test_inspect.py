@@ -13,7 +13,7 @@ from .conftest import Command
 
 pytestmark = pytest.mark.slow
 
-SUFFIXES = ["onnx", "fp32.tflite", "int8.tflite", "int8-full.tflite"]
+SUFFIXES = ["onnx", "int8.onnx", "fp32.tflite", "int8.tflite", "int8-full.tflite"]
 
 
 def copied(tiny_run: Path, folder: Path, suffix: str = "fp32.tflite") -> Path:

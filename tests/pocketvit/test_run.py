@@ -14,7 +14,7 @@ from .conftest import TINY, Command
 
 pytestmark = pytest.mark.slow
 
-SUFFIXES = ("onnx", "fp32.tflite", "int8.tflite", "int8-full.tflite")
+SUFFIXES = ("onnx", "int8.onnx", "fp32.tflite", "int8.tflite", "int8-full.tflite")
 
 
 def test_a_run_leaves_everything_where_the_formats_say(tiny_run: Path) -> None:
@@ -90,7 +90,8 @@ def test_a_finished_run_resumes_to_its_table_at_once(tiny_run: Path, pocketvit: 
     assert document["schema"] == "pocketvit.summary"
     assert document["schema_version"] == 1
     names = [row["name"] for row in document["rows"]]
-    assert names == ["baseline", "sliced", "baseline.fp32.tflite", *(f"tiny.{s}" for s in (*SUFFIXES[1:], "onnx"))]
+    order = ("fp32.tflite", "int8.tflite", "int8-full.tflite", "onnx", "int8.onnx")
+    assert names == ["baseline", "sliced", "baseline.fp32.tflite", *(f"tiny.{suffix}" for suffix in order)]
     assert {path: path.stat().st_mtime_ns for path in (tiny_run / "artifacts").iterdir()} == before
 
 
