@@ -26,7 +26,7 @@ from .stats import Interval, median_interval, p90_interval, ratio_of_medians
 REFERENCE = "baseline.fp32.tflite"
 """The file every speed-up is a ratio to: the unpruned model in the plainest precision."""
 
-_PRECISIONS = ("fp32", "fp16", "int8", "int8-full", "int8-full-16x8")
+_PRECISIONS = ("fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro")
 
 
 @dataclass(frozen=True)

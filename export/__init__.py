@@ -8,6 +8,7 @@ from .exporter import DEFAULT_KINDS, KINDS, ExportSettings, export_model, host_f
 from .graph import Graph, Op, QParams
 from .inspection import Inspection, inspect_file
 from .integer import Ranges, quantise
+from .micro import DEFAULT_LIMITS, MicroLimits, MicroRun, check_micro, micro_graph, run_micro
 from .onnx_file import write_onnx
 from .qat import QatRecipe, train_quantised
 from .recipes import (
@@ -33,9 +34,12 @@ __all__ = [
     "ALL_REWRITES",
     "CPU_RECIPES",
     "DEFAULT_KINDS",
+    "DEFAULT_LIMITS",
     "DYNAMIC",
     "DYNAMIC_ATTENTION",
     "KINDS",
+    "MicroLimits",
+    "MicroRun",
     "NO_REWRITES",
     "STATIC",
     "STATIC_ATTENTION",
@@ -54,6 +58,7 @@ __all__ = [
     "Timer",
     "Verification",
     "check_calibration",
+    "check_micro",
     "check_parity",
     "compare_logits",
     "correct_biases",
@@ -63,12 +68,14 @@ __all__ = [
     "host_family",
     "inspect_file",
     "measure_parity",
+    "micro_graph",
     "modes_of",
     "observe",
     "quantise",
     "read_widths",
     "real_logits",
     "run_graph",
+    "run_micro",
     "simulate",
     "tflite_bytes",
     "timing_bytes",

@@ -82,12 +82,24 @@ class Candidate:
     parity: Parity
 
 
+def as_it_is(graph: Graph) -> Graph:
+    """Returns ``graph``."""
+    return graph
+
+
 @dataclass
 class Kitchen:
-    """Builds candidates of one subject; what they share is computed once."""
+    """Builds candidates of one subject; what they share is computed once.
+
+    Attributes:
+        subject: what is quantised.
+        folder: where candidates are written.
+        prepare: rewrites the float graph for an engine that lacks some operators, before it is observed.
+    """
 
     subject: Subject
     folder: Path
+    prepare: Callable[[Graph], Graph] = as_it_is
     _seen: dict[bool, tuple[Graph, dict[str, Stats]]] = field(default_factory=dict)
 
     def graph(self, equalised: bool) -> tuple[Graph, dict[str, Stats]]:
@@ -98,10 +110,10 @@ class Kitchen:
         """
         if equalised not in self._seen:
             model, images = self.subject.model, self.subject.calibration
-            plain = vit_graph(model)
+            plain = self.prepare(vit_graph(model))
             scales = equalising_scales(model.plan, plain, observe(plain, images))
             for key, chosen in ((False, replace(scales, stream=None)), (True, scales)):
-                graph = vit_graph(model, scales=chosen)
+                graph = self.prepare(vit_graph(model, scales=chosen))
                 self._seen[key] = graph, observe(graph, images)
         return self._seen[equalised]
 
@@ -134,7 +146,11 @@ class Kitchen:
 
 
 def choose_fast(
-    kitchen: Kitchen, recipes: Sequence[Recipe], wanted: Wanted, timer: Timer | None
+    kitchen: Kitchen,
+    recipes: Sequence[Recipe],
+    wanted: Wanted,
+    timer: Timer | None,
+    holds: Callable[[Path], bool] = lambda path: True,
 ) -> tuple[Candidate, tuple[Trial, ...]]:
     """Returns the fastest candidate that is good enough, or the most accurate where none is, and all that were tried.
 
@@ -146,6 +162,7 @@ def choose_fast(
         recipes: the one expected to be fastest first.
         wanted: what is good enough.
         timer: times files on the target; None goes by the order of ``recipes``.
+        holds: a last check of a file, on other images; where it fails the next fastest is taken.
     """
     tried = [kitchen.candidate(recipe) for recipe in recipes]
     for stage in (_equalised, _partly_float):
@@ -156,17 +173,23 @@ def choose_fast(
             if wanted.met_by(tried[-1].parity):
                 break
     good = [one for one in tried if wanted.met_by(one.parity)]
-    if not good:
-        return max(tried, key=score_of), _trials(tried, {})
     seconds: dict[str, float] = {}
     if timer is not None and len(good) > 1:
         seconds = dict(zip((one.recipe.name for one in good), timer([one.path for one in good]), strict=True))
-        least = min(seconds.values())
-        good = [one for one in good if seconds[one.recipe.name] <= least * (1 + _ALIKE)]
-        chosen = max(good, key=score_of)
-    else:
-        chosen = good[0]
+        good = _fastest_first(good, seconds)
+    chosen = next((one for one in good if holds(one.path)), None) or max(tried, key=score_of)
     return chosen, _trials(tried, seconds)
+
+
+def _fastest_first(good: Sequence[Candidate], seconds: dict[str, float]) -> list[Candidate]:
+    """Sorts candidates by time, and those as fast as the fastest by how close they are."""
+    least = min(seconds.values())
+
+    def rank(one: Candidate) -> tuple[float, float]:
+        time = seconds[one.recipe.name]
+        return (least if time <= least * (1 + _ALIKE) else time), -score_of(one)
+
+    return sorted(good, key=rank)
 
 
 def choose_accurate(kitchen: Kitchen, recipes: Sequence[Recipe]) -> tuple[Candidate, tuple[Trial, ...]]:

@@ -46,20 +46,22 @@ from .choose import (
     Subject,
     Timer,
     Wanted,
+    as_it_is,
     choose_accurate,
     choose_fast,
     drop_of,
     trial_of,
 )
+from .micro import DEFAULT_LIMITS, MicroLimits, check_micro, micro_graph, run_micro
 from .onnx_file import ONNX_DYNAMIC, write_onnx
 from .qat import QatRecipe, train_quantised
 from .recipes import CPU_RECIPES, Family, full_recipes
 from .tflite_file import write_tflite
-from .verify import check_parity, measure_parity
+from .verify import check_parity, compare_logits, measure_parity, real_logits
 from .widths import read_widths
 
-KINDS = ("onnx", "onnx-fp16", "onnx-int8", "fp32", "fp16", "int8", "int8-full", "int8-full-16x8")
-"""What can be exported: ONNX in three precisions, and TFLite in five."""
+KINDS = ("onnx", "onnx-fp16", "onnx-int8", "fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro")
+"""What can be exported: ONNX in three precisions, and TFLite in six forms."""
 
 DEFAULT_KINDS = ("onnx", "onnx-int8", "fp32", "int8", "int8-full")
 """What is exported unless something else is asked for."""
@@ -68,7 +70,7 @@ _SUFFIX = {
     "onnx": "onnx",
     "onnx-fp16": "fp16.onnx",
     "onnx-int8": "int8.onnx",
-    **{kind: f"{kind}.tflite" for kind in KINDS if not kind.startswith("onnx")},
+    **{kind: f"{kind.removeprefix('tflite-')}.tflite" for kind in KINDS if not kind.startswith("onnx")},
 }
 _RECIPE = {
     "onnx": "fp32",
@@ -77,7 +79,8 @@ _RECIPE = {
     "fp32": "fp32",
     "fp16": "fp16_weights",
 }
-_QUANTISED = ("int8", "int8-full", "int8-full-16x8")
+_QUANTISED = ("int8", "int8-full", "int8-full-16x8", "tflite-micro")
+_TRAINABLE = ("int8-full", "tflite-micro")
 _VERIFY_MACS = 4e11
 _CALIBRATION_MACS = 1e11
 _CALIBRATION_IMAGES = (32, 256)
@@ -98,8 +101,9 @@ class ExportSettings:
         min_agreement: least share of images on which ``fp16`` and ``int8`` have the float model's top-1, 0..1.
         made_for: family of processors that ``int8`` is chosen for.
         max_drop: most points of top-1 an integer file may lose on held-out images; None holds them to nothing more.
-        qat_epochs: of quantisation-aware training of ``int8-full``; 0 trains nothing.
+        qat_epochs: of quantisation-aware training of ``int8-full`` and ``tflite-micro``; 0 trains nothing.
         seed: of the choice of calibration images, and of training.
+        micro: what ``tflite-micro`` files must fit.
 
     Raises:
         DataError: a value is out of range.
@@ -113,6 +117,7 @@ class ExportSettings:
     max_drop: float | None = None
     qat_epochs: int = 0
     seed: int = 0
+    micro: MicroLimits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in KINDS]
@@ -188,9 +193,9 @@ def export_model(
             for position, kind in enumerate(missing):
                 progress("export", position, len(missing), job.file(kind).name)
                 path = Path(scratch) / job.file(kind).name
-                made = _make(job, kind, path, progress)
-                artifact = _verified(_describe(job, kind, path, made), path, reference)
-                done[kind] = _accept(artifact, path, folder, job.min_agreement)
+                made = _make(job, kind, path, reference, progress)
+                artifact = _verified(_describe(job, kind, path, made), path, reference, progress)
+                done[kind] = _accept(artifact, path, folder, job)
             progress("export", len(missing), len(missing))
     return [artifact for artifact in done.values() if artifact is not None]
 
@@ -227,7 +232,7 @@ class _Job:
             asked["max_drop"] = settings.max_drop
         if kind == "int8":
             asked |= {"made_for": settings.made_for, "min_agreement": settings.min_agreement}
-        if kind == "int8-full":
+        if kind in _TRAINABLE:
             asked["qat_epochs"] = settings.qat_epochs
         return asked
 
@@ -245,10 +250,10 @@ class _Made:
     trials: tuple[Trial, ...] = ()
 
 
-def _make(job: _Job, kind: str, path: Path, progress: Progress) -> _Made:
+def _make(job: _Job, kind: str, path: Path, reference: _Reference, progress: Progress) -> _Made:
     """Writes the file of ``kind`` to ``path``."""
     if kind in _QUANTISED:
-        return _quantise(job, kind, path, progress)
+        return _quantise(job, kind, path, reference, progress)
     if kind.startswith("onnx"):
         write_onnx(job.model, path, half=kind == "onnx-fp16", int8=kind == "onnx-int8")
     else:
@@ -256,22 +261,24 @@ def _make(job: _Job, kind: str, path: Path, progress: Progress) -> _Made:
     return _Made(_RECIPE[kind])
 
 
-def _quantise(job: _Job, kind: str, path: Path, progress: Progress) -> _Made:
+def _quantise(job: _Job, kind: str, path: Path, reference: _Reference, progress: Progress) -> _Made:
     """Tries the recipes of ``kind`` on held-out images and writes the best one's file.
 
     Raises:
         ParityError: no recipe loses so little as was asked.
     """
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        kitchen = Kitchen(_subject(job, kind), Path(scratch))
+        prepare = micro_graph if kind == "tflite-micro" else as_it_is
+        kitchen = Kitchen(_subject(job, kind), Path(scratch), prepare)
         wanted = Wanted(max_drop=job.settings.max_drop)
         if kind == "int8":
             wanted = Wanted(_with_margin(job, kitchen) if wanted.max_drop is None else None, wanted.max_drop)
             timer = job.timer if job.settings.made_for == host_family() else None
-            chosen, trials = choose_fast(kitchen, CPU_RECIPES[job.settings.made_for], wanted, timer)
+            recipes = CPU_RECIPES[job.settings.made_for]
+            chosen, trials = choose_fast(kitchen, recipes, wanted, timer, lambda file: _agrees(job, file, reference))
         else:
             chosen, trials = choose_accurate(kitchen, full_recipes("int16" if kind.endswith("16x8") else "int8"))
-        if kind == "int8-full" and job.settings.qat_epochs:
+        if kind in _TRAINABLE and job.settings.qat_epochs:
             chosen, trials = _trained(job, kitchen, chosen, trials, progress)
         if job.settings.max_drop is not None and not wanted.met_by(chosen.parity):
             raise ParityError(
@@ -304,6 +311,14 @@ def _trained(
     if after.parity.top1 is not None and chosen.parity.top1 is not None:
         better = after.parity.top1 > chosen.parity.top1
     return (after if better else chosen), trials
+
+
+def _agrees(job: _Job, path: Path, reference: _Reference) -> bool:
+    """Says whether an ``int8`` file will pass its check."""
+    if job.min_agreement is None:
+        return True
+    found = real_logits(open_engine(path, threads=torch.get_num_threads()), reference.inputs)
+    return compare_logits(found, reference.logits, None).top1_agreement >= job.min_agreement
 
 
 def _with_margin(job: _Job, kitchen: Kitchen) -> float | None:
@@ -392,25 +407,35 @@ def _tensor(engine: Engine, side: str, layout: str) -> TensorSpec:
     )
 
 
-def _verified(artifact: Artifact, path: Path, reference: _Reference) -> Artifact:
+def _verified(artifact: Artifact, path: Path, reference: _Reference, progress: Progress) -> Artifact:
+    if artifact.precision == "tflite-micro":
+        run = run_micro(path, reference.inputs, progress)
+        parity = compare_logits(run.logits, reference.logits, reference.labels, reference.no_labels_reason)
+        return replace(artifact, parity=parity, arena_bytes=run.arena_bytes)
     session = Session(artifact, open_engine(path, threads=torch.get_num_threads()))
     parity = measure_parity(session, reference.inputs, reference.logits, reference.labels, reference.no_labels_reason)
     return replace(artifact, parity=parity)
 
 
-def _accept(artifact: Artifact, path: Path, folder: Path, min_agreement: float | None) -> Artifact:
+def _accept(artifact: Artifact, path: Path, folder: Path, job: _Job) -> Artifact:
     """Moves a file that passes its checks into ``folder``; one that fails goes to ``folder/rejected``."""
     try:
         found = read_widths(path, artifact.plan)
         if found != artifact.plan:
             raise ParityError(f"{path.name} does not have the widths of its plan", expected=artifact.plan, got=found)
-        check_parity(artifact, min_agreement)
+        _check(artifact, job)
     except (ParityError, ArtifactError) as error:
         rejected = folder / "rejected"
         rejected.mkdir(exist_ok=True)
         _place(artifact, path, rejected)
         raise ParityError(f"{error} The file is kept in {rejected} and was not released") from error
     return _place(artifact, path, folder)
+
+
+def _check(artifact: Artifact, job: _Job) -> None:
+    check_parity(artifact, job.min_agreement)
+    if artifact.arena_bytes is not None:
+        check_micro(artifact.file, artifact.size_bytes, artifact.arena_bytes, job.settings.micro)
 
 
 def _place(artifact: Artifact, path: Path, folder: Path) -> Artifact:
@@ -427,7 +452,7 @@ def _finished(job: _Job, kind: str) -> Artifact | None:
     """Returns the manifest of a file that needs no new export, or None."""
     try:
         artifact = read_artifact(job.file(kind))
-        check_parity(artifact, job.min_agreement)
+        _check(artifact, job)
     except (ArtifactError, ParityError):
         return None
     same = (

@@ -33,7 +33,7 @@ from compress import (
     parse_budget,
     parse_cost,
 )
-from export import ExportSettings
+from export import ExportSettings, MicroLimits
 from runtime import (
     ModelError,
     PlanError,
@@ -194,6 +194,7 @@ def export_settings(settings: RunSettings) -> ExportSettings:
         made_for=settings.made_for,
         max_drop=settings.max_drop,
         qat_epochs=settings.qat_epochs,
+        micro=MicroLimits(settings.micro_flash, settings.micro_ram),
         seed=settings.seed,
     )
 

@@ -83,7 +83,8 @@ def run_settings(
         str,
         _option(
             _EXPORT,
-            "Files to write, comma-separated: onnx, onnx-fp16, onnx-int8, fp32, fp16, int8, int8-full, int8-full-16x8.",
+            "Files to write, comma-separated: onnx, onnx-fp16, onnx-int8, fp32, fp16, int8, int8-full, "
+            "int8-full-16x8, tflite-micro.",
         ),
     ] = "onnx,onnx-int8,fp32,int8,int8-full",
     calibration_images: Annotated[int, _option(_EXPORT, "Held-out images that set integer ranges; 0 chooses.")] = 0,
@@ -95,6 +96,10 @@ def run_settings(
     max_drop: Annotated[
         float | None, _option(_EXPORT, "Most points of top-1 an integer file may lose on held-out images.")
     ] = None,
+    micro_flash: Annotated[
+        int, _option(_EXPORT, "Bytes of flash that a tflite-micro file may take; its program comes on top.")
+    ] = 2 * 2**20,
+    micro_ram: Annotated[int, _option(_EXPORT, "Bytes of memory that a tflite-micro file may need to run.")] = 2**19,
     qat: Annotated[int, _option(_EXPORT, "Epochs of training int8-full under rounding.")] = 0,
 ) -> RunSettings:
     """Collects the options into settings.
@@ -146,6 +151,8 @@ def run_settings(
         made_for=made_for,  # type: ignore[arg-type]
         max_drop=max_drop,
         qat_epochs=qat,
+        micro_flash=micro_flash,
+        micro_ram=micro_ram,
         threads=threads,
         seed=seed,
     )

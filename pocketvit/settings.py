@@ -86,7 +86,9 @@ class RunSettings:
         min_agreement: least share of images on which ``fp16`` and ``int8`` have the float model's top-1.
         made_for: family of processors that the recipe of ``int8`` is chosen for.
         max_drop: most points of top-1 an integer file may lose on held-out images; None holds them to nothing more.
-        qat_epochs: of quantisation-aware training of ``int8-full``.
+        qat_epochs: of quantisation-aware training of ``int8-full`` and ``tflite-micro``.
+        micro_flash: bytes that a ``tflite-micro`` file may take.
+        micro_ram: bytes that it may need to run.
         threads: torch threads; 0 takes every core. Part of what makes a run repeatable.
         seed: of splits, fresh weights, order, augmentation and calibration.
 
@@ -129,6 +131,8 @@ class RunSettings:
     made_for: Literal["x86", "pi4", "pi5", "android"] = "x86"
     max_drop: float | None = None
     qat_epochs: int = 0
+    micro_flash: int = 2 * 2**20
+    micro_ram: int = 2**19
     threads: int = 0
     seed: int = 0
 

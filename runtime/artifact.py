@@ -13,10 +13,10 @@ from .plan import ShapePlan
 from .preprocess import Preprocessing
 
 SCHEMA = "pocketvit.artifact"
-VERSION = 1
+VERSION = 2
 
 Format = Literal["onnx", "tflite"]
-Precision = Literal["fp32", "fp16", "int8", "int8-full", "int8-full-16x8"]
+Precision = Literal["fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro"]
 SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite"}
 
 
@@ -162,6 +162,7 @@ class Artifact:
         made_for: family of processors the recipe was chosen for; null where none was.
         asked: the settings that the choice of recipe went by.
         trials: the recipes it was chosen from.
+        arena_bytes: least arena that TensorFlow Lite Micro ran it in; null for files of other kinds.
     """
 
     file: str
@@ -181,6 +182,7 @@ class Artifact:
     made_for: str | None = None
     asked: dict[str, int | float | str] = field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
+    arena_bytes: int | None = None
 
 
 def manifest_path(file: Path) -> Path:

@@ -333,6 +333,15 @@ def test_the_fastest_that_is_good_enough_is_taken() -> None:
     # nothing to time with: the one expected to be fastest
     assert choose_fast(kitchen, (A, B, C), Wanted(0.99), None)[0].recipe == B
     assert choose_fast(kitchen, (A, B, C), Wanted(None, 0.05), None)[0].recipe == A
+    # a last check turns the fastest down, or all of them
+    times = {"b.tflite": 1e-3, "c.tflite": 2e-3}
+
+    def clock(files: Sequence[Path]) -> list[float]:
+        return [times[path.name] for path in files]
+
+    chosen, _ = choose_fast(kitchen, (A, B, C), Wanted(0.99), clock, lambda path: path.stem != "b")
+    assert chosen.recipe == C
+    assert choose_fast(kitchen, (A, B), Wanted(0.99), None, lambda path: False)[0].recipe == B
 
 
 def test_where_none_is_good_enough_more_is_tried() -> None:

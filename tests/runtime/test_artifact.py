@@ -38,8 +38,8 @@ def test_version_1_still_loads(tmp_path: Path) -> None:
     assert read_artifact(file) == tiny_artifact(file, FLOAT_IN, FLOAT_OUT)
 
 
-def test_version_1_is_still_what_is_written(file: Path) -> None:
-    assert manifest_path(file).read_bytes() == (GOLDEN / "artifact-v1.json").read_bytes()
+def test_version_2_is_what_is_written(file: Path) -> None:
+    assert manifest_path(file).read_bytes() == (GOLDEN / "artifact-v2.json").read_bytes()
 
 
 def test_every_changed_byte_is_found(file: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_truncated_manifest_is_an_artifact_error(file: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "text"),
     [
-        (("schema_version",), 2, "newer PocketViT.*pip install --upgrade"),
+        (("schema_version",), 3, "newer PocketViT.*pip install --upgrade"),
         (("schema",), "pocketvit.plan", "another kind of document"),
         (("class_names",), ["a", "b"], "names the wrong number of classes. Expected 3. Got 2"),
         (("class_names",), "abc", "class_names has the wrong type or value. Expected a list"),
@@ -110,7 +110,7 @@ def test_a_truncated_manifest_is_an_artifact_error(file: Path) -> None:
         (("input", "shape"), [1, 3, 8, 8], "an input that is not its image. Expected NHWC .* Got NHWC"),
         (("input", "shape"), [1, 8, 10**30, 3], "Expected an integer of 64 bits"),
         (("input", "layout"), "NCHW", "an input that is not its image"),
-        (("input", "dtype"), "int8", "int8 tensor 'images' lacks its scale or zero point"),
+        (("input", "dtype"), "int8", "integer tensor 'images' lacks its scale or zero point"),
         (("input", "dtype"), "object", "dtype has the wrong type or value"),
         (("input", "scale"), 0.5, "float tensor 'images' has a scale or zero point"),
         (("output", "shape"), [1, 4], "an output that is not its classes. Expected NC \\(3,\\)"),
