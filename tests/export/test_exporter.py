@@ -226,3 +226,21 @@ def test_manifest_names_the_bytes_it_stands_beside(exported: Exported) -> None:
         assert body["provenance"]["versions"]["torch"]
     assert ExportSettings().kinds == ("onnx", "onnx-int8", "fp32", "int8", "int8-full")
     assert set(ExportSettings().kinds) < set(KINDS)
+
+
+def test_where_no_recipe_loses_so_little_the_closest_is_named(
+    sliced: SlicedViT, digits: Dataset, tmp_path: Path
+) -> None:
+    ties = replace_head_by_near_ties(sliced)
+    # labels that the float model has right by definition: every answer that changes is lost
+    everything = np.arange(len(digits.labels))
+    own = replace(digits, labels=logits_of(ties, digits, everything, SPEC).argmax(1))
+    settings = ExportSettings(kinds=("int8-full",), calibration_images=8, verify_images=40, max_drop=0.5)
+    with pytest.raises(
+        ParityError, match=r"No recipe of int8-full loses so little.*static_wi8.*comes closest"
+    ) as caught:
+        export_model(ties, task_for(own), own, tmp_path, "ties", settings)
+    assert caught.value.exit_code == 1
+    assert not list(tmp_path.iterdir())
+    easy = replace(settings, max_drop=100.0)
+    assert export_model(ties, task_for(own), own, tmp_path, "ties", easy)[-1].asked["max_drop"] == 100.0
