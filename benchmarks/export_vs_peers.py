@@ -48,7 +48,7 @@ from compress import (
     save_model,
 )
 from device_bench import format, median_interval, ratio_of_medians, time_apart
-from export import ExportSettings, export_model
+from export import DYNAMIC_ATTENTION, ExportSettings, export_model, write_int8
 from runtime import Preprocessing, open_engine
 
 DATA, TRAIN_LIMIT = "fashion-mnist", 12_000
@@ -58,7 +58,10 @@ SPECS = {
 }
 TITLES = {"small": "ViT-S/16 at 224 px, random features", "tiny": "ViT-Tiny at 32 px, trained"}
 TRAIN = TrainRecipe(epochs=24, batch_size=64, lr=1e-3, head_lr=1e-3, warmup=0.1, patience=24, clip_norm=1.0)
-PROBE_IMAGES, RIDGE = 600, 10.0
+PROBE_IMAGES, PROBE_COMPONENTS = 600, 24
+AGREEMENT = {"small": 0.9, "tiny": 0.99}
+"""Random features answer less surely than trained ones: no tool's int8 reaches 99 % of them."""
+
 TEST_IMAGES = {"small": 400, "tiny": 10_000}
 ROUNDS = {"small": 40, "tiny": 400}
 OURS = {
@@ -69,6 +72,7 @@ OURS = {
     "onnx": "**PocketViT, ONNX fp32**",
     "int8.onnx": "**PocketViT, ONNX int8**",
 }
+MIXED = "**PocketViT, dynamic int8 with integer attention**"
 ENGINES = {".tflite": "LiteRT", ".onnx": "ONNX Runtime", ".xml": "OpenVINO"}
 
 
@@ -114,11 +118,16 @@ def prepare(name: str, folder: Path) -> dict[str, Path]:
     model, task = subject(name, folder / "model")
     data = load_data(DATA, seed=0, train_limit=TRAIN_LIMIT)
     settings = ExportSettings(
-        kinds=("fp32", "fp16", "int8", "int8-full", "onnx", "onnx-int8"), verify_images=min(TEST_IMAGES[name], 1000)
+        kinds=("fp32", "fp16", "int8", "int8-full", "onnx", "onnx-int8"),
+        verify_images=min(TEST_IMAGES[name], 1000),
+        min_agreement=AGREEMENT[name],
     )
     export_model(model, task, data, folder / "ours", name, settings, timer=time_apart)
     chosen = np.sort(np.random.default_rng(0).permutation(data.held_out)[:64])
     files = {title: folder / "ours" / f"{name}.{suffix}" for suffix, title in OURS.items()}
+    mixed = folder / "ours" / "dynamic-attention.tflite"
+    write_int8(model, mixed, pixels(data, chosen, task), DYNAMIC_ATTENTION)
+    files[MIXED] = mixed
     files |= write_peers(model, pixels(data, chosen, task), folder / "peers")
     test = data.test[: TEST_IMAGES[name]]
     known = folder / "answers.json"
@@ -149,7 +158,10 @@ def subject(name: str, folder: Path) -> tuple[SlicedViT, Task]:
 
 
 def probed(model: SlicedViT, data: Any, task: Task) -> SlicedViT:
-    """Returns the model with a classifier fitted to its features by ridge regression."""
+    """Returns the model with a classifier fitted by least squares to the main components of its features.
+
+    The others hardly vary between images: a classifier that hung on them would answer by the last bits of float32.
+    """
     chosen = np.sort(np.random.default_rng(1).permutation(data.train)[:PROBE_IMAGES])
     features: list[torch.Tensor] = []
     hook = model.head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
@@ -158,9 +170,10 @@ def probed(model: SlicedViT, data: Any, task: Task) -> SlicedViT:
             model(images)
     hook.remove()
     x, y = torch.cat(features).double(), torch.nn.functional.one_hot(torch.from_numpy(data.labels[chosen])).double()
-    centre, spread = x.mean(0), x.std(0) + 1e-6
-    z = (x - centre) / spread
-    weight = torch.linalg.solve(z.T @ z + RIDGE * torch.eye(z.shape[1]).double(), z.T @ (y - y.mean(0))).T / spread
+    centre = x.mean(0)
+    _, _, components = torch.linalg.svd(x - centre, full_matrices=False)
+    main = components[:PROBE_COMPONENTS]
+    weight = torch.linalg.lstsq((x - centre) @ main.T, y - y.mean(0)).solution.T @ main
     weights = {**model.state_dict(), "head.weight": 10 * weight.float()}
     weights["head.bias"] = 10 * (y.mean(0) - weight @ centre).float()
     return build(model.plan, weights)

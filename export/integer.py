@@ -113,14 +113,18 @@ class _Quantiser:
         self.shapes = dict(graph.shapes)
         self.qparams: dict[str, QParams] = {}
         self.made: dict[tuple[str, bool], str] = {}
+        self.same: dict[str, str] = {}
 
     def build(self) -> Graph:
         graph, outside = self.graph, self.ranges.outside
         if outside:
             self.qparams[graph.input] = self.grids[graph.input]
-        for op in graph.ops:
+        for written in graph.ops:
+            op = replace(written, inputs=tuple(self.same.get(name, name) for name in written.inputs))
             mode = self.modes[op.output]
-            if mode == "integer":
+            if mode == "integer" and self.adds_nothing(op):
+                self.same[op.output] = op.inputs[0]
+            elif mode == "integer":
                 self.integer(op)
             else:
                 inputs = tuple(name if name in graph.constants else self.version(name, False) for name in op.inputs)
@@ -137,6 +141,13 @@ class _Quantiser:
             {name: shape for name, shape in self.shapes.items() if name in used},
             {name: grid for name, grid in self.qparams.items() if name in used},
         )
+
+    def adds_nothing(self, op: Op) -> bool:
+        """Says whether an operator adds a constant of less than half a step, as a norm's epsilon is."""
+        if op.kind != "add" or op.inputs[0] in self.graph.constants or op.inputs[1] not in self.graph.constants:
+            return False
+        most, step = np.abs(self.constants[op.inputs[1]]).max(), self.grids[op.inputs[0]].scale[0]
+        return bool(most < step / 2) and self.shapes[op.inputs[0]] == self.shapes[op.output]
 
     def integer(self, op: Op) -> None:
         inputs = []

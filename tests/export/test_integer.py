@@ -178,6 +178,9 @@ def test_what_counts_in_integers(trained: SlicedViT, subject: Subject) -> None:
     assert all(name in full.qparams for name in full.shapes)
     assert not any(op.kind in ("quantize", "dequantize") for op in full.ops)
     assert full.qparams["blocks.0.mlp.fc1.bias"].dtype == "int32"
+    # epsilon is far less than a step of any variance; positions are not
+    assert not any(op.output.endswith("variance_eps") for op in full.ops)
+    assert any(op.output == "patches.placed" for op in full.ops)
     partly = made(replace(STATIC, float_layers=("blocks.1.mlp.fc1",)))
     assert "blocks.1.mlp.fc1.weight" not in partly.qparams
     assert "blocks.0.mlp.fc1.weight" in partly.qparams
