@@ -4,10 +4,12 @@ from .calibrate import Stats, check_calibration, observe
 from .check_file import Verification, verify_file
 from .choose import Timer
 from .equalise import equalising_scales
-from .exporter import DEFAULT_KINDS, KINDS, ExportSettings, export_model, host_family
+from .export_job import DEFAULT_KINDS, KINDS, ExportSettings
+from .exporter import export_model
 from .graph import Graph, Op, QParams
 from .inspection import Inspection, inspect_file
 from .integer import Ranges, quantise
+from .making import host_family
 from .micro import DEFAULT_LIMITS, MicroLimits, MicroRun, check_micro, micro_graph, run_micro
 from .onnx_file import write_onnx
 from .qat import QatRecipe, train_quantised

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from compress import Dataset, ModelSpec, SlicedViT, build, load_model, logits_of, plain_batches
-from export import KINDS, ExportSettings, export_model, exporter, write_onnx, write_tflite
+from export import KINDS, ExportSettings, export_model, making, write_onnx, write_tflite
 from runtime import DataError, ParityError, load, manifest_path, read_artifact, sha256_of
 
 from .conftest import OVERRIDES, SPEC, Exported, task_for
@@ -165,8 +165,8 @@ def test_a_wrong_float_file_is_refused(
     sliced: SlicedViT, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = load_model(ModelSpec("vit_tiny_patch16_224", 32, 8, 1, overrides=OVERRIDES), 10, seed=1)
-    honest = exporter.write_onnx
-    monkeypatch.setattr(exporter, "write_onnx", lambda model, path, **how: honest(other, path, **how))
+    honest = making.write_onnx
+    monkeypatch.setattr(making, "write_onnx", lambda model, path, **how: honest(other, path, **how))
     settings = ExportSettings(kinds=("onnx",), verify_images=40)
     with pytest.raises(ParityError, match="widths of its plan"):
         export_model(sliced, task_for(digits), digits, tmp_path, "bad", settings)

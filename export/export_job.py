@@ -1,0 +1,164 @@
+"""One export: what is asked for, of which model, with which images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from compress import Dataset, SlicedViT, Task, logits_of, plain_batches
+from runtime import Calibration, DataError, Provenance, macs
+
+from .choose import Timer
+from .micro import DEFAULT_LIMITS, MicroLimits
+from .onnx_file import ONNX_DYNAMIC
+from .recipes import CPU_RECIPES, Family
+
+KINDS = ("onnx", "onnx-fp16", "onnx-int8", "fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro")
+"""What can be exported: ONNX in three precisions, and TFLite in six forms."""
+
+DEFAULT_KINDS = ("onnx", "onnx-int8", "fp32", "int8", "int8-full")
+"""What is exported unless something else is asked for."""
+
+_SUFFIX = {
+    "onnx": "onnx",
+    "onnx-fp16": "fp16.onnx",
+    "onnx-int8": "int8.onnx",
+    **{kind: f"{kind.removeprefix('tflite-')}.tflite" for kind in KINDS if not kind.startswith("onnx")},
+}
+RECIPES = {
+    "onnx": "fp32",
+    "onnx-fp16": "fp16_weights",
+    "onnx-int8": ONNX_DYNAMIC,
+    "fp32": "fp32",
+    "fp16": "fp16_weights",
+}
+QUANTISED = ("int8", "int8-full", "int8-full-16x8", "tflite-micro")
+TRAINABLE = ("int8-full", "tflite-micro")
+_VERIFY_MACS = 4e11
+_CALIBRATION_MACS = 1e11
+_CALIBRATION_IMAGES = (32, 256)
+_CHOICE_MACS = 2e11
+_CHOICE_IMAGES = (32, 1000)
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What to export and how to check it.
+
+    Attributes:
+        kinds: some of ``KINDS``.
+        calibration_images: held-out images that set integer ranges; 0 takes 32 to 256 of them, more for small models.
+        verify_images: test images every file is run on; 0 takes the whole test split, or for a big model an
+            evenly spaced part of it, at least 32.
+        min_agreement: least share of images on which ``fp16`` and ``int8`` have the float model's top-1, 0..1.
+        made_for: family of processors that ``int8`` is chosen for.
+        max_drop: most points of top-1 an integer file may lose on held-out images; None holds them to nothing more.
+        qat_epochs: of quantisation-aware training of ``int8-full`` and ``tflite-micro``; 0 trains nothing.
+        seed: of the choice of calibration images, and of training.
+        micro: what ``tflite-micro`` files must fit.
+
+    Raises:
+        DataError: a value is out of range.
+    """
+
+    kinds: tuple[str, ...] = DEFAULT_KINDS
+    calibration_images: int = 0
+    verify_images: int = 0
+    min_agreement: float = 0.99
+    made_for: Family = "x86"
+    max_drop: float | None = None
+    qat_epochs: int = 0
+    seed: int = 0
+    micro: MicroLimits = DEFAULT_LIMITS
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds:
+            raise DataError("Unknown kind of file", expected=", ".join(KINDS), got=", ".join(unknown) or "none")
+        if self.calibration_images == 1 or self.calibration_images < 0:
+            raise DataError("Calibration needs at least 2 images", got=self.calibration_images)
+        if self.verify_images < 0:
+            raise DataError("verify_images must not be negative", got=self.verify_images)
+        if not 0 <= self.min_agreement <= 1:
+            raise DataError("min_agreement is a share", expected="0 to 1", got=self.min_agreement)
+        if self.made_for not in CPU_RECIPES:
+            raise DataError("Unknown family of processors", expected=", ".join(CPU_RECIPES), got=self.made_for)
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise DataError("max_drop is in points of top-1", expected="0 to 100", got=self.max_drop)
+        if self.qat_epochs < 0:
+            raise DataError("qat_epochs must not be negative", got=self.qat_epochs)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The images every file is run on, and what the torch model says of them."""
+
+    inputs: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64] | None
+    no_labels_reason: str | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is exported, from what, to where."""
+
+    model: SlicedViT
+    task: Task
+    data: Dataset
+    folder: Path
+    name: str
+    settings: ExportSettings
+    provenance: Provenance
+    timer: Timer | None
+
+    def file(self, kind: str) -> Path:
+        """Returns where the file of ``kind`` goes."""
+        return self.folder / f"{self.name}.{_SUFFIX[kind]}"
+
+    def calibration(self, kind: str) -> Calibration | None:
+        """Returns which images set its integer ranges, or None where there are none."""
+        if kind not in QUANTISED:
+            return None
+        least, most = _CALIBRATION_IMAGES
+        own = min(max(least, min(most, int(_CALIBRATION_MACS / macs(self.model.plan)))), len(self.data.held_out) // 2)
+        images = min(self.settings.calibration_images or own, len(self.data.held_out))
+        return Calibration(self.data.name, "held-out", images, self.settings.seed)
+
+    def asked(self, kind: str) -> dict[str, int | float | str]:
+        """What the choice of recipe goes by."""
+        settings = self.settings
+        asked: dict[str, int | float | str] = {}
+        if kind in QUANTISED and settings.max_drop is not None:
+            asked["max_drop"] = settings.max_drop
+        if kind == "int8":
+            asked |= {"made_for": settings.made_for, "min_agreement": settings.min_agreement}
+        if kind in TRAINABLE:
+            asked["qat_epochs"] = settings.qat_epochs
+        return asked
+
+    @property
+    def min_agreement(self) -> float | None:
+        """What ``int8`` is held to; weights that were never trained answer by chance and are held to nothing."""
+        return self.settings.min_agreement if self.task.trained else None
+
+
+def images_of(data: Dataset, indices: npt.NDArray[np.int64], task: Task) -> npt.NDArray[np.float32]:
+    """Returns preprocessed images, ``(N, H, W, C)``."""
+    batches = [images.numpy() for images, _ in plain_batches(data, indices, task.preprocessing)]
+    return np.ascontiguousarray(np.concatenate(batches).transpose(0, 2, 3, 1))
+
+
+def reference_of(job: Job) -> Reference:
+    """Returns the test images that files are verified on, and what the torch model says of them."""
+    model, task, data = job.model, job.task, job.data
+    wanted = job.settings.verify_images or max(32, int(_VERIFY_MACS / macs(model.plan)))
+    count = min(wanted, len(data.test))
+    indices = data.test[np.linspace(0, len(data.test) - 1, count).round().astype(np.int64)]
+    logits = logits_of(model, data, indices, task.preprocessing)
+    same = task.class_names == data.class_names
+    reason = None if same else f"the model has {len(task.class_names)} classes of its own, {data.name} has others"
+    return Reference(images_of(data, indices, task), logits, data.labels[indices] if same else None, reason)
