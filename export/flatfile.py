@@ -171,7 +171,11 @@ def _onnx_model(path: Path) -> FileModel:
         raise ArtifactError(
             f"{path} keeps its weights in other files", expected="one file that holds all", fix="Export it again"
         )
-    graph = onnx.shape_inference.infer_shapes(proto).graph
+    for info in proto.graph.input:
+        for dim in info.type.tensor_type.shape.dim[:1]:
+            # a free batch is looked at as one image; sizes that come from it are then known
+            dim.dim_value = dim.dim_value or 1
+    graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
     tensors: dict[str, FileTensor] = {}
     for info in (*graph.input, *graph.value_info, *graph.output):
         kind = info.type.tensor_type

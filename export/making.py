@@ -35,7 +35,7 @@ from .recipes import CPU_RECIPES, full_recipes
 from .tflite_file import write_tflite
 from .verify import compare_logits, real_logits
 
-_CHOICE_MACS = 2e11
+_CHOICE_MACS = 1e12
 _CHOICE_IMAGES = (32, 1000)
 
 

@@ -186,8 +186,8 @@ def test_answers_that_are_not_finite_fail(tmp_path: Path) -> None:
 
     file = small_file(tmp_path / "m.onnx")
     proto = onnx.load(file)
-    bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "head.bias")
-    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(10, np.nan, np.float32), "head.bias"))
+    bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "logits.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(10, np.nan, np.float32), "logits.bias"))
     onnx.save(proto, file)
     write_artifact(file, artifact_of(file, SMALL))
     found = verify_file(file, images=2)

@@ -18,6 +18,8 @@ TINY = [
     *("--model-arg", "embed_dim=32", "--model-arg", "depth=2", "--model-arg", "num_heads=2"),
     *("--epochs", "3", "--recovery-epochs", "2", "--train-limit", "300", "--importance-images", "4"),
     *("--calibration-images", "4", "--verify-images", "60", "--min-agreement", "0", "--threads", "1"),
+    # a recipe chosen by time could be another one the next time
+    *("--for", "pi5"),
 ]
 
 

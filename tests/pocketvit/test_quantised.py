@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from export import host_family
 from runtime import read_artifact
 
 from .conftest import Command
@@ -40,6 +41,18 @@ def test_the_manifest_says_what_was_tried_and_for_what(run_folder: Path, pocketv
         assert by_name[name]["precision"] == "fp16"
         plain = name.replace("fp16.tflite", "fp32.tflite").replace(".fp16", "")
         assert by_name[name]["size_bytes"] < 0.75 * read_artifact(run_folder / "artifacts" / plain).size_bytes
+
+
+def test_on_the_machine_it_is_made_for_recipes_are_timed(run_folder: Path, pocketvit: Command) -> None:
+    answer = pocketvit("export", run_folder, *SHORT, "--formats", "int8", "--for", "x86", "--json")
+    assert answer.code == 0, answer.err
+    (int8,) = [one for one in json.loads(answer.out)["artifacts"] if one["file"] == "tiny.int8.tflite"]
+    timed = {trial["recipe"]: trial["latency_s"] for trial in int8["trials"]}
+    if host_family() != "x86":
+        assert set(timed.values()) == {None}
+        return
+    assert None not in timed.values()
+    assert timed[int8["recipe"]] <= 1.02 * min(timed.values())
 
 
 def test_the_drop_that_is_allowed_is_kept(run_folder: Path, pocketvit: Command) -> None:

@@ -96,7 +96,7 @@ def test_a_finished_run_resumes_to_its_table_at_once(tiny_run: Path, pocketvit: 
 
 
 def test_export_of_a_run_keeps_what_is_there(tiny_run: Path, pocketvit: Command) -> None:
-    options = ("--calibration-images", 4, "--verify-images", 60, "--min-agreement", 0)
+    options = ("--calibration-images", 4, "--verify-images", 60, "--min-agreement", 0, "--for", "pi5")
     answer = pocketvit("export", tiny_run, *options, "--json")
     assert answer.code == 0, answer.err
     files = [artifact["file"] for artifact in json.loads(answer.out)["artifacts"]]
