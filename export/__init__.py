@@ -12,6 +12,7 @@ from .integer import Ranges, quantise
 from .making import host_family
 from .micro import DEFAULT_LIMITS, MicroLimits, MicroRun, check_micro, micro_graph, run_micro
 from .onnx_file import write_onnx
+from .onnx_writer import onnx_bytes
 from .qat import QatRecipe, train_quantised
 from .recipes import (
     CPU_RECIPES,
@@ -73,6 +74,7 @@ __all__ = [
     "micro_graph",
     "modes_of",
     "observe",
+    "onnx_bytes",
     "quantise",
     "read_widths",
     "real_logits",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from compress import SlicedViT
-from export import ALL_REWRITES, Rewrites, tflite_bytes, vit_graph, write_onnx
+from export import ALL_REWRITES, Rewrites, onnx_bytes, tflite_bytes, vit_graph
 from runtime import (
     Artifact,
     BlockPlan,
@@ -34,10 +34,8 @@ def small_file(
     path: Path, plan: ShapePlan = SMALL, rewrites: Rewrites = ALL_REWRITES, *, half: bool = False, manifest: bool = True
 ) -> Path:
     """Writes a model with random weights, and its manifest unless told otherwise."""
-    if path.suffix == ".onnx":
-        write_onnx(small_model(plan), path)
-    else:
-        path.write_bytes(tflite_bytes(vit_graph(small_model(plan), rewrites), half=half))
+    graph = vit_graph(small_model(plan), rewrites)
+    path.write_bytes(onnx_bytes(graph, half) if path.suffix == ".onnx" else tflite_bytes(graph, half))
     if manifest:
         write_artifact(path, artifact_of(path, plan))
     return path
