@@ -6,7 +6,6 @@ Every rewrite is exact in real numbers: outputs differ by rounding alone, and ea
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 
@@ -399,8 +398,3 @@ class _Vit:
     def tokens(self, name: str, value: Array) -> str:
         """Adds a constant in the shape of tokens."""
         return self.g.constant(name, value.reshape((*self.batch, *value.shape)))
-
-
-def describe(rewrites: Rewrites) -> dict[str, Any]:
-    """Returns the rewrites as they stand in a manifest."""
-    return {field.name: getattr(rewrites, field.name) for field in fields(rewrites)}
