@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runtime import MeasurementError
 
-from .results import MemoryUse
+from .figures import MemoryUse
 
 RUNS = 3
 TIMEOUT_S = 120.0

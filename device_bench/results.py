@@ -8,40 +8,17 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from runtime import ArtifactError, MeasurementError, Precision, decode, encode, read_document, write_document
 
+from .figures import Accuracy, Arithmetic, Energy, Failure, MemoryUse, Peak, Startup, Throughput
 from .machine import MachineState
 from .measure import Measurement, Sampling
 
 SCHEMA = "pocketvit.bench"
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class MemoryUse:
-    """What a process that runs one file takes.
-
-    Attributes:
-        peak_rss_bytes: the most resident memory it ever had, interpreter and engine included; null with a reason.
-        rss_before_bytes: resident memory before the engine and the file were loaded; null with a reason.
-        reason: why the figures are null.
-
-    Raises:
-        MeasurementError: a figure is missing without a reason, or is not positive.
-    """
-
-    peak_rss_bytes: int | None
-    rss_before_bytes: int | None
-    reason: str | None = None
-
-    def __post_init__(self) -> None:
-        for value in (self.peak_rss_bytes, self.rss_before_bytes):
-            if value is None and not self.reason:
-                raise MeasurementError("A memory figure is missing without a reason")
-            if value is not None and value <= 0:
-                raise MeasurementError("A memory figure is impossible", expected="a positive number", got=value)
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -59,6 +36,13 @@ class FileResult:
         batch: images per run.
         measurements: one per metric.
         memory: peak memory of a process that runs it.
+        startup: loading and first inference; null where it was not measured.
+        throughput: images a second, by batch and streams.
+        macs: multiply-accumulates of one image, by the plan in the manifest; null without one.
+        arithmetic: which of the machine's peaks its matrix products are held against; null where that is not known.
+        energy: of one image; null where it was not asked for.
+        accuracy: on labelled images, on this target; null where none were given.
+        notes: what a reader must know of these figures, such as a drift or two modes in the times.
 
     Raises:
         MeasurementError: a field cannot be what it says it is.
@@ -74,6 +58,13 @@ class FileResult:
     batch: int
     measurements: tuple[Measurement, ...]
     memory: MemoryUse
+    startup: Startup | None = None
+    throughput: tuple[Throughput, ...] = ()
+    macs: int | None = None
+    arithmetic: Arithmetic | None = None
+    energy: Energy | None = None
+    accuracy: Accuracy | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.file or re.search(r"[/\\]", self.file):
@@ -94,6 +85,23 @@ class FileResult:
         """The time of one run, s; none when the target has no clock worth reading."""
         return next((measurement for measurement in self.measurements if measurement.metric == "latency"), None)
 
+    @property
+    def flops(self) -> int | None:
+        """Floating-point operations of one image, or what stands for them in integers: two for each MAC."""
+        return None if self.macs is None else 2 * self.macs
+
+    @property
+    def gflops_per_s(self) -> float | None:
+        """Operations a second at the median latency, 10^9/s; None without MACs or latency."""
+        if self.flops is None or self.latency is None:
+            return None
+        return self.flops * self.batch / median(self.latency.values) * 1e-9
+
+    @property
+    def best_throughput(self) -> Throughput | None:
+        """The arrangement with the most images a second, or none."""
+        return max(self.throughput, key=lambda one: one.median, default=None)
+
 
 @dataclass(frozen=True)
 class BenchResult:
@@ -108,6 +116,9 @@ class BenchResult:
         before: the machine just before the first run.
         after: the machine just after the last.
         files: what was measured.
+        failures: files of which nothing was.
+        peaks: of the machine's arithmetic, measured beside them.
+        notes: what a reader must know of all figures, such as a machine that had other work to do.
 
     Raises:
         MeasurementError: the time is not one, there is no file, or a file comes twice.
@@ -121,6 +132,9 @@ class BenchResult:
     before: MachineState
     after: MachineState
     files: tuple[FileResult, ...]
+    failures: tuple[Failure, ...] = ()
+    peaks: tuple[Peak, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -129,13 +143,18 @@ class BenchResult:
             aware = False
         if not aware:
             raise MeasurementError("created_utc is not an ISO 8601 time with offset", got=repr(self.created_utc))
-        names = [result.file for result in self.files]
+        names = [*(result.file for result in self.files), *(failure.file for failure in self.failures)]
         if not names or len(set(names)) != len(names):
             raise MeasurementError("A bench needs files of different names", got=", ".join(names) or "none")
 
     def of(self, file: str) -> FileResult | None:
         """Returns the result of the file with that name, or none."""
         return next((result for result in self.files if result.file == file), None)
+
+    def peak_of(self, result: FileResult) -> Peak | None:
+        """Returns the peak that ``result`` is held against: of the same arithmetic and threads, by any engine."""
+        own = [p for p in self.peaks if (p.arithmetic, p.threads) == (result.arithmetic, result.threads)]
+        return max(own, key=lambda peak: peak.best, default=None)
 
 
 def write_result(path: Path, result: BenchResult) -> None:

@@ -59,7 +59,7 @@ def test_every_truncation_is_refused(tmp_path):
         ('"cpu"', '"gpu"'),
         ('"threads": 1', '"threads": 2'),
         ('"digest"', '"digset"'),
-        ('"schema_version": 1', '"schema_version": 2'),
+        ('"schema_version": 1', '"schema_version": 3'),
         ('"pocketvit.bench"', '"pocketvit.plan"'),
     ],
 )
