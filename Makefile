@@ -16,13 +16,14 @@ BUDGET     ?=
 NAME       ?=
 RUNS       ?=
 ARGS       ?=
+OUT        ?= build/default
 
 RUN_OPTIONS = $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") \
 	$(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") $(if $(PRETRAINED),--pretrained) \
 	$(if $(IMG_SIZE),--img-size "$(IMG_SIZE)") $(if $(PATCH_SIZE),--patch-size "$(PATCH_SIZE)") \
 	$(if $(BUDGET),--budget "$(BUDGET)") $(if $(NAME),--name "$(NAME)") $(if $(RUNS),--runs "$(RUNS)") $(ARGS)
 
-.PHONY: help export-tflite test lint bench clean
+.PHONY: help export-tflite test lint bench gate default-artifacts clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -41,6 +42,12 @@ lint: $(VENV)/.installed-dev  ## Check style, types and the direction of imports
 
 bench: $(VENV)/.installed  ## Run the benchmarks and print their tables
 	$(BIN)/python benchmarks/speedup.py $(ARGS)
+
+gate: default-artifacts  ## Hold our own default files against what is stored of them
+	$(BIN)/pocketvit gate --baseline .ci/gate-baseline.json --config .ci/gate.toml $(foreach kind,fp32.tflite int8.tflite onnx,$(OUT)/default.$(kind))
+
+default-artifacts: $(VENV)/.installed  ## Write the default model's files to OUT=, for the gate
+	$(BIN)/python .ci/default_artifacts.py $(OUT)
 
 clean:  ## Remove the virtual environment and caches; runs stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,27 +1,59 @@
-"""A bench in a process of its own, so that what this one has loaded and allocated does not colour the times.
+"""Jobs done by a process of their own, so that what this one has loaded and allocated does not colour the times.
 
 Beside the heap and the threads of a training framework, the same two files were measured 5 % apart that are 25 %
-apart in a fresh process.
+apart in a fresh process. And a file that crashes or hangs its engine takes that process with it, not this one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import mmap
+import os
+import queue
+import signal
+import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import runtime
-from runtime import MeasurementError, Progress, decode, encode, silent
+from runtime import MeasurementError, MissingExtraError, PocketVitError, Progress, decode, silent
 
-from .cpu import time_files
 from .measure import Sampling
 from .results import BenchResult
-from .targets import bench
+
+SILENCE_S = 120.0
+"""So long may a job give no sign."""
+
+NOBODY = -1
+"""The turn of no file."""
+
+_TURN = struct.Struct("<qq")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a job.
+
+    Attributes:
+        result: as JSON values; none when it failed.
+        error: why it failed; none when it did not.
+        turn: the number of the file whose turn it was at the end; none when it was no file's.
+    """
+
+    result: Any = None
+    error: PocketVitError | None = None
+    turn: int | None = None
+
+
+Ask = Callable[..., Answer]
 
 
 def bench_apart(
@@ -33,26 +65,21 @@ def bench_apart(
     seed: int = 0,
     progress: Progress = silent,
 ) -> BenchResult:
-    """Does what ``bench`` does, in a fresh process.
+    """Does what ``bench`` does, which measures in fresh processes by itself.
 
     Raises:
-        MeasurementError: the process died; and whatever ``bench`` raises.
+        PocketVitError: whatever ``bench`` raises.
     """
-    request = {
-        "files": [str(path.resolve()) for path in files],
-        "target": target,
-        "threads": threads,
-        "sampling": encode(sampling or Sampling()),
-        "seed": seed,
-    }
-    return decode(BenchResult, _ask("bench", request, progress), "the bench's result")
+    from .targets import bench
+
+    return bench(files, target, threads=threads, sampling=sampling, seed=seed, progress=progress)
 
 
 def time_apart(files: Sequence[Path], *, threads: int = 1, rounds: int = 12, percent: float = 25) -> tuple[float, ...]:
     """Does what ``time_files`` does, in a fresh process.
 
     Raises:
-        MeasurementError: the process died; and whatever ``time_files`` raises.
+        MeasurementError: the process died or hung; and whatever ``time_files`` raises.
     """
     request = {
         "files": [str(path.resolve()) for path in files],
@@ -60,80 +87,146 @@ def time_apart(files: Sequence[Path], *, threads: int = 1, rounds: int = 12, per
         "rounds": rounds,
         "percent": percent,
     }
-    return decode(tuple[float, ...], _ask("time", request, silent), "the times")
+    answer = ask("time", request)
+    if answer.error is not None:
+        raise answer.error
+    return decode(tuple[float, ...], answer.result, "the times")
 
 
-def _ask(job: str, request: dict[str, Any], progress: Progress) -> Any:
-    """Has a job done by a fresh process; returns its result as JSON.
+def ask(
+    job: str,
+    request: dict[str, Any],
+    progress: Progress = silent,
+    *,
+    silence_s: float = SILENCE_S,
+    command: Sequence[str] | None = None,
+) -> Answer:
+    """Has a job of ``child`` done by a fresh process, and says what became of it; it raises nothing of the job's.
 
-    Raises:
-        MeasurementError: the process died; and whatever the job raises.
+    Args:
+        job: its name.
+        request: what it is to do, as JSON values.
+        progress: told what the job tells.
+        silence_s: a job that gives no sign for so long is ended, s.
+        command: what to run instead of ``child``.
     """
-    # without -P a folder named `runtime` where the user stands would be taken for ours
-    command = [sys.executable, "-P", "-m", "device_bench.apart"]
+    # -P: a folder named like one of our packages, where the user stands, must not be imported in its stead.
+    command = command or (sys.executable, "-P", "-m", f"{__package__}.child")
     with (
-        tempfile.TemporaryFile("w+", errors="replace") as said,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True) as child,
+        tempfile.TemporaryFile() as said,
+        tempfile.NamedTemporaryFile() as turns,
     ):
-        assert child.stdin is not None
-        assert child.stdout is not None
+        turns.write(_TURN.pack(NOBODY, 0))
+        turns.flush()
+        text = json.dumps({"job": job, "turns": turns.name, **request})
         try:
-            with contextlib.suppress(BrokenPipeError):  # a child that died at once; its status is told below
-                child.stdin.write(json.dumps({"job": job, **request}))
-                child.stdin.close()
-            for line in child.stdout:
-                answer = _answer(line)
-                if "progress" in answer:
-                    progress(*answer["progress"])
-                elif "error" in answer:
-                    raise _error(answer["error"], answer["text"])
-                elif "result" in answer:
-                    return answer["result"]
-        except BaseException:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, errors="replace",
+                env=_environment(),
+            )  # fmt: skip
+        except OSError as error:
+            return Answer(error=MeasurementError("The process that measures could not be started", got=error.strerror))
+        with process as child, mmap.mmap(turns.fileno(), _TURN.size) as marker:
+            assert child.stdin is not None
+            try:
+                with contextlib.suppress(BrokenPipeError):  # a child that died at once; its status is told below
+                    child.stdin.write(text)
+                    child.stdin.close()
+                return _listen(child, marker, said, progress, silence_s)
+            finally:
+                if child.poll() is None:
+                    child.kill()
+
+
+def marker_of(path: str) -> Callable[[int], None]:
+    """Returns a function for the child's side that says whose turn it is, in a microsecond: memory, and no message.
+
+    Args:
+        path: of the file that the parent looks at.
+    """
+    with Path(path).open("r+b") as file:
+        shared = mmap.mmap(file.fileno(), _TURN.size)
+    count = 0
+
+    def turn(number: int) -> None:
+        nonlocal count
+        count += 1
+        _TURN.pack_into(shared, 0, number, count)
+
+    return turn
+
+
+def _environment() -> dict[str, str]:
+    packages = str(Path(__file__).resolve().parent.parent)
+    inherited = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{packages}{os.pathsep}{inherited}" if inherited else packages}
+
+
+def _listen(
+    child: subprocess.Popen[str], marker: mmap.mmap, said: IO[bytes], progress: Progress, silence_s: float
+) -> Answer:
+    lines: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_pass_on, args=(child, lines), daemon=True).start()
+    seen, until = b"", 0.0
+    while True:
+        now = time.monotonic()
+        if marker[:] != seen:
+            seen, until = marker[:], now + silence_s
+        if now > until:
             child.kill()
-            raise
-        status = child.wait()
-        said.seek(0)
-        last = (said.read().strip().splitlines() or ["no message"])[-1]
-    raise MeasurementError(f"The process that measured ended with status {status}", got=last[:300])
+            return Answer(error=_hung(silence_s), turn=_turn(marker))
+        try:
+            line = lines.get(timeout=min(0.5, silence_s / 4))
+        except queue.Empty:
+            continue
+        if line is None:
+            return Answer(error=_ended(child, said), turn=_turn(marker))
+        answer = _parsed(line)
+        if "result" in answer:
+            return Answer(result=answer["result"])
+        if "error" in answer:
+            return Answer(error=_error(answer), turn=_turn(marker))
+        if "progress" in answer:
+            until = now + silence_s
+            progress(*answer["progress"])
 
 
-def main() -> int:
-    """Reads a request from stdin; writes progress, and a result or an error, to stdout, a JSON line each."""
+def _pass_on(child: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+    assert child.stdout is not None
+    with contextlib.suppress(ValueError):  # closed meanwhile
+        for line in child.stdout:
+            lines.put(line)
+    lines.put(None)
 
-    def tell(answer: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
 
-    def progress(stage: str, done: int, total: int, note: str = "") -> None:
-        tell({"progress": [stage, done, total, note]})
+def _turn(marker: mmap.mmap) -> int | None:
+    number: int = _TURN.unpack(marker[:])[0]
+    return None if number == NOBODY else number
 
-    request = json.load(sys.stdin)
+
+def _hung(silence_s: float) -> MeasurementError:
+    return MeasurementError(f"The process gave no sign for {silence_s:g} s and was stopped")
+
+
+def _ended(child: subprocess.Popen[str], said: IO[bytes]) -> MeasurementError:
+    """Says how a process ended that gave no answer."""
     try:
-        result = _do(request, progress)
-    except runtime.PocketVitError as error:
-        tell({"error": type(error).__name__, "text": str(error)})
-        return error.exit_code
-    tell({"result": encode(result)})
-    return 0
+        status = child.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        return MeasurementError("The process closed its output and gave no answer")
+    if status < 0:
+        try:
+            how = signal.Signals(-status).name
+        except ValueError:
+            how = f"signal {-status}"
+        return MeasurementError(f"The process was killed by {how}")
+    said.seek(max(0, said.seek(0, os.SEEK_END) - 4000))
+    lines = said.read().decode(errors="replace").strip().splitlines() or ["no message"]
+    return MeasurementError(f"The process ended with status {status}", got=lines[-1][:300])
 
 
-def _do(request: dict[str, Any], progress: Progress) -> BenchResult | tuple[float, ...]:
-    files = [Path(path) for path in request["files"]]
-    if request["job"] == "time":
-        return time_files(files, threads=request["threads"], rounds=request["rounds"], percent=request["percent"])
-    return bench(
-        files,
-        request["target"],
-        threads=request["threads"],
-        sampling=decode(Sampling, request["sampling"], "the request"),
-        seed=request["seed"],
-        progress=progress,
-    )
-
-
-def _answer(line: str) -> dict[str, Any]:
-    """Returns a line's JSON object; engines may greet on stdout, which is no answer."""
+def _parsed(line: str) -> dict[str, Any]:
+    """Returns a line's JSON object; whatever else is printed is no answer."""
     try:
         answer = json.loads(line)
     except ValueError:
@@ -141,14 +234,12 @@ def _answer(line: str) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _error(name: str, text: str) -> runtime.PocketVitError:
+def _error(answer: dict[str, Any]) -> PocketVitError:
     """Returns the error of that name with a text that is whole already."""
-    kind = getattr(runtime, name, MeasurementError)
-    if not (isinstance(kind, type) and issubclass(kind, runtime.PocketVitError)) or kind is runtime.MissingExtraError:
+    if answer.get("missing"):
+        return MissingExtraError(*answer["missing"])
+    kind = getattr(runtime, answer["error"], MeasurementError)
+    if not (isinstance(kind, type) and issubclass(kind, PocketVitError)) or kind is MissingExtraError:
         kind = MeasurementError
-    error: runtime.PocketVitError = kind(text)
+    error: PocketVitError = kind(answer["text"])
     return error
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

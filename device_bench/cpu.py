@@ -1,166 +1,238 @@
-"""Target ``cpu``: files measured on this machine's processor, in this process."""
+"""Target ``cpu``: files measured on this machine's processor, each job in a process of its own."""
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from runtime import (
     Artifact,
-    Engine,
-    MeasurementError,
-    PocketVitError,
+    ArtifactError,
+    Precision,
     Progress,
+    decode,
+    encode,
+    macs,
     manifest_path,
-    open_engine,
     read_artifact,
     sha256_of,
     silent,
     tool_version,
 )
 
-from .inputs import input_shape, random_input
+from .apart import Answer, Ask, ask
+from .figures import Accuracy, Arithmetic, Energy, Failure, Peak, Throughput
 from .machine import machine_state
-from .measure import Sampling, measure_interleaved
-from .memory import measure_memory
+from .request import BenchRequest, check_files
 from .results import BenchResult, FileResult
-from .stats import percentile
+from .startup import REPEATS, Starts, measure_starts, without_folder
+from .steadiness import machine_notes, series_notes
+from .timing import Timed, Turns
+
+T = TypeVar("T")
+
+ARITHMETIC: dict[Precision, Arithmetic] = {
+    "fp32": "fp32",
+    "fp16": "fp32",  # the engines widen such weights and compute in float32
+    "int8": "int8",
+    "int8-full": "int8",
+    "int8-full-16x8": "int8",
+    "tflite-micro": "int8",
+}
+"""Which of the machine's peaks a file's matrix products are held against."""
+
+_PEAK_TRIES = 3
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class _Known:
+    """What is known of a file before it is timed."""
+
     file: Path
-    engine: Engine
     manifest: Artifact | None
     sha256: str
+    starts: Starts
 
 
-def bench_files(
-    files: Sequence[Path],
-    *,
-    threads: int = 1,
-    sampling: Sampling | None = None,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> BenchResult:
-    """Measures latency and peak memory of ``files``, interleaved, one image at a time.
+def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask = ask) -> BenchResult:
+    """Measures the files of ``request``, interleaved, one image at a time.
 
-    A manifest beside a file is optional; where there is one, the file must be the one it describes.
+    A manifest beside a file is optional; where there is one, the file must be the one it describes. A file that is
+    not, or that cannot be loaded, crashes or hangs, is a failure of the result, and the others are measured.
 
     Args:
-        files: ``.onnx`` and ``.tflite`` files, all of different names.
-        threads: of each engine, at least 1.
-        sampling: how long to measure; by default ``Sampling()``.
-        seed: of the inputs and of the order.
+        request: what to measure of which files.
         progress: told of files and rounds done.
+        ask: has a job done by a fresh process.
 
     Raises:
-        ArtifactError: a file cannot be loaded, or is not the one its manifest describes; nothing was timed.
-        UnsupportedTargetError: ``threads`` is below 1.
-        MissingExtraError: an engine is not installed.
-        MeasurementError: no file, two of the same name, or one that fails while it runs.
+        ArtifactError: a file does not exist, or is no model file by its name.
+        MeasurementError: a process that measures cannot be had.
     """
-    sampling = sampling or Sampling()
-    loaded = _load(files, threads, progress)
-    runners = {item.file.name: _runner(item, seed) for item in loaded}
-    memory = []
-    for done, item in enumerate(loaded):
-        progress("memory", done, len(loaded), item.file.name)
-        memory.append(measure_memory(item.file, threads))
-    progress("memory", len(loaded), len(loaded))
-    before = machine_state()
-    latencies = measure_interleaved(runners, sampling=sampling, seed=seed, progress=progress)
+    check_files(request)
+    known, failures = _start(request, progress, ask)
+    arithmetics = sorted({ARITHMETIC[item.manifest.precision] for item in known if item.manifest})
+    peaks = _peaks(request, arithmetics, progress, ask)
+    turns, known, failed = _time(request, known, progress, ask)
+    results = tuple(_result(request, item, timed) for item, timed in zip(known, turns.files, strict=True))
+    peaks, doubts = _peaks_above(request, arithmetics, peaks, results, progress, ask)
+    results = tuple(
+        _with_extras(request, item, result, progress, ask) for item, result in zip(known, results, strict=True)
+    )
     return BenchResult(
-        target="cpu",
+        target=request.target,
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         tool_version=tool_version(),
-        seed=seed,
-        sampling=sampling,
-        before=before,
-        after=machine_state(),
-        files=tuple(
-            FileResult(
-                file=item.file.name,
-                sha256=item.sha256,
-                size_bytes=item.file.stat().st_size,
-                precision=item.manifest.precision if item.manifest else None,
-                engine=item.engine.name,
-                engine_version=item.engine.version,
-                threads=threads,
-                batch=input_shape(item.engine, item.file.name)[0],
-                measurements=(latency,),
-                memory=use,
-            )
-            for item, latency, use in zip(loaded, latencies, memory, strict=True)
-        ),
+        seed=request.seed,
+        sampling=request.sampling,
+        before=turns.before,
+        after=turns.after,
+        files=results,
+        failures=(*failures, *failed),
+        peaks=peaks,
+        notes=(*machine_notes(turns.before, turns.after), *doubts),
     )
 
 
-def time_files(
-    files: Sequence[Path], *, threads: int = 1, rounds: int = 12, percent: float = 25, seed: int = 0
-) -> tuple[float, ...]:
-    """Returns a low percentile of the latency of each of many small files, s.
+def _start(request: BenchRequest, progress: Progress, ask: Ask) -> tuple[list[_Known], list[Failure]]:
+    """Looks at each manifest and starts each file in fresh processes; what fails is not run again."""
+    known, failures = [], []
+    for done, file in enumerate(request.files):
+        progress("start", done, len(request.files), file.name)
+        try:
+            # the manifest first: its digest keeps damaged bytes from the engine
+            manifest = read_artifact(file) if manifest_path(file).is_file() else None
+        except ArtifactError as error:
+            failures.append(Failure(file.name, without_folder(str(error), file)))
+            continue
+        repeats = REPEATS if request.startup else 1
+        starts = measure_starts(file, request.threads, repeats=repeats, timeout_s=request.timeout_s, ask=ask)
+        if starts.failure is not None:
+            failures.append(Failure(file.name, starts.failure))
+            continue
+        known.append(_Known(file, manifest, manifest.sha256 if manifest else sha256_of(file), starts))
+    progress("start", len(request.files), len(request.files))
+    return known, failures
 
-    They take turns, and each timed run follows one of the same file that is not timed: a model that is run again and
-    again finds its weights in the cache, and one that comes after thirty others does not. A low percentile, since
-    with few runs the median still holds much of what else the machine did.
+
+def _time(
+    request: BenchRequest, known: Sequence[_Known], progress: Progress, ask: Ask
+) -> tuple[Turns, list[_Known], list[Failure]]:
+    """Times all files in turns; when one of them ends the process, times the others again without it.
 
     Raises:
-        ArtifactError: a file cannot be loaded.
-        UnsupportedTargetError: ``threads`` is below 1.
-        MissingExtraError: an engine is not installed.
-        MeasurementError: a file fails while it runs.
+        PocketVitError: the process ended in no file's turn.
     """
-    loaded = _load(files, threads, silent)
-    runners = [_twice(_runner(item, seed)) for item in loaded]
-    names = [item.file.name for item in loaded]
-    order, values = random.Random(seed), [[] for _ in runners]  # type: tuple[random.Random, list[list[float]]]
-    for _ in range(rounds):
-        for number in order.sample(range(len(runners)), len(runners)):
-            try:
-                values[number].append(runners[number]())
-            except PocketVitError:
-                raise
-            except Exception as error:  # engines raise what they like
-                raise MeasurementError(f"{names[number]} failed while it was measured", got=error) from error
-    return tuple(percentile(own, percent) for own in values)
+    left, failures = list(known), list[Failure]()
+    while left:
+        job = {
+            "files": [str(item.file.resolve()) for item in left],
+            "threads": request.threads,
+            "sampling": encode(request.sampling),
+            "seed": request.seed,
+        }
+        answer = ask("latency", job, progress, silence_s=request.timeout_s)
+        if answer.error is None:
+            return decode(Turns, answer.result, "the times"), left, failures
+        if answer.turn is None or not 0 <= answer.turn < len(left):
+            raise answer.error
+        guilty = left.pop(answer.turn)
+        failures.append(Failure(guilty.file.name, without_folder(str(answer.error), guilty.file)))
+    now = machine_state()
+    return Turns((), now, now), [], failures
 
 
-def _twice(run: Callable[[], None]) -> Callable[[], float]:
-    """Returns a function that runs once, and again, and says how long the second took, s."""
-
-    def timed() -> float:
-        run()
-        start = time.perf_counter_ns()
-        run()
-        return (time.perf_counter_ns() - start) * 1e-9
-
-    return timed
-
-
-def _load(files: Sequence[Path], threads: int, progress: Progress) -> list[_Loaded]:
-    names = [file.name for file in files]
-    if not names or len(set(names)) != len(names):
-        raise MeasurementError("A bench needs files of different names", got=", ".join(names) or "none")
-    loaded = []
-    for done, file in enumerate(files):
-        progress("load", done, len(files), file.name)
-        # the manifest first: its digest keeps damaged bytes from the engine
-        manifest = read_artifact(file) if manifest_path(file).is_file() else None
-        engine = open_engine(file, threads=threads)
-        loaded.append(_Loaded(file, engine, manifest, manifest.sha256 if manifest else sha256_of(file)))
-    progress("load", len(files), len(files))
-    return loaded
+def _result(request: BenchRequest, item: _Known, timed: Timed) -> FileResult:
+    manifest = item.manifest
+    return FileResult(
+        file=item.file.name,
+        sha256=item.sha256,
+        size_bytes=item.file.stat().st_size,
+        precision=manifest.precision if manifest else None,
+        engine=timed.engine,
+        engine_version=timed.engine_version,
+        threads=request.threads,
+        batch=timed.batch,
+        measurements=(timed.latency,),
+        memory=item.starts.memory,
+        startup=item.starts.startup if request.startup else None,
+        macs=macs(manifest.plan) if manifest else None,
+        arithmetic=ARITHMETIC[manifest.precision] if manifest else None,
+        notes=series_notes(timed.latency.values, timed.latency.steady),
+    )
 
 
-def _runner(item: _Loaded, seed: int) -> Callable[[], None]:
-    engine, batch = item.engine, random_input(item.engine, item.file.name, seed)
+def _with_extras(request: BenchRequest, item: _Known, result: FileResult, progress: Progress, ask: Ask) -> FileResult:
+    """Adds what else was asked of the file, one process each; what cannot be measured is said in a note."""
+    job = {"file": str(item.file.resolve()), "threads": request.threads, "seed": request.seed}
+    if request.throughput_s:
+        answer = ask("throughput", {**job, "budget_s": request.throughput_s}, progress, silence_s=request.timeout_s)
+        result = _with(result, item, "throughput", tuple[Throughput, ...], answer)
+    if request.energy:
+        progress("energy", 0, 1, result.file)
+        answer = ask("energy", {**job, "country": request.country}, progress, silence_s=request.timeout_s)
+        result = _with(result, item, "energy", Energy, answer)
+    if request.images is not None:
+        answer = ask(
+            "accuracy", {**job, "images": str(request.images.resolve())}, progress, silence_s=request.timeout_s
+        )
+        result = _with(result, item, "accuracy", Accuracy, answer)
+    return result
 
-    def run() -> None:
-        engine.run(batch)
 
-    return run
+def _with(result: FileResult, item: _Known, field: str, kind: Any, answer: Answer) -> FileResult:
+    if answer.error is None:
+        figure: Mapping[str, Any] = {field: decode(kind, answer.result, f"the {field} of {result.file}")}
+        return replace(result, **figure)
+    note = f"Its {field} could not be measured. {without_folder(str(answer.error), item.file)}"
+    return replace(result, notes=(*result.notes, note))
+
+
+def _peaks(request: BenchRequest, arithmetics: Sequence[str], progress: Progress, ask: Ask) -> tuple[Peak, ...]:
+    """Measures the machine's peaks once; an engine that cannot gives none."""
+    if not (request.peaks and arithmetics):
+        return ()
+    progress("peaks", 0, 1)
+    job = {"threads": request.threads, "arithmetics": list(arithmetics)}
+    answer = ask("peaks", job, progress, silence_s=request.timeout_s)
+    progress("peaks", 1, 1)
+    return () if answer.error is not None else decode(tuple[Peak, ...], answer.result, "the peaks")
+
+
+def _peaks_above(
+    request: BenchRequest,
+    arithmetics: Sequence[str],
+    before: tuple[Peak, ...],
+    results: Sequence[FileResult],
+    progress: Progress,
+    ask: Ask,
+) -> tuple[tuple[Peak, ...], tuple[str, ...]]:
+    """Measures the peaks again after the files, and once more where a file was seen to do more than they say."""
+    peaks = before
+    for _ in range(_PEAK_TRIES):
+        peaks = merged(peaks, _peaks(request, arithmetics, progress, ask))
+        above = [result.file for result in results if _is_above(result, peaks)]
+        if request.peaks and arithmetics and not peaks:
+            return (), ("The machine's peak arithmetic could not be measured.",)
+        if not above:
+            return peaks, ()
+    return peaks, (
+        f"The machine was slower while its peak was measured than while {', '.join(above)} ran: that peak is too low.",
+    )
+
+
+def _is_above(result: FileResult, peaks: Sequence[Peak]) -> bool:
+    own = [peak.best for peak in peaks if (peak.arithmetic, peak.threads) == (result.arithmetic, result.threads)]
+    return result.gflops_per_s is not None and bool(own) and result.gflops_per_s > max(own)
+
+
+def merged(first: Sequence[Peak], second: Sequence[Peak]) -> tuple[Peak, ...]:
+    """Returns the peaks of two measurements with the values of both."""
+    values: dict[tuple[str, Arithmetic, int], tuple[float, ...]] = {}
+    for peak in (*first, *second):
+        key = (peak.engine, peak.arithmetic, peak.threads)
+        values[key] = (*values.get(key, ()), *peak.gflops)
+    return tuple(Peak(*key, gflops) for key, gflops in values.items())

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .stats import Interval
 
 MISSING = "–"
 _MINUS = "−"
 _TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+_SMALL = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 
 
 def count(value: int | None) -> str:
@@ -115,6 +118,87 @@ def times_interval(interval: Interval | None) -> str:
     return f"{value}× [{low}, {high}]"
 
 
+def flop(value: int | None) -> str:
+    """Returns a number of operations with a decimal prefix.
+
+    >>> flop(9_200_000_000), flop(None)
+    ('9.20 GFLOP', '–')
+    """
+    return MISSING if value is None else _prefixed(value, "FLOP")
+
+
+def gflops(value: float | None) -> str:
+    """Returns 10^9 operations a second with three significant digits.
+
+    >>> gflops(41.52), gflops(1234.6)
+    ('41.5 GFLOP/s', '1,235 GFLOP/s')
+    """
+    return MISSING if value is None else f"{_grouped(value)} GFLOP/s"
+
+
+def rate(value: float | None) -> str:
+    """Returns images a second with three significant digits, and thousands apart.
+
+    >>> rate(4653.2), rate(0.512)
+    ('4,653 images/s', '0.51 images/s')
+    """
+    return MISSING if value is None else f"{_grouped(value)} images/s"
+
+
+def joules(value: float | None) -> str:
+    """Returns an energy in the unit that suits it.
+
+    >>> joules(0.0123), joules(0.0), joules(2.5e-5)
+    ('12.3 mJ', '0 J', '25.0 µJ')
+    """
+    return MISSING if value is None else _small(value, "J")
+
+
+def watts(value: float | None) -> str:
+    """Returns a power in the unit that suits it.
+
+    >>> watts(3.214), watts(0.42)
+    ('3.21 W', '420 mW')
+    """
+    return MISSING if value is None else _small(value, "W")
+
+
+def grams(value: float | None) -> str:
+    """Returns a mass in the unit that suits it.
+
+    >>> grams(1.5e-6), grams(12.0)
+    ('1.50 µg', '12.0 g')
+    """
+    return MISSING if value is None else _small(value, "g")
+
+
+def arrangement(batch: int, streams: int, threads: int) -> str:
+    """Returns how images are fed to a file: their batch, the copies side by side, and the threads of each.
+
+    >>> arrangement(8, 1, 2), arrangement(1, 2, 1)
+    ('batch 8, 1 stream, 2 threads', 'batch 1, 2 streams, 1 thread')
+    """
+    return f"batch {batch}, {plural(streams, 'stream')}, {plural(threads, 'thread')}"
+
+
+def plural(number: int, noun: str) -> str:
+    """Returns a number with its noun.
+
+    >>> plural(1, "image"), plural(1200, "image")
+    ('1 image', '1,200 images')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns names as a sentence lists them.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
 def decibels(value: float | None) -> str:
     """Returns a level in dB with one decimal.
 
@@ -145,6 +229,15 @@ def signed(value: float | None) -> str:
     ('+0.1234', '−0.5000', '±0.0000')
     """
     return MISSING if value is None else _signed(value, 4)
+
+
+def step(value: int) -> str:
+    """Returns a change of a count with its sign.
+
+    >>> step(3), step(-1200)
+    ('+3', '−1,200')
+    """
+    return f"{'+' if value > 0 else _MINUS if value < 0 else '±'}{abs(value):,}"
 
 
 def hertz(values: tuple[float, ...] | None) -> str:
@@ -192,6 +285,17 @@ def _three(value: float) -> str:
         if value < limit:
             return f"{value:.{decimals}f}"
     return f"{value:.0f}"
+
+
+def _grouped(value: float) -> str:
+    return f"{value:,.0f}" if value >= 99.95 else _three(value)
+
+
+def _small(value: float, unit: str) -> str:
+    if value == 0:
+        return f"0 {unit}"
+    scale, prefix = next(((s, p) for s, p in _SMALL if abs(value) >= 0.9995 * s), _SMALL[-1])
+    return f"{_three(value / scale)} {prefix}{unit}"
 
 
 def _signed(value: float, decimals: int) -> str:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
+import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("numpy", "ai-edge-litert", "onnxruntime")
+PACKAGES = ("numpy", "ai-edge-litert", "onnxruntime", "torch")
 _PLAUSIBLE_C = (-40.0, 150.0)  # sensors that are absent or asleep report values far outside
+
+Runner = Callable[[Sequence[str]], str | None]
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,17 @@ class MachineState:
         architecture: of its instructions, such as ``aarch64``.
         python: version.
         versions: of numpy and of the engines that are installed.
+        affinity: numbers of the cores this process may use.
+        max_clocks_hz: the highest clock of each core, in the order of ``clocks_hz``, Hz.
+        clock_driver: what sets the clocks, such as ``intel_pstate``; governors mean different things to different ones.
+        throttle_count: how often the processor's cores and packages were slowed for their heat since it started.
+        throttled_bits: a Raspberry Pi's own record of low voltage and throttling, as ``vcgencmd get_throttled`` has it.
+        uptime_s: since the machine started, s.
+        busy_s: core time that all processes together used since then, s.
+        own_s: of it, what this process used, s.
+        steal_s: core time that a hypervisor gave to others since then, s.
+        memory_bytes: of the machine.
+        virtualised: whether it is a virtual machine.
     """
 
     board: str | None
@@ -41,20 +57,43 @@ class MachineState:
     architecture: str | None
     python: str | None
     versions: dict[str, str]
+    affinity: tuple[int, ...] | None = None
+    max_clocks_hz: tuple[float, ...] | None = None
+    clock_driver: str | None = None
+    throttle_count: int | None = None
+    throttled_bits: int | None = None
+    uptime_s: float | None = None
+    busy_s: float | None = None
+    own_s: float | None = None
+    steal_s: float | None = None
+    memory_bytes: int | None = None
+    virtualised: bool | None = None
 
 
-def machine_state(root: Path = Path("/")) -> MachineState:
+def command_output(command: Sequence[str]) -> str | None:
+    """Returns what a command writes to stdout, or none when it is absent, fails or takes over 2 s."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=2, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if done.returncode else done.stdout
+
+
+def machine_state(root: Path = Path("/"), run: Runner = command_output) -> MachineState:
     """Returns the state of this machine now.
 
     Args:
         root: where ``proc`` and ``sys`` are mounted.
+        run: runs a command, for what only a board's own tools tell, and returns its output or none.
     """
     cpuinfo = _read(root / "proc/cpuinfo") or ""
+    board = _read(root / "proc/device-tree/model")
+    busy_s, steal_s = _core_time_s(root)
     return MachineState(
-        board=_read(root / "proc/device-tree/model"),
+        board=board,
         cpu_model=_cpu_model(cpuinfo),
         logical_cores=len(re.findall(r"^processor\s*:", cpuinfo, re.MULTILINE)) or None,
-        governor=_governor(root),
+        governor=_shared(root, "scaling_governor"),
         clocks_hz=_clocks_hz(root, cpuinfo),
         temperature_c=_temperature_c(root),
         load_average=_load_average(root),
@@ -62,6 +101,17 @@ def machine_state(root: Path = Path("/")) -> MachineState:
         architecture=platform.machine() or None,
         python=platform.python_version(),
         versions=_versions(),
+        affinity=_affinity(root),
+        max_clocks_hz=_cpufreq_hz(root, "cpuinfo_max_freq"),
+        clock_driver=_shared(root, "scaling_driver"),
+        throttle_count=_throttle_count(root),
+        throttled_bits=_throttled_bits(run) if board and "raspberry" in board.lower() else None,
+        uptime_s=_number((_read(root / "proc/uptime") or "").partition(" ")[0]),
+        busy_s=busy_s,
+        own_s=_own_s(root),
+        steal_s=steal_s,
+        memory_bytes=_memory_bytes(root),
+        virtualised=_virtualised(root, cpuinfo),
     )
 
 
@@ -94,14 +144,19 @@ def _core_folders(root: Path) -> list[Path]:
     return sorted(folders, key=lambda folder: int(folder.name.removeprefix("cpu")))
 
 
-def _governor(root: Path) -> str | None:
-    found = {_read(folder / "cpufreq/scaling_governor") for folder in _core_folders(root)} - {None}
-    return ", ".join(sorted(governor for governor in found if governor)) or None
+def _shared(root: Path, name: str) -> str | None:
+    """Returns what the cores' ``cpufreq`` files of that name say; several, joined by commas, when they differ."""
+    found = {_read(folder / "cpufreq" / name) for folder in _core_folders(root)} - {None}
+    return ", ".join(sorted(text for text in found if text)) or None
+
+
+def _cpufreq_hz(root: Path, name: str) -> tuple[float, ...] | None:
+    khz = [_number(_read(folder / "cpufreq" / name)) for folder in _core_folders(root)]
+    return tuple(value * 1e3 for value in khz if value is not None) or None
 
 
 def _clocks_hz(root: Path, cpuinfo: str) -> tuple[float, ...] | None:
-    khz = [_number(_read(folder / "cpufreq/scaling_cur_freq")) for folder in _core_folders(root)]
-    clocks = tuple(value * 1e3 for value in khz if value is not None)
+    clocks = _cpufreq_hz(root, "scaling_cur_freq")
     if not clocks:
         clocks = tuple(float(mhz) * 1e6 for mhz in re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", cpuinfo, re.MULTILINE))
     return clocks or None
@@ -119,6 +174,68 @@ def _load_average(root: Path) -> tuple[float, float, float] | None:
     numbers = [_number(word) for word in (_read(root / "proc/loadavg") or "").split()[:3]]
     one, five, fifteen = (*numbers, None, None, None)[:3]
     return None if one is None or five is None or fifteen is None else (one, five, fifteen)
+
+
+def _affinity(root: Path) -> tuple[int, ...] | None:
+    """Returns the cores of a list such as ``0-3,6``."""
+    listed = re.search(r"^Cpus_allowed_list:\s*(\S+)$", _read(root / "proc/self/status") or "", re.MULTILINE)
+    cores: list[int] = []
+    for part in listed.group(1).split(",") if listed else ():
+        limits = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if limits is None:
+            return None
+        cores += range(int(limits.group(1)), int(limits.group(2) or limits.group(1)) + 1)
+    return tuple(cores) or None
+
+
+def _throttle_count(root: Path) -> int | None:
+    names = ("core_throttle_count", "package_throttle_count")
+    found = [_number(_read(folder / "thermal_throttle" / name)) for folder in _core_folders(root) for name in names]
+    counts = [int(count) for count in found if count is not None]
+    return sum(counts) if counts else None
+
+
+def _throttled_bits(run: Runner) -> int | None:
+    found = re.fullmatch(r"throttled=0x([0-9a-fA-F]+)\s*", run(("vcgencmd", "get_throttled")) or "")
+    return int(found.group(1), 16) if found else None
+
+
+def _core_time_s(root: Path) -> tuple[float | None, float | None]:
+    """Returns what all processes used and what a hypervisor gave to others, s."""
+    found = re.search(r"^cpu\s+([\d ]+)$", _read(root / "proc/stat") or "", re.MULTILINE)
+    ticks = [int(word) for word in found.group(1).split()] if found else []
+    if len(ticks) < 8:
+        return None, None
+    # idle and iowait, the fourth and fifth, are not use; guests, from the ninth on, are in user and nice already
+    used = sum(ticks[:3]) + sum(ticks[5:7])
+    return used / _ticks_per_s(), ticks[7] / _ticks_per_s()
+
+
+def _own_s(root: Path) -> float | None:
+    # the second field, the process's name in parentheses, may hold spaces
+    words = (_read(root / "proc/self/stat") or "").rpartition(")")[2].split()
+    if len(words) < 13 or not (words[11] + words[12]).isdigit():
+        return None
+    return (int(words[11]) + int(words[12])) / _ticks_per_s()
+
+
+def _ticks_per_s() -> int:
+    return os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+def _memory_bytes(root: Path) -> int | None:
+    found = re.search(r"^MemTotal:\s*(\d+) kB$", _read(root / "proc/meminfo") or "", re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else None
+
+
+def _virtualised(root: Path, cpuinfo: str) -> bool | None:
+    """Tells by the processor's flags, which x86 alone has, or by what a hypervisor says of itself."""
+    flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
+    if flags and "hypervisor" in flags.group(1).split():
+        return True
+    if _read(root / "sys/hypervisor/type"):
+        return True
+    return False if flags else None
 
 
 def _versions() -> dict[str, str]:

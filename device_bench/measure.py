@@ -10,13 +10,26 @@ from statistics import median
 
 from runtime import MeasurementError, PocketVitError, Progress, silent
 
+from .steadiness import DRIFT, trend
+
 WINDOW = 5
 """Runs in each of the two windows whose medians tell whether a warm-up is steady."""
 
 STEADY = 0.05
 """A series is steady when those medians differ by at most this share of the smaller."""
 
+TREND_WINDOWS = 4
+"""Windows over which a slow drift, too small to be seen between two of them, is looked for."""
+
+DOUBT = 1.5
+"""Standard deviations of Kendall's statistic beyond which a warm-up may still have a trend."""
+
 Clock = Callable[[], int]
+Turn = Callable[[str], None]
+
+
+def no_turn(name: str) -> None:
+    """Tells nobody whose turn it is."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +105,13 @@ class Measurement:
 
 
 def measure_interleaved(
-    runners: Mapping[str, Callable[[], None]],
+    runners: Mapping[str, Callable[[], object]],
     *,
     sampling: Sampling | None = None,
     seed: int = 0,
     clock: Clock = time.perf_counter_ns,
     progress: Progress = silent,
+    turn: Turn = no_turn,
 ) -> tuple[Measurement, ...]:
     """Times each runner once per round, in an order shuffled anew for each round.
 
@@ -111,6 +125,7 @@ def measure_interleaved(
         seed: of the order within the rounds.
         clock: a monotonic clock in nanoseconds.
         progress: told of the rounds done.
+        turn: told whose turn it is, just before the clock starts.
 
     Returns:
         The latency of each runner, s, in the order of ``runners``; all have as many values.
@@ -127,7 +142,7 @@ def measure_interleaved(
     warmups: dict[str, list[float]] = {name: [] for name in names}
     steady = dict.fromkeys(names, False)
     for done in range(sampling.max_warmup):
-        _round(runners, names, order, clock, warmups)
+        _round(runners, names, order, clock, warmups, turn)
         progress("warm-up", done + 1, sampling.max_warmup)
         steady = {name: is_steady(series) for name, series in warmups.items()}
         if all(steady.values()):
@@ -137,7 +152,7 @@ def measure_interleaved(
     values: dict[str, list[float]] = {name: [] for name in names}
     budget_s, start = sampling.seconds * len(names), clock()
     for done in range(1, sampling.max_samples + 1):
-        _round(runners, names, order, clock, values)
+        _round(runners, names, order, clock, values, turn)
         spent_s = (clock() - start) * 1e-9
         progress("measure", done, _expected_rounds(sampling, done, spent_s, budget_s))
         if done >= sampling.min_samples and spent_s >= budget_s:
@@ -146,7 +161,10 @@ def measure_interleaved(
 
 
 def is_steady(series: Sequence[float]) -> bool:
-    """Tells whether the newest ``WINDOW`` values have a median within ``STEADY`` of the ``WINDOW`` before them.
+    """Tells whether a series has settled.
+
+    The newest ``WINDOW`` values have a median within ``STEADY`` of that of the ``WINDOW`` before them, and over the
+    newest ``TREND_WINDOWS`` windows no likely trend adds up to more than ``DRIFT``.
 
     >>> is_steady([9.0, 5.0, 3.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     False
@@ -156,21 +174,27 @@ def is_steady(series: Sequence[float]) -> bool:
     if len(series) < 2 * WINDOW:
         return False
     before, newest = median(series[-2 * WINDOW : -WINDOW]), median(series[-WINDOW:])
-    return abs(newest - before) <= STEADY * min(newest, before)
+    if abs(newest - before) > STEADY * min(newest, before):
+        return False
+    drift = trend(series[-TREND_WINDOWS * WINDOW :])
+    # a doubt is enough here, and costs a few rounds more
+    return abs(drift.change) <= DRIFT or abs(drift.z) <= DOUBT
 
 
 def _round(
-    runners: Mapping[str, Callable[[], None]],
+    runners: Mapping[str, Callable[[], object]],
     names: Sequence[str],
     order: random.Random,
     clock: Clock,
     into: dict[str, list[float]],
+    turn: Turn,
 ) -> None:
     for name in order.sample(names, len(names)):
+        turn(name)
         into[name].append(_time(name, runners[name], clock))
 
 
-def _time(name: str, runner: Callable[[], None], clock: Clock) -> float:
+def _time(name: str, runner: Callable[[], object], clock: Clock) -> float:
     try:
         start = clock()
         runner()

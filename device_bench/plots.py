@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -17,11 +18,10 @@ COLOURS = {
 }
 """Each colour and the CSS variable that stands for it when a picture is set into a page."""
 
-DOTS = 120
-"""Dots drawn of each latency series, evenly spread over its rounds."""
-
 TITLE_PAD = 19
 """Points between title and panel; leaves a line for the legend."""
+
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 Draw = Callable[[Any], None]
 
@@ -50,16 +50,16 @@ _STYLE = {
     "ytick.labelcolor": MUTED,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
+    "text.parse_math": False,  # a file's name may hold dollar signs
 }
 
 
-def render(draws: Sequence[Draw], *, columns: int = 1, size: tuple[float, float] = (3.6, 2.5), salt: str) -> str:
-    """Returns panels as one SVG document, byte for byte the same each time.
+def render(draw: Draw, *, size: tuple[float, float] = (3.6, 2.5), salt: str) -> str:
+    """Returns a panel as an SVG document, byte for byte the same each time.
 
     Args:
-        draws: each draws into the matplotlib axes it is given.
-        columns: panels beside each other.
-        size: of one panel, inches.
+        draw: draws into the matplotlib axes it is given.
+        size: of the panel, inches.
         salt: told apart from other pictures on the same page, whose ids must differ.
 
     Raises:
@@ -71,17 +71,34 @@ def render(draws: Sequence[Draw], *, columns: int = 1, size: tuple[float, float]
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError("matplotlib", "bench") from None
-    rows = math.ceil(len(draws) / columns)
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
-        figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained", facecolor=PAPER)
+        figure = Figure(figsize=size, layout="constrained", facecolor=PAPER)
         canvas = FigureCanvasSVG(figure)
-        for index, draw in enumerate(draws):
-            axes = figure.add_subplot(rows, columns, index + 1, facecolor=PAPER)
-            axes.tick_params(length=0)
-            draw(axes)
+        axes = figure.add_subplot(facecolor=PAPER)
+        axes.tick_params(length=0)
+        draw(axes)
         buffer = io.StringIO()
-        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
+        canvas.print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return buffer.getvalue()
+
+
+def beside(panels: Sequence[str], columns: int) -> str:
+    """Returns panels as one SVG document, in rows.
+
+    Args:
+        panels: what ``render`` returned, all of one size and of different salts.
+        columns: panels beside each other.
+    """
+    width, height = map(float, _view_box(panels[0]).split()[2:])
+    rows = math.ceil(len(panels) / columns)
+    whole = f"{columns * width:g} {rows * height:g}"
+    size = 'width="{}pt" height="{}pt"'.format(*whole.split())
+    parts = [f'<svg xmlns="{_SVG}" xmlns:xlink="{_XLINK}" {size} viewBox="0 0 {whole}" version="1.1">']
+    for index, panel in enumerate(panels):
+        row, column = divmod(index, columns)
+        place = f'x="{column * width:g}" y="{row * height:g}" width="{width:g}" height="{height:g}"'
+        parts.append(f'<svg {place} viewBox="{_view_box(panel)}">{_body(panel).strip()}')
+    return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def inline(svg: str, label: str) -> str:
@@ -89,18 +106,25 @@ def inline(svg: str, label: str) -> str:
 
     Args:
         svg: what ``render`` returned.
-        label: what it shows, read aloud; free of markup.
+        label: what it shows, read aloud.
     """
-    body = svg[svg.index("<svg") :]
-    head, rest = body[: body.index(">")], body[body.index(">") :]
-    view_box = head[head.index("viewBox=") :].split('"')[1]
+    body, view_box = _body(svg), _view_box(svg)
     for colour, variable in COLOURS.items():
-        rest = rest.replace(colour, f"var({variable})")
-    width = view_box.split()[2]
+        body = body.replace(colour, f"var({variable})")
+    width = float(view_box.split()[2])
     return (
-        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" xmlns="http://www.w3.org/2000/svg" '
-        f'viewBox="{view_box}" style="max-width: {float(width) * 1.6:.0f}px" role="img" aria-label="{label}"{rest}'
+        f'<svg xmlns:xlink="{_XLINK}" xmlns="{_SVG}" viewBox="{view_box}" '
+        f'style="max-width: {1.6 * width:.0f}px" role="img" aria-label="{html.escape(label)}">{body}'
     )
+
+
+def _body(svg: str) -> str:
+    """Returns what is inside the outermost element, with its end."""
+    return svg[svg.index(">", svg.index("<svg")) + 1 :]
+
+
+def _view_box(svg: str) -> str:
+    return svg[svg.index("viewBox=") :].split('"')[1]
 
 
 def widths(name: str, title: str, baseline: ShapePlan | None, sliced: ShapePlan | None) -> Draw:
@@ -155,50 +179,6 @@ def curves(title: str, unit: str, series: Sequence[tuple[str, Sequence[EpochReco
         legend_above(axes)
 
     return draw
-
-
-def latencies(series: Sequence[tuple[str, Sequence[float], bool]]) -> Draw:
-    """Returns a panel with a box and dots for each file.
-
-    The box spans the quartiles, its bar is the median, the whiskers end at the 5th and 95th
-    percentiles. Dots beyond the 99th percentile of their own series are not drawn: one hiccup would
-    squash everything else.
-
-    Args:
-        series: name, latencies in s, and whether it is a baseline file.
-    """
-    import numpy as np
-
-    def draw(axes: Any) -> None:
-        furthest = 0.0
-        for place, (name, values, is_baseline) in enumerate(series):
-            milliseconds = np.asarray(values) * 1e3
-            limit = float(np.percentile(milliseconds, 99))
-            shown = milliseconds[:: max(1, math.ceil(len(milliseconds) / DOTS))]
-            shown = shown[shown <= limit]
-            # a golden-ratio sequence spreads the dots evenly without randomness
-            jitter = (np.arange(len(shown)) * 0.618034) % 1.0 - 0.5
-            colour = BEFORE if is_baseline else AFTER
-            axes.scatter(shown, place + 0.14 + 0.26 * jitter, s=5, color=colour, alpha=0.45, linewidths=0)
-            _box(axes, place + 0.14, np.percentile(milliseconds, (5, 25, 50, 75, 95)).tolist())
-            axes.text(0, place - 0.24, f" {name}", va="center", ha="left", color=INK, fontsize=8.5)
-            furthest = max(furthest, limit)
-        axes.set_xlim(0, furthest * 1.04)
-        axes.set_ylim(len(series) - 0.5, -0.5)
-        axes.set_yticks([])
-        axes.grid(visible=True, axis="x")
-        axes.grid(visible=False, axis="y")
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel("latency of one run, ms")
-
-    return draw
-
-
-def _box(axes: Any, place: float, marks: Sequence[float]) -> None:
-    low, first, middle, third, high = marks
-    axes.plot((low, high), (place, place), color=INK, linewidth=0.9)
-    axes.barh(place, third - first, 0.22, first, facecolor=PAPER, edgecolor=INK, linewidth=0.9, zorder=3)
-    axes.plot((middle, middle), (place - 0.15, place + 0.15), color=INK, linewidth=2, zorder=4)
 
 
 def legend_above(axes: Any, columns: int = 4) -> None:

@@ -103,12 +103,13 @@ def ratio_of_medians(
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    in_turns: bool = True,
 ) -> Interval:
     """Returns ``median(numerator) / median(denominator)`` with its bootstrap interval.
 
     Series of equal length are taken as interleaved rounds and resampled together, so that a slow
     spell of the machine, which hits both, does not count as a difference between them. Series of
-    different lengths are resampled apart.
+    different lengths, or not taken in turns, are resampled apart.
 
     Args:
         numerator: raw values, ``(N,)``, in the unit of ``denominator``.
@@ -116,6 +117,7 @@ def ratio_of_medians(
         confidence: of the interval, in (0, 1).
         resamples: bootstrap replicates, at least 100.
         seed: of the resampling.
+        in_turns: whether series of equal length are rounds of one measurement.
 
     Raises:
         MeasurementError: a series is empty, not finite or not positive, or an argument is out of range.
@@ -124,7 +126,7 @@ def ratio_of_medians(
     _check_bootstrap(confidence, resamples)
     if top.min() <= 0 or bottom.min() <= 0:
         raise MeasurementError("A ratio needs positive values", got=min(float(top.min()), float(bottom.min())))
-    if len(top) == len(bottom):
+    if in_turns and len(top) == len(bottom):
         tops, bottoms = _replicates((top, bottom), 50, resamples, seed)
     else:
         (tops,), (bottoms,) = (

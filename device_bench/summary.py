@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from runtime import (
     Artifact,
@@ -19,6 +20,7 @@ from runtime import (
     read_plan,
 )
 
+from .figures import EnergyTier, Failure, Throughput
 from .gain import Gain, gains
 from .results import BenchResult, FileResult, read_result
 from .stats import Interval, median_interval, p90_interval, ratio_of_medians
@@ -56,6 +58,16 @@ class Timing:
         peak_rss_bytes: peak memory of a process that runs it.
         memory_reason: why ``peak_rss_bytes`` is null.
         speedup: median latency of ``REFERENCE`` over this one's; none without it in the same bench.
+        load_s: median over fresh processes from the open file to an engine that can run, s.
+        first_run_s: median of the first inference, s.
+        throughput: the arrangement with the most images a second.
+        gflops_per_s: operations a second at the median latency, 10^9/s, a multiply-accumulate counted as two.
+        peak_share: the same as a share of what the machine was seen to do at most, 0..1.
+        energy_tier: how the energy is known; none where it was not asked for.
+        joules_per_image: drawn beyond idle power, J.
+        grams_co2_per_image: CO2 equivalent with idle power, g.
+        top1: accuracy on the target, 0..1.
+        top1_images: on how many images.
     """
 
     target: str
@@ -67,6 +79,16 @@ class Timing:
     peak_rss_bytes: int | None
     memory_reason: str | None
     speedup: Interval | None
+    load_s: float | None = None
+    first_run_s: float | None = None
+    throughput: Throughput | None = None
+    gflops_per_s: float | None = None
+    peak_share: float | None = None
+    energy_tier: EnergyTier | None = None
+    joules_per_image: float | None = None
+    grams_co2_per_image: float | None = None
+    top1: float | None = None
+    top1_images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +155,27 @@ class RunSummary:
     def row(self, name: str) -> SummaryRow | None:
         """Returns the row of that name, or none."""
         return next((row for row in self.rows if row.name == name), None)
+
+    def bench_on(self, target: str) -> tuple[str, BenchResult]:
+        """Returns the bench on ``target`` with the name of its document.
+
+        Raises:
+            KeyError: nothing was measured there.
+        """
+        found = next((pair for pair in self.benches.items() if pair[1].target == target), None)
+        if found is None:
+            raise KeyError(target)
+        return found
+
+    def results_on(self, target: str) -> tuple[FileResult, ...]:
+        """Returns what was measured on ``target`` of the files as they are now, in the order of the rows."""
+        _, bench = self.bench_on(target)
+        return tuple(result for row in self.rows if row.on(target) and (result := bench.of(row.name)))
+
+    @property
+    def failures(self) -> tuple[tuple[str, Failure], ...]:
+        """Each file that could not be measured, with the target it was to be measured on."""
+        return tuple((bench.target, failure) for bench in self.benches.values() for failure in bench.failures)
 
 
 def summarise(run: Path) -> RunSummary:
@@ -245,7 +288,9 @@ def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[s
 
 
 def _timing(bench: BenchResult, result: FileResult) -> Timing:
-    latency = result.latency
+    latency, energy, accuracy = result.latency, result.energy, result.accuracy
+    peak, startup = bench.peak_of(result), result.startup
+    reached = result.gflops_per_s
     return Timing(
         target=bench.target,
         threads=result.threads,
@@ -256,6 +301,16 @@ def _timing(bench: BenchResult, result: FileResult) -> Timing:
         peak_rss_bytes=result.memory.peak_rss_bytes,
         memory_reason=result.memory.reason,
         speedup=_speedup(bench, result),
+        load_s=median(startup.load_s) if startup else None,
+        first_run_s=median(startup.first_run_s) if startup else None,
+        throughput=result.best_throughput,
+        gflops_per_s=reached,
+        peak_share=reached / peak.best if reached is not None and peak else None,
+        energy_tier=energy.tier if energy else None,
+        joules_per_image=energy.joules_per_image if energy else None,
+        grams_co2_per_image=energy.grams_co2_per_image if energy else None,
+        top1=accuracy.top1 if accuracy else None,
+        top1_images=accuracy.images if accuracy else None,
     )
 
 

@@ -8,7 +8,7 @@ from .summary import REFERENCE, RunSummary, SummaryRow
 
 def verdict(summary: RunSummary) -> str:
     """Returns what the run bought in plain words; it says only what was measured."""
-    sentences = [_size(summary), _accuracy(summary), _best_file(summary)]
+    sentences = [_size(summary), _accuracy(summary), _best_file(summary), _failures(summary)]
     said = [sentence for sentence in sentences if sentence]
     return " ".join(said) or "This run has no figures to compare yet."
 
@@ -89,3 +89,8 @@ def _agreement(row: SummaryRow) -> str:
     return (
         f"; it gives the same top-1 class as the torch model it came from on {format.percent(row.agreement)} of images"
     )
+
+
+def _failures(summary: RunSummary) -> str | None:
+    names = sorted({failure.file for _, failure in summary.failures})
+    return f"{format.listed(names)} could not be measured." if names else None

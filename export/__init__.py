@@ -1,37 +1,44 @@
-"""Writes a sliced ViT as ONNX and TFLite, in float and in integers, each verified by running it."""
+"""Writes a sliced ViT as ONNX, TFLite and for torch, in float and in integers, each verified by running it."""
 
-from .calibrate import Stats, check_calibration, observe
-from .check_file import Verification, verify_file
-from .choose import Timer
-from .equalise import equalising_scales
-from .export_job import DEFAULT_KINDS, KINDS, ExportSettings
-from .exporter import export_model
-from .graph import Graph, Op, QParams
-from .inspection import Inspection, inspect_file
-from .integer import Ranges, quantise
-from .making import host_family
-from .micro import DEFAULT_LIMITS, MicroLimits, MicroRun, check_micro, micro_graph, run_micro
-from .onnx_file import write_onnx
-from .onnx_writer import onnx_bytes
-from .qat import QatRecipe, train_quantised
-from .recipes import (
-    CPU_RECIPES,
-    DYNAMIC,
-    DYNAMIC_ATTENTION,
-    STATIC,
-    STATIC_ATTENTION,
-    Family,
-    Recipe,
-    full_recipes,
-    modes_of,
-)
-from .run_graph import run_graph
-from .simulate import correct_biases, simulate
-from .tflite_file import timing_bytes, write_int8, write_tflite
-from .tflite_writer import tflite_bytes
-from .verify import check_parity, compare_logits, measure_parity, real_logits
-from .vit_graph import ALL_REWRITES, NO_REWRITES, Rewrites, Scales, vit_graph
-from .widths import read_widths
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .calibrate import Stats, check_calibration, observe
+    from .check_file import Verification, verify_file
+    from .choose import Timer
+    from .equalise import equalising_scales
+    from .export_job import DEFAULT_KINDS, KINDS, ExportSettings
+    from .exporter import export_model
+    from .graph import Graph, Op, QParams
+    from .inspection import Inspection, inspect_file
+    from .integer import Ranges, quantise
+    from .making import host_family
+    from .micro import DEFAULT_LIMITS, MicroLimits, MicroRun, check_micro, micro_graph, run_micro
+    from .onnx_file import write_onnx
+    from .onnx_writer import onnx_bytes
+    from .qat import QatRecipe, train_quantised
+    from .recipes import (
+        CPU_RECIPES,
+        DYNAMIC,
+        DYNAMIC_ATTENTION,
+        STATIC,
+        STATIC_ATTENTION,
+        Family,
+        Recipe,
+        full_recipes,
+        modes_of,
+    )
+    from .run_graph import run_graph
+    from .simulate import correct_biases, simulate
+    from .tflite_file import timing_bytes, write_int8, write_tflite
+    from .tflite_writer import tflite_bytes
+    from .torch_file import write_torch
+    from .verify import check_parity, compare_logits, measure_parity, real_logits
+    from .vit_graph import ALL_REWRITES, NO_REWRITES, Rewrites, Scales, vit_graph
+    from .widths import read_widths
 
 __all__ = [
     "ALL_REWRITES",
@@ -89,4 +96,39 @@ __all__ = [
     "write_int8",
     "write_onnx",
     "write_tflite",
+    "write_torch",
 ]
+
+_WHERE = {
+    "calibrate": "Stats check_calibration observe",
+    "check_file": "Verification verify_file",
+    "choose": "Timer",
+    "equalise": "equalising_scales",
+    "export_job": "DEFAULT_KINDS KINDS ExportSettings",
+    "exporter": "export_model",
+    "graph": "Graph Op QParams",
+    "inspection": "Inspection inspect_file",
+    "integer": "Ranges quantise",
+    "making": "host_family",
+    "micro": "DEFAULT_LIMITS MicroLimits MicroRun check_micro micro_graph run_micro",
+    "onnx_file": "write_onnx",
+    "onnx_writer": "onnx_bytes",
+    "qat": "QatRecipe train_quantised",
+    "recipes": "CPU_RECIPES DYNAMIC DYNAMIC_ATTENTION STATIC STATIC_ATTENTION Family Recipe full_recipes modes_of",
+    "run_graph": "run_graph",
+    "simulate": "correct_biases simulate",
+    "tflite_file": "timing_bytes write_int8 write_tflite",
+    "tflite_writer": "tflite_bytes",
+    "torch_file": "write_torch",
+    "verify": "check_parity compare_logits measure_parity real_logits",
+    "vit_graph": "ALL_REWRITES NO_REWRITES Rewrites Scales vit_graph",
+    "widths": "read_widths",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for: looking into a file needs no torch, which takes seconds and gigabytes."""
+    for module, names in _WHERE.items():
+        if name in names.split():
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

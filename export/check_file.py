@@ -95,7 +95,7 @@ def verify_file(
     """Checks a file against its manifest and runs it on random images, in a process apart.
 
     Args:
-        path: a ``.tflite`` or ``.onnx`` file; its manifest stands beside it.
+        path: a ``.tflite``, ``.onnx`` or ``.pt2`` file; its manifest stands beside it.
         images: how many random images, at least 1.
         against: ``tensorflow``, to compare with its interpreter.
         progress: told while images run.

@@ -53,7 +53,7 @@ class Contents:
         sizes: weights, biases, other constants, structure; they add up to the file.
     """
 
-    format: Literal["tflite", "onnx"]
+    format: Literal["tflite", "onnx", "torch"]
     size_bytes: int
     ops: tuple[OpRow, ...]
     sizes: tuple[SizeRow, ...]
@@ -83,6 +83,9 @@ _LINEAR: Mapping[str, _Linear] = {
     "QLinearConv": _Linear(weight=3, bias=8),
     "DynamicQuantizeMatMul": _Linear(bias=4),
     "MatMulIntegerToFloat": _Linear(bias=6),
+    "linear": _Linear(bias=2),
+    "conv2d": _Linear(bias=2),
+    "matmul": _Linear(),
 }
 _WIDENS = ("DEQUANTIZE", "DequantizeLinear", "Cast", "Transpose", "TRANSPOSE", "CAST")
 """Through these, a constant is still the weight of the operator that reads it."""
@@ -110,8 +113,8 @@ def summarise(model: FileModel, size_bytes: int) -> Contents:
     if any((row.macs or 0) > _INT64 for row in ops):
         raise ArtifactError("The shapes in the file are impossible", expected="MACs that fit 64 bits")
     ops.sort(key=lambda row: (-(row.macs or 0), -row.count, row.kind, row.precision))
-    form: Literal["tflite", "onnx"] = "onnx" if model.format == "onnx" else "tflite"
-    return Contents(form, size_bytes, tuple(ops), reader.sizes(size_bytes))
+    forms: dict[str, Literal["onnx", "torch"]] = {"onnx": "onnx", "torch": "torch"}
+    return Contents(forms.get(model.format, "tflite"), size_bytes, tuple(ops), reader.sizes(size_bytes))
 
 
 class _Reader:
@@ -176,14 +179,14 @@ class _Reader:
         out = self.tensor(op.outputs[0]) if op.outputs else None
         outputs = None if out is None or out.shape is None else math.prod(1 if n < 0 else n for n in out.shape)
         x, weight = shapes
-        if op.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "Conv", "QLinearConv", "ConvInteger"):
+        if op.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "Conv", "QLinearConv", "ConvInteger", "conv2d"):
             if weight is None or len(weight) < 3 or outputs is None:
                 return None
             each = weight[1:3] if op.kind == "DEPTHWISE_CONV_2D" else weight[1:]
             return outputs * math.prod(each)
         if x is None or weight is None or not x or not weight:
             return None
-        if op.kind == "FULLY_CONNECTED":
+        if op.kind in ("FULLY_CONNECTED", "linear"):
             return None if outputs is None else outputs * weight[-1]
         return _product_macs(op, x, weight)
 

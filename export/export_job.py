@@ -16,8 +16,19 @@ from .micro import DEFAULT_LIMITS, MicroLimits
 from .onnx_file import ONNX_DYNAMIC
 from .recipes import CPU_RECIPES, Family
 
-KINDS = ("onnx", "onnx-fp16", "onnx-int8", "fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro")
-"""What can be exported: ONNX in three precisions, and TFLite in six forms."""
+KINDS = (
+    "onnx",
+    "onnx-fp16",
+    "onnx-int8",
+    "torch",
+    "fp32",
+    "fp16",
+    "int8",
+    "int8-full",
+    "int8-full-16x8",
+    "tflite-micro",
+)
+"""What can be exported: ONNX in three precisions, torch in one, and TFLite in six forms."""
 
 DEFAULT_KINDS = ("onnx", "onnx-int8", "fp32", "int8", "int8-full")
 """What is exported unless something else is asked for."""
@@ -27,11 +38,13 @@ _SUFFIX = {
     "onnx-fp16": "fp16.onnx",
     "onnx-int8": "int8.onnx",
     **{kind: f"{kind.removeprefix('tflite-')}.tflite" for kind in KINDS if not kind.startswith("onnx")},
+    "torch": "pt2",
 }
 RECIPES = {
     "onnx": "fp32",
     "onnx-fp16": "fp16_weights",
     "onnx-int8": ONNX_DYNAMIC,
+    "torch": "fp32",
     "fp32": "fp32",
     "fp16": "fp16_weights",
 }

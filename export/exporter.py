@@ -97,17 +97,17 @@ def export_model(
 def _describe(job: Job, kind: str, path: Path, made: Made) -> Artifact:
     """Returns the manifest of a file just written; its parity is not measured yet."""
     engine = open_engine(path)
-    onnx = kind.startswith("onnx")
+    onnx, pt2 = kind.startswith("onnx"), kind == "torch"
     return Artifact(
         file=path.name,
         sha256=sha256_of(path),
         size_bytes=path.stat().st_size,
-        format="onnx" if onnx else "tflite",
-        precision=(kind.removeprefix("onnx-") if kind != "onnx" else "fp32"),  # type: ignore[arg-type]
+        format="onnx" if onnx else "torch" if pt2 else "tflite",
+        precision=("fp32" if kind in ("onnx", "torch") else kind.removeprefix("onnx-")),  # type: ignore[arg-type]
         recipe=made.recipe,
         plan=job.model.plan,
         preprocessing=job.task.preprocessing,
-        input=_tensor(engine, "input", "NCHW" if onnx else "NHWC"),
+        input=_tensor(engine, "input", "NCHW" if onnx or pt2 else "NHWC"),
         output=_tensor(engine, "output", "NC"),
         class_names=job.task.class_names,
         parity=Parity(0, 0.0, 0.0, None, 0.0, None, None, "not run yet"),

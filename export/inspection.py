@@ -19,15 +19,19 @@ from runtime import (
     silent,
 )
 
-from .contents import Contents
+from .contents import Contents, summarise
 from .op_times import Times
 from .partitions import Partitions, unknown_partitions
 from .sandbox import Sandbox
+from .torch_file import torch_model
 
 TIME_BUDGET_S = 9.0
 """About so long is a file timed."""
 
-SUFFIXES = (".onnx", ".tflite")
+SUFFIXES = (".onnx", ".tflite", ".pt2")
+
+_NOT_ASKED = "it was not asked for"
+_UNTIMED = "torch files are timed as a whole, by a bench"
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,23 @@ class Inspection:
 
 
 def inspect_file(
-    path: Path, *, time: bool = True, threads: int = 1, progress: Progress = silent, sandbox: Sandbox | None = None
+    path: Path,
+    *,
+    time: bool = True,
+    budget_s: float = TIME_BUDGET_S,
+    threads: int = 1,
+    progress: Progress = silent,
+    sandbox: Sandbox | None = None,
 ) -> Inspection:
-    """Looks into a ``.tflite`` or ``.onnx`` file, which may be hostile: a process apart opens it.
+    """Looks into a ``.tflite``, ``.onnx`` or ``.pt2`` file, which may be hostile.
+
+    A process apart opens it. A ``.pt2`` file's operators are read by the standard library alone, and its graph is not
+    run.
 
     Args:
         path: the file; its manifest may stand beside it.
         time: also measure where its time goes.
+        budget_s: about how long that may take, s.
         threads: of the engine, while timed.
         progress: told while timing.
         sandbox: the process that opens the file; by default one for this call.
@@ -81,8 +95,13 @@ def inspect_file(
         raise UnsupportedTargetError("threads must be at least 1", got=threads)
     if sandbox is None:
         with Sandbox() as sandbox:
-            return inspect_file(path, time=time, threads=threads, progress=progress, sandbox=sandbox)
+            return inspect_file(path, time=time, budget_s=budget_s, threads=threads, progress=progress, sandbox=sandbox)
     answer = f"what the reader of {path.name} said"
+    if path.suffix == ".pt2":
+        contents = summarise(torch_model(path), path.stat().st_size)
+        widths, widths_reason = _widths(path, sandbox)
+        delegate = unknown_partitions("torch runs every operator itself")
+        return Inspection(path.name, contents, widths, widths_reason, delegate, None, _UNTIMED if time else _NOT_ASKED)
     contents = decode(Contents, sandbox.ask("contents", path), answer)
     partitions = unknown_partitions("ONNX Runtime runs every operator in kernels of its own")
     if contents.format == "tflite":
@@ -90,11 +109,9 @@ def inspect_file(
     widths, widths_reason = _widths(path, sandbox)
     times = None
     if time:
-        asked = sandbox.ask("times", path, progress, threads=threads, budget_s=TIME_BUDGET_S)
+        asked = sandbox.ask("times", path, progress, threads=threads, budget_s=budget_s)
         times = decode(Times, asked, answer)
-    return Inspection(
-        path.name, contents, widths, widths_reason, partitions, times, None if time else "it was not asked for"
-    )
+    return Inspection(path.name, contents, widths, widths_reason, partitions, times, None if time else _NOT_ASKED)
 
 
 def check_readable(path: Path) -> None:
@@ -104,7 +121,7 @@ def check_readable(path: Path) -> None:
         ArtifactError: it is not.
     """
     if path.suffix not in SUFFIXES:
-        raise ArtifactError(f"{path} is not a model file", expected="a .onnx or .tflite file")
+        raise ArtifactError(f"{path} is not a model file", expected="a .onnx or .tflite file, or a .pt2 archive")
     if not path.is_file():
         raise ArtifactError(f"The model file {path} does not exist")
 

@@ -33,6 +33,7 @@ from .onnx_file import write_onnx
 from .qat import QatRecipe, train_quantised
 from .recipes import CPU_RECIPES, full_recipes
 from .tflite_file import write_tflite
+from .torch_file import write_torch
 from .verify import compare_logits, real_logits
 
 _CHOICE_MACS = 1e12
@@ -53,6 +54,8 @@ def make_file(job: Job, kind: str, path: Path, reference: Reference, progress: P
         return _quantise(job, kind, path, reference, progress)
     if kind.startswith("onnx"):
         write_onnx(job.model, path, half=kind == "onnx-fp16", int8=kind == "onnx-int8")
+    elif kind == "torch":
+        write_torch(job.model, path)
     else:
         write_tflite(job.model, path, half=kind == "fp16")
     return Made(RECIPES[kind])

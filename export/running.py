@@ -73,7 +73,7 @@ def run_seeded(path: Path, images: int, teller: Teller) -> Ran:
         MissingExtraError: the engine is not installed.
         ArtifactError: it cannot load or run the file.
     """
-    name = "ONNX Runtime" if path.suffix == ".onnx" else "LiteRT"
+    name = {".onnx": "ONNX Runtime", ".pt2": "torch"}.get(path.suffix, "LiteRT")
     teller.doing(name, "loading")
     engine = open_engine(path)
     teller.doing(name, "running")

@@ -14,6 +14,8 @@ from typing import Any, TextIO
 from runtime import ArtifactError, MissingExtraError, PocketVitError, decode, encode
 
 _MEMORY_BYTES = 4 * 2**30
+_TORCH_BYTES = 12 * 2**30
+"""More of it for torch, whose libraries alone take most of 4 GiB."""
 _MEMORY_PER_BYTE = 8
 """Address space a job may take, beside so many bytes for each byte of its file."""
 
@@ -62,7 +64,8 @@ def main() -> int:
         teller.begin(request.pop("id"), request.pop("silence_s"))
         job, path = request.pop("job"), Path(request.pop("path"))
         try:
-            _limit("RLIMIT_AS", _MEMORY_BYTES + _MEMORY_PER_BYTE * path.stat().st_size)
+            base = _TORCH_BYTES if path.suffix == ".pt2" else _MEMORY_BYTES
+            _limit("RLIMIT_AS", base + _MEMORY_PER_BYTE * path.stat().st_size)
             result = encode(_JOBS[job](path, teller, **request))
         except MissingExtraError as error:
             teller.tell(missing=[error.package, error.extra])

@@ -10,6 +10,8 @@ import numpy as np
 
 from runtime import ArtifactError, BlockPlan, ShapePlan
 
+from .torch_file import torch_shapes
+
 Shape = tuple[int, ...]
 _HEADS = ("logits.weight", "head.weight", "head_dist.weight")
 
@@ -18,13 +20,13 @@ def read_widths(path: Path, plan: ShapePlan) -> ShapePlan:
     """Returns ``plan`` with every prunable width replaced by what the weights in the file say.
 
     Args:
-        path: a ``.onnx`` or ``.tflite`` file that this package exported, of any precision.
+        path: a ``.onnx``, ``.tflite`` or ``.pt2`` file that this package exported, of any precision.
         plan: of the model it came from; only its options and number of blocks are used.
 
     Raises:
         ArtifactError: the file's layers are not those of a Vision Transformer with as many blocks.
     """
-    shapes = (_onnx_shapes if path.suffix == ".onnx" else _tflite_shapes)(path)
+    shapes = {".onnx": _onnx_shapes, ".pt2": torch_shapes}.get(path.suffix, _tflite_shapes)(path)
     depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
     if depth != len(plan.blocks) or not any(head in shapes for head in _HEADS):
         expected = f"{len(plan.blocks)} blocks"

@@ -1,9 +1,7 @@
 """The command line. Commands import what they need when they run, so that ``--help`` is instant."""
 
-import json
 import os
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +9,9 @@ import typer
 
 from runtime import PocketVitError, encode, tool_version
 
+from .gate_commands import compare, gate
 from .options import with_run_settings
+from .output import fail, print_json, say
 from .settings import RunSettings
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was 
 Force = Annotated[bool, typer.Option("--force", help="Replace a run that is there.")]
 Threads = Annotated[int, typer.Option(help="Threads of the engine.")]
 Seconds = Annotated[float, typer.Option(help="Measuring time for each file, seconds.")]
+Country = Annotated[str | None, typer.Option(help="Whose grid CO2 is of, ISO 3166 alpha-3, such as DEU.")]
 
 
 @app.command()
@@ -41,23 +42,26 @@ def run(
     resume: Resume = False,
     force: Force = False,
     bench_seconds: Seconds = 5.0,
+    energy: Annotated[
+        bool, typer.Option("--energy/--no-energy", help="Measure or estimate the energy of an image.")
+    ] = True,
+    country: Country = None,
     as_json: Json = False,
 ) -> None:
     """Do it all: fine-tune, prune, recover, export, verify, bench, report."""
-    from device_bench import Sampling
-
     from . import pipeline
+    from .benching import bench_settings
     from .console import shown
 
     root = runs / (name or settings.name)
+    bench = bench_settings(bench_seconds, energy, country)
     with shown() as progress:
-        sampling = Sampling(seconds=bench_seconds)
-        summary = pipeline.run(settings, root, resume=resume, force=force, sampling=sampling, progress=progress)
+        summary = pipeline.run(settings, root, resume=resume, force=force, bench=bench, progress=progress)
     if as_json:
-        _print_json("pocketvit.summary", {"run": summary.name, "rows": encode(summary.rows)})
+        print_json("pocketvit.summary", {"run": summary.name, "rows": encode(summary.rows)})
         return
     _print_summary(summary)
-    _say(f"Files in {root / 'artifacts'}, report in {root / 'report.html'}")
+    say(f"Files in {root / 'artifacts'}, report in {root / 'report.html'}")
 
 
 @app.command()
@@ -78,10 +82,10 @@ def compress(
     with shown() as progress:
         summary = pipeline.compress(settings, root, resume=resume, force=force, progress=progress)
     if as_json:
-        _print_json("pocketvit.summary", {"run": summary.name, "rows": encode(summary.rows)})
+        print_json("pocketvit.summary", {"run": summary.name, "rows": encode(summary.rows)})
         return
     _print_summary(summary)
-    _say(f"The smaller model is in {root / 'sliced'}; export it with: pocketvit export {root}")
+    say(f"The smaller model is in {root / 'sliced'}; export it with: pocketvit export {root}")
 
 
 @app.command()
@@ -114,7 +118,7 @@ def profile(
             progress=progress,
         )
     if as_json:
-        _print_json("pocketvit.latency", {"file": str(path), "table": encode(table)})
+        print_json("pocketvit.latency", {"file": str(path), "table": encode(table)})
         return
     from .table import latency_tables
 
@@ -124,7 +128,7 @@ def profile(
     console.print(f"Predicted on {where}, {table.threads} thread(s):", parts, sep="\n")
     console.print("Random smaller models, predicted and measured:", checks, sep="\n")
     console.print(f"Median error {format.percent(table.median_error)}")
-    _say(f"Table in {path}")
+    say(f"Table in {path}")
 
 
 @app.command()
@@ -156,13 +160,13 @@ def export(
             artifacts = pipeline.export(settings, root, resume=resume, force=force, progress=progress)
             folder = root / "artifacts"
     if as_json:
-        _print_json("pocketvit.artifacts", {"folder": str(folder), "artifacts": [encode(a) for a in artifacts]})
+        print_json("pocketvit.artifacts", {"folder": str(folder), "artifacts": [encode(a) for a in artifacts]})
         return
     from .console import stdout_console
     from .table import artifact_table
 
     stdout_console().print(artifact_table(artifacts))
-    _say(f"Files in {folder}")
+    say(f"Files in {folder}")
 
 
 @app.command()
@@ -183,7 +187,7 @@ def predict(
     if plot is not None:
         predicting.draw(outcome, plot)
     if as_json:
-        _print_json("pocketvit.predictions", {"artifact": artifact.name, "predictions": outcome.as_json()})
+        print_json("pocketvit.predictions", {"artifact": artifact.name, "predictions": outcome.as_json()})
         return
     from .console import stdout_console
 
@@ -208,7 +212,7 @@ def inspect(
     with shown() as progress:
         found = inspect_file(artifact, time=time, threads=threads, progress=progress)
     if as_json:
-        _print_json("pocketvit.inspection", encode(found))
+        print_json("pocketvit.inspection", encode(found))
         return
     from .table import inspection_tables
 
@@ -230,40 +234,70 @@ def verify(
     with shown() as progress:
         found = verify_file(artifact, images=images, against=against, progress=progress)
     if as_json:
-        _print_json("pocketvit.verification", {"passed": found.passed, **encode(found)})
+        print_json("pocketvit.verification", {"passed": found.passed, **encode(found)})
     else:
         from .table import verification_tables
 
         stdout_console().print(*verification_tables(found), sep="\n")
     if not found.passed:
-        _fail(f"{artifact.name} does not pass: {', '.join(c.name for c in found.checks if not c.passed)}.", 1)
+        fail(f"{artifact.name} does not pass: {', '.join(c.name for c in found.checks if not c.passed)}.", 1)
 
 
 @app.command()
 def bench(
     files: Annotated[list[Path], typer.Argument(help=".tflite and .onnx files; they are timed in turns.")],
-    target: Annotated[str, typer.Option(help="Where to run: cpu.")] = "cpu",
+    target: Annotated[str, typer.Option(help="Where to run: cpu or cuda.")] = "cpu",
     threads: Threads = 1,
     samples: Annotated[int | None, typer.Option(help="Exactly so many timed runs of each file.")] = None,
     seconds: Seconds = 5.0,
+    throughput: Annotated[float, typer.Option(help="Seconds for each file's images per second; 0 for none.")] = 2.0,
+    energy: Annotated[bool, typer.Option("--energy", help="Measure or estimate the energy of an image.")] = False,
+    country: Country = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Labelled images to answer: a run's bench/test-images.npz.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="A file that gives no sign for so long hangs, seconds.")] = 120.0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Keep every raw value here; - prints it.")] = None,
 ) -> None:
-    """Measure latency and memory: warm-up, raw samples, median and p90 with confidence intervals."""
-    from device_bench import Sampling, write_result
+    """Measure files in turns: latency, start, throughput, memory, GFLOP/s, and, where asked, energy and accuracy.
+
+    A file that crashes, hangs or cannot be loaded costs its own row, and the exit code is then 1.
+    """
+    from device_bench import Sampling, find_grid, write_result
     from device_bench import bench as run_bench
 
     from .console import shown, stdout_console
     from .table import bench_table
 
-    sampling = Sampling(seconds=seconds) if samples is None else Sampling.exactly(samples)
+    if country is not None:
+        find_grid(country)
     with shown() as progress:
-        result = run_bench(files, target, threads=threads, sampling=sampling, progress=progress)
+        result = run_bench(
+            files,
+            target,
+            threads=threads,
+            sampling=Sampling(seconds=seconds) if samples is None else Sampling.exactly(samples),
+            throughput_s=throughput,
+            energy=energy,
+            country=country,
+            images=images,
+            timeout_s=timeout,
+            progress=progress,
+        )
     if json_file is not None and str(json_file) == "-":
-        _print_json("pocketvit.bench", encode(result))
-        return
-    if json_file is not None:
-        write_result(json_file, result)
-    stdout_console().print(bench_table(result))
+        print_json("pocketvit.bench", encode(result))
+    elif not result.files:
+        fail(" ".join(f"{failure.file} was not measured: {failure.what}" for failure in result.failures), 2)
+    else:
+        if json_file is not None:
+            write_result(json_file, result)
+        stdout_console().print(bench_table(result))
+    if result.failures:
+        fail(f"Not measured: {', '.join(failure.file for failure in result.failures)}.", 1)
+
+
+app.command()(compare)
+app.command()(gate)
 
 
 @app.command()
@@ -278,10 +312,10 @@ def report(
     summary = summarise(folder)
     if as_json:
         body = {"run": summary.name, "files": [str(path) for path in written], "rows": encode(summary.rows)}
-        _print_json("pocketvit.summary", body)
+        print_json("pocketvit.summary", body)
         return
     _print_summary(summary)
-    _say(f"Written: {', '.join(map(str, written))}")
+    say(f"Written: {', '.join(map(str, written))}")
 
 
 @app.command()
@@ -291,7 +325,7 @@ def doctor(as_json: Json = False) -> None:
 
     findings = examine()
     if as_json:
-        _print_json("pocketvit.doctor", {"findings": encode(tuple(findings))})
+        print_json("pocketvit.doctor", {"findings": encode(tuple(findings))})
         return
     from .console import stdout_console
     from .table import doctor_table
@@ -316,16 +350,16 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except PocketVitError as error:
-        _fail(str(error), error.exit_code)
+        fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
         from .doctor import missing_extra
 
         missing = missing_extra(error.name or "")
         if missing is None:
             raise
-        _fail(str(missing), missing.exit_code)
+        fail(str(missing), missing.exit_code)
     except KeyboardInterrupt:
-        _fail("Stopped. Continue a run with --resume.", 130)
+        fail("Stopped. Continue a run with --resume.", 130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
@@ -343,25 +377,6 @@ def _check_weights(settings: RunSettings) -> None:
         )
 
 
-def _fail(text: str, code: int) -> None:
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_escape(text)}")
-    sys.exit(code)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def _say(text: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
-
-
 def _print_summary(summary: Any) -> None:
     from .console import stdout_console
     from .table import summary_tables
@@ -369,15 +384,4 @@ def _print_summary(summary: Any) -> None:
     console = stdout_console()
     console.print(*summary_tables(summary, console.width), sep="\n")
     for note in summary.notes:
-        _say(f"Note: {note}")
-
-
-def _print_json(schema: str, body: dict[str, Any]) -> None:
-    document = {
-        "schema": schema,
-        "schema_version": 1,
-        "tool_version": tool_version(),
-        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        **body,
-    }
-    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        say(f"Note: {note}")

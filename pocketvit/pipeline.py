@@ -10,7 +10,7 @@ from compress import (
     read_task,
     save_model,
 )
-from device_bench import RunSummary, Sampling, summarise, time_apart, write_report
+from device_bench import RunSummary, summarise, time_apart, write_report
 from export import export_model
 from runtime import (
     Artifact,
@@ -18,10 +18,11 @@ from runtime import (
     silent,
 )
 
+from .benching import BenchSettings, bench_stage
 from .job import export_settings, prepare, use_threads
 from .runfolder import RunFolder, claim, read_settings
 from .settings import RunSettings
-from .stages import bench_stage, export_stage, shrink_stages, stage
+from .stages import export_stage, shrink_stages, stage
 
 
 def run(
@@ -30,7 +31,7 @@ def run(
     *,
     resume: bool = False,
     force: bool = False,
-    sampling: Sampling | None = None,
+    bench: BenchSettings | None = None,
     progress: Progress = silent,
 ) -> RunSummary:
     """Does the whole job in folder ``root`` and returns its table.
@@ -40,7 +41,7 @@ def run(
         root: the run's folder.
         resume: continue a run that was stopped.
         force: replace a run that is there.
-        sampling: how long to measure.
+        bench: what to measure of the files, and how long.
         progress: told where the work is.
 
     Raises:
@@ -50,7 +51,7 @@ def run(
     with claim(Path(root), settings, resume=resume, force=force) as folder:
         shrink_stages(job, folder, progress)
         export_stage(folder, job.data, export_settings(settings), progress)
-        bench_stage(folder, sampling, progress)
+        bench_stage(folder, job.data, read_task(folder.sliced), bench or BenchSettings(), progress)
         write_report(folder.root)
     return summarise(folder.root)
 

@@ -42,7 +42,7 @@ from compress import (
     weights_sha256,
     write_journal,
 )
-from device_bench import Sampling, bench_apart, read_result, time_apart, write_result
+from device_bench import time_apart
 from export import ExportSettings, export_model
 from runtime import (
     Artifact,
@@ -355,24 +355,6 @@ def export_stage(
             model, task = read_model(source), read_task(source)
             artifacts += export_model(model, task, data, folder.artifacts, name, wanted, progress, time_apart)
     return artifacts
-
-
-def bench_stage(folder: RunFolder, sampling: Sampling | None = None, progress: Progress = silent) -> None:
-    """Times every exported file on this machine's CPU, interleaved, into ``bench/cpu.json``.
-
-    Raises:
-        ArtifactError: a file is damaged.
-        StorageError: there is no space, or no permission to write.
-    """
-    files = sorted([*folder.artifacts.glob("*.onnx"), *folder.artifacts.glob("*.tflite")])
-    path = folder.bench("cpu")
-    try:
-        if {file.sha256 for file in read_result(path).files} == {sha256_of(file) for file in files}:
-            return
-    except ArtifactError:
-        pass
-    with stage(folder, "bench"):
-        write_result(path, bench_apart(files, "cpu", threads=1, sampling=sampling, progress=progress))
 
 
 def _finished(folder: Path) -> SlicedViT | None:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from device_bench import BenchResult, RunSummary, SummaryRow, Timing, format, median_interval, p90_interval
+from device_bench import (
+    BenchResult,
+    Energy,
+    EnergyTier,
+    FileResult,
+    RunSummary,
+    Startup,
+    Throughput,
+    Timing,
+    format,
+    median_interval,
+    p90_interval,
+    percentile,
+)
 from runtime import MULTIPLE, Artifact, LatencyTable, latency_of, macs, params
 
 from .doctor import Finding
+from .fitted import fitted
 
 if TYPE_CHECKING:  # export loads torch, which most tables have no use for
     from export import Inspection, Verification
 
-_WIDE = 140
 _NOISE = 0.05
 """Parts whose times came out negative by so much of the whole are told of."""
 
@@ -26,31 +39,54 @@ _NOISE = 0.05
 def summary_tables(summary: RunSummary, width: int) -> list[Table]:
     """Returns the baseline beside the sliced model beside every file, with costs, accuracy and speed.
 
-    One table, or two below each other where the terminal is narrower than ``_WIDE`` characters.
+    One table, or several below each other where the terminal is narrower than it; no figure is ever broken.
     """
     target = summary.targets[0] if summary.targets else None
-    costs: tuple[str, ...] = ("params", "MACs", "size", "top-1", "agrees")
-    speeds: tuple[str, ...] = ("median [95 % CI]", "p90", "speed-up", "memory") if target else ()
-    groups = [(*costs, *speeds)] if width >= _WIDE or not speeds else [costs, speeds]
-    timed = f", timed on {target}" if target else ""
-    tables = []
-    for group in groups:
-        table = Table(header_style="bold")
-        if group is groups[0]:
-            table.title, table.title_justify = f"{summary.name}{timed}", "left"
-        table.add_column("", overflow="fold")
-        for heading in group:
-            table.add_column(heading, justify="right", no_wrap=True)
-        for row in summary.rows:
-            timing = row.on(target) if target else None
-            if group == speeds and timing is None:
-                continue
-            cells = dict(
-                zip((*costs, *speeds), (*_cost_cells(row), *(_timing_cells(timing) if target else ())), strict=True)
-            )
-            table.add_row(row.name, *(cells[heading] for heading in group), end_section=row.name == "sliced")
-        tables.append(table)
-    return tables
+    rows = [(row, row.on(target) if target else None) for row in summary.rows]
+    columns = {
+        "params": [format.count(row.params) for row, _ in rows],
+        "MACs": [format.count(row.macs) for row, _ in rows],
+        "size": [format.size(row.size_bytes) for row, _ in rows],
+        "top-1": [format.percent(row.top1) for row, _ in rows],
+        "agrees": [format.percent(row.agreement) for row, _ in rows],
+        **(_timing_columns([timing for _, timing in rows]) if target else {}),
+    }
+    title = f"{summary.name}, timed on {target}" if target else summary.name
+    return fitted([row.name for row, _ in rows], columns, width, title=title, end=("sliced",))
+
+
+def _timing_columns(timings: Sequence[Timing | None]) -> dict[str, list[str]]:
+    def told(show: Callable[[Timing], str]) -> list[str]:
+        return [show(timing) if timing else format.MISSING for timing in timings]
+
+    return {
+        "median [95 % CI]": told(lambda timing: format.seconds_interval(timing.median_s)),
+        "p90": told(lambda timing: format.seconds(timing.p90_s.value if timing.p90_s else None)),
+        "speed-up": told(lambda timing: format.times_interval(timing.speedup)),
+        "memory": told(lambda timing: format.size(timing.peak_rss_bytes)),
+        "load": told(lambda timing: format.seconds(timing.load_s)),
+        "first run": told(lambda timing: format.seconds(timing.first_run_s)),
+        "images/s": told(lambda timing: _throughput(timing.throughput)),
+        "GFLOP/s": told(lambda timing: _gflops(timing.gflops_per_s)),
+        "of peak": told(lambda timing: format.percent(timing.peak_share)),
+        "energy": told(lambda timing: _energy(timing.energy_tier, timing.joules_per_image)),
+        "top-1 here": told(lambda timing: format.percent(timing.top1)),
+    }
+
+
+def _throughput(best: Throughput | None) -> str:
+    return format.rate(best.median).removesuffix(" images/s") if best else format.MISSING
+
+
+def _gflops(value: float | None) -> str:
+    return format.gflops(value).removesuffix(" GFLOP/s")
+
+
+def _energy(tier: EnergyTier | None, joules: float | None) -> str:
+    """Returns an energy with how it is known, which is never left out."""
+    if tier is None:
+        return format.MISSING
+    return tier if joules is None else f"{format.joules(joules)} {tier}"
 
 
 def latency_tables(table: LatencyTable) -> list[Table]:
@@ -82,27 +118,6 @@ def latency_tables(table: LatencyTable) -> list[Table]:
     return [parts, checks]
 
 
-def _cost_cells(row: SummaryRow) -> tuple[str, str, str, str, str]:
-    return (
-        format.count(row.params),
-        format.count(row.macs),
-        format.size(row.size_bytes),
-        format.percent(row.top1),
-        format.percent(row.agreement),
-    )
-
-
-def _timing_cells(timing: Timing | None) -> tuple[str, str, str, str]:
-    if timing is None:
-        return (format.MISSING,) * 4
-    return (
-        format.seconds_interval(timing.median_s),
-        format.seconds(timing.p90_s.value if timing.p90_s else None),
-        format.times_interval(timing.speedup),
-        format.size(timing.peak_rss_bytes),
-    )
-
-
 def artifact_table(artifacts: Sequence[Artifact]) -> Table:
     """Returns exported files with their size and how they compare with the torch model."""
     table = Table(header_style="bold")
@@ -126,24 +141,94 @@ def artifact_table(artifacts: Sequence[Artifact]) -> Table:
     return table
 
 
-def bench_table(result: BenchResult) -> Table:
-    """Returns measured files with median and p90 latency and peak memory."""
-    table = Table(header_style="bold")
-    table.add_column("file", no_wrap=True)
-    for heading in ("precision", "threads", "samples", "median [95 % CI]", "p90 [95 % CI]", "peak memory"):
-        table.add_column(heading, justify="right", no_wrap=True)
+@dataclass(frozen=True)
+class BenchTable:
+    """Measured files by all that was measured, with what failed and what must be known below; as wide as it may be."""
+
+    result: BenchResult
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yields what fits the console's width."""
+        names, columns = [file.file for file in self.result.files], _bench_columns(self.result)
+        yield from fitted(names, columns, options.max_width)
+        for failure in self.result.failures:
+            yield Text(f"NOT MEASURED: {failure.file}: {failure.what}", "bold red")
+        for note in self.result.notes:
+            yield Text(f"Note: {note}", "yellow")
+        for file in self.result.files:
+            for note in file.notes:
+                yield Text(f"{file.file}: {note}", "yellow")
+        yield from map(Text, _reasons(self.result))
+
+
+def bench_table(result: BenchResult) -> BenchTable:
+    """Returns measured files with every figure that was taken of them, for a terminal of any width."""
+    return BenchTable(result)
+
+
+def _bench_columns(result: BenchResult) -> dict[str, list[str]]:
+    def told(show: Callable[[FileResult], str]) -> list[str]:
+        return [show(file) for file in result.files]
+
+    def timed(show: Callable[[Sequence[float]], str]) -> list[str]:
+        return [show(file.latency.values) if file.latency else format.MISSING for file in result.files]
+
+    def started(show: Callable[[Startup], Sequence[float]]) -> list[str]:
+        return [format.seconds(percentile(show(f.startup), 50)) if f.startup else format.MISSING for f in result.files]
+
+    return {
+        "precision": told(lambda file: file.precision or format.MISSING),
+        "threads": told(lambda file: str(file.threads)),
+        "runs": timed(lambda values: str(len(values))),
+        "median [95 % CI]": timed(lambda values: format.seconds_interval(median_interval(values))),
+        "p90 [95 % CI]": timed(lambda values: format.seconds_interval(p90_interval(values))),
+        "p99": timed(lambda values: format.seconds(percentile(values, 99))),
+        "peak memory": told(lambda file: format.size(file.memory.peak_rss_bytes)),
+        "load": started(lambda startup: startup.load_s),
+        "first run": started(lambda startup: startup.first_run_s),
+        "images/s": told(lambda file: _throughput(file.best_throughput)),
+        "batch, streams": told(lambda file: _arrangement(file.best_throughput)),
+        "per image": told(lambda file: format.flop(file.flops)),
+        "GFLOP/s": told(lambda file: _gflops(file.gflops_per_s)),
+        "of peak": told(lambda file: _peak_share(result, file)),
+        "energy": told(lambda file: _energy(*_known(file.energy))),
+        "idle power": told(lambda file: format.watts(file.energy.idle_w if file.energy else None)),
+        "CO2": told(lambda file: format.grams(file.energy.grams_co2_per_image if file.energy else None)),
+        "top-1": told(lambda file: format.percent(file.accuracy.top1 if file.accuracy else None)),
+        "images": told(lambda file: format.whole(file.accuracy.images if file.accuracy else None)),
+    }
+
+
+def _known(energy: Energy | None) -> tuple[EnergyTier | None, float | None]:
+    return (energy.tier, energy.joules_per_image) if energy else (None, None)
+
+
+def _arrangement(best: Throughput | None) -> str:
+    return f"{best.batch}, {best.streams}" if best else format.MISSING
+
+
+def _peak_share(result: BenchResult, file: FileResult) -> str:
+    peak, reached = result.peak_of(file), file.gflops_per_s
+    return format.percent(reached / peak.best) if peak and reached is not None else format.MISSING
+
+
+def _reasons(result: BenchResult) -> list[str]:
+    """Returns why figures are missing, and where energies come from, each once with its files."""
+    said: dict[str, list[str]] = {}
     for file in result.files:
-        values = file.latency.values if file.latency else ()
-        table.add_row(
-            file.file,
-            file.precision or format.MISSING,
-            str(file.threads),
-            str(len(values)),
-            format.seconds_interval(median_interval(values) if values else None),
-            format.seconds_interval(p90_interval(values) if values else None),
-            format.size(file.memory.peak_rss_bytes),
-        )
-    return table
+        energy = file.energy
+        texts = [f"no peak memory, {file.memory.reason}" if file.memory.peak_rss_bytes is None else None]
+        if energy is not None:
+            unavailable = energy.tier == "unavailable"
+            texts.append(
+                f"energy unavailable, {energy.reason}" if unavailable else f"energy {energy.tier} by {energy.source}"
+            )
+            texts.append(f"no CO2, {energy.carbon_reason}" if energy.carbon_reason and not unavailable else None)
+            texts.append(f"CO2 of the grid of {energy.country}" if energy.grams_per_kwh and energy.country else None)
+        for text in filter(None, texts):
+            said.setdefault(text.rstrip("."), []).append(file.file)
+    every = len(result.files)
+    return [f"{'All files' if len(own) == every else format.listed(own)}: {text}." for text, own in said.items()]
 
 
 def doctor_table(findings: Sequence[Finding]) -> Table:

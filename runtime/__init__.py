@@ -15,7 +15,8 @@ from .artifact import (
 from .codec import decode, encode
 from .contact_sheet import contact_sheet
 from .cost import flops, macs, params
-from .engines import Engine, EngineName, open_engine
+from .engine import Device, DeviceEngine, Engine, EngineName, Event, Resident
+from .engines import open_device_engine, open_engine
 from .errors import (
     ArtifactError,
     DataError,
@@ -56,8 +57,11 @@ __all__ = [
     "Calibration",
     "Check",
     "DataError",
+    "Device",
+    "DeviceEngine",
     "Engine",
     "EngineName",
+    "Event",
     "EpochRecord",
     "Grid",
     "LatencyPrecision",
@@ -78,6 +82,7 @@ __all__ = [
     "Preprocessing",
     "Progress",
     "Provenance",
+    "Resident",
     "RunFolderError",
     "Session",
     "ShapePlan",
@@ -97,6 +102,7 @@ __all__ = [
     "macs",
     "manifest_path",
     "normalise",
+    "open_device_engine",
     "open_engine",
     "open_image",
     "params",

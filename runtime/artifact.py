@@ -15,9 +15,9 @@ from .preprocess import Preprocessing
 SCHEMA = "pocketvit.artifact"
 VERSION = 2
 
-Format = Literal["onnx", "tflite"]
+Format = Literal["onnx", "tflite", "torch"]
 Precision = Literal["fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro"]
-SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite"}
+SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite", ".pt2": "torch"}
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Artifact:
         file: its name.
         sha256: of its bytes.
         size_bytes: of it.
-        format: ``onnx`` or ``tflite``.
+        format: ``onnx``, ``tflite`` or ``torch``.
         precision: of its weights and operators.
         recipe: how it was quantised, or ``fp32``.
         plan: the model's shape.
@@ -203,14 +203,14 @@ def read_artifact(file: Path, verify: bool = True) -> Artifact:
     """Reads the manifest of an exported file and checks that the file is the one it describes.
 
     Args:
-        file: the ``.onnx`` or ``.tflite`` file.
+        file: the ``.onnx``, ``.tflite`` or ``.pt2`` file.
         verify: also compare size and SHA-256.
 
     Raises:
         ArtifactError: file or manifest is missing, damaged, tampered with, or of a newer version.
     """
     if file.suffix not in SUFFIXES:
-        raise ArtifactError(f"{file} is not an artifact", expected="a .onnx or .tflite file")
+        raise ArtifactError(f"{file} is not an artifact", expected="a .onnx or .tflite file, or a .pt2 archive")
     if not file.is_file():
         raise ArtifactError(f"The artifact {file} does not exist")
     manifest = manifest_path(file)

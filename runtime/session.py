@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .artifact import Artifact, TensorSpec, read_artifact
-from .engines import Engine, EngineName, open_engine
+from .engines import Device, Engine, EngineName, open_engine
 from .errors import ArtifactError, DataError
 from .preprocess import open_image, preprocess
 
@@ -118,22 +118,23 @@ class Session:
         )
 
 
-def load(path: str | Path, engine: EngineName | None = None, threads: int = 1) -> Session:
+def load(path: str | Path, engine: EngineName | None = None, threads: int = 1, device: Device = "cpu") -> Session:
     """Loads an exported file with its manifest, checked by SHA-256, into its engine.
 
     Args:
-        path: the ``.tflite`` or ``.onnx`` file; its manifest stands beside it.
-        engine: ``litert`` or ``onnxruntime``; by default the one for the format.
+        path: the ``.tflite``, ``.onnx`` or ``.pt2`` file; its manifest stands beside it.
+        engine: ``litert``, ``onnxruntime`` or ``torch``; by default the one for the format.
         threads: worker threads, at least 1.
+        device: ``cpu``, or a GPU as in ``open_engine``.
 
     Raises:
         ArtifactError: file or manifest is missing, damaged, of a newer version, or they disagree.
-        UnsupportedTargetError: no such engine for this format.
+        UnsupportedTargetError: no such engine for this format, or no such device here.
         MissingExtraError: the engine is not installed.
     """
     file = Path(path)
     artifact = read_artifact(file)
-    loaded = open_engine(file, engine, threads)
+    loaded = open_engine(file, engine, threads, device)
     for what, spec, shape, dtype, qparams in (
         ("input", artifact.input, loaded.input_shape, loaded.input_dtype, loaded.input_qparams),
         ("output", artifact.output, loaded.output_shape, loaded.output_dtype, loaded.output_qparams),

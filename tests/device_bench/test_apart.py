@@ -1,15 +1,28 @@
 from __future__ import annotations
 
+import io
+import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from device_bench import Sampling, bench_apart
-from runtime import ArtifactError, MeasurementError, UnsupportedTargetError
+from device_bench import Sampling, bench_apart, time_apart
+from device_bench.apart import NOBODY, Answer, ask
+from device_bench.child import teller
+from runtime import ArtifactError, MeasurementError, MissingExtraError, UnsupportedTargetError
 
 from .conftest import write_onnx
 
+READ = "import json, sys, time, os; r = json.load(sys.stdin); print('INFO: hello', flush=True);"
+MARK = "from device_bench.apart import marker_of; mark = marker_of(r['turns']);"
 
+
+def asked(code: str, silence_s: float = 30.0) -> Answer:
+    return ask("none", {"number": 7}, silence_s=silence_s, command=[sys.executable, "-P", "-c", READ + code])
+
+
+@pytest.mark.slow
 def test_it_measures_what_a_bench_measures_and_relays_progress(tmp_path: Path) -> None:
     file = tmp_path / "tiny.onnx"
     write_onnx(file, (1, 4))
@@ -22,7 +35,7 @@ def test_it_measures_what_a_bench_measures_and_relays_progress(tmp_path: Path) -
     assert latency is not None
     assert len(latency.values) == 5
     assert result.seed == 3
-    assert {"load", "measure"} <= set(told)
+    assert {"start", "measure"} <= set(told)
 
 
 def test_errors_arrive_as_they_are(tmp_path: Path) -> None:
@@ -36,9 +49,74 @@ def test_errors_arrive_as_they_are(tmp_path: Path) -> None:
         bench_apart([])
 
 
+@pytest.mark.slow
+def test_files_are_timed_in_another_process_and_its_errors_arrive(tmp_path: Path) -> None:
+    files = [write_onnx(tmp_path / name, (1, 4)) for name in ("a.onnx", "b.onnx")]
+    assert min(time_apart(files, rounds=3)) > 0
+    with pytest.raises(ArtifactError, match="does not exist"):
+        time_apart([tmp_path / "none.onnx"])
+
+
 def test_a_process_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
-    file = tmp_path / "tiny.onnx"
-    write_onnx(file, (1, 4))
     with pytest.raises(MeasurementError, match="ended with status 1"):
-        bench_apart([file])
+        time_apart([tmp_path / "tiny.onnx"])
+
+
+def test_a_process_that_cannot_start_is_said() -> None:
+    answer = ask("none", {}, command=["/no/such/program"])
+    assert "could not be started" in str(answer.error)
+
+
+def test_the_answer_is_found_among_what_an_engine_says() -> None:
+    answer = asked("print('[1]'); print(json.dumps({'result': r['number'] + 1}))")
+    assert answer == Answer(8)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("os.kill(os.getpid(), 11)", "killed by SIGSEGV"),
+        ("os.abort()", "killed by SIGABRT"),
+        ("sys.exit('out of luck')", "status 1. Got out of luck"),
+        ("pass", "status 0"),
+    ],
+)
+def test_a_crash_names_the_file_whose_turn_it_was(code: str, said: str) -> None:
+    answer = asked(MARK + "mark(0); mark(3);" + code)
+    assert said in str(answer.error)
+    assert answer.turn == 3
+    assert asked(MARK + f"mark({NOBODY});" + code).turn is None
+
+
+def test_a_process_that_hangs_is_stopped_and_one_that_gives_signs_is_not() -> None:
+    mark = (  # what marker_of does, without the time it takes to import it
+        "import mmap, struct; f = open(r['turns'], 'r+b'); m = mmap.mmap(f.fileno(), 16);"
+        "mark = lambda n, c: struct.pack_into('<qq', m, 0, n, c);"
+    )
+    answer = asked(mark + "mark(2, 1); time.sleep(60)", silence_s=1.0)
+    assert "no sign for 1 s" in str(answer.error)
+    assert answer.turn == 2
+    busy = "\nfor number in range(8):\n    mark(number, number); time.sleep(0.2)\nprint(json.dumps({'result': 1}))"
+    assert asked(mark + busy, silence_s=1.0) == Answer(1)
+
+
+def test_errors_keep_their_kind() -> None:
+    error = asked("print(json.dumps({'error': 'ArtifactError', 'text': 'Bad.', 'missing': None}))").error
+    assert (type(error), str(error)) == (ArtifactError, "Bad.")
+    missing = asked("print(json.dumps({'error': 'MissingExtraError', 'text': '', 'missing': ['onnxruntime', 'onnx']}))")
+    assert isinstance(missing.error, MissingExtraError)
+    assert missing.error.extra == "onnx"
+    assert type(asked("print(json.dumps({'error': 'os', 'text': 'x'}))").error) is MeasurementError
+
+
+def test_progress_is_told_ten_times_a_second_and_the_last_is_never_lost() -> None:
+    stream, now = io.StringIO(), [0.0]
+    progress = teller(stream, clock=lambda: now[0])
+    for done in range(101):
+        progress("measure", done, 100)
+        now[0] += 0.01
+    progress("other", 0, 5)
+    told = [json.loads(line)["progress"] for line in stream.getvalue().splitlines()]
+    assert 10 <= len(told) <= 13
+    assert told[-2:] == [["measure", 100, 100, ""], ["other", 0, 5, ""]]

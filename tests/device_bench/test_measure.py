@@ -1,9 +1,10 @@
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from device_bench import Measurement, Sampling, measure_interleaved
-from device_bench.measure import is_steady
+from device_bench.measure import STEADY, WINDOW, is_steady
 from runtime import MeasurementError, UnsupportedTargetError
 
 
@@ -142,6 +143,41 @@ def test_impossible_values_are_refused(values):
 
 def test_steady_compares_two_windows():
     assert not is_steady([1.0] * 9)
-    assert is_steady([1.0] * 5 + [1.04] * 5)
+    assert is_steady([1.0] * 5 + [1.02] * 5)
     assert not is_steady([1.0] * 5 + [1.06] * 5)
     assert is_steady([1.0, 1.0, 1.0, 9.0, 1.0, 1.0, 1.0, 9.0, 1.0, 1.0])
+
+
+def settled_after(rate: float, falling: int, seed: int) -> int:
+    """Returns how many runs a series is called steady after that falls by ``rate`` a run, ``falling`` times."""
+    rng, series = np.random.default_rng(seed), []
+    while not is_steady(series):
+        series.append((1 - rate) ** min(len(series), falling) * np.exp(rng.normal(0, 0.003)))
+    return len(series)
+
+
+@pytest.mark.parametrize("rate", [0.005, 0.009])
+def test_a_slow_drift_is_waited_for(rate):
+    """Neighbouring windows differ by less than 5 %, and the whole by a fifth and more."""
+    assert abs(1 - (1 - rate) ** WINDOW) < STEADY
+    assert all(settled_after(rate, 40, seed) > 40 for seed in range(20))
+
+
+def test_a_settled_series_is_soon_called_so():
+    assert np.median([settled_after(0.0, 0, seed) for seed in range(50)]) == 10
+    assert max(settled_after(0.0, 0, seed) for seed in range(50)) <= 20
+
+
+def test_whose_turn_it_is_is_told_outside_the_time():
+    clock, turns = FakeClock(), []
+
+    def turn(name: str) -> None:
+        turns.append(name)
+        clock.now += 10**9
+
+    log = []
+    (only,) = measure_interleaved(
+        {"a": clock.runner(lambda done: 0.001, log, "a")}, sampling=Sampling.exactly(3), clock=clock, turn=turn
+    )
+    assert only.values == pytest.approx((0.001,) * 3)
+    assert turns == log

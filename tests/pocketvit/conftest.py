@@ -65,7 +65,7 @@ def environment() -> dict[str, str]:
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run folder of a tiny model."""
     runs = tmp_path_factory.mktemp("runs")
-    arguments = command("run", *TINY, "--name", "tiny", "--runs", runs, "--bench-seconds", "0.2")
+    arguments = command("run", *TINY, "--name", "tiny", "--runs", runs, "--bench-seconds", "0.2", "--no-energy")
     done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return runs / "tiny"

@@ -30,7 +30,9 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def test_ten_kills_change_nothing(tiny_run: Path, tmp_path: Path) -> None:
-    arguments = command("run", *TINY, "--name", "tiny", "--runs", tmp_path, "--bench-seconds", "0.2", "--resume")
+    arguments = command(
+        "run", *TINY, "--name", "tiny", "--runs", tmp_path, "--bench-seconds", "0.2", "--no-energy", "--resume"
+    )
     generator = random.Random(20)
     kills = 0
     while kills < KILLS:

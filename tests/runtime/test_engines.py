@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from runtime import ArtifactError, DataError, MissingExtraError, UnsupportedTargetError, open_engine
+from runtime.engine_onnxruntime import OnnxRuntimeEngine, Provider
+from runtime.engines import open_device_engine
 
 from .tiny import GOLDEN, SIZE, expected_logits, write_onnx
 
@@ -166,3 +168,112 @@ def test_a_missing_engine_names_its_extra(onnx_file: Path, monkeypatch: pytest.M
         open_engine(TFLITE)
     with pytest.raises(MissingExtraError, match=r"'onnxruntime'.* Run: pip install 'pocketvit\[onnx\]'"):
         open_engine(onnx_file)
+
+
+def test_a_bound_run_gives_what_a_run_gives(onnx_file: Path) -> None:
+    engine, batch = open_device_engine(onnx_file, device="cpu"), images(2).transpose(0, 3, 1, 2).copy()
+    resident = engine.resident(batch)
+    resident.run()
+    resident.wait()
+    np.testing.assert_array_equal(resident.output(), engine.run(batch))
+    assert (engine.device, resident.event) == ("cpu", None)
+    with pytest.raises(DataError, match="The input does not fit the model"):
+        engine.resident(np.zeros((1, 3, SIZE, SIZE), np.uint8))
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_an_onnxruntime_without_the_provider_says_so(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch, device: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", FakeOnnxRuntime(available=["CPUExecutionProvider"]))
+    with pytest.raises(UnsupportedTargetError, match=f"cannot compute with {device}") as caught:
+        open_engine(onnx_file, device=device)
+    assert "Got CPUExecutionProvider." in str(caught.value)
+    assert "onnxruntime-gpu" in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+class FakeOnnxRuntime:
+    """An ONNX Runtime with providers of the test's choice, which keeps what a session was made with."""
+
+    __version__ = "1.0"
+    CUDA = "CUDAExecutionProvider"
+
+    def __init__(self, available: list[str], used: list[str] | None = None, error: Exception | None = None) -> None:
+        self.available, self.used, self.error = available, used or available, error
+        self.entries: dict[str, str] = {}
+        self.asked: dict[str, Any] = {}
+
+    def get_available_providers(self) -> list[str]:
+        return self.available
+
+    def SessionOptions(self) -> FakeOnnxRuntime:  # noqa: N802
+        return self
+
+    def add_session_config_entry(self, key: str, value: str) -> None:
+        self.entries[key] = value
+
+    def InferenceSession(self, path: str, options: Any, **asked: Any) -> FakeOnnxRuntime:  # noqa: N802
+        if self.error is not None and asked["providers"] != ["CPUExecutionProvider"]:
+            raise self.error
+        self.asked = asked
+        return self
+
+    def get_providers(self) -> list[str]:
+        return self.used if self.asked["providers"] != ["CPUExecutionProvider"] else ["CPUExecutionProvider"]
+
+    def get_inputs(self) -> list[Any]:
+        return [type("Tensor", (), {"name": "x", "shape": ["batch", 3], "type": "tensor(float)"})]
+
+    get_outputs = get_inputs
+
+
+def test_a_gpu_session_is_alone_and_in_full_float32(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeOnnxRuntime([FakeOnnxRuntime.CUDA, "CPUExecutionProvider"])
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    engine = open_device_engine(onnx_file)
+    assert (engine.device, engine.name) == ("cuda", "onnxruntime")
+    assert fake.entries == {"session.disable_cpu_ep_fallback": "1"}
+    assert fake.asked == {"providers": [(FakeOnnxRuntime.CUDA, {"use_tf32": "0"})], "enable_fallback": 0}
+
+
+def test_a_session_that_fell_back_is_refused(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeOnnxRuntime([FakeOnnxRuntime.CUDA, "CPUExecutionProvider"], used=["CPUExecutionProvider"])
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    with pytest.raises(UnsupportedTargetError, match=r"fell back from CUDAExecutionProvider .* Got CPUExecution"):
+        open_engine(onnx_file, device="cuda")
+
+
+def test_a_session_that_cannot_be_had_says_why(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeOnnxRuntime([FakeOnnxRuntime.CUDA], error=RuntimeError("CUDA failure 35: driver too old"))
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    with pytest.raises(UnsupportedTargetError, match=r"does not run on CUDAExecutionProvider alone.* driver too old"):
+        open_engine(onnx_file, device="cuda")
+
+
+def test_operators_are_not_left_to_the_cpu_in_silence(onnx_file: Path, tmp_path: Path) -> None:
+    # a provider that takes no operator at all, in the real ONNX Runtime
+    import onnxruntime
+
+    other = [name for name in onnxruntime.get_available_providers() if name != "CPUExecutionProvider"]
+    if not other:
+        pytest.skip("this ONNX Runtime has the CPU's provider alone")
+    with pytest.raises(UnsupportedTargetError, match=r"does not run on .* alone"):
+        OnnxRuntimeEngine(onnx_file, 1, "cuda", Provider(other[0], "cpu"))
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"\0" * 64)
+    with pytest.raises(ArtifactError, match="cannot load"):
+        OnnxRuntimeEngine(broken, 1, "cuda", Provider(other[0], "cpu"))
+
+
+def test_a_device_that_does_not_run_the_format(onnx_file: Path, tmp_path: Path) -> None:
+    for device in ("cuda", "tensorrt"):
+        with pytest.raises(UnsupportedTargetError, match=rf"tiny-fp32\.tflite does not run on {device}"):
+            open_engine(TFLITE, device=device)  # type: ignore[arg-type]
+    (tmp_path / "a.pt2").write_bytes(b"")
+    with pytest.raises(UnsupportedTargetError, match=r"a\.pt2 does not run on tensorrt\. Expected a \.onnx file"):
+        open_engine(tmp_path / "a.pt2", device="tensorrt")
+    with pytest.raises(UnsupportedTargetError, match=r"No such device\. Expected cpu, cuda, tensorrt\. Got tpu"):
+        open_engine(onnx_file, device="tpu")  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedTargetError, match="threads must be at least 1"):
+        open_engine(onnx_file, device="cuda", threads=0)

@@ -1,0 +1,217 @@
+"""What the process that measures does with files: loads them and times them in turns."""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from runtime import (
+    Engine,
+    MeasurementError,
+    PocketVitError,
+    Progress,
+    manifest_path,
+    open_engine,
+    read_artifact,
+    silent,
+)
+
+from .figures import Energy
+from .inputs import input_shape, random_input
+from .machine import MachineState, machine_state
+from .measure import Measurement, Sampling, measure_interleaved
+from .stats import percentile
+
+Mark = Callable[[int], None]
+"""Told the number of the file whose turn it is, or -1."""
+
+
+def no_mark(number: int) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What was found of one file while it was timed.
+
+    Attributes:
+        engine: that ran it.
+        engine_version: of that engine.
+        batch: images per run.
+        latency: of one run, s.
+    """
+
+    engine: str
+    engine_version: str
+    batch: int
+    latency: Measurement
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Files timed in turns.
+
+    Attributes:
+        files: what was found, in their order.
+        before: the machine just before the first run.
+        after: the machine just after the last.
+    """
+
+    files: tuple[Timed, ...]
+    before: MachineState
+    after: MachineState
+
+
+def time_in_turns(
+    files: Sequence[Path],
+    *,
+    threads: int = 1,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+    mark: Mark = no_mark,
+) -> Turns:
+    """Measures the latency of ``files``, interleaved, one image at a time.
+
+    Args:
+        files: ``.onnx`` and ``.tflite`` files, all of different names.
+        threads: of each engine, at least 1.
+        sampling: how long to measure; by default ``Sampling()``.
+        seed: of the inputs and of the order.
+        progress: told of rounds done.
+        mark: told whose turn it is.
+
+    Raises:
+        ArtifactError: a file cannot be loaded.
+        UnsupportedTargetError: ``threads`` is below 1.
+        MissingExtraError: an engine is not installed.
+        MeasurementError: a file fails while it runs.
+    """
+    engines, runners = [], {}
+    for number, file in enumerate(files):
+        mark(number)
+        engine = open_engine(file, threads=threads)
+        engines.append(engine)
+        runners[file.name] = _runner(engine, file.name, seed)
+    numbers = {file.name: number for number, file in enumerate(files)}
+    gc.collect()
+    gc.disable()  # a collection would fall on one file or another
+    try:
+        before = machine_state()
+        latencies = measure_interleaved(
+            runners, sampling=sampling, seed=seed, progress=progress, turn=lambda name: mark(numbers[name])
+        )
+        after = machine_state()
+    finally:
+        gc.enable()
+    mark(-1)
+    return Turns(
+        tuple(
+            Timed(engine.name, engine.version, input_shape(engine, file.name)[0], latency)
+            for file, engine, latency in zip(files, engines, latencies, strict=True)
+        ),
+        before,
+        after,
+    )
+
+
+def time_files(
+    files: Sequence[Path],
+    *,
+    threads: int = 1,
+    rounds: int = 12,
+    percent: float = 25,
+    seed: int = 0,
+    mark: Mark = no_mark,
+) -> tuple[float, ...]:
+    """Returns a low percentile of the latency of each of many small files, s.
+
+    They take turns, and each timed run follows one of the same file that is not timed: a model that is run again and
+    again finds its weights in the cache, and one that comes after thirty others does not. A low percentile, since
+    with few runs the median still holds much of what else the machine did.
+
+    Args:
+        files: ``.onnx`` and ``.tflite`` files, all of different names.
+        threads: of each engine, at least 1.
+        rounds: timed runs of each.
+        percent: which percentile, 0..100.
+        seed: of the inputs and of the order.
+        mark: told whose turn it is.
+
+    Raises:
+        ArtifactError: a file cannot be loaded, or is not the one its manifest describes.
+        UnsupportedTargetError: ``threads`` is below 1.
+        MissingExtraError: an engine is not installed.
+        MeasurementError: no file, two of the same name, or one that fails while it runs.
+    """
+    names = [file.name for file in files]
+    if not names or len(set(names)) != len(names):
+        raise MeasurementError("A bench needs files of different names", got=", ".join(names) or "none")
+    runners = []
+    for number, file in enumerate(files):
+        mark(number)
+        if manifest_path(file).is_file():
+            read_artifact(file)  # its digest keeps damaged bytes from the engine
+        runners.append(_twice(_runner(open_engine(file, threads=threads), file.name, seed)))
+    order, values = random.Random(seed), [[] for _ in runners]  # type: tuple[random.Random, list[list[float]]]
+    for _ in range(rounds):
+        for number in order.sample(range(len(runners)), len(runners)):
+            mark(number)
+            try:
+                values[number].append(runners[number]())
+            except PocketVitError:
+                raise
+            except Exception as error:  # engines raise what they like
+                raise MeasurementError(f"{names[number]} failed while it was measured", got=error) from error
+    return tuple(percentile(own, percent) for own in values)
+
+
+def measure_energy_of(
+    file: Path, *, threads: int = 1, seed: int = 0, country: str | None = None, sign: Callable[[], None]
+) -> Energy:
+    """Measures the energy of an inference of ``file`` with the best source that this machine has.
+
+    Args:
+        file: the ``.onnx`` or ``.tflite`` file.
+        threads: of the engine, at least 1.
+        seed: of the input.
+        country: whose grid the CO2 is of, ISO 3166 alpha-3.
+        sign: called before each run, to show that nothing hangs.
+
+    Raises:
+        ArtifactError: the file cannot be loaded.
+        MissingExtraError: an engine is not installed.
+        MeasurementError: the file fails while it runs.
+    """
+    from .energy import find_source, measure_energy
+
+    sign()
+    engine = open_engine(file, threads=threads)
+    batch = random_input(engine, file.name, seed)
+
+    def run() -> None:
+        sign()
+        engine.run(batch)
+
+    return measure_energy(run, input_shape(engine, file.name)[0], find_source(), country=country)
+
+
+def _runner(engine: Engine, name: str, seed: int) -> Callable[[], object]:
+    return partial(engine.run, random_input(engine, name, seed))
+
+
+def _twice(run: Callable[[], object]) -> Callable[[], float]:
+    """Returns a function that runs once, and again, and says how long the second took, s."""
+
+    def timed() -> float:
+        run()
+        start = time.perf_counter_ns()
+        run()
+        return (time.perf_counter_ns() - start) * 1e-9
+
+    return timed

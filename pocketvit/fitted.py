@@ -1,0 +1,64 @@
+"""Tables that fit a terminal of any width: columns that find no place go into a further table below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from device_bench import format
+
+_FRAME, _RULE = 4, 3
+"""Characters that a table's edges and its first column's take, and every further column's."""
+
+_LEAST_NAME = 24
+_WORDS = ("precision",)
+
+
+def fitted(
+    names: Sequence[str],
+    columns: Mapping[str, Sequence[str]],
+    width: int,
+    *,
+    title: str | None = None,
+    end: Sequence[str] = (),
+) -> list[Table]:
+    """Returns columns beside the names in as many tables as the width asks for; what has no figure is left out.
+
+    Args:
+        names: of the rows; only they are ever broken.
+        columns: cells by heading, in their order.
+        width: of the terminal, characters.
+        title: above the first table.
+        end: rows below which there is a line.
+    """
+    told = {heading: cells for heading, cells in columns.items() if any(cell != format.MISSING for cell in cells)}
+    widths = {heading: max(map(len, (heading, *cells))) + _RULE for heading, cells in told.items()}
+    name_width = min(max(map(len, names), default=0), max(_LEAST_NAME, 2 * width // 5))
+    groups: list[list[str]] = [[]]
+    left = width - name_width - _FRAME
+    for heading, own in widths.items():
+        if groups[-1] and own > left:
+            groups.append([])
+            left = width - name_width - _FRAME
+        groups[-1].append(heading)
+        left -= own
+    return [
+        _table(names, {heading: told[heading] for heading in group}, name_width, "" if index else title, end)
+        for index, group in enumerate(groups)
+    ]
+
+
+def _table(
+    names: Sequence[str], columns: Mapping[str, Sequence[str]], name_width: int, title: str | None, end: Sequence[str]
+) -> Table:
+    table = Table(header_style="bold", title=title or None, title_justify="left")
+    table.add_column("", overflow="fold", width=name_width)
+    for heading in columns:
+        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=True)
+    for i, name in enumerate(names):
+        cells = [own[i] for own in columns.values()]
+        if any(cell != format.MISSING for cell in cells) or not columns:
+            table.add_row(Text(name), *cells, end_section=name in end)
+    return table
