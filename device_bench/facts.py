@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from runtime import (
-    ArtifactError,
     MeasurementError,
     Precision,
     decode,
     encode,
-    read_document,
     tool_version,
-    write_document,
 )
+
+from .sealed import read_sealed, write_sealed
 
 SCHEMA = "pocketvit.gate-baseline"
 VERSION = 1
@@ -118,8 +114,7 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    body = encode(baseline)
-    write_document(path, SCHEMA, VERSION, {**body, "digest": _digest(body)})
+    write_sealed(path, SCHEMA, VERSION, encode(baseline))
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -128,18 +123,5 @@ def read_baseline(path: Path) -> Baseline:
     Raises:
         ArtifactError: the file is missing, truncated, edited, invalid, or of a newer version.
     """
-    body = read_document(path, SCHEMA, VERSION)
-    written, found = body.pop("digest", None), _digest(body)
-    if written != found:
-        raise ArtifactError(
-            f"{path} was changed after it was written",
-            expected=f"digest {written}" if isinstance(written, str) else "a digest",
-            got=found,
-            fix="A baseline is never edited by hand: take it anew with --update-baseline",
-        )
-    return decode(Baseline, body, str(path))
-
-
-def _digest(body: dict[str, Any]) -> str:
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    fix = "A baseline is never edited by hand: take it anew with --update-baseline"
+    return decode(Baseline, read_sealed(path, SCHEMA, VERSION, fix), str(path))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from runtime import ArtifactError, MeasurementError, decode, encode, read_document, write_document
+from runtime import ArtifactError, MeasurementError, decode, encode
 
-from .results import _digest
+from .sealed import read_sealed, write_sealed
 
 SCHEMA = "pocketvit.times"
 VERSION = 1
@@ -90,8 +90,7 @@ def write_times(bench: Path, times: OpTimes) -> Path:
         StorageError: the file cannot be written.
     """
     path = times_path(bench, times.file)
-    body = encode(times)
-    write_document(path, SCHEMA, VERSION, {**body, "digest": _digest(body)})
+    write_sealed(path, SCHEMA, VERSION, encode(times))
     return path
 
 
@@ -102,15 +101,7 @@ def read_times(path: Path) -> OpTimes:
         ArtifactError: the file is missing, truncated, edited, invalid, of a newer version, or named after another
             file.
     """
-    body = read_document(path, SCHEMA, VERSION)
-    written, found = body.pop("digest", None), _digest(body)
-    if written != found:
-        raise ArtifactError(
-            f"{path} was changed after it was measured",
-            expected=f"digest {written}" if isinstance(written, str) else "a digest",
-            got=found,
-            fix="Results are never edited by hand: measure again",
-        )
+    body = read_sealed(path, SCHEMA, VERSION, "Results are never edited by hand: measure again")
     times = decode(OpTimes, body, str(path))
     if path.name != f"{times.file}.json":
         raise ArtifactError(f"{path} holds the times of another file", expected=path.stem, got=times.file)

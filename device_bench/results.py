@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from runtime import ArtifactError, MeasurementError, Precision, decode, encode, read_document, write_document
+from runtime import MeasurementError, Precision, decode, encode
 
 from .figures import Accuracy, Arithmetic, Energy, Failure, MemoryUse, Peak, Startup, Throughput
 from .machine import MachineState
 from .measure import Measurement, Sampling
+from .sealed import read_sealed, write_sealed
 
 SCHEMA = "pocketvit.bench"
 VERSION = 2
@@ -163,8 +161,7 @@ def write_result(path: Path, result: BenchResult) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    body = encode(result)
-    write_document(path, SCHEMA, VERSION, {**body, "digest": _digest(body)})
+    write_sealed(path, SCHEMA, VERSION, encode(result))
 
 
 def read_result(path: Path) -> BenchResult:
@@ -173,20 +170,5 @@ def read_result(path: Path) -> BenchResult:
     Raises:
         ArtifactError: the file is missing, truncated, edited, invalid, or of a newer version.
     """
-    body = read_document(path, SCHEMA, VERSION)
-    written = body.pop("digest", None)
-    found = _digest(body)
-    if written != found:
-        raise ArtifactError(
-            f"{path} was changed after it was measured",
-            expected=f"digest {written}" if isinstance(written, str) else "a digest",
-            got=found,
-            fix="Results are never edited by hand: measure again",
-        )
+    body = read_sealed(path, SCHEMA, VERSION, "Results are never edited by hand: measure again")
     return decode(BenchResult, body, str(path))
-
-
-def _digest(body: dict[str, Any]) -> str:
-    """Returns the SHA-256 of the canonical JSON of ``body``; it depends on no field's order."""
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -73,7 +73,7 @@ def test_what_cannot_be_is_refused(change, text):
 @pytest.mark.parametrize(
     ("old", "new", "text"),
     [
-        ("0.003", "0.004", "was changed after it was measured"),
+        ("0.003", "0.004", "was changed after it was written"),
         ('"pocketvit.times"', '"pocketvit.bench"', "another kind"),
         ('"schema_version": 1', '"schema_version": 2', "newer PocketViT"),
         ("}", "", "not valid JSON"),
