@@ -62,6 +62,8 @@ def run(
         return
     _print_summary(summary)
     say(f"Files in {root / 'artifacts'}, report in {root / 'report.html'}")
+    if summary.failures:
+        fail(f"Not measured: {', '.join(sorted({failure.file for _, failure in summary.failures}))}.", 1)
 
 
 @app.command()
