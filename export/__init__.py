@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .check_file import Verification, verify_file
     from .choose import Timer
     from .equalise import equalising_scales
+    from .execute import run_graph
     from .export_job import DEFAULT_KINDS, KINDS, ExportSettings
     from .exporter import export_model
     from .graph import Graph, Op, QParams
@@ -31,13 +32,12 @@ if TYPE_CHECKING:
         full_recipes,
         modes_of,
     )
-    from .run_graph import run_graph
-    from .simulate import correct_biases, simulate
+    from .rounding import correct_biases, simulate
     from .tflite_file import timing_bytes, write_int8, write_tflite
     from .tflite_writer import tflite_bytes
     from .torch_file import write_torch
     from .verify import check_parity, compare_logits, measure_parity, real_logits
-    from .vit_graph import ALL_REWRITES, NO_REWRITES, Rewrites, Scales, vit_graph
+    from .vit_as_graph import ALL_REWRITES, NO_REWRITES, Rewrites, Scales, vit_graph
     from .widths import read_widths
 
 __all__ = [
@@ -115,13 +115,13 @@ _WHERE = {
     "onnx_writer": "onnx_bytes",
     "qat": "QatRecipe train_quantised",
     "recipes": "CPU_RECIPES DYNAMIC DYNAMIC_ATTENTION STATIC STATIC_ATTENTION Family Recipe full_recipes modes_of",
-    "run_graph": "run_graph",
-    "simulate": "correct_biases simulate",
+    "execute": "run_graph",
+    "rounding": "correct_biases simulate",
     "tflite_file": "timing_bytes write_int8 write_tflite",
     "tflite_writer": "tflite_bytes",
     "torch_file": "write_torch",
     "verify": "check_parity compare_logits measure_parity real_logits",
-    "vit_graph": "ALL_REWRITES NO_REWRITES Rewrites Scales vit_graph",
+    "vit_as_graph": "ALL_REWRITES NO_REWRITES Rewrites Scales vit_graph",
     "widths": "read_widths",
 }
 

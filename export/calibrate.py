@@ -10,8 +10,8 @@ import torch
 
 from runtime import DataError
 
+from .execute import run_graph
 from .graph import Array, Graph, IntType, QParams
-from .run_graph import run_graph
 
 SAMPLE = 1 << 14
 """Values of each tensor that are kept, for choosing ranges by the error they leave."""

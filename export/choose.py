@@ -17,10 +17,10 @@ from .equalise import equalising_scales
 from .graph import LINEAR, Graph
 from .integer import quantise
 from .recipes import Recipe, modes_of
-from .simulate import correct_biases, simulate
+from .rounding import correct_biases, simulate
 from .tflite_writer import tflite_bytes
 from .verify import compare_logits, real_logits
-from .vit_graph import vit_graph
+from .vit_as_graph import vit_graph
 
 Images = npt.NDArray[np.float32]
 Timer = Callable[[Sequence[Path]], Sequence[float]]

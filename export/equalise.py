@@ -10,7 +10,7 @@ from runtime import ShapePlan
 
 from .calibrate import Stats
 from .graph import Array, Graph
-from .vit_graph import Scales
+from .vit_as_graph import Scales
 
 _LIMIT = 64.0
 """Largest factor between two channels; beyond it a weight would vanish in its own row."""

@@ -9,7 +9,7 @@ from compress import SlicedViT
 from .graph import LINEAR
 from .integer import Mode, Ranges, quantise
 from .onnx_writer import onnx_bytes
-from .vit_graph import vit_graph
+from .vit_as_graph import vit_graph
 
 ONNX_DYNAMIC = "dynamic_wi8_au8"
 """int8 weights for each output, inputs of Linears quantised to uint8 as they come, everything else float32."""

@@ -21,9 +21,9 @@ from compress import (
 from runtime import Preprocessing, Progress, silent
 
 from .calibrate import weight_qparams
+from .execute import run_graph
 from .graph import LINEAR, Graph
-from .run_graph import run_graph
-from .simulate import rounded
+from .rounding import rounded
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .graph import Graph
 from .integer import quantise
 from .recipes import STATIC_ATTENTION, Recipe, modes_of
 from .tflite_writer import tflite_bytes
-from .vit_graph import ALL_REWRITES, vit_graph
+from .vit_as_graph import ALL_REWRITES, vit_graph
 
 
 def write_tflite(model: SlicedViT, path: Path, half: bool = False) -> None:

@@ -244,3 +244,15 @@ def test_where_no_recipe_loses_so_little_the_closest_is_named(
     assert not list(tmp_path.iterdir())
     easy = replace(settings, max_drop=100.0)
     assert export_model(ties, task_for(own), own, tmp_path, "ties", easy)[-1].asked["max_drop"] == 100.0
+
+
+def test_no_public_name_is_hidden_by_a_module_of_the_same_name() -> None:
+    # names are imported when used, and importing a submodule sets an attribute of its own name
+    import export
+
+    folder = Path(export.__file__).parent
+    assert not set(export.__all__) & {path.stem for path in folder.glob("*.py")}
+    for name in export.__all__:
+        assert getattr(export, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        export.nothing  # noqa: B018

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from .calibrate import Stats
+from .execute import run_graph
 from .graph import LINEAR, Graph, QParams
-from .run_graph import run_graph
 
 
 def rounded(value: torch.Tensor, grid: QParams) -> torch.Tensor:
