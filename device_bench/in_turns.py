@@ -1,7 +1,7 @@
 """Two files timed against each other, round by round, until the answer is sure.
 
-A round loads both files anew, the first by lot, since where memory happens to lie is worth a few percent of time and
-stays as it is until it is freed. Then come blocks of two turns of each file, in the order base new new base or new
+A round loads both files anew, the first by lot, since where memory happens to lie costs time and stays as it is until
+it is freed. Then come blocks of two turns of each file, in the order base new new base or new
 base base new, by lot. A turn is a run that is not timed, since the other file has just used the caches, and then one
 or, where they are short, a few that are, of which the fastest counts: the one that nothing else interrupted. What a
 round says is one number, and where the files are equally fast it is as often above one as below, by the lots alone.
