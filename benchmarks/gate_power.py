@@ -1,6 +1,6 @@
 """How often the gate raises a false alarm, and how often it finds a slowdown: many gates of one file against itself.
 
-    python benchmarks/gate_power.py [--models 2ms,15ms] [--gates N] [--out FOLDER] [--report]
+    python benchmarks/gate_power.py [--models 2ms,15ms] [--slowdowns 0,0.05] [--gates N] [--out FOLDER] [--report]
 
 The new file is the base file, run as it is (A/A) or with a wait after each run that makes it slower by an exact share
 of its own time. Every second gate runs beside a process that keeps a core busy. A gate that was made is kept, so that
@@ -32,9 +32,6 @@ MODELS = {"2ms": SPEC, "15ms": replace(SPEC, img_size=192, patch_size=16, in_cha
 CASES = {"2ms": {0.0: 200, 0.03: 50, 0.05: 50, 0.10: 50}, "15ms": {0.0: 10, 0.05: 6, 0.10: 4}}
 """Gates for each slowdown."""
 
-NEAR = 0.03
-"""The slowdown that is near the limit."""
-
 
 def main() -> None:
     """Makes the gates that are missing and prints the table."""
@@ -42,29 +39,27 @@ def main() -> None:
     parser.add_argument("--models", default="2ms,15ms", help="comma-separated")
     parser.add_argument("--gates", type=int, help="of each case, instead of those of the table")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/gate-power"))
-    parser.add_argument("--part", default="0/1", help="make only gates I, I+N, I+2N … as I/N")
+    parser.add_argument("--slowdowns", default="0,0.03,0.05,0.1", help="of these alone, comma-separated")
     parser.add_argument("--report", action="store_true", help="print the table and do nothing else")
     options = parser.parse_args()
     names = options.models.split(",")
     if not options.report:
-        # those near the limit stay open for the whole time they have: they come last
-        for near in (False, True):
-            for name in names:
-                make_gates(name, options.out, options.gates, near, options.part)
+        slowdowns = [float(text) for text in options.slowdowns.split(",")]
+        for name in names:
+            make_gates(name, options.out, options.gates, slowdowns)
     print(table(names, options.out))
 
 
-def make_gates(name: str, folder: Path, gates: int | None, near: bool, part: str) -> None:
-    """Makes the gates of one model that are missing, near the limit or not, the cases mixed by lot."""
+def make_gates(name: str, folder: Path, gates: int | None, slowdowns: list[float]) -> None:
+    """Makes the gates of one model that are missing, the cases mixed by lot."""
     file, log = folder / f"{name}.tflite", folder / f"{name}.jsonl"
     if not file.is_file():
         write_bytes(file, timing_bytes(load_model(MODELS[name], 10, 0).plan, "fp32"))
-    cases = {slowdown: count for slowdown, count in CASES[name].items() if (slowdown == NEAR) is near}
+    cases = {slowdown: count for slowdown, count in CASES[name].items() if slowdown in slowdowns}
     wanted = [(slowdown, i) for slowdown, count in cases.items() for i in range(gates or count)]
     random.Random(0).shuffle(wanted)
     done = {(row["slowdown"], row["number"]) for row in read(log)}
-    first, step = map(int, part.split("/"))
-    left = [case for case in wanted[first::step] if case not in done]
+    left = [case for case in wanted if case not in done]
     for made, (slowdown, number) in enumerate(left):
         with a_core_busy(number % 2 == 1):
             command = (sys.executable, str(Path(__file__).with_name("gate_power_child.py")), str(slowdown))

@@ -39,6 +39,15 @@ def test_the_wheel_ships_exactly_the_five_packages(wheel: Path) -> None:
     for package in ("runtime", "compress", "export", "device_bench", "pocketvit"):
         assert f"{package}/py.typed" in names
     assert {"device_bench/report.html.j2", "device_bench/report.md.j2"} <= set(names)
+    kinds = (
+        "fp32.onnx",
+        "fp32.tflite",
+        "int8-dynamic.onnx",
+        "int8-dynamic.tflite",
+        "int8-static.onnx",
+        "int8-static.tflite",
+    )
+    assert {f"device_bench/peak_models/{kind}" for kind in kinds} <= set(names)
 
 
 def test_predicting_without_torch(wheel: Path, tiny_run: Path, tmp_path: Path) -> None:
