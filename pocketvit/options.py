@@ -84,7 +84,7 @@ def run_settings(
         _option(
             _EXPORT,
             "Files to write, comma-separated: onnx, onnx-fp16, onnx-int8, fp32, fp16, int8, int8-full, "
-            "int8-full-16x8, tflite-micro.",
+            "int8-full-16x8, tflite-micro, torch.",
         ),
     ] = "onnx,onnx-int8,fp32,int8,int8-full",
     calibration_images: Annotated[int, _option(_EXPORT, "Held-out images that set integer ranges; 0 chooses.")] = 0,
