@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import numpy.typing as npt
 
 from .engine import DTYPES, Device, EngineName, Resident, check_fit, check_one
 from .errors import ArtifactError, MissingExtraError, UnsupportedTargetError
+
+# its Linux builds report models and use over the network otherwise, and leave files behind; before it is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _DTYPES = {f"tensor({name})": dtype for name, dtype in DTYPES.items()}
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -277,3 +279,11 @@ def test_a_device_that_does_not_run_the_format(onnx_file: Path, tmp_path: Path) 
         open_engine(onnx_file, device="tpu")  # type: ignore[arg-type]
     with pytest.raises(UnsupportedTargetError, match="threads must be at least 1"):
         open_engine(onnx_file, device="cuda", threads=0)
+
+
+def test_onnxruntime_reports_to_nobody_and_leaves_no_files(onnx_file: Path, tmp_path: Path) -> None:
+    program = "import runtime, sys; import onnxruntime; onnxruntime.InferenceSession(sys.argv[1])"
+    home = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = {key: value for key, value in os.environ.items() if key not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    subprocess.run([sys.executable, "-c", program, str(onnx_file)], env={**environment, **home}, check=True)
+    assert not list(tmp_path.rglob("*onnxruntime.db"))
