@@ -23,7 +23,7 @@ RUN_OPTIONS = $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") \
 	$(if $(IMG_SIZE),--img-size "$(IMG_SIZE)") $(if $(PATCH_SIZE),--patch-size "$(PATCH_SIZE)") \
 	$(if $(BUDGET),--budget "$(BUDGET)") $(if $(NAME),--name "$(NAME)") $(if $(RUNS),--runs "$(RUNS)") $(ARGS)
 
-.PHONY: help export-tflite test lint bench gate default-artifacts clean
+.PHONY: help export-tflite test test-devices lint bench gate default-artifacts clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -33,6 +33,9 @@ export-tflite: $(VENV)/.installed  ## Fine-tune, prune, recover, export, verify,
 
 test: $(VENV)/.installed-dev  ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-devices: $(VENV)/.installed-dev  ## Run the tests on emulated boards, over real ssh and adb; fail where they cannot run
+	POCKETVIT_BOARDS_REQUIRED=1 $(BIN)/python -m pytest -m boards $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -1,32 +1,49 @@
 """Exported files measured on a target, kept as raw values, and told as a report. Needs numpy and one engine."""
 
-from .accuracy import TestImages, accuracy_of, read_test_images, write_test_images
-from .apart import bench_apart, time_apart
-from .carbon import Grid, find_grid, with_grid
-from .compare import Comparison, compare_results
-from .cuda import bench_files_on_cuda
-from .energy import find_source, measure_energy
-from .energy_source import EnergySource, NoSource, SourceError
-from .facts import Baseline, Facts, baseline_of, read_baseline, write_baseline
-from .figures import Accuracy, Arithmetic, Energy, EnergyTier, Failure, MemoryUse, Peak, Startup, Throughput, confusion
-from .gate import Check, Gate, Limits, duel_json, gate_json, judge, read_limits
-from .gate_report import change_text, junit, markdown, value_text, verdict_of
-from .in_turns import Duel, Round, Rules, duel
-from .machine import MachineState, machine_state
-from .measure import Measurement, Sampling, measure_interleaved
-from .op_times_document import OpTimes, TimeRow, read_times, times_path, write_times
-from .peaks import measure_peaks
-from .profile import Conditions, fit_table, parts_to_time, random_plans, wholes_to_time
-from .report import write_report
-from .request import BenchRequest
-from .results import BenchResult, FileResult, read_result, write_result
-from .signs import detectable, evidence, ratio_interval, shown_above, shown_below
-from .startup import Starts, measure_starts
-from .stats import Interval, bootstrap_percentile, median_interval, p90_interval, percentile, ratio_of_medians
-from .steadiness import machine_notes, series_notes
-from .summary import Model, RunSummary, SummaryRow, Timing, summarise
-from .targets import TARGETS, bench, run_request
-from .throughput import measure_throughput
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .accuracy import TestImages, accuracy_of, read_test_images, write_test_images
+    from .apart import bench_apart, time_apart
+    from .carbon import Grid, find_grid, with_grid
+    from .compare import Comparison, compare_results
+    from .cuda import bench_files_on_cuda
+    from .energy import find_source, measure_energy
+    from .energy_source import EnergySource, NoSource, SourceError
+    from .facts import Baseline, Facts, baseline_of, read_baseline, write_baseline
+    from .figures import (
+        Accuracy,
+        Arithmetic,
+        Energy,
+        EnergyTier,
+        Failure,
+        MemoryUse,
+        Peak,
+        Startup,
+        Throughput,
+        confusion,
+    )
+    from .gate import Check, Gate, Limits, duel_json, gate_json, judge, read_limits
+    from .gate_report import change_text, junit, markdown, value_text, verdict_of
+    from .in_turns import Duel, Round, Rules, duel
+    from .machine import MachineState, machine_state
+    from .measure import Measurement, Sampling, measure_interleaved
+    from .op_times_document import OpTimes, TimeRow, read_times, times_path, write_times
+    from .peaks import measure_peaks
+    from .profile import Conditions, fit_table, parts_to_time, random_plans, wholes_to_time
+    from .report import write_report
+    from .request import BenchRequest
+    from .results import BenchResult, FileResult, read_result, write_result
+    from .signs import detectable, evidence, ratio_interval, shown_above, shown_below
+    from .startup import Starts, measure_starts
+    from .stats import Interval, bootstrap_percentile, median_interval, p90_interval, percentile, ratio_of_medians
+    from .steadiness import machine_notes, series_notes
+    from .summary import Model, RunSummary, SummaryRow, Timing, summarise
+    from .targets import TARGETS, bench, run_request
+    from .throughput import measure_throughput
 
 __all__ = [
     "TARGETS",
@@ -124,3 +141,41 @@ __all__ = [
     "write_test_images",
     "write_times",
 ]
+
+_WHERE = {
+    "accuracy": "TestImages accuracy_of read_test_images write_test_images",
+    "apart": "bench_apart time_apart",
+    "carbon": "Grid find_grid with_grid",
+    "compare": "Comparison compare_results",
+    "cuda": "bench_files_on_cuda",
+    "energy": "find_source measure_energy",
+    "energy_source": "EnergySource NoSource SourceError",
+    "facts": "Baseline Facts baseline_of read_baseline write_baseline",
+    "figures": "Accuracy Arithmetic Energy EnergyTier Failure MemoryUse Peak Startup Throughput confusion",
+    "gate": "Check Gate Limits duel_json gate_json judge read_limits",
+    "gate_report": "change_text junit markdown value_text verdict_of",
+    "in_turns": "Duel Round Rules duel",
+    "machine": "MachineState machine_state",
+    "measure": "Measurement Sampling measure_interleaved",
+    "op_times_document": "OpTimes TimeRow read_times times_path write_times",
+    "peaks": "measure_peaks",
+    "profile": "Conditions fit_table parts_to_time random_plans wholes_to_time",
+    "report": "write_report",
+    "request": "BenchRequest",
+    "results": "BenchResult FileResult read_result write_result",
+    "signs": "detectable evidence ratio_interval shown_above shown_below",
+    "startup": "Starts measure_starts",
+    "stats": "Interval bootstrap_percentile median_interval p90_interval percentile ratio_of_medians",
+    "steadiness": "machine_notes series_notes",
+    "summary": "Model RunSummary SummaryRow Timing summarise",
+    "targets": "TARGETS bench run_request",
+    "throughput": "measure_throughput",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for: a device that measures needs no report, and may be slow to read its sources."""
+    for module, names in _WHERE.items():
+        if name in names.split():
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

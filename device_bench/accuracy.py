@@ -137,7 +137,8 @@ def accuracy_of(
         filled = np.concatenate([inputs, np.repeat(inputs[-1:], short, axis=0)]) if short else inputs
         answers[first : first + len(inputs)] = session.logits(filled)[: len(inputs)].argmax(axis=1)
     progress("accuracy", count, count, artifact.file)
-    return Accuracy(images.data, images.split, confusion(images.labels, answers, len(images.class_names)))
+    matrix = confusion(images.labels, answers, len(images.class_names))
+    return Accuracy(images.data, images.split, matrix, tuple(map(int, answers)))
 
 
 def _refusal(path: Path, got: Any) -> ArtifactError:

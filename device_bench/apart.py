@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import runtime
-from runtime import MeasurementError, MissingExtraError, PocketVitError, Progress, decode, silent
+from runtime import MeasurementError, PocketVitError, Progress, decode, silent
 
+from .answers import error_of, parse_answer
 from .measure import Sampling
 from .results import BenchResult
 
@@ -181,11 +181,11 @@ def _listen(
             continue
         if line is None:
             return Answer(error=_ended(child, said), turn=_turn(marker))
-        answer = _parsed(line)
+        answer = parse_answer(line)
         if "result" in answer:
             return Answer(result=answer["result"])
         if "error" in answer:
-            return Answer(error=_error(answer), turn=_turn(marker))
+            return Answer(error=error_of(answer), turn=_turn(marker))
         if "progress" in answer:
             until = now + silence_s
             progress(*answer["progress"])
@@ -223,23 +223,3 @@ def _ended(child: subprocess.Popen[str], said: IO[bytes]) -> MeasurementError:
     said.seek(max(0, said.seek(0, os.SEEK_END) - 4000))
     lines = said.read().decode(errors="replace").strip().splitlines() or ["no message"]
     return MeasurementError(f"The process ended with status {status}", got=lines[-1][:300])
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    """Returns a line's JSON object; whatever else is printed is no answer."""
-    try:
-        answer = json.loads(line)
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
-
-
-def _error(answer: dict[str, Any]) -> PocketVitError:
-    """Returns the error of that name with a text that is whole already."""
-    if answer.get("missing"):
-        return MissingExtraError(*answer["missing"])
-    kind = getattr(runtime, answer["error"], MeasurementError)
-    if not (isinstance(kind, type) and issubclass(kind, PocketVitError)) or kind is MissingExtraError:
-        kind = MeasurementError
-    error: PocketVitError = kind(answer["text"])
-    return error

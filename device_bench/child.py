@@ -15,6 +15,7 @@ from runtime import MissingExtraError, PocketVitError, Progress, decode, encode
 
 from .apart import marker_of
 from .measure import Sampling
+from .timing import no_mark
 
 _TELL_EVERY_S = 0.1
 
@@ -32,7 +33,8 @@ def main() -> int:
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     request = json.load(sys.stdin)
     try:
-        result = _JOBS[request["job"]](request, teller(stream), marker_of(request["turns"]))
+        mark = marker_of(request["turns"]) if "turns" in request else no_mark
+        result = _JOBS[request["job"]](request, teller(stream), mark)
     except PocketVitError as error:
         missing = [error.package, error.extra] if isinstance(error, MissingExtraError) else None
         _tell(stream, {"error": type(error).__name__, "text": str(error), "missing": missing})
@@ -150,6 +152,18 @@ def _duel(request: dict[str, Any], progress: Progress, mark: Mark) -> Any:
     )
 
 
+def _bench(request: dict[str, Any], progress: Progress, mark: Mark) -> Any:
+    from .cpu import bench_files
+    from .request import BenchRequest
+
+    body = dict(request["request"])
+    files = tuple(Path(path).resolve() for path in body.pop("files"))
+    images = body.pop("images")
+    sampling = decode(Sampling, body.pop("sampling"), "the request")
+    wanted = BenchRequest(files, sampling=sampling, images=Path(images) if images else None, **body)
+    return bench_files(wanted, progress)
+
+
 _JOBS: dict[str, Callable[[dict[str, Any], Progress, Mark], Any]] = {
     "start": _start,
     "time": _time,
@@ -159,6 +173,7 @@ _JOBS: dict[str, Callable[[dict[str, Any], Progress, Mark], Any]] = {
     "energy": _energy,
     "accuracy": _accuracy,
     "duel": _duel,
+    "bench": _bench,
 }
 
 

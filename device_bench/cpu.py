@@ -24,13 +24,14 @@ from runtime import (
 )
 
 from .apart import Answer, Ask, ask
-from .figures import Accuracy, Arithmetic, Energy, Failure, Peak, Throughput
-from .machine import machine_state
+from .figures import Accuracy, Arithmetic, Energy, Failure, MemoryUse, Peak, Throughput
+from .machine import is_emulated, machine_state
+from .measure import Measurement
 from .request import BenchRequest, check_files
 from .results import BenchResult, FileResult
 from .startup import REPEATS, Starts, measure_starts, without_folder
 from .steadiness import machine_notes, series_notes
-from .timing import Timed, Turns
+from .timing import Turns
 
 T = TypeVar("T")
 
@@ -74,10 +75,12 @@ def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask 
     """
     check_files(request)
     known, failures = _start(request, progress, ask)
+    if is_emulated():
+        return _answers_alone(request, known, failures, progress, ask)
     arithmetics = sorted({ARITHMETIC[item.manifest.precision] for item in known if item.manifest})
     peaks = _peaks(request, arithmetics, progress, ask)
     turns, known, failed = _time(request, known, progress, ask)
-    results = tuple(_result(request, item, timed) for item, timed in zip(known, turns.files, strict=True))
+    results = tuple(_result(request, item, latency) for item, latency in zip(known, turns.latencies, strict=True))
     peaks, doubts = _peaks_above(request, arithmetics, peaks, results, progress, ask)
     results = tuple(
         _with_extras(request, item, result, progress, ask) for item, result in zip(known, results, strict=True)
@@ -97,6 +100,31 @@ def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask 
     )
 
 
+def _answers_alone(
+    request: BenchRequest, known: Sequence[_Known], failures: Sequence[Failure], progress: Progress, ask: Ask
+) -> BenchResult:
+    """Returns what is true of an emulated machine: that the files run there, and how they answer."""
+    before = machine_state()
+    unknown = MemoryUse(None, None, "the processor is emulated")
+    wanted = replace(request, throughput_s=0.0, energy=False)
+    results = []
+    for item in known:
+        bare = _result(request, item, None)
+        results.append(_with_extras(wanted, item, replace(bare, memory=unknown, startup=None), progress, ask))
+    return BenchResult(
+        target=request.target,
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        tool_version=tool_version(),
+        seed=request.seed,
+        sampling=request.sampling,
+        before=before,
+        after=machine_state(),
+        files=tuple(results),
+        failures=tuple(failures),
+        emulated=True,
+    )
+
+
 def _start(request: BenchRequest, progress: Progress, ask: Ask) -> tuple[list[_Known], list[Failure]]:
     """Looks at each manifest and starts each file in fresh processes; what fails is not run again."""
     known, failures = [], []
@@ -108,7 +136,7 @@ def _start(request: BenchRequest, progress: Progress, ask: Ask) -> tuple[list[_K
         except ArtifactError as error:
             failures.append(Failure(file.name, without_folder(str(error), file)))
             continue
-        repeats = REPEATS if request.startup else 1
+        repeats = REPEATS if request.startup and not is_emulated() else 1
         starts = measure_starts(file, request.threads, repeats=repeats, timeout_s=request.timeout_s, ask=ask)
         if starts.failure is not None:
             failures.append(Failure(file.name, starts.failure))
@@ -145,23 +173,23 @@ def _time(
     return Turns((), now, now), [], failures
 
 
-def _result(request: BenchRequest, item: _Known, timed: Timed) -> FileResult:
+def _result(request: BenchRequest, item: _Known, latency: Measurement | None) -> FileResult:
     manifest = item.manifest
     return FileResult(
         file=item.file.name,
         sha256=item.sha256,
         size_bytes=item.file.stat().st_size,
         precision=manifest.precision if manifest else None,
-        engine=timed.engine,
-        engine_version=timed.engine_version,
+        engine=item.starts.engine,
+        engine_version=item.starts.engine_version,
         threads=request.threads,
-        batch=timed.batch,
-        measurements=(timed.latency,),
+        batch=item.starts.batch,
+        measurements=(latency,) if latency else (),
         memory=item.starts.memory,
         startup=item.starts.startup if request.startup else None,
         macs=macs(manifest.plan) if manifest else None,
         arithmetic=ARITHMETIC[manifest.precision] if manifest else None,
-        notes=series_notes(timed.latency.values, timed.latency.steady),
+        notes=series_notes(latency.values, latency.steady) if latency else (),
     )
 
 

@@ -14,10 +14,11 @@ from runtime import (
     tool_version,
 )
 
+from .instructions import Instructions
 from .sealed import read_sealed, write_sealed
 
 SCHEMA = "pocketvit.gate-baseline"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Facts:
         memory_bytes: what loading and running it adds to a process at its peak; null where it was not measured.
         top1: accuracy at export, 0..1; null without a manifest or labels.
         agreement: with the model it came from at export, 0..1; null without a manifest.
+        instructions: executed for one run by an emulated core; null where none were counted.
 
     Raises:
         MeasurementError: a figure cannot be what it says it is.
@@ -54,6 +56,7 @@ class Facts:
     memory_bytes: int | None = None
     top1: float | None = None
     agreement: float | None = None
+    instructions: Instructions | None = None
 
     def __post_init__(self) -> None:
         counts = (self.params, self.macs, self.operators, self.partitions, self.fallbacks, self.memory_bytes)
@@ -61,6 +64,16 @@ class Facts:
             raise MeasurementError(f"A figure of {self.file} is impossible", expected="0 or more")
         if any(share is not None and not 0 <= share <= 1 for share in (self.top1, self.agreement)):
             raise MeasurementError(f"A share of {self.file} is impossible", expected="0 to 1")
+
+    @property
+    def all_instructions(self) -> int | None:
+        """Instructions of one run; None where they were not counted."""
+        return None if self.instructions is None else self.instructions.of("all")
+
+    @property
+    def simd_instructions(self) -> int | None:
+        """Those of the vector and floating-point unit: what the kernels do, and the same to the instruction."""
+        return None if self.instructions is None else self.instructions.of("simd")
 
 
 @dataclass(frozen=True)

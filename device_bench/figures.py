@@ -172,19 +172,26 @@ class Accuracy:
         data: the dataset's name.
         split: of it.
         confusion: images by true class (row) and answer (column).
+        answers: the class answered for each image, in their order; empty where they were not kept.
 
     Raises:
-        MeasurementError: the matrix is not square, is empty, or has a negative number.
+        MeasurementError: the matrix is not square, is empty, or has a negative number, or the answers are not its own.
     """
 
     data: str
     split: str
     confusion: tuple[tuple[int, ...], ...]
+    answers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         size = len(self.confusion)
         if any(len(row) != size or min(row) < 0 for row in self.confusion) or not self.images:
             raise MeasurementError("A confusion matrix is square and counts images", got=f"{size} rows")
+        answered = [sum(row[i] for row in self.confusion) for i in range(size)]
+        if self.answers and answered != [self.answers.count(i) for i in range(size)]:
+            raise MeasurementError(
+                "The answers are not those of the confusion matrix", got=f"{len(self.answers)} answers"
+            )
 
     @property
     def images(self) -> int:
@@ -195,6 +202,12 @@ class Accuracy:
     def top1(self) -> float:
         """The share of images answered with their class, 0..1."""
         return sum(row[i] for i, row in enumerate(self.confusion)) / self.images
+
+    def agreement(self, other: Accuracy) -> float | None:
+        """Returns the share of images answered alike, 0..1; None where either kept no answers, or not of the same."""
+        if not self.answers or len(self.answers) != len(other.answers):
+            return None
+        return sum(map(int.__eq__, self.answers, other.answers)) / len(self.answers)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from runtime import ArtifactError, encode
+from runtime import ArtifactError, MeasurementError, encode
 
 from .facts import Facts
 from .in_turns import Duel, Rules
@@ -31,6 +31,8 @@ class Limits:
         max_memory_growth_percent: of peak memory; it repeats to a few percent.
         max_top1_loss_points: of top-1, percentage points.
         max_agreement_loss_points: of agreement with the torch model, percentage points.
+        max_instructions_growth_percent: of instructions that an emulated core executes for one run.
+        max_simd_growth_percent: of those of its vector and floating-point unit, which repeat exactly.
         seconds: for timing, s.
         false_alarm_percent: chance of calling a file slower that is not slower than the limit.
 
@@ -48,6 +50,8 @@ class Limits:
     max_memory_growth_percent: float | None = 10.0
     max_top1_loss_points: float | None = 0.5
     max_agreement_loss_points: float | None = 0.5
+    max_instructions_growth_percent: float | None = 0.1
+    max_simd_growth_percent: float | None = 0.0
     seconds: float = 30.0
     false_alarm_percent: float = 100 * ALPHA
 
@@ -150,11 +154,22 @@ _METRICS = (
     _Metric("top-1", "share", "top1", "max_top1_loss_points", _points_lost, "−{:g} points"),  # noqa: RUF001
     _Metric("agreement", "share", "agreement", "max_agreement_loss_points", _points_lost, "−{:g} points"),  # noqa: RUF001
 )
+_COUNTED = (
+    _Metric("instructions", "count", "all_instructions", "max_instructions_growth_percent", _growth_percent, "+{:g} %"),
+    _Metric("SIMD instructions", "count", "simd_instructions", "max_simd_growth_percent", _growth_percent, "+{:g} %"),
+)
 _ROUNDING = 1e-9
 NOT_TIMED = "a stored time is of another moment, if not another machine: give the base file itself to time both"
 
 
-def judge(base: Facts, new: Facts, limits: Limits, duel: Duel | None = None) -> Gate:
+def judge(
+    base: Facts,
+    new: Facts,
+    limits: Limits,
+    duel: Duel | None = None,
+    *,
+    against: Literal["file", "baseline"] | None = None,
+) -> Gate:
     """Holds a new file against a base.
 
     Args:
@@ -162,9 +177,24 @@ def judge(base: Facts, new: Facts, limits: Limits, duel: Duel | None = None) -> 
         new: facts of the new file.
         limits: by how much it may be worse.
         duel: both files timed in turns; None where the base is not at hand, and then no time is compared.
+        against: what the base is; by default a file where both were timed.
+
+    Raises:
+        MeasurementError: instructions were counted on different cores.
     """
-    checks = tuple(_check(metric, base, new, limits) for metric in _METRICS)
-    return Gate(base.file, new.file, "baseline" if duel is None else "file", (_latency(duel, limits), *checks), duel)
+    if base.instructions and new.instructions and base.instructions.core != new.instructions.core:
+        raise MeasurementError(
+            f"The instructions of {base.file} and {new.file} are not of the same core",
+            expected=base.instructions.core,
+            got=new.instructions.core,
+            fix="Give the gate the target of the baseline, or take the baseline anew with --update-baseline",
+        )
+    counted = _COUNTED if new.instructions else ()
+    checks = tuple(_check(metric, base, new, limits) for metric in (*_METRICS, *counted))
+    kind = against or ("baseline" if duel is None else "file")
+    # where instructions were counted, nobody asked for times
+    latency = () if counted and duel is None else (_latency(duel, limits),)
+    return Gate(base.file, new.file, kind, (*latency, *checks), duel)
 
 
 def _latency(duel: Duel | None, limits: Limits) -> Check:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from .arm_cores import arm_cores
+
 PACKAGES = ("numpy", "ai-edge-litert", "onnxruntime", "torch")
 _PLAUSIBLE_C = (-40.0, 150.0)  # sensors that are absent or asleep report values far outside
 
@@ -79,6 +81,11 @@ def command_output(command: Sequence[str]) -> str | None:
     return None if done.returncode else done.stdout
 
 
+def is_emulated(root: Path = Path("/")) -> bool:
+    """Returns whether this machine is an emulated board, of which no time, memory or energy means anything."""
+    return (root / "etc/pocketvit-emulated").exists()
+
+
 def machine_state(root: Path = Path("/"), run: Runner = command_output) -> MachineState:
     """Returns the state of this machine now.
 
@@ -87,7 +94,7 @@ def machine_state(root: Path = Path("/"), run: Runner = command_output) -> Machi
         run: runs a command, for what only a board's own tools tell, and returns its output or none.
     """
     cpuinfo = _read(root / "proc/cpuinfo") or ""
-    board = _read(root / "proc/device-tree/model")
+    board = _read(root / "proc/device-tree/model") or _read(root / "sys/firmware/devicetree/base/model")
     busy_s, steal_s = _core_time_s(root)
     return MachineState(
         board=board,
@@ -136,7 +143,7 @@ def _cpu_model(cpuinfo: str) -> str | None:
         found = re.search(rf"^{key}\s*:\s*(\S.*)$", cpuinfo, re.MULTILINE)
         if found:
             return found.group(1).strip()
-    return None
+    return arm_cores(cpuinfo)
 
 
 def _core_folders(root: Path) -> list[Path]:

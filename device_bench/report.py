@@ -13,6 +13,7 @@ from . import format
 from .op_times_document import OpTimes, read_times
 from .report_figures import times_figure, training_figure, widths_figure
 from .report_machine import machine_rows, sources, untold
+from .report_overview import overview
 from .report_search import search_context
 from .report_targets import target_parts
 from .summary import REFERENCE, RunSummary, SummaryRow, summarise
@@ -88,6 +89,8 @@ def _unbroken(text: str) -> str:
 
 def _context(summary: RunSummary, run: Path) -> dict[str, Any]:
     parts = target_parts(summary)
+    # beside the models' figures stand times; counts have a table of their own
+    first = parts[0] if parts and not parts[0].emulated else None
     search = search_context(summary, run)
     times, times_notes = _times(summary, run)
     return {
@@ -97,7 +100,9 @@ def _context(summary: RunSummary, run: Path) -> dict[str, Any]:
         "verdict": verdict(summary),
         "tiles": _tiles(summary),
         "parts": parts,
-        "first": parts[0] if parts else None,
+        "overview": overview(summary),
+        "first": first,
+        "others": parts[1:] if first else parts,
         "reference": REFERENCE,
         "notes": [note for note in summary.notes if note not in {gain.sentence for gain in summary.gains}],
         "predicted": any(gain.table is not None for gain in summary.gains),

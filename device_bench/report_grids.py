@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import format
 from .figures import Accuracy, Energy
+from .instructions import Instructions
 from .results import BenchResult, FileResult
 from .stats import Interval, percentile
 from .summary import REFERENCE, RunSummary, Timing
@@ -69,6 +70,20 @@ def start_grid(pairs: Sequence[tuple[FileResult, Timing]]) -> Grid | None:
         "First inference": [started(result, timing.first_run_s) for result, timing in pairs],
         **{f"p{q}": [tail(result, q) for result, _ in pairs] for q in (50, 90, 99)},
         "Runs": [runs(result) for result, _ in pairs],
+    }
+    return grid([result.file for result, _ in pairs], columns)
+
+
+def count_grid(pairs: Sequence[tuple[FileResult, Timing]]) -> Grid | None:
+    """Returns how many instructions each file executes on an emulated target, and of which kinds."""
+
+    def told(show: Callable[[Instructions], Cell]) -> list[Cell]:
+        return [show(timing.instructions) if timing.instructions else _NONE for _, timing in pairs]
+
+    columns = {
+        "Instructions per run": told(lambda own: Cell(format.count(own.of("all")))),
+        "On vectors (SIMD)": told(lambda own: Cell(format.percent(own.of("simd") / own.of("all")))),
+        "Dot products of integers": told(lambda own: Cell(format.count(own.of("dot")))),
     }
     return grid([result.file for result, _ in pairs], columns)
 

@@ -166,7 +166,8 @@ def _measured(bench: BenchResult) -> str:
     files = bench.files
     held = {
         "latency and speed-up": any(result.latency for result in files),
-        "peak memory": True,
+        "executed instructions": any(result.instructions for result in files),
+        "peak memory": not bench.emulated,
         "load and first inference": any(result.startup for result in files),
         "throughput": any(result.throughput for result in files),
         "GFLOP/s and share of peak": bool(bench.peaks),

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from . import format
 from .report_accuracy import Confusions, confusions
 from .report_figures import Figure, latency_figure, shapes_figure, tradeoff_figure
-from .report_grids import Grid, accuracy_grid, energy_grid, energy_notes, start_grid, work_grid
+from .report_grids import Grid, accuracy_grid, count_grid, energy_grid, energy_notes, start_grid, work_grid
+from .report_overview import counted
 from .results import BenchResult, FileResult
 from .summary import RunSummary, SummaryRow
 from .tradeoffs import Tradeoff, accuracy_words, short_names, tradeoffs
 
+_NO_TIME = (
+    "Emulated: no time, memory or energy of it would mean anything. What stands for cost are the instructions that the "
+    "emulated processor executes."
+)
 _NEVER_ASKED = {
     "load and first inference": lambda result: result.startup is None,
     "throughput": lambda result: not result.throughput,
@@ -46,6 +51,7 @@ class TargetPart:
     Attributes:
         target: its name.
         suffix: for headings, where there are several targets.
+        emulated: whether it has instructions in the place of times.
         anchor: begins the ids of its notes.
         conditions: batch and threads of its latencies.
         rows: of the files measured there.
@@ -55,6 +61,7 @@ class TargetPart:
         tradeoffs: accuracy beside each cost.
         tradeoff_rows: the same as a table.
         accuracy_words: where those accuracies come from.
+        counts: instructions, on an emulated target.
         start: load, first inference and percentiles.
         work: throughput and arithmetic.
         peaks: how the machine's peaks were found.
@@ -68,6 +75,7 @@ class TargetPart:
 
     target: str
     suffix: str
+    emulated: bool
     anchor: str
     conditions: str
     rows: tuple[SummaryRow, ...]
@@ -77,6 +85,7 @@ class TargetPart:
     tradeoffs: tuple[Tradeoff, ...]
     tradeoff_rows: tuple[TradeoffRow, ...]
     accuracy_words: str
+    counts: Grid | None
     start: Grid | None
     work: Grid | None
     peaks: tuple[str, ...]
@@ -111,24 +120,26 @@ def _part(summary: RunSummary, target: str, index: int) -> TargetPart:
     results = summary.results_on(target)
     rows = tuple(row for row in summary.rows if row.on(target))
     pairs = [(result, timing) for row, result in zip(rows, results, strict=True) if (timing := row.on(target))]
-    found = tradeoffs(summary, target)
+    found = (*counted(summary, target), *tradeoffs(summary, target))
     names = short_names([result.file for result in results])
     tail = f"-{index + 1}" if index else ""
     notes = [(result.file, note) for result in results for note in result.notes]
     return TargetPart(
         target=target,
         suffix=f" on {target}" if len(summary.targets) > 1 else "",
+        emulated=bench.emulated,
         anchor=f"note{tail}",
         conditions=_conditions(results),
         rows=rows,
-        warnings=bench.notes,
+        warnings=(_NO_TIME, *bench.notes) if bench.emulated else bench.notes,
         notes=tuple((number, file, note) for number, (file, note) in enumerate(notes, 1)),
         unsteady=tuple(result.file for result in results if result.latency and not result.latency.steady),
         tradeoffs=found,
         tradeoff_rows=_tradeoff_rows(found, rows),
         accuracy_words=accuracy_words(found, summary, target) if found else "",
-        start=start_grid(pairs),
-        work=work_grid(bench, pairs),
+        counts=count_grid(pairs) if bench.emulated else None,
+        start=None if bench.emulated else start_grid(pairs),
+        work=None if bench.emulated else work_grid(bench, pairs),
         peaks=_peaks(bench),
         energy=energy_grid(results),
         energy_notes=tuple(energy_notes(results)),

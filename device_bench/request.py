@@ -29,6 +29,7 @@ class BenchRequest:
         country: whose grid the CO2 is of, ISO 3166 alpha-3; null leaves that to the energy source.
         images: labelled images to answer on the target, as ``write_test_images`` writes them.
         timeout_s: a file that gives no sign for so long hangs, s.
+        bootstrap: install on the device what it lacks, into a folder of its own.
 
     Raises:
         MeasurementError: no file, two of the same name, or a time below 0.
@@ -47,6 +48,7 @@ class BenchRequest:
     country: str | None = None
     images: Path | None = None
     timeout_s: float = 120.0
+    bootstrap: bool = False
 
     def __post_init__(self) -> None:
         names = [file.name for file in self.files]

@@ -11,12 +11,13 @@ from statistics import median
 from runtime import MeasurementError, Precision, decode, encode
 
 from .figures import Accuracy, Arithmetic, Energy, Failure, MemoryUse, Peak, Startup, Throughput
+from .instructions import Instructions
 from .machine import MachineState
 from .measure import Measurement, Sampling
 from .sealed import read_sealed, write_sealed
 
 SCHEMA = "pocketvit.bench"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class FileResult:
         energy: of one image; null where it was not asked for.
         accuracy: on labelled images, on this target; null where none were given.
         notes: what a reader must know of these figures, such as a drift or two modes in the times.
+        instructions: executed for one run; null where the target does not count them.
 
     Raises:
         MeasurementError: a field cannot be what it says it is.
@@ -63,6 +65,7 @@ class FileResult:
     energy: Energy | None = None
     accuracy: Accuracy | None = None
     notes: tuple[str, ...] = ()
+    instructions: Instructions | None = None
 
     def __post_init__(self) -> None:
         if not self.file or re.search(r"[/\\]", self.file):
@@ -117,9 +120,10 @@ class BenchResult:
         failures: files of which nothing was.
         peaks: of the machine's arithmetic, measured beside them.
         notes: what a reader must know of all figures, such as a machine that had other work to do.
+        emulated: the target's processor is emulated: there are answers and counts, and no time, memory or energy.
 
     Raises:
-        MeasurementError: the time is not one, there is no file, or a file comes twice.
+        MeasurementError: the time is not one, there is no file, a file comes twice, or an emulated target has times.
     """
 
     target: str
@@ -133,6 +137,7 @@ class BenchResult:
     failures: tuple[Failure, ...] = ()
     peaks: tuple[Peak, ...] = ()
     notes: tuple[str, ...] = ()
+    emulated: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -144,6 +149,9 @@ class BenchResult:
         names = [*(result.file for result in self.files), *(failure.file for failure in self.failures)]
         if not names or len(set(names)) != len(names):
             raise MeasurementError("A bench needs files of different names", got=", ".join(names) or "none")
+        timed = [r.file for r in self.files if r.measurements or r.startup or r.throughput or r.energy]
+        if self.emulated and (timed or self.peaks):
+            raise MeasurementError("An emulated target has no times", got=f"times of {', '.join(timed) or 'its peaks'}")
 
     def of(self, file: str) -> FileResult | None:
         """Returns the result of the file with that name, or none."""

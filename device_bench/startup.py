@@ -35,12 +35,18 @@ class Start:
         first_run_s: the first inference, s.
         peak_rss_bytes: the most resident memory the process had.
         rss_before_bytes: resident memory before engine and file were loaded.
+        engine: that ran it.
+        engine_version: of that engine.
+        batch: images of a run.
     """
 
     load_s: float
     first_run_s: float
     peak_rss_bytes: int
     rss_before_bytes: int
+    engine: str
+    engine_version: str
+    batch: int
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,17 @@ class Starts:
         startup: of all of them; none when one failed.
         memory: the median of them.
         failure: what went wrong; none when nothing did.
+        engine: that ran it; empty after a failure.
+        engine_version: of that engine.
+        batch: images of a run.
     """
 
     startup: Startup | None
     memory: MemoryUse
     failure: str | None = None
+    engine: str = ""
+    engine_version: str = ""
+    batch: int = 1
 
 
 def start(file: Path, threads: int = 1, *, clock: Callable[[], int] = time.perf_counter_ns) -> Start:
@@ -82,7 +94,15 @@ def start(file: Path, threads: int = 1, *, clock: Callable[[], int] = time.perf_
     ran = clock()
     for _ in range(_RUNS - 1):
         engine.run(batch)
-    return Start((loaded - started) * 1e-9, (ran - running) * 1e-9, peak_rss_bytes(), before)
+    return Start(
+        load_s=(loaded - started) * 1e-9,
+        first_run_s=(ran - running) * 1e-9,
+        peak_rss_bytes=peak_rss_bytes(),
+        rss_before_bytes=before,
+        engine=engine.name,
+        engine_version=engine.version,
+        batch=batch.shape[0],
+    )
 
 
 def measure_starts(
@@ -110,6 +130,9 @@ def measure_starts(
     return Starts(
         Startup(tuple(one.load_s for one in starts), tuple(one.first_run_s for one in starts)),
         MemoryUse(median_low(one.peak_rss_bytes for one in starts), median_low(one.rss_before_bytes for one in starts)),
+        engine=starts[-1].engine,
+        engine_version=starts[-1].engine_version,
+        batch=starts[-1].batch,
     )
 
 

@@ -20,8 +20,11 @@ from runtime import (
     read_plan,
 )
 
+from .devices.fleet import DeviceFailure
+from .devices.fleet_folder import read_failures
 from .figures import EnergyTier, Failure, Throughput
 from .gain import Gain, gains
+from .instructions import Instructions
 from .results import BenchResult, FileResult, read_result
 from .stats import Interval, median_interval, p90_interval, ratio_of_medians
 
@@ -68,6 +71,8 @@ class Timing:
         grams_co2_per_image: CO2 equivalent with idle power, g.
         top1: accuracy on the target, 0..1.
         top1_images: on how many images.
+        emulated: whether the target is, so that there is no time.
+        instructions: executed for one run; none where they were not counted.
     """
 
     target: str
@@ -89,6 +94,8 @@ class Timing:
     grams_co2_per_image: float | None = None
     top1: float | None = None
     top1_images: int | None = None
+    emulated: bool = False
+    instructions: Instructions | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,7 @@ class RunSummary:
         rows: the table.
         notes: what the reader must know of figures that are left out, and what pruning alone bought.
         gains: the latter as figures, one per sliced file with a counterpart of the baseline and per target.
+        unmeasured: targets on which the last bench measured nothing.
     """
 
     name: str
@@ -145,12 +153,13 @@ class RunSummary:
     rows: tuple[SummaryRow, ...]
     notes: tuple[str, ...]
     gains: tuple[Gain, ...] = ()
+    unmeasured: tuple[DeviceFailure, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The targets any row was measured on, ``cpu`` first."""
-        found = {timing.target for row in self.rows for timing in row.timings}
-        return tuple(sorted(found, key=lambda target: (target != "cpu", target)))
+        """The targets any row was measured on, ``cpu`` first, then those with times, then the emulated."""
+        found = {(timing.emulated, timing.target) for row in self.rows for timing in row.timings}
+        return tuple(target for _, target in sorted(found, key=lambda own: (own[1] != "cpu", *own)))
 
     def row(self, name: str) -> SummaryRow | None:
         """Returns the row of that name, or none."""
@@ -201,7 +210,8 @@ def summarise(run: Path) -> RunSummary:
     found = gains(artifacts, benches.values(), _predicted(run, baseline.plan, sliced.plan))
     notes += [gain.sentence for gain in found]
     name = run.resolve().name
-    return RunSummary(name, baseline, sliced, artifacts, benches, models + files, tuple(notes), found)
+    gone = read_failures(run / "bench")
+    return RunSummary(name, baseline, sliced, artifacts, benches, models + files, tuple(notes), found, gone)
 
 
 def _predicted(run: Path, before: ShapePlan | None, after: ShapePlan | None) -> dict[str, float]:
@@ -269,7 +279,7 @@ def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[s
             notes.append(f"{document} timed an older {artifact.file}, so its latency is left out: bench again.")
             continue
         timings.append(_timing(bench, result))
-        if result.memory.peak_rss_bytes is None and result.memory.reason:
+        if result.memory.peak_rss_bytes is None and result.memory.reason and not bench.emulated:
             notes.append(f"{artifact.file} has no peak memory on {bench.target}: {result.memory.reason.rstrip('.')}.")
     parity = artifact.parity
     if parity.top1 is None and parity.top1_reason:
@@ -311,6 +321,8 @@ def _timing(bench: BenchResult, result: FileResult) -> Timing:
         grams_co2_per_image=energy.grams_co2_per_image if energy else None,
         top1=accuracy.top1 if accuracy else None,
         top1_images=accuracy.images if accuracy else None,
+        emulated=bench.emulated,
+        instructions=result.instructions,
     )
 
 

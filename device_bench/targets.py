@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from runtime import Progress, UnsupportedTargetError, silent
 
+from .devices.device import Device
 from .measure import Sampling
 from .request import BenchRequest
 from .results import BenchResult
 
-Bencher = Callable[[BenchRequest, Progress], BenchResult]
+Bencher = Callable[[Device, BenchRequest, Progress, threading.Event], tuple[BenchResult, ...]]
 
 
-def _cpu(request: BenchRequest, progress: Progress) -> BenchResult:
+def _cpu(device: Device, request: BenchRequest, progress: Progress, stop: threading.Event) -> tuple[BenchResult, ...]:
     from .cpu import bench_files
 
-    return bench_files(request, progress)
+    return (bench_files(request, progress),)
 
 
-def _cuda(request: BenchRequest, progress: Progress) -> BenchResult:
+def _cuda(device: Device, request: BenchRequest, progress: Progress, stop: threading.Event) -> tuple[BenchResult, ...]:
     from .cuda import bench_files_on_cuda
 
-    return bench_files_on_cuda(
+    result = bench_files_on_cuda(
         request.files,
         threads=request.threads,
         sampling=request.sampling,
         seed=request.seed,
         progress=progress,
     )
+    return (result,)
 
 
-_BENCHERS: dict[str, Bencher] = {"cpu": _cpu, "cuda": _cuda}
+def _ssh(device: Device, request: BenchRequest, progress: Progress, stop: threading.Event) -> tuple[BenchResult, ...]:
+    from .devices.ssh import bench_over_ssh
+
+    return (bench_over_ssh(device, request, progress, stop=stop),)
+
+
+def _adb(device: Device, request: BenchRequest, progress: Progress, stop: threading.Event) -> tuple[BenchResult, ...]:
+    from .devices.adb import bench_over_adb
+
+    return bench_over_adb(device, request, progress, stop=stop)
+
+
+def _emu(device: Device, request: BenchRequest, progress: Progress, stop: threading.Event) -> tuple[BenchResult, ...]:
+    from .emulated import bench_emulated
+
+    return (bench_emulated(device, request, progress, stop=stop),)
+
+
+_BENCHERS: dict[str, Bencher] = {"cpu": _cpu, "cuda": _cuda, "ssh:": _ssh, "adb:": _adb, "emu:": _emu}
 """What measures on a target, by its name, up to the colon if it has one."""
 
 TARGETS = tuple(_BENCHERS)
@@ -58,7 +80,7 @@ def bench(
 
     Args:
         files: ``.onnx`` and ``.tflite`` files, all of different names.
-        target: one of ``TARGETS``.
+        target: the address of a device, see ``Device``.
         threads: of each engine, at least 1.
         sampling: how long to measure; by default ``Sampling()``.
         seed: of the inputs and of the order.
@@ -100,8 +122,29 @@ def run_request(request: BenchRequest, progress: Progress = silent) -> BenchResu
         UnsupportedTargetError: there is no such target.
         PocketVitError: see ``bench``.
     """
-    if request.scheme not in _BENCHERS:
+    return bench_device(Device(request.target), request, progress)[0]
+
+
+def bench_device(
+    device: Device, request: BenchRequest, progress: Progress = silent, *, stop: threading.Event | None = None
+) -> tuple[BenchResult, ...]:
+    """Measures what ``request`` asks on ``device``, whatever target the request names.
+
+    There is one result, or for a phone one for each of its backends.
+
+    Args:
+        device: where.
+        request: what to measure of which files.
+        progress: told of files and rounds done.
+        stop: when set, a device that is not this machine is left as soon as possible.
+
+    Raises:
+        PocketVitError: see ``bench``.
+    """
+    bencher = _BENCHERS.get(device.scheme)
+    if bencher is None:
         raise UnsupportedTargetError(
-            "Unknown bench target", expected=f"one of {', '.join(TARGETS)}", got=repr(request.target)
+            "Unknown bench target", expected=f"one of {', '.join(TARGETS)}", got=repr(device.address)
         )
-    return _BENCHERS[request.scheme](request, progress)
+    wanted = replace(request, target=device.address, threads=device.threads or request.threads)
+    return bencher(device, wanted, progress, stop or threading.Event())

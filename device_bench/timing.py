@@ -36,33 +36,16 @@ def no_mark(number: int) -> None:
 
 
 @dataclass(frozen=True)
-class Timed:
-    """What was found of one file while it was timed.
-
-    Attributes:
-        engine: that ran it.
-        engine_version: of that engine.
-        batch: images per run.
-        latency: of one run, s.
-    """
-
-    engine: str
-    engine_version: str
-    batch: int
-    latency: Measurement
-
-
-@dataclass(frozen=True)
 class Turns:
     """Files timed in turns.
 
     Attributes:
-        files: what was found, in their order.
+        latencies: of one run of each file, in their order, s.
         before: the machine just before the first run.
         after: the machine just after the last.
     """
 
-    files: tuple[Timed, ...]
+    latencies: tuple[Measurement, ...]
     before: MachineState
     after: MachineState
 
@@ -110,14 +93,7 @@ def time_in_turns(
     finally:
         gc.enable()
     mark(-1)
-    return Turns(
-        tuple(
-            Timed(engine.name, engine.version, input_shape(engine, file.name)[0], latency)
-            for file, engine, latency in zip(files, engines, latencies, strict=True)
-        ),
-        before,
-        after,
-    )
+    return Turns(tuple(latencies), before, after)
 
 
 def time_files(

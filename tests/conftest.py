@@ -1,6 +1,41 @@
 """What holds for all tests."""
 
 import os
+from functools import cache
+
+import pytest
 
 # before torch is loaded: its threads would spin for each other beside any other busy process
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+pytest_plugins = ["tests.boards.fixtures"]
+
+REQUIRED = "POCKETVIT_BOARDS_REQUIRED"
+"""Where this is set, a machine that cannot run emulated boards fails their tests; elsewhere they are skipped."""
+
+
+def pytest_runtest_setup(item):
+    """Makes what emulated boards need before the first test on one."""
+    if item.get_closest_marker("boards") is None or (why := why_no_boards()) is None:
+        return
+    if os.environ.get(REQUIRED):
+        pytest.fail(why, pytrace=False)
+    pytest.skip(why)
+
+
+@cache
+def why_no_boards():
+    """Returns why emulated boards cannot run here, or None where they can."""
+    from device_bench.emulated import build_boards, missing_for_boards
+    from runtime import MeasurementError
+    from tests.boards.tools import unpacked_tools
+
+    lacks = [f"{lack.what}: {lack.fix}" for lack in missing_for_boards()]
+    if lacks:
+        return f"Emulated boards cannot run here. {'; '.join(lacks)}"
+    try:
+        build_boards()
+        unpacked_tools()
+    except MeasurementError as error:
+        return f"Emulated boards cannot be made here. {error}"
+    return None

@@ -62,7 +62,9 @@ class Here:
             if (job, name) in self.spoilt:
                 return Answer(error=self.spoilt[job, name], turn=number)
         if job == "start":
-            return Answer(asdict(Start(0.5, 0.25, 2, 1)))
+            engine = open_engine(Path(request["file"]))
+            batch = random_input(engine, names[0], 0).shape[0]
+            return Answer(asdict(Start(0.5, 0.25, 2, 1, engine.name, engine.version, batch)))
         if job == "peaks":
             return Answer(encode((Peak("litert", "int8", 1, (self.peaks.pop(0),)),)))
         if job == "throughput":
@@ -276,11 +278,11 @@ def test_files_need_different_names(onnx_file, tmp_path):
 
 
 def test_an_unknown_target_names_those_that_are_known(onnx_file):
-    for target in ("tpu", "cpu:1", "ssh:board", ""):
-        with pytest.raises(UnsupportedTargetError, match=rf"one of cpu.*'{target}'"):
+    for target in ("tpu", "cpu:1", "ftp:board", ""):
+        with pytest.raises(UnsupportedTargetError, match=rf"Expected cpu, cuda, ssh:HOST.*'{target}'"):
             bench([onnx_file], target=target)
-    with pytest.raises(UnsupportedTargetError, match="one of cpu"):
-        run_request(BenchRequest((onnx_file,), "adb:123"))
+    with pytest.raises(UnsupportedTargetError, match=r"Expected pi4.*got|emu"):
+        run_request(BenchRequest((onnx_file,), "emu:pi9"))
 
 
 def test_a_request_out_of_range_is_refused(onnx_file):

@@ -23,10 +23,15 @@ from device_bench import (
     read_limits,
     write_baseline,
 )
+from device_bench.instructions import Instructions
 from runtime import ArtifactError, MeasurementError
 
 GOLDEN = Path(__file__).parent / "golden" / "gate_baseline_v1.json"
+GOLDEN_2 = GOLDEN.with_name("gate_baseline_v2.json")
 BASE = Facts("vit.tflite", "a" * 64, 1_000_000, "int8", 500_000, 20_000_000, 300, 1, 0, 10_000_000, 0.95, 0.995)
+
+COUNTS = Instructions("cortex-a72", (10_000, 10_001), (6000, 6000), (2000, 2001), (1000, 1000), (1000, 1000), (0, 0))
+COUNTED = replace(BASE, file="counted.tflite", instructions=COUNTS)
 
 
 def duel_of(ratio: float, rounds: int = 60) -> Duel:
@@ -67,6 +72,48 @@ def test_every_limit_closes_the_gate_by_itself(metric, worse, better, allowed):
         assert gate.passed is passes
     unlimited = replace(limits, **{field.name: None for field in fields(Limits) if field.name.startswith("max_")})
     assert judge(BASE, replace(BASE, **worse), unlimited).passed
+
+
+def more(simd=0, rest=0):
+    """Returns the counted facts with more instructions in every run."""
+    counts = replace(
+        COUNTS,
+        all=tuple(count + simd + rest for count in COUNTS.all),
+        simd=tuple(count + simd for count in COUNTS.simd),
+        alu=tuple(count + rest for count in COUNTS.alu),
+    )
+    return replace(COUNTED, instructions=counts)
+
+
+@pytest.mark.parametrize(
+    ("new", "exceeded"),
+    [
+        (COUNTED, ()),
+        (more(simd=1), ("SIMD instructions",)),
+        (more(rest=10), ()),
+        (more(rest=11), ("instructions",)),
+        (more(simd=-500), ()),
+        (more(simd=100), ("instructions", "SIMD instructions")),
+    ],
+)
+def test_counted_instructions_are_held_to_their_own_limits(new, exceeded):
+    gate = judge(COUNTED, new, Limits(), against="file")
+    assert gate.exceeded == exceeded
+    assert gate.against == "file"
+    assert "latency" not in [check.metric for check in gate.checks]
+
+
+def test_what_was_not_counted_is_not_compared():
+    unknown = judge(BASE, COUNTED, Limits())
+    assert unknown.passed
+    assert verdict(unknown, "instructions") is None
+    assert "instructions" not in [check.metric for check in judge(COUNTED, BASE, Limits()).checks]
+
+
+def test_instructions_of_different_cores_are_not_compared():
+    other = replace(COUNTED, instructions=replace(COUNTS, core="cortex-a76"))
+    with pytest.raises(MeasurementError, match=r"not of the same core. Expected cortex-a72. Got cortex-a76"):
+        judge(COUNTED, other, Limits())
 
 
 def test_a_slowdown_closes_it():
@@ -181,9 +228,16 @@ def test_the_first_version_still_loads():
     assert baseline == Baseline("2025-01-02T03:04:05+00:00", "0.1.0", "a processor", (BASE,))
 
 
+def test_the_second_version_is_what_was_written(tmp_path):
+    whole = Baseline("2026-01-02T03:04:05+00:00", "0.1.0", "a processor", (BASE, COUNTED))
+    assert read_baseline(GOLDEN_2) == whole
+    write_baseline(tmp_path / "again.json", whole)
+    assert (tmp_path / "again.json").read_bytes() == GOLDEN_2.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("1000000", "999999"), ("0.95", "NaN"), ('"digest"', '"digset"'), ('"schema_version": 1', '"schema_version": 2')],
+    [("1000000", "999999"), ("0.95", "NaN"), ('"digest"', '"digset"'), ('"schema_version": 1', '"schema_version": 3')],
 )
 def test_a_baseline_edited_by_hand_is_refused(tmp_path, old, new):
     text = GOLDEN.read_text()

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from device_bench import MemoryUse, format, read_result, write_report, write_result
+from device_bench import MemoryUse, format, read_result, summarise, write_report, write_result
+from device_bench.devices.fleet import Fleet
+from device_bench.devices.fleet_folder import write_fleet
 from device_bench.figures import Failure
 from device_bench.op_times_document import times_path, write_times
 from runtime import MissingExtraError, RunFolderError
 
 from .conftest import make_run
+from .fleets import emulated, failure
 from .report_fixtures import enrich, op_times
 from .searches import write_rounds, write_steps, write_table
 from .test_gain import slow_down
@@ -410,4 +413,69 @@ def test_a_document_of_the_first_version_is_shown(light):
     parsed(html)
     assert old.before.board
     assert old.before.board in section(markdown, f"Machine: {old.target}")
+    assert "None" not in html
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    """A run measured on this machine, a board and an emulated one, while a third was off; not to be changed."""
+    run = make_run(tmp_path_factory.mktemp("fleet") / "digits")
+    for name in ("baseline", "sliced"):
+        shutil.rmtree(run / name)
+    bench = enrich(run)
+    results = (replace(bench, target="board"), emulated(bench, "emu:pi4"))
+    write_fleet(run / "bench", Fleet(results, (failure("attic", "it is <off>"),)))
+    write_report(run)
+    return run
+
+
+def test_every_target_has_a_column(fleet):
+    markdown, html = texts(fleet)
+    parsed(html)
+    table = section(markdown, "Every target")
+    assert "| File | cpu | board | emu:pi4 (emulated: no time) |" in table
+    timing = summarise(fleet).row("digits.onnx").on("cpu")
+    cell = f"{format.seconds(timing.median_s.value)}, top-1 {format.percent(timing.top1)}"
+    assert f"| digits.onnx | {cell} | {cell} | 5.00 G instr., top-1 {format.percent(timing.top1)} |" in table
+    page = html[html.index("<h2>Every target</h2>") :].split("</section>")[0]
+    assert html.index("<h2>Every target</h2>") < html.index("<h2>The table</h2>")
+    assert '<th scope="col">emu:pi4<small>emulated: no time</small></th>' in page
+    assert page.count('data-label="emu:pi4 (emulated)"') == 6
+
+
+def test_one_target_alone_has_no_such_table(full):
+    for text in texts(full):
+        assert "Every target" not in text
+
+
+def test_a_device_that_failed_is_listed(fleet):
+    markdown, html = texts(fleet)
+    assert "| every file | attic | it is &lt;off&gt; (2025-01-02T03:04:05+00:00) |" in section(markdown, "Not measured")
+    assert "it is &lt;off&gt;" in html[html.index("<h2>Not measured</h2>") :].split("</section>")[0]
+
+
+def test_an_emulated_target_has_counts_and_says_that_it_has_no_time(fleet):
+    markdown, html = texts(fleet)
+    part = section(markdown, "On emu:pi4")
+    assert "**Emulated: no time" in part
+    assert "| digits.onnx | 5.00 G | 60.0 % | 750 M |" in part
+    page = html[html.index("<h2>On emu:pi4</h2>") :].split("</section>")[0]
+    assert "Emulated: no time" in page
+    for text in (part, page):
+        for word in ("atency", "memory</th>", "Speed-up"):
+            assert word not in text
+    assert "| 5.00 G instr. |" in section(markdown, "What accuracy costs on emu:pi4")
+    assert "Latency on emu:pi4" not in html
+    assert "Not measured on emu:pi4" not in html
+
+
+def test_an_emulated_target_alone_leaves_the_models_table_without_times(light):
+    path = light / "bench" / "cpu.json"
+    bench = read_result(path)
+    path.unlink()
+    write_fleet(light / "bench", Fleet((emulated(bench),)))
+    markdown, html = (path.read_text() for path in write_report(light))
+    parsed(html)
+    assert "Median latency" not in markdown
+    assert "| digits.onnx | 5.00 G | 60.0 % | 750 M |" in section(markdown, "On emu:pi4")
     assert "None" not in html

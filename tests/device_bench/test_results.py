@@ -21,12 +21,14 @@ from device_bench import (
     read_result,
     write_result,
 )
+from device_bench.instructions import Instructions
 from runtime import ArtifactError, MeasurementError
 
 from .conftest import bench_result
 
 GOLDEN = Path(__file__).parent / "golden" / "bench_v1.json"
 GOLDEN_2 = GOLDEN.with_name("bench_v2.json")
+GOLDEN_3 = GOLDEN.with_name("bench_v3.json")
 
 BEFORE = MachineState(
     board="Example Pi 5",
@@ -81,7 +83,7 @@ FULL = FileResult(
         grams_per_kwh=352.5,
         country="DEU",
     ),
-    accuracy=Accuracy("digits", "test", ((9, 1, 0), (0, 10, 0), (2, 0, 8))),
+    accuracy=Accuracy("digits", "test", ((2, 1, 0), (0, 1, 0), (1, 0, 3)), (0, 0, 1, 1, 0, 2, 2, 2)),
     notes=("The times jump between two levels, 2.00 ms and 2.20 ms.",),
 )
 
@@ -127,6 +129,7 @@ WHOLE = BenchResult(
             measurements=(),
             memory=MemoryUse(61_000_000, 31_000_000),
             energy=Energy("unavailable", reason="No counter can be read"),
+            instructions=Instructions("cortex-a72", (110, 111), (60, 60), (30, 31), (10, 10), (10, 10), (5, 5)),
         ),
     ),
     failures=(Failure("broken.tflite", "LiteRT cannot load broken.tflite"),),
@@ -174,17 +177,24 @@ def test_what_version_1_did_not_have_is_at_its_default():
     assert [getattr(result.before, name) for name in newer] == [None] * len(newer)
 
 
-def test_the_golden_file_of_version_2_is_what_was_written(tmp_path):
-    assert read_result(GOLDEN_2) == WHOLE
+def test_the_golden_file_of_version_2_loads():
+    assert document(GOLDEN_2)["schema_version"] == 2
+    accuracy = Accuracy("digits", "test", ((9, 1, 0), (0, 10, 0), (2, 0, 8)))
+    files = tuple(replace(one, accuracy=one.accuracy and accuracy, instructions=None) for one in WHOLE.files)
+    assert read_result(GOLDEN_2) == replace(WHOLE, files=files)
+
+
+def test_the_golden_file_of_version_3_is_what_was_written(tmp_path):
+    assert read_result(GOLDEN_3) == WHOLE
     write_result(tmp_path / "again.json", WHOLE)
-    assert (tmp_path / "again.json").read_bytes() == GOLDEN_2.read_bytes()
+    assert (tmp_path / "again.json").read_bytes() == GOLDEN_3.read_bytes()
 
 
-def test_the_golden_file_of_version_2_has_every_field():
-    told = set(told_of(read_result(GOLDEN_2)))
+def test_the_golden_file_of_version_3_has_every_field():
+    told = set(told_of(read_result(GOLDEN_3)))
     kinds = {kind for kind, _ in told}
     assert kinds >= {BenchResult, FileResult, MachineState, Sampling, Measurement, MemoryUse, Startup, Throughput}
-    assert kinds >= {Energy, Accuracy, Peak, Failure}
+    assert kinds >= {Energy, Accuracy, Peak, Failure, Instructions}
     assert {(kind, field.name) for kind in kinds for field in fields(kind)} == told
     assert {one.energy.tier for one in WHOLE.files} == {"measured", "estimated", "unavailable"}
 
@@ -202,7 +212,7 @@ def told_of(value):
             yield from told_of(own)
 
 
-@pytest.mark.parametrize("golden", [GOLDEN, GOLDEN_2])
+@pytest.mark.parametrize("golden", [GOLDEN, GOLDEN_2, GOLDEN_3])
 def test_every_truncation_is_refused(tmp_path, golden):
     text = golden.read_text()
     path = tmp_path / "cut.json"
@@ -229,7 +239,7 @@ NO_JSON = "is not valid JSON.*not a number JSON knows"
         ('"country": "DEU"', '"country": "FRA"', EDITED),
         ('"digest": "', '"digest": "0', "Expected digest 0"),
         ('"digest"', '"digset"', "Expected a digest"),
-        ('"schema_version": 2', '"schema_version": 3', "newer PocketViT"),
+        ('"schema_version": 2', '"schema_version": 4', "newer PocketViT"),
     ],
 )
 def test_version_2_edited_by_hand_is_refused_with_the_reason(tmp_path, old, new, reason):
@@ -287,7 +297,7 @@ def test_version_2_forged_under_a_right_digest_is_refused_with_the_reason(tmp_pa
 
 def test_a_golden_file_signed_again_is_itself(tmp_path):
     path = tmp_path / "same.json"
-    path.write_text(json.dumps(signed(document(GOLDEN_2))))
+    path.write_text(json.dumps(signed(document(GOLDEN_3))))
     assert read_result(path) == WHOLE
 
 
@@ -313,7 +323,7 @@ def signed(body):
         ('"cpu"', '"gpu"'),
         ('"threads": 1', '"threads": 2'),
         ('"digest"', '"digset"'),
-        ('"schema_version": 1', '"schema_version": 3'),
+        ('"schema_version": 1', '"schema_version": 4'),
         ('"pocketvit.bench"', '"pocketvit.plan"'),
     ],
 )
@@ -378,3 +388,38 @@ def test_invalid_content_under_a_right_digest_is_still_refused(tmp_path):
     write_result(path, golden)
     with pytest.raises(ArtifactError, match="created_utc"):
         read_result(path)
+
+
+def test_an_emulated_target_has_no_times():
+    silent = replace(FULL, measurements=(), startup=None, throughput=(), energy=None)
+    assert replace(WHOLE, files=(silent,), peaks=(), emulated=True).emulated
+    for timed in ({"files": (FULL,), "peaks": ()}, {"files": (silent,)}):
+        with pytest.raises(MeasurementError, match="An emulated target has no times"):
+            replace(WHOLE, emulated=True, **timed)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"all": ()}, "a count for each run"),
+        ({"all": (110,), "simd": (60, 60)}, "a count for each run"),
+        ({"all": (109, 111)}, "do not add up"),
+        ({"dot": (61, 5)}, "do not add up"),
+        ({"alu": (-1, 10), "branch": (21, 10)}, "do not add up"),
+    ],
+)
+def test_instructions_that_cannot_be_are_refused(change, said):
+    whole = Instructions("cortex-a72", (110, 111), (60, 60), (30, 31), (10, 10), (10, 10), (5, 5))
+    assert (whole.of("all"), whole.of("simd")) == (110, 60)
+    with pytest.raises(MeasurementError, match=said):
+        replace(whole, **change)
+
+
+def test_answers_are_those_of_the_confusion_matrix():
+    accuracy = FULL.accuracy
+    assert accuracy.agreement(accuracy) == 1
+    assert accuracy.agreement(replace(accuracy, confusion=((1, 2, 0), (0, 1, 0), (1, 0, 3)), answers=())) is None
+    other = replace(accuracy, confusion=((2, 1, 0), (0, 1, 0), (1, 0, 3)), answers=(0, 0, 1, 1, 2, 0, 2, 2))
+    assert accuracy.agreement(other) == 6 / 8
+    with pytest.raises(MeasurementError, match="answers are not those"):
+        replace(accuracy, answers=(0,) * 8)

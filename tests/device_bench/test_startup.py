@@ -8,6 +8,10 @@ from device_bench.startup import Start, start
 from runtime import ArtifactError, MeasurementError
 
 
+def one_start(load_s, first_run_s, peak, before):
+    return Start(load_s, first_run_s, peak, before, "litert", "2.0", 1)
+
+
 def test_load_and_first_run_are_told_apart(onnx_file):
     ticks = iter((0, 5_000_000_000, 100_000_000_000, 107_000_000_000))
     one = start(onnx_file, clock=lambda: next(ticks))
@@ -23,7 +27,7 @@ def test_a_file_that_cannot_be_loaded_is_refused(tmp_path):
 
 def test_every_start_counts_and_memory_is_their_median(tmp_path):
     asked = []
-    starts = iter([Start(0.3, 0.03, 900, 50), Start(0.1, 0.01, 700, 40), Start(0.2, 0.02, 800, 60)])
+    starts = iter([one_start(0.3, 0.03, 900, 50), one_start(0.1, 0.01, 700, 40), one_start(0.2, 0.02, 800, 60)])
 
     def ask(job, request, *, silence_s):
         asked.append((job, request["threads"], silence_s))
@@ -38,7 +42,7 @@ def test_every_start_counts_and_memory_is_their_median(tmp_path):
 
 def test_one_start_that_fails_is_a_failure_without_the_folder(tmp_path):
     file = tmp_path / "a.onnx"
-    answers = iter([Answer(asdict(Start(1.0, 1.0, 2, 1))), Answer(error=MeasurementError(f"It ate {file}"))])
+    answers = iter([Answer(asdict(one_start(1.0, 1.0, 2, 1))), Answer(error=MeasurementError(f"It ate {file}"))])
     found = measure_starts(file, ask=lambda *a, **k: next(answers))
     assert (found.startup, found.failure) == (None, "It ate a.onnx.")
     assert found.memory == MemoryUse(None, None, "It ate a.onnx.")

@@ -3,10 +3,13 @@ from dataclasses import replace
 import pytest
 
 from device_bench import median_interval, ratio_of_medians, read_result, summarise, write_result
+from device_bench.devices.fleet import Fleet
+from device_bench.devices.fleet_folder import write_fleet
 from device_bench.verdict import verdict
 from runtime import ArtifactError, RunFolderError, macs, params
 
 from .conftest import BASELINE, FILES, SLICED
+from .fleets import emulated, failure
 
 
 def test_rows_are_the_models_then_the_files_from_plain_to_integer(run):
@@ -160,3 +163,22 @@ def test_the_verdict_without_a_bench_speaks_of_size(run):
     text = verdict(summarise(run))
     assert "The smallest file" in text
     assert text.endswith("No latency was measured.")
+
+
+def test_times_come_before_counts(run):
+    bench = read_result(run / "bench" / "cpu.json")
+    write_fleet(run / "bench", Fleet((emulated(bench, "a-board"), replace(bench, target="b-board"))))
+    summary = summarise(run)
+    assert summary.targets == ("cpu", "b-board", "a-board")
+    timing = summary.row("digits.onnx").on("a-board")
+    assert timing.emulated
+    assert (timing.median_s, timing.speedup, timing.peak_rss_bytes) == (None, None, None)
+    assert timing.instructions.of("all") == 5_000_000_000
+    assert not any("a-board" in note for note in summary.notes)
+    assert summary.row("digits.onnx").on("cpu").instructions is None
+
+
+def test_targets_without_a_result_are_known(run):
+    assert summarise(run).unmeasured == ()
+    write_fleet(run / "bench", Fleet((), (failure("attic"),)))
+    assert summarise(run).unmeasured == (failure("attic"),)

@@ -1,0 +1,328 @@
+"""What a device's own Python runs: takes files in, starts a program on them, and leaves nothing behind.
+
+It is sent as text and needs the standard library alone. Standard output answers in lines of JSON: ``{"device": ...}``
+first. Then standard input brings an order, a line of JSON, and the bytes of the files it names; whatever the program
+writes is passed on, and then comes ``{"ended": ...}``; or ``{"refused": ...}``. All the while standard input brings
+empty lines for as long as somebody waits. When it ends, or falls silent, the program and all it started are killed and
+the folder is removed: a cut link is no reason to leave a device warm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from importlib import metadata, util
+from pathlib import Path
+from typing import IO, Any
+
+OLDEST_PYTHON = (3, 11)
+MODULES = {"numpy": "numpy", "ai-edge-litert": "ai_edge_litert", "onnxruntime": "onnxruntime", "torch": "torch"}
+"""Packages that may be of use, and the module by which each is found."""
+
+_SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+_CHUNK = 1 << 16
+_KEPT = 4000
+_LOST_S = 60
+"""So long may nothing be heard of the other side, unless it says otherwise, s."""
+
+
+class RefusalError(Exception):
+    """The device cannot do what was asked.
+
+    Args:
+        kind: ``space``, ``write``, ``damaged`` or ``python``.
+        figures: what the other side needs to say why.
+    """
+
+    def __init__(self, kind: str, **figures: Any) -> None:
+        super().__init__(kind)
+        self.answer = {"kind": kind, **figures}
+
+
+class NobodyWaitsError(Exception):
+    """The other side is gone."""
+
+
+def main() -> int:
+    """Does what standard input asks for; returns the exit status."""
+    for number in _SIGNALS:
+        signal.signal(number, _end)
+    source, answers = sys.stdin.buffer, Answers(os.dup(1))
+    os.dup2(2, 1)
+    try:
+        first = next_line(source)
+        heard.lost_s = first["lost_s"]
+        with Folder(Path(first["root"]).expanduser()) as folder:
+            answers.say({"device": survey(folder.path)})
+            order = next_line(source)
+            receive(source, order["files"], folder.path)
+            answers.say({"ended": run(order, folder.path, source, answers)})
+    except RefusalError as error:
+        answers.say({"refused": error.answer})
+        return 1
+    except (NobodyWaitsError, BrokenPipeError, ValueError):
+        return 1
+    return 0
+
+
+class Heard:
+    """Gives the other side time to be heard of again, whenever it was."""
+
+    lost_s = _LOST_S
+
+    def __call__(self) -> None:
+        """Starts the time anew."""
+        signal.alarm(self.lost_s)
+
+
+heard = Heard()
+
+
+def next_line(source: IO[bytes]) -> dict[str, Any]:
+    """Returns the next line of JSON.
+
+    Raises:
+        NobodyWaitsError: there is none.
+    """
+    while True:
+        heard()
+        line = source.readline()
+        if not line:
+            raise NobodyWaitsError
+        if line.strip():
+            found: dict[str, Any] = json.loads(line)
+            return found
+
+
+class Answers:
+    """Lines of JSON for the other side, whole ones, from any thread."""
+
+    def __init__(self, stream: int) -> None:
+        self._stream, self._lock = stream, threading.Lock()
+
+    def say(self, answer: dict[str, Any]) -> None:
+        """Writes one answer."""
+        self.pass_on(json.dumps(answer).encode() + b"\n")
+
+    def pass_on(self, line: bytes) -> None:
+        """Writes a line that is there already."""
+        with self._lock:
+            while line:
+                line = line[os.write(self._stream, line) :]
+
+
+class Folder:
+    """A fresh folder of one supervisor, locked while it lives, so that a later one knows which were left behind."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.path = root, Path()
+        self._lock: IO[str] | None = None
+        self._made = [path for path in (root, root.parent) if not path.exists()]
+
+    def __enter__(self) -> Folder:
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._sweep()
+            self.path = Path(tempfile.mkdtemp(prefix="run-", dir=self.root))
+            self._lock = (self.path / "lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        except OSError as error:
+            self.__exit__()
+            raise refusal(error, self.root, 0) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.alarm(0)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        if self.path.name:
+            remove(self.path)
+        if self._lock is not None:
+            self._lock.close()
+        with contextlib.suppress(OSError):
+            for path in self._made:
+                path.rmdir()
+
+    def _sweep(self) -> None:
+        """Removes folders whose supervisor was killed."""
+        for path in self.root.glob("run-*"):
+            try:
+                with (path / "lock").open("r+") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    remove(path)
+            except FileNotFoundError:
+                # made a moment ago, or its supervisor died in that very moment
+                if time.time() - path.stat().st_mtime > _LOST_S:
+                    remove(path)
+            except OSError:
+                continue
+
+
+def remove(path: Path) -> None:
+    """Removes a folder; what a dying program still writes into it is removed as well."""
+    for _ in range(20):
+        shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            return
+        time.sleep(0.05)
+
+
+def survey(folder: Path) -> dict[str, Any]:
+    """Returns what is known of the device before anything is sent to it."""
+    versions = {}
+    for package, module in MODULES.items():
+        with contextlib.suppress(ImportError, ValueError):
+            if util.find_spec(module) is not None:
+                versions[package] = metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "libc": " ".join(platform.libc_ver()),
+        "versions": versions,
+        "venv": sys.prefix != sys.base_prefix,
+        "folder": str(folder),
+        "free_bytes": shutil.disk_usage(folder).free,
+        "emulated": Path("/etc/pocketvit-emulated").exists(),
+        "vcgencmd": shutil.which("vcgencmd") is not None,
+        "raspberry": "raspberry" in _text("/proc/device-tree/model").lower(),
+    }
+
+
+def receive(source: IO[bytes], files: list[dict[str, Any]], folder: Path) -> None:
+    """Reads files, each into its place below ``folder``; a name is data and nothing else.
+
+    Raises:
+        RefusalError: there is no space for them, or one arrived damaged.
+        NobodyWaitsError: the other side went away meanwhile.
+    """
+    needed = sum(file["bytes"] for file in files)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise RefusalError("space", folder=str(folder), needed=needed, free=free)
+    for file in files:
+        path = folder.joinpath(*file["path"])
+        try:
+            digest = _receive(source, path, file["bytes"])
+            if digest != file["sha256"]:
+                raise RefusalError("damaged", file=path.name)
+            if file["unpack"]:
+                with zipfile.ZipFile(path) as packed:
+                    packed.extractall(path.parent)
+                path.unlink()
+        except OSError as error:
+            raise refusal(error, path, needed) from error
+
+
+def refusal(error: OSError, path: Path, needed: int) -> RefusalError:
+    """Returns what a system's refusal to write means for the other side."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RefusalError("space", folder=str(path.parent), needed=needed, free=shutil.disk_usage("/").free)
+    return RefusalError("write", folder=str(path), said=error.strerror or str(error))
+
+
+def run(order: dict[str, Any], folder: Path, source: IO[bytes], answers: Answers) -> dict[str, Any]:
+    """Runs the program of ``order`` in ``folder`` and passes its lines on; returns how it ended.
+
+    Raises:
+        RefusalError: this Python is too old for the program.
+        NobodyWaitsError: the other side went away meanwhile.
+    """
+    if sys.version_info < OLDEST_PYTHON:
+        raise RefusalError("python", got=platform.python_version(), oldest=".".join(map(str, OLDEST_PYTHON)))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder / order["packages"]),
+        "XDG_CACHE_HOME": str(folder / "cache"),  # engines keep things there
+    }
+    with tempfile.TemporaryFile(dir=folder) as said:
+        child = subprocess.Popen(
+            [sys.executable, *order["argv"]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, cwd=folder,
+            env=environment, start_new_session=True, preexec_fn=die_with_parent,
+        )  # fmt: skip
+        try:
+            text = json.dumps(order["stdin"]).encode()
+            relay = threading.Thread(target=_relay, args=(child, text, answers), daemon=True)
+            relay.start()
+            _wait(relay, source)
+            status = child.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        said.seek(max(0, said.seek(0, os.SEEK_END) - _KEPT))
+        return {"status": status, "said": said.read().decode("utf-8", "replace")}
+
+
+def die_with_parent() -> None:
+    """Has the kernel kill this process when its parent dies, however that dies."""
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _receive(source: IO[bytes], path: Path, size: int) -> str:
+    digest, left = hashlib.sha256(), size
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as target:
+        while left:
+            heard()
+            piece = source.read(min(_CHUNK, left))
+            if not piece:
+                raise NobodyWaitsError
+            digest.update(piece)
+            target.write(piece)
+            left -= len(piece)
+    return digest.hexdigest()
+
+
+def _relay(child: subprocess.Popen[bytes], text: bytes, answers: Answers) -> None:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.write(text)
+        child.stdin.close()
+    # where nobody reads, standard input ends as well, and that ends the program
+    with contextlib.suppress(OSError):
+        for line in child.stdout:
+            answers.pass_on(line if line.endswith(b"\n") else line + b"\n")
+
+
+def _wait(relay: threading.Thread, source: IO[bytes]) -> None:
+    """Waits until the program has said all it had to say."""
+    while relay.is_alive():
+        readable, _, _ = select.select([source], [], [], 0.1)
+        if readable:
+            heard()
+            if not os.read(source.fileno(), _CHUNK):
+                raise NobodyWaitsError
+
+
+def _end(number: int, _: object) -> None:
+    raise NobodyWaitsError
+
+
+if __name__ == "__main__":
+    sys.exit(main())

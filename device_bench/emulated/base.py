@@ -1,0 +1,125 @@
+"""What the boards are made from: read-only layers in a cache, and a record of every package in them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from runtime import ArtifactError, decode, encode, read_document, write_document
+
+from .cores import CoreName
+
+SCHEMA, VERSION = "pocketvit-emulated-boards", 1
+
+EMULATOR = "usr/bin/qemu-aarch64"
+PLUGIN = "opt/pocketvit/libcounts.so"
+ENGINES_PLACE = "usr/local/lib/python3.11/dist-packages"
+
+_RECIPE = ("build.py", "fetch.py", "cores.py", "base.py", "debs.txt", "wheels.txt", "counts.c")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package the boards are made of.
+
+    Attributes:
+        file: its name, with the version.
+        sha256: of the file.
+    """
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything that went into the layers.
+
+    Attributes:
+        key: of the recipe.
+        packages: Debian's packages and the wheels.
+        plugin_sha256: of the counting plugin's source.
+        versions: of the programs that matter, as they say themselves on the board.
+    """
+
+    key: str
+    packages: tuple[Package, ...]
+    plugin_sha256: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Boards:
+    """A base from which any number of boards can be started at once.
+
+    Attributes:
+        path: the folder with the layers.
+        record: what is in them.
+    """
+
+    path: Path
+    record: Record
+
+    @property
+    def userland(self) -> Path:
+        """Debian for arm64 with Python and no engine; the emulator; the counting plugin."""
+        return self.path / "userland"
+
+    @property
+    def engines(self) -> Path:
+        """Numpy, LiteRT and ONNX Runtime."""
+        return self.path / "engines"
+
+    def core(self, name: CoreName) -> Path:
+        """Returns the files that make a board of that core."""
+        return self.path / "cores" / name
+
+
+def boards_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Returns where bases are kept: ``$POCKETVIT_BOARDS``, or the user's cache folder.
+
+    Args:
+        environ: the environment.
+    """
+    chosen = environ.get("POCKETVIT_BOARDS")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    cache = environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache").absolute() / "pocketvit" / "boards"
+
+
+def recipe_key(folder: Traversable | None = None) -> str:
+    """Returns a digest of all that decides what a base is: the code that makes it, the pins and the plugin's source.
+
+    Args:
+        folder: with those files; by default this package.
+    """
+    folder = folder or files(__package__)
+    digest = hashlib.sha256()
+    for name in _RECIPE:
+        data = folder.joinpath(name).read_bytes()
+        digest.update(f"{name} {len(data)}\n".encode() + data)
+    return digest.hexdigest()[:16]
+
+
+def read_boards(path: Path) -> Boards | None:
+    """Returns the base in a folder, or None where there is none, or none that is whole."""
+    try:
+        body = read_document(path / "record.json", SCHEMA, VERSION)
+        return Boards(path, decode(Record, body, str(path / "record.json")))
+    except ArtifactError:
+        return None
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Writes what is in the base in ``path``.
+
+    Raises:
+        StorageError: there is no space, or no permission to write.
+    """
+    write_document(path / "record.json", SCHEMA, VERSION, encode(record))

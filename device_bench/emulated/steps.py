@@ -1,0 +1,79 @@
+"""One step of making the boards: a program is run, and what it says when it fails is passed on with a cure."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtime import MeasurementError
+
+Runner = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+TIMEOUT_S = 900.0
+"""So long may a step take: some download tens of megabytes."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Runs programs, each as a named step.
+
+    Attributes:
+        run: does what ``subprocess.run`` does.
+        timeout_s: of each step.
+    """
+
+    run: Runner = field(default=subprocess.run)
+    timeout_s: float = TIMEOUT_S
+
+    def __call__(
+        self,
+        step: str,
+        argv: Sequence[str | Path],
+        fix: str,
+        *,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+    ) -> str:
+        """Runs a program and returns what it wrote to its standard output.
+
+        Args:
+            step: what it does, for the error text: ``fetching the engines``.
+            argv: the program and its arguments.
+            fix: what to do when it fails.
+            cwd: the folder to run it in.
+            env: variables set for it besides ours.
+
+        Raises:
+            MeasurementError: it is missing, fails, or takes too long; with the last line it said.
+        """
+        what = f"Making the emulated boards failed: {step}"
+        try:
+            done = self.run(
+                [str(word) for word in argv],
+                cwd=cwd,
+                env={**os.environ, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=self.timeout_s,
+                check=False,
+            )
+        except FileNotFoundError as error:
+            raise MeasurementError(what, got=f"no program {error.filename}", fix=fix) from None
+        except OSError as error:
+            raise MeasurementError(what, got=error.strerror, fix=fix) from error
+        except subprocess.TimeoutExpired:
+            raise MeasurementError(what, got=f"no end of {argv[0]} after {self.timeout_s:g} s", fix=fix) from None
+        if done.returncode:
+            said = last_line(done.stderr) or last_line(done.stdout) or "no message"
+            raise MeasurementError(what, got=f"status {done.returncode} of {argv[0]}: {said}", fix=fix)
+        return done.stdout.decode(errors="replace")
+
+
+def last_line(output: bytes) -> str:
+    """Returns the last line of a program's output that says something, at most 300 characters."""
+    lines = [line.strip() for line in output.decode(errors="replace").splitlines()]
+    # mount ends with a hint where to look for more
+    return next((line for line in reversed(lines) if line and not line.startswith("dmesg(1)")), "")[:300]

@@ -1,0 +1,65 @@
+"""Boards for tests. A test module that uses them says ``pytest_plugins = ["tests.boards.fixtures"]``.
+
+A test that asks for one is marked ``boards``; where boards cannot run it fails, and says what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from device_bench.emulated import Board, Boards, build_boards, emulated_board
+
+from .adb import SHELL, Phone, phone
+from .sshd import SshServer, ssh_server
+from .tools import Tools, unpacked_tools
+
+
+@pytest.fixture(scope="session")
+def boards() -> Boards:
+    """What boards are started from."""
+    return build_boards()
+
+
+@pytest.fixture(scope="session")
+def board_tools() -> Tools:
+    """Debian's sshd and adb."""
+    return unpacked_tools()
+
+
+@pytest.fixture
+def pi4(boards: Boards) -> Iterator[Board]:
+    """A Raspberry Pi 4 of one's own."""
+    with emulated_board("pi4", boards=boards) as board:
+        yield board
+
+
+@pytest.fixture
+def pi5(boards: Boards) -> Iterator[Board]:
+    """A Raspberry Pi 5 of one's own."""
+    with emulated_board("pi5", boards=boards) as board:
+        yield board
+
+
+@pytest.fixture
+def ssh_board(boards: Boards, board_tools: Tools, tmp_path: Path) -> Iterator[SshServer]:
+    """A Raspberry Pi 4 that ssh reaches."""
+    with (
+        emulated_board("pi4", boards=boards, layers=[board_tools.ssh_layer]) as board,
+        ssh_server(board, board_tools, tmp_path / "sshd", host="pi4") as server,
+    ):
+        yield server
+
+
+@pytest.fixture
+def adb_phone(boards: Boards, board_tools: Tools, tmp_path: Path) -> Iterator[Phone]:
+    """What adb takes for a phone, with a disk of 64 MiB."""
+    with (
+        emulated_board(
+            "pi5", boards=boards, layers=[board_tools.android_layer], account=SHELL, disk_bytes=64 << 20
+        ) as board,
+        phone(board, board_tools, tmp_path / "adb") as found,
+    ):
+        yield found
