@@ -9,10 +9,12 @@ import typer
 
 from runtime import PocketVitError, encode, tool_version
 
+from .bench_command import bench
 from .gate_commands import compare, gate
 from .options import with_run_settings
 from .output import fail, print_json, say
 from .settings import RunSettings
+from .targets_commands import targets
 
 app = typer.Typer(
     name="pocketvit",
@@ -245,61 +247,10 @@ def verify(
         fail(f"{artifact.name} does not pass: {', '.join(c.name for c in found.checks if not c.passed)}.", 1)
 
 
-@app.command()
-def bench(
-    files: Annotated[list[Path], typer.Argument(help=".tflite and .onnx files; they are timed in turns.")],
-    target: Annotated[str, typer.Option(help="Where to run: cpu or cuda.")] = "cpu",
-    threads: Threads = 1,
-    samples: Annotated[int | None, typer.Option(help="Exactly so many timed runs of each file.")] = None,
-    seconds: Seconds = 5.0,
-    throughput: Annotated[float, typer.Option(help="Seconds for each file's images per second; 0 for none.")] = 2.0,
-    energy: Annotated[bool, typer.Option("--energy", help="Measure or estimate the energy of an image.")] = False,
-    country: Country = None,
-    images: Annotated[
-        Path | None, typer.Option(help="Labelled images to answer: a run's bench/test-images.npz.")
-    ] = None,
-    timeout: Annotated[float, typer.Option(help="A file that gives no sign for so long hangs, seconds.")] = 120.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Keep every raw value here; - prints it.")] = None,
-) -> None:
-    """Measure files in turns: latency, start, throughput, memory, GFLOP/s, and, where asked, energy and accuracy.
-
-    A file that crashes, hangs or cannot be loaded costs its own row, and the exit code is then 1.
-    """
-    from device_bench import Sampling, find_grid, write_result
-    from device_bench import bench as run_bench
-
-    from .console import shown, stdout_console
-    from .table import bench_table
-
-    if country is not None:
-        find_grid(country)
-    with shown() as progress:
-        result = run_bench(
-            files,
-            target,
-            threads=threads,
-            sampling=Sampling(seconds=seconds) if samples is None else Sampling.exactly(samples),
-            throughput_s=throughput,
-            energy=energy,
-            country=country,
-            images=images,
-            timeout_s=timeout,
-            progress=progress,
-        )
-    if json_file is not None and str(json_file) == "-":
-        print_json("pocketvit.bench", encode(result))
-    elif not result.files:
-        fail(" ".join(f"{failure.file} was not measured: {failure.what}" for failure in result.failures), 2)
-    else:
-        if json_file is not None:
-            write_result(json_file, result)
-        stdout_console().print(bench_table(result))
-    if result.failures:
-        fail(f"Not measured: {', '.join(failure.file for failure in result.failures)}.", 1)
-
-
+app.command()(bench)
 app.command()(compare)
 app.command()(gate)
+app.add_typer(targets, name="targets")
 
 
 @app.command()

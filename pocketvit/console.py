@@ -29,8 +29,9 @@ _LINE_EVERY_S = 10.0
 _PACE_OVER_S = 600.0
 """The time left follows from the pace over so long: one step of a search may take minutes."""
 
+_LABEL_WIDTH = 12
 _BAR_WIDTH = 68
-"""Characters of a line that a bar takes with what stands around it."""
+"""Characters of a line that a bar takes with what stands around it, its label no longer than ``_LABEL_WIDTH``."""
 
 
 def stdout_console() -> Console:
@@ -71,13 +72,13 @@ class _Bars(Progress):
     """A bar for each stage at work, its note beside it where there is room, else below.
 
     A stage that has ended scrolls away with the lines above as the next one starts, so that many stages do not fill
-    the screen.
+    the screen. Of several devices at work, each has one bar: of its last stage.
     """
 
     def __init__(self, console: Console) -> None:
         super().__init__(
             SpinnerColumn(),
-            TextColumn("{task.description:<12}", markup=False),
+            TextColumn("{task.description:<{task.fields[wide]}}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
@@ -88,19 +89,22 @@ class _Bars(Progress):
         )
         self._ids: dict[str, TaskID] = {}
         self._below: set[TaskID] = set()
+        self._wide = _LABEL_WIDTH
+        self._devices: list[str | None] = []
 
     def report(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Is the progress callback."""
         if stage not in self._ids:
-            self._put_away()
-            self._ids[stage] = self.add_task(stage, total=total, note="")
-        if len(note) > self.console.width - _BAR_WIDTH:
+            self._put_away(_device(stage))
+            self._make_room(stage)
+            self._ids[stage] = self.add_task(stage, total=total, note="", wide=self._wide)
+        if len(note) > self.console.width - _BAR_WIDTH - (self._wide - _LABEL_WIDTH):
             self._below.add(self._ids[stage])  # and there it stays: notes change, and lines must not jump
         self.update(self._ids[stage], completed=done, total=total, note=note)
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Yields the bars."""
-        for task in self.tasks:
+        """Yields the bars, those of several devices always in one order."""
+        for task in sorted(self.tasks, key=lambda task: self._devices.index(_device(task.description))):
             yield from self._rows(task)
 
     def _rows(self, task: Task) -> Iterator[RenderableType]:
@@ -117,12 +121,29 @@ class _Bars(Progress):
             below.add_row("", Text(note))
             yield below
 
-    def _put_away(self) -> None:
+    def _make_room(self, stage: str) -> None:
+        """Gives a new stage's device its place, and every label the room of the longest, so that bars are in line."""
+        if _device(stage) not in self._devices:
+            self._devices.append(_device(stage))
+        self._wide = max(self._wide, len(stage))
+        for task in self.tasks:
+            self.update(task.id, wide=self._wide)
+
+    def _put_away(self, device: str | None) -> None:
+        """Lets stages scroll away that have ended; one that its device has left in the middle goes without a trace."""
         for stage, number in list(self._ids.items()):
             task = next(task for task in self.tasks if task.id == number)
-            if task.finished:
-                rows = list(self._rows(task))
-                self.remove_task(number)
-                del self._ids[stage]
-                for row in rows:
-                    self.console.print(row)
+            left = device is not None and _device(stage) == device
+            if not (task.finished or left):
+                continue
+            rows = list(self._rows(task)) if task.finished else []
+            self.remove_task(number)
+            del self._ids[stage]
+            for row in rows:
+                self.console.print(row)
+
+
+def _device(stage: str) -> str | None:
+    """Returns which of several devices a stage is of, as its name begins."""
+    device, colon, _ = stage.partition(": ")
+    return device if colon else None

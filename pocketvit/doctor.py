@@ -13,10 +13,12 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from device_bench.devices.check import Finding
 from runtime import MissingExtraError
 
 if TYPE_CHECKING:
     from device_bench import MachineState
+    from device_bench.emulated import Lack
 
 PACKAGES = {
     "litert": {"numpy": "numpy", "ai-edge-litert": "ai_edge_litert", "pillow": "PIL", "typer": "typer", "rich": "rich"},
@@ -62,23 +64,6 @@ _ORT_FIX = "pip uninstall onnxruntime && pip install onnxruntime-gpu"
 _STEAL = 0.01
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing the doctor looked at.
-
-    Attributes:
-        area: what it belongs to.
-        name: of the thing.
-        value: what was found, or None where it is missing.
-        fix: what to do when it is missing.
-    """
-
-    area: str
-    name: str
-    value: str | None
-    fix: str | None = None
-
-
 def output_of(command: Sequence[str]) -> str | None:
     """Returns what a program prints, or None where it is absent, fails, or takes over 10 s."""
     try:
@@ -98,6 +83,13 @@ def version_of(package: str) -> str | None:
     return None
 
 
+def lacks_for_boards() -> tuple[Lack, ...]:
+    """Returns what this machine lacks to run emulated boards."""
+    from device_bench.emulated import missing_for_boards
+
+    return missing_for_boards()
+
+
 @dataclass(frozen=True)
 class Probe:
     """How the doctor looks at a machine; a test puts another machine here.
@@ -108,6 +100,7 @@ class Probe:
         command: runs a program and returns what it prints, or None.
         importer: imports a module by name.
         version: returns the version of an installed package, or None.
+        boards: returns what is missing to run emulated boards.
     """
 
     root: Path = Path("/")
@@ -115,6 +108,7 @@ class Probe:
     command: Callable[[Sequence[str]], str | None] = output_of
     importer: Callable[[str], Any] = import_module
     version: Callable[[str], str | None] = version_of
+    boards: Callable[[], Sequence[Lack]] = lacks_for_boards
 
 
 def examine(probe: Probe | None = None) -> list[Finding]:
@@ -141,6 +135,7 @@ def examine(probe: Probe | None = None) -> list[Finding]:
         *_energy(probe),
         *_engines(probe, gpu),
         *_tools(probe),
+        *_boards(probe),
         Finding("pocketvit", "version", probe.version("pocketvit"), "pip install pocketvit"),
     ]
     for extra, packages in PACKAGES.items():
@@ -297,6 +292,12 @@ def _torch_cuda(probe: Probe, gpu: str | None) -> tuple[str | None, str]:
 
 def _tools(probe: Probe) -> list[Finding]:
     return [Finding("devices", f"{name}, for {what}", probe.which(name), fix) for name, (what, fix) in _TOOLS.items()]
+
+
+def _boards(probe: Probe) -> list[Finding]:
+    """Returns whether emulated boards can run here, or each thing they lack."""
+    lacks = [Finding("devices", f"emulated boards: {lack.what}", None, lack.fix) for lack in probe.boards()]
+    return lacks or [Finding("devices", "emulated boards", "can run here: --target emu:pi4 or emu:pi5")]
 
 
 def _import(probe: Probe, module: str) -> Any | None:

@@ -56,6 +56,9 @@ def gate(
     ] = None,
     max_slowdown: Annotated[float | None, typer.Option(help="Percent by which latency may grow.")] = None,
     seconds: Annotated[float | None, typer.Option(help="For timing; it stops as soon as the answer is sure.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="emu:pi4 or emu:pi5: count instructions there, and take no times.")
+    ] = None,
     time: Annotated[bool, typer.Option("--time/--no-time", help="Time the files against each other.")] = True,
     threads: Threads = 1,
     junit_file: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML here.")] = None,
@@ -65,7 +68,8 @@ def gate(
     """Stop a change that makes a model slower, larger or worse: exits with 1 when a limit is exceeded.
 
     Two files are timed in turns on this machine, and judged by a confidence interval of the ratio. Against a stored
-    baseline only what does not wobble is compared: counts, sizes, partitions, memory, accuracy, agreement.
+    baseline only what does not wobble is compared: counts, sizes, partitions, memory, accuracy, agreement. With
+    --target emu:pi4 the instructions that an emulated Cortex-A72 executes are, in place of time: they do not wobble.
     """
     from . import gating
     from .console import shown, stdout_console
@@ -74,16 +78,17 @@ def gate(
     given = {"max_slowdown_percent": max_slowdown, "seconds": seconds}
     limits = replace(limits, **{name: value for name, value in given.items() if value is not None})
     gating.check_usage(files, baseline, update_baseline)
+    core = gating.core_of(target)
     with shown() as progress:
         if baseline is not None and update_baseline:
-            gating.update_baseline(baseline, files, threads=threads, progress=progress)
+            gating.update_baseline(baseline, files, threads=threads, core=core, progress=progress)
             say(f"Stored in {baseline}: {', '.join(file.name for file in files)}")
             return
         if baseline is not None:
-            found = gating.gate_stored(baseline, files, limits, threads=threads, progress=progress)
+            found = gating.gate_stored(baseline, files, limits, threads=threads, core=core, progress=progress)
         else:
             base, new = files
-            found = (gating.gate_files(base, new, limits, threads=threads, timed=time, progress=progress),)
+            found = (gating.gate_files(base, new, limits, threads=threads, timed=time, core=core, progress=progress),)
     gating.write_gates(found, junit_file, markdown_file)
     if as_json:
         from device_bench import gate_json

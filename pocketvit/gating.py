@@ -26,10 +26,13 @@ from device_bench import (
     read_result,
     write_baseline,
 )
+from device_bench.devices import Device
+from device_bench.emulated import CORES, CoreName, count_instructions
 from runtime import (
     ArtifactError,
     MeasurementError,
     Progress,
+    UnsupportedTargetError,
     macs,
     manifest_path,
     params,
@@ -85,18 +88,37 @@ def write_gates(gates: Sequence[Gate], junit_file: Path | None, markdown_file: P
         write_bytes(markdown_file, markdown(gates).encode())
 
 
-def facts_of(file: Path, threads: int = 1, progress: Progress = silent) -> Facts:
+def core_of(target: str | None) -> CoreName | None:
+    """Returns the emulated core of a target such as ``emu:pi4``, or None where there is none.
+
+    Raises:
+        UnsupportedTargetError: it is no emulated board.
+    """
+    if target is None:
+        return None
+    device = Device(target)
+    if device.scheme != "emu:" or device.place not in CORES:
+        raise UnsupportedTargetError(
+            "A gate counts instructions on an emulated board, or times both files on this machine",
+            expected=f"{', '.join(f'emu:{core}' for core in CORES)}, or no --target",
+            got=repr(target),
+        )
+    return CORES[device.place].name
+
+
+def facts_of(file: Path, threads: int = 1, core: CoreName | None = None, progress: Progress = silent) -> Facts:
     """Returns what does not wobble about a file; a damaged or hostile one ends in an error and nothing else.
 
     Args:
         file: a ``.onnx`` or ``.tflite`` file; accuracy and counts come from its manifest, where it has one.
         threads: of the engine, while its memory is measured.
+        core: to count the instructions of a run on; none counts none.
         progress: told what is looked at.
 
     Raises:
         ArtifactError: the file is missing or damaged, or is not the one its manifest describes.
         MissingExtraError: its engine or reader is not installed.
-        MeasurementError: it does not run.
+        MeasurementError: it does not run, or there are no emulated boards here.
     """
     from export import inspect_file
 
@@ -111,6 +133,7 @@ def facts_of(file: Path, threads: int = 1, progress: Progress = silent) -> Facts
     progress("facts", 2, 2, file.name)
     pieces, fallback = found.partitions.pieces, found.partitions.fallback
     peak, before = memory.peak_rss_bytes, memory.rss_before_bytes
+    counted = count_instructions(core, [file], progress=progress) if core else {}
     return Facts(
         file=file.name,
         sha256=sha256_of(file),
@@ -124,11 +147,19 @@ def facts_of(file: Path, threads: int = 1, progress: Progress = silent) -> Facts
         memory_bytes=None if peak is None or before is None else max(0, peak - before),
         top1=manifest.parity.top1 if manifest else None,
         agreement=manifest.parity.top1_agreement if manifest else None,
+        instructions=counted.get(file.name),
     )
 
 
 def gate_files(
-    base: Path, new: Path, limits: Limits, *, threads: int = 1, timed: bool = True, progress: Progress = silent
+    base: Path,
+    new: Path,
+    limits: Limits,
+    *,
+    threads: int = 1,
+    timed: bool = True,
+    core: CoreName | None = None,
+    progress: Progress = silent,
 ) -> Gate:
     """Holds one file against another, both at hand.
 
@@ -137,22 +168,29 @@ def gate_files(
         new: the file to judge.
         limits: by how much it may be worse.
         threads: of the engines.
-        timed: also time both in turns.
+        timed: also time both in turns; not where instructions are counted.
+        core: to count instructions on, instead of taking times.
         progress: told what is going on.
 
     Raises:
         ArtifactError: a file is missing or damaged, or is not the one its manifest describes.
-        MeasurementError: the process that timed them crashed or hung.
+        MeasurementError: the process that timed them crashed or hung, or there are no emulated boards here.
     """
-    facts = facts_of(base, threads, progress), facts_of(new, threads, progress)
+    facts = facts_of(base, threads, core, progress), facts_of(new, threads, core, progress)
     times = None
-    if timed and limits.max_slowdown_percent is not None:
+    if timed and core is None and limits.max_slowdown_percent is not None:
         times = duel(base, new, rules=limits.rules, threads=threads, progress=progress)
-    return judge(*facts, limits, times)
+    return judge(*facts, limits, times, against="file" if core else None)
 
 
 def gate_stored(
-    baseline: Path, files: Sequence[Path], limits: Limits, *, threads: int = 1, progress: Progress = silent
+    baseline: Path,
+    files: Sequence[Path],
+    limits: Limits,
+    *,
+    threads: int = 1,
+    core: CoreName | None = None,
+    progress: Progress = silent,
 ) -> tuple[Gate, ...]:
     """Holds files against stored facts; no time is compared.
 
@@ -162,11 +200,18 @@ def gate_stored(
     """
     stored = read_baseline(baseline)
     known = [stored.of(file.name) for file in files]
-    found = [facts_of(file, threads, progress) for file in files]
+    found = [facts_of(file, threads, core, progress) for file in files]
     return tuple(judge(base, new, limits) for base, new in zip(known, found, strict=True))
 
 
-def update_baseline(path: Path, files: Sequence[Path], *, threads: int = 1, progress: Progress = silent) -> Baseline:
+def update_baseline(
+    path: Path,
+    files: Sequence[Path],
+    *,
+    threads: int = 1,
+    core: CoreName | None = None,
+    progress: Progress = silent,
+) -> Baseline:
     """Stores the facts of files; what the baseline knows of other files stays.
 
     Raises:
@@ -176,7 +221,7 @@ def update_baseline(path: Path, files: Sequence[Path], *, threads: int = 1, prog
     old = read_baseline(path).facts if path.is_file() else ()
     found = {facts.file: facts for facts in old}
     for file in files:
-        found[file.name] = facts_of(file, threads, progress)
+        found[file.name] = facts_of(file, threads, core, progress)
     baseline = baseline_of(tuple(found.values()), machine_state().cpu_model)
     write_baseline(path, baseline)
     return baseline
@@ -198,7 +243,7 @@ def compare_files(
         ArtifactError: a file is missing or damaged.
         MeasurementError: the process that timed them crashed or hung.
     """
-    facts = facts_of(base, threads, progress), facts_of(new, threads, progress)
+    facts = facts_of(base, threads, progress=progress), facts_of(new, threads, progress=progress)
     rules = Rules(max_slowdown=0.0, seconds=seconds)
     return *facts, duel(base, new, rules=rules, threads=threads, progress=progress)
 

@@ -24,9 +24,10 @@ from device_bench import (
     p90_interval,
     percentile,
 )
+from device_bench.devices.check import Finding
+from device_bench.instructions import Instructions
 from runtime import MULTIPLE, Artifact, LatencyTable, latency_of, macs, params
 
-from .doctor import Finding
 from .fitted import fitted
 
 if TYPE_CHECKING:  # export loads torch, which most tables have no use for
@@ -50,9 +51,25 @@ def summary_tables(summary: RunSummary, width: int) -> list[Table]:
         "top-1": [format.percent(row.top1) for row, _ in rows],
         "agrees": [format.percent(row.agreement) for row, _ in rows],
         **(_timing_columns([timing for _, timing in rows]) if target else {}),
+        **_others(summary),
     }
     title = f"{summary.name}, timed on {target}" if target else summary.name
     return fitted([row.name for row, _ in rows], columns, width, title=title, end=("sliced",))
+
+
+def _others(summary: RunSummary) -> dict[str, list[str]]:
+    """Returns what every file takes on the further targets: its time, or instructions where there is no time."""
+    columns = {}
+    for target in summary.targets[1:]:
+        timings = [row.on(target) for row in summary.rows]
+        columns[f"on {target}"] = [_cost(timing) if timing else format.MISSING for timing in timings]
+    return columns
+
+
+def _cost(timing: Timing) -> str:
+    if timing.emulated:
+        return f"{format.count(timing.instructions.of('all'))} instr." if timing.instructions else format.MISSING
+    return format.seconds_interval(timing.median_s)
 
 
 def _timing_columns(timings: Sequence[Timing | None]) -> dict[str, list[str]]:
@@ -69,7 +86,7 @@ def _timing_columns(timings: Sequence[Timing | None]) -> dict[str, list[str]]:
         "images/s": told(lambda timing: _throughput(timing.throughput)),
         "GFLOP/s": told(lambda timing: _gflops(timing.gflops_per_s)),
         "of peak": told(lambda timing: format.percent(timing.peak_share)),
-        "energy": told(lambda timing: _energy(timing.energy_tier, timing.joules_per_image)),
+        "energy": told(lambda timing: energy_text(timing.energy_tier, timing.joules_per_image)),
         "top-1 here": told(lambda timing: format.percent(timing.top1)),
     }
 
@@ -82,7 +99,7 @@ def _gflops(value: float | None) -> str:
     return format.gflops(value).removesuffix(" GFLOP/s")
 
 
-def _energy(tier: EnergyTier | None, joules: float | None) -> str:
+def energy_text(tier: EnergyTier | None, joules: float | None) -> str:
     """Returns an energy with how it is known, which is never left out."""
     if tier is None:
         return format.MISSING
@@ -151,6 +168,8 @@ class BenchTable:
         """Yields what fits the console's width."""
         names, columns = [file.file for file in self.result.files], _bench_columns(self.result)
         yield from fitted(names, columns, options.max_width)
+        if self.result.emulated:
+            yield Text(f"{self.result.target} is emulated: no time, instructions of one run instead.")
         for failure in self.result.failures:
             yield Text(f"NOT MEASURED: {failure.file}: {failure.what}", "bold red")
         for note in self.result.notes:
@@ -183,6 +202,7 @@ def _bench_columns(result: BenchResult) -> dict[str, list[str]]:
         "median [95 % CI]": timed(lambda values: format.seconds_interval(median_interval(values))),
         "p90 [95 % CI]": timed(lambda values: format.seconds_interval(p90_interval(values))),
         "p99": timed(lambda values: format.seconds(percentile(values, 99))),
+        **instruction_columns(result.files),
         "peak memory": told(lambda file: format.size(file.memory.peak_rss_bytes)),
         "load": started(lambda startup: startup.load_s),
         "first run": started(lambda startup: startup.first_run_s),
@@ -191,7 +211,7 @@ def _bench_columns(result: BenchResult) -> dict[str, list[str]]:
         "per image": told(lambda file: format.flop(file.flops)),
         "GFLOP/s": told(lambda file: _gflops(file.gflops_per_s)),
         "of peak": told(lambda file: _peak_share(result, file)),
-        "energy": told(lambda file: _energy(*_known(file.energy))),
+        "energy": told(lambda file: energy_text(*known(file.energy))),
         "idle power": told(lambda file: format.watts(file.energy.idle_w if file.energy else None)),
         "CO2": told(lambda file: format.grams(file.energy.grams_co2_per_image if file.energy else None)),
         "top-1": told(lambda file: format.percent(file.accuracy.top1 if file.accuracy else None)),
@@ -199,7 +219,21 @@ def _bench_columns(result: BenchResult) -> dict[str, list[str]]:
     }
 
 
-def _known(energy: Energy | None) -> tuple[EnergyTier | None, float | None]:
+def instruction_columns(files: Sequence[FileResult | None]) -> dict[str, list[str]]:
+    """Returns instructions of one run by heading, a cell for each file, missing where a file has none."""
+
+    def told(show: Callable[[Instructions], str]) -> list[str]:
+        return [show(file.instructions) if file and file.instructions else format.MISSING for file in files]
+
+    return {
+        "instructions": told(lambda own: format.count(own.of("all"))),
+        "SIMD": told(lambda own: format.percent(own.of("simd") / own.of("all"))),
+        "dot products": told(lambda own: format.count(own.of("dot"))),
+    }
+
+
+def known(energy: Energy | None) -> tuple[EnergyTier | None, float | None]:
+    """Returns how an energy is known, and what an image draws, J."""
     return (energy.tier, energy.joules_per_image) if energy else (None, None)
 
 
@@ -217,7 +251,8 @@ def _reasons(result: BenchResult) -> list[str]:
     said: dict[str, list[str]] = {}
     for file in result.files:
         energy = file.energy
-        texts = [f"no peak memory, {file.memory.reason}" if file.memory.peak_rss_bytes is None else None]
+        untold = file.memory.peak_rss_bytes is None and not result.emulated
+        texts = [f"no peak memory, {file.memory.reason}" if untold else None]
         if energy is not None:
             unavailable = energy.tier == "unavailable"
             texts.append(

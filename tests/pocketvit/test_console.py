@@ -87,3 +87,28 @@ def test_bars_that_are_still_at_work_stay() -> None:
     shown.report("export", 1, 5)
     shown.report("verify", 1, 5)
     assert [line.split()[1] for line in drawn(shown)] == ["export", "verify"]
+
+
+def test_each_of_several_devices_has_one_bar_in_its_own_place() -> None:
+    shown = bars(120)
+    for stage in ("pi4: start", "phone: measure", "pi4: measure", "ssh:pi@attic: start"):
+        shown.report(stage, 1, 4, "digits.onnx")
+    lines = drawn(shown)
+    assert [line.split(": ")[0].split()[-1] for line in lines] == ["pi4", "phone", "ssh:pi@attic"]
+    assert "pi4: measure" in lines[0]
+    assert len({line.index("━") for line in lines}) == 1
+    assert all(len(line) <= 120 for line in lines)
+    assert scrolled(shown) == ""  # what a device left in the middle says nothing
+
+
+def test_what_a_device_has_done_scrolls_away_and_what_failed_is_said() -> None:
+    shown = bars(120)
+    shown.report("pi4: start", 4, 4)
+    shown.report("phone: measure", 1, 4)
+    shown.report("pi4: measure", 1, 4)
+    shown.report("phone: failed", 1, 1, "it was unplugged")
+    shown.report("pi4: energy", 1, 4)
+    text = scrolled(shown)
+    assert text.count("pi4: start") == text.count("phone: failed") == text.count("it was unplugged") == 1
+    assert "measure" not in text
+    assert [line.split()[1] for line in drawn(shown)] == ["pi4:"]
