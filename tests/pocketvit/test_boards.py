@@ -107,3 +107,29 @@ def test_a_missing_engine_is_found_by_a_check(
     assert found.code == 1
     assert "pip install ai-edge-litert" in found.out
     assert "bare" in found.err
+
+
+def test_the_gate_counts_instructions_in_place_of_time(tiny_run: Path, pocketvit: Command, tmp_path: Path) -> None:
+    base, larger = (tiny_run / "artifacts" / f"{name}.fp32.tflite" for name in ("tiny", "baseline"))
+    same = pocketvit("gate", base, base, "--target", "emu:pi4")
+    assert same.code == 0, same.err
+    assert "SIMD instructions" in same.out
+    assert "latency" not in same.out
+    stored = tmp_path / "facts.json"
+    assert pocketvit("gate", base, "--baseline", stored, "--update-baseline", "--target", "emu:pi4").code == 0
+    larger_one = tmp_path / "tiny.fp32.tflite"
+    larger_one.write_bytes(larger.read_bytes())
+    worse = pocketvit("gate", larger_one, "--baseline", stored, "--target", "emu:pi4")
+    assert worse.code == 1
+    assert "SIMD instructions" in worse.err
+    other = pocketvit("gate", base, "--baseline", stored, "--target", "emu:pi5")
+    assert other.code == 2
+    assert "not of the same core" in other.err
+
+
+@pytest.mark.parametrize("target", ["emu:pi9", "cpu", "ssh:pi@board"])
+def test_a_gate_refuses_other_targets(tiny_run: Path, pocketvit: Command, target: str) -> None:
+    file = tiny_run / "artifacts" / "tiny.fp32.tflite"
+    found = pocketvit("gate", file, file, "--target", target)
+    assert found.code == 2
+    assert "emu:pi4, emu:pi5, or no --target" in found.err
