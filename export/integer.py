@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -74,13 +74,7 @@ def _with_passing(graph: Graph, modes: Mapping[str, Mode], outside: bool) -> dic
 
 def _grids(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, Stats], ranges: Ranges) -> dict[str, QParams]:
     """Chooses scale and zero point of every tensor that some operator needs as integers."""
-    source = {op.output: op.inputs[0] for op in graph.ops if op.kind in PASSING}
-
-    def root(name: str) -> str:
-        while name in source:
-            name = source[name]
-        return name
-
+    root = _roots(graph)
     needed: set[str] = {graph.input} if ranges.outside else set()
     symmetric: set[str] = set()
     joined: dict[str, str] = {}
@@ -103,6 +97,18 @@ def _grids(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, Stats], r
     return {name: roots[root(name)] for name in graph.shapes if name not in graph.constants and root(name) in roots}
 
 
+def _roots(graph: Graph) -> Callable[[str], str]:
+    """Returns a function that goes back from a tensor through what only moves numbers, to where they were computed."""
+    source = {op.output: op.inputs[0] for op in graph.ops if op.kind in PASSING}
+
+    def root(name: str) -> str:
+        while name in source:
+            name = source[name]
+        return name
+
+    return root
+
+
 class _Quantiser:
     """Writes the operators anew; of every tensor there is a float version, an integer version, or both."""
 
@@ -114,6 +120,8 @@ class _Quantiser:
         self.qparams: dict[str, QParams] = {}
         self.made: dict[tuple[str, bool], str] = {}
         self.same: dict[str, str] = {}
+        root = _roots(graph)
+        self.joined = {root(name) for op in graph.ops if op.kind == "concatenation" for name in op.inputs}
 
     def build(self) -> Graph:
         graph, outside = self.graph, self.ranges.outside
@@ -143,8 +151,13 @@ class _Quantiser:
         )
 
     def adds_nothing(self, op: Op) -> bool:
-        """Says whether an operator adds a constant of less than half a step, as a norm's epsilon is."""
+        """Says whether an operator adds a constant of less than half a step, as a norm's epsilon is.
+
+        Where it also brings its input to the grid that a concatenation needs, it is kept.
+        """
         if op.kind != "add" or op.inputs[0] in self.graph.constants or op.inputs[1] not in self.graph.constants:
+            return False
+        if op.output in self.joined and self.grids[op.inputs[0]] != self.grids[op.output]:
             return False
         most, step = np.abs(self.constants[op.inputs[1]]).max(), self.grids[op.inputs[0]].scale[0]
         return bool(most < step / 2) and self.shapes[op.inputs[0]] == self.shapes[op.output]

@@ -46,6 +46,7 @@ from export import (
     tflite_bytes,
     train_quantised,
     vit_graph,
+    write_int8,
 )
 from export.calibrate import activation_qparams, int8_range, weight_qparams
 from export.choose import Candidate, Kitchen, Subject, Wanted, choose_accurate, choose_fast
@@ -209,6 +210,18 @@ def test_the_simulation_is_what_the_engine_computes(
 
 
 @pytest.mark.slow
+def test_positions_too_small_to_matter_still_bring_patches_to_the_grid_of_all_tokens(
+    trained: SlicedViT, subject: Subject, tmp_path: Path
+) -> None:
+    weights = {name: value.clone() for name, value in trained.state_dict().items()}
+    weights["pos_embed"] *= 1e-3
+    # it reaches further than any patch, so that the grids differ
+    weights["cls_token"] += torch.linspace(-50, 50, weights["cls_token"].shape[-1])
+    model = build(trained.plan, weights)
+    write_int8(model, tmp_path / "small.tflite", subject.calibration, full_recipes()[0])
+    assert np.isfinite(real_logits(open_engine(tmp_path / "small.tflite"), subject.images)).all()
+
+
 def test_int16_activations_between_int8_weights(trained: SlicedViT, subject: Subject, tmp_path: Path) -> None:
     graph, path = vit_graph(trained), tmp_path / "m.tflite"
     seen = observe(graph, subject.calibration)
