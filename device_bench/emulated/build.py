@@ -57,7 +57,8 @@ _WARM = (
 def build_boards(cache: Path | None = None, progress: Progress = silent, steps: Steps | None = None) -> Boards:
     """Returns the base of emulated boards, made now if this version of it is not there.
 
-    It takes some 20 s, 100 MB of downloads and 270 MB of disk. Several processes may ask at once: one makes it, the others wait.
+    It takes some 20 s, 100 MB of downloads and 270 MB of disk. Several processes may ask at once: one makes it, the
+    others wait.
 
     Args:
         cache: the folder bases are kept in; by default ``$POCKETVIT_BOARDS`` or the user's cache folder.
