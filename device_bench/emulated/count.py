@@ -18,13 +18,15 @@ from .cores import CoreName
 from .marks import between
 from .start import emulated_board
 
-RUNS = 3
-"""Counted invokes of each file. An allocator that happens to tidy up adds a few hundred instructions to one of them."""
+RUNS = 2
+"""Counted invokes of each file; an allocator that happens to tidy up adds some hundred instructions to one of them."""
 
 _FOLDER = "home/pi/counts"
 _PYTHON = "/usr/bin/python3.11"
-# nothing that starts threads, writes files or depends on chance: all of it would be counted
+# nothing that starts threads, writes files or depends on chance: all of it would be counted. And the allocator keeps
+# what is freed at hand: how long it would search depends on all that was ever allocated
 _VARIABLES = {
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=2000",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "ORT_DISABLE_TELEMETRY": "1",

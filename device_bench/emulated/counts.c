@@ -1,7 +1,10 @@
 /* Plugin of qemu-user 7.2: counts the AArch64 instructions a program executes, by class.
  *
  * A system call that would close the descriptor 424200 + N, which is never open, is mark N: all counts so far are
- * written to the file given by out=. Counts are of all threads together, added without a lock: run one thread. */
+ * written to the file given by out=. Counts are of all threads together, added without a lock: run one thread.
+ *
+ * Vector instructions of the C library and of Python are not those of a model: they fill and move memory, as many as
+ * where it happens to lie makes it. They count as the rest. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -29,6 +32,7 @@ void qemu_plugin_register_vcpu_syscall_cb(qemu_plugin_id_t, syscall_fn);
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
 struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
 const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
+void *qemu_plugin_insn_haddr(const struct qemu_plugin_insn *);
 
 EXPORT int qemu_plugin_version = 1;
 
@@ -51,15 +55,58 @@ static int is_dot(uint32_t word) {
     return (word & 0x9f20fc00) == 0x0e009400 || (word & 0x9f00f400) == 0x0f00e000;
 }
 
+/* Files whose vector instructions are not a model's. */
+static const char *const housekeepers[] = {"/libc.so", "/ld-linux-aarch64.so", "/bin/python3"};
+
+struct range {
+    uintptr_t start, end;
+    int housekeeping;
+};
+static struct range ranges[4096];
+static size_t n_ranges;
+
+static void read_ranges(void) {
+    char line[4096];
+    unsigned long start, end;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    n_ranges = 0;
+    while (maps && n_ranges < sizeof ranges / sizeof *ranges && fgets(line, sizeof line, maps)) {
+        if (sscanf(line, "%lx-%lx", &start, &end) != 2) continue;
+        struct range *found = &ranges[n_ranges++];
+        *found = (struct range){start, end, 0};
+        for (size_t i = 0; i < sizeof housekeepers / sizeof *housekeepers; i++)
+            if (strstr(line, housekeepers[i])) found->housekeeping = 1;
+    }
+    if (maps) fclose(maps);
+}
+
+static const struct range *range_of(uintptr_t address) {
+    for (size_t i = 0; i < n_ranges; i++)
+        if (address >= ranges[i].start && address < ranges[i].end) return &ranges[i];
+    return NULL;
+}
+
+/* Whether code at this address of the emulator's memory is a housekeeper's; libraries come as they are loaded. */
+static int is_housekeeping(uintptr_t address) {
+    const struct range *found = range_of(address);
+    if (!found) {
+        read_ranges();
+        found = range_of(address);
+    }
+    return found && found->housekeeping;
+}
+
 static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *block) {
     uint64_t here[CLASSES] = {0};
     size_t size = qemu_plugin_tb_n_insns(block);
+    int housekeeping = is_housekeeping((uintptr_t)qemu_plugin_insn_haddr(qemu_plugin_tb_get_insn(block, 0)));
     for (size_t i = 0; i < size; i++) {
         uint32_t word;
         memcpy(&word, qemu_plugin_insn_data(qemu_plugin_tb_get_insn(block, i)), sizeof word);
         here[ALL]++;
-        here[class_of(word)]++;
-        here[DOT] += is_dot(word);
+        int kind = class_of(word);
+        here[kind == SIMD && housekeeping ? ALU : kind]++;
+        here[DOT] += kind == SIMD && !housekeeping && is_dot(word);
     }
     for (int kind = 0; kind < CLASSES; kind++)
         if (here[kind])
