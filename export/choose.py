@@ -16,7 +16,7 @@ from .calibrate import Stats, observe
 from .equalise import equalising_scales
 from .graph import LINEAR, Graph
 from .integer import quantise
-from .recipes import Recipe, modes_of
+from .recipes import Family, Recipe, instructions_of_fp32, modes_of
 from .rounding import correct_biases, simulate
 from .tflite_writer import tflite_bytes
 from .verify import compare_logits, real_logits
@@ -151,6 +151,7 @@ def choose_fast(
     wanted: Wanted,
     timer: Timer | None,
     holds: Callable[[Path], bool] = lambda path: True,
+    family: Family | None = None,
 ) -> tuple[Candidate, tuple[Trial, ...]]:
     """Returns the fastest candidate that is good enough, or the most accurate where none is, and all that were tried.
 
@@ -163,6 +164,7 @@ def choose_fast(
         wanted: what is good enough.
         timer: times files on the target; None goes by the order of ``recipes``.
         holds: a last check of a file, on other images; where it fails the next fastest is taken.
+        family: of the processors that ``recipes`` are ordered for, to be kept with what was tried.
     """
     tried = [kitchen.candidate(recipe) for recipe in recipes]
     for stage in (_equalised, _partly_float):
@@ -178,7 +180,7 @@ def choose_fast(
         seconds = dict(zip((one.recipe.name for one in good), timer([one.path for one in good]), strict=True))
         good = _fastest_first(good, seconds)
     chosen = next((one for one in good if holds(one.path)), None) or max(tried, key=score_of)
-    return chosen, _trials(tried, seconds)
+    return chosen, _trials(tried, seconds, family)
 
 
 def _fastest_first(good: Sequence[Candidate], seconds: dict[str, float]) -> list[Candidate]:
@@ -226,11 +228,19 @@ def score_of(one: Candidate) -> float:
     return np.inf if one.parity.sqnr_db is None else one.parity.sqnr_db
 
 
-def _trials(tried: Sequence[Candidate], seconds: dict[str, float]) -> tuple[Trial, ...]:
-    return tuple(trial_of(one, seconds.get(one.recipe.name)) for one in tried)
+def _trials(tried: Sequence[Candidate], seconds: dict[str, float], family: Family | None = None) -> tuple[Trial, ...]:
+    return tuple(trial_of(one, seconds.get(one.recipe.name), family) for one in tried)
 
 
-def trial_of(one: Candidate, latency_s: float | None = None) -> Trial:
-    """Returns what a manifest keeps of a candidate."""
+def trial_of(one: Candidate, latency_s: float | None = None, family: Family | None = None) -> Trial:
+    """Returns what a manifest keeps of a candidate, for a family also what its place in the order went by."""
     parity = one.parity
-    return Trial(one.recipe.name, parity.images, parity.top1_agreement, drop_of(parity), parity.sqnr_db, latency_s)
+    return Trial(
+        recipe=one.recipe.name,
+        images=parity.images,
+        top1_agreement=parity.top1_agreement,
+        top1_drop=drop_of(parity),
+        sqnr_db=parity.sqnr_db,
+        latency_s=latency_s,
+        instructions_of_fp32=None if family is None else instructions_of_fp32(family, one.recipe),
+    )

@@ -75,7 +75,9 @@ def _quantise(job: Job, kind: str, path: Path, reference: Reference, progress: P
             wanted = Wanted(_with_margin(job, kitchen) if wanted.max_drop is None else None, wanted.max_drop)
             timer = job.timer if job.settings.made_for == host_family() else None
             recipes = CPU_RECIPES[job.settings.made_for]
-            chosen, trials = choose_fast(kitchen, recipes, wanted, timer, lambda file: _agrees(job, file, reference))
+            chosen, trials = choose_fast(
+                kitchen, recipes, wanted, timer, lambda file: _agrees(job, file, reference), job.settings.made_for
+            )
         else:
             chosen, trials = choose_accurate(kitchen, full_recipes("int16" if kind.endswith("16x8") else "int8"))
         if kind in TRAINABLE and job.settings.qat_epochs:

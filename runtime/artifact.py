@@ -13,7 +13,7 @@ from .plan import ShapePlan
 from .preprocess import Preprocessing
 
 SCHEMA = "pocketvit.artifact"
-VERSION = 2
+VERSION = 3
 
 Format = Literal["onnx", "tflite", "torch"]
 Precision = Literal["fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro"]
@@ -113,6 +113,8 @@ class Trial:
         top1_drop: points of top-1 lost on them; null where labels are unknown.
         sqnr_db: signal to quantisation noise of the logits, dB; null when they are identical.
         latency_s: of one image, taken in turns with the other candidates that were good enough; null where not timed.
+        instructions_of_fp32: instructions of a run over those of the float32 file, as counted on an emulated core for
+            ViTs like it, where recipes were ordered by them; null elsewhere.
     """
 
     recipe: str
@@ -121,6 +123,7 @@ class Trial:
     top1_drop: float | None
     sqnr_db: float | None
     latency_s: float | None = None
+    instructions_of_fp32: float | None = None
 
 
 @dataclass(frozen=True)

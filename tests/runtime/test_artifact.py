@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runtime import ArtifactError, StorageError, TensorSpec, manifest_path, read_artifact, write_artifact
+from runtime import ArtifactError, StorageError, TensorSpec, Trial, manifest_path, read_artifact, write_artifact
 
 from .examples import CLASS_NAMES, FLOAT_IN, FLOAT_OUT, edited, tiny_artifact, tiny_plan, written_artifact
 from .tiny import GOLDEN, SIZE
@@ -38,8 +38,19 @@ def test_version_1_still_loads(tmp_path: Path) -> None:
     assert read_artifact(file) == tiny_artifact(file, FLOAT_IN, FLOAT_OUT)
 
 
-def test_version_2_is_what_is_written(file: Path) -> None:
-    assert manifest_path(file).read_bytes() == (GOLDEN / "artifact-v2.json").read_bytes()
+def test_version_2_still_loads(file: Path) -> None:
+    manifest_path(file).write_bytes((GOLDEN / "artifact-v2.json").read_bytes())
+    assert read_artifact(file) == tiny_artifact(file, FLOAT_IN, FLOAT_OUT)
+
+
+def test_version_3_is_what_is_written(file: Path) -> None:
+    assert manifest_path(file).read_bytes() == (GOLDEN / "artifact-v3.json").read_bytes()
+
+
+def test_what_a_recipe_s_place_went_by_round_trips(tmp_path: Path) -> None:
+    trial = Trial("static_wi8_ai8", 60, 0.99, None, 31.5, None, 0.31)
+    file = written_artifact(tmp_path, trials=(trial,))
+    assert read_artifact(file).trials == (trial,)
 
 
 def test_every_changed_byte_is_found(file: Path) -> None:
@@ -90,7 +101,7 @@ def test_a_truncated_manifest_is_an_artifact_error(file: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "text"),
     [
-        (("schema_version",), 3, "newer PocketViT.*pip install --upgrade"),
+        (("schema_version",), 4, "newer PocketViT.*pip install --upgrade"),
         (("schema",), "pocketvit.plan", "another kind of document"),
         (("class_names",), ["a", "b"], "names the wrong number of classes. Expected 3. Got 2"),
         (("class_names",), "abc", "class_names has the wrong type or value. Expected a list"),
