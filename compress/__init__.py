@@ -27,6 +27,8 @@ from .oneshot import GroupSizes, Proposal, propose
 from .recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
 from .search_images import SearchImages, draw_search_images
 from .slicing import BlockKept, Kept, compose, keep_all, plan_of, slice_vit
+from .tas import TAS_JOURNAL, TAS_STATE, search_tas
+from .tas_settings import TasSettings
 from .timm_vit import from_timm, plan_of_timm
 from .train import Trained, bf16_helps, fit
 from .tree_journal import TreeJournal
@@ -38,6 +40,8 @@ __all__ = [
     "RECOVER",
     "SCRATCH",
     "SCRATCH_RECOVER",
+    "TAS_JOURNAL",
+    "TAS_STATE",
     "Augmentation",
     "BlockImportance",
     "BlockKept",
@@ -57,6 +61,7 @@ __all__ = [
     "SlicedViT",
     "Step",
     "Tables",
+    "TasSettings",
     "Task",
     "TrainRecipe",
     "Trained",
@@ -100,6 +105,7 @@ __all__ = [
     "score",
     "search_set",
     "search_greedily",
+    "search_tas",
     "search_tree",
     "slice_vit",
     "solve",

@@ -36,7 +36,7 @@ class Kept:
 
     Attributes:
         embed: dimensions of the residual stream.
-        blocks: the rest, block by block.
+        blocks: the rest, block by block; blocks after the last of these go.
     """
 
     embed: tuple[int, ...]
@@ -66,10 +66,11 @@ def plan_of(plan: ShapePlan, kept: Kept) -> ShapePlan:
         PlanError: indices out of range, repeated or unsorted, heads of unequal width, or a width that is
             not a positive multiple of 8.
     """
-    if len(kept.blocks) != len(plan.blocks):
-        raise PlanError("The kept units are of another model", expected=len(plan.blocks), got=len(kept.blocks))
+    if not 1 <= len(kept.blocks) <= len(plan.blocks):
+        most = f"1 to {len(plan.blocks)} blocks"
+        raise PlanError("The kept units are of another model", expected=most, got=len(kept.blocks))
     _check_indices("embed", kept.embed, plan.embed_dim)
-    for i, (block, keep) in enumerate(zip(plan.blocks, kept.blocks, strict=True)):
+    for i, (block, keep) in enumerate(zip(plan.blocks, kept.blocks, strict=False)):
         _check_indices(f"heads of block {i}", keep.heads, block.num_heads)
         _check_indices(f"MLP units of block {i}", keep.mlp, block.mlp_dim)
         _check_heads(f"query-key dims of block {i}", keep.qk, len(keep.heads), block.qk_dim)
@@ -95,7 +96,7 @@ def slice_vit(model: SlicedViT, kept: Kept) -> SlicedViT:
     index = axis_indices(model.plan, kept)
     weights = model.state_dict()
     sliced = {}
-    for name, axes in parameter_axes(model.plan).items():
+    for name, axes in parameter_axes(_first_blocks(model.plan, len(kept.blocks))).items():
         value = weights[name]
         for dim, axis in enumerate(axes):
             if axis is not None:
@@ -107,7 +108,7 @@ def slice_vit(model: SlicedViT, kept: Kept) -> SlicedViT:
 def axis_indices(plan: ShapePlan, kept: Kept) -> dict[Axis, torch.Tensor]:
     """Returns for every prunable axis of ``plan`` the positions that stay, as int64 tensors."""
     index = {EMBED: torch.tensor(kept.embed)}
-    for i, (block, keep) in enumerate(zip(plan.blocks, kept.blocks, strict=True)):
+    for i, (block, keep) in enumerate(zip(plan.blocks, kept.blocks, strict=False)):
         index[Axis("mlp", i)] = torch.tensor(keep.mlp)
         for kind, dims, width in (("qk", keep.qk, block.qk_dim), ("v", keep.v, block.v_dim)):
             flat = [head * width + dim for head, own in zip(keep.heads, dims, strict=True) for dim in own]
@@ -118,7 +119,7 @@ def axis_indices(plan: ShapePlan, kept: Kept) -> dict[Axis, torch.Tensor]:
 def compose(first: Kept, then: Kept) -> Kept:
     """Returns the indices into the original model of what stays after slicing by ``first``, then by ``then``."""
     blocks = []
-    for a, b in zip(first.blocks, then.blocks, strict=True):
+    for a, b in zip(first.blocks, then.blocks, strict=False):
         blocks.append(
             BlockKept(
                 tuple(a.heads[h] for h in b.heads),
@@ -128,6 +129,10 @@ def compose(first: Kept, then: Kept) -> Kept:
             )
         )
     return Kept(tuple(first.embed[d] for d in then.embed), tuple(blocks))
+
+
+def _first_blocks(plan: ShapePlan, count: int) -> ShapePlan:
+    return replace(plan, blocks=plan.blocks[:count])
 
 
 def _check_indices(what: str, indices: Sequence[int], size: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from runtime import ArtifactError, ShapePlan, macs, params
 
-from . import format, search_plots
+from . import format, search_plots, tas_plots
 from .report_figures import Figure, figure
 from .search_log import SearchLog, TreeLog, actions, read_search
 from .summary import RunSummary
@@ -18,14 +18,14 @@ _CHOSEN = "what the round chose, the highest log2(accuracy) − λ·log2(cost sh
 def search_context(summary: RunSummary, run: Path) -> dict[str, Any]:
     """Returns what there is to show of the search; a damaged journal costs that and no more."""
     try:
-        log, note = read_search(run), None
+        log, learnt, note = read_search(run), tas_plots.read_tas(run / "search" / "tas.jsonl"), None
     except ArtifactError as error:
-        log, note = None, f"The search is not shown: {error}"
+        log, learnt, note = None, None, f"The search is not shown: {error}"
     one_path = isinstance(log, TreeLog) and any(own.one_path for own in log.rounds)
     return {
         "search_log": log,
         "search_note": note,
-        "search_figure": _search_figure(log, summary.baseline.plan),
+        "search_figure": _search_figure(log, learnt, summary.baseline.plan),
         "search_words": _search_words(log),
         "rounds": _rounds(log) if isinstance(log, TreeLog) else [],
         "faint": search_plots.FAINT,
@@ -33,9 +33,13 @@ def search_context(summary: RunSummary, run: Path) -> dict[str, Any]:
     }
 
 
-def _search_figure(log: SearchLog | None, baseline: ShapePlan | None) -> Figure | None:
+def _search_figure(log: SearchLog | None, learnt: tas_plots.TasLog | None, baseline: ShapePlan | None) -> Figure | None:
     if log is None:
         return None
+    if learnt is not None:
+        names, draws = zip(*tas_plots.panels(learnt), strict=True)
+        told = [f"{name} over the steps of the search" for name in names]
+        return figure("search", "How widths and depth were learnt", draws, columns=2, size=(4.4, 2.6), told=told)
     if isinstance(log, TreeLog):
         return figure("search", "Every model the search looked at", [search_plots.nodes(log)], size=(4.4, 3.2))
     count = {"macs": macs, "params": params}.get(log.unit)
@@ -58,6 +62,12 @@ def _search_words(log: SearchLog | None) -> str:
         return (
             "All widths at once, by integer programming: the least importance lost within the budget. "
             "Drawn as if embed_dim were cut first and then block after block."
+        )
+    if log.method == "tas":
+        return (
+            "Widths and depth learnt by gradient: the odds of every candidate over the steps of the search, "
+            "the likelier the darker, and what the most likely plan costs. The band is the tolerance. Kept are the "
+            "most important units of the baseline at the widths found."
         )
     kinds = ", ".join(f"{kind} {format.whole(count)}" for kind, count in search_plots.kinds(log.steps).items())
     return f"Groups removed one after another, least importance per cost saved first: {kinds}."

@@ -19,6 +19,7 @@ from compress import (
     GroupSizes,
     ModelSpec,
     Task,
+    TasSettings,
     TrainRecipe,
     TreeSettings,
     augmentation_for,
@@ -67,6 +68,7 @@ class Job:
         bf16: whether to train in bfloat16.
         groups: how much one removal takes.
         tree: how a tree is searched, where one is.
+        tas: how widths are learnt, where they are.
     """
 
     settings: RunSettings
@@ -80,6 +82,7 @@ class Job:
     bf16: bool
     groups: GroupSizes
     tree: TreeSettings
+    tas: TasSettings
 
 
 def prepare(settings: RunSettings, progress: Progress = silent, own_classes: bool = False) -> Job:
@@ -140,7 +143,9 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     groups = _group_sizes(settings.group_sizes)
     told = settings.tree
     tree = TreeSettings(told.depth, told.epsilon, told.cost_weight, groups, IMPORTANCE_BATCH, exact=told.exact)
-    return Job(settings, data, spec, plan, task, fine_tune, recover, augmentation_for(data), bf16, groups, tree)
+    learnt = TasSettings(candidates=settings.tas.candidates, tolerance=settings.tas.tolerance, lr=settings.tas.lr)
+    changes = augmentation_for(data)
+    return Job(settings, data, spec, plan, task, fine_tune, recover, changes, bf16, groups, tree, learnt)
 
 
 def cost_name(settings: RunSettings) -> str:
@@ -171,9 +176,9 @@ def _check_cost(settings: RunSettings, plan: ShapePlan) -> None:
         )
     if latency_target(cost_name(settings)) is None:
         parse_cost(cost_name(settings), plan)
-    if settings.search == "milp" and cost_name(settings) != budget_cost(settings.budget):
+    if settings.search in ("milp", "tas") and cost_name(settings) != budget_cost(settings.budget):
         raise PlanError(
-            "milp loses the least importance within the budget: it goes by what the budget counts",
+            f"{settings.search} chooses for the budget: it goes by what the budget counts",
             expected=f"no --cost, or --cost {budget_cost(settings.budget)}",
             got=settings.cost,
             fix="Give a budget of that cost, or another --search",

@@ -9,7 +9,7 @@ import typer
 
 from runtime import PlanError
 
-from .settings import RunSettings, TrainSettings, TreeSearch
+from .settings import RunSettings, TasSearch, TrainSettings, TreeSearch
 
 _MODEL, _TRAIN, _PRUNE, _EXPORT = "Model and data", "Training", "Pruning", "Export"
 
@@ -58,7 +58,7 @@ def run_settings(
     cost: Annotated[
         str, _option(_PRUNE, "What choosing goes by: params, macs or latency@cpu; by default what the budget counts.")
     ] = "",
-    search: Annotated[str, _option(_PRUNE, "How units are chosen: one-shot, milp, greedy or dfbnb.")] = "one-shot",
+    search: Annotated[str, _option(_PRUNE, "How units are chosen: one-shot, milp, greedy, dfbnb or tas.")] = "one-shot",
     latency_precision: Annotated[str, _option(_PRUNE, "Of the files whose time latency is: fp32 or int8.")] = "fp32",
     latency_threads: Annotated[int, _option(_PRUNE, "Threads of the engine that runs them.")] = 1,
     profiles: Annotated[str, _option(_PRUNE, "Folder of latency tables; missing ones are measured into it.")] = (
@@ -75,6 +75,10 @@ def run_settings(
         int | None,
         _option(_PRUNE, "dfbnb: most epochs after every round but the last; by default a quarter of the last's."),
     ] = None,
+    search_epochs: Annotated[int, _option(_PRUNE, "tas: epochs of the search, each on half the images each.")] = 20,
+    candidates: Annotated[int, _option(_PRUNE, "tas: most candidates of a width or of the depth.")] = 8,
+    tolerance: Annotated[float, _option(_PRUNE, "tas: share of the budget that may stay unused.")] = 0.05,
+    odds_lr: Annotated[float, _option(_PRUNE, "tas: learning rate of the odds.")] = 0.05,
     group_size: Annotated[
         list[str] | None, _option(_PRUNE, "Units one removal takes, such as mlp=16 (mlp, qk, v, embed). Repeatable.")
     ] = None,
@@ -109,8 +113,8 @@ def run_settings(
     """
     if bf16 not in ("auto", "on", "off"):
         raise PlanError("--bf16 is one of three", expected="auto, on or off", got=bf16)
-    if search not in ("one-shot", "milp", "greedy", "dfbnb"):
-        raise PlanError("--search is one of four", expected="one-shot, milp, greedy or dfbnb", got=search)
+    if search not in ("one-shot", "milp", "greedy", "dfbnb", "tas"):
+        raise PlanError("--search is one of five", expected="one-shot, milp, greedy, dfbnb or tas", got=search)
     if latency_precision not in ("fp32", "int8"):
         raise PlanError("--latency-precision is one of two", expected="fp32 or int8", got=latency_precision)
     if made_for not in ("x86", "pi4", "pi5", "android"):
@@ -134,6 +138,7 @@ def run_settings(
         latency_threads=latency_threads,
         profiles=profiles,
         tree=TreeSearch(iterations, depth, epsilon, cost_weight, exact, round_epochs),
+        tas=TasSearch(search_epochs, candidates, tolerance, odds_lr),
         group_sizes={key: _integer("--group-size", text) for key, text in _pairs("--group-size", group_size)},
         importance_images=importance_images,
         distill=distill,

@@ -45,6 +45,23 @@ class TreeSearch:
 
 
 @dataclass(frozen=True)
+class TasSearch:
+    """How ``search = "tas"`` learns widths and depth.
+
+    Attributes:
+        epochs: of the search; in each, one half of the training images is for the weights and one for the odds.
+        candidates: most candidates of a width or of the depth.
+        tolerance: share of the budget by which the result may stay below it.
+        lr: learning rate of the odds.
+    """
+
+    epochs: int = 20
+    candidates: int = 8
+    tolerance: float = 0.05
+    lr: float = 0.05
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """What to make smaller, how small, and how.
 
@@ -64,12 +81,13 @@ class RunSettings:
         budget: what the sliced model may cost, for instance ``macs=0.75``.
         cost: what choosing goes by: ``params``, ``macs`` or ``latency@TARGET``; empty takes what the budget counts.
         search: how units are chosen: ``one-shot`` (least importance per cost), ``milp`` (the least importance for
-            the budget, solved), ``greedy`` (the best action by measured accuracy, again and again), or ``dfbnb``
-            (branch and bound over actions, round after round).
+            the budget, solved), ``greedy`` (the best action by measured accuracy, again and again), ``dfbnb``
+            (branch and bound over actions, round after round), or ``tas`` (widths and depth learnt by gradient).
         latency_precision: of the files whose time a latency is.
         latency_threads: of the engine that runs them.
         profiles: folder of latency tables; one that is missing is measured into it.
         tree: of ``dfbnb``; ``greedy`` uses its ``cost_weight``.
+        tas: of ``tas``; its weights are trained as in the recovery.
         group_sizes: units one removal takes, by kind (mlp, qk, v, embed).
         importance_images: images per class that importance is taken on.
         distill: recover with the baseline as teacher.
@@ -109,11 +127,12 @@ class RunSettings:
     std: tuple[float, ...] | None = None
     budget: str = "macs=0.75"
     cost: str = ""
-    search: Literal["one-shot", "milp", "greedy", "dfbnb"] = "one-shot"
+    search: Literal["one-shot", "milp", "greedy", "dfbnb", "tas"] = "one-shot"
     latency_precision: LatencyPrecision = "fp32"
     latency_threads: int = 1
     profiles: str = "profiles"
     tree: TreeSearch = field(default_factory=TreeSearch)
+    tas: TasSearch = field(default_factory=TasSearch)
     group_sizes: dict[str, int] = field(default_factory=dict)
     importance_images: int = 25
     distill: bool = True
@@ -151,6 +170,8 @@ class RunSettings:
             raise PlanError("latency_threads must be at least 1", got=self.latency_threads)
         if self.tree.round_epochs is not None and self.tree.round_epochs < 0:
             raise PlanError("round_epochs must not be negative", got=self.tree.round_epochs)
+        if self.tas.epochs < 1:
+            raise PlanError("The epochs of a search must be at least 1", got=self.tas.epochs)
         if self.threads < 0:
             raise PlanError("threads must not be negative", got=self.threads)
         if not 0 <= self.seed < 2**31:

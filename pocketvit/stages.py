@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from compress import (
+    TAS_STATE,
     Budget,
     Cost,
     Dataset,
@@ -35,6 +36,7 @@ from compress import (
     score,
     search_greedily,
     search_set,
+    search_tas,
     search_tree,
     slice_vit,
     solve,
@@ -146,6 +148,8 @@ def search_stage(
         "seed": job.settings.seed,
         "baseline_sha256": sha256_of(folder.baseline / "model.safetensors"),
     }
+    if job.settings.search == "tas":
+        settings |= {"tas": encode(job.tas), "recipe": encode(_tas_recipe(job))}
     try:
         return read_journal(folder.journal, baseline.plan, settings)
     except ArtifactError:
@@ -167,11 +171,32 @@ def search_stage(
         importance, everything = group_importance(baseline.plan, scores), keep_all(baseline.plan)
         if job.settings.search == "milp":
             proposal = solve(baseline.plan, importance, budget, everything, job.groups, progress=progress)
+        elif job.settings.search == "tas":
+            proposal = search_tas(
+                baseline,
+                importance,
+                budget,
+                job.data,
+                job.task.preprocessing,
+                _tas_recipe(job),
+                job.tas,
+                augmentation=job.augmentation,
+                seed=job.settings.seed,
+                bf16=job.bf16,
+                folder=folder.journal.parent,
+                progress=progress,
+            )
         else:
             cost = parse_cost(cost_name(job.settings), baseline.plan, tables)
             proposal = propose(baseline.plan, importance, budget, everything, job.groups, cost=cost)
         write_journal(folder.journal, settings, proposal)
+        (folder.journal.parent / TAS_STATE).unlink(missing_ok=True)
     return proposal
+
+
+def _tas_recipe(job: Job) -> TrainRecipe:
+    """Returns how the weights are trained while widths are learnt."""
+    return replace(job.recover, epochs=job.settings.tas.epochs)
 
 
 def recover_stage(

@@ -43,6 +43,23 @@ def test_milp_meets_the_budget_and_loses_less_importance(pocketvit: Command, tmp
     assert lost["milp"] <= lost["one-shot"]
 
 
+def test_tas_lands_within_the_tolerance_and_repeats_after_a_kill(pocketvit: Command, tmp_path: Path) -> None:
+    asked = ("--search", "tas", "--budget", "macs=0.6", "--tolerance", "0.1", "--search-epochs", 2, "--odds-lr", 0.1)
+    for name in ("whole", "cut"):
+        answer = pocketvit("compress", *TINY, *asked, "--runs", tmp_path, "--name", name)
+        assert answer.code == 0, answer.err
+        if name == "cut":  # as a kill between the search's end and its journal leaves it, and in recovery
+            for file in ("search/journal.jsonl", "sliced/metrics.json"):
+                (tmp_path / "cut" / file).unlink()
+            answer = pocketvit("compress", *TINY, *asked, "--runs", tmp_path, "--name", name, "--resume")
+            assert answer.code == 0, answer.err
+    before, after = (read_plan(tmp_path / "whole" / part / "plan.json") for part in ("baseline", "sliced"))
+    assert 0.54 * macs(before) <= macs(after) <= 0.6 * macs(before)
+    assert lasting(tmp_path / "whole") == lasting(tmp_path / "cut")
+    assert not list(tmp_path.rglob("tas.safetensors"))
+    assert len((tmp_path / "whole" / "search" / "tas.jsonl").read_text().splitlines()) > 2
+
+
 def lasting(root: Path) -> dict[str, bytes]:
     patterns = ("search/**/*", "baseline/*", "sliced/*")
     files = {path for pattern in patterns for path in root.glob(pattern) if path.is_file()}
@@ -89,10 +106,15 @@ def test_too_few_rounds_are_said(pocketvit: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--search", "random"), "one-shot, milp, greedy or dfbnb"),
+        (("--search", "random"), "one-shot, milp, greedy, dfbnb or tas"),
         (("--search", "dfbnb", "--depth", "0"), "depth must be at least 1"),
         (("--search", "dfbnb", "--epsilon", "-1"), "epsilon must not be negative"),
         (("--search", "dfbnb", "--iterations", "0"), "iterations must be at least 1"),
+        (("--search", "tas", "--search-epochs", "0"), "epochs of a search must be at least 1"),
+        (("--search", "tas", "--candidates", "1"), "candidates must be at least 2"),
+        (("--search", "tas", "--tolerance", "0"), "tolerance must be more than 0"),
+        (("--search", "tas", "--odds-lr", "0"), "lr must be positive"),
+        (("--search", "tas", "--cost", "params"), "goes by what the budget counts"),
     ],
 )
 def test_bad_search_options(pocketvit: Command, tmp_path: Path, arguments: tuple[str, ...], text: str) -> None:

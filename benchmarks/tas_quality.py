@@ -1,0 +1,318 @@
+"""What learnt widths are worth: a ViT pruned by TAS, against the same ViT scaled evenly to as many FLOPs.
+
+    python benchmarks/tas_quality.py [--seeds 0,1,2] [--out FOLDER] [--baselines FOLDER]
+    python benchmarks/tas_quality.py --report
+    python benchmarks/tas_quality.py --small --seeds 0        # a tenth of the work, to see that it runs
+
+ViT-Tiny at 32 px on Fashion-MNIST. The baselines are those of ``compress_quality.py``, and trained where they are not
+there. TAS learns widths and depth for 0.6 of the baseline's FLOPs, at most 5 % below. Everything after that is equal:
+units are kept by the same importance, and what is left recovers with the same recipe, order, augmentation and teacher.
+
+Methods: ``tas``; ``uniform``, every width of every block scaled by the same share, to the FLOPs of that seed's TAS or
+up to 1 % more; and ``uniform-longer``, the same model recovering for as many more epochs as the search took.
+
+Every pair of seed and method is a cell with a folder of its own: a killed run goes on where it was, and several
+processes can share the work. ``--report`` prints the table of the cells there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from compress_quality import (
+    BASELINE,
+    RECOVER,
+    TRAIN,
+    Setting,
+    accuracy,
+    folder_of,
+    importance_of,
+    locked,
+    mean_sd,
+    prepare,
+    train,
+)
+
+from compress import (
+    BlockKept,
+    Importance,
+    Kept,
+    ModelSpec,
+    SlicedViT,
+    TrainRecipe,
+    load_model,
+    parse_budget,
+    read_model,
+    save_model,
+    slice_vit,
+)
+from compress.tas import TAS_STATE, search_tas
+from compress.tas_settings import TasSettings
+from compress.tas_units import first_blocks
+from runtime import BlockPlan, ShapePlan, encode, macs, params, write_bytes
+
+SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)
+BUDGET, TAS = "macs=0.6", TasSettings(tolerance=0.05)
+LONGER = "uniform-longer"
+METHODS = ("tas", "uniform", LONGER)
+SPREAD = 1.01
+"""Most FLOPs of the evenly scaled model, as a share of those of TAS; widths are multiples of 8 and cannot be equal."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything.
+
+    Attributes:
+        images: of the training split that are used, at most.
+        test: of the test split, at most.
+        train: epochs of the baseline, where it is not there yet.
+        search: epochs of the search, of half the images for the weights and half for the odds.
+        recover: epochs of recovery.
+    """
+
+    images: int
+    test: int
+    train: int
+    search: int
+    recover: int
+
+
+FULL, SMALL = Sizes(12_000, 10_000, TRAIN.epochs, 12, 6), Sizes(1_200, 2_000, 3, 2, 1)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The outcome of one method with one seed.
+
+    Attributes:
+        seed: of splits, weights, order, augmentation and samples.
+        method: one of ``METHODS``.
+        macs: of the model.
+        macs_share: of the baseline's, 0..1.
+        params_share: of the baseline's, 0..1.
+        baseline_top1: of the baseline on the test images, 0..1.
+        top1_before: before any recovery.
+        top1: in the end.
+        search_s: wall time of choosing; less than all of it where a killed run went on.
+        recover_s: wall time of recovery, likewise.
+        epochs: of recovery.
+        plan: its shape.
+    """
+
+    seed: int
+    method: str
+    macs: int
+    macs_share: float
+    params_share: float
+    baseline_top1: float
+    top1_before: float
+    top1: float
+    search_s: float
+    recover_s: float
+    epochs: int
+    plan: dict[str, Any]
+
+
+def main() -> None:
+    """Makes the cells asked for, or prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
+    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--baselines", type=Path, default=None)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--small", action="store_true", help="a tenth of the work")
+    parser.add_argument("--report", action="store_true", help="print the table and do nothing else")
+    options = parser.parse_args()
+    sizes = SMALL if options.small else FULL
+    out = options.out or Path("runs/benchmarks/tas-quality-small" if options.small else "runs/benchmarks/tas-quality")
+    baselines = options.baselines or (out if options.small else Path("runs/benchmarks/compress-quality"))
+    if not options.report:
+        torch.set_num_threads(options.threads)
+        for seed, method in product(map(int, options.seeds.split(",")), options.methods.split(",")):
+            work(out, baselines, sizes, seed, method)
+    print(report(read_cells(out)))
+
+
+def work(out: Path, baselines: Path, sizes: Sizes, seed: int, method: str) -> None:
+    """Makes one cell, where it is not there and nobody else is at it."""
+    folder = folder_of(out, seed, method)
+    with locked(folder) as mine:
+        if not mine or (folder / "cell.json").is_file():
+            return
+        setting = shrunk(prepare(seed), sizes)
+        baseline = baseline_of(setting, folder_of(baselines, seed, BASELINE), sizes)
+        target = None
+        if method != "tas":
+            work(out, baselines, sizes, seed, "tas")
+            target = json.loads((folder_of(out, seed, "tas") / "cell.json").read_text())["macs"]
+        cell = make(setting, folder, baseline, sizes, method, target)
+        write_bytes(folder / "cell.json", (json.dumps(asdict(cell), indent=1) + "\n").encode())
+        (folder / TAS_STATE).unlink(missing_ok=True)
+        print(json.dumps({k: v for k, v in asdict(cell).items() if k != "plan"}), flush=True)
+
+
+def shrunk(setting: Setting, sizes: Sizes) -> Setting:
+    """Returns the setting with at most so many images to train and to test on."""
+    data, generator = setting.data, np.random.default_rng([setting.seed, 41])
+    train, test = (
+        np.sort(generator.permutation(part)[:most])
+        for part, most in ((data.train, sizes.images), (data.test, sizes.test))
+    )
+    return replace(setting, data=replace(data, train=train, test=test))
+
+
+def baseline_of(setting: Setting, folder: Path, sizes: Sizes) -> SlicedViT:
+    """Returns the baseline in ``folder``, which is trained there where it is missing."""
+    if not (folder / "plan.json").is_file():
+        recipe = replace(TRAIN, epochs=sizes.train, patience=max(1, sizes.train))
+        fresh = load_model(SPEC, setting.data.num_classes, setting.seed)
+        model, _ = train(setting, fresh, recipe, folder, BASELINE)
+        save_model(folder, model, setting.task)
+    return read_model(folder)
+
+
+def make(setting: Setting, folder: Path, baseline: SlicedViT, sizes: Sizes, method: str, target: int | None) -> Cell:
+    """Chooses, slices and recovers."""
+    importance, started = importance_of(setting, method, baseline), time.monotonic()
+    if target is None:
+        model = searched(setting, folder, baseline, importance, sizes.search)
+    else:
+        plan = evenly_scaled(baseline.plan, target)
+        model = slice_vit(baseline, most_important(baseline.plan, importance, plan))
+    search_s, before = time.monotonic() - started, accuracy(setting, model, "test")
+    epochs = sizes.recover + (sizes.search if method == LONGER else 0)
+    recipe = recovery(epochs)
+    model, recover_s = train(setting, model, recipe, folder, f"recover {method}", baseline, shift=1)
+    save_model(folder, model, setting.task)
+    return Cell(
+        seed=setting.seed,
+        method=method,
+        macs=macs(model.plan),
+        macs_share=macs(model.plan) / macs(baseline.plan),
+        params_share=params(model.plan) / params(baseline.plan),
+        baseline_top1=accuracy(setting, baseline, "test"),
+        top1_before=before,
+        top1=accuracy(setting, model, "test"),
+        search_s=round(search_s, 1),
+        recover_s=round(recover_s, 1),
+        epochs=epochs,
+        plan=encode(model.plan),
+    )
+
+
+def recovery(epochs: int) -> TrainRecipe:
+    """Returns the recipe of recovery, and of the search's weights, for so many epochs."""
+    return replace(RECOVER, epochs=epochs, patience=max(1, epochs))
+
+
+def searched(setting: Setting, folder: Path, baseline: SlicedViT, importance: Importance, epochs: int) -> SlicedViT:
+    """Returns the baseline sliced to the plan that TAS learns; goes on where a killed search stood."""
+    found = search_tas(
+        baseline,
+        importance,
+        parse_budget(BUDGET, baseline.plan),
+        setting.data,
+        setting.preprocessing,
+        recovery(epochs),
+        TAS,
+        augmentation=setting.augmentation,
+        seed=setting.seed,
+        bf16=True,
+        folder=folder,
+        progress=told,
+    )
+    return slice_vit(first_blocks(baseline, len(found.kept.blocks)), found.kept)
+
+
+def told(stage: str, done: int, total: int, note: str = "") -> None:
+    """Says every so often where a search is."""
+    if done % max(1, total // 20) == 0:
+        print(f"{stage} {done}/{total}: {note}", flush=True)
+
+
+def evenly_scaled(plan: ShapePlan, target: int) -> ShapePlan:
+    """Returns ``plan`` with embed_dim, head widths and mlp_dim scaled by shares as equal as multiples of 8 can be.
+
+    Args:
+        plan: of the unpruned model, all blocks alike.
+        target: MACs; the result has as many, or up to 1 % more.
+    """
+    (block,) = set(plan.blocks)
+    best: tuple[float, ShapePlan] | None = None
+    for c, d, m in product(*(range(8, width + 1, 8) for width in (plan.embed_dim, block.v_dim, block.mlp_dim))):
+        scaled = replace(plan, embed_dim=c, blocks=(BlockPlan(block.num_heads, d, d, m),) * len(plan.blocks))
+        shares = (c / plan.embed_dim, d / block.v_dim, m / block.mlp_dim)
+        spread = math.log(max(shares) / min(shares))
+        if (best is None or spread < best[0]) and target <= macs(scaled) <= SPREAD * target:
+            best = spread, scaled
+    assert best is not None, "no multiples of 8 come near these FLOPs"
+    return best[1]
+
+
+def most_important(plan: ShapePlan, importance: Importance, smaller: ShapePlan) -> Kept:
+    """Returns the most important units at the widths of ``smaller``, in every head its own; all heads stay."""
+
+    def first(scores: Any, count: int) -> tuple[int, ...]:
+        return tuple(sorted(np.argsort(-scores, kind="stable")[:count].tolist()))
+
+    blocks = []
+    for scores, widths in zip(importance.blocks, smaller.blocks, strict=True):
+        qk = tuple(first(own, widths.qk_dim) for own in scores.qk)
+        v = tuple(first(own, widths.v_dim) for own in scores.v)
+        blocks.append(BlockKept(tuple(range(widths.num_heads)), qk, v, first(scores.mlp, widths.mlp_dim)))
+    return Kept(first(importance.embed, smaller.embed_dim), tuple(blocks))
+
+
+def read_cells(out: Path) -> list[Cell]:
+    """Reads the cells there are."""
+    return [Cell(**json.loads(path.read_text())) for path in sorted(out.glob("seed-*/*/cell.json"))]
+
+
+def report(cells: Sequence[Cell]) -> str:
+    """Returns the tables: per method over the seeds, and what TAS chose."""
+    by = {method: {c.seed: c for c in cells if c.method == method} for method in METHODS}
+    ours = by["tas"]
+    base = [100 * cell.baseline_top1 for cell in ours.values()]
+    lines = [
+        f"Baseline: {mean_sd(base)} % of the test images, seeds {', '.join(map(str, sorted(ours)))}.",
+        "",
+        "| method | MACs | params | top-1 cut | top-1 recovered | TAS less this, points | search | epochs |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for method, own in by.items():
+        if own:
+            values = own.values()
+            ahead = [100 * (ours[seed].top1 - own[seed].top1) for seed in sorted(own.keys() & ours.keys())]
+            lines.append(
+                f"| {method} | {mean_sd([100 * c.macs_share for c in values])} % "
+                f"| {statistics.mean(100 * c.params_share for c in values):.1f} % "
+                f"| {mean_sd([100 * c.top1_before for c in values])} % | {mean_sd([100 * c.top1 for c in values])} % "
+                f"| {mean_sd(ahead, '+') if own is not ours else ''} "
+                f"| {statistics.mean(c.search_s for c in values):.0f} s | {max(c.epochs for c in values)} |"
+            )
+    lines += ["", "| seed | method | embed_dim | blocks | heads | mlp_dim |", "|---|---|---|---|---|---|"]
+    for cell in sorted(cells, key=lambda cell: (cell.seed, METHODS.index(cell.method))):
+        if cell.method != LONGER:
+            blocks = cell.plan["blocks"]
+            heads, mlps = (" ".join(str(block[name]) for block in blocks) for name in ("num_heads", "mlp_dim"))
+            lines.append(
+                f"| {cell.seed} | {cell.method} | {cell.plan['embed_dim']} | {len(blocks)} | {heads} | {mlps} |"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

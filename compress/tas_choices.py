@@ -1,0 +1,70 @@
+"""What a transformable architecture search chooses between: widths and depth, and the plan that a choice makes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from runtime import MULTIPLE, ShapePlan
+
+
+class Choice(NamedTuple):
+    """One thing to choose: a kind, and the block it belongs to (-1: the whole model).
+
+    Kinds: ``embed`` (embed_dim), ``depth`` (blocks, the first ones stay), ``heads`` (num_heads) and ``mlp`` (mlp_dim).
+    """
+
+    kind: str
+    block: int = -1
+
+
+EMBED, DEPTH = Choice("embed"), Choice("depth")
+
+Candidates = Mapping[Choice, tuple[int, ...]]
+"""For every choice its candidates, smallest first; the last is that of the unpruned model."""
+
+
+def candidates_of(plan: ShapePlan, count: int, least_share: float) -> dict[Choice, tuple[int, ...]]:
+    """Returns the candidates of every choice: evenly spaced, from a share of the model's own up to that.
+
+    Args:
+        plan: of the model to prune.
+        count: most candidates of a choice, at least 2.
+        least_share: of the model's own width or depth, that of the smallest candidate, 0..1.
+
+    Returns:
+        Multiples of 8 for ``embed`` and ``mlp``, whole numbers from 1 for ``heads`` and ``depth``. A narrow choice
+        has fewer than ``count``.
+    """
+    spaced = {
+        EMBED: _spaced(plan.embed_dim, MULTIPLE, count, least_share),
+        DEPTH: _spaced(len(plan.blocks), 1, count, least_share),
+    }
+    for i, block in enumerate(plan.blocks):
+        spaced[Choice("heads", i)] = _spaced(block.num_heads, 1, count, least_share)
+        spaced[Choice("mlp", i)] = _spaced(block.mlp_dim, MULTIPLE, count, least_share)
+    return spaced
+
+
+def plan_with(plan: ShapePlan, chosen: Mapping[Choice, int]) -> ShapePlan:
+    """Returns ``plan`` with the widths and the depth that are chosen; widths of blocks that go are not looked at.
+
+    Args:
+        plan: of the model to prune.
+        chosen: for every choice, one candidate.
+    """
+    blocks = (
+        replace(block, num_heads=chosen[Choice("heads", i)], mlp_dim=chosen[Choice("mlp", i)])
+        for i, block in enumerate(plan.blocks[: chosen[DEPTH]])
+    )
+    return replace(plan, embed_dim=chosen[EMBED], blocks=tuple(blocks))
+
+
+def _spaced(whole: int, step: int, count: int, least_share: float) -> tuple[int, ...]:
+    """Returns up to ``count`` multiples of ``step`` up to ``whole``, evenly spaced, the least of them rounded up."""
+    most = whole // step
+    least = max(1, min(most, math.ceil(least_share * whole / step)))
+    spread = {least + round(i * (most - least) / (count - 1)) for i in range(count)}
+    return tuple(step * multiple for multiple in sorted(spread))
