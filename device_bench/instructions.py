@@ -16,8 +16,8 @@ class Instructions:
     Attributes:
         core: that was emulated, such as ``cortex-a72``.
         all: of any kind.
-        simd: of the vector and floating-point unit, dot products included; not those of the C library and of Python,
-            which fill and move memory, as many as where it happens to lie makes it.
+        simd: of the vector and floating-point unit, dot products included; not those of the C and C++ libraries and of
+            Python, which fill memory and grow tables, as often as where it happens to lie makes it.
         ldst: loads and stores.
         branch: branches and system instructions.
         alu: what is none of these.
