@@ -187,9 +187,11 @@ def test_a_peak_below_a_file_is_measured_again_and_said(onnx_file, tmp_path):
     with_manifest(onnx_file, tmp_path)
     found = measured(onnx_file, ask=Here(peaks=[1e-9, 1e-9, 1e9]))
     assert found.peaks[0].gflops == (1e-9, 1e-9, 1e9)
-    assert not any("peak is too low" in note for note in found.notes)
+    assert not any("that file is its peak" in note for note in found.notes)
     low = measured(onnx_file, ask=Here(peaks=[1e-9] * 9))
-    assert any("while tiny.onnx ran: that peak is too low" in note for note in low.notes)
+    assert any("while tiny.onnx ran: that file is its peak" in note for note in low.notes)
+    (one,) = low.files
+    assert low.peak_of(one).best == one.gflops_per_s
 
 
 def test_peaks_that_cannot_be_had_are_said(onnx_file, tmp_path):
