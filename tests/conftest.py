@@ -1,12 +1,17 @@
 """What holds for all tests."""
 
 import os
+import signal
 from functools import cache
 
 import pytest
 
 # before torch is loaded: its threads would spin for each other beside any other busy process
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# in the background of a script, or under nohup, they are ignored, and whatever a test starts would ignore them too
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 pytest_plugins = ["tests.boards.fixtures"]
 

@@ -32,7 +32,9 @@ def test_the_manifest_says_what_was_tried_and_for_what(run_folder: Path, pocketv
     int8 = by_name["tiny.int8.tflite"]
     assert int8["made_for"] == "pi4"
     assert int8["asked"]["made_for"] == "pi4"
-    assert int8["recipe"] == "dynamic_wi8_afp32"
+    tried = {trial["recipe"]: trial for trial in int8["trials"]}
+    # the one that executes fewest instructions on that core comes first
+    assert int8["recipe"] == min(tried, key=lambda name: tried[name]["instructions_of_fp32"])
     assert {trial["recipe"] for trial in int8["trials"]} >= {"dynamic_wi8_afp32", "static_wi8_ai8_float_islands"}
     # no time of this machine says anything about that one
     assert all(trial["latency_s"] is None for trial in int8["trials"])
