@@ -41,7 +41,11 @@ def wanted(*files, **options):
 
 def is_clean(board):
     """Whether nothing of ours runs or lies on the board."""
-    lying = [path for path in (board.root / "home/pi").rglob("*") if "pocketvit" in str(path.relative_to(board.root))]
+    home = board.root / "home/pi"
+    try:
+        lying = [path for path in home.rglob("*") if "pocketvit" in str(path.relative_to(home))]
+    except FileNotFoundError:  # it is going this very moment
+        return False
     return not lying and not board.processes()
 
 

@@ -57,7 +57,10 @@ def talk(home, what, **options):
 
 
 def is_gone(home):
-    return not list(home.rglob("*"))
+    try:
+        return not list(home.rglob("*"))
+    except FileNotFoundError:  # it is going this very moment
+        return False
 
 
 def wait_until(what, seconds=20.0):
