@@ -137,9 +137,11 @@ class Folder:
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._sweep()
-            self.path = Path(tempfile.mkdtemp(prefix="run-", dir=self.root))
+            self.path = Path(tempfile.mkdtemp(prefix="new-", dir=self.root))
             self._lock = (self.path / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
+            # under this name it is locked from the first moment on
+            self.path = self.path.rename(self.path.with_name(f"run-{self.path.name[4:]}"))
         except OSError as error:
             self.__exit__()
             raise refusal(error, self.root, 0) from error
@@ -159,17 +161,15 @@ class Folder:
 
     def _sweep(self) -> None:
         """Removes folders whose supervisor was killed."""
+        # one that is busy, or that its own supervisor removes this very moment, is left alone
         for path in self.root.glob("run-*"):
-            try:
-                with (path / "lock").open("r+") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    remove(path)
-            except FileNotFoundError:
-                # made a moment ago, or its supervisor died in that very moment
+            with contextlib.suppress(OSError), (path / "lock").open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove(path)
+        for path in self.root.glob("new-*"):
+            with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > _LOST_S:
                     remove(path)
-            except OSError:
-                continue
 
 
 def remove(path: Path) -> None:

@@ -13,7 +13,7 @@ from device_bench.request import BenchRequest
 from device_bench.results import BenchResult, FileResult
 from runtime import MeasurementError, Progress, silent
 
-from .base import boards_folder
+from .base import boards_folder, read_boards, recipe_key
 from .board import Board
 from .cores import core_named
 from .count import count_file
@@ -66,7 +66,7 @@ def check_emulated(device: Device) -> tuple[Finding, ...]:
     lacks = [Finding(device.label, lack.what, None, lack.fix) for lack in missing_for_boards()]
     if lacks:
         return tuple(lacks)
-    made = any(boards_folder().glob("*/*"))
+    made = read_boards(boards_folder() / recipe_key()) is not None
     files = f"in {boards_folder()}" if made else "made at the first use, in about 15 s"
     return (
         Finding(device.label, "processor", f"{core.emulator_cpu}, emulated: answers and counts, no time"),
