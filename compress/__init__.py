@@ -5,7 +5,12 @@ from .budget import COUNTS, Budget, Cost, Tables, budget_cost, latency_target, p
 from .data import known_data, load_data, search_set
 from .dataset import Dataset
 from .dfbnb import Node, SearchResult, Step, TreeSettings, objective, search_tree
-from .distill import distillation_loss
+from .distill import UNLABELLED, distillation_loss, label_loss, mutual_losses, soft_loss
+from .distill_features import feature_loss
+from .distill_lesson import Lesson, check_lesson
+from .distill_relations import angle_loss, distance_loss
+from .distill_self import self_loss
+from .distill_settings import DISTILL_METHODS, RESPONSE_T2, RESPONSE_T4, Distillation, DistillMethod
 from .evaluate import Score, evaluating, logits_of, score
 from .folder import Task, read_model, read_task, save_model, weights_sha256
 from .greedy import search_greedily
@@ -29,29 +34,37 @@ from .search_images import SearchImages, draw_search_images
 from .slicing import BlockKept, Kept, compose, keep_all, plan_of, slice_vit
 from .tas import TAS_JOURNAL, TAS_STATE, search_tas
 from .tas_settings import TasSettings
+from .teacher_folder import TeacherRecord, open_teacher, read_teacher, record_of, save_teacher, trained_teacher
+from .teachers import Teacher, TimmSpec, sliced_teacher, teacher_score, timm_teacher
 from .timm_vit import from_timm, plan_of_timm
-from .train import Trained, bf16_helps, fit
+from .train import Trained, bf16_helps, fit, fit_network
 from .tree_journal import TreeJournal
+from .unlabelled import with_unlabelled
 from .vit import SlicedViT, build, parameter_axes
 
 __all__ = [
     "COUNTS",
+    "DISTILL_METHODS",
     "FINE_TUNE",
     "RECOVER",
+    "RESPONSE_T2",
+    "RESPONSE_T4",
     "SCRATCH",
     "SCRATCH_RECOVER",
-    "TAS_JOURNAL",
-    "TAS_STATE",
+    "UNLABELLED",
     "Augmentation",
     "BlockImportance",
     "BlockKept",
     "Budget",
     "Cost",
     "Dataset",
+    "DistillMethod",
+    "Distillation",
     "GroupSizes",
     "Importance",
     "InputStats",
     "Kept",
+    "Lesson",
     "ModelSpec",
     "Node",
     "Proposal",
@@ -60,37 +73,50 @@ __all__ = [
     "SearchResult",
     "SlicedViT",
     "Step",
+    "TAS_JOURNAL",
+    "TAS_STATE",
     "Tables",
     "TasSettings",
     "Task",
+    "Teacher",
+    "TeacherRecord",
+    "TimmSpec",
     "TrainRecipe",
     "Trained",
     "TreeJournal",
     "TreeSettings",
+    "angle_loss",
     "augmentation_for",
     "bf16_helps",
+    "budget_cost",
     "build",
+    "check_lesson",
     "check_model",
     "checkpoint_classes",
     "compose",
     "default_classes",
+    "distance_loss",
     "distillation_loss",
     "draw_search_images",
     "evaluating",
+    "feature_loss",
     "fisher_scores",
     "fit",
+    "fit_network",
     "from_timm",
     "group_importance",
     "input_stats",
     "keep_all",
     "known_data",
+    "label_loss",
+    "latency_target",
     "load_data",
     "load_model",
     "logits_of",
+    "mutual_losses",
     "objective",
+    "open_teacher",
     "parameter_axes",
-    "budget_cost",
-    "latency_target",
     "parse_budget",
     "parse_cost",
     "plain_batches",
@@ -101,16 +127,26 @@ __all__ = [
     "read_journal",
     "read_model",
     "read_task",
+    "read_teacher",
+    "record_of",
     "save_model",
+    "save_teacher",
     "score",
-    "search_set",
     "search_greedily",
     "search_tas",
+    "search_set",
     "search_tree",
+    "self_loss",
     "slice_vit",
-    "solve",
+    "sliced_teacher",
     "smallest_plan",
+    "soft_loss",
+    "solve",
+    "teacher_score",
+    "timm_teacher",
+    "trained_teacher",
     "training_batches",
     "weights_sha256",
+    "with_unlabelled",
     "write_journal",
 ]

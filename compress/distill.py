@@ -1,9 +1,43 @@
-"""Learning from a teacher's answers."""
+"""Learning from a teacher's answers (response-based distillation)."""
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional as F
+
+UNLABELLED = -1
+"""The label of a picture whose class nobody has said."""
+
+
+def soft_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Returns ``T^2 * KL(teacher_T || student_T)``, averaged over the batch; T² keeps gradients of one order.
+
+    Args:
+        student: logits ``(B, classes)``.
+        teacher: logits ``(B, classes)``.
+        temperature: T, positive.
+
+    Ref: Hinton et al. 2015 (arXiv 1503.02531), section 2.
+    """
+    divergence = F.kl_div(
+        F.log_softmax(student / temperature, dim=-1),
+        F.log_softmax(teacher / temperature, dim=-1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return temperature**2 * divergence
+
+
+def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Returns the cross-entropy, averaged over the pictures that have a label; zero where none has.
+
+    Args:
+        logits: ``(B, classes)``.
+        labels: ``(B,)``, ``UNLABELLED`` where nobody has said.
+    """
+    if bool((labels == UNLABELLED).all()):
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits, labels, ignore_index=UNLABELLED)
 
 
 def distillation_loss(
@@ -11,19 +45,36 @@ def distillation_loss(
 ) -> torch.Tensor:
     """Returns ``weight * T^2 * KL(teacher_T || student_T) + (1 - weight) * cross-entropy``, averaged over the batch.
 
+    The first term is of every picture, the second of those that have a label.
+
     Args:
         student: logits ``(B, classes)``.
         teacher: logits ``(B, classes)``.
-        labels: ``(B,)``.
+        labels: ``(B,)``, ``UNLABELLED`` where nobody has said.
         weight: of the distillation term, 0..1.
         temperature: T, positive.
 
     Ref: Hinton et al. 2015 (arXiv 1503.02531), section 2.
     """
-    soft = F.kl_div(
-        F.log_softmax(student / temperature, dim=-1),
-        F.log_softmax(teacher / temperature, dim=-1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return weight * temperature**2 * soft + (1 - weight) * F.cross_entropy(student, labels)
+    return weight * soft_loss(student, teacher, temperature) + (1 - weight) * label_loss(student, labels)
+
+
+def mutual_losses(
+    student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, weights: tuple[float, float], temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the losses of a student and a teacher that are trained together: each learns from the other's answers.
+
+    Each is ``distillation_loss`` with the other's logits held fixed; at T = 1 and weight 1/2 they are half of deep
+    mutual learning's ``cross-entropy + KL(other || own)``.
+
+    Args:
+        student: logits ``(B, classes)``.
+        teacher: logits ``(B, classes)``.
+        labels: ``(B,)``, ``UNLABELLED`` where nobody has said.
+        weights: of the teacher's answers for the student, and of the student's for the teacher, 0..1.
+        temperature: T, positive.
+
+    Ref: Zhang et al. 2018 (Deep Mutual Learning, arXiv 1706.00384), section 3.1.
+    """
+    own = distillation_loss(student, teacher.detach(), labels, weights[0], temperature)
+    return own, distillation_loss(teacher, student.detach(), labels, weights[1], temperature)

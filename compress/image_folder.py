@@ -14,7 +14,7 @@ from runtime import DataError, Progress, open_image
 
 from .dataset import Dataset, FileImages
 
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 _NONE = np.zeros(0, np.int64)
 
 
@@ -45,12 +45,12 @@ def image_folder(folder: Path | None, skip_bad: bool, progress: Progress) -> Dat
     parts = [_list_images(root, names) for root in roots]
     paths = [path for part in parts for path, _ in part]
     labels = [label for part in parts for _, label in part]
-    good = _check_images(paths, skip_bad, progress)
+    good = check_images(paths, skip_bad, progress)
     cut = sum(good[: len(parts[0])])
     paths = [path for path, ok in zip(paths, good, strict=True) if ok]
     kept = np.array([label for label, ok in zip(labels, good, strict=True) if ok], np.int64)
     if not paths:
-        raise DataError(f"{folder} holds no pictures", expected=", ".join(sorted(_IMAGE_SUFFIXES)))
+        raise DataError(f"{folder} holds no pictures", expected=", ".join(sorted(IMAGE_SUFFIXES)))
     train = np.arange(cut, dtype=np.int64)
     test = np.arange(cut, len(kept), dtype=np.int64)
     if len(roots) == 2 and not len(test):
@@ -65,13 +65,20 @@ def _list_images(root: Path, names: Sequence[str]) -> list[tuple[Path, int]]:
     found = []
     for label, name in enumerate(names):
         folder = root / name
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES) if folder.is_dir() else []
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
         found += [(path, label) for path in files]
     return found
 
 
-def _check_images(paths: Sequence[Path], skip_bad: bool, progress: Progress) -> list[bool]:
-    """Decodes every picture once, so that a bad one is found now and not hours into training."""
+def check_images(paths: Sequence[Path], skip_bad: bool, progress: Progress) -> list[bool]:
+    """Decodes every picture once, so that a bad one is found now and not hours into training.
+
+    Returns:
+        Which of them are good.
+
+    Raises:
+        DataError: one cannot be decoded, and bad ones are not to be left out.
+    """
 
     def problem(path: Path) -> str | None:
         try:

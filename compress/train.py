@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, silent
 
 from .augment import Augmentation
 from .dataset import Dataset
-from .distill import distillation_loss
-from .evaluate import evaluating, score
+from .distill import label_loss
+from .distill_lesson import Lesson
+from .distill_settings import Distillation
+from .evaluate import score
 from .folder import weights_sha256
 from .loading import training_batches
 from .recipe import TrainRecipe
+from .teachers import Teacher, sliced_teacher
 from .training_state import TrainingState, read_state, write_state
 from .vit import SlicedViT, build
 
 SAVE_EVERY_S = 30.0
+_BESIDE = "lesson:"
+"""Begins the names of what is trained beside the model, in a saved state."""
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -35,10 +45,12 @@ class Trained:
     Attributes:
         model: with the weights of the best epoch.
         epochs: what happened, epoch by epoch.
+        teacher: an online teacher with its last weights; none where there was none.
     """
 
     model: SlicedViT
     epochs: tuple[EpochRecord, ...]
+    teacher: nn.Module | None = None
 
 
 def fit(
@@ -50,7 +62,8 @@ def fit(
     augmentation: Augmentation,
     seed: int = 0,
     bf16: bool = False,
-    teacher: nn.Module | None = None,
+    teacher: SlicedViT | Teacher | None = None,
+    distillation: Distillation | None = None,
     state_path: Path | None = None,
     stage: str = "train",
     progress: Progress = silent,
@@ -66,7 +79,9 @@ def fit(
         augmentation: random changes to training pictures.
         seed: of order and augmentation.
         bf16: compute under bfloat16 autocast.
-        teacher: learn from its answers too (``recipe.distill_weight``).
+        teacher: learn from it too; a model of the same input, or any other; left as it is.
+        distillation: what is learnt from it, or from the model itself; by default a teacher's answers, with the
+            recipe's ``distill_weight`` and ``temperature``.
         state_path: keep the state of the training here, at least every 30 seconds and after every epoch, and
             continue from it when it is there and belongs to the same training. The caller removes it.
         stage: what progress calls it.
@@ -75,8 +90,49 @@ def fit(
 
     Raises:
         StorageError: the state cannot be written.
+        ModelError: the teacher does not fit the student or what is learnt from it.
+        PlanError: a block to learn from is not there.
     """
-    run = _Run(model, data, spec, recipe, augmentation, seed, bf16, teacher)
+    lesson = None
+    if teacher is not None or distillation is not None:
+        told = distillation or Distillation(weight=recipe.distill_weight, temperature=recipe.temperature)
+        asked = sliced_teacher(teacher, spec) if isinstance(teacher, SlicedViT) else teacher
+        lesson = Lesson(told, asked, model, spec, seed, bf16)
+    run = _Run(model, data, spec, recipe, augmentation, seed, bf16, lesson)
+    _train(run, state_path, stage, progress, clock)
+    together = lesson.network if lesson and lesson.told.online else None
+    kept = together.eval() if isinstance(together, nn.Module) else None
+    return Trained(build(model.plan, run.best), tuple(run.history), kept)
+
+
+def fit_network(
+    network: Network,
+    data: Dataset,
+    spec: Preprocessing,
+    recipe: TrainRecipe,
+    *,
+    augmentation: Augmentation,
+    seed: int = 0,
+    bf16: bool = False,
+    state_path: Path | None = None,
+    stage: str = "train",
+    progress: Progress = silent,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Network, tuple[EpochRecord, ...]]:
+    """Trains a copy of any classifier on the labels, as ``fit`` does; returns it at its best epoch, and the epochs.
+
+    Raises:
+        StorageError: the state cannot be written.
+    """
+    run = _Run(network, data, spec, recipe, augmentation, seed, bf16, None)
+    _train(run, state_path, stage, progress, clock)
+    trained = copy.deepcopy(network)
+    trained.load_state_dict(run.best)
+    return trained.eval(), tuple(run.history)
+
+
+def _train(run: _Run, state_path: Path | None, stage: str, progress: Progress, clock: Callable[[], float]) -> None:
+    """Runs a training to its end, from its saved state where there is one."""
     state = (read_state(state_path, run.fingerprint()) if state_path else None) or TrainingState()
     run.restore(state)
     saved = clock()
@@ -91,7 +147,6 @@ def fit(
         if state_path:
             write_state(state_path, run.fingerprint(), run.state())
             saved = clock()
-    return Trained(build(model.plan, run.best), tuple(run.history))
 
 
 class _Run:
@@ -99,21 +154,24 @@ class _Run:
 
     def __init__(
         self,
-        model: SlicedViT,
+        model: nn.Module,
         data: Dataset,
         spec: Preprocessing,
         recipe: TrainRecipe,
         augmentation: Augmentation,
         seed: int,
         bf16: bool,
-        teacher: nn.Module | None,
+        lesson: Lesson | None,
     ) -> None:
-        self.model = build(model.plan, model.state_dict())
+        self.model: Any = copy.deepcopy(model).float().requires_grad_(True)
         self.data, self.spec, self.recipe, self.augmentation = data, spec, recipe, augmentation
-        self.seed, self.bf16, self.teacher = seed, bf16, teacher
+        self.seed, self.bf16, self.lesson = seed, bf16, lesson
+        self.beside = lesson.trained if lesson else nn.ModuleDict()
         self.steps_per_epoch = math.ceil(len(data.train) / recipe.batch_size)
         self.total_steps = recipe.epochs * self.steps_per_epoch
         self.optimizer = make_optimizer(self.model, recipe)
+        for group in lesson.groups(recipe) if lesson else ():
+            self.optimizer.add_param_group(group)
         self.best: dict[str, torch.Tensor] = self._weights()
         self.history: list[EpochRecord] = []
         self.epoch, self.batch, self.loss_sum = 0, 0, 0.0
@@ -125,7 +183,8 @@ class _Run:
         return self._fingerprint
 
     def _describe(self) -> str:
-        weights = [weights_sha256(part) for part in (self.model, self.teacher) if part is not None]
+        taught = self.lesson.describe() if self.lesson else None
+        kind = getattr(self.model, "plan", type(self.model).__name__)
         pictures = hashlib.sha256()
         for indices in (self.data.train, self.data.held_out):
             pictures.update(f"{len(indices)} ".encode() + indices.tobytes() + self.data.labels[indices].tobytes())
@@ -133,8 +192,8 @@ class _Run:
             map(
                 repr,
                 (
-                    *(self.recipe, self.augmentation, self.spec, self.seed, self.bf16, self.model.plan, weights),
-                    *(self.data.name, pictures.hexdigest()),
+                    *(self.recipe, self.augmentation, self.spec, self.seed, self.bf16, kind, taught),
+                    *(weights_sha256(self.model), self.data.name, pictures.hexdigest()),
                 ),
             )
         )
@@ -155,42 +214,44 @@ class _Run:
 
     def steps(self) -> Iterator[int]:
         """Yields after every optimiser step of the current epoch."""
-        batches = training_batches(
-            self.data,
-            self.data.train,
-            self.spec,
-            self.augmentation,
-            batch_size=self.recipe.batch_size,
-            seed=self.seed,
-            epoch=self.epoch,
-            skip=self.batch,
-        )
-        self.model.train()
-        for images, labels in batches:
-            self._step(images, labels)
+        order: dict[str, int] = {
+            "batch_size": self.recipe.batch_size,
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "skip": self.batch,
+        }
+        batches = training_batches(self.data, self.data.train, self.spec, self.augmentation, **order)
+        views = self.lesson.views(self.data, self.augmentation, **order) if self.lesson else repeat(None)
+        for (images, labels), view in zip(batches, views, strict=False):
+            self._step(images, labels, view)
             yield self.step
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, view: torch.Tensor | None) -> None:
         rate = learning_rate(self.step, self.total_steps, self.recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["peak_lr"]
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            student = self.model(images).float()
-            taught = None
-            if self.teacher is not None:
-                with evaluating(self.teacher):
-                    taught = self.teacher(images).float()
-        if taught is None:
-            loss = F.cross_entropy(student, labels)
-        else:
-            loss = distillation_loss(student, taught, labels, self.recipe.distill_weight, self.recipe.temperature)
+        # batch norm has no variance to go by in a batch of one
+        for part in (self.model, self.beside):
+            part.train(len(images) > 1)
+        with torch.random.fork_rng(devices=[]):
+            # what a teacher drops at random must not hang on where a killed training went on
+            torch.manual_seed(int(np.random.default_rng([self.seed, self.step]).integers(2**63)))
+            loss = self._loss(images, labels, view)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        if self.recipe.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        for part in (self.model, self.beside):
+            if self.recipe.clip_norm:
+                nn.utils.clip_grad_norm_(list(part.parameters()), self.recipe.clip_norm)
         self.optimizer.step()
         self.batch += 1
         self.loss_sum += float(loss.detach()) * len(labels)
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor, view: torch.Tensor | None) -> torch.Tensor:
+        if self.lesson is not None:
+            return self.lesson.loss(self.model, images, labels, view)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            logits = self.model(images).float()
+        return label_loss(logits, labels)
 
     def end_epoch(self) -> None:
         """Looks at the held-out split, keeps the best weights, and moves on."""
@@ -214,11 +275,11 @@ class _Run:
             batch=self.batch,
             loss_sum=self.loss_sum,
             history=tuple(self.history),
-            weights=self._weights(),
+            weights={**self._weights(), **_prefixed(self.beside.state_dict())},
             best=self.best,
             moments={
                 f"{i}.{key}": value
-                for i, parameter in enumerate(self.model.parameters())
+                for i, parameter in enumerate([*self.model.parameters(), *self.beside.parameters()])
                 for key, value in self.optimizer.state.get(parameter, {}).items()
             },
         )
@@ -229,15 +290,22 @@ class _Run:
         self.history = list(state.history)
         if not state.weights:
             return
-        self.model.load_state_dict(state.weights)
+        own = {name: value for name, value in state.weights.items() if not name.startswith(_BESIDE)}
+        self.model.load_state_dict(own)
+        beside = {name.removeprefix(_BESIDE): v for name, v in state.weights.items() if name.startswith(_BESIDE)}
+        self.beside.load_state_dict(beside)
         self.best = state.best
-        parameters = list(self.model.parameters())
+        parameters = [*self.model.parameters(), *self.beside.parameters()]
         for name, value in state.moments.items():
             index, key = name.split(".")
             self.optimizer.state[parameters[int(index)]][key] = value
 
 
-def make_optimizer(model: SlicedViT, recipe: TrainRecipe) -> torch.optim.AdamW:
+def _prefixed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{_BESIDE}{name}": value.detach().clone() for name, value in weights.items()}
+
+
+def make_optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.AdamW:
     """Returns AdamW with two learning rates; norms, biases and tokens are not decayed."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -42,12 +42,14 @@ class Gain:
     @property
     def falls_short(self) -> bool:
         """Whether less than half of the time that the MACs promise was saved, even at the interval's upper end."""
-        return 1 - 1 / self.measured.high < 0.5 * (1 - self.macs_share)
+        return self.macs_share < 1 and 1 - 1 / self.measured.high < 0.5 * (1 - self.macs_share)
 
     @property
     def sentence(self) -> str:
         """What was measured and promised and, where it falls short, what to do."""
         measured = format.times_interval(self.measured)
+        if self.macs_share == 1:
+            return f"{self.file} has the MACs of {self.baseline}, and is {measured} as fast on {self.target}."
         if not self.falls_short:
             table = "" if self.table is None else f" and its latency table {format.times(self.table)}"
             return (

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from export import ExportSettings, export_model
     from runtime import BlockPlan, PocketVitError, Session, ShapePlan, load
 
+    from .distill_settings import DistillSettings
+    from .distilling import distill
     from .pipeline import compress, export, export_run, run
     from .settings import RunSettings, TrainSettings
 
@@ -28,6 +30,8 @@ _HOMES = {
     "compress": ("load_data", "load_model", "read_model", "slice_vit"),
     "export": ("ExportSettings", "export_model"),
     "device_bench": ("bench", "summarise", "write_report"),
+    "pocketvit.distill_settings": ("DistillSettings",),
+    "pocketvit.distilling": ("distill",),
     "pocketvit.pipeline": ("compress", "export", "export_run", "run"),
     "pocketvit.settings": ("RunSettings", "TrainSettings"),
 }
@@ -35,6 +39,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BlockPlan",
+    "DistillSettings",
     "ExportSettings",
     "PocketVitError",
     "RunSettings",
@@ -43,6 +48,7 @@ __all__ = [
     "TrainSettings",
     "bench",
     "compress",
+    "distill",
     "export",
     "export_model",
     "export_run",

@@ -26,7 +26,7 @@ from export import inspect_file
 from runtime import ArtifactError, PocketVitError, Progress, sha256_of, silent, to_pixels
 
 from .runfolder import RunFolder
-from .stages import stage
+from .stage import stage
 
 
 @dataclass(frozen=True)

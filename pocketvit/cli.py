@@ -10,6 +10,7 @@ import typer
 from runtime import PocketVitError, encode, tool_version
 
 from .bench_command import bench
+from .distill_command import distill
 from .gate_commands import compare, gate
 from .options import with_run_settings
 from .output import fail, print_json, say
@@ -247,6 +248,7 @@ def verify(
         fail(f"{artifact.name} does not pass: {', '.join(c.name for c in found.checks if not c.passed)}.", 1)
 
 
+app.command()(distill)
 app.command()(bench)
 app.command()(compare)
 app.command()(gate)

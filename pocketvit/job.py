@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,6 +16,8 @@ from compress import (
     SCRATCH_RECOVER,
     Augmentation,
     Dataset,
+    Distillation,
+    DistillMethod,
     GroupSizes,
     ModelSpec,
     Task,
@@ -64,6 +66,7 @@ class Job:
         task: its input and classes.
         fine_tune: recipe of the first training.
         recover: recipe of the training after slicing.
+        lesson: what is learnt in it beside the labels; none where nothing is.
         augmentation: of training pictures.
         bf16: whether to train in bfloat16.
         groups: how much one removal takes.
@@ -78,6 +81,7 @@ class Job:
     task: Task
     fine_tune: TrainRecipe
     recover: TrainRecipe
+    lesson: Distillation | None
     augmentation: Augmentation
     bf16: bool
     groups: GroupSizes
@@ -145,7 +149,14 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     tree = TreeSettings(told.depth, told.epsilon, told.cost_weight, groups, IMPORTANCE_BATCH, exact=told.exact)
     learnt = TasSettings(candidates=settings.tas.candidates, tolerance=settings.tas.tolerance, lr=settings.tas.lr)
     changes = augmentation_for(data)
-    return Job(settings, data, spec, plan, task, fine_tune, recover, changes, bf16, groups, tree, learnt)
+    lesson = _lesson(settings)
+    return Job(settings, data, spec, plan, task, fine_tune, recover, lesson, changes, bf16, groups, tree, learnt)
+
+
+def _lesson(settings: RunSettings) -> Distillation | None:
+    methods = cast(tuple[DistillMethod, ...], settings.distill_methods)
+    told = Distillation(methods=methods, weight=settings.distill_weight, temperature=settings.temperature)
+    return told if settings.distill else None
 
 
 def cost_name(settings: RunSettings) -> str:

@@ -48,6 +48,9 @@ def run_settings(
     recovery_epochs: Annotated[int | None, _option(_TRAIN, "Most epochs after slicing.")] = None,
     recovery_lr: Annotated[float | None, _option(_TRAIN, "Peak learning rate after slicing.")] = None,
     distill: Annotated[bool, _option(_TRAIN, "Recover with the baseline as teacher.")] = True,
+    distill_method: Annotated[
+        str, _option(_TRAIN, "What recovery learns, comma-separated: response, feature, relation, self.")
+    ] = "response",
     distill_weight: Annotated[float, _option(_TRAIN, "Weight of the teacher's answers, 0 to 1.")] = 0.9,
     temperature: Annotated[float, _option(_TRAIN, "Of the softmax they are compared at.")] = 4.0,
     bf16: Annotated[str, _option(_TRAIN, "Train in bfloat16: auto, on or off.")] = "auto",
@@ -128,7 +131,7 @@ def run_settings(
         pretrained=pretrained,
         checkpoint=checkpoint,
         reset_head=reset_head,
-        model_args={key: _value(text) for key, text in _pairs("--model-arg", model_arg)},
+        model_args={key: plain_value(text) for key, text in name_values("--model-arg", model_arg)},
         mean=_floats("--mean", mean),
         std=_floats("--std", std),
         budget=budget,
@@ -139,9 +142,10 @@ def run_settings(
         profiles=profiles,
         tree=TreeSearch(iterations, depth, epsilon, cost_weight, exact, round_epochs),
         tas=TasSearch(search_epochs, candidates, tolerance, odds_lr),
-        group_sizes={key: _integer("--group-size", text) for key, text in _pairs("--group-size", group_size)},
+        group_sizes={key: _integer("--group-size", text) for key, text in name_values("--group-size", group_size)},
         importance_images=importance_images,
         distill=distill,
+        distill_methods=tuple(part.strip() for part in distill_method.split(",")),
         distill_weight=distill_weight,
         temperature=temperature,
         fine_tune=TrainSettings(epochs, batch_size, lr, head_lr, patience),
@@ -180,7 +184,12 @@ def with_run_settings(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def _pairs(option: str, texts: list[str] | None) -> list[tuple[str, str]]:
+def name_values(option: str, texts: list[str] | None) -> list[tuple[str, str]]:
+    """Reads an option that is given as NAME=VALUE, any number of times.
+
+    Raises:
+        PlanError: a text is of another form.
+    """
     pairs = []
     for text in texts or []:
         key, equals, value = text.partition("=")
@@ -190,7 +199,8 @@ def _pairs(option: str, texts: list[str] | None) -> list[tuple[str, str]]:
     return pairs
 
 
-def _value(text: str) -> int | float | str | bool:
+def plain_value(text: str) -> int | float | str | bool:
+    """Reads true, false or a number; anything else stays text."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):

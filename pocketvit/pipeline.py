@@ -22,7 +22,8 @@ from .benching import BenchSettings, bench_stage
 from .job import export_settings, prepare, use_threads
 from .runfolder import RunFolder, claim, read_settings
 from .settings import RunSettings
-from .stages import export_stage, shrink_stages, stage
+from .stage import stage
+from .stages import export_stage, shrink_stages
 
 
 def run(

@@ -91,6 +91,7 @@ class RunSettings:
         group_sizes: units one removal takes, by kind (mlp, qk, v, embed).
         importance_images: images per class that importance is taken on.
         distill: recover with the baseline as teacher.
+        distill_methods: what recovery learns from it: any of ``compress.DISTILL_METHODS``.
         distill_weight: weight of the teacher's answers, 0..1.
         temperature: of the softmax they are compared at.
         fine_tune: changes to the first training.
@@ -136,6 +137,7 @@ class RunSettings:
     group_sizes: dict[str, int] = field(default_factory=dict)
     importance_images: int = 25
     distill: bool = True
+    distill_methods: tuple[str, ...] = ("response",)
     distill_weight: float = 0.9
     temperature: float = 4.0
     fine_tune: TrainSettings = field(default_factory=TrainSettings)

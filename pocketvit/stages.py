@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,8 +28,6 @@ from compress import (
     read_journal,
     read_model,
     read_task,
-    save_model,
-    score,
     search_greedily,
     search_set,
     search_tas,
@@ -50,26 +44,20 @@ from runtime import (
     Artifact,
     ArtifactError,
     EpochRecord,
-    ModelMetrics,
     PlanError,
     Progress,
-    StorageError,
     encode,
-    macs,
-    params,
     read_latency,
     read_metrics,
     sha256_of,
     silent,
     write_latency,
-    write_metrics,
 )
 
 from .job import IMPORTANCE_BATCH, Job, cost_name, profiled_target
 from .profiling import profile
 from .runfolder import RunFolder
-
-_SPARE_BYTES = 64 * 2**20
+from .stage import check_space, finished, save_stage, stage
 
 
 def fine_tune_stage(job: Job, folder: RunFolder, progress: Progress = silent) -> SlicedViT:
@@ -79,12 +67,12 @@ def fine_tune_stage(job: Job, folder: RunFolder, progress: Progress = silent) ->
         ModelError: the weights cannot be had.
         StorageError: there is no space, or no permission to write.
     """
-    done = _finished(folder.baseline)
+    done = finished(folder.baseline)
     if done is not None:
         return done
     with stage(folder, "fine-tune"):
         model = load_model(job.spec, job.plan.num_classes, job.settings.seed)
-        _check_space(folder.root, model)
+        check_space(folder.root, model)
         trained = fit(
             model,
             job.data,
@@ -97,7 +85,7 @@ def fine_tune_stage(job: Job, folder: RunFolder, progress: Progress = silent) ->
             stage="fine-tune",
             progress=progress,
         )
-        _save(folder.baseline, trained.model, job, trained.epochs)
+        save_stage(folder.baseline, trained.model, job, trained.epochs)
     return trained.model
 
 
@@ -207,7 +195,7 @@ def recover_stage(
     Raises:
         StorageError: there is no space, or no permission to write.
     """
-    done = _finished(folder.sliced)
+    done = finished(folder.sliced)
     if done is not None and done.plan == proposal.plan:
         return done
     with stage(folder, "recover"):
@@ -226,7 +214,7 @@ def rounds_stage(
         PlanError: the budget is not met after the last round.
         StorageError: there is no space, or no permission to write.
     """
-    done = _finished(folder.sliced)
+    done = finished(folder.sliced)
     if done is not None:
         return done
     budget, model = parse_budget(job.settings.budget, baseline.plan, tables), baseline
@@ -236,7 +224,7 @@ def rounds_stage(
         if budget.of(model.plan) <= budget.limit:
             break
         place = folder.iteration(number)
-        made = _finished(place)
+        made = finished(place)
         if made is None:
             with stage(folder, f"search {number}"):
                 kept = _search_round(job, place, model, budget, cost, cost.of(baseline.plan), number, progress)
@@ -255,7 +243,7 @@ def rounds_stage(
             fix="Allow more with --iterations, deeper trees with --depth or larger groups with --group-size, "
             "and another --name",
         )
-    _save(folder.sliced, model, job, tuple(epochs))
+    save_stage(folder.sliced, model, job, tuple(epochs))
     return model
 
 
@@ -339,12 +327,13 @@ def _recover(
         augmentation=job.augmentation,
         seed=job.settings.seed + number,
         bf16=job.bf16,
-        teacher=baseline if job.settings.distill else None,
+        teacher=baseline if job.lesson and job.lesson.needs_teacher else None,
+        distillation=job.lesson,
         state_path=place / "training.safetensors",
         stage=f"recover {number}" if job.settings.search == "dfbnb" else "recover",
         progress=progress,
     )
-    _save(place, trained.model, job, trained.epochs)
+    save_stage(place, trained.model, job, trained.epochs)
     return trained.model
 
 
@@ -380,54 +369,3 @@ def export_stage(
             model, task = read_model(source), read_task(source)
             artifacts += export_model(model, task, data, folder.artifacts, name, wanted, progress, time_apart)
     return artifacts
-
-
-def _finished(folder: Path) -> SlicedViT | None:
-    """Returns the model of a stage that ran to its end; its metrics are written last."""
-    try:
-        read_metrics(folder / "metrics.json")
-        model = read_model(folder)
-        (folder / "training.safetensors").unlink(missing_ok=True)
-        return model
-    except ArtifactError:
-        return None
-
-
-def _save(folder: Path, model: SlicedViT, job: Job, epochs: tuple[EpochRecord, ...]) -> None:
-    spec = job.task.preprocessing
-    test, held_out = (score(model, job.data, indices, spec) for indices in (job.data.test, job.data.held_out))
-    save_model(folder, model, job.task)
-    metrics = ModelMetrics(
-        params=params(model.plan),
-        macs=macs(model.plan),
-        size_bytes=(folder / "model.safetensors").stat().st_size,
-        top1=test.top1,
-        test_images=test.images,
-        held_out_top1=held_out.top1,
-        epochs=epochs,
-    )
-    write_metrics(folder / "metrics.json", metrics)
-    (folder / "training.safetensors").unlink(missing_ok=True)
-
-
-def _check_space(root: Path, model: SlicedViT) -> None:
-    """Refuses to start hours of work that the disk cannot hold."""
-    weights = sum(value.numel() * 4 for value in model.state_dict().values())
-    needed = 12 * weights + _SPARE_BYTES
-    free = shutil.disk_usage(root).free
-    if free < needed:
-        raise StorageError(
-            f"There is not enough space in {root} for this run",
-            expected=f"{needed / 1e6:.0f} MB free",
-            got=f"{free / 1e6:.0f} MB",
-            fix="Free some disk space or choose another folder with --runs",
-        )
-
-
-@contextmanager
-def stage(folder: RunFolder, name: str) -> Iterator[None]:
-    """Logs when the work in the block started and, if it did, ended."""
-    started = time.monotonic()
-    folder.log("started", stage=name)
-    yield
-    folder.log("finished", stage=name, seconds=round(time.monotonic() - started, 3))

@@ -92,6 +92,12 @@ def test_a_model_that_was_not_pruned_promises_nothing():
     assert not gain(0.99, 1.01, share=1.0).falls_short
 
 
+def test_a_model_of_the_same_macs_promises_nothing_and_misses_nothing():
+    slower = gain(0.97, 0.99, share=1.0)
+    assert not slower.falls_short
+    assert slower.sentence.startswith("a.fp32.tflite has the MACs of baseline.fp32.tflite, and is 0.98")
+
+
 def test_what_was_timed_before_the_file_changed_or_in_another_way_is_not_compared(run):
     path = run / "bench" / "cpu.json"
     bench = read_result(path)

@@ -1,0 +1,48 @@
+"""Learning from a teacher's hidden states (feature-based distillation)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+_TINY = 1e-12
+
+
+def feature_loss(student: torch.Tensor, teacher: torch.Tensor, projection: nn.Module) -> torch.Tensor:
+    """Returns ``||r(student) - teacher||^2 / ||teacher||^2`` after both are brought onto the coarser grid.
+
+    FitNets regresses the teacher's hidden state from the student's with a learned regressor r. Dividing by the
+    teacher's square makes one weight suit networks of any scale: a student that says zero everywhere has a loss of 1.
+
+    Args:
+        student: hidden state ``(B, C, h, w)``.
+        teacher: hidden state ``(B, D, H, W)``; no gradient reaches it.
+        projection: r, maps ``(..., C)`` to ``(..., D)``.
+
+    Ref: Romero et al. 2015 (FitNets, arXiv 1412.6550), equation 3.
+    """
+    own, wanted = on_one_grid(student, teacher.detach())
+    hinted = projection(own.movedim(1, -1)).movedim(-1, 1)
+    loss: torch.Tensor = (hinted - wanted).square().sum() / wanted.square().sum().clamp_min(_TINY)
+    return loss
+
+
+def on_one_grid(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns two maps ``(B, C, h, w)`` averaged onto the fewer rows and the fewer columns of the two."""
+    size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
+    pooled_a, pooled_b = (x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
+    return pooled_a, pooled_b
+
+
+def projection_of(width: int, wanted: int) -> nn.Module:
+    """Returns the regressor from one width to another: nothing where they are equal, else LayerNorm and Linear.
+
+    It starts by saying zero, so that its loss starts at 1 whatever the scale of the teacher.
+    """
+    if width == wanted:
+        return nn.Identity()
+    linear = nn.Linear(width, wanted)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), linear)
