@@ -17,13 +17,13 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from compress import ModelSpec, SlicedViT, load_model
-from device_bench import Sampling, bench, format
+from device_bench import Sampling, bench, format, median_interval, ratio_of_medians
 from device_bench.emulated import CoreName, count_instructions
 from export import DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION, full_recipes, write_int8, write_tflite
 from runtime import ShapePlan, macs, write_bytes
@@ -107,7 +107,7 @@ def time(files: dict[str, Path], folder: Path) -> None:
     kept = folder / "x86.json"
     if not kept.is_file():
         result = bench(list(files.values()), sampling=Sampling(seconds=5.0), startup=False, peaks=False)
-        latencies = {Path(one.file).stem: median(one.latency.values) for one in result.files if one.latency}
+        latencies = {Path(one.file).stem: one.latency.values for one in result.files if one.latency}
         kept.write_text(json.dumps({"cpu": result.before.cpu_model, "seconds": latencies}))
 
 
@@ -122,8 +122,8 @@ def table(name: str, folder: Path) -> str:
     lines = [
         f"{MODELS[name]}, 224 px, one image, one thread; milliseconds of {x86.get('cpu', 'no machine')}:",
         "",
-        "| model | GMACs | file | A72 G instr. | of fp32 | A76 G instr. | of fp32 | dot products (A76) | x86 |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
+        "| model | GMACs | file | A72 G instr. | of fp32 | A76 G instr. | of fp32 | A76 dot products | x86 | of fp32 |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for shape in ("whole", "sliced"):
         for kind in ("fp32", *RECIPES, FULL.name):
@@ -134,9 +134,19 @@ def table(name: str, folder: Path) -> str:
                 cells += [f"{own / 1e9:.2f}", f"{own / base:.2f}"] if own and base else [format.MISSING] * 2
             dots = read(folder / f"{shape}-{kind}.pi5.json").get("dot")
             cells.append(format.MISSING if dots is None else f"{dots / 1e6:.0f} M")
-            cells.append(format.seconds(x86.get("seconds", {}).get(f"{shape}-{kind}")))
+            cells += timed(x86.get("seconds", {}), f"{shape}-{kind}", f"{shape}-fp32")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def timed(seconds: dict[str, list[float]], name: str, base: str) -> list[str]:
+    """Returns a file's median latency, and as a share of another's, each with its 95 % interval."""
+    if name not in seconds or base not in seconds:
+        return [format.MISSING] * 2
+    own, others = seconds[name], seconds[base]
+    share = ratio_of_medians(own, others)
+    interval = "" if name == base else f" [{share.low:.2f}, {share.high:.2f}]"
+    return [format.seconds_interval(median_interval(own)), f"{share.value:.2f}{interval}"]
 
 
 def costs_on(core: str, names: list[str], out: Path) -> dict[str, float]:
