@@ -23,7 +23,7 @@ RUN_OPTIONS = $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") \
 	$(if $(IMG_SIZE),--img-size "$(IMG_SIZE)") $(if $(PATCH_SIZE),--patch-size "$(PATCH_SIZE)") \
 	$(if $(BUDGET),--budget "$(BUDGET)") $(if $(NAME),--name "$(NAME)") $(if $(RUNS),--runs "$(RUNS)") $(ARGS)
 
-.PHONY: help export-tflite test test-devices lint bench gate default-artifacts clean
+.PHONY: help export-tflite test test-devices boards-reached boards-benched lint bench gate default-artifacts clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -35,7 +35,13 @@ test: $(VENV)/.installed-dev  ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
 test-devices: $(VENV)/.installed-dev  ## Run the tests on emulated boards, over real ssh and adb; fail where they cannot run
-	POCKETVIT_BOARDS_REQUIRED=1 $(BIN)/python -m pytest -m boards $(ARGS)
+	$(MAKE) --no-print-directory -j2 --output-sync=target boards-reached boards-benched
+
+boards-reached: $(VENV)/.installed-dev
+	POCKETVIT_BOARDS_REQUIRED=1 $(BIN)/python -m pytest -m boards --ignore tests/pocketvit $(ARGS)
+
+boards-benched: $(VENV)/.installed-dev
+	POCKETVIT_BOARDS_REQUIRED=1 $(BIN)/python -m pytest -m boards tests/pocketvit $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
