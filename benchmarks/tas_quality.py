@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -45,13 +44,14 @@ from compress_quality import (
 )
 
 from compress import (
-    BlockKept,
+    COUNTS,
     Importance,
-    Kept,
     ModelSpec,
     SlicedViT,
     TrainRecipe,
+    even_plan,
     load_model,
+    most_important,
     parse_budget,
     read_model,
     save_model,
@@ -60,7 +60,7 @@ from compress import (
 from compress.tas import TAS_STATE, search_tas
 from compress.tas_settings import TasSettings
 from compress.tas_units import first_blocks
-from runtime import BlockPlan, ShapePlan, encode, macs, params, write_bytes
+from runtime import encode, macs, params, write_bytes
 
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)
 BUDGET, TAS = "macs=0.6", TasSettings(tolerance=0.05)
@@ -190,7 +190,8 @@ def make(setting: Setting, folder: Path, baseline: SlicedViT, sizes: Sizes, meth
     if target is None:
         model = searched(setting, folder, baseline, importance, sizes.search)
     else:
-        plan = evenly_scaled(baseline.plan, target)
+        plan = even_plan(baseline.plan, COUNTS["macs"], target, int(SPREAD * target))
+        assert plan is not None, "no multiples of 8 come near these FLOPs"
         model = slice_vit(baseline, most_important(baseline.plan, importance, plan))
     search_s, before = time.monotonic() - started, accuracy(setting, model, "test")
     epochs = sizes.recover + (sizes.search if method == LONGER else 0)
@@ -241,39 +242,6 @@ def told(stage: str, done: int, total: int, note: str = "") -> None:
     """Says every so often where a search is."""
     if done % max(1, total // 20) == 0:
         print(f"{stage} {done}/{total}: {note}", flush=True)
-
-
-def evenly_scaled(plan: ShapePlan, target: int) -> ShapePlan:
-    """Returns ``plan`` with embed_dim, head widths and mlp_dim scaled by shares as equal as multiples of 8 can be.
-
-    Args:
-        plan: of the unpruned model, all blocks alike.
-        target: MACs; the result has as many, or up to 1 % more.
-    """
-    (block,) = set(plan.blocks)
-    best: tuple[float, ShapePlan] | None = None
-    for c, d, m in product(*(range(8, width + 1, 8) for width in (plan.embed_dim, block.v_dim, block.mlp_dim))):
-        scaled = replace(plan, embed_dim=c, blocks=(BlockPlan(block.num_heads, d, d, m),) * len(plan.blocks))
-        shares = (c / plan.embed_dim, d / block.v_dim, m / block.mlp_dim)
-        spread = math.log(max(shares) / min(shares))
-        if (best is None or spread < best[0]) and target <= macs(scaled) <= SPREAD * target:
-            best = spread, scaled
-    assert best is not None, "no multiples of 8 come near these FLOPs"
-    return best[1]
-
-
-def most_important(plan: ShapePlan, importance: Importance, smaller: ShapePlan) -> Kept:
-    """Returns the most important units at the widths of ``smaller``, in every head its own; all heads stay."""
-
-    def first(scores: Any, count: int) -> tuple[int, ...]:
-        return tuple(sorted(np.argsort(-scores, kind="stable")[:count].tolist()))
-
-    blocks = []
-    for scores, widths in zip(importance.blocks, smaller.blocks, strict=True):
-        qk = tuple(first(own, widths.qk_dim) for own in scores.qk)
-        v = tuple(first(own, widths.v_dim) for own in scores.v)
-        blocks.append(BlockKept(tuple(range(widths.num_heads)), qk, v, first(scores.mlp, widths.mlp_dim)))
-    return Kept(first(importance.embed, smaller.embed_dim), tuple(blocks))
 
 
 def read_cells(out: Path) -> list[Cell]:

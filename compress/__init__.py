@@ -2,8 +2,10 @@
 
 from .augment import Augmentation, augmentation_for
 from .budget import COUNTS, Budget, Cost, Tables, budget_cost, latency_target, parse_budget, parse_cost, smallest_plan
+from .criteria import CRITERIA, Criterion, l2_scores, random_importance, taylor_scores, unit_importance
 from .data import known_data, load_data, search_set
 from .dataset import Dataset
+from .devices import choose_device, count_gpus, device_in_use, use_device
 from .dfbnb import Node, SearchResult, Step, TreeSettings, objective, search_tree
 from .distill import UNLABELLED, distillation_loss, label_loss, mutual_losses, soft_loss
 from .distill_features import feature_loss
@@ -11,6 +13,7 @@ from .distill_lesson import Lesson, check_lesson
 from .distill_relations import angle_loss, distance_loss
 from .distill_self import self_loss
 from .distill_settings import DISTILL_METHODS, RESPONSE_T2, RESPONSE_T4, Distillation, DistillMethod
+from .distributed import RankError, Ranks, current_ranks, joined
 from .evaluate import Score, evaluating, logits_of, score
 from .folder import Task, read_model, read_task, save_model, weights_sha256
 from .greedy import search_greedily
@@ -39,11 +42,23 @@ from .teachers import Teacher, TimmSpec, sliced_teacher, teacher_score, timm_tea
 from .timm_vit import from_timm, plan_of_timm
 from .train import Trained, bf16_helps, fit, fit_network
 from .tree_journal import TreeJournal
+from .uniform import even_plan, most_important, scale_evenly
 from .unlabelled import with_unlabelled
+from .unstructured import (
+    SPARSE_LAYERS,
+    SPARSE_SCOPES,
+    Masks,
+    Sparsity,
+    magnitude_masks,
+    sparse_weights,
+    sparsity,
+    with_zeros,
+)
 from .vit import SlicedViT, build, parameter_axes
 
 __all__ = [
     "COUNTS",
+    "CRITERIA",
     "DISTILL_METHODS",
     "FINE_TUNE",
     "RECOVER",
@@ -51,12 +66,15 @@ __all__ = [
     "RESPONSE_T4",
     "SCRATCH",
     "SCRATCH_RECOVER",
+    "SPARSE_LAYERS",
+    "SPARSE_SCOPES",
     "UNLABELLED",
     "Augmentation",
     "BlockImportance",
     "BlockKept",
     "Budget",
     "Cost",
+    "Criterion",
     "Dataset",
     "DistillMethod",
     "Distillation",
@@ -65,13 +83,17 @@ __all__ = [
     "InputStats",
     "Kept",
     "Lesson",
+    "Masks",
     "ModelSpec",
     "Node",
     "Proposal",
+    "RankError",
+    "Ranks",
     "Score",
     "SearchImages",
     "SearchResult",
     "SlicedViT",
+    "Sparsity",
     "Step",
     "TAS_JOURNAL",
     "TAS_STATE",
@@ -93,12 +115,17 @@ __all__ = [
     "check_lesson",
     "check_model",
     "checkpoint_classes",
+    "choose_device",
     "compose",
+    "count_gpus",
+    "current_ranks",
     "default_classes",
+    "device_in_use",
     "distance_loss",
     "distillation_loss",
     "draw_search_images",
     "evaluating",
+    "even_plan",
     "feature_loss",
     "fisher_scores",
     "fit",
@@ -106,13 +133,17 @@ __all__ = [
     "from_timm",
     "group_importance",
     "input_stats",
+    "joined",
     "keep_all",
     "known_data",
+    "l2_scores",
     "label_loss",
     "latency_target",
     "load_data",
     "load_model",
     "logits_of",
+    "magnitude_masks",
+    "most_important",
     "mutual_losses",
     "objective",
     "open_teacher",
@@ -123,6 +154,7 @@ __all__ = [
     "plan_of",
     "plan_of_timm",
     "propose",
+    "random_importance",
     "read_checkpoint",
     "read_journal",
     "read_model",
@@ -131,6 +163,7 @@ __all__ = [
     "record_of",
     "save_model",
     "save_teacher",
+    "scale_evenly",
     "score",
     "search_greedily",
     "search_tas",
@@ -142,11 +175,17 @@ __all__ = [
     "smallest_plan",
     "soft_loss",
     "solve",
+    "sparse_weights",
+    "sparsity",
+    "taylor_scores",
     "teacher_score",
     "timm_teacher",
     "trained_teacher",
     "training_batches",
+    "unit_importance",
+    "use_device",
     "weights_sha256",
     "with_unlabelled",
+    "with_zeros",
     "write_journal",
 ]

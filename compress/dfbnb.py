@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from runtime import PlanError, Progress, ShapePlan, encode, silent
 
 from .budget import Budget, Cost
+from .devices import autocast, copy_on, device_in_use, device_of
 from .evaluate import evaluating
 from .importance import Importance, fisher_scores, group_importance, part_of
 from .oneshot import Action, GroupSizes, Removal, multiples_of, price, removals
@@ -434,6 +434,7 @@ class Tree:
         also ends when so many mistakes among those seen leave hardly a chance that the rest are few enough.
         """
         count, weight = len(self.images), self.settings.cost_weight
+        model = copy_on(model, device_in_use())
         enough = (c for c in range(count + 1) if objective(c, count, cost, self.total, weight) > needed)
         least = 0 if needed == -math.inf else next(enough, count + 1)
         test = Sequential(self.hard, count - least, 0.0 if self.settings.exact else self.settings.error)
@@ -464,8 +465,9 @@ class Tree:
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
         """Returns, for images at ``positions``, whether ``model`` is right, and by how much its logit leads."""
         pictures, labels = self.images.at(positions)
-        with evaluating(model), torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            logits = model(pictures).float()
+        device = device_of(model)
+        with evaluating(model), autocast(device, self.bf16):
+            logits = model(pictures.to(device)).float().cpu()
         own = logits.gather(1, labels[:, None])[:, 0]
         others = logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
         right = (logits.argmax(dim=1) == labels).numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any
 
@@ -14,15 +14,18 @@ from runtime import ModelError, Preprocessing
 
 from .augment import Augmentation
 from .dataset import Dataset
+from .devices import CPU, autocast, copy_on, made_on
 from .distill import distillation_loss, label_loss, mutual_losses
 from .distill_features import feature_loss, projection_of
 from .distill_outputs import Outputs, depth_of, outputs_of
 from .distill_relations import angle_loss, distance_loss
 from .distill_self import ShallowHead, self_loss
 from .distill_settings import Distillation, feature_pairs, shallow_blocks
-from .distill_views import seen_by, teacher_views
+from .distill_views import seen_by
+from .distributed import ALONE, Ranks
 from .evaluate import evaluating
 from .recipe import TrainRecipe
+from .shares import Order, view_shares
 from .teachers import Teacher
 from .vit import SlicedViT
 
@@ -38,6 +41,7 @@ class Lesson:
         spec: the student's input.
         seed: of the fresh weights trained beside the student.
         bf16: compute networks under bfloat16 autocast.
+        device: where they compute.
 
     Attributes:
         trained: what is trained beside the student: projections, shallow classifiers, and an online teacher.
@@ -55,13 +59,16 @@ class Lesson:
         spec: Preprocessing,
         seed: int = 0,
         bf16: bool = False,
+        device: torch.device = CPU,
     ) -> None:
         check_lesson(told, teacher, student)
         teacher = teacher if told.needs_teacher else None
-        self.told, self.teacher, self.spec, self.bf16 = told, teacher, spec, bf16
+        self.told, self.teacher, self.spec, self.bf16, self.device = told, teacher, spec, bf16, device
         self.network = teacher.network if teacher else None
         if told.online:
             self.network = copy.deepcopy(self.network)
+        if isinstance(self.network, nn.Module):
+            self.network = copy_on(self.network, device)
         depth = len(student.plan.blocks)
         self.pairs = feature_pairs(told, depth, depth_of(teacher.network)) if self._does("feature") and teacher else ()
         self.shallow = shallow_blocks(told, depth) if self._does("self") else ()
@@ -73,6 +80,7 @@ class Lesson:
         self.trained = nn.ModuleDict({"projections": self.projections, "heads": self.heads})
         if told.online and isinstance(self.network, nn.Module):
             self.trained["teacher"] = self.network.requires_grad_(True).train()
+        self.trained.to(device)
 
     def describe(self) -> tuple[object, ...]:
         """Returns what must be equal for a killed training to be continued."""
@@ -92,35 +100,39 @@ class Lesson:
         ]
 
     def views(
-        self, data: Dataset, augmentation: Augmentation, *, batch_size: int, seed: int, epoch: int, skip: int
+        self, data: Dataset, augmentation: Augmentation, order: Order, ranks: Ranks = ALONE
     ) -> Iterator[torch.Tensor | None]:
         """Yields what ``loss`` takes as ``view`` for each of the student's training batches."""
         if self.teacher is None:
             return repeat(None)
-        return teacher_views(
-            *(data, self.spec, self.teacher.preprocessing, augmentation),
-            batch_size=batch_size,
-            seed=seed,
-            epoch=epoch,
-            skip=skip,
-        )
+        return view_shares(data, self.spec, self.teacher.preprocessing, augmentation, order, ranks)
 
     def loss(
-        self, student: SlicedViT, images: torch.Tensor, labels: torch.Tensor, view: torch.Tensor | None
+        self,
+        student: SlicedViT,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        view: torch.Tensor | None,
+        whole: Callable[[torch.Tensor], torch.Tensor] = lambda own: own,
     ) -> torch.Tensor:
         """Returns the loss of a batch; that of an online teacher is added to it.
 
         Args:
-            student: the student.
-            images: ``(B, C, H, W)`` as the student reads them.
-            labels: ``(B,)``, ``UNLABELLED`` where nobody has said.
+            student: the student, on the lesson's device.
+            images: ``(B, C, H, W)`` as the student reads them, on the CPU; or a share of the batch.
+            labels: ``(B,)`` of the batch, ``UNLABELLED`` where nobody has said.
             view: the same pictures as the teacher reads them, or None where they follow from ``images``.
+            whole: makes rows for the batch from rows for ``images``.
         """
         depth = len(student.plan.blocks)
         asked = [*(own for own, _ in self.pairs), *self.shallow, *([depth - 1] if self.shallow else [])]
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            made = outputs_of(student, images, asked, self._does("relation"))
+        with autocast(self.device, self.bf16):
+            made = outputs_of(student, images.to(self.device), asked, self._does("relation"))
             taught = self._taught(images, view)
+        with made_on(self.device):
+            return self._loss(_each(made, whole), taught and _each(taught, whole), labels.to(self.device))
+
+    def _loss(self, made: Outputs, taught: Outputs | None, labels: torch.Tensor) -> torch.Tensor:
         loss = self._answers(made, taught, labels)
         if taught is not None and self._does("feature"):
             states = zip(made.features, taught.features, self.projections, strict=False)
@@ -138,10 +150,16 @@ class Lesson:
             return None
         seen = seen_by(images, self.spec, self.teacher.preprocessing) if view is None else view
         asked = [other for _, other in self.pairs]
-        if self.told.online or not isinstance(self.network, nn.Module):
+        if not isinstance(self.network, nn.Module):
+            return _each(outputs_of(self.network, seen, asked, self._does("relation")), self._there)
+        seen = seen.to(self.device)
+        if self.told.online:
             return outputs_of(self.network, seen, asked, self._does("relation"))
         with evaluating(self.network):
             return outputs_of(self.network, seen, asked, self._does("relation"))
+
+    def _there(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.to(self.device)
 
     def _answers(self, made: Outputs, taught: Outputs | None, labels: torch.Tensor) -> torch.Tensor:
         told = self.told
@@ -180,6 +198,11 @@ class Lesson:
             blank = torch.zeros(1, spec.channels, spec.height, spec.width)
             states = outputs_of(network, blank, [other for _, other in self.pairs]).features
         return [projection_of(student.plan.embed_dim, state.shape[1]) for state in states]
+
+
+def _each(outputs: Outputs, change: Callable[[torch.Tensor], torch.Tensor]) -> Outputs:
+    read = None if outputs.embedding is None else change(outputs.embedding)
+    return Outputs(change(outputs.logits), tuple(map(change, outputs.features)), read)
 
 
 def check_lesson(told: Distillation, teacher: Teacher | None, student: SlicedViT) -> None:

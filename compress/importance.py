@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from runtime import PlanError, Progress, ShapePlan, silent
 
+from .devices import autocast, copy_on, device_in_use
 from .loading import Batch
 from .slicing import Kept
 from .vit import EMBED, Axis, SlicedViT, parameter_axes
@@ -48,7 +49,13 @@ class Importance:
 
 
 def fisher_scores(
-    model: SlicedViT, batches: Iterable[Batch], *, bf16: bool = False, progress: Progress = silent, total: int = 0
+    model: SlicedViT,
+    batches: Iterable[Batch],
+    *,
+    bf16: bool = False,
+    device: torch.device | None = None,
+    progress: Progress = silent,
+    total: int = 0,
 ) -> dict[str, torch.Tensor]:
     """Returns for every parameter ``w^2 * mean over batches of (dL/dw)^2``, of the parameter's shape.
 
@@ -58,6 +65,7 @@ def fisher_scores(
         model: the model; left as it was.
         batches: images ``(B, C, H, W)`` with labels ``(B,)``; L is the mean cross-entropy of a batch.
         bf16: compute under bfloat16 autocast.
+        device: where to compute; by default where ``use_device`` says. What is returned lives where the model does.
         progress: told after every batch.
         total: number of batches, for progress.
 
@@ -66,12 +74,14 @@ def fisher_scores(
 
     Ref: LeCun et al. 1989; Molchanov et al. 2019 (arXiv 1906.10771): I(w) = w^2 * 1/N sum_i (dL(x_i)/dw)^2.
     """
-    parameters = dict(model.named_parameters())
+    device = device or device_in_use()
+    there, own = copy_on(model, device), dict(model.named_parameters())
+    parameters = dict(there.named_parameters())
     squares = {name: torch.zeros_like(value) for name, value in parameters.items()}
     count = 0
     for images, labels in batches:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = F.cross_entropy(model(images).float(), labels)
+        with autocast(device, bf16):
+            loss = F.cross_entropy(there(images.to(device)).float(), labels.to(device))
         gradients = torch.autograd.grad(loss, list(parameters.values()))
         for name, gradient in zip(parameters, gradients, strict=True):
             squares[name] += gradient.float() ** 2
@@ -79,7 +89,7 @@ def fisher_scores(
         progress("importance", count, total or count)
     if not count:
         raise PlanError("Importance needs images", got="none")
-    return {name: value.detach() ** 2 * squares[name] / count for name, value in parameters.items()}
+    return {name: value.detach() ** 2 * squares[name].to(value.device) / count for name, value in own.items()}
 
 
 def group_importance(plan: ShapePlan, scores: dict[str, torch.Tensor]) -> Importance:

@@ -20,15 +20,18 @@ from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, silent
 
 from .augment import Augmentation
 from .dataset import Dataset
+from .devices import CPU, autocast, choose_device, count_gpus, device_in_use, own_randomness, use_device
 from .distill import label_loss
-from .distill_lesson import Lesson
 from .distill_settings import Distillation
+from .distributed import ALONE, Ranks, current_ranks, in_lockstep
 from .evaluate import score
 from .folder import weights_sha256
-from .loading import training_batches
 from .recipe import TrainRecipe
+from .shares import Order, training_shares
 from .teachers import Teacher, sliced_teacher
+from .train_task import Packed, TrainTask, check_task, packed, unpacked
 from .training_state import TrainingState, read_state, write_state
+from .unstructured import Masks, digest_of, hold_zeros, with_zeros
 from .vit import SlicedViT, build
 
 SAVE_EVERY_S = 30.0
@@ -64,12 +67,16 @@ def fit(
     bf16: bool = False,
     teacher: SlicedViT | Teacher | None = None,
     distillation: Distillation | None = None,
+    masks: Masks | None = None,
+    device: torch.device | None = None,
     state_path: Path | None = None,
     stage: str = "train",
     progress: Progress = silent,
     clock: Callable[[], float] = time.monotonic,
 ) -> Trained:
     """Trains a copy of ``model`` on the training split and returns it at its best held-out epoch.
+
+    Of several processes (``joined``) rank 0 alone calls this; the others compute shares of every batch meanwhile.
 
     Args:
         model: the model to start from; left as it is.
@@ -82,26 +89,32 @@ def fit(
         teacher: learn from it too; a model of the same input, or any other; left as it is.
         distillation: what is learnt from it, or from the model itself; by default a teacher's answers, with the
             recipe's ``distill_weight`` and ``temperature``.
+        masks: by the weight's name, False where it is made zero and stays so (``magnitude_masks``).
+        device: where to compute; by default where ``use_device`` says. The models that are returned are on the CPU.
         state_path: keep the state of the training here, at least every 30 seconds and after every epoch, and
-            continue from it when it is there and belongs to the same training. The caller removes it.
+            continue from it when it is there and belongs to the same training, with as many processes and on
+            whatever device it was made. The caller removes it.
         stage: what progress calls it.
         progress: told after every step.
         clock: seconds, monotonic.
 
     Raises:
         StorageError: the state cannot be written.
-        ModelError: the teacher does not fit the student or what is learnt from it.
-        PlanError: a block to learn from is not there.
+        ModelError: the teacher does not fit the student or what is learnt from it, or cannot be trained in shares.
+        PlanError: a block to learn from is not there, or a mask does not fit.
+        RankError: another process failed.
     """
-    lesson = None
-    if teacher is not None or distillation is not None:
-        told = distillation or Distillation(weight=recipe.distill_weight, temperature=recipe.temperature)
-        asked = sliced_teacher(teacher, spec) if isinstance(teacher, SlicedViT) else teacher
-        lesson = Lesson(told, asked, model, spec, seed, bf16)
-    run = _Run(model, data, spec, recipe, augmentation, seed, bf16, lesson)
-    _train(run, state_path, stage, progress, clock)
-    together = lesson.network if lesson and lesson.told.online else None
-    kept = together.eval() if isinstance(together, nn.Module) else None
+    if masks:
+        model = with_zeros(model, masks)
+    asked = sliced_teacher(teacher, spec) if isinstance(teacher, SlicedViT) else teacher
+    told = distillation
+    if asked is not None and told is None:
+        told = Distillation(weight=recipe.distill_weight, temperature=recipe.temperature)
+    there = device or device_in_use()
+    task = TrainTask(model, spec, recipe, augmentation, seed, bf16, there, asked, told, masks)
+    run = _start(task, data, state_path, stage, progress, clock)
+    together = run.lesson.network if run.lesson and run.lesson.told.online else None
+    kept = together.eval().to(CPU) if isinstance(together, nn.Module) else None
     return Trained(build(model.plan, run.best), tuple(run.history), kept)
 
 
@@ -114,6 +127,7 @@ def fit_network(
     augmentation: Augmentation,
     seed: int = 0,
     bf16: bool = False,
+    device: torch.device | None = None,
     state_path: Path | None = None,
     stage: str = "train",
     progress: Progress = silent,
@@ -123,18 +137,42 @@ def fit_network(
 
     Raises:
         StorageError: the state cannot be written.
+        ModelError: several processes cannot train it in shares.
+        RankError: another process failed.
     """
-    run = _Run(network, data, spec, recipe, augmentation, seed, bf16, None)
-    _train(run, state_path, stage, progress, clock)
+    task = TrainTask(network, spec, recipe, augmentation, seed, bf16, device or device_in_use())
+    run = _start(task, data, state_path, stage, progress, clock)
     trained = copy.deepcopy(network)
     trained.load_state_dict(run.best)
     return trained.eval(), tuple(run.history)
 
 
+def _start(
+    task: TrainTask, data: Dataset, state_path: Path | None, stage: str, progress: Progress, clock: Callable[[], float]
+) -> _Run:
+    """Runs a training to its end, together with the other processes where there are any."""
+    ranks = current_ranks()
+    if ranks.size > 1:
+        check_task(task)
+    run = _Run(task, data, ranks)
+    with ranks.together(_follow, data, *(packed(task) if ranks.size > 1 else ())):
+        _train(run, state_path, stage, progress, clock)
+    return run
+
+
+def _follow(data: Dataset, task: TrainTask, model: Packed, teacher: Packed) -> None:
+    """Trains together with rank 0; every other rank is told to do this."""
+    ranks = current_ranks()
+    device = choose_device(task.device.type, count_gpus(), ranks.local_rank, ranks.local_size)
+    use_device(device)
+    run = _Run(unpacked(task, model, teacher, device), data, ranks)
+    _train(run, None, "", silent, time.monotonic)
+
+
 def _train(run: _Run, state_path: Path | None, stage: str, progress: Progress, clock: Callable[[], float]) -> None:
     """Runs a training to its end, from its saved state where there is one."""
     state = (read_state(state_path, run.fingerprint()) if state_path else None) or TrainingState()
-    run.restore(state)
+    run.begin(state)
     saved = clock()
     while not run.finished:
         for step in run.steps():
@@ -152,31 +190,25 @@ def _train(run: _Run, state_path: Path | None, stage: str, progress: Progress, c
 class _Run:
     """The moving parts of one training."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        data: Dataset,
-        spec: Preprocessing,
-        recipe: TrainRecipe,
-        augmentation: Augmentation,
-        seed: int,
-        bf16: bool,
-        lesson: Lesson | None,
-    ) -> None:
-        self.model: Any = copy.deepcopy(model).float().requires_grad_(True)
-        self.data, self.spec, self.recipe, self.augmentation = data, spec, recipe, augmentation
-        self.seed, self.bf16, self.lesson = seed, bf16, lesson
-        self.beside = lesson.trained if lesson else nn.ModuleDict()
-        self.steps_per_epoch = math.ceil(len(data.train) / recipe.batch_size)
-        self.total_steps = recipe.epochs * self.steps_per_epoch
-        self.optimizer = make_optimizer(self.model, recipe)
-        for group in lesson.groups(recipe) if lesson else ():
+    def __init__(self, task: TrainTask, data: Dataset, ranks: Ranks = ALONE) -> None:
+        self.model: Any = copy.deepcopy(task.model).float().requires_grad_(True)
+        self.data, self.spec, self.recipe, self.augmentation = data, task.spec, task.recipe, task.augmentation
+        self.seed, self.bf16, self.device, self.ranks = task.seed, task.bf16, task.device, ranks
+        self.lesson, self.masks = task.lesson(), task.masks or {}
+        self._fingerprint = self._describe()
+        self.model.to(task.device)
+        hold_zeros(self.model, self.masks)
+        self.beside = self.lesson.trained if self.lesson else nn.ModuleDict()
+        self.steps_per_epoch = math.ceil(len(data.train) / self.recipe.batch_size)
+        self.total_steps = self.recipe.epochs * self.steps_per_epoch
+        self.optimizer = make_optimizer(self.model, self.recipe)
+        for group in self.lesson.groups(self.recipe) if self.lesson else ():
             self.optimizer.add_param_group(group)
         self.best: dict[str, torch.Tensor] = self._weights()
         self.history: list[EpochRecord] = []
         self.epoch, self.batch, self.loss_sum = 0, 0, 0.0
         self.note = ""
-        self._fingerprint = self._describe()
+        self.loss: Callable[..., torch.Tensor] = self._loss
 
     def fingerprint(self) -> str:
         """Returns what must be equal for a saved state to be continued."""
@@ -184,6 +216,7 @@ class _Run:
 
     def _describe(self) -> str:
         taught = self.lesson.describe() if self.lesson else None
+        held = [digest_of(self.masks)] if self.masks else []
         kind = getattr(self.model, "plan", type(self.model).__name__)
         pictures = hashlib.sha256()
         for indices in (self.data.train, self.data.held_out):
@@ -192,8 +225,8 @@ class _Run:
             map(
                 repr,
                 (
-                    *(self.recipe, self.augmentation, self.spec, self.seed, self.bf16, kind, taught),
-                    *(weights_sha256(self.model), self.data.name, pictures.hexdigest()),
+                    *(self.recipe, self.augmentation, self.spec, self.seed, kind, taught),
+                    *(weights_sha256(self.model), self.data.name, pictures.hexdigest(), *held),
                 ),
             )
         )
@@ -214,14 +247,9 @@ class _Run:
 
     def steps(self) -> Iterator[int]:
         """Yields after every optimiser step of the current epoch."""
-        order: dict[str, int] = {
-            "batch_size": self.recipe.batch_size,
-            "seed": self.seed,
-            "epoch": self.epoch,
-            "skip": self.batch,
-        }
-        batches = training_batches(self.data, self.data.train, self.spec, self.augmentation, **order)
-        views = self.lesson.views(self.data, self.augmentation, **order) if self.lesson else repeat(None)
+        order = Order(self.recipe.batch_size, self.seed, self.epoch, self.batch)
+        batches = training_shares(self.data, self.spec, self.augmentation, order, self.ranks)
+        views = self.lesson.views(self.data, self.augmentation, order, self.ranks) if self.lesson else repeat(None)
         for (images, labels), view in zip(batches, views, strict=False):
             self._step(images, labels, view)
             yield self.step
@@ -232,11 +260,11 @@ class _Run:
             group["lr"] = rate * group["peak_lr"]
         # batch norm has no variance to go by in a batch of one
         for part in (self.model, self.beside):
-            part.train(len(images) > 1)
-        with torch.random.fork_rng(devices=[]):
+            part.train(len(labels) > 1)
+        with own_randomness(self.device):
             # what a teacher drops at random must not hang on where a killed training went on
             torch.manual_seed(int(np.random.default_rng([self.seed, self.step]).integers(2**63)))
-            loss = self._loss(images, labels, view)
+            loss = self.loss(images, labels, view)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         for part in (self.model, self.beside):
@@ -247,15 +275,21 @@ class _Run:
         self.loss_sum += float(loss.detach()) * len(labels)
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor, view: torch.Tensor | None) -> torch.Tensor:
+        """Returns the loss of a batch, of which ``images`` and ``view`` are this process's share."""
+
+        def whole(own: torch.Tensor) -> torch.Tensor:
+            return self.ranks.whole(own, len(labels))
+
         if self.lesson is not None:
-            return self.lesson.loss(self.model, images, labels, view)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            logits = self.model(images).float()
-        return label_loss(logits, labels)
+            return self.lesson.loss(self.model, images, labels, view, whole)
+        with autocast(self.device, self.bf16):
+            logits = self.model(images.to(self.device)).float()
+        return label_loss(whole(logits), labels.to(self.device))
 
     def end_epoch(self) -> None:
         """Looks at the held-out split, keeps the best weights, and moves on."""
-        held_out = score(self.model, self.data, self.data.held_out, self.spec, bf16=self.bf16)
+        split = self.data.held_out
+        held_out = score(self.model, self.data, split, self.spec, bf16=self.bf16, device=self.device, ranks=self.ranks)
         record = EpochRecord(self.epoch + 1, self.loss_sum / len(self.data.train), held_out.loss, held_out.top1)
         if not self.history or _rank(record) > max(map(_rank, self.history)):
             self.best = self._weights()
@@ -266,7 +300,7 @@ class _Run:
         )
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        return _kept(self.model)
 
     def state(self) -> TrainingState:
         """Returns everything ``restore`` needs."""
@@ -275,14 +309,20 @@ class _Run:
             batch=self.batch,
             loss_sum=self.loss_sum,
             history=tuple(self.history),
-            weights={**self._weights(), **_prefixed(self.beside.state_dict())},
+            weights={**self._weights(), **{f"{_BESIDE}{name}": v for name, v in _kept(self.beside).items()}},
             best=self.best,
             moments={
-                f"{i}.{key}": value
+                f"{i}.{key}": value.to(CPU)
                 for i, parameter in enumerate([*self.model.parameters(), *self.beside.parameters()])
                 for key, value in self.optimizer.state.get(parameter, {}).items()
             },
         )
+
+    def begin(self, state: TrainingState) -> None:
+        """Continues from rank 0's ``state``, in step with the other ranks; an empty one starts anew."""
+        self.ranks.check_equal(hashlib.sha256(self.fingerprint().encode()).hexdigest())
+        self.restore(self.ranks.told(state))
+        self.loss = in_lockstep(self.ranks, [self.model, self.beside], self._loss)
 
     def restore(self, state: TrainingState) -> None:
         """Continues from ``state``; an empty one starts anew."""
@@ -298,11 +338,14 @@ class _Run:
         parameters = [*self.model.parameters(), *self.beside.parameters()]
         for name, value in state.moments.items():
             index, key = name.split(".")
-            self.optimizer.state[parameters[int(index)]][key] = value
+            parameter = parameters[int(index)]
+            # the optimiser counts its steps on the CPU wherever the weights are
+            self.optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
 
 
-def _prefixed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {f"{_BESIDE}{name}": value.detach().clone() for name, value in weights.items()}
+def _kept(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Returns a copy of a network's weights on the CPU."""
+    return {name: value.detach().to(CPU, copy=True) for name, value in network.state_dict().items()}
 
 
 def make_optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.AdamW:
@@ -337,7 +380,9 @@ def _rank(record: EpochRecord) -> tuple[float, float]:
 
 
 def bf16_helps(plan: ShapePlan) -> bool:
-    """Says whether this CPU multiplies bfloat16 natively and the model is wide enough to gain by it."""
+    """Says whether the device in use multiplies bfloat16 natively and the model is wide enough to gain by it."""
+    if device_in_use().type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False) and plan.embed_dim >= 192
     capabilities = torch.cpu.get_capabilities()
     native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
     return native and plan.embed_dim >= 192

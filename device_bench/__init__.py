@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .request import BenchRequest
     from .results import BenchResult, FileResult, read_result, write_result
     from .signs import detectable, evidence, ratio_interval, shown_above, shown_below
+    from .sparsity_document import LayerZeros, Zeros, read_zeros, write_zeros, zeros_path
     from .startup import Starts, measure_starts
     from .stats import Interval, bootstrap_percentile, median_interval, p90_interval, percentile, ratio_of_medians
     from .steadiness import machine_notes, series_notes
@@ -65,6 +66,7 @@ __all__ = [
     "Gate",
     "Grid",
     "Interval",
+    "LayerZeros",
     "Limits",
     "MachineState",
     "Measurement",
@@ -85,6 +87,7 @@ __all__ = [
     "Throughput",
     "TimeRow",
     "Timing",
+    "Zeros",
     "accuracy_of",
     "baseline_of",
     "bench",
@@ -124,6 +127,7 @@ __all__ = [
     "read_result",
     "read_test_images",
     "read_times",
+    "read_zeros",
     "run_request",
     "series_notes",
     "shown_above",
@@ -140,6 +144,8 @@ __all__ = [
     "write_result",
     "write_test_images",
     "write_times",
+    "write_zeros",
+    "zeros_path",
 ]
 
 _WHERE = {
@@ -164,6 +170,7 @@ _WHERE = {
     "request": "BenchRequest",
     "results": "BenchResult FileResult read_result write_result",
     "signs": "detectable evidence ratio_interval shown_above shown_below",
+    "sparsity_document": "LayerZeros Zeros read_zeros write_zeros zeros_path",
     "startup": "Starts measure_starts",
     "stats": "Interval bootstrap_percentile median_interval p90_interval percentile ratio_of_medians",
     "steadiness": "machine_notes series_notes",

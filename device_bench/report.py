@@ -16,6 +16,7 @@ from .report_machine import machine_rows, sources, untold
 from .report_overview import overview
 from .report_search import search_context
 from .report_targets import target_parts
+from .report_zeros import zeros_part
 from .summary import REFERENCE, RunSummary, SummaryRow, summarise
 from .tradeoffs import short_names
 from .verdict import verdict
@@ -113,6 +114,7 @@ def _context(summary: RunSummary, run: Path) -> dict[str, Any]:
             "training": training_figure(summary),
             **_times_figures(times),
         },
+        "zeros": zeros_part(summary, run),
         "times": times,
         "times_notes": times_notes,
         "times_how": _times_how(times),

@@ -126,7 +126,7 @@ def sources(summary: RunSummary, search: SearchLog | None, times: list[str]) -> 
     if summary.artifacts:
         rows += [
             (
-                "File size, top-1 at export, agreement, parity",
+                "File size, plain and by gzip, top-1 at export, agreement, parity",
                 "artifacts/*.json",
                 "measured at export by running each file",
             ),

@@ -63,6 +63,11 @@ def _search_words(log: SearchLog | None) -> str:
             "All widths at once, by integer programming: the least importance lost within the budget. "
             "Drawn as if embed_dim were cut first and then block after block."
         )
+    if log.method == "uniform":
+        return (
+            "Every width scaled alike, as near as multiples of 8 come, down to the budget. "
+            "Drawn as if embed_dim were cut first and then block after block."
+        )
     if log.method == "tas":
         return (
             "Widths and depth learnt by gradient: the odds of every candidate over the steps of the search, "

@@ -112,6 +112,7 @@ class SummaryRow:
         top1_images: on how many images.
         agreement: share of images with the top-1 class of the torch model, 0..1.
         timings: one per target it was measured on.
+        gzip_bytes: of the file compressed by gzip.
     """
 
     name: str
@@ -123,6 +124,7 @@ class SummaryRow:
     top1_images: int | None
     agreement: float | None
     timings: tuple[Timing, ...] = ()
+    gzip_bytes: int | None = None
 
     def on(self, target: str) -> Timing | None:
         """Returns the timing on ``target``, or none."""
@@ -294,6 +296,7 @@ def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[s
         top1_images=None if parity.top1 is None else parity.images,
         agreement=parity.top1_agreement,
         timings=tuple(timings),
+        gzip_bytes=artifact.gzip_bytes,
     )
 
 

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from .micro import DEFAULT_LIMITS, MicroLimits, MicroRun, check_micro, micro_graph, run_micro
     from .onnx_file import write_onnx
     from .onnx_writer import onnx_bytes
-    from .qat import QatRecipe, train_quantised
+    from .qat import Before, QatRecipe, train_quantised
     from .recipes import (
         CPU_RECIPES,
         DYNAMIC,
         DYNAMIC_ATTENTION,
+        INT8_RECIPES,
         STATIC,
         STATIC_ATTENTION,
         Family,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .verify import check_parity, compare_logits, measure_parity, real_logits
     from .vit_as_graph import ALL_REWRITES, NO_REWRITES, Rewrites, Scales, vit_graph
     from .widths import read_widths
+    from .zeros import rewrites_for
 
 __all__ = [
     "ALL_REWRITES",
@@ -47,12 +49,14 @@ __all__ = [
     "DEFAULT_LIMITS",
     "DYNAMIC",
     "DYNAMIC_ATTENTION",
+    "INT8_RECIPES",
     "KINDS",
     "MicroLimits",
     "MicroRun",
     "NO_REWRITES",
     "STATIC",
     "STATIC_ATTENTION",
+    "Before",
     "ExportSettings",
     "Family",
     "Graph",
@@ -85,6 +89,7 @@ __all__ = [
     "quantise",
     "read_widths",
     "real_logits",
+    "rewrites_for",
     "run_graph",
     "run_micro",
     "simulate",
@@ -113,8 +118,9 @@ _WHERE = {
     "micro": "DEFAULT_LIMITS MicroLimits MicroRun check_micro micro_graph run_micro",
     "onnx_file": "write_onnx",
     "onnx_writer": "onnx_bytes",
-    "qat": "QatRecipe train_quantised",
-    "recipes": "CPU_RECIPES DYNAMIC DYNAMIC_ATTENTION STATIC STATIC_ATTENTION Family Recipe full_recipes modes_of",
+    "qat": "Before QatRecipe train_quantised",
+    "recipes": "CPU_RECIPES DYNAMIC DYNAMIC_ATTENTION INT8_RECIPES STATIC STATIC_ATTENTION Family Recipe "
+    "full_recipes modes_of",
     "execute": "run_graph",
     "rounding": "correct_biases simulate",
     "tflite_file": "timing_bytes write_int8 write_tflite",
@@ -123,6 +129,7 @@ _WHERE = {
     "verify": "check_parity compare_logits measure_parity real_logits",
     "vit_as_graph": "ALL_REWRITES NO_REWRITES Rewrites Scales vit_graph",
     "widths": "read_widths",
+    "zeros": "rewrites_for",
 }
 
 

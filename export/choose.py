@@ -21,6 +21,7 @@ from .rounding import correct_biases, simulate
 from .tflite_writer import tflite_bytes
 from .verify import compare_logits, real_logits
 from .vit_as_graph import vit_graph
+from .zeros import rewrites_for
 
 Images = npt.NDArray[np.float32]
 Timer = Callable[[Sequence[Path]], Sequence[float]]
@@ -110,16 +111,23 @@ class Kitchen:
         """
         if equalised not in self._seen:
             model, images = self.subject.model, self.subject.calibration
-            plain = self.prepare(vit_graph(model))
+            rewrites = rewrites_for(model)
+            plain = self.prepare(vit_graph(model, rewrites))
             scales = equalising_scales(model.plan, plain, observe(plain, images))
             for key, chosen in ((False, replace(scales, stream=None)), (True, scales)):
-                graph = self.prepare(vit_graph(model, scales=chosen))
+                graph = self.prepare(vit_graph(model, rewrites, chosen))
                 self._seen[key] = graph, observe(graph, images)
         return self._seen[equalised]
 
     def quantised(self, recipe: Recipe) -> Graph:
         """Returns the graph that ``recipe`` makes."""
-        graph, seen = self.graph(recipe.equalised)
+        return self._rounded(recipe, *self.graph(recipe.equalised))
+
+    def quantised_from(self, recipe: Recipe, graph: Graph) -> Graph:
+        """Returns the graph that ``recipe`` makes of a float one of the same operators and other weights."""
+        return self._rounded(recipe, graph, observe(graph, self.subject.calibration))
+
+    def _rounded(self, recipe: Recipe, graph: Graph, seen: dict[str, Stats]) -> Graph:
         made = quantise(graph, modes_of(graph, recipe), seen, recipe.ranges)
         return correct_biases(made, seen, self.subject.calibration) if recipe.corrected else made
 

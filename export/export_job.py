@@ -14,7 +14,7 @@ from runtime import Calibration, DataError, Provenance, macs
 from .choose import Timer
 from .micro import DEFAULT_LIMITS, MicroLimits
 from .onnx_file import ONNX_DYNAMIC
-from .recipes import CPU_RECIPES, Family
+from .recipes import CPU_RECIPES, INT8_RECIPES, Family
 
 KINDS = (
     "onnx",
@@ -69,7 +69,9 @@ class ExportSettings:
         min_agreement: least share of images on which ``fp16`` and ``int8`` have the float model's top-1, 0..1.
         made_for: family of processors that ``int8`` is chosen for.
         max_drop: most points of top-1 an integer file may lose on held-out images; None holds them to nothing more.
+        int8_recipe: of ``INT8_RECIPES``, what ``int8`` is made by; empty chooses.
         qat_epochs: of quantisation-aware training of ``int8-full`` and ``tflite-micro``; 0 trains nothing.
+        qat_from: the first of these epochs, counted from 1, that rounds; those before train in float.
         seed: of the choice of calibration images, and of training.
         micro: what ``tflite-micro`` files must fit.
 
@@ -83,7 +85,9 @@ class ExportSettings:
     min_agreement: float = 0.99
     made_for: Family = "x86"
     max_drop: float | None = None
+    int8_recipe: str = ""
     qat_epochs: int = 0
+    qat_from: int = 1
     seed: int = 0
     micro: MicroLimits = DEFAULT_LIMITS
 
@@ -103,6 +107,20 @@ class ExportSettings:
             raise DataError("max_drop is in points of top-1", expected="0 to 100", got=self.max_drop)
         if self.qat_epochs < 0:
             raise DataError("qat_epochs must not be negative", got=self.qat_epochs)
+        if not 1 <= self.qat_from <= max(1, self.qat_epochs):
+            raise DataError(
+                "Rounding begins at an epoch of the training under rounding, counted from 1",
+                expected=f"--qat-from 1 to {self.qat_epochs}" if self.qat_epochs else "--qat-from only with --qat",
+                got=self.qat_from,
+            )
+        if self.int8_recipe and self.int8_recipe not in INT8_RECIPES:
+            raise DataError("Unknown recipe of int8", expected=", ".join(INT8_RECIPES), got=repr(self.int8_recipe))
+        if self.int8_recipe and "int8" not in self.kinds:
+            raise DataError(
+                "A recipe of int8 was named, and no int8 file asked for",
+                expected="int8 among --formats",
+                got=", ".join(self.kinds),
+            )
 
 
 @dataclass(frozen=True)
@@ -149,8 +167,10 @@ class Job:
             asked["max_drop"] = settings.max_drop
         if kind == "int8":
             asked |= {"made_for": settings.made_for, "min_agreement": settings.min_agreement}
+            asked |= {"recipe": settings.int8_recipe} if settings.int8_recipe else {}
         if kind in TRAINABLE:
             asked["qat_epochs"] = settings.qat_epochs
+            asked |= {"qat_from": settings.qat_from} if settings.qat_from > 1 else {}
         return asked
 
     @property

@@ -33,6 +33,7 @@ from runtime import (
 
 from .choose import Timer
 from .export_job import RECIPES, ExportSettings, Job, Reference, reference_of
+from .gzipped import gzip_size
 from .making import Made, make_file
 from .micro import check_micro, run_micro
 from .verify import check_parity, compare_logits, measure_parity
@@ -116,6 +117,7 @@ def _describe(job: Job, kind: str, path: Path, made: Made) -> Artifact:
         made_for=job.settings.made_for if kind == "int8" else None,
         asked=job.asked(kind),
         trials=made.trials,
+        gzip_bytes=gzip_size(path),
     )
 
 

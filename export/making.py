@@ -7,6 +7,7 @@ import platform
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,8 @@ from .choose import (
 from .export_job import QUANTISED, RECIPES, TRAINABLE, Job, Reference, images_of
 from .micro import micro_graph
 from .onnx_file import write_onnx
-from .qat import QatRecipe, train_quantised
-from .recipes import CPU_RECIPES, full_recipes
+from .qat import Before, QatRecipe, train_quantised
+from .recipes import CPU_RECIPES, INT8_RECIPES, full_recipes
 from .tflite_file import write_tflite
 from .torch_file import write_torch
 from .verify import compare_logits, real_logits
@@ -71,7 +72,9 @@ def _quantise(job: Job, kind: str, path: Path, reference: Reference, progress: P
         prepare = micro_graph if kind == "tflite-micro" else as_it_is
         kitchen = Kitchen(_subject(job, kind), Path(scratch), prepare)
         wanted = Wanted(max_drop=job.settings.max_drop)
-        if kind == "int8":
+        if kind == "int8" and job.settings.int8_recipe:
+            chosen, trials = choose_accurate(kitchen, (INT8_RECIPES[job.settings.int8_recipe],))
+        elif kind == "int8":
             wanted = Wanted(_with_margin(job, kitchen) if wanted.max_drop is None else None, wanted.max_drop)
             timer = job.timer if job.settings.made_for == host_family() else None
             recipes = CPU_RECIPES[job.settings.made_for]
@@ -97,13 +100,14 @@ def _trained(
     job: Job, kitchen: Kitchen, chosen: Candidate, trials: tuple[Trial, ...], progress: Progress
 ) -> tuple[Candidate, tuple[Trial, ...]]:
     """Trains the chosen candidate under rounding; it is kept as it was where that does not help."""
-    recipe = QatRecipe(job.settings.qat_epochs)
+    recipe = QatRecipe(job.settings.qat_epochs, begin=job.settings.qat_from)
     graph = train_quantised(
         chosen.graph,
         job.model,
         job.data,
         job.task.preprocessing,
         recipe,
+        before=Before(kitchen.graph(chosen.recipe.equalised)[0], partial(kitchen.quantised_from, chosen.recipe)),
         seed=job.settings.seed,
         progress=progress,
     )

@@ -10,6 +10,7 @@ from .graph import LINEAR
 from .integer import Mode, Ranges, quantise
 from .onnx_writer import onnx_bytes
 from .vit_as_graph import vit_graph
+from .zeros import rewrites_for
 
 ONNX_DYNAMIC = "dynamic_wi8_au8"
 """int8 weights for each output, inputs of Linears quantised to uint8 as they come, everything else float32."""
@@ -29,7 +30,7 @@ def write_onnx(model: SlicedViT, path: Path, *, half: bool = False, int8: bool =
     Raises:
         MissingExtraError: onnx is not installed.
     """
-    graph = vit_graph(model)
+    graph = vit_graph(model, rewrites_for(model))
     if int8:
         linears: dict[str, Mode] = {op.output: "dynamic" for op in graph.ops if op.kind in LINEAR}
         graph = quantise(graph, linears, {}, Ranges())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,6 +37,7 @@ class QatRecipe:
         lr: peak learning rate of weights and biases, falling to zero along a cosine.
         teacher_weight: of the float model's answers against the labels, 0..1.
         temperature: of the softmax they are compared at.
+        begin: the first epoch that rounds, counted from 1; those before train in float.
     """
 
     epochs: int = 1
@@ -43,6 +45,20 @@ class QatRecipe:
     lr: float = 1e-4
     teacher_weight: float = 0.9
     temperature: float = 4.0
+    begin: int = 1
+
+
+@dataclass(frozen=True)
+class Before:
+    """What trains in the epochs before rounding begins, and what is rounded after them.
+
+    Attributes:
+        graph: the float graph that the graph of integers was made of.
+        quantised: makes a graph of integers of it, calibrated anew, once its weights have changed.
+    """
+
+    graph: Graph
+    quantised: Callable[[Graph], Graph]
 
 
 def train_quantised(
@@ -52,13 +68,15 @@ def train_quantised(
     preprocessing: Preprocessing,
     recipe: QatRecipe,
     *,
+    before: Before | None = None,
     augmentation: Augmentation | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Graph:
     """Returns ``graph`` with weights and biases trained under the rounding its file will have.
 
-    Activations keep their ranges. Weights keep one scale for each output, which follows their largest value.
+    Activations keep their ranges once rounding has begun. Weights keep one scale for each output, which follows their
+    largest value. Optimiser and learning rate go on as rounding begins.
 
     Args:
         graph: of integers, calibrated.
@@ -66,18 +84,23 @@ def train_quantised(
         data: its training split is used.
         preprocessing: of the model.
         recipe: how.
+        before: what trains before ``recipe.begin``; needed where that is not the first epoch.
         augmentation: of the training images; None takes the published one for the data.
         seed: of order and augmentation.
         progress: told after every step.
 
     Ref: Jacob et al. 2018, arXiv 1712.05877, section 3; Hinton et al. 2015, arXiv 1503.02531, for the loss.
     """
-    learned = {name: nn.Parameter(torch.from_numpy(graph.constants[name]).float()) for name in _trainable(graph)}
+    assert recipe.begin == 1 or before is not None, "epochs in float need a graph in float"
+    now = before.graph if before and recipe.begin > 1 else graph
+    learned = {name: nn.Parameter(torch.from_numpy(now.constants[name]).float()) for name in _trainable(graph)}
     optimiser = torch.optim.AdamW(learned.values(), lr=recipe.lr, weight_decay=0.0)
     steps = recipe.epochs * math.ceil(len(data.train) / recipe.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
     done = 0
     for epoch in range(recipe.epochs):
+        if before and 0 < epoch == recipe.begin - 1:
+            graph = now = _begun(before, learned)
         batches = training_batches(
             data,
             data.train,
@@ -90,7 +113,7 @@ def train_quantised(
         for images, labels in batches:
             with evaluating(teacher):
                 taught = teacher(images)
-            logits = _forward(graph, images.permute(0, 2, 3, 1), learned)
+            logits = _forward(now, images.permute(0, 2, 3, 1), learned)
             loss = distillation_loss(logits, taught, labels, recipe.teacher_weight, recipe.temperature)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -98,8 +121,21 @@ def train_quantised(
             schedule.step()
             done += 1
             progress("qat", done, steps)
+    return _with_scales(_with_values(graph, learned))
+
+
+def _begun(before: Before, learned: dict[str, nn.Parameter]) -> Graph:
+    """Returns the graph of integers of what was learnt in float; its biases may be corrected."""
+    graph = before.quantised(_with_values(before.graph, learned))
+    for name, value in learned.items():
+        value.data.copy_(torch.from_numpy(graph.constants[name]))
+    return graph
+
+
+def _with_values(graph: Graph, learned: dict[str, nn.Parameter]) -> Graph:
+    """Returns the graph with the weights and biases that were learnt."""
     values = {name: value.detach().double().numpy() for name, value in learned.items()}
-    return _with_scales(replace(graph, constants={**graph.constants, **values}), learned)
+    return replace(graph, constants={**graph.constants, **values})
 
 
 def _trainable(graph: Graph) -> list[str]:
@@ -129,7 +165,7 @@ def _rounded_weight(weight: torch.Tensor) -> torch.Tensor:
     return (scaled + (scaled.round() - scaled).detach()) * (peaks / 127)
 
 
-def _with_scales(graph: Graph, learned: dict[str, nn.Parameter]) -> Graph:
+def _with_scales(graph: Graph) -> Graph:
     """Returns the graph with the scales that its new weights ask for, of their biases too."""
     qparams = dict(graph.qparams)
     for op in graph.ops:

@@ -75,6 +75,12 @@ CPU_RECIPES: dict[Family, tuple[Recipe, ...]] = {
 """Recipes of ``int8``, the one that executes fewest instructions first; x86's are timed."""
 
 
+INT8_RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION)
+}
+"""Recipes of ``int8`` that can be asked for, by name."""
+
+
 def full_recipes(activations: Literal["int8", "int16"] = "int8") -> tuple[Recipe, ...]:
     """Returns the recipes of ``int8-full``: integers throughout, in and out."""
     spelled = {"int8": "static_wi8_ai8", "int16": "static_wi8_ai16"}[activations]

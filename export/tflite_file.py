@@ -17,6 +17,7 @@ from .integer import quantise
 from .recipes import STATIC_ATTENTION, Recipe, modes_of
 from .tflite_writer import tflite_bytes
 from .vit_as_graph import ALL_REWRITES, vit_graph
+from .zeros import rewrites_for
 
 
 def write_tflite(model: SlicedViT, path: Path, half: bool = False) -> None:
@@ -30,7 +31,7 @@ def write_tflite(model: SlicedViT, path: Path, half: bool = False) -> None:
     Raises:
         MissingExtraError: ai-edge-litert or flatbuffers is not installed.
     """
-    path.write_bytes(tflite_bytes(vit_graph(model), half))
+    path.write_bytes(tflite_bytes(vit_graph(model, rewrites_for(model)), half))
 
 
 def write_int8(
@@ -44,7 +45,7 @@ def write_int8(
         images: to calibrate on, ``(N, H, W, C)``.
         recipe: how to quantise.
     """
-    graph = vit_graph(model)
+    graph = vit_graph(model, rewrites_for(model))
     path.write_bytes(tflite_bytes(quantise(graph, modes_of(graph, recipe), observe(graph, images), recipe.ranges)))
 
 

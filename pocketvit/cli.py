@@ -302,6 +302,21 @@ def main() -> None:
     """Runs the command line; a user's mistake ends in one paragraph and an exit code, never a traceback."""
     # torch's threads otherwise spin for each other: with one other busy process, training is thirty times slower
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        _run_command()
+        return
+    # torch otherwise tells of every connection that ends, with a stack of its own
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from compress import RankError, joined
+
+    try:
+        with joined():
+            _run_command()
+    except RankError as error:
+        fail(str(error), error.exit_code)
+
+
+def _run_command() -> None:
     try:
         app(standalone_mode=True)
     except PocketVitError as error:

@@ -20,6 +20,7 @@ from compress import (
     DistillMethod,
     GroupSizes,
     ModelSpec,
+    Sparsity,
     Task,
     TasSettings,
     TrainRecipe,
@@ -29,12 +30,17 @@ from compress import (
     budget_cost,
     check_model,
     checkpoint_classes,
+    choose_device,
+    count_gpus,
+    current_ranks,
     default_classes,
     input_stats,
     latency_target,
     load_data,
     parse_budget,
     parse_cost,
+    sparsity,
+    use_device,
 )
 from export import ExportSettings, MicroLimits
 from runtime import (
@@ -72,6 +78,7 @@ class Job:
         groups: how much one removal takes.
         tree: how a tree is searched, where one is.
         tas: how widths are learnt, where they are.
+        sparse: which weights become zeros, where any do.
     """
 
     settings: RunSettings
@@ -87,6 +94,7 @@ class Job:
     groups: GroupSizes
     tree: TreeSettings
     tas: TasSettings
+    sparse: Sparsity
 
 
 def prepare(settings: RunSettings, progress: Progress = silent, own_classes: bool = False) -> Job:
@@ -101,8 +109,11 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         ModelError: the model is unknown, unsupported, or its checkpoint does not fit.
         DataError: the data is unknown, not there, or too small.
         PlanError: sizes that do not divide, or a budget that cannot be met.
+        UnsupportedTargetError: there is no such GPU.
     """
     use_threads(settings)
+    ranks = current_ranks()
+    use_device(choose_device(settings.device, count_gpus(), ranks.local_rank, ranks.local_size))
     export_settings(settings)
     spec = _model_spec(settings)
     check_model(spec)
@@ -150,7 +161,8 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     learnt = TasSettings(candidates=settings.tas.candidates, tolerance=settings.tas.tolerance, lr=settings.tas.lr)
     changes = augmentation_for(data)
     lesson = _lesson(settings)
-    return Job(settings, data, spec, plan, task, fine_tune, recover, lesson, changes, bf16, groups, tree, learnt)
+    zeros = sparsity(settings.sparse.sparsity, settings.sparse.scope, settings.sparse.layers)
+    return Job(settings, data, spec, plan, task, fine_tune, recover, lesson, changes, bf16, groups, tree, learnt, zeros)
 
 
 def _lesson(settings: RunSettings) -> Distillation | None:
@@ -170,6 +182,8 @@ def profiled_target(settings: RunSettings) -> str | None:
     Raises:
         PlanError: the cost and the budget are of two targets.
     """
+    if settings.search == "unstructured":
+        return None
     targets = {latency_target(name) for name in (cost_name(settings), budget_cost(settings.budget))} - {None}
     if len(targets) > 1:
         raise PlanError("--cost and --budget name two targets", got=", ".join(sorted(map(str, targets))))
@@ -178,6 +192,8 @@ def profiled_target(settings: RunSettings) -> str | None:
 
 def _check_cost(settings: RunSettings, plan: ShapePlan) -> None:
     """Refuses a cost or a budget that cannot be; one of time is read when its table is there."""
+    if settings.search == "unstructured":
+        return
     target = profiled_target(settings)
     if target is None:
         parse_budget(settings.budget, plan)
@@ -187,7 +203,7 @@ def _check_cost(settings: RunSettings, plan: ShapePlan) -> None:
         )
     if latency_target(cost_name(settings)) is None:
         parse_cost(cost_name(settings), plan)
-    if settings.search in ("milp", "tas") and cost_name(settings) != budget_cost(settings.budget):
+    if settings.search in ("milp", "tas", "uniform") and cost_name(settings) != budget_cost(settings.budget):
         raise PlanError(
             f"{settings.search} chooses for the budget: it goes by what the budget counts",
             expected=f"no --cost, or --cost {budget_cost(settings.budget)}",
@@ -209,7 +225,9 @@ def export_settings(settings: RunSettings) -> ExportSettings:
         min_agreement=settings.min_agreement,
         made_for=settings.made_for,
         max_drop=settings.max_drop,
+        int8_recipe=settings.int8_recipe,
         qat_epochs=settings.qat_epochs,
+        qat_from=settings.qat_from,
         micro=MicroLimits(settings.micro_flash, settings.micro_ram),
         seed=settings.seed,
     )
@@ -217,7 +235,8 @@ def export_settings(settings: RunSettings) -> ExportSettings:
 
 def use_threads(settings: RunSettings) -> None:
     """Tells torch how many threads to use; results are repeatable for equal numbers of them."""
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    share = (os.cpu_count() or 1) // current_ranks().local_size
+    torch.set_num_threads(settings.threads or max(1, share))
 
 
 def _model_spec(settings: RunSettings) -> ModelSpec:

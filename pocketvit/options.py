@@ -9,7 +9,7 @@ import typer
 
 from runtime import PlanError
 
-from .settings import RunSettings, TasSearch, TrainSettings, TreeSearch
+from .settings import DEFAULT_BUDGET, RunSettings, SparseSearch, TasSearch, TrainSettings, TreeSearch
 
 _MODEL, _TRAIN, _PRUNE, _EXPORT = "Model and data", "Training", "Pruning", "Export"
 
@@ -55,13 +55,31 @@ def run_settings(
     temperature: Annotated[float, _option(_TRAIN, "Of the softmax they are compared at.")] = 4.0,
     bf16: Annotated[str, _option(_TRAIN, "Train in bfloat16: auto, on or off.")] = "auto",
     threads: Annotated[int, _option(_TRAIN, "Torch threads; 0 takes every core.")] = 0,
+    device: Annotated[str, _option(_TRAIN, "Where to train: auto (a GPU where there is one), cpu, cuda or cuda:N.")] = (
+        "auto"
+    ),
     budget: Annotated[
-        str, _option(_PRUNE, "What the result may cost: macs=0.75, params=0.7, macs=300M, latency=12ms@cpu …")
-    ] = "macs=0.75",
+        str | None,
+        _option(
+            _PRUNE,
+            "What the result may cost: macs=0.75, params=0.7, macs=300M, latency=12ms@cpu …",
+            show_default="macs=0.75",
+        ),
+    ] = None,
     cost: Annotated[
         str, _option(_PRUNE, "What choosing goes by: params, macs or latency@cpu; by default what the budget counts.")
     ] = "",
-    search: Annotated[str, _option(_PRUNE, "How units are chosen: one-shot, milp, greedy, dfbnb or tas.")] = "one-shot",
+    search: Annotated[
+        str,
+        _option(
+            _PRUNE,
+            "How units are chosen: one-shot, milp, greedy, dfbnb or tas; uniform: all widths scaled alike; "
+            "unstructured: zeros in place of weights.",
+        ),
+    ] = "one-shot",
+    importance: Annotated[
+        str, _option(_PRUNE, "What units are ranked by (not in dfbnb and greedy): fisher, taylor, l2 or random.")
+    ] = "fisher",
     latency_precision: Annotated[str, _option(_PRUNE, "Of the files whose time latency is: fp32 or int8.")] = "fp32",
     latency_threads: Annotated[int, _option(_PRUNE, "Threads of the engine that runs them.")] = 1,
     profiles: Annotated[str, _option(_PRUNE, "Folder of latency tables; missing ones are measured into it.")] = (
@@ -82,6 +100,13 @@ def run_settings(
     candidates: Annotated[int, _option(_PRUNE, "tas: most candidates of a width or of the depth.")] = 8,
     tolerance: Annotated[float, _option(_PRUNE, "tas: share of the budget that may stay unused.")] = 0.05,
     odds_lr: Annotated[float, _option(_PRUNE, "tas: learning rate of the odds.")] = 0.05,
+    sparsity: Annotated[float, _option(_PRUNE, "unstructured: share of the weights that become zeros.")] = 0.9,
+    sparsity_scope: Annotated[
+        str, _option(_PRUNE, "unstructured: this share of each layer, or global, of all ranked together.")
+    ] = "layer",
+    sparsity_layers: Annotated[
+        str, _option(_PRUNE, "unstructured: whose weights, comma-separated.")
+    ] = "qkv,proj,fc1,fc2",
     group_size: Annotated[
         list[str] | None, _option(_PRUNE, "Units one removal takes, such as mlp=16 (mlp, qk, v, embed). Repeatable.")
     ] = None,
@@ -107,7 +132,13 @@ def run_settings(
         int, _option(_EXPORT, "Bytes of flash that a tflite-micro file may take; its program comes on top.")
     ] = 2 * 2**20,
     micro_ram: Annotated[int, _option(_EXPORT, "Bytes of memory that a tflite-micro file may need to run.")] = 2**19,
+    int8_recipe: Annotated[
+        str, _option(_EXPORT, "Make int8 by this recipe, such as dynamic_wi8_afp32, and choose none by measurement.")
+    ] = "",
     qat: Annotated[int, _option(_EXPORT, "Epochs of training int8-full under rounding.")] = 0,
+    qat_from: Annotated[
+        int, _option(_EXPORT, "First of these epochs, counted from 1, that rounds; those before train in float.")
+    ] = 1,
 ) -> RunSettings:
     """Collects the options into settings.
 
@@ -116,8 +147,12 @@ def run_settings(
     """
     if bf16 not in ("auto", "on", "off"):
         raise PlanError("--bf16 is one of three", expected="auto, on or off", got=bf16)
-    if search not in ("one-shot", "milp", "greedy", "dfbnb", "tas"):
-        raise PlanError("--search is one of five", expected="one-shot, milp, greedy, dfbnb or tas", got=search)
+    searches = "one-shot", "milp", "greedy", "dfbnb", "tas", "uniform", "unstructured"
+    if search not in searches:
+        expected = "one-shot, milp, greedy, dfbnb or tas, uniform or unstructured"
+        raise PlanError("--search is one of seven", expected=expected, got=search)
+    if importance not in ("fisher", "taylor", "l2", "random"):
+        raise PlanError("--importance is one of four", expected="fisher, taylor, l2 or random", got=importance)
     if latency_precision not in ("fp32", "int8"):
         raise PlanError("--latency-precision is one of two", expected="fp32 or int8", got=latency_precision)
     if made_for not in ("x86", "pi4", "pi5", "android"):
@@ -134,7 +169,7 @@ def run_settings(
         model_args={key: plain_value(text) for key, text in name_values("--model-arg", model_arg)},
         mean=_floats("--mean", mean),
         std=_floats("--std", std),
-        budget=budget,
+        budget=budget if budget is not None else "" if search == "unstructured" else DEFAULT_BUDGET,
         cost=cost,
         search=search,  # type: ignore[arg-type]
         latency_precision=latency_precision,  # type: ignore[arg-type]
@@ -142,6 +177,8 @@ def run_settings(
         profiles=profiles,
         tree=TreeSearch(iterations, depth, epsilon, cost_weight, exact, round_epochs),
         tas=TasSearch(search_epochs, candidates, tolerance, odds_lr),
+        sparse=SparseSearch(sparsity, sparsity_scope, tuple(part.strip() for part in sparsity_layers.split(","))),
+        importance=importance,  # type: ignore[arg-type]
         group_sizes={key: _integer("--group-size", text) for key, text in name_values("--group-size", group_size)},
         importance_images=importance_images,
         distill=distill,
@@ -159,10 +196,13 @@ def run_settings(
         min_agreement=min_agreement,
         made_for=made_for,  # type: ignore[arg-type]
         max_drop=max_drop,
+        int8_recipe=int8_recipe,
         qat_epochs=qat,
+        qat_from=qat_from,
         micro_flash=micro_flash,
         micro_ram=micro_ram,
         threads=threads,
+        device=device,
         seed=seed,
     )
 

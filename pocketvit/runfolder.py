@@ -144,7 +144,9 @@ def _check_same(run: RunFolder, settings: RunSettings) -> None:
     except ArtifactError as error:
         raise RunFolderError(f"{error} The run cannot be resumed", fix="Replace it with --force") from error
     now = encode(settings)
-    changed = [f"{key} was {before[key]!r} and is now {now[key]!r}" for key in now if before[key] != now[key]]
+    # a run goes on on any device
+    differ = (key for key in now if key != "device" and before[key] != now[key])
+    changed = [f"{key} was {before[key]!r} and is now {now[key]!r}" for key in differ]
     if changed:
         raise RunFolderError(
             f"The run {run.root} was made with other settings: {'; '.join(changed)}",

@@ -10,6 +10,7 @@ from runtime import LatencyPrecision, PlanError
 DEFAULT_MODEL = "vit_tiny_patch16_224"
 DEFAULT_OVERRIDES: dict[str, int | float | str | bool] = {"embed_dim": 96, "depth": 6, "num_heads": 3}
 DEFAULT_IMG_SIZE, DEFAULT_PATCH_SIZE = 32, 8
+DEFAULT_BUDGET = "macs=0.75"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,21 @@ class TasSearch:
 
 
 @dataclass(frozen=True)
+class SparseSearch:
+    """How ``search = "unstructured"`` chooses weights.
+
+    Attributes:
+        sparsity: share of the weights of the chosen layers that become zeros, more than 0 and less than 1.
+        scope: ``layer`` takes this share of each matrix, ``global`` of all of them ranked together.
+        layers: of every block, some of ``qkv``, ``proj``, ``fc1`` and ``fc2``.
+    """
+
+    sparsity: float = 0.9
+    scope: str = "layer"
+    layers: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """What to make smaller, how small, and how.
 
@@ -78,16 +94,21 @@ class RunSettings:
         model_args: further arguments of the architecture.
         mean: pixel mean per channel, 0..1; None takes the architecture's own.
         std: pixel standard deviation per channel; None takes the architecture's own.
-        budget: what the sliced model may cost, for instance ``macs=0.75``.
+        budget: what the sliced model may cost, for instance ``macs=0.75``; empty for ``unstructured``, which slices
+            nothing.
         cost: what choosing goes by: ``params``, ``macs`` or ``latency@TARGET``; empty takes what the budget counts.
         search: how units are chosen: ``one-shot`` (least importance per cost), ``milp`` (the least importance for
             the budget, solved), ``greedy`` (the best action by measured accuracy, again and again), ``dfbnb``
-            (branch and bound over actions, round after round), or ``tas`` (widths and depth learnt by gradient).
+            (branch and bound over actions, round after round), ``tas`` (widths and depth learnt by gradient),
+            ``uniform`` (every width scaled alike), or
+            ``unstructured`` (no unit: the smallest weights become zeros and every width stays).
         latency_precision: of the files whose time a latency is.
         latency_threads: of the engine that runs them.
         profiles: folder of latency tables; one that is missing is measured into it.
         tree: of ``dfbnb``; ``greedy`` uses its ``cost_weight``.
         tas: of ``tas``; its weights are trained as in the recovery.
+        sparse: of ``unstructured``.
+        importance: what units are ranked by: ``fisher``, ``taylor``, ``l2`` or ``random``.
         group_sizes: units one removal takes, by kind (mlp, qk, v, embed).
         importance_images: images per class that importance is taken on.
         distill: recover with the baseline as teacher.
@@ -105,10 +126,14 @@ class RunSettings:
         min_agreement: least share of images on which ``fp16`` and ``int8`` have the float model's top-1.
         made_for: family of processors that the recipe of ``int8`` is chosen for.
         max_drop: most points of top-1 an integer file may lose on held-out images; None holds them to nothing more.
+        int8_recipe: recipe of ``int8``, of ``export.INT8_RECIPES``; empty chooses the fastest that is good enough.
         qat_epochs: of quantisation-aware training of ``int8-full`` and ``tflite-micro``.
+        qat_from: the first of these epochs, counted from 1, that rounds; those before train in float.
         micro_flash: bytes that a ``tflite-micro`` file may take.
         micro_ram: bytes that it may need to run.
         threads: torch threads; 0 takes every core. Part of what makes a run repeatable.
+        device: where networks are trained and scored: ``auto`` (a GPU where torch sees one), ``cpu``, ``cuda`` or
+            ``cuda:N``.
         seed: of splits, fresh weights, order, augmentation and calibration.
 
     Raises:
@@ -126,14 +151,16 @@ class RunSettings:
     model_args: dict[str, int | float | str | bool] = field(default_factory=dict)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    budget: str = "macs=0.75"
+    budget: str = DEFAULT_BUDGET
     cost: str = ""
-    search: Literal["one-shot", "milp", "greedy", "dfbnb", "tas"] = "one-shot"
+    search: Literal["one-shot", "milp", "greedy", "dfbnb", "tas", "uniform", "unstructured"] = "one-shot"
     latency_precision: LatencyPrecision = "fp32"
     latency_threads: int = 1
     profiles: str = "profiles"
     tree: TreeSearch = field(default_factory=TreeSearch)
     tas: TasSearch = field(default_factory=TasSearch)
+    sparse: SparseSearch = field(default_factory=SparseSearch)
+    importance: Literal["fisher", "taylor", "l2", "random"] = "fisher"
     group_sizes: dict[str, int] = field(default_factory=dict)
     importance_images: int = 25
     distill: bool = True
@@ -151,10 +178,13 @@ class RunSettings:
     min_agreement: float = 0.99
     made_for: Literal["x86", "pi4", "pi5", "android"] = "x86"
     max_drop: float | None = None
+    int8_recipe: str = ""
     qat_epochs: int = 0
+    qat_from: int = 1
     micro_flash: int = 2 * 2**20
     micro_ram: int = 2**19
     threads: int = 0
+    device: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -164,6 +194,7 @@ class RunSettings:
             raise PlanError("--reset-head needs --checkpoint")
         if self.checkpoint and not self.model:
             raise PlanError("A checkpoint needs its architecture", fix="Name it with --model")
+        _check_search(self)
         if self.importance_images < 1:
             raise PlanError("importance_images must be at least 1", got=self.importance_images)
         if self.tree.iterations < 1:
@@ -185,3 +216,29 @@ class RunSettings:
         kind, _, place = self.data.partition(":")
         source = place.rstrip("/").rpartition("/")[2] if place else kind
         return f"{source}-{self.model or 'vit'}"
+
+
+def _check_search(told: RunSettings) -> None:
+    """Refuses what a search has no use for and would seem to have followed."""
+    if told.search in ("dfbnb", "greedy") and told.importance != "fisher":
+        raise PlanError(
+            f"{told.search} goes by Fisher importance, which it takes anew on the models along its way",
+            expected="no --importance, or --importance fisher",
+            got=told.importance,
+            fix="Compare criteria with --search one-shot, milp, tas or uniform",
+        )
+    if told.search != "unstructured":
+        return
+    if told.budget:
+        raise PlanError(
+            "unstructured makes zeros and removes no width, so what the model costs stays and no budget can be met",
+            expected="no --budget (in Python: budget='')",
+            got=told.budget,
+            fix="Say how many zeros with --sparsity, or take another --search",
+        )
+    if told.cost:
+        raise PlanError("unstructured goes by the magnitude of weights, not by cost", expected="no --cost")
+    if told.importance != "fisher":
+        raise PlanError("unstructured goes by the magnitude of weights", expected="no --importance")
+    if told.qat_epochs:
+        raise PlanError("--qat trains every weight, and the zeros would not stay", expected="no --qat")

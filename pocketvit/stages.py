@@ -11,34 +11,37 @@ from compress import (
     Cost,
     Dataset,
     Kept,
+    Masks,
     Proposal,
     SlicedViT,
     Tables,
     TrainRecipe,
     TreeJournal,
     draw_search_images,
-    fisher_scores,
     fit,
-    group_importance,
     keep_all,
     load_model,
+    magnitude_masks,
     parse_budget,
     parse_cost,
     propose,
     read_journal,
     read_model,
     read_task,
+    scale_evenly,
     search_greedily,
     search_set,
     search_tas,
     search_tree,
     slice_vit,
     solve,
+    sparse_weights,
     training_batches,
+    unit_importance,
     weights_sha256,
     write_journal,
 )
-from device_bench import time_apart
+from device_bench import LayerZeros, Zeros, time_apart, write_zeros
 from export import ExportSettings, export_model
 from runtime import (
     Artifact,
@@ -132,6 +135,7 @@ def search_stage(
         "budget": job.settings.budget,
         "latency_sha256": sha256_of(folder.latency) if tables else None,
         "group_sizes": encode(job.groups),
+        "importance": job.settings.importance,
         "images_per_class": job.settings.importance_images,
         "seed": job.settings.seed,
         "baseline_sha256": sha256_of(folder.baseline / "model.safetensors"),
@@ -154,11 +158,15 @@ def search_stage(
             epoch=0,
         )
         total = -(-len(images) // IMPORTANCE_BATCH)
-        scores = fisher_scores(baseline, batches, bf16=job.bf16, progress=progress, total=total)
-        budget = parse_budget(job.settings.budget, baseline.plan, tables)
-        importance, everything = group_importance(baseline.plan, scores), keep_all(baseline.plan)
+        told = job.settings
+        importance = unit_importance(
+            told.importance, baseline, batches, seed=told.seed, bf16=job.bf16, progress=progress, total=total
+        )
+        budget, everything = parse_budget(job.settings.budget, baseline.plan, tables), keep_all(baseline.plan)
         if job.settings.search == "milp":
             proposal = solve(baseline.plan, importance, budget, everything, job.groups, progress=progress)
+        elif job.settings.search == "uniform":
+            proposal = scale_evenly(baseline.plan, importance, budget)
         elif job.settings.search == "tas":
             proposal = search_tas(
                 baseline,
@@ -201,6 +209,23 @@ def recover_stage(
     with stage(folder, "recover"):
         model = slice_vit(baseline, proposal.kept)
         return _recover(job, job.recover, folder.sliced, model, baseline, 1, progress)
+
+
+def zeros_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Progress = silent) -> SlicedViT:
+    """Makes the smallest weights zeros and trains the rest, into ``sliced/``; counts them in ``search/sparsity.json``.
+
+    Raises:
+        StorageError: there is no space, or no permission to write.
+    """
+    model = finished(folder.sliced)
+    if model is None:
+        with stage(folder, "recover"):
+            masks = magnitude_masks(baseline, job.sparse)
+            model = _recover(job, job.recover, folder.sliced, baseline, baseline, 1, progress, masks)
+    weights = sparse_weights(model, job.sparse.layers).items()
+    layers = tuple(LayerZeros(name, own.numel(), int((own == 0).sum())) for name, own in weights)
+    write_zeros(folder.root, Zeros(job.sparse.share, job.sparse.scope, layers))
+    return model
 
 
 def rounds_stage(
@@ -317,6 +342,7 @@ def _recover(
     baseline: SlicedViT,
     number: int,
     progress: Progress,
+    masks: Masks | None = None,
 ) -> SlicedViT:
     """Trains a sliced model with the baseline as teacher, into folder ``place``."""
     trained = fit(
@@ -329,6 +355,7 @@ def _recover(
         bf16=job.bf16,
         teacher=baseline if job.lesson and job.lesson.needs_teacher else None,
         distillation=job.lesson,
+        masks=masks,
         state_path=place / "training.safetensors",
         stage=f"recover {number}" if job.settings.search == "dfbnb" else "recover",
         progress=progress,
@@ -347,6 +374,8 @@ def shrink_stages(job: Job, folder: RunFolder, progress: Progress = silent) -> N
     baseline = fine_tune_stage(job, folder, progress)
     if job.settings.search in ("dfbnb", "greedy"):
         rounds_stage(job, folder, baseline, tables, progress)
+    elif job.settings.search == "unstructured":
+        zeros_stage(job, folder, baseline, progress)
     else:
         recover_stage(job, folder, baseline, search_stage(job, folder, baseline, tables, progress), progress)
 
@@ -364,7 +393,7 @@ def export_stage(
     """
     artifacts = []
     with stage(folder, "export"):
-        plain = replace(settings, kinds=("fp32",))
+        plain = replace(settings, kinds=("fp32",), int8_recipe="")
         for source, name, wanted in ((folder.baseline, "baseline", plain), (folder.sliced, folder.name, settings)):
             model, task = read_model(source), read_task(source)
             artifacts += export_model(model, task, data, folder.artifacts, name, wanted, progress, time_apart)

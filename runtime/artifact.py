@@ -13,7 +13,7 @@ from .plan import ShapePlan
 from .preprocess import Preprocessing
 
 SCHEMA = "pocketvit.artifact"
-VERSION = 3
+VERSION = 4
 
 Format = Literal["onnx", "tflite", "torch"]
 Precision = Literal["fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro"]
@@ -166,6 +166,7 @@ class Artifact:
         asked: the settings that the choice of recipe went by.
         trials: the recipes it was chosen from.
         arena_bytes: least arena that TensorFlow Lite Micro ran it in; null for files of other kinds.
+        gzip_bytes: of the file compressed by gzip; null where it was not taken.
     """
 
     file: str
@@ -186,6 +187,7 @@ class Artifact:
     asked: dict[str, int | float | str] = field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
     arena_bytes: int | None = None
+    gzip_bytes: int | None = None
 
 
 def manifest_path(file: Path) -> Path:

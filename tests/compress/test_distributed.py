@@ -1,0 +1,256 @@
+"""Two real processes under torchrun learn what one does; run as a program, this module is what they do."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from compress import Augmentation, Dataset, Distillation, Teacher, Trained, TrainRecipe, fit, sliced_teacher
+from compress.dataset import Images
+from compress.distributed import RankError, current_ranks, joined
+from runtime import BlockPlan, DataError, encode
+from tests.compress.tiny import SPEC, TINY_PLAN, tiny_vit, toy_data
+
+RECIPE = TrainRecipe(epochs=3, batch_size=8, lr=2e-3, head_lr=4e-3, warmup=0.2, patience=3, clip_norm=1.0)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def kill_at(step: int) -> Callable[..., None]:
+    def progress(stage: str, done: int, total: int, note: str = "") -> None:
+        if done == step:
+            raise Killed
+
+    return progress
+
+
+LARGE = replace(SPEC, height=16, width=16, mean=(0.4,))
+
+
+def learn(recipe: TrainRecipe = RECIPE, data: Dataset | None = None, **options: Any) -> Trained:
+    options = {"augmentation": Augmentation(mirror=0.0), "seed": 1} | options
+    return fit(tiny_vit(), data or toy_data(), SPEC, recipe, **options)
+
+
+def wide_teacher() -> Teacher:
+    plan = replace(TINY_PLAN, img_size=(16, 16), embed_dim=24, blocks=(BlockPlan(2, 8, 8, 24),) * 3)
+    return sliced_teacher(tiny_vit(plan, seed=9), LARGE)
+
+
+def partly_labelled() -> Dataset:
+    data = toy_data()
+    labels = data.labels.copy()
+    labels[data.train[::3]] = -1
+    return replace(data, labels=labels)
+
+
+def taught(*methods: Any, teacher: Teacher | None = None, **more: Any) -> Trained:
+    told = Distillation(methods=methods, fresh_lr=1e-2, distance_weight=1.0, angle_weight=2.0, **more)
+    return learn(replace(RECIPE, batch_size=7), partly_labelled(), teacher=teacher, distillation=told)
+
+
+CASES: dict[str, Callable[[], Trained]] = {
+    "labels": learn,
+    "uneven": lambda: learn(replace(RECIPE, batch_size=7)),
+    "single": lambda: learn(replace(RECIPE, batch_size=1, epochs=1), replace(toy_data(), train=np.arange(6))),
+    "response": lambda: taught("response", teacher=wide_teacher()),
+    "feature": lambda: taught("feature", teacher=wide_teacher()),
+    "relation": lambda: taught("relation", teacher=wide_teacher()),
+    "self": lambda: taught("self"),
+    "online": lambda: taught("response", "feature", teacher=wide_teacher(), online=True, teacher_lr=1e-3),
+}
+
+
+def resumed(folder: Path) -> Trained:
+    return learn(state_path=folder / "killed.safetensors")
+
+
+@dataclass(frozen=True)
+class Failing:
+    """Pictures that fail one rank after so many, by an error or by the end of its process."""
+
+    images: Images
+    victim: int
+    after: int
+    how: str
+    seen: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        self.seen.append(index)
+        if current_ranks().rank == self.victim and len(self.seen) > self.after:
+            if self.how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise DataError(f"The picture {index} is torn")
+        return self.images[index]
+
+
+def fail(folder: Path, how: str, victim: int) -> None:
+    data = toy_data()
+    data = replace(data, images=Failing(data.images, victim, 40, how))
+    seconds = itertools.count(0.0, 31.0)
+    with joined():
+        learn(data=data, state_path=folder / "state.safetensors", clock=lambda: next(seconds))
+
+
+def keep(trained: Trained, folder: Path, name: str) -> None:
+    weights = {f"model.{key}": value for key, value in trained.model.state_dict().items()}
+    if trained.teacher is not None:
+        weights |= {f"teacher.{key}": value for key, value in trained.teacher.state_dict().items()}
+    save_file(weights, folder / f"{name}.safetensors")
+    (folder / f"{name}.json").write_text(json.dumps(encode(trained.epochs)))
+
+
+def compare(folder: Path) -> None:
+    with joined():
+        for name, case in CASES.items():
+            keep(case(), folder, name)
+        keep(resumed(folder), folder, "resumed")
+
+
+def program(what: str, folder: Path, *more: str) -> None:
+    """Is what every rank runs; the work outside of trainings is rank 0's."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    try:
+        if what == "compare":
+            compare(folder)
+        else:
+            fail(folder, what, int(more[0]))
+    except RankError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+
+
+def environment() -> dict[str, str]:
+    root = str(Path(__file__).resolve().parents[2])
+    return {
+        **os.environ,
+        "PYTHONPATH": root,
+        "OMP_NUM_THREADS": "1",
+        "GOMP_SPINCOUNT": "1000",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }
+
+
+def by_hand(*arguments: object) -> list[subprocess.Popen[str]]:
+    """Starts two ranks without a launcher that would end one when it loses the other."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port, **environment()}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.compress.test_distributed", *map(str, arguments)],
+            env={**told, "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+def ended(ranks: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    """Returns exit code and stderr of every rank; fails where one does not end by itself."""
+    try:
+        words = [rank.communicate(timeout=120)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    return [(rank.returncode, said) for rank, said in zip(ranks, words, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks made of every case, and of a training that one process began."""
+    folder = tmp_path_factory.mktemp("ranks")
+    seconds = itertools.count(0.0, 31.0)
+    with pytest.raises(Killed):
+        learn(state_path=folder / "killed.safetensors", progress=kill_at(6), clock=lambda: next(seconds))
+    done = ended(by_hand("compare", folder))
+    assert [code for code, _ in done] == [0, 0], done
+    return folder
+
+
+def assert_close(epochs: list[dict[str, float]], weights: dict[str, torch.Tensor], trained: Trained) -> None:
+    """Says that two trainings are one, up to the order of float32 sums.
+
+    A loss is a sum over pictures, and a gradient too: in another order they differ by a few units of 2^-24, 6e-8.
+    AdamW divides the gradient by its own size, so what such a difference does to a weight is a like share of its step,
+    and a dozen steps leave it at 1e-6 of the loss: 1e-4 is far above that, and far below what one picture more or
+    less, or another weight of a share, would change (more than 1e-2 here).
+    """
+    assert len(epochs) == len(trained.epochs) > 0
+    for one, other in zip(epochs, map(encode, trained.epochs), strict=True):
+        assert one["held_out_top1"] == other["held_out_top1"]
+        for name in ("train_loss", "held_out_loss"):
+            assert one[name] == pytest.approx(other[name], rel=1e-4), name
+    own = {f"model.{name}": value for name, value in trained.model.state_dict().items()}
+    if trained.teacher is not None:
+        own |= {f"teacher.{name}": value for name, value in trained.teacher.state_dict().items()}
+    assert weights.keys() == own.keys()
+    for name, value in own.items():
+        # softmax does not see a key's bias: its gradient is rounding alone, which AdamW brings to the size of a step
+        if not name.endswith("attn.k.bias"):
+            torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_learn_what_one_does(two_ranks: Path, name: str) -> None:
+    epochs = json.loads((two_ranks / f"{name}.json").read_text())
+    assert_close(epochs, load_file(two_ranks / f"{name}.safetensors"), CASES[name]())
+
+
+@pytest.mark.slow
+def test_what_one_process_began_two_ranks_finish(two_ranks: Path) -> None:
+    epochs = json.loads((two_ranks / "resumed.json").read_text())
+    assert_close(epochs, load_file(two_ranks / "resumed.safetensors"), learn())
+
+
+@pytest.mark.slow
+def test_when_rank_0_is_killed_the_other_ends_and_one_process_finishes(tmp_path: Path) -> None:
+    (first, _), (second, said) = ended(by_hand("kill", tmp_path, 0))
+    assert (first, second) == (-signal.SIGKILL, 1)
+    assert "Traceback" not in said
+    steps: list[int] = []
+    path = tmp_path / "state.safetensors"
+    trained = learn(state_path=path, progress=lambda stage, step, total, note="": steps.append(step))
+    assert 2 < steps[0] < 12
+    undisturbed = learn()
+    weights = {f"model.{name}": value for name, value in undisturbed.model.state_dict().items()}
+    assert_close(encode(undisturbed.epochs), weights, trained)
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_is_named_by_rank_0(tmp_path: Path) -> None:
+    (first, said), (second, beside) = ended(by_hand("error", tmp_path, 1))
+    assert (first, second) == (1, 1)
+    assert re.search(r"^Rank 1 of 2 failed: The picture \d+ is torn\. Mend that", said)
+    assert "Traceback" not in said + beside
+
+
+if __name__ == "__main__":
+    program(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
