@@ -9,10 +9,11 @@ and what is left recovers on the same number of training images, with the same r
 Every pair of seed and method is a cell with a folder of its own: a killed run goes on where it was, and several
 processes can share the work (a cell that another one works on is left to it). ``--report`` prints the table of the
 cells there are. ``--ladder`` prunes the baselines there are to other budgets too, and prints what is left without any
-recovery.
+recovery, sliced only and reconstructed.
 
-Methods: ``dfbnb``, ``milp`` and ``one-shot`` are this project's. ``l2`` and ``random`` are the one-shot choice with
-other importance: squared weights, or random numbers. ``torch-pruning`` is that package (``pip install torch-pruning``)
+Methods: ``dfbnb``, ``milp`` and ``one-shot`` are this project's, which reconstruct what is left after slicing. ``l2``,
+``taylor`` and ``random`` are the one-shot choice with other importance (``--importance``), sliced and no more.
+``torch-pruning`` is that package (``pip install torch-pruning``)
 with its own recipe for timm's ViTs: group Taylor importance and widths in multiples of 8, with one ratio for all
 layers as it recommends, or (``torch-pruning-global``) with one ranking over all layers.
 """
@@ -28,6 +29,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,13 @@ import numpy as np
 import torch
 
 from compress import (
+    CRITERIA,
     Augmentation,
-    BlockImportance,
     Budget,
     Dataset,
     GroupSizes,
     Importance,
+    Kept,
     ModelSpec,
     SlicedViT,
     Task,
@@ -49,10 +52,8 @@ from compress import (
     TreeSettings,
     augmentation_for,
     draw_search_images,
-    fisher_scores,
     fit,
     from_timm,
-    group_importance,
     input_stats,
     keep_all,
     load_data,
@@ -60,6 +61,7 @@ from compress import (
     parse_budget,
     propose,
     read_model,
+    reconstruct,
     save_model,
     score,
     search_set,
@@ -67,6 +69,7 @@ from compress import (
     slice_vit,
     solve,
     training_batches,
+    unit_importance,
     weights_sha256,
 )
 from runtime import Preprocessing, encode, macs, params, write_bytes
@@ -74,7 +77,8 @@ from runtime import Preprocessing, encode, macs, params, write_bytes
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)
 DATA, TRAIN_LIMIT, HELD_OUT = "fashion-mnist", 12_000, 2_000
 BUDGET = "macs=0.745"
-METHODS = ("milp", "dfbnb", "l2", "torch-pruning", "random", "one-shot", "torch-pruning-global")
+METHODS = ("milp", "dfbnb", "l2", "torch-pruning", "random", "one-shot", "taylor", "torch-pruning-global")
+OURS = ("milp", "dfbnb", "one-shot")
 BASELINE = "baseline"
 
 TRAIN = TrainRecipe(epochs=24, batch_size=64, lr=1e-3, head_lr=1e-3, warmup=0.1, patience=24, clip_norm=1.0)
@@ -324,25 +328,35 @@ def choose(setting: Setting, method: str, baseline: SlicedViT, folder: Path) -> 
     if method == "dfbnb":
         return rounds(setting, baseline, budget, folder)
     started = time.monotonic()
-    return Cut(pruned(setting, method, baseline, budget), RECOVER.epochs, time.monotonic() - started)
+    model = pruned(setting, method, baseline, budget, mend=method in OURS)
+    return Cut(model, RECOVER.epochs, time.monotonic() - started)
 
 
-def pruned(setting: Setting, method: str, baseline: SlicedViT, budget: Budget) -> SlicedViT:
-    """Prunes ``baseline`` to the budget at once."""
+def pruned(setting: Setting, method: str, baseline: SlicedViT, budget: Budget, mend: bool) -> SlicedViT:
+    """Prunes ``baseline`` to the budget at once, and reconstructs what is left where that is asked for."""
     if method.startswith("torch-pruning"):
         return torch_pruned(setting, baseline, budget, ranked=method == "torch-pruning-global")
     importance = importance_of(setting, method, baseline)
     select = solve if method == "milp" else propose
-    return slice_vit(baseline, select(baseline.plan, importance, budget, keep_all(baseline.plan)).kept)
+    kept = select(baseline.plan, importance, budget, keep_all(baseline.plan)).kept
+    return mended(setting, baseline, kept, 1) if mend else slice_vit(baseline, kept)
+
+
+def mended(setting: Setting, whole: SlicedViT, kept: Kept, number: int) -> SlicedViT:
+    """Cuts a model as a run does: sliced, then reconstructed on training images of its own."""
+    images = draw_search_images(
+        setting.data,
+        setting.preprocessing,
+        setting.augmentation,
+        per_class=PER_CLASS,
+        seed=setting.seed,
+        iteration=10_000 + number,
+    )
+    return reconstruct(slice_vit(whole, kept), whole, kept, (pixels for pixels, _ in images.batches(GRADIENT_BATCH)))
 
 
 def importance_of(setting: Setting, method: str, model: SlicedViT) -> Importance:
-    """Returns Fisher importance, or the sums of squared weights, or random numbers."""
-    if method == "l2":
-        return group_importance(model.plan, {n: w.detach() ** 2 for n, w in model.named_parameters()})
-    if method == "random":
-        counts = group_importance(model.plan, {n: torch.ones_like(w) for n, w in model.named_parameters()})
-        return randomised(counts, np.random.default_rng([setting.seed, 17]))
+    """Returns importance by the method's criterion: Fisher's, unless the method is called by another's name."""
     images = search_set(setting.data, PER_CLASS, setting.seed)
     batches = training_batches(
         setting.data,
@@ -353,16 +367,8 @@ def importance_of(setting: Setting, method: str, model: SlicedViT) -> Importance
         seed=setting.seed,
         epoch=0,
     )
-    return group_importance(model.plan, fisher_scores(model, batches, bf16=True))
-
-
-def randomised(counts: Importance, generator: np.random.Generator) -> Importance:
-    """Returns for every unit a random number times its number of parameters, so that no kind is favoured."""
-    blocks = (
-        BlockImportance(*(part * generator.random(part.shape) for part in (block.qk, block.v, block.mlp)))
-        for block in counts.blocks
-    )
-    return Importance(counts.embed * generator.random(counts.embed.shape), tuple(blocks))
+    criterion = next((one for one in CRITERIA if one == method), "fisher")
+    return unit_importance(criterion, model, batches, seed=setting.seed, bf16=True)
 
 
 def rounds(setting: Setting, baseline: SlicedViT, budget: Budget, folder: Path) -> Cut:
@@ -390,7 +396,7 @@ def rounds(setting: Setting, baseline: SlicedViT, budget: Budget, folder: Path) 
         searched += seconds["search"]
         path = " ".join(f"{step.action}{step.block}" for step in found.path)
         print(f"seed {setting.seed} round {number}: {found.cost / total:.4f} of the MACs, {path}", flush=True)
-        model = slice_vit(model, found.kept)
+        model = mended(setting, model, found.kept, number)
         left = RECOVER.epochs - BETWEEN * (number - 1)
         if budget.of(model.plan) <= budget.limit:
             return Cut(model, left, searched, recovered, number)
@@ -549,14 +555,16 @@ def ladder(out: Path, seeds: Sequence[int], methods: Sequence[str], budgets: Seq
     yield "| method | " + " | ".join(budgets) + " |"
     yield "|---" * (len(budgets) + 1) + "|"
     settings = [(prepare(seed), read_model(folder_of(out, seed, BASELINE))) for seed in seeds]
-    for method in methods:
+    for method, mend in product(methods, (False, True)):
+        if mend and method.startswith("torch-pruning"):
+            continue
         row = []
         for text in budgets:
-            models = [pruned(s, method, base, parse_budget(text, base.plan)) for s, base in settings]
+            models = [pruned(s, method, base, parse_budget(text, base.plan), mend) for s, base in settings]
             top1 = [100 * accuracy(s, model, "test") for (s, _), model in zip(settings, models, strict=True)]
             share = statistics.mean(macs(m.plan) / macs(b.plan) for (_, b), m in zip(settings, models, strict=True))
             row.append(f"{mean_sd(top1)} % ({100 * share:.1f} % of MACs)")
-        yield f"| {method} | " + " | ".join(row) + " |"
+        yield f"| {method}{', reconstructed' if mend else ''} | " + " | ".join(row) + " |"
 
 
 def against(ours: dict[int, Cell], theirs: dict[int, Cell]) -> str:

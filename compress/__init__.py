@@ -33,6 +33,7 @@ from .models import (
 )
 from .oneshot import GroupSizes, Proposal, propose
 from .recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
+from .reconstruction import images_needed, reconstruct
 from .search_images import SearchImages, draw_search_images
 from .slicing import BlockKept, Kept, compose, keep_all, plan_of, slice_vit
 from .tas import TAS_JOURNAL, TAS_STATE, search_tas
@@ -170,6 +171,8 @@ __all__ = [
     "search_set",
     "search_tree",
     "self_loss",
+    "images_needed",
+    "reconstruct",
     "slice_vit",
     "sliced_teacher",
     "smallest_plan",

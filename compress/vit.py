@@ -48,13 +48,17 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps tokens ``(B, N, C)`` to ``(B, N, C)``."""
+        out: torch.Tensor = self.proj(self.mixed(x))
+        return out
+
+    def mixed(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns what the projection reads: the heads' averages of values, ``(B, N, num_heads * v_dim)``."""
         b, n, _ = x.shape
         q = self.q(x).view(b, n, self.num_heads, self.qk_dim).transpose(1, 2)
         k = self.k(x).view(b, n, self.num_heads, self.qk_dim).transpose(1, 2)
         v = self.v(x).view(b, n, self.num_heads, self.v_dim).transpose(1, 2)
         weights = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1)
-        mixed = (weights @ v).transpose(1, 2).reshape(b, n, self.num_heads * self.v_dim)
-        out: torch.Tensor = self.proj(mixed)
+        out: torch.Tensor = (weights @ v).transpose(1, 2).reshape(b, n, self.num_heads * self.v_dim)
         return out
 
 
@@ -69,7 +73,12 @@ class Mlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps tokens ``(B, N, C)`` to ``(B, N, C)``."""
-        out: torch.Tensor = self.fc2(self.act(self.fc1(x)))
+        out: torch.Tensor = self.fc2(self.hidden(x))
+        return out
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns what the second Linear reads, ``(B, N, mlp_dim)``."""
+        out: torch.Tensor = self.act(self.fc1(x))
         return out
 
 

@@ -110,6 +110,9 @@ def run_settings(
     group_size: Annotated[
         list[str] | None, _option(_PRUNE, "Units one removal takes, such as mlp=16 (mlp, qk, v, embed). Repeatable.")
     ] = None,
+    reconstruct: Annotated[
+        bool, _option(_PRUNE, "Fit what slicing left to the whole model by least squares, before any training.")
+    ] = True,
     importance_images: Annotated[int, _option(_PRUNE, "Images per class that importance is taken on.")] = 25,
     formats: Annotated[
         str,
@@ -181,6 +184,7 @@ def run_settings(
         importance=importance,  # type: ignore[arg-type]
         group_sizes={key: _integer("--group-size", text) for key, text in name_values("--group-size", group_size)},
         importance_images=importance_images,
+        reconstruct=reconstruct,
         distill=distill,
         distill_methods=tuple(part.strip() for part in distill_method.split(",")),
         distill_weight=distill_weight,

@@ -111,6 +111,7 @@ class RunSettings:
         importance: what units are ranked by: ``fisher``, ``taylor``, ``l2`` or ``random``.
         group_sizes: units one removal takes, by kind (mlp, qk, v, embed).
         importance_images: images per class that importance is taken on.
+        reconstruct: after slicing, fit what is left to the whole model by least squares.
         distill: recover with the baseline as teacher.
         distill_methods: what recovery learns from it: any of ``compress.DISTILL_METHODS``.
         distill_weight: weight of the teacher's answers, 0..1.
@@ -163,6 +164,7 @@ class RunSettings:
     importance: Literal["fisher", "taylor", "l2", "random"] = "fisher"
     group_sizes: dict[str, int] = field(default_factory=dict)
     importance_images: int = 25
+    reconstruct: bool = True
     distill: bool = True
     distill_methods: tuple[str, ...] = ("response",)
     distill_weight: float = 0.9

@@ -33,7 +33,6 @@ from compress import (
     search_set,
     search_tas,
     search_tree,
-    slice_vit,
     solve,
     sparse_weights,
     training_batches,
@@ -57,6 +56,7 @@ from runtime import (
     write_latency,
 )
 
+from .cutting import cut
 from .job import IMPORTANCE_BATCH, Job, cost_name, profiled_target
 from .profiling import profile
 from .runfolder import RunFolder
@@ -207,7 +207,7 @@ def recover_stage(
     if done is not None and done.plan == proposal.plan:
         return done
     with stage(folder, "recover"):
-        model = slice_vit(baseline, proposal.kept)
+        model = cut(job, folder, baseline, proposal.kept, 1, progress)
         return _recover(job, job.recover, folder.sliced, model, baseline, 1, progress)
 
 
@@ -254,7 +254,7 @@ def rounds_stage(
             with stage(folder, f"search {number}"):
                 kept = _search_round(job, place, model, budget, cost, cost.of(baseline.plan), number, progress)
             with stage(folder, f"recover {number}"):
-                smaller = slice_vit(model, kept)
+                smaller = cut(job, folder, model, kept, number, progress)
                 last = budget.of(smaller.plan) <= budget.limit
                 made = _recover(job, _recipe(job, last), place, smaller, baseline, number, progress)
         model = made

@@ -3,7 +3,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,14 +16,13 @@ from benchmarks.compress_quality import (
     folder_of,
     locked,
     mean_sd,
-    randomised,
     read_cells,
     report,
     sliced_of,
     timm_of,
     work,
 )
-from compress import BlockImportance, Importance, load_model
+from compress import load_model
 
 CELL = Cell(0, BASELINE, 100, 10, 1.0, 1.0, None, 0.9, None, 0.9, 0.0, 5.0, 0, [192])
 
@@ -73,15 +71,6 @@ def test_the_report_has_a_row_for_every_method_there_is() -> None:
     assert "| dfbnb | 74.5 % | 74.0 % | 50.00 ± 0.00 % | 88.50 ± 0.71 % | -1.50 ± 0.71 | 0 s | 0/0 |" in text
     assert f"| {METHODS[1]} |" in text
     assert f"| {METHODS[2]} |" not in text
-
-
-def test_random_importance_favours_no_kind() -> None:
-    counts = Importance(np.full(1000, 50.0), (BlockImportance(np.full((2, 500), 3.0), np.ones((2, 500)), np.ones(9)),))
-    drawn = randomised(counts, np.random.default_rng(0))
-    assert drawn.embed.mean() == pytest.approx(25, rel=0.1)
-    assert drawn.blocks[0].qk.mean() == pytest.approx(1.5, rel=0.1)
-    assert (drawn.blocks[0].mlp < 1).all()
-    assert len(np.unique(drawn.blocks[0].v)) == 1000
 
 
 @pytest.mark.slow
