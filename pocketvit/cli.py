@@ -15,6 +15,7 @@ from .gate_commands import compare, gate
 from .options import with_run_settings
 from .output import fail, print_json, say
 from .settings import RunSettings
+from .study_command import study
 from .targets_commands import targets
 
 app = typer.Typer(
@@ -249,6 +250,7 @@ def verify(
 
 
 app.command()(distill)
+app.command()(study)
 app.command()(bench)
 app.command()(compare)
 app.command()(gate)

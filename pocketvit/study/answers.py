@@ -1,0 +1,124 @@
+"""How every file of a cell answers all test images, on the machine that made it, and how small it can be packed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress import load_data, read_task
+from device_bench import Accuracy, accuracy_of
+from pocketvit.benching import packed
+from pocketvit.runfolder import RunFolder, read_settings
+from runtime import (
+    Artifact,
+    Progress,
+    Session,
+    decode,
+    encode,
+    open_engine,
+    read_artifact,
+    read_document,
+    silent,
+    write_document,
+)
+
+FILE = "answers.json"
+SCHEMA = "pocketvit.study-answers"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class FileAnswers:
+    """One file.
+
+    Attributes:
+        file: its name.
+        kind: of it, as ``--formats`` calls it.
+        sha256: of its bytes.
+        size_bytes: on disk.
+        gzip_bytes: packed by gzip, as its manifest says; none where that does not.
+        accuracy: its answers; none of a file for microcontrollers, which answered only when it was checked.
+        top1: accuracy, 0..1; none without labels.
+    """
+
+    file: str
+    kind: str
+    sha256: str
+    size_bytes: int
+    gzip_bytes: int | None
+    accuracy: Accuracy | None
+    top1: float | None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """All files of a cell.
+
+    Attributes:
+        labels: true classes of the test images, in the order of the answers.
+        class_names: of them.
+        files: in the order of their kinds.
+    """
+
+    labels: tuple[int, ...]
+    class_names: tuple[str, ...]
+    files: tuple[FileAnswers, ...]
+
+
+def kind_of(artifact: Artifact) -> str:
+    """Returns what ``--formats`` calls a file."""
+    if artifact.format == "tflite":
+        return artifact.precision
+    if artifact.format == "onnx":
+        return "onnx" if artifact.precision == "fp32" else f"onnx-{artifact.precision}"
+    return "torch"
+
+
+def answer(root: Path, progress: Progress = silent) -> None:
+    """Has the exported files of a run's sliced model answer the test images, into ``answers.json``.
+
+    Raises:
+        ArtifactError: a file is missing or damaged.
+        DataError: the data is not there.
+        StorageError: there is no space, or no permission to write.
+    """
+    folder = RunFolder(root)
+    told, task = read_settings(folder), read_task(folder.sliced)
+    data = load_data(task.data, seed=task.split_seed, train_limit=task.train_limit, skip_bad=told.skip_bad)
+    images = packed(data, task, len(data.test))
+    paths = sorted(path for ending in ("onnx", "tflite", "pt2") for path in folder.artifacts.glob(f"*.{ending}"))
+    found = []
+    for path in paths:
+        if path.name.startswith(f"{folder.name}."):
+            artifact = read_artifact(path)
+            micro = artifact.precision == "tflite-micro"
+            accuracy = None if micro else accuracy_of(_session(artifact, path), images, progress=progress)
+            found.append(_answers(artifact, accuracy))
+    body = Answers(tuple(map(int, images.labels)), images.class_names, tuple(found))
+    write_document(root / FILE, SCHEMA, VERSION, encode(body))
+
+
+def read_answers(root: Path) -> Answers:
+    """Reads what ``answer`` wrote.
+
+    Raises:
+        ArtifactError: the document is missing or damaged.
+    """
+    path = root / FILE
+    return decode(Answers, read_document(path, SCHEMA, VERSION), str(path))
+
+
+def _session(artifact: Artifact, path: Path) -> Session:
+    return Session(artifact, open_engine(path, threads=1))
+
+
+def _answers(artifact: Artifact, accuracy: Accuracy | None) -> FileAnswers:
+    return FileAnswers(
+        file=artifact.file,
+        kind=kind_of(artifact),
+        sha256=artifact.sha256,
+        size_bytes=artifact.size_bytes,
+        gzip_bytes=artifact.gzip_bytes,
+        accuracy=accuracy,
+        top1=artifact.parity.top1 if accuracy is None else accuracy.top1,
+    )

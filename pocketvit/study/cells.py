@@ -1,0 +1,190 @@
+"""The cells of a study: every method on every model, data, budget and seed, checked before any work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from export import KINDS, host_family
+from pocketvit.distill_settings import DistillSettings
+from pocketvit.job import prepare
+from pocketvit.options import run_settings
+from pocketvit.settings import RunSettings
+from runtime import PlanError, PocketVitError, Progress, silent
+
+from .baselines import baseline_key
+from .definition import Method, Options, Study
+from .lessons import check_distillation, distill_settings
+from .options import arguments, check_options, export_options, options_of, parsed
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Attributes:
+        name: of its folder and its files.
+        method: its name.
+        model: its name.
+        data: as ``--data`` takes it.
+        budget: as ``--budget`` takes it; empty for distillation and for zeros, which have none.
+        seed: of everything random.
+        command: that makes the smaller model.
+        words: options of that command.
+        export_words: options of ``export`` after it.
+        settings: what the command makes of its options.
+        told: the same of distillation; none for others.
+        baseline: what the fine-tuned model that it starts from is known by; none where it is shared with no other.
+        timed_export: whether a recipe of its files is chosen by time, so that they are made with nothing beside.
+        formats: kinds of files that it exports.
+    """
+
+    name: str
+    method: str
+    model: str
+    data: str
+    budget: str
+    seed: int
+    command: str
+    words: tuple[str, ...]
+    export_words: tuple[str, ...]
+    settings: RunSettings
+    told: DistillSettings | None
+    baseline: str | None
+    timed_export: bool
+    formats: tuple[str, ...]
+
+    @property
+    def group(self) -> tuple[str, str, str, str]:
+        """What it has in common with its repetitions under other seeds."""
+        return self.method, self.model, self.data, self.budget
+
+
+def cells_of(study: Study) -> tuple[Cell, ...]:
+    """Returns the cells of a study, method by method, seeds innermost.
+
+    Raises:
+        PlanError: an option is unknown or cannot be, or two cells have one name.
+    """
+    _check_tables(study)
+    cells = tuple(_all(study))
+    names = [cell.name for cell in cells]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise PlanError(
+            f"Two cells of {study.path} would have one name", got=twice[0], fix="Tell their data or budgets apart"
+        )
+    exported = {kind for cell in cells for kind in cell.formats}
+    missing = [kind for kind in study.measure.formats if kind not in exported]
+    if missing:
+        raise PlanError(
+            f"[measure] formats of {study.path} names files that no cell exports",
+            expected=f"some of {', '.join(kind for kind in KINDS if kind in exported)}",
+            got=", ".join(missing),
+        )
+    return cells
+
+
+def check_cells(study: Study, cells: Sequence[Cell], progress: Progress = silent) -> None:
+    """Loads data, builds models and reads budgets as the runs will, once for each kind of cell, whatever its seed.
+
+    Raises:
+        PocketVitError: a cell cannot be.
+    """
+    kinds = {cell.group: cell for cell in reversed(cells)}
+    for position, cell in enumerate(kinds.values()):
+        progress("check", position, len(kinds), cell.name)
+        try:
+            job = prepare(cell.settings)
+            if cell.told is not None:
+                check_distillation(job, cell.told)
+        except PocketVitError as error:
+            raise type(error)(f"{cell.name}, a cell of {study.path}, cannot be: {error}") from error
+    progress("check", len(kinds), len(kinds))
+
+
+def slug(text: str) -> str:
+    """Returns a text as it may stand in a file's name.
+
+    >>> slug("macs=0.75"), slug("imagefolder:/data/Cats and dogs/")
+    ('macs-0.75', 'Cats-and-dogs')
+    """
+    last = text.rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9.]+", "-", last).strip("-.") or "x"
+
+
+def _check_tables(study: Study) -> None:
+    run, distill = options_of("compress"), {**options_of("distill"), **export_options()}
+    no_budget = {key: own for key, own in run.items() if key != "budget"}
+    if "budget" in {**study.common, **{key: 1 for own in study.models.values() for key in own}}:
+        raise PlanError(f"{study.path} sets a budget for all methods", fix="Name it in [study] budgets")
+    check_options(f"[common] of {study.path}", study.common, no_budget)
+    for name, options in study.models.items():
+        check_options(f"[models.{name}] of {study.path}", options, no_budget)
+    for name, method in study.methods.items():
+        where = f"[methods.{name}] of {study.path}"
+        check_options(where, method.options, run if method.command == "run" else distill)
+        if "student" in method.options:
+            raise PlanError(f"{where} names a student, which brings its own data and seed", fix="Name a model instead")
+
+
+def _all(study: Study) -> Iterator[Cell]:
+    for method_name, method in study.methods.items():
+        for model_name in study.models:
+            for data in study.data:
+                for budget in _budgets(study, method, study.models[model_name]):
+                    for seed in study.seeds:
+                        yield _cell(study, method_name, model_name, data, budget, seed)
+
+
+def _budgets(study: Study, method: Method, model: Options) -> tuple[str, ...]:
+    search = {**study.common, **model, **method.options}.get("search")
+    # neither a student nor zeros in place of weights make a model smaller than its widths
+    if method.command == "distill" or search == "unstructured":
+        return ("",)
+    own = method.options.get("budget")
+    return study.budgets if own is None else (str(own),)
+
+
+def _cell(study: Study, method_name: str, model_name: str, data: str, budget: str, seed: int) -> Cell:
+    method = study.methods[method_name]
+    where = f"[methods.{method_name}] of {study.path}"
+    given: Options = {
+        **study.common,
+        **study.models[model_name],
+        **method.options,
+        **({"budget": budget} if budget else {}),
+        **{"data": data, "seed": seed, "threads": study.threads},
+    }
+    told: DistillSettings | None = None
+    export_words = arguments(given, export_options())
+    exported = run_settings(**parsed(where, "export", export_words))
+    if method.command == "distill":
+        words = arguments(given, options_of("distill"))
+        settings, told = distill_settings(parsed(where, "distill", words))
+    else:
+        words = arguments(given, options_of("compress"))
+        settings = run_settings(**parsed(where, "compress", words))
+    parts = (method_name, model_name, slug(data), slug(budget) if budget else "", f"s{seed}")
+    return Cell(
+        name=".".join(filter(None, parts)),
+        method=method_name,
+        model=model_name,
+        data=data,
+        budget=budget,
+        seed=seed,
+        command="distill" if told else "compress",
+        words=words,
+        export_words=export_words,
+        settings=settings,
+        told=told,
+        baseline=baseline_key(settings, told),
+        timed_export=_timed(exported),
+        formats=exported.kinds,
+    )
+
+
+def _timed(settings: RunSettings) -> bool:
+    """Whether ``int8`` is made by the recipe that proves fastest on this machine."""
+    return "int8" in settings.kinds and settings.made_for == host_family() and not settings.int8_recipe

@@ -1,0 +1,263 @@
+"""A study from beginning to end: its cells side by side, then what needs the machine for itself, then the report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pocketvit.job import prepare, profiled_target
+from pocketvit.profiling import profile
+from pocketvit.runfolder import RunFolder
+from runtime import LatencyTable, Progress, silent, storage_errors, write_latency
+
+from .answers import FILE as ANSWERS
+from .answers import FileAnswers, read_answers
+from .baselines import baseline_settings, begin
+from .cells import Cell, cells_of, check_cells
+from .definition import Study
+from .folder import StudyFolder, claim_study, read_state, write_state
+from .measuring import (
+    Measured,
+    bench_words,
+    complete,
+    devices_of,
+    is_measured,
+    read_measured,
+    wanted,
+    write_measured,
+)
+from .pools import LocalPool, Pool
+from .results import StudyResult, collect
+from .schedule import carry_out
+from .work import Outcome, Start, Step, Work, do, start
+
+
+@dataclass(frozen=True)
+class Orders:
+    """How a study is to be done.
+
+    Attributes:
+        force: make cells anew that were made with other settings.
+        retry_failed: try cells and measurements again that failed.
+        ray: address of a Ray cluster, or ``local``; empty does all here.
+    """
+
+    force: bool = False
+    retry_failed: bool = False
+    ray: str = ""
+
+
+def conduct(
+    study: Study,
+    root: Path,
+    orders: Orders,
+    progress: Progress = silent,
+    *,
+    starter: Start = start,
+    retold: Callable[[StudyResult, Path], object] = lambda result, root: None,
+) -> StudyResult:
+    """Does a study, or goes on with it.
+
+    Args:
+        study: what to do.
+        root: its folder.
+        orders: how.
+        progress: told of cells and targets done.
+        starter: starts a process.
+        retold: writes the report.
+
+    Raises:
+        PocketVitError: the study cannot be, or its folder cannot be written; a cell that fails is a row instead.
+        KeyboardInterrupt: the user stopped it; every process that it started has ended.
+    """
+    cells = cells_of(study)
+    devices_of(study)
+    check_cells(study, cells, progress)
+    with claim_study(root, cells, force=orders.force) as folder:
+        todo = _todo(folder, cells, orders)
+        tables = latency_tables(todo, progress)
+        made = _make(study, folder, (cells, todo), tables, orders, progress, starter)
+        _finish_alone(folder, [cell for cell in todo if cell.timed_export and cell.name in made], progress, starter)
+        untold = _measure(study, folder, cells, orders, progress, starter)
+        result = collect(study, folder, cells)
+        result = replace(result, unmeasured=(*result.unmeasured, *untold))
+        retold(result, root)
+    return result
+
+
+def _todo(folder: StudyFolder, cells: Sequence[Cell], orders: Orders) -> list[Cell]:
+    """Returns the cells that are not done, and not to be left as they failed."""
+    found = []
+    for cell in cells:
+        state = read_state(folder, cell.name)
+        done = state is not None and state.outcome == "done" and (folder.run(cell.name) / ANSWERS).is_file()
+        failed = state is not None and state.outcome == "failed"
+        if not (done or (failed and not orders.retry_failed)):
+            found.append(cell)
+    return found
+
+
+def latency_tables(
+    cells: Sequence[Cell], progress: Progress = silent, *, profiler: Callable[..., tuple[LatencyTable, Path]] = profile
+) -> dict[str, LatencyTable]:
+    """Returns the latency tables that cells go by, by cell; measures missing ones, before anything runs beside.
+
+    Args:
+        cells: of the study.
+        progress: told of the files timed.
+        profiler: measures a table, or reads it.
+
+    Raises:
+        PocketVitError: see ``profile``.
+    """
+    found: dict[str, LatencyTable] = {}
+    known: dict[str, LatencyTable] = {}
+    for cell in cells:
+        told, target = cell.settings, profiled_target(cell.settings)
+        if target is None or cell.told is not None:
+            continue
+        asked = replace(baseline_settings(told), seed=0)
+        key = repr((asked, target, told.latency_precision, told.latency_threads, told.profiles))
+        if key not in known:
+            how = {"target": target, "precision": told.latency_precision, "threads": told.latency_threads}
+            known[key], _ = profiler(prepare(told).plan, Path(told.profiles), **how, progress=progress)
+        found[cell.name] = known[key]
+    return found
+
+
+def _make(
+    study: Study,
+    folder: StudyFolder,
+    all_and_todo: tuple[Sequence[Cell], Sequence[Cell]],
+    tables: Mapping[str, LatencyTable],
+    orders: Orders,
+    progress: Progress,
+    starter: Start,
+) -> set[str]:
+    """Makes cells side by side; returns those that were made."""
+    cells, todo = all_and_todo
+    works = _works(study, folder, cells, todo)
+    by_name = {cell.name: cell for cell in todo}
+    settings = {folder.baseline(cell.baseline): cell.settings for cell in todo if cell.baseline}
+    needs = {work.name: work.needs for work in works}
+    made: set[str] = set()
+
+    def ready(work: Work) -> None:
+        cell = by_name.get(work.name)
+        if cell is None:
+            begin(folder.run(work.name), baseline_settings(settings[work.name]))
+            return
+        needed = needs[cell.name]
+        write_state(folder, cell, "begun", baseline=needed)
+        begin(folder.run(cell.name), cell.settings, cell.told, folder.run(needed) / "baseline" if needed else None)
+        place = RunFolder(folder.run(cell.name)).latency
+        if cell.name in tables and not place.is_file():  # where it is made, there may be none
+            write_latency(place, tables[cell.name])
+
+    ended = 0
+
+    def done(outcome: Outcome) -> None:
+        nonlocal ended
+        cell = by_name.get(outcome.name)
+        if not outcome.stopped:
+            ended += 1
+        if cell is not None and outcome.error is not None:
+            write_state(folder, cell, "failed", outcome.error, outcome.where)
+        elif cell is not None and not outcome.stopped:
+            made.add(cell.name)
+            if not cell.timed_export:
+                write_state(folder, cell, "done", None, outcome.where)
+        progress("cells", ended, len(works), f"{outcome.name} {'failed' if outcome.error else 'done'}")
+
+    if works:
+        progress("cells", 0, len(works))
+        with closing(_pool(study, folder, orders, starter)) as pool:
+            carry_out(works, pool, ready, done)
+    return made
+
+
+def _pool(study: Study, folder: StudyFolder, orders: Orders, starter: Start) -> Pool:
+    if orders.ray:
+        from .over_ray import RayPool
+
+        return RayPool(folder.root, orders.ray, study.threads, study.workers)
+    return LocalPool(folder.root, workers_of(study), starter)
+
+
+def workers_of(study: Study) -> int:
+    """Returns how many cells are made at a time on this machine."""
+    return study.workers or max(1, (os.cpu_count() or 1) // study.threads)
+
+
+def _works(study: Study, folder: StudyFolder, cells: Sequence[Cell], todo: Sequence[Cell]) -> list[Work]:
+    """Returns what is to be done: the shared models that are missing, then the cells."""
+    keys = [cell.baseline for cell in cells if cell.baseline]
+    shared = {key for key in keys if keys.count(key) > 1}
+    works: dict[str, Work] = {}
+    for cell in todo:
+        if cell.baseline in shared and cell.baseline is not None:
+            name = folder.baseline(cell.baseline)
+            if not (folder.run(name) / "baseline" / "metrics.json").is_file():
+                works[name] = Work(name, (Step("fine-tune"),), study.threads)
+    for cell in todo:
+        needs = folder.baseline(cell.baseline) if cell.baseline in shared and cell.baseline is not None else ""
+        rest = () if cell.timed_export else (Step("export", cell.export_words), Step("answer"))
+        works[cell.name] = Work(cell.name, (Step(cell.command, cell.words), *rest), study.threads, needs)
+    return list(works.values())
+
+
+def _finish_alone(folder: StudyFolder, cells: Sequence[Cell], progress: Progress, starter: Start) -> None:
+    """Exports the cells whose files are chosen by time, one after another."""
+    for position, cell in enumerate(cells):
+        progress("export", position, len(cells), cell.name)
+        work = Work(cell.name, (Step("export", cell.export_words), Step("answer")), 1)
+        outcome = do(work, folder.root, threading.Event(), platform.node(), starter=starter)
+        write_state(folder, cell, "failed" if outcome.error else "done", outcome.error, outcome.where)
+    if cells:
+        progress("export", len(cells), len(cells))
+
+
+def _measure(
+    study: Study, folder: StudyFolder, cells: Sequence[Cell], orders: Orders, progress: Progress, starter: Start
+) -> list[tuple[str, str]]:
+    """Measures the files of all cells, one target after another, where these very files were not measured yet.
+
+    Returns:
+        Targets whose measurement left nothing behind.
+    """
+    files: list[FileAnswers] = []
+    paths, untold = [], []
+    for cell in cells:
+        state = read_state(folder, cell.name)
+        if state is not None and state.outcome == "done":
+            own = wanted(study, read_answers(folder.run(cell.name)).files)
+            files += own
+            paths += [folder.run(cell.name) / "artifacts" / one.file for one in own]
+    devices = devices_of(study) if files else ()
+    with storage_errors(folder.bench):
+        folder.bench.mkdir(exist_ok=True)
+    for position, device in enumerate(devices):
+        progress("measure", position, len(devices), f"{len(files)} files on {device.label}")
+        words = bench_words(study.measure, device, paths, folder.bench)
+        before = read_measured(folder.measured)
+        again = orders.retry_failed and not complete(folder.bench, device)
+        if again or not is_measured(folder.bench, device, files, words, before):
+            said = _alone(words, folder, starter)
+            now = Measured({**before.commands, device.label: words})
+            write_measured(folder.measured, now)
+            if said and not is_measured(folder.bench, device, files, words, now):
+                untold.append((device.label, said))
+    if devices:
+        progress("measure", len(devices), len(devices))
+    return untold
+
+
+def _alone(words: tuple[str, ...], folder: StudyFolder, starter: Start) -> str:
+    """Runs a command with nothing beside it; returns what it said where it failed."""
+    work = Work(".", (Step(words[0], words[1:], plain=True),), 1)
+    return do(work, folder.root, threading.Event(), platform.node(), starter=starter).error or ""

@@ -1,0 +1,189 @@
+"""The folder of a study: who may write to it, what became of each cell, and where everything is."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from runtime import RunFolderError, decode, encode, read_document, storage_errors, write_document
+
+from .cells import Cell
+
+SCHEMA = "pocketvit.study-cell"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class CellState:
+    """How far a cell has come.
+
+    Attributes:
+        cell: its name.
+        command: that makes its model.
+        words: options of it.
+        export_words: options of its export.
+        outcome: how far.
+        error: what went wrong; none where nothing did.
+        where: the machine that did it.
+        baseline: the work whose fine-tuned model it was given; empty where it trained its own.
+    """
+
+    cell: str
+    command: str
+    words: tuple[str, ...]
+    export_words: tuple[str, ...]
+    outcome: Literal["begun", "done", "failed"]
+    error: str | None = None
+    where: str = ""
+    baseline: str = ""
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The places in a study's folder."""
+
+    root: Path
+
+    def run(self, name: str) -> Path:
+        """The run folder of a cell, or of a fine-tuned model."""
+        return self.root / name
+
+    @staticmethod
+    def baseline(key: str) -> str:
+        """The name of the work that trains a shared model."""
+        return f"baselines/{key}"
+
+    @property
+    def bench(self) -> Path:
+        """The measurements, one document a target."""
+        return self.root / "bench"
+
+    @property
+    def measured(self) -> Path:
+        """The commands that took them."""
+        return self.root / "measured.json"
+
+    def state(self, cell: str) -> Path:
+        """What became of a cell."""
+        return self.root / "status" / f"{cell}.json"
+
+
+def read_state(folder: StudyFolder, cell: str) -> CellState | None:
+    """Returns how far a cell has come; none where it was not begun.
+
+    Raises:
+        ArtifactError: the document is damaged.
+    """
+    path = folder.state(cell)
+    return decode(CellState, read_document(path, SCHEMA, VERSION), str(path)) if path.is_file() else None
+
+
+def write_state(
+    folder: StudyFolder,
+    cell: Cell,
+    outcome: Literal["begun", "done", "failed"],
+    error: str | None = None,
+    where: str = "",
+    baseline: str | None = None,
+) -> None:
+    """Notes how far a cell has come.
+
+    Args:
+        folder: the study's.
+        cell: it.
+        outcome: how far.
+        error: what went wrong.
+        where: the machine that did it.
+        baseline: the work whose model it is given; None leaves what was noted before.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    if baseline is None:
+        before = read_state(folder, cell.name)
+        baseline = before.baseline if before else ""
+    state = CellState(cell.name, cell.command, cell.words, cell.export_words, outcome, error, where, baseline)
+    write_document(folder.state(cell.name), SCHEMA, VERSION, encode(state))
+
+
+@contextmanager
+def claim_study(root: Path, cells: Sequence[Cell], *, force: bool) -> Iterator[StudyFolder]:
+    """Makes or takes up a study's folder, for this process alone.
+
+    Args:
+        root: the folder.
+        cells: of the study as it is now.
+        force: throw away cells that were made with other settings.
+
+    Raises:
+        RunFolderError: the folder is no study's, a cell in it was made with other settings, or another process
+            writes to it.
+        StorageError: there is no space, or no permission to write.
+    """
+    folder = StudyFolder(root)
+    if root.exists() and not root.is_dir():
+        raise RunFolderError(f"{root} is a file", fix="Choose another folder with --runs, or another [study] name")
+    filled = root.is_dir() and any(path.name != ".lock" for path in root.iterdir())
+    if filled and not (root / "status").is_dir():
+        raise RunFolderError(
+            f"{root} exists and is no study's folder", fix="Choose another folder with --runs, or another [study] name"
+        )
+    with storage_errors(root):
+        (root / "status").mkdir(parents=True, exist_ok=True)
+        lock = (root / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunFolderError(
+                f"Another process is working on the study in {root}", fix="Wait for it, or stop it"
+            ) from None
+        changed = {cell.name: told for cell in cells if (told := _changes(folder, cell))}
+        if changed and not force:
+            name, told = next(iter(changed.items()))
+            raise RunFolderError(
+                f"{len(changed)} of the cells in {root} were made with other settings, such as {name}: {told}",
+                fix="Take the change back, make them anew with --force, or give the study another name",
+            )
+        for name in changed:
+            _forget(folder, name)
+        yield folder
+
+
+def _changes(folder: StudyFolder, cell: Cell) -> str:
+    """Returns what a cell is told otherwise than when it was begun."""
+    state = read_state(folder, cell.name)
+    if state is None:
+        return ""
+    told = []
+    pairs = (((state.command,), (cell.command,)), (state.words, cell.words), (state.export_words, cell.export_words))
+    for before, now in pairs:
+        if before != now:
+            was, is_now = _options(before), _options(now)
+            gone, come = ([own for own in one if own not in other] for one, other in ((was, is_now), (is_now, was)))
+            told.append(f"{' '.join(gone) or 'nothing'} is now {' '.join(come) or 'left out'}")
+    return "; ".join(dict.fromkeys(told))
+
+
+def _options(words: Sequence[str]) -> list[str]:
+    """Returns each option with its value."""
+    found: list[str] = []
+    for word in words:
+        if word.startswith("--") or not found:
+            found.append(word)
+        else:
+            found[-1] += f" {word}"
+    return found
+
+
+def _forget(folder: StudyFolder, cell: str) -> None:
+    place = folder.run(cell)
+    with storage_errors(place):
+        if place.exists():
+            shutil.rmtree(place)
+        folder.state(cell).unlink(missing_ok=True)

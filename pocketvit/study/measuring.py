@@ -1,0 +1,116 @@
+"""What is measured when all cells are made: one target at a time, the files of all cells in turns, nothing beside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_bench import BenchResult, read_result
+from device_bench.devices.device import Device
+from device_bench.devices.fleet_folder import read_failures
+from device_bench.devices.inventory import read_inventory, resolve
+from runtime import ArtifactError, decode, encode, read_document, write_document
+
+from .answers import FileAnswers
+from .definition import Measure, Study
+
+SCHEMA = "pocketvit.study-measured"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The commands that measured, by target."""
+
+    commands: dict[str, tuple[str, ...]]
+
+
+def devices_of(study: Study) -> tuple[Device, ...]:
+    """Returns the devices that a study measures on.
+
+    Raises:
+        UnsupportedTargetError: a target is not known.
+        ArtifactError: the inventory cannot be read.
+    """
+    if not study.targets:
+        return ()
+    told = study.measure.inventory
+    return resolve(study.targets, read_inventory(Path(told).expanduser() if told else None))
+
+
+def wanted(study: Study, files: Sequence[FileAnswers]) -> tuple[FileAnswers, ...]:
+    """Returns those files that are to be measured."""
+    formats = study.measure.formats
+    return tuple(own for own in files if not formats or own.kind in formats)
+
+
+def bench_words(measure: Measure, device: Device, paths: Sequence[Path], place: Path) -> tuple[str, ...]:
+    """Returns the command that measures files on a device into a folder."""
+    return (
+        "bench",
+        *map(str, paths),
+        *("--target", device.label),
+        *(("--inventory", measure.inventory) if measure.inventory else ()),
+        *("--threads", str(measure.threads)),
+        *("--seconds", f"{measure.seconds:g}"),
+        *("--throughput", f"{measure.throughput:g}"),
+        *(("--energy",) if measure.energy else ()),
+        *(("--country", measure.country) if measure.country else ()),
+        *("--json", str(place)),
+    )
+
+
+def results_of(place: Path, device: Device) -> tuple[BenchResult, ...]:
+    """Returns what was measured on a device: several results where it is several targets; damaged ones are left out."""
+    found = []
+    for path in sorted(place.glob("*.json")):
+        try:
+            result = read_result(path)
+        except ArtifactError:
+            continue
+        if result.target == device.label or result.target.startswith(f"{device.label}:"):
+            found.append(result)
+    return tuple(found)
+
+
+def is_measured(
+    place: Path, device: Device, files: Sequence[FileAnswers], words: Sequence[str], before: Measured
+) -> bool:
+    """Whether all of these very files were measured on a device, by this very command, or failed to be."""
+    if before.commands.get(device.label) != tuple(words):
+        return False
+    digests = {own.file: own.sha256 for own in files}
+    results = results_of(place, device)
+    if not results:
+        return any(failure.target == device.label for failure in read_failures(place))
+    for result in results:
+        if any(digests.get(own.file) != own.sha256 for own in result.files):
+            return False
+        if {*(own.file for own in result.files), *(own.file for own in result.failures)} != set(digests):
+            return False
+    return True
+
+
+def complete(place: Path, device: Device) -> bool:
+    """Whether nothing failed on a device."""
+    results = results_of(place, device)
+    return bool(results) and not any(result.failures for result in results)
+
+
+def read_measured(path: Path) -> Measured:
+    """Reads which commands measured; none where nothing was.
+
+    Raises:
+        ArtifactError: the document is damaged.
+    """
+    return decode(Measured, read_document(path, SCHEMA, VERSION), str(path)) if path.is_file() else Measured({})
+
+
+def write_measured(path: Path, measured: Measured) -> None:
+    """Writes which commands measured.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    write_document(path, SCHEMA, VERSION, encode(measured))
