@@ -23,7 +23,8 @@ RUN_OPTIONS = $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") \
 	$(if $(IMG_SIZE),--img-size "$(IMG_SIZE)") $(if $(PATCH_SIZE),--patch-size "$(PATCH_SIZE)") \
 	$(if $(BUDGET),--budget "$(BUDGET)") $(if $(NAME),--name "$(NAME)") $(if $(RUNS),--runs "$(RUNS)") $(ARGS)
 
-.PHONY: help export-tflite test test-devices boards-reached boards-benched lint bench gate default-artifacts clean
+.PHONY: help export-tflite test test-devices test-commands test-rooms boards-of-commands \
+	boards-of-rooms lint bench gate default-artifacts clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -31,17 +32,33 @@ help:  ## Say what there is
 export-tflite: $(VENV)/.installed  ## Fine-tune, prune, recover, export, verify, bench and report (MODEL= CHECKPOINT= DATA= BUDGET= …)
 	$(BIN)/pocketvit run --resume $(RUN_OPTIONS)
 
+# in two processes side by side, since most tests keep one core busy; with ARGS, which may choose some, in one
 test: $(VENV)/.installed-dev  ## Run all tests
+ifeq ($(strip $(ARGS)),)
+	$(MAKE) --no-print-directory -j2 --output-sync=line test-commands test-rooms
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
+test-commands: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/pocketvit
+
+test-rooms: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --ignore tests/pocketvit
+
+test-devices: export POCKETVIT_BOARDS_REQUIRED = 1
 test-devices: $(VENV)/.installed-dev  ## Run the tests on emulated boards, over real ssh and adb; fail where they cannot run
-	$(MAKE) --no-print-directory -j2 --output-sync=target boards-reached boards-benched
+ifeq ($(strip $(ARGS)),)
+	$(MAKE) --no-print-directory -j2 --output-sync=line boards-of-commands boards-of-rooms
+else
+	$(BIN)/python -m pytest -m boards $(ARGS)
+endif
 
-boards-reached: $(VENV)/.installed-dev
-	POCKETVIT_BOARDS_REQUIRED=1 $(BIN)/python -m pytest -m boards --ignore tests/pocketvit $(ARGS)
+boards-of-commands: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m boards tests/pocketvit
 
-boards-benched: $(VENV)/.installed-dev
-	POCKETVIT_BOARDS_REQUIRED=1 $(BIN)/python -m pytest -m boards tests/pocketvit $(ARGS)
+boards-of-rooms: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m boards --ignore tests/pocketvit
 
 lint: $(VENV)/.installed-dev  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
