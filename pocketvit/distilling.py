@@ -103,12 +103,12 @@ def distill(
     job = prepare(settings, progress)
     if student is not None:
         job = replace(job, plan=student.plan, task=read_task(_sliced(told.student)))
-    data = _pictures(job, told, progress)
-    teacher = _teacher(job, told)
+    data = pictures_of(job, told, progress)
+    teacher = teacher_of(job, told)
     student = student or load_model(job.spec, job.plan.num_classes, settings.seed)
     check_lesson(told.distillation, teacher, student)
     with claim(Path(root), settings, resume=resume, force=force) as folder:
-        _keep_lesson(folder, told)
+        keep_lesson(folder, told)
         check_space(folder.root, student)
         if teacher is not None:
             teacher = _teacher_stage(job, told, teacher, folder, progress)
@@ -137,14 +137,26 @@ def _sliced(student: str) -> Path:
     return RunFolder(Path(student)).sliced
 
 
-def _pictures(job: Job, told: DistillSettings, progress: Progress) -> Dataset:
+def pictures_of(job: Job, told: DistillSettings, progress: Progress = silent) -> Dataset:
+    """Returns the job's pictures, and those that the teacher labels.
+
+    Raises:
+        DataError: their folder is not there or holds none, or one cannot be decoded.
+    """
     if not told.unlabelled:
         return job.data
     folder = Path(told.unlabelled).expanduser()
     return with_unlabelled(job.data, folder, skip_bad=job.settings.skip_bad, progress=progress)
 
 
-def _teacher(job: Job, told: DistillSettings) -> Teacher | None:
+def teacher_of(job: Job, told: DistillSettings) -> Teacher | None:
+    """Returns who teaches, as it is before any training; none where nobody does.
+
+    Raises:
+        PocketVitError: see ``open_teacher``.
+        ModelError: it is told to be trained, or to be of another shape, and cannot be.
+        PlanError: it is told to have channels that images cannot have.
+    """
     if not told.teacher:
         return None
     teacher = open_teacher(
@@ -181,8 +193,14 @@ def _timm_spec(told: DistillSettings) -> TimmSpec:
     )
 
 
-def _keep_lesson(folder: RunFolder, told: DistillSettings) -> None:
-    """Keeps what was told in ``distill.json``, and refuses to go on with anything else."""
+def keep_lesson(folder: RunFolder, told: DistillSettings) -> None:
+    """Keeps what was told in ``distill.json``, and refuses to go on with anything else.
+
+    Raises:
+        RunFolderError: the run was distilled otherwise, or not at all.
+        ArtifactError: ``distill.json`` is damaged.
+        StorageError: it cannot be written.
+    """
     path = folder.root / FILE
     if path.is_file():
         before = encode(decode(DistillSettings, read_document(path, SCHEMA, VERSION), str(path)))

@@ -10,11 +10,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from pocketvit.distill_settings import DistillSettings
+from pocketvit.distilling import keep_lesson
 from pocketvit.runfolder import claim
 from pocketvit.settings import RunSettings
 from runtime import Progress, encode, read_metrics, silent, storage_errors
-
-from .lessons import keep_lesson
 
 _LATER = frozenset(
     (

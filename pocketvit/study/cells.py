@@ -6,16 +6,18 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from compress import check_lesson, load_model
 from export import KINDS, host_family
+from pocketvit.distill_options import settings_of
 from pocketvit.distill_settings import DistillSettings
-from pocketvit.job import prepare
+from pocketvit.distilling import pictures_of, teacher_of
+from pocketvit.job import Job, prepare
 from pocketvit.options import run_settings
 from pocketvit.settings import RunSettings
 from runtime import PlanError, PocketVitError, Progress, silent
 
 from .baselines import baseline_key
 from .definition import Method, Options, Study
-from .lessons import check_distillation, distill_settings
 from .options import arguments, check_options, export_options, options_of, parsed
 
 
@@ -98,7 +100,7 @@ def check_cells(study: Study, cells: Sequence[Cell], progress: Progress = silent
         try:
             job = prepare(cell.settings)
             if cell.told is not None:
-                check_distillation(job, cell.told)
+                _check_distillation(job, cell.told)
         except PocketVitError as error:
             raise type(error)(f"{cell.name}, a cell of {study.path}, cannot be: {error}") from error
     progress("check", len(kinds), len(kinds))
@@ -112,6 +114,13 @@ def slug(text: str) -> str:
     """
     last = text.rstrip("/").rpartition("/")[2]
     return re.sub(r"[^A-Za-z0-9.]+", "-", last).strip("-.") or "x"
+
+
+def _check_distillation(job: Job, told: DistillSettings) -> None:
+    """Checks that teacher, student and pictures are there and fit each other."""
+    pictures_of(job, told)
+    student = load_model(job.spec, job.plan.num_classes, job.settings.seed)
+    check_lesson(told.distillation, teacher_of(job, told), student)
 
 
 def _check_tables(study: Study) -> None:
@@ -162,7 +171,7 @@ def _cell(study: Study, method_name: str, model_name: str, data: str, budget: st
     exported = run_settings(**parsed(where, "export", export_words))
     if method.command == "distill":
         words = arguments(given, options_of("distill"))
-        settings, told = distill_settings(parsed(where, "distill", words))
+        settings, told = settings_of(parsed(where, "distill", words))
     else:
         words = arguments(given, options_of("compress"))
         settings = run_settings(**parsed(where, "compress", words))
