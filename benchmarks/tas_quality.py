@@ -59,7 +59,6 @@ from compress import (
 )
 from compress.tas import TAS_STATE, search_tas
 from compress.tas_settings import TasSettings
-from compress.tas_units import first_blocks
 from runtime import encode, macs, params, write_bytes
 
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)
@@ -235,7 +234,7 @@ def searched(setting: Setting, folder: Path, baseline: SlicedViT, importance: Im
         folder=folder,
         progress=told,
     )
-    return slice_vit(first_blocks(baseline, len(found.kept.blocks)), found.kept)
+    return slice_vit(baseline, found.kept)
 
 
 def told(stage: str, done: int, total: int, note: str = "") -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from runtime import PlanError, Progress, silent
 
-from .devices import autocast, copy_on, device_in_use
-from .importance import BlockImportance, Floats, Importance, fisher_scores, group_importance
+from .importance import BlockImportance, Floats, Importance, fisher_scores, gradients_of, group_importance
 from .loading import Batch
 from .vit import SlicedViT
 
@@ -98,28 +96,14 @@ def taylor_scores(
     Taylor expansion of the squared change of the loss, ``sum of (g w)^2`` over a group.
     """
     sums = [torch.zeros_like(value) for value in model.parameters()]
+    found = gradients_of(model, batches, bf16=bf16, device=device, progress=progress, total=total)
     count = 0
-    for gradients in _gradients(model, batches, bf16, device or device_in_use()):
+    for gradients in found:
+        count += 1
         for so_far, gradient in zip(sums, gradients, strict=True):
             so_far += gradient.float().to(so_far.device)
-        count += 1
-        progress("importance", count, total or count)
-    if not count:
-        raise PlanError("Importance needs images", got="none")
     named = zip(model.named_parameters(), sums, strict=True)
     return {name: (value.detach() * total_of / count) ** 2 for (name, value), total_of in named}
-
-
-def _gradients(
-    model: SlicedViT, batches: Iterable[Batch], bf16: bool, device: torch.device
-) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Yields the gradient of every parameter, batch by batch."""
-    there = copy_on(model, device)
-    parameters = list(there.parameters())
-    for images, labels in batches:
-        with autocast(device, bf16):
-            loss = F.cross_entropy(there(images.to(device)).float(), labels.to(device))
-        yield torch.autograd.grad(loss, parameters)
 
 
 def random_importance(model: SlicedViT, seed: int) -> Importance:

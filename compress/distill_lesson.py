@@ -21,11 +21,10 @@ from .distill_outputs import Outputs, depth_of, outputs_of
 from .distill_relations import angle_loss, distance_loss
 from .distill_self import ShallowHead, self_loss
 from .distill_settings import Distillation, feature_pairs, shallow_blocks
-from .distill_views import seen_by
+from .distill_views import seen_by, teacher_views
 from .distributed import ALONE, Ranks
 from .evaluate import evaluating
 from .recipe import TrainRecipe
-from .shares import Order, view_shares
 from .teachers import Teacher
 from .vit import SlicedViT
 
@@ -100,12 +99,19 @@ class Lesson:
         ]
 
     def views(
-        self, data: Dataset, augmentation: Augmentation, order: Order, ranks: Ranks = ALONE
+        self, data: Dataset, augmentation: Augmentation, ranks: Ranks = ALONE, **order: int
     ) -> Iterator[torch.Tensor | None]:
-        """Yields what ``loss`` takes as ``view`` for each of the student's training batches."""
+        """Yields what ``loss`` takes as ``view`` for each of the student's training batches.
+
+        Args:
+            data: the dataset.
+            augmentation: what is random.
+            ranks: who trains.
+            order: batch_size, seed, epoch and skip, as ``teacher_views`` takes them.
+        """
         if self.teacher is None:
             return repeat(None)
-        return view_shares(data, self.spec, self.teacher.preprocessing, augmentation, order, ranks)
+        return teacher_views(data, self.spec, self.teacher.preprocessing, augmentation, ranks=ranks, **order)
 
     def loss(
         self,

@@ -12,6 +12,7 @@ from runtime import Preprocessing
 
 from .augment import Augmentation
 from .dataset import Dataset
+from .distributed import ALONE, Ranks
 from .loading import training_batches
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -27,6 +28,7 @@ def teacher_views(
     seed: int,
     epoch: int,
     skip: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Iterator[torch.Tensor | None]:
     """Yields the teacher's pictures ``(B, C, H, W)`` for each of the student's training batches.
 
@@ -42,6 +44,7 @@ def teacher_views(
         seed: of order and augmentation, as the student's.
         epoch: counted from 0.
         skip: leave out this many batches at the start.
+        ranks: who trains; each is given the pictures of its share, as ``training_batches`` gives them.
 
     Yields:
         None where the teacher's pictures follow from the student's alone (see ``seen_by``).
@@ -51,9 +54,8 @@ def teacher_views(
         return
     channels = teacher.channels if data.channels == teacher.channels == 3 else student.channels
     plain = replace(teacher, channels=channels, mean=(0.0,) * channels, std=(1.0,) * channels)
-    batches = training_batches(
-        data, data.train, plain, augmentation, batch_size=batch_size, seed=seed, epoch=epoch, skip=skip
-    )
+    order = {"batch_size": batch_size, "seed": seed, "epoch": epoch, "skip": skip}
+    batches = training_batches(data, data.train, plain, augmentation, ranks=ranks, **order)
     for pixels, _ in batches:
         yield _normalised(_with_channels(pixels, teacher.channels), teacher)
 

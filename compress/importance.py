@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,21 +75,49 @@ def fisher_scores(
     Ref: LeCun et al. 1989; Molchanov et al. 2019 (arXiv 1906.10771): I(w) = w^2 * 1/N sum_i (dL(x_i)/dw)^2.
     """
     device = device or device_in_use()
-    there, own = copy_on(model, device), dict(model.named_parameters())
-    parameters = dict(there.named_parameters())
-    squares = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    squares = [torch.zeros_like(value, device=device) for value in model.parameters()]
+    found = gradients_of(model, batches, bf16=bf16, device=device, progress=progress, total=total)
     count = 0
-    for images, labels in batches:
+    for gradients in found:
+        count += 1
+        for so_far, gradient in zip(squares, gradients, strict=True):
+            so_far += gradient.float() ** 2
+    named = zip(model.named_parameters(), squares, strict=True)
+    return {name: value.detach() ** 2 * square.to(value.device) / count for (name, value), square in named}
+
+
+def gradients_of(
+    model: SlicedViT,
+    batches: Iterable[Batch],
+    *,
+    bf16: bool = False,
+    device: torch.device | None = None,
+    progress: Progress = silent,
+    total: int = 0,
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yields the gradients of the mean cross-entropy of each batch, of every parameter in turn and of its shape.
+
+    Args:
+        model: the model; left as it was.
+        batches: images ``(B, C, H, W)`` with labels ``(B,)``.
+        bf16: compute under bfloat16 autocast.
+        device: where to compute, and where the gradients are; by default where ``use_device`` says.
+        progress: told of a batch when the next one is asked for.
+        total: number of batches, for progress.
+
+    Raises:
+        PlanError: there is no batch.
+    """
+    device = device or device_in_use()
+    there = copy_on(model, device)
+    parameters, count = list(there.parameters()), 0
+    for count, (images, labels) in enumerate(batches, 1):
         with autocast(device, bf16):
             loss = F.cross_entropy(there(images.to(device)).float(), labels.to(device))
-        gradients = torch.autograd.grad(loss, list(parameters.values()))
-        for name, gradient in zip(parameters, gradients, strict=True):
-            squares[name] += gradient.float() ** 2
-        count += 1
+        yield torch.autograd.grad(loss, parameters)
         progress("importance", count, total or count)
     if not count:
         raise PlanError("Importance needs images", got="none")
-    return {name: value.detach() ** 2 * squares[name].to(value.device) / count for name, value in own.items()}
 
 
 def group_importance(plan: ShapePlan, scores: dict[str, torch.Tensor]) -> Importance:

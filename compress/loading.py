@@ -15,6 +15,7 @@ from runtime import Preprocessing, normalise, preprocess
 
 from .augment import Augmentation, augment
 from .dataset import Dataset
+from .distributed import ALONE, Ranks
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Picture = npt.NDArray[np.float32]
@@ -30,7 +31,7 @@ def plain_batches(
     def plain(index: int) -> Picture:
         return preprocess(data.images[index], spec)
 
-    yield from _batches(data, indices, plain, batch_size)
+    yield from _batches(data, indices, plain, batch_size, ALONE)
 
 
 def training_batches(
@@ -43,8 +44,13 @@ def training_batches(
     seed: int,
     epoch: int,
     skip: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Batch]:
     """Yields augmented batches of one epoch, shuffled by seed and epoch.
+
+    Of several processes each is given the pictures of its share ``(share, C, H, W)`` and the labels ``(B,)`` of the
+    whole batch; order and augmentation are those of a single one. A rank whose share is empty is given the batch's
+    first picture, for there are networks that cannot do without any.
 
     Args:
         data: the dataset.
@@ -55,6 +61,7 @@ def training_batches(
         seed: of order and augmentation.
         epoch: counted from 0; each has its own order and augmentation.
         skip: leave out this many batches at the start, to continue an interrupted epoch.
+        ranks: who trains.
     """
     order = np.random.default_rng([seed, epoch]).permutation(indices)[skip * batch_size :]
 
@@ -62,7 +69,7 @@ def training_batches(
         generator = np.random.default_rng([seed, epoch, index])
         return normalise(augment(data.images[index], spec, augmentation, generator), spec)
 
-    yield from _batches(data, order, changed, batch_size)
+    yield from _batches(data, order, changed, batch_size, ranks)
 
 
 def augmented_pixels(
@@ -83,28 +90,34 @@ def augmented_pixels(
 
 
 def _batches(
-    data: Dataset, indices: npt.NDArray[np.int64], get: Callable[[int], Picture], size: int
+    data: Dataset, indices: npt.NDArray[np.int64], get: Callable[[int], Picture], size: int, ranks: Ranks
 ) -> Iterator[Batch]:
-    """Yields batches in order; pictures in files are decoded by threads, two batches ahead.
+    """Yields in order a rank's pictures of each batch and all its labels; threads decode files two batches ahead.
 
     Threads and not processes: decoding leaves Python's lock, and a process forked beside the converters' threads
     may never wake.
     """
-    groups = [indices[start : start + size] for start in range(0, len(indices), size)]
+    batches = [indices[start : start + size] for start in range(0, len(indices), size)]
+    shares = [_share(batch, ranks) for batch in batches]
     workers = _workers(data)
     if not workers:
-        for group in groups:
-            yield _stack(data, group, [get(int(index)) for index in group])
+        for batch, share in zip(batches, shares, strict=True):
+            yield _stack(data, batch, [get(int(index)) for index in share])
         return
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[list[Future[Picture]]] = deque()
         try:
-            for position, group in enumerate(groups):
-                while len(waiting) <= _AHEAD and position + len(waiting) < len(groups):
-                    waiting.append([pool.submit(get, int(index)) for index in groups[position + len(waiting)]])
-                yield _stack(data, group, [future.result() for future in waiting.popleft()])
+            for position, batch in enumerate(batches):
+                while len(waiting) <= _AHEAD and position + len(waiting) < len(shares):
+                    waiting.append([pool.submit(get, int(index)) for index in shares[position + len(waiting)]])
+                yield _stack(data, batch, [future.result() for future in waiting.popleft()])
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _share(batch: npt.NDArray[np.int64], ranks: Ranks) -> npt.NDArray[np.int64]:
+    own = batch[ranks.share(len(batch))]
+    return own if len(own) else batch[:1]
 
 
 def _stack(data: Dataset, indices: npt.NDArray[np.int64], pictures: list[Picture]) -> Batch:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from runtime import ArtifactError, decode, encode
-
-from .tensors import write_tensors
+from .tensors import read_groups, write_groups
 
 _GROUPS = ("weights", "weight_moments", "logits", "logit_moments")
 
@@ -41,7 +36,6 @@ class TasState:
 
 @dataclass(frozen=True)
 class _Header:
-    fingerprint: str
     step: int
     records: int
 
@@ -52,26 +46,16 @@ def write_tas_state(path: Path, fingerprint: str, state: TasState) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    tensors = {f"{group}/{name}": value for group in _GROUPS for name, value in getattr(state, group).items()}
-    header = _Header(_digest(fingerprint), state.step, state.records)
-    write_tensors(path, tensors, {"header": json.dumps(encode(header))})
+    groups = {group: getattr(state, group) for group in _GROUPS}
+    write_groups(path, fingerprint, _Header(state.step, state.records), groups)
 
 
 def read_tas_state(path: Path, fingerprint: str) -> TasState | None:
     """Reads a state, or returns None where there is none, it is damaged, or it belongs to another search."""
-    if not path.is_file():
+    found = read_groups(path, fingerprint, _Header, _GROUPS)
+    if found is None:
         return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = decode(_Header, json.loads(file.metadata()["header"]), str(path))
-            if header.fingerprint != _digest(fingerprint):
-                return None
-            groups: dict[str, dict[str, torch.Tensor]] = {group: {} for group in _GROUPS}
-            for key in file.keys():
-                group, name = key.split("/", 1)
-                groups[group][name] = file.get_tensor(key)
-    except (SafetensorError, ArtifactError, ValueError, TypeError, KeyError, RecursionError, OSError):
-        return None
+    header, groups = found
     return TasState(header.step, header.records, **groups)
 
 
@@ -87,7 +71,3 @@ def restore_moments(
     for name, value in moments.items():
         number, key = name.split(".")
         optimizer.state[parameters[int(number)]][key] = value
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

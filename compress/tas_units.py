@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -70,13 +70,6 @@ def ordered(model: SlicedViT, order: UnitOrder) -> SlicedViT:
             if axis is not None:
                 weights[name] = weights[name].index_select(dim, index[axis])
     return build(model.plan, weights)
-
-
-def first_blocks(model: SlicedViT, depth: int) -> SlicedViT:
-    """Returns a copy of ``model`` without the blocks after the first ``depth``."""
-    plan = replace(model.plan, blocks=model.plan.blocks[:depth])
-    weights = model.state_dict()
-    return build(plan, {name: weights[name] for name in parameter_axes(plan)})
 
 
 @dataclass(frozen=True)

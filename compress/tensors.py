@@ -1,16 +1,22 @@
-"""Named tensors in a safetensors file, whole or absent."""
+"""Named tensors in a safetensors file, whole or absent; and the states of unfinished work made of them."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from runtime import atomic_path
+from runtime import ArtifactError, atomic_path, decode, encode
+
+Header = TypeVar("Header")
+Tensors = Mapping[str, torch.Tensor]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -28,3 +34,51 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dic
                 raise
             # safetensors hides the system's error in its text
             raise OSError(int(number[1]), str(error)) from error
+
+
+def write_groups(path: Path, fingerprint: str, header: Any, groups: Mapping[str, Tensors]) -> None:
+    """Writes groups of named tensors and a header, atomically.
+
+    Args:
+        path: the file.
+        fingerprint: says which work they belong to, and no other; its digest is kept.
+        header: a dataclass that ``encode`` takes, with no field ``fingerprint``.
+        groups: by name; no name has a slash.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    tensors = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
+    head = {"fingerprint": _digest(fingerprint), **encode(header)}
+    write_tensors(path, tensors, {"header": json.dumps(head)})
+
+
+def read_groups(
+    path: Path, fingerprint: str, kind: type[Header], names: Sequence[str]
+) -> tuple[Header, dict[str, dict[str, torch.Tensor]]] | None:
+    """Reads what ``write_groups`` wrote, or returns None where there is none, it is damaged, or is of other work.
+
+    Args:
+        path: the file.
+        fingerprint: of the work that goes on.
+        kind: of the header.
+        names: of the groups; one without tensors is empty.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            head = dict(json.loads(file.metadata()["header"]))
+            if head.pop("fingerprint") != _digest(fingerprint):
+                return None
+            groups: dict[str, dict[str, torch.Tensor]] = {name: {} for name in names}
+            for key in file.keys():
+                group, name = key.split("/", 1)
+                groups[group][name] = file.get_tensor(key)
+            return decode(kind, head, str(path)), groups
+    except (SafetensorError, ArtifactError, ValueError, TypeError, KeyError, RecursionError, OSError):
+        return None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

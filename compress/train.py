@@ -26,8 +26,8 @@ from .distill_settings import Distillation
 from .distributed import ALONE, Ranks, current_ranks, in_lockstep
 from .evaluate import score
 from .folder import weights_sha256
+from .loading import training_batches
 from .recipe import TrainRecipe
-from .shares import Order, training_shares
 from .teachers import Teacher, sliced_teacher
 from .train_task import Packed, TrainTask, check_task, packed, unpacked
 from .training_state import TrainingState, read_state, write_state
@@ -247,9 +247,10 @@ class _Run:
 
     def steps(self) -> Iterator[int]:
         """Yields after every optimiser step of the current epoch."""
-        order = Order(self.recipe.batch_size, self.seed, self.epoch, self.batch)
-        batches = training_shares(self.data, self.spec, self.augmentation, order, self.ranks)
-        views = self.lesson.views(self.data, self.augmentation, order, self.ranks) if self.lesson else repeat(None)
+        data, changes, ranks = self.data, self.augmentation, self.ranks
+        order = {"batch_size": self.recipe.batch_size, "seed": self.seed, "epoch": self.epoch, "skip": self.batch}
+        batches = training_batches(data, data.train, self.spec, changes, ranks=ranks, **order)
+        views = self.lesson.views(data, changes, ranks, **order) if self.lesson else repeat(None)
         for (images, labels), view in zip(batches, views, strict=False):
             self._step(images, labels, view)
             yield self.step

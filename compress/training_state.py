@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from runtime import ArtifactError, EpochRecord, decode, encode
+from runtime import EpochRecord
 
-from .tensors import write_tensors
+from .tensors import read_groups, write_groups
+
+_GROUPS = ("weights", "best", "moments")
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,6 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class _Header:
-    fingerprint: str
     epoch: int
     batch: int
     loss_sum: float
@@ -54,30 +52,14 @@ def write_state(path: Path, fingerprint: str, state: TrainingState) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    for group, values in (("weights", state.weights), ("best", state.best), ("moments", state.moments)):
-        tensors |= {f"{group}/{name}": value for name, value in values.items()}
-    header = _Header(_digest(fingerprint), state.epoch, state.batch, state.loss_sum, state.history)
-    write_tensors(path, tensors, {"header": json.dumps(encode(header))})
+    groups = {group: getattr(state, group) for group in _GROUPS}
+    write_groups(path, fingerprint, _Header(state.epoch, state.batch, state.loss_sum, state.history), groups)
 
 
 def read_state(path: Path, fingerprint: str) -> TrainingState | None:
     """Reads a state, or returns None where there is none or it belongs to another training."""
-    if not path.is_file():
+    found = read_groups(path, fingerprint, _Header, _GROUPS)
+    if found is None:
         return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = decode(_Header, json.loads(file.metadata()["header"]), str(path))
-            if header.fingerprint != _digest(fingerprint):
-                return None
-            groups: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "best": {}, "moments": {}}
-            for key in file.keys():
-                group, name = key.split("/", 1)
-                groups[group][name] = file.get_tensor(key)
-    except (SafetensorError, ArtifactError, ValueError, TypeError, KeyError, RecursionError, OSError):
-        return None
+    header, groups = found
     return TrainingState(header.epoch, header.batch, header.loss_sum, header.history, **groups)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Two real processes under torchrun learn what one does; run as a program, this module is what they do."""
+"""Two real processes learn what one does; run as a program, this module starts them and is what they do."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ from compress.dataset import Images
 from compress.distributed import RankError, current_ranks, joined
 from runtime import BlockPlan, DataError, encode
 from tests.compress.tiny import SPEC, TINY_PLAN, tiny_vit, toy_data
+
+VICTIMS = {"kill": 0, "error": 1}
+"""Which rank fails, by how it does."""
 
 RECIPE = TrainRecipe(epochs=3, batch_size=8, lr=2e-3, head_lr=4e-3, warmup=0.2, patience=3, clip_norm=1.0)
 
@@ -106,12 +109,12 @@ class Failing:
         return self.images[index]
 
 
-def fail(folder: Path, how: str, victim: int) -> None:
+def fail(folder: Path, how: str) -> None:
     data = toy_data()
-    data = replace(data, images=Failing(data.images, victim, 40, how))
+    data = replace(data, images=Failing(data.images, VICTIMS[how], 40, how))
     seconds = itertools.count(0.0, 31.0)
     with joined():
-        learn(data=data, state_path=folder / "state.safetensors", clock=lambda: next(seconds))
+        learn(data=data, state_path=folder / f"{how}.safetensors", clock=lambda: next(seconds))
 
 
 def keep(trained: Trained, folder: Path, name: str) -> None:
@@ -129,7 +132,7 @@ def compare(folder: Path) -> None:
         keep(resumed(folder), folder, "resumed")
 
 
-def program(what: str, folder: Path, *more: str) -> None:
+def program(what: str, folder: Path) -> None:
     """Is what every rank runs; the work outside of trainings is rank 0's."""
     torch.set_num_threads(1)
     warnings.simplefilter("error")
@@ -137,61 +140,59 @@ def program(what: str, folder: Path, *more: str) -> None:
         if what == "compare":
             compare(folder)
         else:
-            fail(folder, what, int(more[0]))
+            fail(folder, what)
     except RankError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
 
 
-def environment() -> dict[str, str]:
-    root = str(Path(__file__).resolve().parents[2])
-    return {
-        **os.environ,
-        "PYTHONPATH": root,
-        "OMP_NUM_THREADS": "1",
-        "GOMP_SPINCOUNT": "1000",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-    }
+def start_all(folder: Path) -> None:
+    """Has two ranks do one thing after another; torch is loaded once, before they part, as that takes the longest.
+
+    There is no launcher that would end one when it loses the other.
+    """
+    codes = {}
+    for what in ("compare", *VICTIMS):
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = str(probe.getsockname()[1])
+        ranks = [started(what, folder, rank, port) for rank in range(2)]
+        codes[what] = [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]
+    (folder / "codes.json").write_text(json.dumps(codes))
 
 
-def by_hand(*arguments: object) -> list[subprocess.Popen[str]]:
-    """Starts two ranks without a launcher that would end one when it loses the other."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = str(probe.getsockname()[1])
-    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port, **environment()}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.compress.test_distributed", *map(str, arguments)],
-            env={**told, "RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-
-
-def ended(ranks: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
-    """Returns exit code and stderr of every rank; fails where one does not end by itself."""
-    try:
-        words = [rank.communicate(timeout=120)[1] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-    return [(rank.returncode, said) for rank, said in zip(ranks, words, strict=True)]
+def started(what: str, folder: Path, rank: int, port: str) -> int:
+    """Returns the process of a rank, which ends by a signal where it does not end by itself."""
+    process = os.fork()
+    if process:
+        return process
+    signal.alarm(120)
+    os.environ.update({"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port})
+    os.dup2(os.open(folder / f"{what}.{rank}.txt", os.O_WRONLY | os.O_CREAT), 2)
+    program(what, folder)
+    sys.exit(0)
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two ranks made of every case, and of a training that one process began."""
+    """What two ranks made of every case, and of a training that one process began; and of their failures."""
     folder = tmp_path_factory.mktemp("ranks")
     seconds = itertools.count(0.0, 31.0)
     with pytest.raises(Killed):
         learn(state_path=folder / "killed.safetensors", progress=kill_at(6), clock=lambda: next(seconds))
-    done = ended(by_hand("compare", folder))
-    assert [code for code, _ in done] == [0, 0], done
+    told = {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    told |= {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000"}
+    command = [sys.executable, "-m", "tests.compress.test_distributed", str(folder)]
+    subprocess.run(command, env={**os.environ, **told}, check=True)
+    codes, said = ended(folder, "compare")
+    assert codes == [0, 0], said
     return folder
+
+
+def ended(folder: Path, what: str) -> tuple[list[int], list[str]]:
+    """Returns exit code and stderr of both ranks."""
+    codes = json.loads((folder / "codes.json").read_text())[what]
+    return codes, [(folder / f"{what}.{rank}.txt").read_text() for rank in range(2)]
 
 
 def assert_close(epochs: list[dict[str, float]], weights: dict[str, torch.Tensor], trained: Trained) -> None:
@@ -231,12 +232,12 @@ def test_what_one_process_began_two_ranks_finish(two_ranks: Path) -> None:
 
 
 @pytest.mark.slow
-def test_when_rank_0_is_killed_the_other_ends_and_one_process_finishes(tmp_path: Path) -> None:
-    (first, _), (second, said) = ended(by_hand("kill", tmp_path, 0))
-    assert (first, second) == (-signal.SIGKILL, 1)
+def test_when_rank_0_is_killed_the_other_ends_and_one_process_finishes(two_ranks: Path) -> None:
+    codes, (_, said) = ended(two_ranks, "kill")
+    assert codes == [-signal.SIGKILL, 1]
     assert "Traceback" not in said
     steps: list[int] = []
-    path = tmp_path / "state.safetensors"
+    path = two_ranks / "kill.safetensors"
     trained = learn(state_path=path, progress=lambda stage, step, total, note="": steps.append(step))
     assert 2 < steps[0] < 12
     undisturbed = learn()
@@ -245,12 +246,12 @@ def test_when_rank_0_is_killed_the_other_ends_and_one_process_finishes(tmp_path:
 
 
 @pytest.mark.slow
-def test_a_rank_that_fails_is_named_by_rank_0(tmp_path: Path) -> None:
-    (first, said), (second, beside) = ended(by_hand("error", tmp_path, 1))
-    assert (first, second) == (1, 1)
+def test_a_rank_that_fails_is_named_by_rank_0(two_ranks: Path) -> None:
+    codes, (said, beside) = ended(two_ranks, "error")
+    assert codes == [1, 1]
     assert re.search(r"^Rank 1 of 2 failed: The picture \d+ is torn\. Mend that", said)
     assert "Traceback" not in said + beside
 
 
 if __name__ == "__main__":
-    program(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
+    start_all(Path(sys.argv[1]))

@@ -15,7 +15,6 @@ from torch import nn
 from compress import Augmentation, Distillation, Ranks, TrainRecipe, sliced_teacher, training_batches
 from compress.distill_views import teacher_views
 from compress.distributed import RankError, check_shareable, current_ranks, joined
-from compress.shares import Order, training_shares, view_shares
 from compress.teachers import Teacher
 from compress.train_task import TrainTask, check_task, packed, unpacked
 from runtime import ModelError
@@ -40,13 +39,13 @@ def test_shares_are_all_rows_once_and_nearly_equal(size: int, count: int) -> Non
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 30, 64])
 @pytest.mark.parametrize("skip", [0, 2])
 def test_shares_of_batches_are_the_batches(size: int, batch_size: int, skip: int) -> None:
-    data, order = toy_data(), Order(batch_size, seed=3, epoch=2, skip=skip)
-    named = {"batch_size": batch_size, "seed": 3, "epoch": 2, "skip": skip}
+    data = toy_data()
+    named: dict[str, Any] = {"batch_size": batch_size, "seed": 3, "epoch": 2, "skip": skip}
     whole = list(training_batches(data, data.train, SPEC, STILL, **named))
     views = list(teacher_views(data, SPEC, LARGE, STILL, **named))
     everyone = [Ranks(rank, size) for rank in range(size)]
-    shares = [list(training_shares(data, SPEC, STILL, order, ranks)) for ranks in everyone]
-    seen = [list(view_shares(data, SPEC, LARGE, STILL, order, ranks)) for ranks in everyone]
+    shares = [list(training_batches(data, data.train, SPEC, STILL, ranks=ranks, **named)) for ranks in everyone]
+    seen = [list(teacher_views(data, SPEC, LARGE, STILL, ranks=ranks, **named)) for ranks in everyone]
     assert {len(own) for own in [*shares, *seen]} == {len(whole)}
     for number, (images, labels) in enumerate(whole):
         lengths = [(rows := ranks.share(len(labels))).stop - rows.start for ranks in everyone]
@@ -59,9 +58,8 @@ def test_shares_of_batches_are_the_batches(size: int, batch_size: int, skip: int
 
 
 def test_views_follow_from_the_pictures_where_they_are_alike() -> None:
-    data, order = toy_data(), Order(8, 0, 0)
-    views = view_shares(data, SPEC, replace(SPEC, mean=(0.1,)), STILL, order, Ranks(1, 2))
-    assert next(views) is None
+    named: dict[str, Any] = {"batch_size": 8, "seed": 0, "epoch": 0, "ranks": Ranks(1, 2)}
+    assert next(teacher_views(toy_data(), SPEC, replace(SPEC, mean=(0.1,)), STILL, **named)) is None
 
 
 NORMED = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))

@@ -32,7 +32,6 @@ from compress import (
 from compress.tas import TAS_JOURNAL, TAS_STATE, search_tas
 from compress.tas_choices import candidates_of, plan_with
 from compress.tas_settings import TasSettings
-from compress.tas_units import first_blocks
 from runtime import BlockPlan, PlanError, ShapePlan, StorageError
 from tests.tables import stair_table
 
@@ -77,7 +76,7 @@ def test_the_plan_lands_within_the_tolerance(unit: str, share: float) -> None:
     assert 0.9 * budget.limit <= cost.of(found.plan) <= budget.limit
     shorter = replace(PLAN, blocks=PLAN.blocks[: len(found.plan.blocks)])
     assert plan_of(shorter, found.kept) == found.plan
-    sliced = slice_vit(first_blocks(model, len(found.kept.blocks)), found.kept)
+    sliced = slice_vit(model, found.kept)
     assert sliced.plan == found.plan
     costs = [step["cost"] for step in found.steps]
     assert costs == sorted(costs, reverse=True)

@@ -13,7 +13,7 @@ from compress import SlicedViT, group_importance, keep_all, plan_of, slice_vit
 from compress.tas_choices import DEPTH, EMBED, Candidates, Choice, candidates_of, plan_with
 from compress.tas_sampling import Pick
 from compress.tas_supernet import Sample, draw_sample, run_sample
-from compress.tas_units import first_blocks, kept_first, lost_importance, order_of, ordered
+from compress.tas_units import kept_first, lost_importance, order_of, ordered
 from runtime import ShapePlan, macs
 
 from .test_oneshot import random_importance
@@ -65,7 +65,7 @@ def test_certain_candidates_are_the_model_sliced_to_their_plan(key: str, seed: i
     chosen, images = random_choice(candidates, seed), images_for(model.plan)
     plan = plan_with(model.plan, chosen)
     kept = kept_first(model.plan, order, plan)
-    sliced = slice_vit(first_blocks(model, len(plan.blocks)), kept)
+    sliced = slice_vit(model, kept)
     assert sliced.plan == plan
     with torch.no_grad():
         found = run_sample(ordered(model, order), certain(candidates, chosen), images)
@@ -238,7 +238,7 @@ def test_equal_importance_keeps_the_first_and_trailing_blocks_go() -> None:
     order = order_of(ones)
     assert order.embed == tuple(range(16))
     model = tiny_vit()
-    short = first_blocks(model, 1)
+    short = slice_vit(model, kept_first(TINY_PLAN, order, replace(TINY_PLAN, blocks=TINY_PLAN.blocks[:1])))
     assert short.plan == replace(TINY_PLAN, blocks=TINY_PLAN.blocks[:1])
     assert macs(short.plan) < macs(model.plan)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in short.state_dict().items())
