@@ -35,7 +35,7 @@ export-tflite: $(VENV)/.installed  ## Fine-tune, prune, recover, export, verify,
 # in two processes side by side, since most tests keep one core busy; with ARGS, which may choose some, in one
 test: $(VENV)/.installed-dev  ## Run all tests
 ifeq ($(strip $(ARGS)),)
-	$(MAKE) --no-print-directory -j2 --output-sync=line test-commands test-rooms
+	$(MAKE) --no-print-directory -j2 test-commands test-rooms
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
@@ -49,7 +49,7 @@ test-rooms: $(VENV)/.installed-dev
 test-devices: export POCKETVIT_BOARDS_REQUIRED = 1
 test-devices: $(VENV)/.installed-dev  ## Run the tests on emulated boards, over real ssh and adb; fail where they cannot run
 ifeq ($(strip $(ARGS)),)
-	$(MAKE) --no-print-directory -j2 --output-sync=line boards-of-commands boards-of-rooms
+	$(MAKE) --no-print-directory -j2 boards-of-commands boards-of-rooms
 else
 	$(BIN)/python -m pytest -m boards $(ARGS)
 endif
