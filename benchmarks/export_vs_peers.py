@@ -62,8 +62,8 @@ PROBE_IMAGES, PROBE_COMPONENTS = 600, 24
 AGREEMENT = {"small": 0.9, "tiny": 0.99}
 """Random features answer less surely than trained ones: no tool's int8 reaches 99 % of them."""
 
-TEST_IMAGES = {"small": 400, "tiny": 10_000}
-ROUNDS = {"small": 120, "tiny": 400}
+TEST_IMAGES = {"small": 2_000, "tiny": 10_000}
+ROUNDS = {"small": 200, "tiny": 400}
 OURS = {
     "fp32.tflite": "**PocketViT, fp32**",
     "fp16.tflite": "**PocketViT, fp16 weights**",

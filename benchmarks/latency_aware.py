@@ -4,10 +4,10 @@
     python benchmarks/latency_aware.py [--search one-shot] [--budgets macs=0.75] [--precision int8]
 
 Under a model that ``compress_quality.py`` trained (ViT-Tiny, 32 px, Fashion-MNIST), chooses what to prune twice, by
-``--cost macs`` and by ``--cost latency@cpu``, down to the same share of the MACs; recovers both alike, with
-distillation; exports them and the baseline, and times the files in turns, one thread, in a fresh process. Prints a
-Markdown table; ratios are of medians, with 95 % bootstrap intervals. Recovered models are kept in ``--out``, and a
-second run takes them from there.
+``--cost macs`` and by ``--cost latency@cpu``, down to the same share of the MACs; reconstructs what is left, recovers
+both alike, with distillation; exports them and the baseline, and times the files in turns, one thread, in a fresh
+process. Prints a Markdown table; ratios are of medians, with 95 % bootstrap intervals. Recovered models are kept in
+``--out``, and a second run takes them from there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from compress_quality import BASELINE, Setting, folder_of, importance_of, prepare, recover
+from compress_quality import BASELINE, Setting, folder_of, importance_of, mended, prepare, recover
 
 from compress import (
     SlicedViT,
@@ -32,7 +32,6 @@ from compress import (
     read_model,
     save_model,
     score,
-    slice_vit,
     solve,
 )
 from device_bench import Sampling, bench_apart, format, ratio_of_medians
@@ -92,15 +91,15 @@ def main() -> None:
 
 
 def pruned(setting: Setting, baseline: SlicedViT, search: str, budget: str, cost: str, tables: Tables) -> SlicedViT:
-    """Slices ``baseline`` to a budget, choosing by a cost; ``milp``, which has one, to the time that the other took."""
+    """Prunes ``baseline`` to a budget, choosing by a cost; ``milp``, which has one, to the time that the other took."""
     plan, everything = baseline.plan, keep_all(baseline.plan)
     importance = importance_of(setting, "fisher", baseline)
     limit, counted = parse_budget(budget, plan, tables), parse_cost(cost, plan, tables)
     if search == "one-shot":
-        return slice_vit(baseline, propose(plan, importance, limit, everything, cost=counted).kept)
+        return mended(setting, baseline, propose(plan, importance, limit, everything, cost=counted).kept, 1)
     by_macs = solve(plan, importance, limit, everything)
     if cost == limit.cost.name:
-        return slice_vit(baseline, by_macs.kept)
+        return mended(setting, baseline, by_macs.kept, 1)
     # the least time at which no more importance is lost
     lost = sum(step["importance"] for step in by_macs.steps)
     low, high, best = 0.5 * counted.of(by_macs.plan), float(counted.of(by_macs.plan)), by_macs
@@ -111,7 +110,7 @@ def pruned(setting: Setting, baseline: SlicedViT, search: str, budget: str, cost
             high, best = middle, tried
         else:
             low = middle
-    return slice_vit(baseline, best.kept)
+    return mended(setting, baseline, best.kept, 1)
 
 
 def recovered(setting: Setting, model: SlicedViT, baseline: SlicedViT, epochs: float, out: Path) -> SlicedViT:

@@ -1,0 +1,215 @@
+"""Where the time of a ViT's int8 file goes, operator by operator, against what its products alone must take.
+
+    python benchmarks/int8_time.py [--model vit_small_patch16_224] [--img-size 224] [--rounds 60]
+
+LiteRT has no profiler for Python, so every kind of operator of a block is timed by itself, in its own shapes: a chain
+of a few of them and a longer one run in turns, and the difference of their medians, divided by how many more there
+are, is the time of one. The file itself runs in the same turns, with fresh weights and made up ranges. One thread.
+
+The bound: an AVX-512 core multiplies 64 pairs of 8-bit integers (``VPDPBUSD``) in the instruction with which it
+multiplies 16 pairs of floats. So the products cannot take less than a quarter of the time they take in float32 at the
+best rate that float32 Linears reach here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from compress import ModelSpec, load_model
+from device_bench import format, median_interval
+from export import DYNAMIC_ATTENTION, Graph, modes_of, observe, quantise, tflite_bytes, write_int8
+from export.graph import Builder
+from runtime import ShapePlan, macs, open_engine
+
+SHORT, LONG = 4, 12
+INT8_ADVANTAGE = 4
+"""Pairs of 8-bit integers per instruction over pairs of floats."""
+
+WHOLE, FLOAT = "whole file", "fc1 and fc2, float32"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of work.
+
+    Attributes:
+        name: in the table.
+        count: how often it is done in the blocks that compute every token.
+        macs: multiply-accumulates of one.
+        chain: makes a float graph that does it so many times.
+        integer: it is quantised as the file is.
+    """
+
+    name: str
+    count: int
+    macs: int
+    chain: Callable[[int], Graph]
+    integer: bool = True
+
+
+def main() -> None:
+    """Times chains and file in turns, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vit_small_patch16_224")
+    parser.add_argument("--img-size", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=60)
+    options = parser.parse_args()
+    model = load_model(ModelSpec(options.model, img_size=options.img_size), num_classes=10)
+    plan, kinds = model.plan, kinds_of(model.plan)
+    with tempfile.TemporaryDirectory() as folder:
+        files: dict[tuple[str, int], Path] = {}
+        for kind in kinds:
+            for count in (SHORT, LONG):
+                files[kind.name, count] = Path(folder) / f"{len(files)}.tflite"
+                files[kind.name, count].write_bytes(written(kind, count))
+        files[WHOLE, 1] = Path(folder) / "whole.tflite"
+        images = np.random.default_rng(0).normal(size=(4, *plan.img_size, plan.in_chans))
+        write_int8(model, files[WHOLE, 1], images.astype(np.float32), DYNAMIC_ATTENTION)
+        seconds = timed(files, options.rounds)
+    print(f"{options.model}, {options.img_size} px, {DYNAMIC_ATTENTION.name}, LiteRT, one thread\n")
+    print("\n".join(table(plan, kinds, seconds)))
+
+
+def kinds_of(plan: ShapePlan) -> list[Kind]:
+    """Returns the work of the blocks; the last one of a model with a class token does next to nothing of it."""
+    n, c, block = plan.num_tokens, plan.embed_dim, plan.blocks[0]
+    heads, width, hidden = block.num_heads, block.qk_dim, block.mlp_dim
+    blocks = len(plan.blocks) - (plan.pooling == "token")
+
+    def chained(shape: tuple[int, ...], step: Callable[[Builder, str, int], str]) -> Callable[[int], Graph]:
+        def chain(count: int) -> Graph:
+            g = Builder((1, *shape, *(1,) * (3 - len(shape))))
+            x = g.op("reshape", ["image"], "start", shape=shape)
+            for i in range(count):
+                x = step(g, x, i)
+            return g.graph(x)
+
+        return chain
+
+    def square(g: Builder, x: str, i: int) -> str:
+        return g.linear(x, weights(c, c, i), None, f"linear.{i}")
+
+    def mlp(g: Builder, x: str, i: int) -> str:
+        return g.linear(g.linear(x, weights(hidden, c, i), None, f"fc1.{i}"), weights(c, hidden, i), None, f"fc2.{i}")
+
+    def products(g: Builder, x: str, i: int) -> str:
+        if i == 0:
+            g.op("mul", [x, x], "keys")
+            g.op("add", [x, x], "values")
+        scores = g.op("batch_matmul", [x, "keys"], f"scores.{i}", adj_y=True)
+        return g.op("batch_matmul", [scores, "values"], f"mixed.{i}")
+
+    def norm(g: Builder, x: str, i: int) -> str:
+        mean = g.op("mean", [g.op("mul", [x, x], f"square.{i}")], f"mean.{i}", axis=(-1,))
+        root = g.op("rsqrt", [g.op("add", [mean, g.constant("eps", np.full((1, 1), 1e-6))], f"eps.{i}")], f"rsqrt.{i}")
+        return g.op("mul", [x, root], f"normed.{i}")
+
+    def gelu(g: Builder, x: str, i: int) -> str:
+        return g.op("gelu", [x], f"gelu.{i}", approximate=False)
+
+    def added(g: Builder, x: str, i: int) -> str:
+        return g.op("add", [x, "start"], f"sum.{i}")
+
+    def moved(g: Builder, x: str, i: int) -> str:
+        perm = (1, 0, 2)
+        return g.op("transpose", [g.op("transpose", [x], f"heads.{i}", perm=perm)], f"tokens.{i}", perm=perm)
+
+    rows, apart = (n, c), (heads, n, width)
+    return [
+        Kind("query, key, value and projection", 4 * blocks, n * c * c, chained(rows, square)),
+        Kind("fc1 and fc2", blocks, 2 * n * c * hidden, chained(rows, mlp)),
+        Kind("both products of attention", blocks, 2 * heads * n * n * width, chained(apart, products)),
+        Kind("softmax", blocks, 0, chained((heads, n, n), lambda g, x, i: g.op("softmax", [x], f"softmax.{i}"))),
+        Kind(
+            "GELU", blocks, 0, chained((n, hidden), lambda g, x, i: g.op("gelu", [x], f"gelu.{i}", approximate=False))
+        ),
+        Kind("RMSNorm", 2 * blocks, 0, chained(rows, norm)),
+        Kind("transposing to heads and back", 2 * blocks, 0, chained((n, heads, width), moved)),
+        Kind(
+            "adding to the stream", 2 * blocks, 0, chained(rows, lambda g, x, i: g.op("add", [x, "start"], f"sum.{i}"))
+        ),
+        Kind(FLOAT, 0, 2 * n * c * hidden, chained(rows, mlp), integer=False),
+    ]
+
+
+def weights(outputs: int, inputs: int, seed: int) -> npt.NDArray[np.float64]:
+    """Returns random weights that keep what goes through them about as large as it was."""
+    return np.random.default_rng(seed).normal(scale=inputs**-0.5, size=(outputs, inputs))
+
+
+def written(kind: Kind, count: int) -> bytes:
+    """Returns the file of a chain."""
+    graph = kind.chain(count)
+    if kind.integer:
+        images = np.random.default_rng(0).normal(size=(2, *graph.shapes[graph.input][1:])).astype(np.float32)
+        graph = quantise(
+            graph, modes_of(graph, DYNAMIC_ATTENTION), observe(graph, images, batch=1), DYNAMIC_ATTENTION.ranges
+        )
+    return tflite_bytes(graph)
+
+
+def timed(files: dict[tuple[str, int], Path], rounds: int) -> dict[tuple[str, int], list[float]]:
+    """Runs all files in turns, each timed run after one that is not, and returns their seconds."""
+    runs = {}
+    for key, path in files.items():
+        engine = open_engine(path)
+        image = np.random.default_rng(0).normal(size=engine.input_shape).astype(np.float32)
+        runs[key] = lambda engine=engine, image=image: engine.run(image)
+    seconds: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
+    generator, order = np.random.default_rng(1), list(runs)
+    for _ in range(rounds):
+        for index in generator.permutation(len(order)):
+            key = order[index]
+            runs[key]()
+            started = time.perf_counter()
+            runs[key]()
+            seconds[key].append(time.perf_counter() - started)
+    return seconds
+
+
+def table(plan: ShapePlan, kinds: list[Kind], seconds: dict[tuple[str, int], list[float]]) -> list[str]:
+    """Returns the table, and under it the bound."""
+    one = {
+        kind.name: float(np.median(seconds[kind.name, LONG]) - np.median(seconds[kind.name, SHORT])) / (LONG - SHORT)
+        for kind in kinds
+    }
+    whole = float(np.median(seconds[WHOLE, 1]))
+    lines = ["| work | times | one | all | of the file | GMAC/s |", "|---|---|---|---|---|---|"]
+    known = 0.0
+    for kind in kinds:
+        if kind.count:
+            spent = kind.count * one[kind.name]
+            known += spent
+            rate = f"{kind.macs / one[kind.name] / 1e9:.0f}" if kind.macs else ""
+            lines.append(
+                f"| {kind.name} | {kind.count} | {format.seconds(one[kind.name])} | {format.seconds(spent)} "
+                f"| {100 * spent / whole:.1f} % | {rate} |"
+            )
+    lines.append(
+        f"| the rest: patches, last block, head, caches | | | {format.seconds(whole - known)} "
+        f"| {100 * (whole - known) / whole:.1f} % | |"
+    )
+    lines.append(f"| **whole file** | | | {format.seconds_interval(median_interval(seconds[WHOLE, 1]))} | 100 % | |")
+    float_rate = next(kind.macs for kind in kinds if kind.name == FLOAT) / one[FLOAT]
+    products = sum(kind.count * kind.macs for kind in kinds)
+    bound = products / (INT8_ADVANTAGE * float_rate)
+    lines += [
+        "",
+        f"float32 Linears reach {float_rate / 1e9:.0f} GMAC/s here, so int8 products could reach "
+        f"{INT8_ADVANTAGE * float_rate / 1e9:.0f} GMAC/s.",
+        f"The {products / 1e9:.2f} GMAC above ({100 * products / macs(plan):.0f} % of the model's) cannot take less "
+        f"than {format.seconds(bound)}: {100 * bound / whole:.0f} % of the file's time.",
+    ]
+    return lines
+
+
+if __name__ == "__main__":
+    main()
