@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch_pruned import timm_of, torch_pruned
 
 from compress import (
     CRITERIA,
@@ -53,7 +54,6 @@ from compress import (
     augmentation_for,
     draw_search_images,
     fit,
-    from_timm,
     input_stats,
     keep_all,
     load_data,
@@ -82,7 +82,7 @@ OURS = ("milp", "dfbnb", "one-shot")
 BASELINE = "baseline"
 
 TRAIN = TrainRecipe(epochs=24, batch_size=64, lr=1e-3, head_lr=1e-3, warmup=0.1, patience=24, clip_norm=1.0)
-RECOVER = TrainRecipe(epochs=3, batch_size=64, lr=5e-4, head_lr=5e-4, warmup=0.1, patience=3, clip_norm=1.0)
+RECOVER = TrainRecipe(epochs=3, batch_size=64, lr=1e-4, head_lr=1e-4, warmup=0.1, patience=3, clip_norm=1.0)
 
 PER_CLASS, GRADIENT_BATCH = 25, 16
 TREE = TreeSettings(depth=6, sizes=GroupSizes(mlp=128, qk=16, v=16, embed=8), gradient_batch=GRADIENT_BATCH)
@@ -335,7 +335,8 @@ def choose(setting: Setting, method: str, baseline: SlicedViT, folder: Path) -> 
 def pruned(setting: Setting, method: str, baseline: SlicedViT, budget: Budget, mend: bool) -> SlicedViT:
     """Prunes ``baseline`` to the budget at once, and reconstructs what is left where that is asked for."""
     if method.startswith("torch-pruning"):
-        return torch_pruned(setting, baseline, budget, ranked=method == "torch-pruning-global")
+        gradients = taylor_gradients(setting, baseline)
+        return torch_pruned(baseline, SPEC, budget, gradients, ranked=method == "torch-pruning-global")
     importance = importance_of(setting, method, baseline)
     select = solve if method == "milp" else propose
     kept = select(baseline.plan, importance, budget, keep_all(baseline.plan)).kept
@@ -410,25 +411,9 @@ def rounds(setting: Setting, baseline: SlicedViT, budget: Budget, folder: Path) 
     raise AssertionError(f"the budget is not met after {ROUNDS} rounds")
 
 
-def torch_pruned(setting: Setting, baseline: SlicedViT, budget: Budget, ranked: bool) -> SlicedViT:
-    """Prunes with the package Torch-Pruning, at the largest ratio that leaves no less than the budget.
-
-    No less, not no more: its widths move together, so it cannot land on the budget, and the difference is to its good.
-    """
-    low, high, best, gradients = 0.0, 0.8, baseline, taylor_gradients(setting, baseline)
-    for _ in range(9):
-        ratio = (low + high) / 2
-        model = torch_pruned_by(baseline, gradients, ratio, ranked)
-        if budget.of(model.plan) >= budget.limit:
-            low, best = ratio, model
-        else:
-            high = ratio
-    return best
-
-
 def taylor_gradients(setting: Setting, baseline: SlicedViT) -> dict[str, torch.Tensor]:
     """Returns gradients summed over batches, by timm's names."""
-    model, count = timm_of(baseline), TAYLOR_BATCHES * TAYLOR_BATCH
+    model, count = timm_of(baseline, SPEC), TAYLOR_BATCHES * TAYLOR_BATCH
     images = np.random.default_rng([setting.seed, 19]).permutation(setting.data.train)[:count]
     for pictures, labels in training_batches(
         setting.data,
@@ -441,77 +426,6 @@ def taylor_gradients(setting: Setting, baseline: SlicedViT) -> dict[str, torch.T
     ):
         torch.nn.functional.cross_entropy(model(pictures), labels).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
-
-
-def torch_pruned_by(baseline: SlicedViT, gradients: dict[str, torch.Tensor], ratio: float, ranked: bool) -> SlicedViT:
-    """Prunes as the package's example for timm's ViTs does (``examples/transformers/prune_timm_vit.py``).
-
-    Args:
-        baseline: the model to prune.
-        gradients: of its parameters, by timm's names.
-        ratio: of the units to remove, 0..1.
-        ranked: rank the units of all layers together, and do not take the same ratio of each layer.
-    """
-    import torch_pruning as tp
-    from timm.models.vision_transformer import Attention
-
-    model, plan, heads = timm_of(baseline), baseline.plan, {}
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.forward = attend.__get__(module)
-            heads[module.qkv] = module.num_heads
-    pruner = tp.pruner.MetaPruner(
-        model,
-        torch.zeros(1, plan.in_chans, *plan.img_size),
-        importance=tp.importance.GroupTaylorImportance(),
-        global_pruning=ranked,
-        pruning_ratio=ratio,
-        ignored_layers=[model.head],
-        num_heads=heads,
-        prune_num_heads=False,
-        prune_head_dims=True,
-        round_to=8,
-    )
-    for name, parameter in model.named_parameters():
-        parameter.grad = gradients[name].clone()
-    pruner.step()
-    return sliced_of(model, pruner.num_heads)
-
-
-def attend(self: Any, x: torch.Tensor, **unused: Any) -> torch.Tensor:
-    """Attends as timm's ``Attention`` does, and takes head widths other than those it was made with."""
-    b, n, _ = x.shape
-    q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-    mixed = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-    return self.proj(mixed.transpose(1, 2).reshape(b, n, -1))  # type: ignore[no-any-return]
-
-
-def timm_of(model: SlicedViT) -> Any:
-    """Returns an unpruned model as timm's own module."""
-    import timm
-
-    other = timm.create_model(
-        SPEC.name,
-        img_size=SPEC.img_size,
-        patch_size=SPEC.patch_size,
-        in_chans=SPEC.in_chans,
-        num_classes=model.plan.num_classes,
-    )
-    weights = {name.replace("patch_embed.", "patch_embed.proj."): w.clone() for name, w in model.state_dict().items()}
-    for name in [name for name in weights if ".attn.q." in name]:
-        parts = [weights.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
-        weights[name.replace(".q.", ".qkv.")] = torch.cat(parts)
-    other.load_state_dict(weights)
-    return other.eval()
-
-
-def sliced_of(model: Any, heads: dict[Any, int]) -> SlicedViT:
-    """Returns a model that Torch-Pruning has pruned; attention keeps the scale it was trained with."""
-    for block in model.blocks:
-        block.attn.num_heads = heads[block.attn.qkv]
-        block.attn.head_dim = block.attn.qkv.out_features // (3 * block.attn.num_heads)
-    model.embed_dim = model.norm.normalized_shape[0]
-    return from_timm(model)
 
 
 def read_cells(out: Path) -> list[Cell]:

@@ -18,10 +18,9 @@ from benchmarks.compress_quality import (
     mean_sd,
     read_cells,
     report,
-    sliced_of,
-    timm_of,
     work,
 )
+from benchmarks.torch_pruned import sliced_of, timm_of
 from compress import load_model
 
 CELL = Cell(0, BASELINE, 100, 10, 1.0, 1.0, None, 0.9, None, 0.9, 0.0, 5.0, 0, [192])
@@ -76,7 +75,7 @@ def test_the_report_has_a_row_for_every_method_there_is() -> None:
 @pytest.mark.slow
 def test_a_model_goes_to_timm_and_back() -> None:
     model = load_model(SPEC, 10, seed=3)
-    other = timm_of(model)
+    other = timm_of(model, SPEC)
     back = sliced_of(other, {block.attn.qkv: block.attn.num_heads for block in other.blocks})
     assert back.plan == model.plan
     own, theirs = model.state_dict(), back.state_dict()
