@@ -62,6 +62,7 @@ PROBE_IMAGES, PROBE_COMPONENTS = 600, 24
 AGREEMENT = {"small": 0.9, "tiny": 0.99}
 """Random features answer less surely than trained ones: no tool's int8 reaches 99 % of them."""
 
+VERIFY_IMAGES = {"small": 400, "tiny": 1_000}
 TEST_IMAGES = {"small": 2_000, "tiny": 10_000}
 ROUNDS = {"small": 200, "tiny": 400}
 OURS = {
@@ -119,7 +120,7 @@ def prepare(name: str, folder: Path) -> dict[str, Path]:
     data = load_data(DATA, seed=0, train_limit=TRAIN_LIMIT)
     settings = ExportSettings(
         kinds=("fp32", "fp16", "int8", "int8-full", "onnx", "onnx-int8"),
-        verify_images=min(TEST_IMAGES[name], 1000),
+        verify_images=VERIFY_IMAGES[name],
         min_agreement=AGREEMENT[name],
     )
     export_model(model, task, data, folder / "ours", name, settings, timer=time_apart)
