@@ -2,6 +2,7 @@
 
     python benchmarks/compress_quality.py [--seeds 0,1,2] [--methods dfbnb,milp] [--out FOLDER]
     python benchmarks/compress_quality.py --report
+    python benchmarks/compress_quality.py --budget macs=0.35 --methods milp,l2,random     # and --report with it
     python benchmarks/compress_quality.py --ladder macs=0.5,macs=0.4 [--seeds 0,1,2]
 
 ViT-Tiny at 32 px on Fashion-MNIST: a baseline is trained from fresh weights for every seed, pruned by every method,
@@ -168,10 +169,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/compress-quality"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", action="store_true", help="print the table and do nothing else")
+    parser.add_argument("--budget", default=BUDGET, help="what to prune to")
     parser.add_argument("--ladder", default="", help="budgets, comma-separated: prune to each, without recovery")
     options = parser.parse_args()
     if options.report:
-        print(report(read_cells(options.out)))
+        print(report(read_cells(options.out, options.budget)))
         return
     torch.set_num_threads(options.threads)
     seeds = [int(seed) for seed in options.seeds.split(",")]
@@ -180,20 +182,20 @@ def main() -> None:
         for line in ladder(options.out, seeds, [m for m in methods if m != "dfbnb"], options.ladder.split(",")):
             print(line, flush=True)
         return
-    work(options.out, [(seed, method) for seed in seeds for method in (BASELINE, *methods)])
+    work(options.out, [(seed, method) for seed in seeds for method in (BASELINE, *methods)], options.budget)
 
 
-def work(out: Path, cells: Sequence[tuple[int, str]]) -> None:
+def work(out: Path, cells: Sequence[tuple[int, str]], budget: str = BUDGET) -> None:
     """Makes every cell that is not there, waiting for those that other processes make."""
-    while missing := [cell for cell in cells if not (folder_of(out, *cell) / "cell.json").is_file()]:
+    while missing := [cell for cell in cells if not (folder_of(out, *cell, budget) / "cell.json").is_file()]:
         for seed, method in missing:
-            folder = folder_of(out, seed, method)
+            folder = folder_of(out, seed, method, budget)
             ready = method == BASELINE or (folder_of(out, seed, BASELINE) / "cell.json").is_file()
             if not ready:
                 continue
             with locked(folder) as mine:
                 if mine and not (folder / "cell.json").is_file():
-                    cell = make(out, seed, method)
+                    cell = make(out, seed, method, budget)
                     write_bytes(folder / "cell.json", (json.dumps(asdict(cell), indent=1) + "\n").encode())
                     print(json.dumps({k: v for k, v in asdict(cell).items() if k != "widths"}), flush=True)
                     break
@@ -201,9 +203,9 @@ def work(out: Path, cells: Sequence[tuple[int, str]]) -> None:
             time.sleep(5)
 
 
-def folder_of(out: Path, seed: int, method: str) -> Path:
+def folder_of(out: Path, seed: int, method: str, budget: str = BUDGET) -> Path:
     """Returns where a cell is kept."""
-    return out / f"seed-{seed}" / method
+    return out / f"seed-{seed}" / (method if method == BASELINE or budget == BUDGET else f"{method}@{budget}")
 
 
 @contextmanager
@@ -219,15 +221,15 @@ def locked(folder: Path) -> Iterator[bool]:
         yield True
 
 
-def make(out: Path, seed: int, method: str) -> Cell:
+def make(out: Path, seed: int, method: str, budget: str) -> Cell:
     """Trains a baseline, or prunes one and recovers."""
-    setting, folder = prepare(seed), folder_of(out, seed, method)
+    setting, folder = prepare(seed), folder_of(out, seed, method, budget)
     if method == BASELINE:
         model, seconds = train(setting, load_model(SPEC, setting.data.num_classes, seed), TRAIN, folder, BASELINE)
         save_model(folder, model, setting.task)
         return outcome(setting, method, model, model, (None, None), Cut(model, 0, 0.0, rounds=0), seconds)
     baseline = read_model(folder_of(out, seed, BASELINE))
-    cut = choose(setting, method, baseline, folder)
+    cut = choose(setting, method, baseline, parse_budget(budget, baseline.plan), folder)
     before = (accuracy(setting, cut.model, "test"), accuracy(setting, cut.model, "held_out"))
     model, seconds = recover(setting, cut.model, baseline, cut.epochs, cut.rounds, folder)
     save_model(folder, model, setting.task)
@@ -322,9 +324,8 @@ def outcome(
     )
 
 
-def choose(setting: Setting, method: str, baseline: SlicedViT, folder: Path) -> Cut:
+def choose(setting: Setting, method: str, baseline: SlicedViT, budget: Budget, folder: Path) -> Cut:
     """Prunes ``baseline`` to the budget."""
-    budget = parse_budget(BUDGET, baseline.plan)
     if method == "dfbnb":
         return rounds(setting, baseline, budget, folder)
     started = time.monotonic()
@@ -428,9 +429,10 @@ def taylor_gradients(setting: Setting, baseline: SlicedViT) -> dict[str, torch.T
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def read_cells(out: Path) -> list[Cell]:
-    """Reads the cells there are."""
-    return [Cell(**json.loads(path.read_text())) for path in sorted(out.glob("seed-*/*/cell.json"))]
+def read_cells(out: Path, budget: str = BUDGET) -> list[Cell]:
+    """Reads the cells there are of one budget, and the baselines."""
+    cells = [(path.parent, Cell(**json.loads(path.read_text()))) for path in sorted(out.glob("seed-*/*/cell.json"))]
+    return [cell for folder, cell in cells if folder == folder_of(out, cell.seed, cell.method, budget)]
 
 
 def report(cells: Sequence[Cell]) -> str:
