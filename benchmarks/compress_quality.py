@@ -2,7 +2,7 @@
 
     python benchmarks/compress_quality.py [--seeds 0,1,2] [--methods dfbnb,milp] [--out FOLDER]
     python benchmarks/compress_quality.py --report
-    python benchmarks/compress_quality.py --budget macs=0.35 --methods milp,l2,random     # and --report with it
+    python benchmarks/compress_quality.py --budget macs=0.35 --epochs 0.5      # and --report with both
     python benchmarks/compress_quality.py --ladder macs=0.5,macs=0.4 [--seeds 0,1,2]
 
 ViT-Tiny at 32 px on Fashion-MNIST: a baseline is trained from fresh weights for every seed, pruned by every method,
@@ -95,6 +95,29 @@ TAYLOR_BATCHES, TAYLOR_BATCH = 10, 64
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What every method is to do.
+
+    Attributes:
+        budget: to prune to.
+        epochs: of recovery, all rounds together.
+    """
+
+    budget: str = BUDGET
+    epochs: float = RECOVER.epochs
+
+    @property
+    def suffix(self) -> str:
+        """What the folders of these cells end in; nothing for the usual ones."""
+        budget = self.budget if self.budget != BUDGET else ""
+        epochs = f"epochs={self.epochs:g}" if self.epochs != RECOVER.epochs else ""
+        return "".join(f"@{part}" for part in (budget, epochs) if part)
+
+
+USUAL = Asked()
+
+
+@dataclass(frozen=True)
 class Setting:
     """What all cells of one seed share."""
 
@@ -170,10 +193,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", action="store_true", help="print the table and do nothing else")
     parser.add_argument("--budget", default=BUDGET, help="what to prune to")
+    parser.add_argument("--epochs", type=float, default=float(RECOVER.epochs), help="of recovery")
     parser.add_argument("--ladder", default="", help="budgets, comma-separated: prune to each, without recovery")
     options = parser.parse_args()
+    asked = Asked(options.budget, options.epochs)
     if options.report:
-        print(report(read_cells(options.out, options.budget)))
+        print(report(read_cells(options.out, asked)))
         return
     torch.set_num_threads(options.threads)
     seeds = [int(seed) for seed in options.seeds.split(",")]
@@ -182,20 +207,20 @@ def main() -> None:
         for line in ladder(options.out, seeds, [m for m in methods if m != "dfbnb"], options.ladder.split(",")):
             print(line, flush=True)
         return
-    work(options.out, [(seed, method) for seed in seeds for method in (BASELINE, *methods)], options.budget)
+    work(options.out, [(seed, method) for seed in seeds for method in (BASELINE, *methods)], asked)
 
 
-def work(out: Path, cells: Sequence[tuple[int, str]], budget: str = BUDGET) -> None:
+def work(out: Path, cells: Sequence[tuple[int, str]], asked: Asked = USUAL) -> None:
     """Makes every cell that is not there, waiting for those that other processes make."""
-    while missing := [cell for cell in cells if not (folder_of(out, *cell, budget) / "cell.json").is_file()]:
+    while missing := [cell for cell in cells if not (folder_of(out, *cell, asked) / "cell.json").is_file()]:
         for seed, method in missing:
-            folder = folder_of(out, seed, method, budget)
+            folder = folder_of(out, seed, method, asked)
             ready = method == BASELINE or (folder_of(out, seed, BASELINE) / "cell.json").is_file()
             if not ready:
                 continue
             with locked(folder) as mine:
                 if mine and not (folder / "cell.json").is_file():
-                    cell = make(out, seed, method, budget)
+                    cell = make(out, seed, method, asked)
                     write_bytes(folder / "cell.json", (json.dumps(asdict(cell), indent=1) + "\n").encode())
                     print(json.dumps({k: v for k, v in asdict(cell).items() if k != "widths"}), flush=True)
                     break
@@ -203,9 +228,9 @@ def work(out: Path, cells: Sequence[tuple[int, str]], budget: str = BUDGET) -> N
             time.sleep(5)
 
 
-def folder_of(out: Path, seed: int, method: str, budget: str = BUDGET) -> Path:
+def folder_of(out: Path, seed: int, method: str, asked: Asked = USUAL) -> Path:
     """Returns where a cell is kept."""
-    return out / f"seed-{seed}" / (method if method == BASELINE or budget == BUDGET else f"{method}@{budget}")
+    return out / f"seed-{seed}" / (method if method == BASELINE else f"{method}{asked.suffix}")
 
 
 @contextmanager
@@ -221,15 +246,15 @@ def locked(folder: Path) -> Iterator[bool]:
         yield True
 
 
-def make(out: Path, seed: int, method: str, budget: str) -> Cell:
+def make(out: Path, seed: int, method: str, asked: Asked) -> Cell:
     """Trains a baseline, or prunes one and recovers."""
-    setting, folder = prepare(seed), folder_of(out, seed, method, budget)
+    setting, folder = prepare(seed), folder_of(out, seed, method, asked)
     if method == BASELINE:
         model, seconds = train(setting, load_model(SPEC, setting.data.num_classes, seed), TRAIN, folder, BASELINE)
         save_model(folder, model, setting.task)
         return outcome(setting, method, model, model, (None, None), Cut(model, 0, 0.0, rounds=0), seconds)
     baseline = read_model(folder_of(out, seed, BASELINE))
-    cut = choose(setting, method, baseline, parse_budget(budget, baseline.plan), folder)
+    cut = choose(setting, method, baseline, asked, folder)
     before = (accuracy(setting, cut.model, "test"), accuracy(setting, cut.model, "held_out"))
     model, seconds = recover(setting, cut.model, baseline, cut.epochs, cut.rounds, folder)
     save_model(folder, model, setting.task)
@@ -324,13 +349,14 @@ def outcome(
     )
 
 
-def choose(setting: Setting, method: str, baseline: SlicedViT, budget: Budget, folder: Path) -> Cut:
+def choose(setting: Setting, method: str, baseline: SlicedViT, asked: Asked, folder: Path) -> Cut:
     """Prunes ``baseline`` to the budget."""
+    budget = parse_budget(asked.budget, baseline.plan)
     if method == "dfbnb":
-        return rounds(setting, baseline, budget, folder)
+        return rounds(setting, baseline, budget, asked.epochs, folder)
     started = time.monotonic()
     model = pruned(setting, method, baseline, budget, mend=method in OURS)
-    return Cut(model, RECOVER.epochs, time.monotonic() - started)
+    return Cut(model, asked.epochs, time.monotonic() - started)
 
 
 def pruned(setting: Setting, method: str, baseline: SlicedViT, budget: Budget, mend: bool) -> SlicedViT:
@@ -373,7 +399,7 @@ def importance_of(setting: Setting, method: str, model: SlicedViT) -> Importance
     return unit_importance(criterion, model, batches, seed=setting.seed, bf16=True)
 
 
-def rounds(setting: Setting, baseline: SlicedViT, budget: Budget, folder: Path) -> Cut:
+def rounds(setting: Setting, baseline: SlicedViT, budget: Budget, epochs: float, folder: Path) -> Cut:
     """Searches, slices and recovers round after round, up to the last slice; what a round made is kept."""
     model, searched, recovered = baseline, 0.0, 0.0
     for number in range(1, ROUNDS + 1):
@@ -399,7 +425,7 @@ def rounds(setting: Setting, baseline: SlicedViT, budget: Budget, folder: Path) 
         path = " ".join(f"{step.action}{step.block}" for step in found.path)
         print(f"seed {setting.seed} round {number}: {found.cost / total:.4f} of the MACs, {path}", flush=True)
         model = mended(setting, model, found.kept, number)
-        left = RECOVER.epochs - BETWEEN * (number - 1)
+        left = epochs - BETWEEN * (number - 1)
         if budget.of(model.plan) <= budget.limit:
             return Cut(model, left, searched, recovered, number)
         if not (place / "plan.json").is_file():
@@ -429,10 +455,10 @@ def taylor_gradients(setting: Setting, baseline: SlicedViT) -> dict[str, torch.T
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def read_cells(out: Path, budget: str = BUDGET) -> list[Cell]:
-    """Reads the cells there are of one budget, and the baselines."""
+def read_cells(out: Path, asked: Asked = USUAL) -> list[Cell]:
+    """Reads the cells there are of one budget and recovery, and the baselines."""
     cells = [(path.parent, Cell(**json.loads(path.read_text()))) for path in sorted(out.glob("seed-*/*/cell.json"))]
-    return [cell for folder, cell in cells if folder == folder_of(out, cell.seed, cell.method, budget)]
+    return [cell for folder, cell in cells if folder == folder_of(out, cell.seed, cell.method, asked)]
 
 
 def report(cells: Sequence[Cell]) -> str:

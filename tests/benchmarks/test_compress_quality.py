@@ -11,6 +11,8 @@ from benchmarks.compress_quality import (
     BASELINE,
     METHODS,
     SPEC,
+    USUAL,
+    Asked,
     Cell,
     against,
     folder_of,
@@ -33,7 +35,7 @@ def cell(seed: int, method: str, top1: float) -> Cell:
 def test_every_cell_is_made_once_and_baselines_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
-    def make(out: Path, seed: int, method: str, budget: str) -> Cell:
+    def make(out: Path, seed: int, method: str, asked: Asked) -> Cell:
         made.append((seed, method))
         return replace(CELL, seed=seed, method=method)
 
@@ -50,18 +52,19 @@ def test_cells_of_another_budget_are_kept_apart_and_share_the_baselines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
+    tops = {USUAL: 0.9, Asked("macs=0.35"): 0.5, Asked("macs=0.35", 0.5): 0.4, Asked(epochs=0.5): 0.8}
 
-    def make(out: Path, seed: int, method: str, budget: str) -> Cell:
-        made.append((method, budget))
-        return replace(CELL, method=method, top1=0.5 if budget == "macs=0.35" else 0.9)
+    def make(out: Path, seed: int, method: str, asked: Asked) -> Cell:
+        made.append((method, asked))
+        return replace(CELL, method=method, top1=tops[asked])
 
     monkeypatch.setattr(compress_quality, "make", make)
     cells = [(0, BASELINE), (0, "milp")]
-    work(tmp_path, cells)
-    work(tmp_path, cells, "macs=0.35")
-    assert made == [(BASELINE, compress_quality.BUDGET), ("milp", compress_quality.BUDGET), ("milp", "macs=0.35")]
-    for budget, top1 in ((compress_quality.BUDGET, 0.9), ("macs=0.35", 0.5)):
-        assert {c.method: c.top1 for c in read_cells(tmp_path, budget)} == {BASELINE: 0.9, "milp": top1}
+    for asked in tops:
+        work(tmp_path, cells, asked)
+    assert made == [(BASELINE, USUAL), *(("milp", asked) for asked in tops)]
+    for asked, top1 in tops.items():
+        assert {c.method: c.top1 for c in read_cells(tmp_path, asked)} == {BASELINE: 0.9, "milp": top1}
 
 
 def test_a_cell_is_worked_on_by_one_at_a_time(tmp_path: Path) -> None:
