@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from compress import ModelSpec, load_model
-from device_bench import format, median_interval
+from device_bench import format, median_interval, samples_apart
 from export import DYNAMIC_ATTENTION, Graph, modes_of, observe, quantise, tflite_bytes, write_int8
 from export.graph import Builder
-from runtime import ShapePlan, macs, open_engine
+from runtime import ShapePlan, macs
 
 SHORT, LONG = 4, 12
 INT8_ADVANTAGE = 4
@@ -73,7 +72,8 @@ def main() -> None:
         files[WHOLE, 1] = Path(folder) / "whole.tflite"
         images = np.random.default_rng(0).normal(size=(4, *plan.img_size, plan.in_chans))
         write_int8(model, files[WHOLE, 1], images.astype(np.float32), DYNAMIC_ATTENTION)
-        seconds = timed(files, options.rounds)
+        values = samples_apart(list(files.values()), rounds=options.rounds).seconds
+    seconds = dict(zip(files, values, strict=True))
     print(f"{options.model}, {options.img_size} px, {DYNAMIC_ATTENTION.name}, LiteRT, one thread\n")
     print("\n".join(table(plan, kinds, seconds)))
 
@@ -156,26 +156,7 @@ def written(kind: Kind, count: int) -> bytes:
     return tflite_bytes(graph)
 
 
-def timed(files: dict[tuple[str, int], Path], rounds: int) -> dict[tuple[str, int], list[float]]:
-    """Runs all files in turns, each timed run after one that is not, and returns their seconds."""
-    runs = {}
-    for key, path in files.items():
-        engine = open_engine(path)
-        image = np.random.default_rng(0).normal(size=engine.input_shape).astype(np.float32)
-        runs[key] = lambda engine=engine, image=image: engine.run(image)
-    seconds: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
-    generator, order = np.random.default_rng(1), list(runs)
-    for _ in range(rounds):
-        for index in generator.permutation(len(order)):
-            key = order[index]
-            runs[key]()
-            started = time.perf_counter()
-            runs[key]()
-            seconds[key].append(time.perf_counter() - started)
-    return seconds
-
-
-def table(plan: ShapePlan, kinds: list[Kind], seconds: dict[tuple[str, int], list[float]]) -> list[str]:
+def table(plan: ShapePlan, kinds: list[Kind], seconds: dict[tuple[str, int], tuple[float, ...]]) -> list[str]:
     """Returns the table, and under it the bound."""
     one = {
         kind.name: float(np.median(seconds[kind.name, LONG]) - np.median(seconds[kind.name, SHORT])) / (LONG - SHORT)

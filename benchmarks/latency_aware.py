@@ -6,8 +6,9 @@
 Under a model that ``compress_quality.py`` trained (ViT-Tiny, 32 px, Fashion-MNIST), chooses what to prune twice, by
 ``--cost macs`` and by ``--cost latency@cpu``, down to the same share of the MACs; reconstructs what is left, recovers
 both alike, with distillation; exports them and the baseline, and times the files in turns, one thread, in a fresh
-process. Prints a Markdown table; ratios are of medians, with 95 % bootstrap intervals. Recovered models are kept in
-``--out``, and a second run takes them from there.
+process, each time after a run that is not timed, as latency tables are measured. Prints a Markdown table; ratios are
+of medians, with 95 % bootstrap intervals. Recovered models are kept in ``--out``, and a second run takes them from
+there.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from compress import (
     score,
     solve,
 )
-from device_bench import Sampling, bench_apart, format, ratio_of_medians
+from device_bench import format, median_interval, ratio_of_medians, samples_apart
 from export import write_int8, write_tflite
 from pocketvit.profiling import profile
 from runtime import ArtifactError, encode, macs, params
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--budgets", default="macs=0.75", help="comma-separated")
     parser.add_argument("--precision", choices=("fp32", "int8"), default="int8")
     parser.add_argument("--epochs", type=float, default=3.0, help="of recovery")
-    parser.add_argument("--seconds", type=float, default=10.0, help="measuring time per file")
+    parser.add_argument("--rounds", type=int, default=2000, help="timed runs of each file")
     parser.add_argument("--threads", type=int, default=1, help="of training; files are timed on one")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -70,11 +71,11 @@ def main() -> None:
             name: write(model, Path(folder) / f"{i}", options.precision)
             for i, (name, model) in enumerate(models.items())
         }
-        result = bench_apart(list(files.values()), sampling=Sampling(seconds=options.seconds, max_samples=100_000))
-    values = {name: measured.values for name, path in files.items() if (measured := result.of(path.name).latency)}
-    print(f"{options.search}, {options.precision}, LiteRT, one thread, {result.before.cpu_model}\n")
-    print("| model | MACs | parameters | top-1 | predicted | baseline / this | by MACs / this |")
-    print("|---|---|---|---|---|---|---|")
+        timed = samples_apart(list(files.values()), rounds=options.rounds)
+    values = dict(zip(files, timed.seconds, strict=True))
+    print(f"{options.search}, {options.precision}, LiteRT, one thread, {table.cpu_model}\n")
+    print("| model | MACs | parameters | top-1 | predicted | measured | baseline / this | by MACs / this |")
+    print("|---|---|---|---|---|---|---|---|")
     whole = baseline.plan
     for name, model in models.items():
         plan, other = model.plan, name.replace("latency@cpu", "macs")
@@ -84,10 +85,12 @@ def main() -> None:
             format.percent(params(plan) / params(whole)),
             format.percent(score(model, setting.data, setting.data.test, setting.preprocessing).top1),
             format.seconds(latency.of(plan) * 1e-9),
+            format.seconds_interval(median_interval(values[name])),
             format.times_interval(ratio_of_medians(values["baseline"], values[name])),
             format.times_interval(ratio_of_medians(values[other], values[name])) if other != name else "",
         ]
         print(f"| {' | '.join(cells)} |")
+    print("\n".join(timed.notes))
 
 
 def pruned(setting: Setting, baseline: SlicedViT, search: str, budget: str, cost: str, tables: Tables) -> SlicedViT:

@@ -45,6 +45,7 @@ from compress_quality import (
 
 from compress import (
     COUNTS,
+    SCRATCH_RECOVER,
     Importance,
     ModelSpec,
     SlicedViT,
@@ -214,8 +215,9 @@ def make(setting: Setting, folder: Path, baseline: SlicedViT, sizes: Sizes, meth
 
 
 def recovery(epochs: int) -> TrainRecipe:
-    """Returns the recipe of recovery, and of the search's weights, for so many epochs."""
-    return replace(RECOVER, epochs=epochs, patience=max(1, epochs))
+    """Returns the recipe of recovery, and of the search's weights, for so many epochs, at the rate that runs take."""
+    rates = {"lr": SCRATCH_RECOVER.lr, "head_lr": SCRATCH_RECOVER.head_lr}
+    return replace(RECOVER, epochs=epochs, patience=max(1, epochs), **rates)
 
 
 def searched(setting: Setting, folder: Path, baseline: SlicedViT, importance: Importance, epochs: int) -> SlicedViT:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .accuracy import TestImages, accuracy_of, read_test_images, write_test_images
-    from .apart import bench_apart, time_apart
+    from .apart import bench_apart, samples_apart, time_apart
     from .carbon import Grid, find_grid, with_grid
     from .compare import Comparison, compare_results
     from .cuda import bench_files_on_cuda
@@ -129,6 +129,7 @@ __all__ = [
     "read_times",
     "read_zeros",
     "run_request",
+    "samples_apart",
     "series_notes",
     "shown_above",
     "shown_below",
@@ -150,7 +151,7 @@ __all__ = [
 
 _WHERE = {
     "accuracy": "TestImages accuracy_of read_test_images write_test_images",
-    "apart": "bench_apart time_apart",
+    "apart": "bench_apart samples_apart time_apart",
     "carbon": "Grid find_grid with_grid",
     "compare": "Comparison compare_results",
     "cuda": "bench_files_on_cuda",

@@ -28,6 +28,8 @@ from runtime import MeasurementError, PocketVitError, Progress, decode, silent
 from .answers import error_of, parse_answer
 from .measure import Sampling
 from .results import BenchResult
+from .stats import percentile
+from .timing import Samples
 
 SILENCE_S = 120.0
 """So long may a job give no sign."""
@@ -76,21 +78,34 @@ def bench_apart(
 
 
 def time_apart(files: Sequence[Path], *, threads: int = 1, rounds: int = 12, percent: float = 25) -> tuple[float, ...]:
+    """Returns a low percentile of the latency of each of many small files, s; see ``samples_apart``.
+
+    A low one, since with few runs the median still holds much of what else the machine did.
+
+    Args:
+        files: as ``samples_apart`` takes them.
+        threads: of each engine, at least 1.
+        rounds: timed runs of each.
+        percent: which percentile, 0..100.
+
+    Raises:
+        MeasurementError: ``percent`` is out of range; and whatever ``samples_apart`` raises.
+    """
+    timed = samples_apart(files, threads=threads, rounds=rounds)
+    return tuple(percentile(own, percent) for own in timed.seconds)
+
+
+def samples_apart(files: Sequence[Path], *, threads: int = 1, rounds: int = 12) -> Samples:
     """Does what ``time_files`` does, in a fresh process.
 
     Raises:
         MeasurementError: the process died or hung; and whatever ``time_files`` raises.
     """
-    request = {
-        "files": [str(path.resolve()) for path in files],
-        "threads": threads,
-        "rounds": rounds,
-        "percent": percent,
-    }
+    request = {"files": [str(path.resolve()) for path in files], "threads": threads, "rounds": rounds}
     answer = ask("time", request)
     if answer.error is not None:
         raise answer.error
-    return decode(tuple[float, ...], answer.result, "the times")
+    return decode(Samples, answer.result, "the times")
 
 
 def ask(

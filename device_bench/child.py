@@ -80,9 +80,7 @@ def _time(request: dict[str, Any], progress: Progress, mark: Mark) -> Any:
     from .timing import time_files
 
     files = [Path(path) for path in request["files"]]
-    return time_files(
-        files, threads=request["threads"], rounds=request["rounds"], percent=request["percent"], mark=mark
-    )
+    return time_files(files, threads=request["threads"], rounds=request["rounds"], mark=mark)
 
 
 def _latency(request: dict[str, Any], progress: Progress, mark: Mark) -> Any:

@@ -8,6 +8,7 @@ from statistics import median
 
 from runtime import (
     Artifact,
+    LatencyTable,
     ModelMetrics,
     RunFolderError,
     ShapePlan,
@@ -209,19 +210,18 @@ def summarise(run: Path) -> RunSummary:
     notes: list[str] = []
     models = tuple(_model_row(name, model) for name, model in (("baseline", baseline), ("sliced", sliced)))
     files = tuple(_file_row(artifact, benches, notes) for artifact in artifacts)
-    found = gains(artifacts, benches.values(), _predicted(run, baseline.plan, sliced.plan))
-    notes += [gain.sentence for gain in found]
+    table = read_latency(path) if (path := run / "search" / "latency.json").exists() else None
+    found = gains(artifacts, benches.values(), _predicted(table, baseline.plan, sliced.plan))
+    notes += [*(table.notes if table else ()), *(gain.sentence for gain in found)]
     name = run.resolve().name
     gone = read_failures(run / "bench")
     return RunSummary(name, baseline, sliced, artifacts, benches, models + files, tuple(notes), found, gone)
 
 
-def _predicted(run: Path, before: ShapePlan | None, after: ShapePlan | None) -> dict[str, float]:
+def _predicted(table: LatencyTable | None, before: ShapePlan | None, after: ShapePlan | None) -> dict[str, float]:
     """Returns, by precision, the speed-up that the run's latency table predicts, where it has one."""
-    path = run / "search" / "latency.json"
-    if before is None or after is None or not path.exists():
+    if before is None or after is None or table is None:
         return {}
-    table = read_latency(path)
     latency = latency_of(table)
     return {table.precision: latency(before) / latency(after)}
 

@@ -133,7 +133,7 @@ def profile(
     where = f"{table.target} ({table.cpu_model}), {table.engine} {table.engine_version}, {table.precision}"
     console.print(f"Predicted on {where}, {table.threads} thread(s):", parts, sep="\n")
     console.print("Random smaller models, predicted and measured:", checks, sep="\n")
-    console.print(f"Median error {format.percent(table.median_error)}")
+    console.print(f"Median error {format.percent(table.median_error)}", *table.notes, sep="\n")
     say(f"Table in {path}")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from device_bench import Conditions, fit_table, machine_state, parts_to_time, time_apart, wholes_to_time
+from device_bench import Conditions, fit_table, machine_state, parts_to_time, percentile, samples_apart, wholes_to_time
 from export import timing_bytes
 from runtime import (
     ArtifactError,
@@ -67,7 +67,9 @@ def profile(
 ) -> tuple[LatencyTable, Path]:
     """Returns the latency table of an architecture on a target, and its file; measures it where there is none.
 
-    Every time that was taken is written down at once, so a stopped profile goes on where it was.
+    Every time that was taken is written down at once, so a stopped profile goes on where it was. Files timed while
+    something disturbed the machine are timed once more at once, and what was still disturbed then is said in the
+    table's notes.
 
     Args:
         plan: the architecture at its largest widths.
@@ -101,7 +103,9 @@ def profile(
         folder.mkdir(parents=True, exist_ok=True)
     _measure(plan, parts_to_time(plan), _PARTS, conditions, times, "profile", progress)
     _measure(plan, wholes_to_time(plan), _WHOLES, conditions, times, "whole models", progress)
-    table = fit_table(plan, conditions, {file: median(taken) for file, taken in _read_times(times, plan).items()})
+    journal = _read_times(times, plan)
+    table = fit_table(plan, conditions, {file: median(taken) for file, taken in journal.taken.items()})
+    table = replace(table, notes=journal.notes)
     write_latency(path, table)
     return table, path
 
@@ -126,11 +130,11 @@ def _measure(
     progress: Progress,
 ) -> None:
     """Times what the journal does not hold yet, a few files at a time, in an order that no width follows."""
-    known, missing = _read_times(journal, plan), []
+    known, missing = _read_times(journal, plan).taken, []
     for number in range(timing.passes):
         some = [file for file in files if len(known.get(file, ())) <= number]
         missing += random.Random(number).sample(some, len(some))
-    total = timing.passes * len(files)
+    total, patient = timing.passes * len(files), True
     done = total - len(missing)
     for start in range(0, len(missing), _FILES_AT_ONCE):
         some = missing[start : start + _FILES_AT_ONCE]
@@ -139,25 +143,56 @@ def _measure(
             for path, (one, pooled_only) in zip(paths, some, strict=True):
                 with storage_errors(path):
                     path.write_bytes(timing_bytes(one, conditions.precision, pooled_only=pooled_only))
-            seconds = time_apart(paths, threads=conditions.threads, rounds=timing.rounds, percent=timing.percent)
-        lines = "".join(_line(*file, value) for file, value in zip(some, seconds, strict=True))
+            timed = samples_apart(paths, threads=conditions.threads, rounds=timing.rounds)
+            if timed.notes and patient:
+                progress(stage, done, total, f"measured again: {' '.join(timed.notes)}")
+                timed = samples_apart(paths, threads=conditions.threads, rounds=timing.rounds)
+                patient = not timed.notes  # what lasts is not waited for
+        seconds = [percentile(own, timing.percent) for own in timed.seconds]
+        lines = "".join(_line(*file, value, timed.notes) for file, value in zip(some, seconds, strict=True))
         with storage_errors(journal), journal.open("a", encoding="utf-8") as handle:
             handle.write(lines)
         done += len(some)
         progress(stage, done, total)
 
 
-def _line(plan: ShapePlan, pooled_only: bool, seconds: float) -> str:
+def _line(plan: ShapePlan, pooled_only: bool, seconds: float, notes: Sequence[str]) -> str:
     rows = [[block.num_heads, block.qk_dim, block.v_dim, block.mlp_dim] for block in plan.blocks]
     line = {"embed_dim": plan.embed_dim, "blocks": rows, "pooled_only": pooled_only, "seconds": seconds}
-    return json.dumps(line) + "\n"
+    return json.dumps(line | ({"notes": list(notes)} if notes else {})) + "\n"
 
 
-def _read_times(journal: Path, plan: ShapePlan) -> dict[tuple[ShapePlan, bool], list[float]]:
-    """Returns the times that were taken of each file, nanoseconds; a last line cut short by a kill is left out."""
+@dataclass(frozen=True)
+class _Times:
+    """What a journal holds.
+
+    Attributes:
+        taken: the times of each file, nanoseconds.
+        disturbed: what was noted of those taken while something disturbed the machine.
+    """
+
+    taken: dict[tuple[ShapePlan, bool], list[float]]
+    disturbed: list[str]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the table must know."""
+        if not self.disturbed:
+            return ()
+        share = len(self.disturbed) / sum(map(len, self.taken.values()))
+        return (
+            f"{share:.0%} of the latency table's times were taken while the machine was disturbed, and its predictions "
+            f"may be off. At the last of them: {self.disturbed[-1]} On an idle machine, measure anew with: "
+            "pocketvit profile --force",
+        )
+
+
+def _read_times(journal: Path, plan: ShapePlan) -> _Times:
+    """Returns what a journal holds; a last line cut short by a kill is left out."""
     times: dict[tuple[ShapePlan, bool], list[float]] = {}
+    disturbed: list[str] = []
     if not journal.is_file():
-        return times
+        return _Times(times, disturbed)
     text = journal.read_text(encoding="utf-8", errors="replace")
     whole = text[: text.rfind("\n") + 1]
     try:
@@ -168,6 +203,8 @@ def _read_times(journal: Path, plan: ShapePlan) -> dict[tuple[ShapePlan, bool], 
                 raise ValueError(f"a time of {seconds} s")
             if not isinstance(line["pooled_only"], bool):
                 raise ValueError(f"pooled_only is {line['pooled_only']}")
+            if notes := line.get("notes", []):
+                disturbed.append(" ".join(notes))
             one = replace(plan, embed_dim=line["embed_dim"], blocks=blocks)
             times.setdefault((one, line["pooled_only"]), []).append(seconds * 1e9)
     except (ValueError, KeyError, TypeError) as error:
@@ -175,4 +212,4 @@ def _read_times(journal: Path, plan: ShapePlan) -> dict[tuple[ShapePlan, bool], 
     if whole != text:
         with storage_errors(journal):
             journal.write_text(whole, encoding="utf-8")
-    return times
+    return _Times(times, disturbed)

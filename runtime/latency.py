@@ -104,6 +104,7 @@ class LatencyTable:
         offset_ns: added to the sum.
         checks: whole models that neither the table nor its residual was fitted to.
         last_share: of what its widths would cost in any other place, what those of the last block do.
+        notes: what disturbed the machine while it was measured, in plain words; empty where nothing was seen to.
 
     Raises:
         ArtifactError: ``last_share`` is not between 0 and ``MOST_LAST_SHARE``.
@@ -127,6 +128,7 @@ class LatencyTable:
     offset_ns: int
     checks: tuple[Check, ...]
     last_share: float = 1.0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.last_share <= self.MOST_LAST_SHARE:

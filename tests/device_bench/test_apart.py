@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from device_bench import Sampling, bench_apart, time_apart
+from device_bench import Sampling, bench_apart, samples_apart, time_apart
 from device_bench.apart import NOBODY, Answer, ask
 from device_bench.child import teller
 from runtime import ArtifactError, MeasurementError, MissingExtraError, UnsupportedTargetError
@@ -53,6 +53,7 @@ def test_errors_arrive_as_they_are(tmp_path: Path) -> None:
 def test_files_are_timed_in_another_process_and_its_errors_arrive(tmp_path: Path) -> None:
     files = [write_onnx(tmp_path / name, (1, 4)) for name in ("a.onnx", "b.onnx")]
     assert min(time_apart(files, rounds=3)) > 0
+    assert [len(own) for own in samples_apart(files, rounds=3).seconds] == [3, 3]
     with pytest.raises(ArtifactError, match="does not exist"):
         time_apart([tmp_path / "none.onnx"])
 

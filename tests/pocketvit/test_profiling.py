@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from device_bench.timing import Samples
+from pocketvit import profiling
+from runtime import BlockPlan, LatencyTable, ShapePlan, decode, encode, read_latency
+from tests.tables import model_ns
+
+PLAN = ShapePlan((32, 32), (8, 8), 1, 10, 32, (BlockPlan(2, 16, 16, 64),) * 2, 0.25)
+BUSY = "Other processes took 87% of a core while it was measured."
+
+Disturbed = Callable[[int], bool]
+
+
+class Machine:
+    """A made-up machine that something disturbs at some calls, where everything takes twice as long."""
+
+    def __init__(self, disturbed: Disturbed) -> None:
+        self.disturbed, self.calls = disturbed, 0
+
+    def samples(self, files: Sequence[Path], *, threads: int, rounds: int) -> Samples:
+        busy, self.calls = self.disturbed(self.calls), self.calls + 1
+        told = [json.loads(file.read_text()) for file in files]
+        ns = [model_ns(decode(ShapePlan, plan, "a plan"), pooled_only) for plan, pooled_only in told]
+        seconds = tuple((one * (2e-9 if busy else 1e-9),) * rounds for one in ns)
+        return Samples(seconds, (BUSY,) if busy else ())
+
+
+def profiled(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, disturbed: Disturbed
+) -> tuple[LatencyTable, Path, int, list[str]]:
+    machine, said = Machine(disturbed), []
+
+    def told(plan: ShapePlan, precision: str, *, pooled_only: bool) -> bytes:
+        return json.dumps([encode(plan), pooled_only]).encode()
+
+    monkeypatch.setattr(profiling, "timing_bytes", told)
+    monkeypatch.setattr(profiling, "samples_apart", machine.samples)
+    table, path = profiling.profile(
+        PLAN, folder, progress=lambda stage, done, total, note="": said.append(note) if note else None
+    )
+    return table, path, machine.calls, said
+
+
+def test_a_quiet_machine_gets_no_notes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table, path, _, said = profiled(monkeypatch, tmp_path, lambda call: False)
+    assert table.notes == ()
+    assert said == []
+    assert "notes" not in path.with_suffix(".jsonl").read_text()
+
+
+def test_what_was_disturbed_for_a_moment_is_timed_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    quiet, _, calls, _ = profiled(monkeypatch, tmp_path / "quiet", lambda call: False)
+    table, _, more, said = profiled(monkeypatch, tmp_path / "moment", lambda call: call in (0, 5))
+    assert table == quiet
+    assert more == calls + 2
+    assert said == [f"measured again: {BUSY}"] * 2
+
+
+def test_what_stays_disturbed_is_said_and_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _, _, calls, _ = profiled(monkeypatch, tmp_path / "quiet", lambda call: False)
+    table, path, more, said = profiled(monkeypatch, tmp_path / "busy", lambda call: True)
+    assert said == [f"measured again: {BUSY}"] * 2  # once for the parts, once for whole models
+    assert more == calls + 2
+    (note,) = table.notes
+    assert note.startswith("100% of the latency table's times were taken while the machine was disturbed")
+    assert BUSY in note
+    assert "pocketvit profile --force" in note
+    assert read_latency(path).notes == table.notes
+
+
+def test_the_share_that_was_disturbed_is_said_of_a_table_taken_up_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _, path, calls, _ = profiled(monkeypatch, tmp_path, lambda call: 0 < call < 3)
+    path.unlink()
+    table, _, more, _ = profiled(monkeypatch, tmp_path, lambda call: False)
+    assert more == 0 < calls
+    lines = path.with_suffix(".jsonl").read_text().splitlines()
+    share = sum("notes" in json.loads(line) for line in lines) / len(lines)
+    assert 0 < share < 0.5
+    assert table.notes[0].startswith(f"{share:.0%} of the latency table's times")
