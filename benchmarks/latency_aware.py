@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from compress_quality import BASELINE, Setting, folder_of, importance_of, mended, prepare, recover
+from compress_quality import BASELINE, RECOVER, Setting, folder_of, importance_of, mended, prepare, recover
 
 from compress import (
     SlicedViT,
@@ -118,7 +118,7 @@ def pruned(setting: Setting, baseline: SlicedViT, search: str, budget: str, cost
 
 def recovered(setting: Setting, model: SlicedViT, baseline: SlicedViT, epochs: float, out: Path) -> SlicedViT:
     """Trains a pruned model, or takes it from ``out``."""
-    asked = json.dumps([encode(model.plan), setting.seed, epochs], sort_keys=True)
+    asked = json.dumps([encode(model.plan), setting.seed, epochs, encode(RECOVER)], sort_keys=True)
     folder = out / hashlib.sha256(asked.encode()).hexdigest()[:12]
     try:
         return read_model(folder)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .measure import Measurement, Sampling, measure_interleaved
     from .op_times_document import OpTimes, TimeRow, read_times, times_path, write_times
     from .peaks import measure_peaks
-    from .profile import Conditions, fit_table, parts_to_time, random_plans, wholes_to_time
+    from .profile import Conditions, Timed, fit_table, part_depth, parts_to_time, random_plans, wholes_to_time
     from .report import write_report
     from .request import BenchRequest
     from .results import BenchResult, FileResult, read_result, write_result
@@ -86,6 +86,7 @@ __all__ = [
     "TestImages",
     "Throughput",
     "TimeRow",
+    "Timed",
     "Timing",
     "Zeros",
     "accuracy_of",
@@ -117,6 +118,7 @@ __all__ = [
     "measure_throughput",
     "median_interval",
     "p90_interval",
+    "part_depth",
     "parts_to_time",
     "percentile",
     "random_plans",
@@ -166,7 +168,7 @@ _WHERE = {
     "measure": "Measurement Sampling measure_interleaved",
     "op_times_document": "OpTimes TimeRow read_times times_path write_times",
     "peaks": "measure_peaks",
-    "profile": "Conditions fit_table parts_to_time random_plans wholes_to_time",
+    "profile": "Conditions Timed fit_table part_depth parts_to_time random_plans wholes_to_time",
     "report": "write_report",
     "request": "BenchRequest",
     "results": "BenchResult FileResult read_result write_result",

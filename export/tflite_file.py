@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,9 @@ def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: b
     torch.set_rng_state(state)
     graph = vit_graph(model, ALL_REWRITES if pooled_only else ALL_REWRITES.without("pooled_only"))
     if precision == "int8":
-        graph = quantise(graph, modes_of(graph, STATIC_ATTENTION), _made_up(graph), STATIC_ATTENTION.ranges)
+        graph = quantise(
+            graph, modes_of(graph, STATIC_ATTENTION), _made_up(graph), replace(STATIC_ATTENTION.ranges, method="minmax")
+        )
     return tflite_bytes(graph)
 
 

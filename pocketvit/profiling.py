@@ -7,12 +7,24 @@ import json
 import math
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from device_bench import Conditions, fit_table, machine_state, parts_to_time, percentile, samples_apart, wholes_to_time
+from device_bench import (
+    Conditions,
+    Timed,
+    fit_table,
+    machine_state,
+    part_depth,
+    parts_to_time,
+    percentile,
+    samples_apart,
+    wholes_to_time,
+)
 from export import timing_bytes
 from runtime import (
     ArtifactError,
@@ -32,7 +44,7 @@ from runtime import (
 PROFILE_TARGETS = ("cpu",)
 _FILES_AT_ONCE = 32
 
-_FORMAT = 2
+_FORMAT = 3
 """Of tables, journals, and the files that are timed: another one is looked for under another name."""
 
 
@@ -52,7 +64,10 @@ class _Timing:
 
 
 _PARTS, _WHOLES = _Timing(60, 5, 1), _Timing(40, 50, 3)
-"""A part is the small difference of two times, and needs the steadiest one; a prediction is of what is usual."""
+"""A part is the small difference of two times, and needs the steadiest one; a prediction is of what is usual. Rounds of
+a part are of one block: files of several blocks have fewer, but no fewer than the following."""
+
+_FEWEST_ROUNDS = 12
 
 
 def profile(
@@ -67,9 +82,10 @@ def profile(
 ) -> tuple[LatencyTable, Path]:
     """Returns the latency table of an architecture on a target, and its file; measures it where there is none.
 
-    Every time that was taken is written down at once, so a stopped profile goes on where it was. Files timed while
-    something disturbed the machine are timed once more at once, and what was still disturbed then is said in the
-    table's notes.
+    Every time that was taken is written down at once, so a stopped profile goes on where it was. The model itself is
+    timed beside all others and their times are taken relative to it, since for minutes a machine may be slower. Files
+    timed while something disturbed the machine are timed once more at once, and what was still disturbed then is said
+    in the table's notes.
 
     Args:
         plan: the architecture at its largest widths.
@@ -101,10 +117,11 @@ def profile(
         return read_latency(path), path
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    _measure(plan, parts_to_time(plan), _PARTS, conditions, times, "profile", progress)
+    parts = replace(_PARTS, rounds=max(_FEWEST_ROUNDS, _PARTS.rounds // part_depth(plan, precision)))
+    _measure(plan, parts_to_time(plan, precision), parts, conditions, times, "profile", progress)
     _measure(plan, wholes_to_time(plan), _WHOLES, conditions, times, "whole models", progress)
     journal = _read_times(times, plan)
-    table = fit_table(plan, conditions, {file: median(taken) for file, taken in journal.taken.items()})
+    table = fit_table(plan, conditions, {file: median(taken) for file, taken in journal.taken().items()})
     table = replace(table, notes=journal.notes)
     write_latency(path, table)
     return table, path
@@ -122,7 +139,7 @@ def _conditions(target: str, precision: LatencyPrecision, threads: int) -> Condi
 
 def _measure(
     plan: ShapePlan,
-    files: Sequence[tuple[ShapePlan, bool]],
+    files: Sequence[Timed],
     timing: _Timing,
     conditions: Conditions,
     journal: Path,
@@ -130,17 +147,18 @@ def _measure(
     progress: Progress,
 ) -> None:
     """Times what the journal does not hold yet, a few files at a time, in an order that no width follows."""
-    known, missing = _read_times(journal, plan).taken, []
+    known, missing = _read_times(journal, plan).count(), []
     for number in range(timing.passes):
-        some = [file for file in files if len(known.get(file, ())) <= number]
+        some = [file for file in files if known[file] <= number]
         missing += random.Random(number).sample(some, len(some))
     total, patient = timing.passes * len(files), True
     done = total - len(missing)
     for start in range(0, len(missing), _FILES_AT_ONCE):
         some = missing[start : start + _FILES_AT_ONCE]
         with tempfile.TemporaryDirectory() as folder:
-            paths = [Path(folder) / f"{number}.tflite" for number in range(len(some))]
-            for path, (one, pooled_only) in zip(paths, some, strict=True):
+            beside = [(plan, True), *some]
+            paths = [Path(folder) / f"{number}.tflite" for number in range(len(beside))]
+            for path, (one, pooled_only) in zip(paths, beside, strict=True):
                 with storage_errors(path):
                     path.write_bytes(timing_bytes(one, conditions.precision, pooled_only=pooled_only))
             timed = samples_apart(paths, threads=conditions.threads, rounds=timing.rounds)
@@ -148,68 +166,96 @@ def _measure(
                 progress(stage, done, total, f"measured again: {' '.join(timed.notes)}")
                 timed = samples_apart(paths, threads=conditions.threads, rounds=timing.rounds)
                 patient = not timed.notes  # what lasts is not waited for
-        seconds = [percentile(own, timing.percent) for own in timed.seconds]
-        lines = "".join(_line(*file, value, timed.notes) for file, value in zip(some, seconds, strict=True))
+        reference, *seconds = (percentile(own, timing.percent) for own in timed.seconds)
+        told = {"stage": stage, "reference_seconds": reference} | ({"notes": list(timed.notes)} if timed.notes else {})
+        lines = "".join(_line(*file, value, told) for file, value in zip(some, seconds, strict=True))
         with storage_errors(journal), journal.open("a", encoding="utf-8") as handle:
             handle.write(lines)
         done += len(some)
         progress(stage, done, total)
 
 
-def _line(plan: ShapePlan, pooled_only: bool, seconds: float, notes: Sequence[str]) -> str:
+def _line(plan: ShapePlan, pooled_only: bool, seconds: float, told: dict[str, Any]) -> str:
     rows = [[block.num_heads, block.qk_dim, block.v_dim, block.mlp_dim] for block in plan.blocks]
     line = {"embed_dim": plan.embed_dim, "blocks": rows, "pooled_only": pooled_only, "seconds": seconds}
-    return json.dumps(line | ({"notes": list(notes)} if notes else {})) + "\n"
+    return json.dumps(line | told) + "\n"
 
 
 @dataclass(frozen=True)
-class _Times:
-    """What a journal holds.
+class _Taken:
+    """A line of a journal.
 
     Attributes:
-        taken: the times of each file, nanoseconds.
-        disturbed: what was noted of those taken while something disturbed the machine.
+        file: what was timed.
+        stage: how.
+        seconds: its time.
+        reference_seconds: of the model itself, timed beside it.
+        note: what disturbed the machine; empty where nothing did.
     """
 
-    taken: dict[tuple[ShapePlan, bool], list[float]]
-    disturbed: list[str]
+    file: Timed
+    stage: str
+    seconds: float
+    reference_seconds: float
+    note: str
+
+
+@dataclass(frozen=True)
+class _Journal:
+    """What was timed, in order."""
+
+    lines: tuple[_Taken, ...]
+
+    def count(self) -> Counter[Timed]:
+        """Returns how often each file was timed."""
+        return Counter(line.file for line in self.lines)
+
+    def taken(self) -> dict[Timed, list[float]]:
+        """Returns the times of each file, nanoseconds, as on the machine when it was as fast as it usually was."""
+        usual = {
+            stage: median(line.reference_seconds for line in self.lines if line.stage == stage)
+            for stage in {line.stage for line in self.lines}
+        }
+        times: dict[Timed, list[float]] = {}
+        for line in self.lines:
+            times.setdefault(line.file, []).append(line.seconds / line.reference_seconds * usual[line.stage] * 1e9)
+        return times
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the table must know."""
-        if not self.disturbed:
+        disturbed = [line.note for line in self.lines if line.note]
+        if not disturbed:
             return ()
-        share = len(self.disturbed) / sum(map(len, self.taken.values()))
         return (
-            f"{share:.0%} of the latency table's times were taken while the machine was disturbed, and its predictions "
-            f"may be off. At the last of them: {self.disturbed[-1]} On an idle machine, measure anew with: "
-            "pocketvit profile --force",
+            f"{len(disturbed) / len(self.lines):.0%} of the latency table's times were taken while the machine was "
+            f"disturbed, and its predictions may be off. At the last of them: {disturbed[-1]} "
+            "On an idle machine, measure anew with: pocketvit profile --force",
         )
 
 
-def _read_times(journal: Path, plan: ShapePlan) -> _Times:
+def _read_times(journal: Path, plan: ShapePlan) -> _Journal:
     """Returns what a journal holds; a last line cut short by a kill is left out."""
-    times: dict[tuple[ShapePlan, bool], list[float]] = {}
-    disturbed: list[str] = []
     if not journal.is_file():
-        return _Times(times, disturbed)
+        return _Journal(())
     text = journal.read_text(encoding="utf-8", errors="replace")
     whole = text[: text.rfind("\n") + 1]
     try:
-        for line in map(json.loads, whole.splitlines()):
-            blocks = tuple(BlockPlan(*row) for row in line["blocks"])
-            seconds = float(line["seconds"])
-            if not 0 < seconds < math.inf:
-                raise ValueError(f"a time of {seconds} s")
-            if not isinstance(line["pooled_only"], bool):
-                raise ValueError(f"pooled_only is {line['pooled_only']}")
-            if notes := line.get("notes", []):
-                disturbed.append(" ".join(notes))
-            one = replace(plan, embed_dim=line["embed_dim"], blocks=blocks)
-            times.setdefault((one, line["pooled_only"]), []).append(seconds * 1e9)
+        lines = tuple(_read_line(json.loads(line), plan) for line in whole.splitlines())
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{journal} is damaged", got=error, fix="Measure anew with --force") from error
     if whole != text:
         with storage_errors(journal):
             journal.write_text(whole, encoding="utf-8")
-    return _Times(times, disturbed)
+    return _Journal(lines)
+
+
+def _read_line(line: dict[str, Any], plan: ShapePlan) -> _Taken:
+    seconds, reference = float(line["seconds"]), float(line["reference_seconds"])
+    if not (0 < seconds < math.inf and 0 < reference < math.inf):
+        raise ValueError(f"times of {seconds} and {reference} s")
+    if not isinstance(line["pooled_only"], bool):
+        raise ValueError(f"pooled_only is {line['pooled_only']}")
+    one = replace(plan, embed_dim=line["embed_dim"], blocks=tuple(BlockPlan(*row) for row in line["blocks"]))
+    note = " ".join(line.get("notes", []))
+    return _Taken((one, line["pooled_only"]), str(line["stage"]), seconds, reference, note)

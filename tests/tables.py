@@ -31,7 +31,7 @@ def model_ns(plan: ShapePlan, pooled_only: bool = True, last: float = LAST) -> f
 
 
 def stair_times(plan: ShapePlan, last: float = LAST) -> dict[Timed, float]:
-    return {file: model_ns(*file, last) for file in (*parts_to_time(plan), *wholes_to_time(plan))}
+    return {file: model_ns(*file, last) for file in (*parts_to_time(plan, CONDITIONS.precision), *wholes_to_time(plan))}
 
 
 def stair_table(plan: ShapePlan, last: float = LAST) -> LatencyTable:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from device_bench.timing import Samples
 from pocketvit import profiling
-from runtime import BlockPlan, LatencyTable, ShapePlan, decode, encode, read_latency
+from runtime import BlockPlan, LatencyTable, ShapePlan, decode, encode, latency_of, read_latency
 from tests.tables import model_ns
 
 PLAN = ShapePlan((32, 32), (8, 8), 1, 10, 32, (BlockPlan(2, 16, 16, 64),) * 2, 0.25)
@@ -17,24 +18,31 @@ BUSY = "Other processes took 87% of a core while it was measured."
 Disturbed = Callable[[int], bool]
 
 
-class Machine:
-    """A made-up machine that something disturbs at some calls, where everything takes twice as long."""
+def never(call: int) -> bool:
+    return False
 
-    def __init__(self, disturbed: Disturbed) -> None:
-        self.disturbed, self.calls = disturbed, 0
+
+class Machine:
+    """A made-up machine that something disturbs at some calls, where everything takes twice as long.
+
+    Something that it does not see itself makes it slower for a while.
+    """
+
+    def __init__(self, disturbed: Disturbed, slower: Disturbed) -> None:
+        self.disturbed, self.slower, self.calls = disturbed, slower, 0
 
     def samples(self, files: Sequence[Path], *, threads: int, rounds: int) -> Samples:
-        busy, self.calls = self.disturbed(self.calls), self.calls + 1
+        busy, slow, self.calls = self.disturbed(self.calls), self.slower(self.calls), self.calls + 1
         told = [json.loads(file.read_text()) for file in files]
         ns = [model_ns(decode(ShapePlan, plan, "a plan"), pooled_only) for plan, pooled_only in told]
-        seconds = tuple((one * (2e-9 if busy else 1e-9),) * rounds for one in ns)
+        seconds = tuple((one * (2e-9 if busy else 1e-9) * (1.3 if slow else 1),) * rounds for one in ns)
         return Samples(seconds, (BUSY,) if busy else ())
 
 
 def profiled(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, disturbed: Disturbed
+    monkeypatch: pytest.MonkeyPatch, folder: Path, disturbed: Disturbed = never, slower: Disturbed = never
 ) -> tuple[LatencyTable, Path, int, list[str]]:
-    machine, said = Machine(disturbed), []
+    machine, said = Machine(disturbed, slower), []
 
     def told(plan: ShapePlan, precision: str, *, pooled_only: bool) -> bytes:
         return json.dumps([encode(plan), pooled_only]).encode()
@@ -48,14 +56,29 @@ def profiled(
 
 
 def test_a_quiet_machine_gets_no_notes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    table, path, _, said = profiled(monkeypatch, tmp_path, lambda call: False)
+    table, path, _, said = profiled(monkeypatch, tmp_path)
     assert table.notes == ()
     assert said == []
     assert "notes" not in path.with_suffix(".jsonl").read_text()
 
 
+def test_a_while_in_which_the_machine_is_slower_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    steady, _, calls, _ = profiled(monkeypatch, tmp_path / "steady")
+    table, path, _, _ = profiled(monkeypatch, tmp_path / "slower", slower=lambda call: call > 0.7 * calls)
+    predict, usual = latency_of(table), latency_of(steady)
+    assert predict(PLAN) == pytest.approx(usual(PLAN), rel=1e-3)
+    narrow = replace(PLAN, embed_dim=16, blocks=(BlockPlan(1, 8, 8, 16),) * 2)
+    assert predict(narrow) == pytest.approx(usual(narrow), rel=1e-2)
+    assert (
+        len({json.loads(line)["reference_seconds"] for line in path.with_suffix(".jsonl").read_text().splitlines()})
+        == 2
+    )
+
+
 def test_what_was_disturbed_for_a_moment_is_timed_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    quiet, _, calls, _ = profiled(monkeypatch, tmp_path / "quiet", lambda call: False)
+    quiet, _, calls, _ = profiled(monkeypatch, tmp_path / "quiet")
     table, _, more, said = profiled(monkeypatch, tmp_path / "moment", lambda call: call in (0, 5))
     assert table == quiet
     assert more == calls + 2
@@ -63,7 +86,7 @@ def test_what_was_disturbed_for_a_moment_is_timed_again(monkeypatch: pytest.Monk
 
 
 def test_what_stays_disturbed_is_said_and_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _, _, calls, _ = profiled(monkeypatch, tmp_path / "quiet", lambda call: False)
+    _, _, calls, _ = profiled(monkeypatch, tmp_path / "quiet")
     table, path, more, said = profiled(monkeypatch, tmp_path / "busy", lambda call: True)
     assert said == [f"measured again: {BUSY}"] * 2  # once for the parts, once for whole models
     assert more == calls + 2
@@ -79,7 +102,7 @@ def test_the_share_that_was_disturbed_is_said_of_a_table_taken_up_again(
 ) -> None:
     _, path, calls, _ = profiled(monkeypatch, tmp_path, lambda call: 0 < call < 3)
     path.unlink()
-    table, _, more, _ = profiled(monkeypatch, tmp_path, lambda call: False)
+    table, _, more, _ = profiled(monkeypatch, tmp_path)
     assert more == 0 < calls
     lines = path.with_suffix(".jsonl").read_text().splitlines()
     share = sum("notes" in json.loads(line) for line in lines) / len(lines)
