@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from .measure import Measurement, Sampling, measure_interleaved
     from .op_times_document import OpTimes, TimeRow, read_times, times_path, write_times
     from .peaks import measure_peaks
-    from .profile import Conditions, Timed, fit_table, part_depth, parts_to_time, random_plans, wholes_to_time
+    from .profile_files import Timed, part_depth, parts_to_time, random_plans, wholes_to_time
+    from .profile_fit import Conditions, fit_table
     from .report import write_report
     from .request import BenchRequest
     from .results import BenchResult, FileResult, read_result, write_result
@@ -168,7 +169,8 @@ _WHERE = {
     "measure": "Measurement Sampling measure_interleaved",
     "op_times_document": "OpTimes TimeRow read_times times_path write_times",
     "peaks": "measure_peaks",
-    "profile": "Conditions Timed fit_table part_depth parts_to_time random_plans wholes_to_time",
+    "profile_files": "Timed part_depth parts_to_time random_plans wholes_to_time",
+    "profile_fit": "Conditions fit_table",
     "report": "write_report",
     "request": "BenchRequest",
     "results": "BenchResult FileResult read_result write_result",

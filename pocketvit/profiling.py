@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import random
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from device_bench import (
     Conditions,
@@ -27,8 +24,6 @@ from device_bench import (
 )
 from export import timing_bytes
 from runtime import (
-    ArtifactError,
-    BlockPlan,
     LatencyPrecision,
     LatencyTable,
     Progress,
@@ -40,6 +35,8 @@ from runtime import (
     storage_errors,
     write_latency,
 )
+
+from .profile_times import read_times, time_line
 
 PROFILE_TARGETS = ("cpu",)
 _FILES_AT_ONCE = 32
@@ -120,7 +117,7 @@ def profile(
     parts = replace(_PARTS, rounds=max(_FEWEST_ROUNDS, _PARTS.rounds // part_depth(plan, precision)))
     _measure(plan, parts_to_time(plan, precision), parts, conditions, times, "profile", progress)
     _measure(plan, wholes_to_time(plan), _WHOLES, conditions, times, "whole models", progress)
-    journal = _read_times(times, plan)
+    journal = read_times(times, plan)
     table = fit_table(plan, conditions, {file: median(taken) for file, taken in journal.taken().items()})
     table = replace(table, notes=journal.notes)
     write_latency(path, table)
@@ -147,7 +144,7 @@ def _measure(
     progress: Progress,
 ) -> None:
     """Times what the journal does not hold yet, a few files at a time, in an order that no width follows."""
-    known, missing = _read_times(journal, plan).count(), []
+    known, missing = read_times(journal, plan).count(), []
     for number in range(timing.passes):
         some = [file for file in files if known[file] <= number]
         missing += random.Random(number).sample(some, len(some))
@@ -168,94 +165,8 @@ def _measure(
                 patient = not timed.notes  # what lasts is not waited for
         reference, *seconds = (percentile(own, timing.percent) for own in timed.seconds)
         told = {"stage": stage, "reference_seconds": reference} | ({"notes": list(timed.notes)} if timed.notes else {})
-        lines = "".join(_line(*file, value, told) for file, value in zip(some, seconds, strict=True))
+        lines = "".join(time_line(*file, value, told) for file, value in zip(some, seconds, strict=True))
         with storage_errors(journal), journal.open("a", encoding="utf-8") as handle:
             handle.write(lines)
         done += len(some)
         progress(stage, done, total)
-
-
-def _line(plan: ShapePlan, pooled_only: bool, seconds: float, told: dict[str, Any]) -> str:
-    rows = [[block.num_heads, block.qk_dim, block.v_dim, block.mlp_dim] for block in plan.blocks]
-    line = {"embed_dim": plan.embed_dim, "blocks": rows, "pooled_only": pooled_only, "seconds": seconds}
-    return json.dumps(line | told) + "\n"
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """A line of a journal.
-
-    Attributes:
-        file: what was timed.
-        stage: how.
-        seconds: its time.
-        reference_seconds: of the model itself, timed beside it.
-        note: what disturbed the machine; empty where nothing did.
-    """
-
-    file: Timed
-    stage: str
-    seconds: float
-    reference_seconds: float
-    note: str
-
-
-@dataclass(frozen=True)
-class _Journal:
-    """What was timed, in order."""
-
-    lines: tuple[_Taken, ...]
-
-    def count(self) -> Counter[Timed]:
-        """Returns how often each file was timed."""
-        return Counter(line.file for line in self.lines)
-
-    def taken(self) -> dict[Timed, list[float]]:
-        """Returns the times of each file, nanoseconds, as on the machine when it was as fast as it usually was."""
-        usual = {
-            stage: median(line.reference_seconds for line in self.lines if line.stage == stage)
-            for stage in {line.stage for line in self.lines}
-        }
-        times: dict[Timed, list[float]] = {}
-        for line in self.lines:
-            times.setdefault(line.file, []).append(line.seconds / line.reference_seconds * usual[line.stage] * 1e9)
-        return times
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of the table must know."""
-        disturbed = [line.note for line in self.lines if line.note]
-        if not disturbed:
-            return ()
-        return (
-            f"{len(disturbed) / len(self.lines):.0%} of the latency table's times were taken while the machine was "
-            f"disturbed, and its predictions may be off. At the last of them: {disturbed[-1]} "
-            "On an idle machine, measure anew with: pocketvit profile --force",
-        )
-
-
-def _read_times(journal: Path, plan: ShapePlan) -> _Journal:
-    """Returns what a journal holds; a last line cut short by a kill is left out."""
-    if not journal.is_file():
-        return _Journal(())
-    text = journal.read_text(encoding="utf-8", errors="replace")
-    whole = text[: text.rfind("\n") + 1]
-    try:
-        lines = tuple(_read_line(json.loads(line), plan) for line in whole.splitlines())
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{journal} is damaged", got=error, fix="Measure anew with --force") from error
-    if whole != text:
-        with storage_errors(journal):
-            journal.write_text(whole, encoding="utf-8")
-    return _Journal(lines)
-
-
-def _read_line(line: dict[str, Any], plan: ShapePlan) -> _Taken:
-    seconds, reference = float(line["seconds"]), float(line["reference_seconds"])
-    if not (0 < seconds < math.inf and 0 < reference < math.inf):
-        raise ValueError(f"times of {seconds} and {reference} s")
-    if not isinstance(line["pooled_only"], bool):
-        raise ValueError(f"pooled_only is {line['pooled_only']}")
-    one = replace(plan, embed_dim=line["embed_dim"], blocks=tuple(BlockPlan(*row) for row in line["blocks"]))
-    note = " ".join(line.get("notes", []))
-    return _Taken((one, line["pooled_only"]), str(line["stage"]), seconds, reference, note)

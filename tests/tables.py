@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from device_bench import Conditions, fit_table, parts_to_time, wholes_to_time
-from device_bench.profile import Timed
+from device_bench.profile_files import Timed
 from runtime import BlockPlan, LatencyTable, ShapePlan
 
 CONDITIONS = Conditions("cpu", "a made-up machine", "litert", "1.0", 1, "fp32")

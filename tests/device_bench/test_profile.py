@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from device_bench import fit_table, part_depth, parts_to_time, random_plans, time_apart, wholes_to_time
-from device_bench.profile import LEAST, knots_of, narrow_plans
+from device_bench.profile_files import LEAST, knots_of, narrow_plans
 from runtime import ArtifactError, BlockPlan, MeasurementError, ShapePlan, latency_of, macs
 from tests.tables import CONDITIONS, LAST, model_ns, stair_table, stair_times
 
