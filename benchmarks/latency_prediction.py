@@ -1,72 +1,126 @@
-"""How well a latency table predicts: random plans, each exported for real and timed, beside what the table says.
+"""How well a latency table predicts: plans exported for real and timed, beside what the table says.
 
     python benchmarks/latency_prediction.py [--plans 20]
 
 Under a ViT-Tiny at 32 px (embed_dim 192, 12 blocks, 3 heads, patch 8, 10 classes). Tables are taken from ``--profiles``
-or measured; the plans are others than those they were fitted to and checked on. Files are written as those that ship,
-int8 ones calibrated on random images, and timed in turns, one thread, in a fresh process, each time after a run that is
-not timed: a model that comes after twenty others finds its weights cold, and takes half as long again. Prints a
-Markdown table of medians.
+or measured. Two kinds of plan, none of those that a table was fitted to or checked on: random ones; and ones that
+``one-shot`` finds with that table and random importance, choosing by time, down to shares of the MACs: a search
+goes where a table errs in its favour. Files are written as those that ship, int8 ones calibrated on random images, and
+timed in turns, one thread, in a fresh process, each time after a run that is not timed: a model that comes after twenty
+others finds its weights cold, and takes half as long again. Prints Markdown tables of medians.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import numpy.typing as npt
 
-from compress import ModelSpec, SlicedViT, check_model
-from device_bench import format, random_plans, time_apart
+from compress import (
+    BlockImportance,
+    Importance,
+    ModelSpec,
+    SlicedViT,
+    check_model,
+    keep_all,
+    parse_budget,
+    parse_cost,
+    propose,
+)
+from device_bench import format, random_plans, samples_apart
 from export import write_int8, write_tflite
 from pocketvit.profiling import profile
-from runtime import LatencyPrecision, ShapePlan, latency_of
+from runtime import BlockPlan, LatencyPrecision, LatencyTable, ShapePlan, latency_of, macs
 
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)
 PRECISIONS: tuple[LatencyPrecision, ...] = ("fp32", "int8")
+SHARES = (0.75, 0.5, 0.35, 0.25)
+"""Of the MACs, for plans that a search finds; five of each."""
 
 
 def main() -> None:
     """Predicts, exports, times and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profiles", type=Path, default=Path("profiles"))
-    parser.add_argument("--plans", type=int, default=20)
+    parser.add_argument("--plans", type=int, default=20, help="random ones")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--rounds", type=int, default=100, help="timed runs of each file")
     options = parser.parse_args()
     plan = check_model(SPEC, 10)
-    tables = {name: profile(plan, options.profiles, precision=name)[0] for name in PRECISIONS}
-    plans = random_plans(plan, options.plans, options.seed)
-    errors: dict[LatencyPrecision, list[float]] = {name: [] for name in PRECISIONS}
-    with tempfile.TemporaryDirectory() as folder:
-        files = [write(one, Path(folder) / str(n)) for n, one in enumerate(plans)]
-        medians = {
-            name: time_apart([pair[name] for pair in files], rounds=options.rounds, percent=50) for name in PRECISIONS
+    print("| plans | precision | median error | largest | median of predicted / measured |")
+    print("|---|---|---|---|---|")
+    rows: list[str] = []
+    for precision in PRECISIONS:
+        table, _ = profile(plan, options.profiles, precision=precision)
+        kinds = {
+            "random": random_plans(plan, options.plans, options.seed),
+            "found by a search": found_plans(plan, table, options.seed),
         }
-    print(f"LiteRT, one thread, {tables['fp32'].cpu_model}\n")
-    print("| fp32 predicted | measured | off by | int8 predicted | measured | off by |")
-    print("|---|---|---|---|---|---|")
-    for number, one in enumerate(plans):
-        cells = []
-        for name in PRECISIONS:
-            predicted, taken = latency_of(tables[name])(one) * 1e-9, medians[name][number]
-            errors[name].append(abs(predicted - taken) / taken)
-            cells += [format.seconds(predicted), format.seconds(taken), format.percent(errors[name][-1])]
-        print(f"| {' | '.join(cells)} |")
-    for precision, own in errors.items():
-        print(f"\n{precision}: median error {format.percent(median(own))}, largest {format.percent(max(own))}.")
+        predict = latency_of(table)
+        for kind, plans in kinds.items():
+            seconds, notes = timed(plans, precision, options.rounds)
+            ratios = [predict(one) * 1e-9 / taken for one, taken in zip(plans, seconds, strict=True)]
+            errors = [abs(ratio - 1) for ratio in ratios]
+            print(
+                f"| {kind} | {precision} | {format.percent(median(errors))} | {format.percent(max(errors))} "
+                f"| {median(ratios):.3f} |"
+            )
+            for one, taken, ratio in zip(plans, seconds, ratios, strict=True):
+                share = format.percent(macs(one) / macs(plan))
+                time = format.seconds(predict(one) * 1e-9)
+                rows.append(f"| {kind} | {precision} | {share} | {time} | {format.seconds(taken)} | {ratio:.3f} |")
+            rows += notes
+    print("\n| plan | precision | MACs | predicted | measured | predicted / measured |\n|---|---|---|---|---|---|")
+    print("\n".join(rows))
 
 
-def write(plan: ShapePlan, stem: Path) -> dict[LatencyPrecision, Path]:
-    """Writes TFLite files of a model of ``plan`` with fresh weights."""
-    plain, small = stem.with_suffix(".fp32.tflite"), stem.with_suffix(".int8.tflite")
+def found_plans(plan: ShapePlan, table: LatencyTable, seed: int) -> tuple[ShapePlan, ...]:
+    """Returns what choosing by time finds within budgets of MACs, where importance is random."""
+    rng, tables = np.random.default_rng(seed), {"cpu": table}
+    cost = parse_cost("latency@cpu", plan, tables)
+
+    def found(share: float) -> ShapePlan:
+        importance = random_importance(plan, rng)
+        return propose(plan, importance, parse_budget(f"macs={share}", plan), keep_all(plan), cost=cost).plan
+
+    return tuple(found(share) for share in SHARES for _ in range(5))
+
+
+def random_importance(plan: ShapePlan, rng: np.random.Generator) -> Importance:
+    """Returns importance of which every width of every block has a size of its own, and units vary around it."""
+
+    def drawn(*shape: int) -> npt.NDArray[np.float64]:
+        return rng.lognormal(rng.normal(0, 1.5), 1.0, shape)
+
+    def block(widths: BlockPlan) -> BlockImportance:
+        heads = widths.num_heads
+        return BlockImportance(drawn(heads, widths.qk_dim), drawn(heads, widths.v_dim), drawn(widths.mlp_dim))
+
+    return Importance(5 * drawn(plan.embed_dim), tuple(block(widths) for widths in plan.blocks))
+
+
+def timed(plans: Sequence[ShapePlan], precision: LatencyPrecision, rounds: int) -> tuple[list[float], tuple[str, ...]]:
+    """Returns the median latency of a model of each plan, s, and what disturbed the machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [write(one, precision, Path(folder) / f"{number}.tflite") for number, one in enumerate(plans)]
+        samples = samples_apart(files, rounds=rounds)
+    return [median(own) for own in samples.seconds], samples.notes
+
+
+def write(plan: ShapePlan, precision: LatencyPrecision, path: Path) -> Path:
+    """Writes the TFLite file of a model of ``plan`` with fresh weights."""
     model = SlicedViT(plan).eval()
-    images = np.random.default_rng(0).normal(size=(4, *plan.img_size, plan.in_chans)).astype(np.float32)
-    write_tflite(model, plain)
-    write_int8(model, small, images)
-    return {"fp32": plain, "int8": small}
+    if precision == "int8":
+        images = np.random.default_rng(0).normal(size=(4, *plan.img_size, plan.in_chans)).astype(np.float32)
+        write_int8(model, path, images)
+    else:
+        write_tflite(model, path)
+    return path
 
 
 if __name__ == "__main__":
