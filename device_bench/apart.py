@@ -26,16 +26,31 @@ from typing import IO, Any
 from runtime import MeasurementError, PocketVitError, Progress, decode, silent
 
 from .answers import error_of, parse_answer
+from .machine import machine_state
 from .measure import Sampling
 from .results import BenchResult
 from .stats import percentile
-from .timing import Samples
+from .steadiness import machine_notes
 
 SILENCE_S = 120.0
 """So long may a job give no sign."""
 
 NOBODY = -1
 """The turn of no file."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Latencies of files that took turns.
+
+    Attributes:
+        seconds: of every timed run of each file, in their order, s.
+        notes: what disturbed the machine meanwhile, in plain words; empty where nothing did.
+    """
+
+    seconds: tuple[tuple[float, ...], ...]
+    notes: tuple[str, ...] = ()
+
 
 _TURN = struct.Struct("<qq")
 
@@ -96,16 +111,18 @@ def time_apart(files: Sequence[Path], *, threads: int = 1, rounds: int = 12, per
 
 
 def samples_apart(files: Sequence[Path], *, threads: int = 1, rounds: int = 12) -> Samples:
-    """Does what ``time_files`` does, in a fresh process.
+    """Does what ``time_files`` does, in a fresh process, and watches the machine meanwhile.
 
     Raises:
         MeasurementError: the process died or hung; and whatever ``time_files`` raises.
     """
     request = {"files": [str(path.resolve()) for path in files], "threads": threads, "rounds": rounds}
+    before = machine_state()
     answer = ask("time", request)
     if answer.error is not None:
         raise answer.error
-    return decode(Samples, answer.result, "the times")
+    seconds = decode(tuple[tuple[float, ...], ...], answer.result, "the times")
+    return Samples(seconds, machine_notes(before, machine_state()))
 
 
 def ask(

@@ -42,7 +42,7 @@ class MachineState:
         throttled_bits: a Raspberry Pi's own record of low voltage and throttling, as ``vcgencmd get_throttled`` has it.
         uptime_s: since the machine started, s.
         busy_s: core time that all processes together used since then, s.
-        own_s: of it, what this process used, s.
+        own_s: of it, what this process and those it started and waited for used, s.
         steal_s: core time that a hypervisor gave to others since then, s.
         memory_bytes: of the machine.
         virtualised: whether it is a virtual machine.
@@ -221,9 +221,10 @@ def _core_time_s(root: Path) -> tuple[float | None, float | None]:
 def _own_s(root: Path) -> float | None:
     # the second field, the process's name in parentheses, may hold spaces
     words = (_read(root / "proc/self/stat") or "").rpartition(")")[2].split()
-    if len(words) < 13 or not (words[11] + words[12]).isdigit():
+    ticks = words[11:15]  # in user and system mode, and the same of children that were waited for
+    if len(ticks) < 4 or not "".join(ticks).isdigit():
         return None
-    return (int(words[11]) + int(words[12])) / _ticks_per_s()
+    return sum(map(int, ticks)) / _ticks_per_s()
 
 
 def _ticks_per_s() -> int:

@@ -24,7 +24,7 @@ OTHERS, STEAL = 0.10, 0.05
 _BLOCKS = 30
 _FEWEST, _CLUSTER = 40, 8  # of fewer values, or in a mode, chance makes modes too often
 _SEPARATION, _VALLEY, _SPIKES = 3.5, 0.25, 0.08
-_SHORTEST_S = 1.0  # ticks of 10 ms say little of less
+_SHORTEST_S, _TICKS_S = 0.2, 0.03  # time is counted in ticks of 10 ms, and a difference of counts is off by some
 _SELF_TUNING = ("intel_pstate", "amd-pstate", "amd-pstate-epp")  # under these, powersave still reaches every clock
 _PI_NOW = {0: "the voltage is too low", 1: "the clock is capped", 2: "it is throttled", 3: "it is at its heat limit"}
 
@@ -188,10 +188,10 @@ def _company(before: MachineState, after: MachineState) -> list[str]:
     busy, own = _rise(before.busy_s, after.busy_s), _rise(before.own_s, after.own_s)
     if seconds is None or seconds < _SHORTEST_S:
         return notes
-    if busy is not None and own is not None and (busy - own) / seconds > OTHERS:
+    if busy is not None and own is not None and busy - own > OTHERS * seconds + _TICKS_S:
         notes.append(f"Other processes took {(busy - own) / seconds:.0%} of a core while it was measured.")
     steal = _rise(before.steal_s, after.steal_s)
-    if steal is not None and steal / seconds > STEAL:
+    if steal is not None and steal > STEAL * seconds + _TICKS_S:
         notes.append(f"The hypervisor gave {steal / seconds:.0%} of a core to others while it was measured.")
     return notes
 

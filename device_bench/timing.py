@@ -25,7 +25,6 @@ from .figures import Energy
 from .inputs import input_shape, random_input
 from .machine import MachineState, machine_state
 from .measure import Measurement, Sampling, measure_interleaved
-from .steadiness import machine_notes
 
 Mark = Callable[[int], None]
 """Told the number of the file whose turn it is, or -1."""
@@ -96,19 +95,6 @@ def time_in_turns(
     return Turns(tuple(latencies), before, after)
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Latencies of files that took turns.
-
-    Attributes:
-        seconds: of every timed run of each file, in their order, s.
-        notes: what disturbed the machine meanwhile, in plain words; empty where nothing did.
-    """
-
-    seconds: tuple[tuple[float, ...], ...]
-    notes: tuple[str, ...] = ()
-
-
 def time_files(
     files: Sequence[Path],
     *,
@@ -116,8 +102,8 @@ def time_files(
     rounds: int = 12,
     seed: int = 0,
     mark: Mark = no_mark,
-) -> Samples:
-    """Returns the latency of each of many files.
+) -> tuple[tuple[float, ...], ...]:
+    """Returns the latency of each of many files, every timed run in order, s.
 
     They take turns, and each timed run follows one of the same file that is not timed: a model that is run again and
     again finds its weights in the cache, and one that comes after thirty others does not.
@@ -145,7 +131,6 @@ def time_files(
             read_artifact(file)  # its digest keeps damaged bytes from the engine
         runners.append(_twice(_runner(open_engine(file, threads=threads), file.name, seed)))
     order, values = random.Random(seed), [[] for _ in runners]  # type: tuple[random.Random, list[list[float]]]
-    before = machine_state()
     for _ in range(rounds):
         for number in order.sample(range(len(runners)), len(runners)):
             mark(number)
@@ -155,7 +140,7 @@ def time_files(
                 raise
             except Exception as error:  # engines raise what they like
                 raise MeasurementError(f"{names[number]} failed while it was measured", got=error) from error
-    return Samples(tuple(map(tuple, values)), machine_notes(before, machine_state()))
+    return tuple(map(tuple, values))
 
 
 def measure_energy_of(

@@ -3,12 +3,13 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from device_bench import Sampling, bench_apart, samples_apart, time_apart
-from device_bench.apart import NOBODY, Answer, ask
+from device_bench import Sampling, bench_apart, machine_state, samples_apart, time_apart
+from device_bench.apart import NOBODY, Answer, Samples, ask
 from device_bench.child import teller
 from runtime import ArtifactError, MeasurementError, MissingExtraError, UnsupportedTargetError
 
@@ -56,6 +57,19 @@ def test_files_are_timed_in_another_process_and_its_errors_arrive(tmp_path: Path
     assert [len(own) for own in samples_apart(files, rounds=3).seconds] == [3, 3]
     with pytest.raises(ArtifactError, match="does not exist"):
         time_apart([tmp_path / "none.onnx"])
+
+
+@pytest.mark.parametrize(
+    ("busy_s", "notes"), [(2.05, ()), (4.0, ("Other processes took 100% of a core while it was measured.",))]
+)
+def test_what_disturbed_the_machine_meanwhile_is_told_with_the_times(
+    monkeypatch: pytest.MonkeyPatch, busy_s: float, notes: tuple[str, ...]
+) -> None:
+    state = replace(machine_state(), uptime_s=100.0, busy_s=0.0, own_s=0.0, steal_s=0.0)
+    states = [state, replace(state, uptime_s=102.0, busy_s=busy_s, own_s=2.0)]
+    monkeypatch.setattr("device_bench.apart.machine_state", lambda: states.pop(0))
+    monkeypatch.setattr("device_bench.apart.ask", lambda job, request: Answer([[0.5, 0.25]]))
+    assert samples_apart([Path("a.onnx")], rounds=2) == Samples(((0.5, 0.25),), notes)
 
 
 def test_a_process_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,4 +115,10 @@ def test_powersave_is_no_fault_where_the_driver_tunes_itself():
 
 
 def test_too_short_a_time_says_nothing_of_others():
-    assert machine_notes(BEFORE, replace(AFTER, uptime_s=1000.5, busy_s=400.0)) == ()
+    assert machine_notes(BEFORE, replace(AFTER, uptime_s=1000.1, busy_s=400.0)) == ()
+
+
+def test_company_is_seen_in_half_a_second_but_not_in_the_ticks_of_its_clock():
+    half = replace(AFTER, uptime_s=1000.5, own_s=1.5)
+    assert machine_notes(BEFORE, replace(half, busy_s=300.57)) == ()
+    assert "Other processes took 60% of a core" in machine_notes(BEFORE, replace(half, busy_s=300.8))[0]

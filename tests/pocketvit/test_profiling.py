@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from device_bench.timing import Samples
+from device_bench.apart import Samples
 from pocketvit import profiling
 from runtime import BlockPlan, LatencyTable, ShapePlan, decode, encode, latency_of, read_latency
 from tests.tables import model_ns
