@@ -6,7 +6,7 @@ from .criteria import CRITERIA, Criterion, l2_scores, random_importance, taylor_
 from .data import known_data, load_data, search_set
 from .dataset import Dataset
 from .devices import choose_device, count_gpus, device_in_use, use_device
-from .dfbnb import Node, SearchResult, Step, TreeSettings, objective, search_tree
+from .dfbnb import Node, SearchResult, Step, search_tree
 from .distill import UNLABELLED, distillation_loss, label_loss, mutual_losses, soft_loss
 from .distill_features import feature_loss
 from .distill_lesson import Lesson, check_lesson
@@ -42,7 +42,9 @@ from .teacher_folder import TeacherRecord, open_teacher, read_teacher, record_of
 from .teachers import Teacher, TimmSpec, sliced_teacher, teacher_score, timm_teacher
 from .timm_vit import from_timm, plan_of_timm
 from .train import Trained, bf16_helps, fit, fit_network
+from .tree_evaluation import objective
 from .tree_journal import TreeJournal
+from .tree_settings import TreeSettings
 from .uniform import even_plan, most_important, scale_evenly
 from .unlabelled import with_unlabelled
 from .unstructured import (

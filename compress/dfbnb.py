@@ -10,85 +10,36 @@ decides. With ``exact`` every decision is that of the plain search.
 Without it, the same tree is searched in another order and on fewer gradients. Children are visited by the objective
 that their importance predicts, so the first path down ends at a good leaf; nodes on it are branched on that
 prediction and looked at on the way back, when the leaf has settled most of them by their cost alone. Importance is
-taken anew every few actions, and in between that of the units still there is kept.
+taken anew every few actions, and in between that of the units still there is kept. An action that removes units of
+hardly any importance is taken to change no answer: what is known of the model with them bounds the one without, and
+the other way round.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from runtime import PlanError, Progress, ShapePlan, encode, silent
+from runtime import Progress, ShapePlan, encode, silent
 
 from .budget import Budget, Cost
-from .devices import autocast, copy_on, device_in_use, device_of
-from .evaluate import evaluating
 from .importance import Importance, fisher_scores, group_importance, part_of
-from .oneshot import Action, GroupSizes, Removal, multiples_of, price, removals
+from .oneshot import Action, Removal, multiples_of, price, removals
 from .search_images import SearchImages
-from .sequential import Sequential
 from .slicing import Kept, compose, keep_all, slice_vit, widths_of
+from .tree_evaluation import Evaluation, Seen, objective
 from .tree_journal import TreeJournal, removal_of, removed_units
 from .tree_outlook import Outlook, short_change
+from .tree_settings import TreeSettings
 from .vit import SlicedViT
 
 ACTIONS: tuple[Action, ...] = ("mlp", "qk", "v", "head", "embed")
 """The five actions, in the order in which an exact search visits children."""
 
-_LEAST_STEP = 8
-
 GRADIENT_COST = 3
 """Forward-equivalents of one image in a gradient pass: forward, and a backward of twice its work."""
-
-
-@dataclass(frozen=True)
-class TreeSettings:
-    """How a tree is searched; the defaults are the published ones.
-
-    Attributes:
-        depth: most actions on one path.
-        epsilon: a node this much worse than the best, in the objective's unit (bits), is still branched.
-        cost_weight: lambda of the objective.
-        sizes: how much one action removes.
-        gradient_batch: images per gradient of the importance.
-        eval_batch: images per step of an evaluation, at most; it may end after each.
-        exact: decide as the plain search does: gradients at every branched node, on the whole Search Set, children in
-            the order of ``ACTIONS``, every node looked at before it is branched.
-        error: without ``exact``, the chance that an evaluation gives up a model that a full one would not, 0..1.
-        refresh: without ``exact``, actions after which importance is taken anew.
-        gradient_share: without ``exact``, share of the Search Set that importance is taken on, 0..1.
-
-    Raises:
-        PlanError: a value is out of range.
-    """
-
-    depth: int = 6
-    epsilon: float = 0.005
-    cost_weight: float = 1.0
-    sizes: GroupSizes = field(default_factory=GroupSizes)
-    gradient_batch: int = 16
-    eval_batch: int = 25
-    exact: bool = False
-    error: float = 0.05
-    refresh: int = 3
-    gradient_share: float = 0.4
-
-    def __post_init__(self) -> None:
-        for name in ("depth", "gradient_batch", "eval_batch", "refresh"):
-            if getattr(self, name) < 1:
-                raise PlanError(f"{name} must be at least 1", got=getattr(self, name))
-        if not 0 < self.gradient_share <= 1:
-            raise PlanError("gradient_share must be more than 0 and at most 1", got=self.gradient_share)
-        if not 0 <= self.error < 1:
-            raise PlanError("error must be at least 0 and less than 1", got=self.error)
-        for name in ("epsilon", "cost_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise PlanError(f"{name} must not be negative", got=getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -146,6 +97,17 @@ class Known:
         return Known(self.age + 1, lambda: part_of(self.importance(), kept))
 
 
+@dataclass
+class Alike:
+    """Models that are taken to answer alike, since what one has less than the other hardly matters.
+
+    Attributes:
+        most: images that any of them has right, at most, as far as is known.
+    """
+
+    most: int
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """What an iteration found.
@@ -167,13 +129,6 @@ class SearchResult:
     branched: int
     repeats: int
     images: int
-
-
-def objective(correct: int, images: int, cost: int, total: int, cost_weight: float) -> float:
-    """Returns ``log2(correct / images) - cost_weight * log2(cost / total)``; minus infinity with nothing right."""
-    if correct == 0:
-        return -math.inf
-    return math.log2(correct / images) - cost_weight * math.log2(cost / total)
 
 
 def search_tree(
@@ -233,25 +188,24 @@ class Tree:
         self.images, self.cost, self.total, self.settings, self.budget = images, cost, total, settings, budget
         self.bf16, self.journal, self.progress = bf16, journal, progress
         self.seen: set[Kept] = set()
-        self.order: npt.NDArray[np.int64] = np.arange(len(images))
-        self.hard = 0
+        self.evaluation = Evaluation(images, total, self.settings, bf16)
         self.nodes = self.branched = self.repeats = self.used = 0
         self.outlook = Outlook(settings.depth, len(ACTIONS), self.gradient_work())
 
     def search(self, model: SlicedViT) -> None:
         """Searches everything under ``model``."""
-        everything, known = keep_all(model.plan), self.known(model)
+        everything, known, alike = keep_all(model.plan), self.known(model), Alike(len(self.images))
         if self.settings.exact or self.meets(model.plan):
-            self.look(model, everything, ())
+            self.look(model, everything, (), alike)
             if not self.meets(model.plan):
-                self.visit(model, everything, (), known)
+                self.visit(model, everything, (), known, alike)
         else:
             self.diving = True
             self.root = self.unseen(model, everything, ())
-            self.visit(model, everything, (), known)
-            self.look(model, everything, (), passed=True)
+            self.visit(model, everything, (), known, alike)
+            self.look(model, everything, (), alike, passed=True)
 
-    def visit(self, model: SlicedViT, kept: Kept, path: tuple[Step, ...], known: Known) -> None:
+    def visit(self, model: SlicedViT, kept: Kept, path: tuple[Step, ...], known: Known, alike: Alike) -> None:
         """Branches a node, whose sliced model is ``model``, and everything below it that is worth it."""
         self.branched += 1
         children, depth = self.children(model, known), len(path) + 1
@@ -266,14 +220,15 @@ class Tree:
                 continue
             smaller = slice_vit(model, removal.kept)
             below = self.known(smaller) if known.age + 1 >= self.refresh else known.below(removal.kept)
+            like = alike if self.negligible(removal) else Alike(len(self.images))
             if self.diving and not self.ends(smaller.plan, there):
                 self.seen.add(left)
-                self.visit(smaller, left, there, below)
-                self.look(smaller, left, there, passed=True)
+                self.visit(smaller, left, there, below, like)
+                self.look(smaller, left, there, like, passed=True)
             else:
-                _, verdict = self.look(smaller, left, there)
+                _, verdict = self.look(smaller, left, there, like)
                 if verdict == "branched":
-                    self.visit(smaller, left, there, below)
+                    self.visit(smaller, left, there, below, like)
 
     @property
     def refresh(self) -> int:
@@ -340,6 +295,15 @@ class Tree:
         lost = self.settings.gradient_batch / 2 * option.importance / math.log(2)
         return self.settings.cost_weight * saved - lost
 
+    def negligible(self, option: Removal) -> bool:
+        """Tells whether an action is expected to change no answer: ``N * sqrt(B * importance) < 1``.
+
+        The root is how far the loss of an image moves, root mean square and to first order, in nats; so of N images
+        with their losses spread over a nat and more, less than one is as close to a tie.
+        """
+        moved = math.sqrt(self.settings.gradient_batch * max(0.0, option.importance))
+        return not self.settings.exact and len(self.images) * moved < 1
+
     def unseen(self, model: SlicedViT, kept: Kept, path: tuple[Step, ...]) -> Node:
         """Returns a node of which nothing is known but its cost."""
         count, cost = len(self.images), self.cost.of(model.plan)
@@ -363,6 +327,7 @@ class Tree:
         model: SlicedViT,
         kept: Kept,
         path: tuple[Step, ...],
+        alike: Alike,
         needed: float | None = None,
         *,
         passed: bool = False,
@@ -373,6 +338,7 @@ class Tree:
             model: the sliced model.
             kept: what it keeps of the root.
             path: the actions that lead to it.
+            alike: models that have no more right than this one, nor it than they.
             needed: an objective that is of no interest unless it is exceeded; by default what the tree asks.
             passed: whether what is below it was searched already.
         """
@@ -385,14 +351,15 @@ class Tree:
             if self.budget is not None:  # something must go, even where the root is the best
                 needed = min(needed, -math.inf if self.best_smaller is None else self.best_smaller.objective)
         entry = self.journal.replay("look") if self.journal else None
-        seen = self.evaluate(model, cost, needed) if entry is None else Seen.of(entry)
+        seen = self.evaluation.of(model, cost, needed, alike.most) if entry is None else Seen.of(entry)
+        alike.most = min(alike.most, seen.correct)
         value = objective(seen.correct, count, cost, self.total, weight)
         node = Node(path, kept, model.plan, cost, seen.correct, seen.complete, value)
         if not path:
             self.root = node
         if seen.complete and (best is None or value > best.objective):
             self.best = node
-            self.arrange(seen)
+            self.evaluation.arrange(seen)
         if path and seen.complete and (self.best_smaller is None or value > self.best_smaller.objective):
             self.best_smaller = node
         self.seen.add(kept)
@@ -426,53 +393,6 @@ class Tree:
             f"{short_change(self.root.plan, chosen.plan)}; node {self.nodes}, depth {len(node.path)}"
         )
 
-    def evaluate(self, model: SlicedViT, cost: int, needed: float) -> Seen:
-        """Counts right answers, no further than it takes to know whether the objective can exceed ``needed``.
-
-        Images that the best model so far has wrong come first; after them every further mistake lowers what can
-        still be reached. That bound is exact. Without ``exact``, those first images come in random order, and it
-        also ends when so many mistakes among those seen leave hardly a chance that the rest are few enough.
-        """
-        count, weight = len(self.images), self.settings.cost_weight
-        model = copy_on(model, device_in_use())
-        enough = (c for c in range(count + 1) if objective(c, count, cost, self.total, weight) > needed)
-        least = 0 if needed == -math.inf else next(enough, count + 1)
-        test = Sequential(self.hard, count - least, 0.0 if self.settings.exact else self.settings.error)
-        margins = np.zeros(count, np.float32)
-        reachable, done = count, 0
-        while done < count and reachable >= least:
-            # no fewer than the mistakes it takes
-            step = test.next_step(done) or max(_LEAST_STEP, reachable - least + 1)
-            positions = self.order[done : done + min(step, self.settings.eval_batch)]
-            right, margins[positions] = self.answers(model, positions)
-            reachable -= int((~right).sum())
-            done += len(positions)
-            if test.settled(done, count - reachable):
-                reachable = least - 1
-        complete = done == count
-        order = np.lexsort((np.arange(count), margins)).tolist() if complete else None
-        return Seen(reachable, complete, done, order)
-
-    def arrange(self, seen: Seen) -> None:
-        """Puts the images that a model has wrong first, for the evaluations to come."""
-        order, self.hard = np.array(seen.order, np.int64), len(self.images) - seen.correct
-        if not self.settings.exact:
-            order[: self.hard] = np.random.default_rng(0).permutation(order[: self.hard])
-        self.order = order
-
-    def answers(
-        self, model: SlicedViT, positions: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-        """Returns, for images at ``positions``, whether ``model`` is right, and by how much its logit leads."""
-        pictures, labels = self.images.at(positions)
-        device = device_of(model)
-        with evaluating(model), autocast(device, self.bf16):
-            logits = model(pictures.to(device)).float().cpu()
-        own = logits.gather(1, labels[:, None])[:, 0]
-        others = logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
-        right = (logits.argmax(dim=1) == labels).numpy()
-        return right, (own - others).numpy()
-
     def tell(self, operation: str, details: dict[str, Any]) -> None:
         """Records an operation that takes no work, unless it is recorded."""
         if self.journal is not None and self.journal.replay(operation) is None:
@@ -482,22 +402,3 @@ class Tree:
         """Records an operation, where there is a journal."""
         if self.journal is not None:
             self.journal.record(entry)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """The outcome of an evaluation: right answers (at most, if not complete), and images by margin, hardest first."""
-
-    correct: int
-    complete: bool
-    images: int
-    order: list[int] | None
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns what a journal keeps of it."""
-        return {"correct": self.correct, "complete": self.complete, "images": self.images}
-
-    @classmethod
-    def of(cls, entry: dict[str, Any]) -> Seen:
-        """Returns what a journal kept."""
-        return cls(entry["correct"], entry["complete"], entry["images"], entry["order"])

@@ -7,11 +7,12 @@ import math
 from runtime import Progress, silent
 
 from .budget import Budget, Cost
-from .dfbnb import Node, SearchResult, Step, Tree, TreeSettings
+from .dfbnb import Alike, Node, SearchResult, Step, Tree
 from .search_images import SearchImages
 from .slicing import Kept, compose, keep_all, slice_vit
 from .tree_journal import TreeJournal
 from .tree_outlook import Descent
+from .tree_settings import TreeSettings
 from .vit import SlicedViT
 
 
@@ -53,17 +54,19 @@ def search_greedily(
     """
     tree = Tree(images, cost, total, settings, budget, bf16, journal, progress)
     tree.outlook = outlook = Descent(budget.of(model.plan), budget.limit)
-    root, _ = tree.look(model, keep_all(model.plan), ())
+    root, _ = tree.look(model, keep_all(model.plan), (), Alike(len(tree.images)))
     node, found, known = root, None, tree.known(model)
     while not tree.meets(node.plan):
         tree.branched += 1
         best: tuple[Node, SlicedViT, Kept] | None = None
+        alike = Alike(node.correct)
         for removal in tree.children(model, known):
             kept = compose(node.kept, removal.kept)
             smaller = slice_vit(model, removal.kept)
             needed = best[0].objective if best else -math.inf
             path = (*node.path, Step(removal.action, removal.block))
-            child, _ = tree.look(smaller, kept, path, needed)
+            like = alike if tree.negligible(removal) else Alike(len(tree.images))
+            child, _ = tree.look(smaller, kept, path, like, needed)
             if best is None or (child.complete and child.objective > needed):
                 best = child, smaller, removal.kept
         if best is None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -29,7 +30,9 @@ from compress import (
     plan_of,
     search_tree,
 )
-from runtime import PlanError, Preprocessing, params
+from compress.dfbnb import Tree
+from compress.oneshot import Removal
+from runtime import PlanError, Preprocessing, params, silent
 
 from .plain_search import Plain
 
@@ -99,6 +102,36 @@ def test_importance_is_taken_anew_after_so_many_actions(trained: SlicedViT, digi
         assert [line["op"] for line in dive] == ["branch"] * 4
         assert {depth for depth, line in enumerate(dive) if line["images"]} == fresh
         assert {line["images"] for line in dive if line["images"]} == {3 * 20}
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_what_loses_nothing_is_not_looked_at_again(
+    trained: SlicedViT, digits: Dataset, tmp_path: Path, exact: bool
+) -> None:
+    """Eight hidden units that nothing reads: without them the model answers as it did, and one look serves both."""
+    model = copy.deepcopy(trained)
+    with torch.no_grad():
+        model.blocks[1].mlp.fc2.weight[:, :8] = 0
+    settings, path = TreeSettings(depth=1, exact=exact), tmp_path / "j.jsonl"
+    search_tree(
+        model, images_of(digits, 1), COUNTS["params"], params(model.plan), settings, journal=TreeJournal(path, {})
+    )
+    looks = [line for line in map(json.loads, path.read_text().splitlines()) if line.get("op") == "look"]
+    root = next(look for look in looks if not look["path"])
+    same = next(look for look in looks if look["path"] == [{"action": "mlp", "block": 1}])
+    assert (root["images"] == 0) is not exact
+    if not exact:
+        assert root["correct"] <= same["correct"]
+        assert not root["complete"]
+
+
+def test_what_is_expected_to_change_an_answer_is_looked_at(trained: SlicedViT, digits: Dataset) -> None:
+    """Of 60 images, in gradients of 16, one is within reach of a tie from sqrt(16 I) = 1 / 60 on."""
+    images, total = images_of(digits, 1), params(trained.plan)
+    tree = Tree(images, COUNTS["params"], total, TreeSettings(), None, False, None, silent)
+    for share, negligible in ((0.99, True), (1.01, False)):
+        option = Removal("mlp", 0, share / (16 * len(images) ** 2), keep_all(trained.plan))
+        assert tree.negligible(option) is negligible
 
 
 @pytest.mark.slow
