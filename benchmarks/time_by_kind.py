@@ -1,12 +1,14 @@
-"""Where the time of a ViT's int8 file goes, operator by operator, against what its products alone must take.
+"""Where the time of a ViT's int8 or float32 file goes, operator by operator, against what its products must take.
 
-    python benchmarks/int8_time.py [--model vit_small_patch16_224] [--img-size 224] [--rounds 60]
+    python benchmarks/time_by_kind.py [--precision int8] [--model vit_small_patch16_224] [--img-size 224] [--rounds 60]
+    python benchmarks/time_by_kind.py --precision fp32 --beside runs/…/litert-torch.tflite
 
 LiteRT has no profiler for Python, so every kind of operator of a block is timed by itself, in its own shapes: a chain
 of a few of them and a longer one run in turns, and the difference of their medians, divided by how many more there
-are, is the time of one. The file itself runs in the same turns, with fresh weights and made up ranges. One thread.
+are, is the time of one. The file itself runs in the same turns, with fresh weights and made up ranges, and so does a
+file named with ``--beside``, such as another tool's of the same model. One thread.
 
-The bound: an AVX-512 core multiplies 64 pairs of 8-bit integers (``VPDPBUSD``) in the instruction with which it
+The bound of int8: an AVX-512 core multiplies 64 pairs of 8-bit integers (``VPDPBUSD``) in the instruction with which it
 multiplies 16 pairs of floats. So the products cannot take less than a quarter of the time they take in float32 at the
 best rate that float32 Linears reach here.
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from compress import ModelSpec, load_model
-from device_bench import format, median_interval, samples_apart
-from export import DYNAMIC_ATTENTION, Graph, modes_of, observe, quantise, tflite_bytes, write_int8
+from device_bench import format, median_interval, ratio_of_medians, samples_apart
+from export import DYNAMIC_ATTENTION, Graph, modes_of, observe, quantise, tflite_bytes, vit_graph, write_int8
 from export.graph import Builder
 from runtime import ShapePlan, macs
 
@@ -32,7 +34,7 @@ SHORT, LONG = 4, 12
 INT8_ADVANTAGE = 4
 """Pairs of 8-bit integers per instruction over pairs of floats."""
 
-WHOLE, FLOAT = "whole file", "fc1 and fc2, float32"
+WHOLE, BESIDE, FLOAT = "whole file", "the file beside it", "fc1 and fc2, float32"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Kind:
         count: how often it is done in the blocks that compute every token.
         macs: multiply-accumulates of one.
         chain: makes a float graph that does it so many times.
-        integer: it is quantised as the file is.
+        integer: in a file of integers it is quantised as that is.
     """
 
     name: str
@@ -57,25 +59,33 @@ class Kind:
 def main() -> None:
     """Times chains and file in turns, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
+    parser.add_argument("--beside", type=Path, help="a .tflite file to time in the same turns")
     parser.add_argument("--model", default="vit_small_patch16_224")
     parser.add_argument("--img-size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=60)
     options = parser.parse_args()
     model = load_model(ModelSpec(options.model, img_size=options.img_size), num_classes=10)
-    plan, kinds = model.plan, kinds_of(model.plan)
+    plan, kinds, integers = model.plan, kinds_of(model.plan), options.precision == "int8"
     with tempfile.TemporaryDirectory() as folder:
         files: dict[tuple[str, int], Path] = {}
         for kind in kinds:
             for count in (SHORT, LONG):
                 files[kind.name, count] = Path(folder) / f"{len(files)}.tflite"
-                files[kind.name, count].write_bytes(written(kind, count))
+                files[kind.name, count].write_bytes(written(kind, count, integers))
         files[WHOLE, 1] = Path(folder) / "whole.tflite"
-        images = np.random.default_rng(0).normal(size=(4, *plan.img_size, plan.in_chans))
-        write_int8(model, files[WHOLE, 1], images.astype(np.float32), DYNAMIC_ATTENTION)
+        if integers:
+            images = np.random.default_rng(0).normal(size=(4, *plan.img_size, plan.in_chans))
+            write_int8(model, files[WHOLE, 1], images.astype(np.float32), DYNAMIC_ATTENTION)
+        else:
+            files[WHOLE, 1].write_bytes(tflite_bytes(vit_graph(model)))
+        if options.beside is not None:
+            files[BESIDE, 1] = options.beside
         values = samples_apart(list(files.values()), rounds=options.rounds).seconds
     seconds = dict(zip(files, values, strict=True))
-    print(f"{options.model}, {options.img_size} px, {DYNAMIC_ATTENTION.name}, LiteRT, one thread\n")
-    print("\n".join(table(plan, kinds, seconds)))
+    recipe = DYNAMIC_ATTENTION.name if integers else "fp32"
+    print(f"{options.model}, {options.img_size} px, {recipe}, LiteRT, one thread\n")
+    print("\n".join([*table(kinds, seconds), "", *(bound(plan, kinds, seconds) if integers else [])]))
 
 
 def kinds_of(plan: ShapePlan) -> list[Kind]:
@@ -145,10 +155,10 @@ def weights(outputs: int, inputs: int, seed: int) -> npt.NDArray[np.float64]:
     return np.random.default_rng(seed).normal(scale=inputs**-0.5, size=(outputs, inputs))
 
 
-def written(kind: Kind, count: int) -> bytes:
+def written(kind: Kind, count: int, integers: bool) -> bytes:
     """Returns the file of a chain."""
     graph = kind.chain(count)
-    if kind.integer:
+    if integers and kind.integer:
         images = np.random.default_rng(0).normal(size=(2, *graph.shapes[graph.input][1:])).astype(np.float32)
         graph = quantise(
             graph, modes_of(graph, DYNAMIC_ATTENTION), observe(graph, images, batch=1), DYNAMIC_ATTENTION.ranges
@@ -156,40 +166,59 @@ def written(kind: Kind, count: int) -> bytes:
     return tflite_bytes(graph)
 
 
-def table(plan: ShapePlan, kinds: list[Kind], seconds: dict[tuple[str, int], tuple[float, ...]]) -> list[str]:
-    """Returns the table, and under it the bound."""
-    one = {
-        kind.name: float(np.median(seconds[kind.name, LONG]) - np.median(seconds[kind.name, SHORT])) / (LONG - SHORT)
-        for kind in kinds
-    }
+Seconds = Mapping[tuple[str, int], Sequence[float]]
+"""Of every chain by kind and length, and of the whole file."""
+
+
+def one_of(kind: Kind, seconds: Seconds) -> float:
+    """Returns the time of one of a kind, in seconds."""
+    return float(np.median(seconds[kind.name, LONG]) - np.median(seconds[kind.name, SHORT])) / (LONG - SHORT)
+
+
+def table(kinds: list[Kind], seconds: Seconds) -> list[str]:
+    """Returns the table, with a last column where there is a file beside."""
+    base = seconds.get((BESIDE, 1))
     whole = float(np.median(seconds[WHOLE, 1]))
-    lines = ["| work | times | one | all | of the file | GMAC/s |", "|---|---|---|---|---|---|"]
+
+    def row(name: str, times: object, one: str, shown: str, spent: float, rate: str) -> str:
+        cells = [name, str(times), one, shown, f"{100 * spent / whole:.1f} %", rate]
+        return f"| {' | '.join(cells + ([] if base is None else [f'{spent / float(np.median(base)):.3f}']))} |"
+
+    heads = ["work", "times", "one", "all", "of the file", "GMAC/s", *([] if base is None else ["of the file beside"])]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     known = 0.0
     for kind in kinds:
         if kind.count:
-            spent = kind.count * one[kind.name]
+            one = one_of(kind, seconds)
+            spent = kind.count * one
             known += spent
-            rate = f"{kind.macs / one[kind.name] / 1e9:.0f}" if kind.macs else ""
-            lines.append(
-                f"| {kind.name} | {kind.count} | {format.seconds(one[kind.name])} | {format.seconds(spent)} "
-                f"| {100 * spent / whole:.1f} % | {rate} |"
-            )
-    lines.append(
-        f"| the rest: patches, last block, head, caches | | | {format.seconds(whole - known)} "
-        f"| {100 * (whole - known) / whole:.1f} % | |"
-    )
-    lines.append(f"| **whole file** | | | {format.seconds_interval(median_interval(seconds[WHOLE, 1]))} | 100 % | |")
-    float_rate = next(kind.macs for kind in kinds if kind.name == FLOAT) / one[FLOAT]
+            rate = f"{kind.macs / one / 1e9:.0f}" if kind.macs else ""
+            lines.append(row(kind.name, kind.count, format.seconds(one), format.seconds(spent), spent, rate))
+    rest = whole - known
+    lines.append(row("the rest: patches, last block, head, caches", "", "", format.seconds(rest), rest, ""))
+    lines.append(row("**whole file**", "", "", format.seconds_interval(median_interval(seconds[WHOLE, 1])), whole, ""))
+    if base is not None:
+        ratio, shown = ratio_of_medians(seconds[WHOLE, 1], base), format.seconds_interval(median_interval(base))
+        lines += [
+            "",
+            f"The file beside it takes {shown}; ours {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] of it.",
+        ]
+    return lines
+
+
+def bound(plan: ShapePlan, kinds: list[Kind], seconds: Seconds) -> list[str]:
+    """Returns what int8 products cannot be faster than."""
+    whole = float(np.median(seconds[WHOLE, 1]))
+    reached = next(kind for kind in kinds if kind.name == FLOAT)
+    float_rate = reached.macs / one_of(reached, seconds)
     products = sum(kind.count * kind.macs for kind in kinds)
-    bound = products / (INT8_ADVANTAGE * float_rate)
-    lines += [
-        "",
+    least = products / (INT8_ADVANTAGE * float_rate)
+    return [
         f"float32 Linears reach {float_rate / 1e9:.0f} GMAC/s here, so int8 products could reach "
         f"{INT8_ADVANTAGE * float_rate / 1e9:.0f} GMAC/s.",
         f"The {products / 1e9:.2f} GMAC above ({100 * products / macs(plan):.0f} % of the model's) cannot take less "
-        f"than {format.seconds(bound)}: {100 * bound / whole:.0f} % of the file's time.",
+        f"than {format.seconds(least)}: {100 * least / whole:.0f} % of the file's time.",
     ]
-    return lines
 
 
 if __name__ == "__main__":
