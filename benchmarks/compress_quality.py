@@ -203,6 +203,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     seeds = [int(seed) for seed in options.seeds.split(",")]
     methods = [method for method in options.methods.split(",") if method]
+    if "dfbnb" in methods and not options.ladder and options.epochs <= BETWEEN:
+        parser.error(
+            f"dfbnb recovers {BETWEEN} epochs after its first round alone; give more --epochs or other --methods"
+        )
     if options.ladder:
         for line in ladder(options.out, seeds, [m for m in methods if m != "dfbnb"], options.ladder.split(",")):
             print(line, flush=True)

@@ -30,7 +30,7 @@ _NAMES = {
     "throttled_bits": "Throttled, bits",
     "uptime_s": "Up for",
     "busy_s": "Core time of all processes",
-    "own_s": "Core time of this process",
+    "own_s": "Core time of this process and its children",
     "steal_s": "Core time given to others by a hypervisor",
     "memory_bytes": "Memory",
     "virtualised": "Virtual machine",
