@@ -14,84 +14,38 @@ recovery, sliced only and reconstructed.
 
 Methods: ``dfbnb``, ``milp`` and ``one-shot`` are this project's, which reconstruct what is left after slicing. ``l2``,
 ``taylor`` and ``random`` are the one-shot choice with other importance (``--importance``), sliced and no more.
-``torch-pruning`` is that package (``pip install torch-pruning``)
-with its own recipe for timm's ViTs: group Taylor importance and widths in multiples of 8, with one ratio for all
-layers as it recommends, or (``torch-pruning-global``) with one ranking over all layers.
+``torch-pruning`` is that package (``pip install torch-pruning``) with its own recipe for timm's ViTs: group Taylor
+importance and widths in multiples of 8, with one ratio for all layers as it recommends, or (``torch-pruning-global``)
+with one ranking over all layers.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
-import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch_pruned import timm_of, torch_pruned
+from quality_setting import BASELINE, RECOVER, SPEC, TRAIN, Setting, accuracy, locked, mean_sd, prepare, recover, train
+from ways_to_prune import BETWEEN, Cut, choose, pruned
 
 from compress import (
-    CRITERIA,
-    Augmentation,
-    Budget,
-    Dataset,
-    GroupSizes,
-    Importance,
-    Kept,
-    ModelSpec,
     SlicedViT,
-    Task,
-    TrainRecipe,
-    TreeJournal,
-    TreeSettings,
-    augmentation_for,
-    draw_search_images,
-    fit,
-    input_stats,
-    keep_all,
-    load_data,
     load_model,
     parse_budget,
-    propose,
     read_model,
-    reconstruct,
     save_model,
-    score,
-    search_set,
-    search_tree,
-    slice_vit,
-    solve,
-    training_batches,
-    unit_importance,
-    weights_sha256,
 )
-from runtime import Preprocessing, encode, macs, params, write_bytes
+from runtime import macs, params, write_bytes
 
-SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)
-DATA, TRAIN_LIMIT, HELD_OUT = "fashion-mnist", 12_000, 2_000
 BUDGET = "macs=0.745"
 METHODS = ("milp", "dfbnb", "l2", "torch-pruning", "random", "one-shot", "taylor", "torch-pruning-global")
-OURS = ("milp", "dfbnb", "one-shot")
-BASELINE = "baseline"
-
-TRAIN = TrainRecipe(epochs=24, batch_size=64, lr=1e-3, head_lr=1e-3, warmup=0.1, patience=24, clip_norm=1.0)
-RECOVER = TrainRecipe(epochs=3, batch_size=64, lr=1e-4, head_lr=1e-4, warmup=0.1, patience=3, clip_norm=1.0)
-
-PER_CLASS, GRADIENT_BATCH = 25, 16
-TREE = TreeSettings(depth=6, sizes=GroupSizes(mlp=128, qk=16, v=16, embed=8), gradient_batch=GRADIENT_BATCH)
-ROUNDS = 12
-BETWEEN = 0.25
-"""Epochs of recovery after every round of ``dfbnb`` but the last, which has what is left of the total."""
-
-TAYLOR_BATCHES, TAYLOR_BATCH = 10, 64
 
 
 @dataclass(frozen=True)
@@ -115,17 +69,6 @@ class Asked:
 
 
 USUAL = Asked()
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all cells of one seed share."""
-
-    seed: int
-    data: Dataset
-    preprocessing: Preprocessing
-    augmentation: Augmentation
-    task: Task
 
 
 @dataclass(frozen=True)
@@ -163,25 +106,6 @@ class Cell:
     recover_s: float
     rounds: int
     widths: list[Any]
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A pruned model that has not had its last recovery.
-
-    Attributes:
-        model: the model.
-        epochs: of recovery it has left.
-        search_s: wall time of choosing.
-        recover_s: wall time of recovery so far.
-        rounds: this one included.
-    """
-
-    model: SlicedViT
-    epochs: float
-    search_s: float
-    recover_s: float = 0.0
-    rounds: int = 1
 
 
 def main() -> None:
@@ -237,19 +161,6 @@ def folder_of(out: Path, seed: int, method: str, asked: Asked = USUAL) -> Path:
     return out / f"seed-{seed}" / (method if method == BASELINE else f"{method}{asked.suffix}")
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[bool]:
-    """Says whether this process has the cell to itself; the lock goes with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
 def make(out: Path, seed: int, method: str, asked: Asked) -> Cell:
     """Trains a baseline, or prunes one and recovers."""
     setting, folder = prepare(seed), folder_of(out, seed, method, asked)
@@ -258,70 +169,11 @@ def make(out: Path, seed: int, method: str, asked: Asked) -> Cell:
         save_model(folder, model, setting.task)
         return outcome(setting, method, model, model, (None, None), Cut(model, 0, 0.0, rounds=0), seconds)
     baseline = read_model(folder_of(out, seed, BASELINE))
-    cut = choose(setting, method, baseline, asked, folder)
+    cut = choose(setting, method, baseline, asked.budget, asked.epochs, folder)
     before = (accuracy(setting, cut.model, "test"), accuracy(setting, cut.model, "held_out"))
     model, seconds = recover(setting, cut.model, baseline, cut.epochs, cut.rounds, folder)
     save_model(folder, model, setting.task)
     return outcome(setting, method, baseline, model, before, cut, seconds)
-
-
-def prepare(seed: int) -> Setting:
-    """Loads the data and says how pictures enter the model."""
-    whole = load_data(DATA, seed=seed, train_limit=TRAIN_LIMIT)
-    held_out = np.sort(np.random.default_rng([seed, 11]).permutation(whole.held_out)[:HELD_OUT])
-    data, stats = replace(whole, held_out=held_out), input_stats(SPEC)
-    size = (SPEC.img_size or 0, SPEC.img_size or 0)
-    preprocessing = Preprocessing(*size, SPEC.in_chans, stats.mean, stats.std, "bilinear", "stretch")
-    source = f"timm {SPEC.name}, fresh weights, seed {seed}"
-    task = Task(DATA, seed, TRAIN_LIMIT, preprocessing, data.class_names, source, trained=True)
-    return Setting(seed, data, preprocessing, augmentation_for(data), task)
-
-
-def train(
-    setting: Setting,
-    model: SlicedViT,
-    recipe: TrainRecipe,
-    folder: Path,
-    name: str,
-    teacher: SlicedViT | None = None,
-    shift: int = 0,
-) -> tuple[SlicedViT, float]:
-    """Returns the trained model, and the seconds it took; goes on where a killed training stood."""
-    started, state = time.monotonic(), folder / "training.safetensors"
-    trained = fit(
-        model,
-        setting.data,
-        setting.preprocessing,
-        recipe,
-        augmentation=setting.augmentation,
-        seed=setting.seed + shift,
-        bf16=True,
-        teacher=teacher,
-        state_path=state,
-        stage=name,
-    )
-    state.unlink(missing_ok=True)
-    top1 = " ".join(f"{record.held_out_top1:.4f}" for record in trained.epochs)
-    print(f"seed {setting.seed} {folder.name} {name}: held-out {top1}", flush=True)
-    return trained.model, time.monotonic() - started
-
-
-def recover(
-    setting: Setting, model: SlicedViT, baseline: SlicedViT, epochs: float, number: int, folder: Path
-) -> tuple[SlicedViT, float]:
-    """Trains a pruned model for ``epochs``; of a broken number each epoch sees a share of the training images."""
-    whole = max(1, math.ceil(epochs))
-    count = round(len(setting.data.train) * epochs / whole)
-    chosen = np.random.default_rng([setting.seed, 13, number]).permutation(setting.data.train)[:count]
-    part = replace(setting, data=replace(setting.data, train=np.sort(chosen)))
-    recipe = replace(RECOVER, epochs=whole, patience=whole)
-    return train(part, model, recipe, folder, f"recover {number}", baseline, number)
-
-
-def accuracy(setting: Setting, model: SlicedViT, split: str) -> float:
-    """Returns top-1 on the ``test`` or ``held_out`` images, 0..1, in bfloat16 as in training."""
-    indices = getattr(setting.data, split)
-    return score(model, setting.data, indices, setting.preprocessing, bf16=True).top1
 
 
 def outcome(
@@ -351,112 +203,6 @@ def outcome(
         rounds=cut.rounds,
         widths=[plan.embed_dim, *([b.num_heads, b.qk_dim, b.v_dim, b.mlp_dim] for b in plan.blocks)],
     )
-
-
-def choose(setting: Setting, method: str, baseline: SlicedViT, asked: Asked, folder: Path) -> Cut:
-    """Prunes ``baseline`` to the budget."""
-    budget = parse_budget(asked.budget, baseline.plan)
-    if method == "dfbnb":
-        return rounds(setting, baseline, budget, asked.epochs, folder)
-    started = time.monotonic()
-    model = pruned(setting, method, baseline, budget, mend=method in OURS)
-    return Cut(model, asked.epochs, time.monotonic() - started)
-
-
-def pruned(setting: Setting, method: str, baseline: SlicedViT, budget: Budget, mend: bool) -> SlicedViT:
-    """Prunes ``baseline`` to the budget at once, and reconstructs what is left where that is asked for."""
-    if method.startswith("torch-pruning"):
-        gradients = taylor_gradients(setting, baseline)
-        return torch_pruned(baseline, SPEC, budget, gradients, ranked=method == "torch-pruning-global")
-    importance = importance_of(setting, method, baseline)
-    select = solve if method == "milp" else propose
-    kept = select(baseline.plan, importance, budget, keep_all(baseline.plan)).kept
-    return mended(setting, baseline, kept, 1) if mend else slice_vit(baseline, kept)
-
-
-def mended(setting: Setting, whole: SlicedViT, kept: Kept, number: int) -> SlicedViT:
-    """Cuts a model as a run does: sliced, then reconstructed on training images of its own."""
-    images = draw_search_images(
-        setting.data,
-        setting.preprocessing,
-        setting.augmentation,
-        per_class=PER_CLASS,
-        seed=setting.seed,
-        iteration=10_000 + number,
-    )
-    return reconstruct(slice_vit(whole, kept), whole, kept, (pixels for pixels, _ in images.batches(GRADIENT_BATCH)))
-
-
-def importance_of(setting: Setting, method: str, model: SlicedViT) -> Importance:
-    """Returns importance by the method's criterion: Fisher's, unless the method is called by another's name."""
-    images = search_set(setting.data, PER_CLASS, setting.seed)
-    batches = training_batches(
-        setting.data,
-        images,
-        setting.preprocessing,
-        setting.augmentation,
-        batch_size=GRADIENT_BATCH,
-        seed=setting.seed,
-        epoch=0,
-    )
-    criterion = next((one for one in CRITERIA if one == method), "fisher")
-    return unit_importance(criterion, model, batches, seed=setting.seed, bf16=True)
-
-
-def rounds(setting: Setting, baseline: SlicedViT, budget: Budget, epochs: float, folder: Path) -> Cut:
-    """Searches, slices and recovers round after round, up to the last slice; what a round made is kept."""
-    model, searched, recovered = baseline, 0.0, 0.0
-    for number in range(1, ROUNDS + 1):
-        place = folder / f"round-{number:02}"
-        known, asked = place / "seconds.json", {"weights": weights_sha256(model), "tree": encode(TREE)}
-        images = draw_search_images(
-            setting.data,
-            setting.preprocessing,
-            setting.augmentation,
-            per_class=PER_CLASS,
-            seed=setting.seed,
-            iteration=number,
-        )
-        started, journal = time.monotonic(), TreeJournal(place / "journal.jsonl", asked)
-        total = budget.of(baseline.plan)
-        found = search_tree(
-            model, images, budget.cost, total, TREE, budget=budget, bf16=True, journal=journal
-        ).best_smaller
-        assert found is not None, "the groups are larger than the model"
-        seconds = json.loads(known.read_text()) if known.is_file() else {"search": time.monotonic() - started}
-        write_bytes(known, json.dumps(seconds).encode())
-        searched += seconds["search"]
-        path = " ".join(f"{step.action}{step.block}" for step in found.path)
-        print(f"seed {setting.seed} round {number}: {found.cost / total:.4f} of the MACs, {path}", flush=True)
-        model = mended(setting, model, found.kept, number)
-        left = epochs - BETWEEN * (number - 1)
-        if budget.of(model.plan) <= budget.limit:
-            return Cut(model, left, searched, recovered, number)
-        if not (place / "plan.json").is_file():
-            assert left > BETWEEN, "the rounds have used up all epochs of recovery"
-            model, seconds["recover"] = recover(setting, model, baseline, BETWEEN, number, place)
-            save_model(place, model, setting.task)
-            write_bytes(known, json.dumps(seconds).encode())
-        model = read_model(place)
-        recovered += json.loads(known.read_text())["recover"]
-    raise AssertionError(f"the budget is not met after {ROUNDS} rounds")
-
-
-def taylor_gradients(setting: Setting, baseline: SlicedViT) -> dict[str, torch.Tensor]:
-    """Returns gradients summed over batches, by timm's names."""
-    model, count = timm_of(baseline, SPEC), TAYLOR_BATCHES * TAYLOR_BATCH
-    images = np.random.default_rng([setting.seed, 19]).permutation(setting.data.train)[:count]
-    for pictures, labels in training_batches(
-        setting.data,
-        images,
-        setting.preprocessing,
-        setting.augmentation,
-        batch_size=TAYLOR_BATCH,
-        seed=setting.seed,
-        epoch=0,
-    ):
-        torch.nn.functional.cross_entropy(model(pictures), labels).backward()
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
 def read_cells(out: Path, asked: Asked = USUAL) -> list[Cell]:
@@ -519,18 +265,6 @@ def against(ours: dict[int, Cell], theirs: dict[int, Cell]) -> str:
     if ours is theirs or not seeds:
         return ""
     return mean_sd([100 * (ours[seed].top1 - theirs[seed].top1) for seed in seeds], "+")
-
-
-def mean_sd(values: Sequence[float], sign: str = "") -> str:
-    """Formats mean and sample standard deviation, the latter where there are two values or more.
-
-    >>> mean_sd([1.0, 2.0, 3.0], "+")
-    '+2.00 ± 1.00'
-    """
-    if not values:
-        return "-"
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):{sign}.2f}{spread}"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from compress_quality import BASELINE, RECOVER, Setting, folder_of, importance_of, mended, prepare, recover
+from compress_quality import folder_of
+from quality_setting import BASELINE, RECOVER, Setting, importance_of, prepare, recover
+from ways_to_prune import mended
 
 from compress import (
     SlicedViT,

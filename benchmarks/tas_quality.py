@@ -29,13 +29,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from compress_quality import (
+from compress_quality import folder_of
+from quality_setting import (
     BASELINE,
     RECOVER,
     TRAIN,
     Setting,
     accuracy,
-    folder_of,
     importance_of,
     locked,
     mean_sd,

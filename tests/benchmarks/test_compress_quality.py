@@ -8,20 +8,17 @@ import torch
 
 from benchmarks import compress_quality
 from benchmarks.compress_quality import (
-    BASELINE,
     METHODS,
-    SPEC,
     USUAL,
     Asked,
     Cell,
     against,
     folder_of,
-    locked,
-    mean_sd,
     read_cells,
     report,
     work,
 )
+from benchmarks.quality_setting import BASELINE, SPEC, locked, mean_sd
 from benchmarks.torch_pruned import sliced_of, timm_of
 from compress import load_model
 

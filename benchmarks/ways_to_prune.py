@@ -1,0 +1,152 @@
+"""Every way of pruning that is compared: ours, simpler criteria, Torch-Pruning."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from quality_setting import GRADIENT_BATCH, PER_CLASS, SPEC, Setting, importance_of, recover
+from torch_pruned import timm_of, torch_pruned
+
+from compress import (
+    Budget,
+    GroupSizes,
+    Kept,
+    SlicedViT,
+    TreeJournal,
+    TreeSettings,
+    draw_search_images,
+    keep_all,
+    parse_budget,
+    propose,
+    read_model,
+    reconstruct,
+    save_model,
+    search_tree,
+    slice_vit,
+    solve,
+    training_batches,
+    weights_sha256,
+)
+from runtime import encode, write_bytes
+
+OURS = ("milp", "dfbnb", "one-shot")
+TREE = TreeSettings(depth=6, sizes=GroupSizes(mlp=128, qk=16, v=16, embed=8), gradient_batch=GRADIENT_BATCH)
+ROUNDS = 12
+BETWEEN = 0.25
+"""Epochs of recovery after every round of ``dfbnb`` but the last, which has what is left of the total."""
+
+TAYLOR_BATCHES, TAYLOR_BATCH = 10, 64
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A pruned model that has not had its last recovery.
+
+    Attributes:
+        model: the model.
+        epochs: of recovery it has left.
+        search_s: wall time of choosing.
+        recover_s: wall time of recovery so far.
+        rounds: this one included.
+    """
+
+    model: SlicedViT
+    epochs: float
+    search_s: float
+    recover_s: float = 0.0
+    rounds: int = 1
+
+
+def choose(setting: Setting, method: str, baseline: SlicedViT, asked: str, epochs: float, folder: Path) -> Cut:
+    """Prunes ``baseline`` to the budget that was asked for, with so many epochs of recovery in all."""
+    budget = parse_budget(asked, baseline.plan)
+    if method == "dfbnb":
+        return rounds(setting, baseline, budget, epochs, folder)
+    started = time.monotonic()
+    model = pruned(setting, method, baseline, budget, mend=method in OURS)
+    return Cut(model, epochs, time.monotonic() - started)
+
+
+def pruned(setting: Setting, method: str, baseline: SlicedViT, budget: Budget, mend: bool) -> SlicedViT:
+    """Prunes ``baseline`` to the budget at once, and reconstructs what is left where that is asked for."""
+    if method.startswith("torch-pruning"):
+        gradients = taylor_gradients(setting, baseline)
+        return torch_pruned(baseline, SPEC, budget, gradients, ranked=method == "torch-pruning-global")
+    importance = importance_of(setting, method, baseline)
+    select = solve if method == "milp" else propose
+    kept = select(baseline.plan, importance, budget, keep_all(baseline.plan)).kept
+    return mended(setting, baseline, kept, 1) if mend else slice_vit(baseline, kept)
+
+
+def mended(setting: Setting, whole: SlicedViT, kept: Kept, number: int) -> SlicedViT:
+    """Cuts a model as a run does: sliced, then reconstructed on training images of its own."""
+    images = draw_search_images(
+        setting.data,
+        setting.preprocessing,
+        setting.augmentation,
+        per_class=PER_CLASS,
+        seed=setting.seed,
+        iteration=10_000 + number,
+    )
+    return reconstruct(slice_vit(whole, kept), whole, kept, (pixels for pixels, _ in images.batches(GRADIENT_BATCH)))
+
+
+def rounds(setting: Setting, baseline: SlicedViT, budget: Budget, epochs: float, folder: Path) -> Cut:
+    """Searches, slices and recovers round after round, up to the last slice; what a round made is kept."""
+    model, searched, recovered = baseline, 0.0, 0.0
+    for number in range(1, ROUNDS + 1):
+        place = folder / f"round-{number:02}"
+        known, asked = place / "seconds.json", {"weights": weights_sha256(model), "tree": encode(TREE)}
+        images = draw_search_images(
+            setting.data,
+            setting.preprocessing,
+            setting.augmentation,
+            per_class=PER_CLASS,
+            seed=setting.seed,
+            iteration=number,
+        )
+        started, journal = time.monotonic(), TreeJournal(place / "journal.jsonl", asked)
+        total = budget.of(baseline.plan)
+        found = search_tree(
+            model, images, budget.cost, total, TREE, budget=budget, bf16=True, journal=journal
+        ).best_smaller
+        assert found is not None, "the groups are larger than the model"
+        seconds = json.loads(known.read_text()) if known.is_file() else {"search": time.monotonic() - started}
+        write_bytes(known, json.dumps(seconds).encode())
+        searched += seconds["search"]
+        path = " ".join(f"{step.action}{step.block}" for step in found.path)
+        print(f"seed {setting.seed} round {number}: {found.cost / total:.4f} of the MACs, {path}", flush=True)
+        model = mended(setting, model, found.kept, number)
+        left = epochs - BETWEEN * (number - 1)
+        if budget.of(model.plan) <= budget.limit:
+            return Cut(model, left, searched, recovered, number)
+        if not (place / "plan.json").is_file():
+            assert left > BETWEEN, "the rounds have used up all epochs of recovery"
+            model, seconds["recover"] = recover(setting, model, baseline, BETWEEN, number, place)
+            save_model(place, model, setting.task)
+            write_bytes(known, json.dumps(seconds).encode())
+        model = read_model(place)
+        recovered += json.loads(known.read_text())["recover"]
+    raise AssertionError(f"the budget is not met after {ROUNDS} rounds")
+
+
+def taylor_gradients(setting: Setting, baseline: SlicedViT) -> dict[str, torch.Tensor]:
+    """Returns gradients summed over batches, by timm's names."""
+    model, count = timm_of(baseline, SPEC), TAYLOR_BATCHES * TAYLOR_BATCH
+    images = np.random.default_rng([setting.seed, 19]).permutation(setting.data.train)[:count]
+    for pictures, labels in training_batches(
+        setting.data,
+        images,
+        setting.preprocessing,
+        setting.augmentation,
+        batch_size=TAYLOR_BATCH,
+        seed=setting.seed,
+        epoch=0,
+    ):
+        torch.nn.functional.cross_entropy(model(pictures), labels).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
