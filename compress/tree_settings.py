@@ -23,7 +23,8 @@ class TreeSettings:
         eval_batch: images per step of an evaluation, at most; it may end after each.
         exact: decide as the plain search does: gradients at every branched node, on the whole Search Set, children in
             the order of ``ACTIONS``, every node looked at before it is branched.
-        error: without ``exact``, the chance that an evaluation gives up a model that a full one would not, 0..1.
+        error: without ``exact``, the chance that an evaluation gives up a model that a full one would not, 0..1; models
+            that are taken to answer alike are given up with it.
         refresh: without ``exact``, actions after which importance is taken anew.
         gradient_share: without ``exact``, share of the Search Set that importance is taken on, 0..1.
 
