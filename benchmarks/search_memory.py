@@ -19,6 +19,7 @@ import torch
 from compress import (
     ModelSpec,
     SearchImages,
+    TreeSettings,
     bf16_helps,
     evaluating,
     fisher_scores,
@@ -29,8 +30,6 @@ from compress import (
 )
 from compress.oneshot import GroupSizes, removals
 from runtime import Preprocessing
-
-GRADIENT_SHARE = 0.4
 
 
 def main() -> None:
@@ -62,12 +61,13 @@ def main() -> None:
         for pictures, _labels in some.batches(25):
             smaller(pictures)
     forward = (time.monotonic() - started) / len(some)
+    each = TreeSettings().gradient_share * count * gradient
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"{options.model}, {count:,} images, {options.threads} threads, bf16 gradients {'on' if bf16 else 'off'}\n")
     print("| | |")
     print("|---|---|")
     print(f"| largest resident size | {resident / 2**30:.2f} GiB |")
-    print(f"| gradients | {gradient * 1e3:.0f} ms an image, {GRADIENT_SHARE * gradient * count:.0f} s each time |")
+    print(f"| gradients | {gradient * 1e3:.0f} ms an image, {each:.0f} s each time |")
     print(f"| slicing a child | {sliced * 1e3:.0f} ms |")
     print(f"| evaluating a child | {forward * 1e3:.0f} ms an image, at most {forward * count:.0f} s |")
 
