@@ -16,6 +16,7 @@ from compress import (
     Budget,
     GroupSizes,
     Kept,
+    SearchImages,
     SlicedViT,
     TreeJournal,
     TreeSettings,
@@ -83,16 +84,15 @@ def pruned(setting: Setting, method: str, baseline: SlicedViT, budget: Budget, m
     return mended(setting, baseline, kept, 1) if mend else slice_vit(baseline, kept)
 
 
+def drawn(setting: Setting, iteration: int) -> SearchImages:
+    """Returns augmented training images of every class, others for every iteration."""
+    told = setting.data, setting.preprocessing, setting.augmentation
+    return draw_search_images(*told, per_class=PER_CLASS, seed=setting.seed, iteration=iteration)
+
+
 def mended(setting: Setting, whole: SlicedViT, kept: Kept, number: int) -> SlicedViT:
     """Cuts a model as a run does: sliced, then reconstructed on training images of its own."""
-    images = draw_search_images(
-        setting.data,
-        setting.preprocessing,
-        setting.augmentation,
-        per_class=PER_CLASS,
-        seed=setting.seed,
-        iteration=10_000 + number,
-    )
+    images = drawn(setting, 10_000 + number)
     return reconstruct(slice_vit(whole, kept), whole, kept, (pixels for pixels, _ in images.batches(GRADIENT_BATCH)))
 
 
@@ -102,14 +102,7 @@ def rounds(setting: Setting, baseline: SlicedViT, budget: Budget, epochs: float,
     for number in range(1, ROUNDS + 1):
         place = folder / f"round-{number:02}"
         known, asked = place / "seconds.json", {"weights": weights_sha256(model), "tree": encode(TREE)}
-        images = draw_search_images(
-            setting.data,
-            setting.preprocessing,
-            setting.augmentation,
-            per_class=PER_CLASS,
-            seed=setting.seed,
-            iteration=number,
-        )
+        images = drawn(setting, number)
         started, journal = time.monotonic(), TreeJournal(place / "journal.jsonl", asked)
         total = budget.of(baseline.plan)
         found = search_tree(
