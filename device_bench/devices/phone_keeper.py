@@ -25,6 +25,8 @@ _MARK = "pocketvit"
 
 # for mksh, Android's shell, and bash; $1 of `clear` is a folder. What runs from a folder has it as its working folder.
 # The keeper's number and token are in the folder's name, so that a keeper whose number another process took is dead.
+# A hang-up may come at any moment of `finish` and once more: whoever gets to `over` first clears up. No trap on EXIT,
+# for a shell that is on its way out when the hang-up comes gives that up.
 _PROGRAM = r"""
 end_all() {
   for link in /proc/[0-9]*/cwd; do
@@ -42,11 +44,18 @@ for old in @BASE@/@MARK@-*; do
 done
 here=@BASE@/@MARK@-@TOKEN@-$$
 mkdir "$here" || exit 1
-trap 'trap "" HUP INT TERM PIPE; clear "$here" && echo gone; trap - EXIT; exit 0' EXIT
-trap 'exit 0' HUP INT TERM PIPE
+finish() {
+  [ -z "$over" ] || return
+  over=1
+  trap "" HUP INT TERM PIPE
+  clear "$here" && echo gone
+  exit 0
+}
+over=
+trap finish HUP INT TERM PIPE
 echo "ready $here"
 while read -r -t @SILENCE@ beat; do :; done
-exit 0
+finish
 """
 
 _END_ALL = _PROGRAM.split("clear()", 1)[0].strip()

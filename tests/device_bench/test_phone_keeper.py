@@ -138,6 +138,24 @@ def test_silence_and_signals_end_it_too(keep: Callable[..., subprocess.Popen[str
     assert list(root.iterdir()) == []
 
 
+def test_a_hang_up_beside_the_end_of_its_input_and_many_after_it_change_nothing(
+    keep: Callable[..., subprocess.Popen[str]], root: Path
+) -> None:
+    for token in ("f1r5t", "5ec0nd", "th1rd"):
+        keeper = keep(token)
+        ready(keeper)
+        assert keeper.stdin is not None
+        keeper.stdin.close()
+        while keeper.poll() is None:
+            keeper.send_signal(signal.SIGHUP)
+            time.sleep(0.0002)
+        assert keeper.stdout is not None
+        assert keeper.stdout.read() == "gone\n"
+        assert keeper.returncode == 0
+        assert list(root.iterdir()) == []
+        keeper.stdin = None
+
+
 def test_lines_keep_it_alive(keep: Callable[..., subprocess.Popen[str]]) -> None:
     keeper = keep(silence_s=1.5)
     folder = ready(keeper)
