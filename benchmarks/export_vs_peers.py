@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from compress import (
     save_model,
 )
 from device_bench import format, median_interval, ratio_of_medians, time_apart
+from device_bench.measure import settle
 from export import DYNAMIC_ATTENTION, ExportSettings, export_model, write_int8
 from runtime import Preprocessing, open_engine
 
@@ -247,14 +249,14 @@ SPECS_SHAPE = {"small": (224, 224, 3), "tiny": (32, 32, 1)}
 
 
 def time_here(request: dict[str, Any]) -> None:
-    """Runs every file in turns, each timed run after one that is not, and prints the times as JSON."""
+    """Runs every file in turns, each timed run after some that are not, and prints the times as JSON."""
     image = np.random.default_rng(0).standard_normal(request["shape"], np.float32)
     runs = {title: opened(Path(path), request["threads"]) for title, path in request["files"].items()}
     seconds: dict[str, list[float]] = {title: [] for title in runs}
     order, rng = list(runs), np.random.default_rng(1)
     for _ in range(request["rounds"]):
         for title in rng.permutation(order):
-            runs[title](image)
+            settle(partial(runs[title], image))
             started = time.perf_counter()
             runs[title](image)
             seconds[title].append(time.perf_counter() - started)

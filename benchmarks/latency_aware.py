@@ -6,7 +6,7 @@
 Under a model that ``compress_quality.py`` trained (ViT-Tiny, 32 px, Fashion-MNIST), chooses what to prune twice, by
 ``--cost macs`` and by ``--cost latency@cpu``, down to the same share of the MACs; reconstructs what is left, recovers
 both alike, with distillation; exports them and the baseline, and times the files in turns, one thread, in a fresh
-process, each time after a run that is not timed, as latency tables are measured. Prints a Markdown table; ratios are
+process, each time after runs that are not timed, as latency tables are measured. Prints a Markdown table; ratios are
 of medians, with 95 % bootstrap intervals. Recovered models are kept in ``--out``, and a second run takes them from
 there.
 """

@@ -2,11 +2,14 @@
 
     python benchmarks/tas_quality.py [--seeds 0,1,2] [--out FOLDER] [--baselines FOLDER]
     python benchmarks/tas_quality.py --report
+    python benchmarks/tas_quality.py --epochs 1               # of transfer; and --report with it
+    python benchmarks/tas_quality.py --no-reconstruct         # likewise
     python benchmarks/tas_quality.py --small --seeds 0        # a tenth of the work, to see that it runs
 
 ViT-Tiny at 32 px on Fashion-MNIST. The baselines are those of ``compress_quality.py``, and trained where they are not
 there. TAS learns widths and depth for 0.6 of the baseline's FLOPs, at most 5 % below. Everything after that is equal:
-units are kept by the same importance, and what is left recovers with the same recipe, order, augmentation and teacher.
+units are kept by the same importance, what is left is reconstructed on the same images, as runs do, and recovers with
+the same recipe, order, augmentation and teacher. A search is kept, and serves every ``--epochs``.
 
 Methods: ``tas``; ``uniform``, every width of every block scaled by the same share, to the FLOPs of that seed's TAS or
 up to 1 % more; and ``uniform-longer``, the same model recovering for as many more epochs as the search took.
@@ -42,11 +45,13 @@ from quality_setting import (
     prepare,
     train,
 )
+from ways_to_prune import mended
 
 from compress import (
     COUNTS,
     SCRATCH_RECOVER,
     Importance,
+    Kept,
     ModelSpec,
     SlicedViT,
     TrainRecipe,
@@ -60,12 +65,13 @@ from compress import (
 )
 from compress.tas import TAS_STATE, search_tas
 from compress.tas_settings import TasSettings
-from runtime import encode, macs, params, write_bytes
+from runtime import decode, encode, macs, params, write_bytes
 
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)
 BUDGET, TAS = "macs=0.6", TasSettings(tolerance=0.05)
 LONGER = "uniform-longer"
 METHODS = ("tas", "uniform", LONGER)
+SEARCH = "search"
 SPREAD = 1.01
 """Most FLOPs of the evenly scaled model, as a share of those of TAS; widths are multiples of 8 and cannot be equal."""
 
@@ -90,6 +96,29 @@ class Sizes:
 
 
 FULL, SMALL = Sizes(12_000, 10_000, TRAIN.epochs, 12, 6), Sizes(1_200, 2_000, 3, 2, 1)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of every method.
+
+    Attributes:
+        out: where cells are kept.
+        baselines: where baselines are.
+        sizes: how much of everything.
+        mend: reconstruct what is left after slicing.
+        suffix: what the folders of these cells end in; nothing for the usual ones.
+    """
+
+    out: Path
+    baselines: Path
+    sizes: Sizes
+    mend: bool
+    suffix: str
+
+    def folder(self, seed: int, method: str) -> Path:
+        """Returns where a cell is kept."""
+        return folder_of(self.out, seed, f"{method}{self.suffix}")
 
 
 @dataclass(frozen=True)
@@ -133,34 +162,43 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--baselines", type=Path, default=None)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=None, help="of transfer")
+    parser.add_argument("--reconstruct", action=argparse.BooleanOptionalAction, default=True, help="after slicing")
     parser.add_argument("--small", action="store_true", help="a tenth of the work")
     parser.add_argument("--report", action="store_true", help="print the table and do nothing else")
     options = parser.parse_args()
-    sizes = SMALL if options.small else FULL
-    out = options.out or Path("runs/benchmarks/tas-quality-small" if options.small else "runs/benchmarks/tas-quality")
-    baselines = options.baselines or (out if options.small else Path("runs/benchmarks/compress-quality"))
+    asked = asked_for(options)
     if not options.report:
         torch.set_num_threads(options.threads)
         for seed, method in product(map(int, options.seeds.split(",")), options.methods.split(",")):
-            work(out, baselines, sizes, seed, method)
-    print(report(read_cells(out)))
+            work(asked, seed, method)
+    print(report(read_cells(asked)))
 
 
-def work(out: Path, baselines: Path, sizes: Sizes, seed: int, method: str) -> None:
+def asked_for(options: argparse.Namespace) -> Asked:
+    """Reads the options."""
+    usual = SMALL if options.small else FULL
+    out = options.out or Path("runs/benchmarks/tas-quality-small" if options.small else "runs/benchmarks/tas-quality")
+    baselines = options.baselines or (out if options.small else Path("runs/benchmarks/compress-quality"))
+    sizes = usual if options.epochs is None else replace(usual, recover=options.epochs)
+    told = ("" if sizes == usual else f"@epochs={sizes.recover}", "" if options.reconstruct else "@sliced")
+    return Asked(out, baselines, sizes, options.reconstruct, "".join(told))
+
+
+def work(asked: Asked, seed: int, method: str) -> None:
     """Makes one cell, where it is not there and nobody else is at it."""
-    folder = folder_of(out, seed, method)
+    folder = asked.folder(seed, method)
     with locked(folder) as mine:
         if not mine or (folder / "cell.json").is_file():
             return
-        setting = shrunk(prepare(seed), sizes)
-        baseline = baseline_of(setting, folder_of(baselines, seed, BASELINE), sizes)
+        setting = shrunk(prepare(seed), asked.sizes)
+        baseline = baseline_of(setting, folder_of(asked.baselines, seed, BASELINE), asked.sizes)
         target = None
         if method != "tas":
-            work(out, baselines, sizes, seed, "tas")
-            target = json.loads((folder_of(out, seed, "tas") / "cell.json").read_text())["macs"]
-        cell = make(setting, folder, baseline, sizes, method, target)
+            work(asked, seed, "tas")
+            target = json.loads((asked.folder(seed, "tas") / "cell.json").read_text())["macs"]
+        cell = make(setting, asked, baseline, method, target)
         write_bytes(folder / "cell.json", (json.dumps(asdict(cell), indent=1) + "\n").encode())
-        (folder / TAS_STATE).unlink(missing_ok=True)
         print(json.dumps({k: v for k, v in asdict(cell).items() if k != "plan"}), flush=True)
 
 
@@ -184,19 +222,19 @@ def baseline_of(setting: Setting, folder: Path, sizes: Sizes) -> SlicedViT:
     return read_model(folder)
 
 
-def make(setting: Setting, folder: Path, baseline: SlicedViT, sizes: Sizes, method: str, target: int | None) -> Cell:
-    """Chooses, slices and recovers."""
-    importance, started = importance_of(setting, method, baseline), time.monotonic()
+def make(setting: Setting, asked: Asked, baseline: SlicedViT, method: str, target: int | None) -> Cell:
+    """Chooses, slices, reconstructs and recovers."""
+    importance, sizes = importance_of(setting, method, baseline), asked.sizes
     if target is None:
-        model = searched(setting, folder, baseline, importance, sizes.search)
+        kept, search_s = searched(setting, folder_of(asked.out, setting.seed, SEARCH), baseline, importance, sizes)
     else:
         plan = even_plan(baseline.plan, COUNTS["macs"], target, int(SPREAD * target))
         assert plan is not None, "no multiples of 8 come near these FLOPs"
-        model = slice_vit(baseline, most_important(baseline.plan, importance, plan))
-    search_s, before = time.monotonic() - started, accuracy(setting, model, "test")
+        kept, search_s = most_important(baseline.plan, importance, plan), 0.0
+    model = mended(setting, baseline, kept, 1) if asked.mend else slice_vit(baseline, kept)
+    before, folder = accuracy(setting, model, "test"), asked.folder(setting.seed, method)
     epochs = sizes.recover + (sizes.search if method == LONGER else 0)
-    recipe = recovery(epochs)
-    model, recover_s = train(setting, model, recipe, folder, f"recover {method}", baseline, shift=1)
+    model, recover_s = train(setting, model, recovery(epochs), folder, f"recover {method}", baseline, shift=1)
     save_model(folder, model, setting.task)
     return Cell(
         seed=setting.seed,
@@ -220,23 +258,30 @@ def recovery(epochs: int) -> TrainRecipe:
     return replace(RECOVER, epochs=epochs, patience=max(1, epochs), **rates)
 
 
-def searched(setting: Setting, folder: Path, baseline: SlicedViT, importance: Importance, epochs: int) -> SlicedViT:
-    """Returns the baseline sliced to the plan that TAS learns; goes on where a killed search stood."""
-    found = search_tas(
-        baseline,
-        importance,
-        parse_budget(BUDGET, baseline.plan),
-        setting.data,
-        setting.preprocessing,
-        recovery(epochs),
-        TAS,
-        augmentation=setting.augmentation,
-        seed=setting.seed,
-        bf16=True,
-        folder=folder,
-        progress=told,
-    )
-    return slice_vit(baseline, found.kept)
+def searched(
+    setting: Setting, folder: Path, baseline: SlicedViT, importance: Importance, sizes: Sizes
+) -> tuple[Kept, float]:
+    """Returns what TAS keeps, and the seconds it took; goes on where a killed search stood, and keeps what it found."""
+    known, started = folder / "kept.json", time.monotonic()
+    if not known.is_file():
+        found = search_tas(
+            baseline,
+            importance,
+            parse_budget(BUDGET, baseline.plan),
+            setting.data,
+            setting.preprocessing,
+            recovery(sizes.search),
+            TAS,
+            augmentation=setting.augmentation,
+            seed=setting.seed,
+            bf16=True,
+            folder=folder,
+            progress=told,
+        )
+        write_bytes(known, json.dumps({"kept": encode(found.kept), "seconds": time.monotonic() - started}).encode())
+        (folder / TAS_STATE).unlink(missing_ok=True)
+    record = json.loads(known.read_text())
+    return decode(Kept, record["kept"], str(known)), record["seconds"]
 
 
 def told(stage: str, done: int, total: int, note: str = "") -> None:
@@ -245,9 +290,12 @@ def told(stage: str, done: int, total: int, note: str = "") -> None:
         print(f"{stage} {done}/{total}: {note}", flush=True)
 
 
-def read_cells(out: Path) -> list[Cell]:
-    """Reads the cells there are."""
-    return [Cell(**json.loads(path.read_text())) for path in sorted(out.glob("seed-*/*/cell.json"))]
+def read_cells(asked: Asked) -> list[Cell]:
+    """Reads the cells there are of what is asked for."""
+    cells = [
+        (path.parent, Cell(**json.loads(path.read_text()))) for path in sorted(asked.out.glob("seed-*/*/cell.json"))
+    ]
+    return [cell for folder, cell in cells if folder == asked.folder(cell.seed, cell.method)]
 
 
 def report(cells: Sequence[Cell]) -> str:

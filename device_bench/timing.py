@@ -24,7 +24,7 @@ from runtime import (
 from .figures import Energy
 from .inputs import input_shape, random_input
 from .machine import MachineState, machine_state
-from .measure import Measurement, Sampling, measure_interleaved
+from .measure import Measurement, Sampling, measure_interleaved, settle
 
 Mark = Callable[[int], None]
 """Told the number of the file whose turn it is, or -1."""
@@ -105,8 +105,8 @@ def time_files(
 ) -> tuple[tuple[float, ...], ...]:
     """Returns the latency of each of many files, every timed run in order, s.
 
-    They take turns, and each timed run follows one of the same file that is not timed: a model that is run again and
-    again finds its weights in the cache, and one that comes after thirty others does not.
+    They take turns, and each timed run follows some of the same file that are not timed: a model that is run again
+    and again finds its weights in the cache, and one that comes after thirty others does not.
 
     Args:
         files: ``.onnx`` and ``.tflite`` files, all of different names.
@@ -129,7 +129,7 @@ def time_files(
         mark(number)
         if manifest_path(file).is_file():
             read_artifact(file)  # its digest keeps damaged bytes from the engine
-        runners.append(_twice(_runner(open_engine(file, threads=threads), file.name, seed)))
+        runners.append(_settled(_runner(open_engine(file, threads=threads), file.name, seed)))
     order, values = random.Random(seed), [[] for _ in runners]  # type: tuple[random.Random, list[list[float]]]
     for _ in range(rounds):
         for number in order.sample(range(len(runners)), len(runners)):
@@ -177,11 +177,11 @@ def _runner(engine: Engine, name: str, seed: int) -> Callable[[], object]:
     return partial(engine.run, random_input(engine, name, seed))
 
 
-def _twice(run: Callable[[], object]) -> Callable[[], float]:
-    """Returns a function that runs once, and again, and says how long the second took, s."""
+def _settled(run: Callable[[], object]) -> Callable[[], float]:
+    """Returns a function that runs until the caches are warm, and says how long the next run took, s."""
 
     def timed() -> float:
-        run()
+        settle(run)
         start = time.perf_counter_ns()
         run()
         return (time.perf_counter_ns() - start) * 1e-9

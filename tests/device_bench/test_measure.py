@@ -33,18 +33,40 @@ def measure(costs, sampling, seed=0, progress=None):
 
 
 def test_each_runner_gets_its_own_times_in_order():
-    costs = {"a": lambda done: 0.001, "b": lambda done: 0.002 if done < 10 else 0.002 + done * 1e-6}
+    costs = {"a": lambda done: 0.01, "b": lambda done: 0.02 if done < 20 else 0.02 + done * 1e-6}
     (a, b), _ = measure(costs, Sampling.exactly(3))
     assert (a.metric, a.unit, a.steady) == ("latency", "s", True)
-    assert a.values == pytest.approx((0.001,) * 3)
-    assert b.values == pytest.approx((0.00201, 0.002011, 0.002012))
-    assert b.warmup_values == pytest.approx((0.002,) * 10)
+    assert a.values == pytest.approx((0.01,) * 3)
+    assert b.values == pytest.approx((0.020021, 0.020023, 0.020025))
+    assert b.warmup_values == pytest.approx((0.02,) * 10)
+
+
+@pytest.mark.parametrize(("cold", "runs"), [(0.0005, 9), (0.004, 4), (0.05, 2)])
+def test_of_several_each_is_timed_as_if_it_ran_alone(cold, runs):
+    clock, log, last = FakeClock(), [], []
+
+    def runner(name: str) -> Callable[[], None]:
+        def run() -> None:
+            last[:] = [*last, name] if last[-1:] == [name] else [name]
+            clock.now += round((cold if len(last) < runs else 0.0001) * 1e9)
+            log.append(name)
+
+        return run
+
+    both = measure_interleaved({name: runner(name) for name in "ab"}, sampling=Sampling.exactly(4), clock=clock)
+    assert [one.values for one in both] == [pytest.approx((0.0001,) * 4)] * 2
+
+
+def test_one_alone_is_timed_every_time():
+    _, log = measure({"a": lambda done: 0.001}, Sampling.exactly(40))
+    assert len(log) == 50
 
 
 def test_every_round_runs_each_once_in_an_order_that_changes():
-    costs = dict.fromkeys("abc", lambda done: 0.001)
+    costs = dict.fromkeys("abc", lambda done: 0.01)
     _, log = measure(costs, Sampling.exactly(40))
-    rounds = [tuple(log[i : i + 3]) for i in range(0, len(log), 3)]
+    assert log[::2] == log[1::2]
+    rounds = [tuple(log[i : i + 6 : 2]) for i in range(0, len(log), 6)]
     assert all(sorted(turn) == ["a", "b", "c"] for turn in rounds)
     assert len(set(rounds)) == 6
     assert measure(costs, Sampling.exactly(40))[1] == log
@@ -52,9 +74,9 @@ def test_every_round_runs_each_once_in_an_order_that_changes():
 
 
 def test_warm_up_waits_for_the_slowest_series_to_settle():
-    costs = {"steady": lambda done: 0.001, "late": lambda done: 0.001 if done >= 18 else 0.1 / (done + 1)}
+    costs = {"steady": lambda done: 0.001, "late": lambda done: 0.001 if done >= 40 else 0.1 / (done + 1)}
     (steady, late), _ = measure(costs, Sampling.exactly(5))
-    assert len(steady.warmup_values) == len(late.warmup_values) > 18
+    assert len(steady.warmup_values) == len(late.warmup_values) > 10
     assert late.steady
     assert late.values == pytest.approx((0.001,) * 5)
 
@@ -78,7 +100,7 @@ def test_a_fast_model_stops_at_the_most_samples_and_a_slow_one_at_its_budget():
 
 def test_the_budget_is_shared_by_all_runners():
     (fast, slow), _ = measure({"fast": lambda done: 0.01, "slow": lambda done: 0.09}, Sampling())
-    assert len(fast.values) == len(slow.values) == 100
+    assert len(fast.values) == len(slow.values) == 50
 
 
 def test_progress_never_passes_its_total_and_ends_at_it():
