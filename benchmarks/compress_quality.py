@@ -1,7 +1,7 @@
 """What each way of choosing costs in accuracy: one ViT pruned to the same budget in several ways, over several seeds.
 
     python benchmarks/compress_quality.py [--seeds 0,1,2] [--methods dfbnb,milp] [--out FOLDER]
-    python benchmarks/compress_quality.py --report
+    python benchmarks/compress_quality.py --report [--seeds 3,4,5]
     python benchmarks/compress_quality.py --budget macs=0.35 --epochs 0.5      # and --report with both
     python benchmarks/compress_quality.py --ladder macs=0.5,macs=0.4 [--seeds 0,1,2]
 
@@ -9,8 +9,8 @@ ViT-Tiny at 32 px on Fashion-MNIST: a baseline is trained from fresh weights for
 and what is left recovers on the same number of training images, with the same recipe and the baseline as teacher.
 Every pair of seed and method is a cell with a folder of its own: a killed run goes on where it was, and several
 processes can share the work (a cell that another one works on is left to it). ``--report`` prints the table of the
-cells there are. ``--ladder`` prunes the baselines there are to other budgets too, and prints what is left without any
-recovery, sliced only and reconstructed.
+cells there are, or of those seeds. ``--ladder`` prunes the baselines there are to other budgets too, and prints what
+is left without any recovery, sliced only and reconstructed.
 
 Methods: ``dfbnb``, ``milp`` and ``one-shot`` are this project's, which reconstruct what is left after slicing. ``l2``,
 ``taylor`` and ``random`` are the one-shot choice with other importance (``--importance``), sliced and no more.
@@ -111,7 +111,7 @@ class Cell:
 def main() -> None:
     """Works on the cells asked for, or prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
+    parser.add_argument("--seeds", default=None, help="comma-separated; 0,1,2 to work on, all to report")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; the baseline comes with any")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/compress-quality"))
     parser.add_argument("--threads", type=int, default=1)
@@ -121,11 +121,12 @@ def main() -> None:
     parser.add_argument("--ladder", default="", help="budgets, comma-separated: prune to each, without recovery")
     options = parser.parse_args()
     asked = Asked(options.budget, options.epochs)
+    seeds = [int(seed) for seed in (options.seeds or "0,1,2").split(",")]
     if options.report:
-        print(report(read_cells(options.out, asked)))
+        cells = read_cells(options.out, asked)
+        print(report([cell for cell in cells if options.seeds is None or cell.seed in seeds]))
         return
     torch.set_num_threads(options.threads)
-    seeds = [int(seed) for seed in options.seeds.split(",")]
     methods = [method for method in options.methods.split(",") if method]
     if "dfbnb" in methods and not options.ladder and options.epochs <= BETWEEN:
         parser.error(

@@ -4,6 +4,7 @@
     python benchmarks/tas_quality.py --report
     python benchmarks/tas_quality.py --epochs 1               # of transfer; and --report with it
     python benchmarks/tas_quality.py --no-reconstruct         # likewise
+    python benchmarks/tas_quality.py --align mask             # likewise: candidates' channels not interpolated
     python benchmarks/tas_quality.py --small --seeds 0        # a tenth of the work, to see that it runs
 
 ViT-Tiny at 32 px on Fashion-MNIST. The baselines are those of ``compress_quality.py``, and trained where they are not
@@ -107,6 +108,8 @@ class Asked:
         baselines: where baselines are.
         sizes: how much of everything.
         mend: reconstruct what is left after slicing.
+        tas: how odds are learnt.
+        kind: what the folder of the search ends in; nothing for the usual one.
         suffix: what the folders of these cells end in; nothing for the usual ones.
     """
 
@@ -114,6 +117,8 @@ class Asked:
     baselines: Path
     sizes: Sizes
     mend: bool
+    tas: TasSettings
+    kind: str
     suffix: str
 
     def folder(self, seed: int, method: str) -> Path:
@@ -163,6 +168,9 @@ def main() -> None:
     parser.add_argument("--baselines", type=Path, default=None)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=None, help="of transfer")
+    parser.add_argument(
+        "--align", choices=("interpolate", "mask"), default=TAS.align, help="of channels, in the search"
+    )
     parser.add_argument("--reconstruct", action=argparse.BooleanOptionalAction, default=True, help="after slicing")
     parser.add_argument("--small", action="store_true", help="a tenth of the work")
     parser.add_argument("--report", action="store_true", help="print the table and do nothing else")
@@ -181,8 +189,10 @@ def asked_for(options: argparse.Namespace) -> Asked:
     out = options.out or Path("runs/benchmarks/tas-quality-small" if options.small else "runs/benchmarks/tas-quality")
     baselines = options.baselines or (out if options.small else Path("runs/benchmarks/compress-quality"))
     sizes = usual if options.epochs is None else replace(usual, recover=options.epochs)
-    told = ("" if sizes == usual else f"@epochs={sizes.recover}", "" if options.reconstruct else "@sliced")
-    return Asked(out, baselines, sizes, options.reconstruct, "".join(told))
+    kind = "" if options.align == TAS.align else f"@{options.align}"
+    told = (kind, "" if sizes == usual else f"@epochs={sizes.recover}", "" if options.reconstruct else "@sliced")
+    tas = replace(TAS, align=options.align)
+    return Asked(out, baselines, sizes, options.reconstruct, tas, kind, "".join(told))
 
 
 def work(asked: Asked, seed: int, method: str) -> None:
@@ -226,7 +236,7 @@ def make(setting: Setting, asked: Asked, baseline: SlicedViT, method: str, targe
     """Chooses, slices, reconstructs and recovers."""
     importance, sizes = importance_of(setting, method, baseline), asked.sizes
     if target is None:
-        kept, search_s = searched(setting, folder_of(asked.out, setting.seed, SEARCH), baseline, importance, sizes)
+        kept, search_s = searched(setting, asked, baseline, importance)
     else:
         plan = even_plan(baseline.plan, COUNTS["macs"], target, int(SPREAD * target))
         assert plan is not None, "no multiples of 8 come near these FLOPs"
@@ -258,10 +268,9 @@ def recovery(epochs: int) -> TrainRecipe:
     return replace(RECOVER, epochs=epochs, patience=max(1, epochs), **rates)
 
 
-def searched(
-    setting: Setting, folder: Path, baseline: SlicedViT, importance: Importance, sizes: Sizes
-) -> tuple[Kept, float]:
+def searched(setting: Setting, asked: Asked, baseline: SlicedViT, importance: Importance) -> tuple[Kept, float]:
     """Returns what TAS keeps, and the seconds it took; goes on where a killed search stood, and keeps what it found."""
+    folder = folder_of(asked.out, setting.seed, f"{SEARCH}{asked.kind}")
     known, started = folder / "kept.json", time.monotonic()
     if not known.is_file():
         found = search_tas(
@@ -270,8 +279,8 @@ def searched(
             parse_budget(BUDGET, baseline.plan),
             setting.data,
             setting.preprocessing,
-            recovery(sizes.search),
-            TAS,
+            recovery(asked.sizes.search),
+            asked.tas,
             augmentation=setting.augmentation,
             seed=setting.seed,
             bf16=True,

@@ -159,7 +159,7 @@ class Learning:
         for group in self.weight_optimizer.param_groups:
             group["lr"] = rate * group["peak_lr"]
         fixed = {choice: logits.detach() for choice, logits in self.logits.items()}
-        loss = self._loss(draw_sample(fixed, self.candidates, self.temperature, generator), batch)
+        loss = self._loss(self._draw(fixed, generator), batch)
         self.weight_optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.recipe.clip_norm:
@@ -168,7 +168,7 @@ class Learning:
         return float(loss.detach())
 
     def _train_odds(self, batch: Batch, generator: np.random.Generator) -> float:
-        loss = self._loss(draw_sample(self.logits, self.candidates, self.temperature, generator), batch)
+        loss = self._loss(self._draw(self.logits, generator), batch)
         expected = self.table.expected({choice: logits.softmax(0) for choice, logits in self.logits.items()})
         pull = cost_hinge(expected, self.cost, self.budget.limit, self.settings.tolerance)
         gradients = torch.autograd.grad(loss + self.settings.cost_weight * pull, self.learnt)
@@ -176,6 +176,9 @@ class Learning:
             logits.grad = gradient
         self.logit_optimizer.step()
         return float(loss.detach())
+
+    def _draw(self, logits: dict[Choice, torch.Tensor], generator: np.random.Generator) -> Sample:
+        return draw_sample(logits, self.candidates, self.temperature, generator, self.settings.align)
 
     def _loss(self, sample: Sample, batch: Batch) -> torch.Tensor:
         images, labels = batch

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from runtime import PlanError
+
+Alignment = Literal["interpolate", "mask"]
+"""How the channels of a narrower candidate are added to those of a wider one: interpolated to its channels, as
+published, or to its first ones, whose units they are."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class TasSettings:
         hot: temperature of the first samples.
         cold: temperature of the last; it falls linearly.
         records: about how many lines the journal has.
+        align: how channels of two candidates are added up.
 
     Raises:
         PlanError: a value is out of range.
@@ -36,6 +42,7 @@ class TasSettings:
     hot: float = 10.0
     cold: float = 0.1
     records: int = 100
+    align: Alignment = "interpolate"
 
     def __post_init__(self) -> None:
         for name, low in (("candidates", 2), ("records", 1)):

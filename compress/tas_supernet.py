@@ -22,6 +22,7 @@ from runtime import ShapePlan
 from .channel_interpolation import interpolate_channels, interpolate_readers
 from .tas_choices import DEPTH, EMBED, Candidates, Choice, plan_with
 from .tas_sampling import Pick, pick_two, relaxed
+from .tas_settings import Alignment
 from .vit import Axis, SlicedViT, parameter_axes
 
 _WRITERS = (
@@ -39,15 +40,21 @@ class Sample:
         picks: the candidates of every width.
         depths: the candidates of the depth.
         shares: ``(len(depths),)``, by which the streams after so many blocks are added up; they sum to 1.
+        align: how channels of two candidates are added up.
     """
 
     picks: Mapping[Choice, Pick]
     depths: tuple[int, ...]
     shares: torch.Tensor
+    align: Alignment = "interpolate"
 
 
 def draw_sample(
-    logits: Mapping[Choice, torch.Tensor], candidates: Candidates, temperature: float, generator: np.random.Generator
+    logits: Mapping[Choice, torch.Tensor],
+    candidates: Candidates,
+    temperature: float,
+    generator: np.random.Generator,
+    align: Alignment = "interpolate",
 ) -> Sample:
     """Draws what takes part in one step: two candidates of every width, and all depths by a Gumbel-softmax sample.
 
@@ -56,6 +63,7 @@ def draw_sample(
         candidates: of every choice.
         temperature: of the samples, positive.
         generator: what is random comes from here.
+        align: how channels of two candidates are added up.
     """
     shares = relaxed(logits[DEPTH], temperature, generator.random(len(candidates[DEPTH]))).exp()
     picks = {
@@ -63,7 +71,7 @@ def draw_sample(
         for choice, widths in candidates.items()
         if choice != DEPTH
     }
-    return Sample(picks, candidates[DEPTH], shares)
+    return Sample(picks, candidates[DEPTH], shares, align)
 
 
 def run_sample(model: SlicedViT, sample: Sample, images: torch.Tensor) -> torch.Tensor:
@@ -103,30 +111,42 @@ def _blended(value: torch.Tensor, name: str, dim: int, axis: Axis, plan: ShapePl
         block, pick = plan.blocks[axis.block], sample.picks[Choice("heads", axis.block)]
         width = block.qk_dim if axis.kind == "qk" else block.v_dim
         per_head = value.reshape(*value.shape[:dim], block.num_heads, width, *value.shape[dim + 1 :])
-        blended = _reading(per_head, pick, dim) if name.endswith("proj.weight") else _first(per_head, pick, dim)
+        reads = name.endswith("proj.weight")
+        blended = _reading(per_head, pick, dim, sample.align) if reads else _first(per_head, pick, dim)
         return blended.flatten(dim, dim + 1)
     if axis.kind == "mlp":
         pick = sample.picks[Choice("mlp", axis.block)]
-        return _reading(value, pick, dim) if name.endswith("fc2.weight") else _first(value, pick, dim)
-    return (_writing if name.endswith(_WRITERS) else _first)(value, sample.picks[EMBED], dim)
+        return _reading(value, pick, dim, sample.align) if name.endswith("fc2.weight") else _first(value, pick, dim)
+    if name.endswith(_WRITERS):
+        return _writing(value, sample.picks[EMBED], dim, sample.align)
+    return _first(value, sample.picks[EMBED], dim)
 
 
 def _first(value: torch.Tensor, pick: Pick, dim: int) -> torch.Tensor:
     return value.narrow(dim, 0, pick.widths[-1])
 
 
-def _writing(value: torch.Tensor, pick: Pick, dim: int) -> torch.Tensor:
-    """Returns the weights that put out the sum of all candidates' channels, interpolated to the widest."""
-    parts = [interpolate_channels(value.narrow(dim, 0, width), pick.widths[-1], dim) for width in pick.widths]
-    return _summed(parts, pick)
+def _writing(value: torch.Tensor, pick: Pick, dim: int, align: Alignment) -> torch.Tensor:
+    """Returns the weights that put out the sum of all candidates' channels, aligned to the widest's."""
+    most, parts = pick.widths[-1], [value.narrow(dim, 0, width) for width in pick.widths]
+    if align == "interpolate":
+        return _summed([interpolate_channels(part, most, dim) for part in parts], pick)
+    return _summed([_padded(part, most, dim) for part in parts], pick)
 
 
-def _reading(value: torch.Tensor, pick: Pick, dim: int) -> torch.Tensor:
+def _reading(value: torch.Tensor, pick: Pick, dim: int, align: Alignment) -> torch.Tensor:
     """Returns the weights that read the widest candidate's channels as ``value`` reads the sum of all candidates'."""
     most = pick.widths[-1]
-    parts = [interpolate_readers(value.narrow(dim, 0, most), width, dim) for width in pick.widths]
+    if align == "interpolate":
+        parts = [interpolate_readers(value.narrow(dim, 0, most), width, dim) for width in pick.widths]
+    else:
+        parts = [value.narrow(dim, 0, width) for width in pick.widths]
+    return _summed([_padded(part, most, dim) for part in parts], pick)
+
+
+def _padded(value: torch.Tensor, width: int, dim: int) -> torch.Tensor:
     after = 2 * (value.ndim - 1 - dim)
-    return _summed([F.pad(part, [0] * (after + 1) + [most - part.shape[dim]]) for part in parts], pick)
+    return F.pad(value, [0] * (after + 1) + [width - value.shape[dim]])
 
 
 def _summed(parts: list[torch.Tensor], pick: Pick) -> torch.Tensor:

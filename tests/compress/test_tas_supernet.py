@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from compress import SlicedViT, group_importance, keep_all, plan_of, slice_vit
 from compress.tas_choices import DEPTH, EMBED, Candidates, Choice, candidates_of, plan_with
 from compress.tas_sampling import Pick
+from compress.tas_settings import Alignment
 from compress.tas_supernet import Sample, draw_sample, run_sample
 from compress.tas_units import kept_first, lost_importance, order_of, ordered
 from runtime import ShapePlan, macs
@@ -73,16 +74,20 @@ def test_certain_candidates_are_the_model_sliced_to_their_plan(key: str, seed: i
 
 
 class Direct:
-    """The supernet as its definition has it: every layer's output of both candidates, interpolated and summed."""
+    """The supernet as its definition has it: every layer's output of both candidates, aligned and summed."""
 
     def __init__(self, model: SlicedViT, sample: Sample) -> None:
         self.w, self.plan, self.sample = dict(model.named_parameters()), model.plan, sample
         self.c = sample.picks[EMBED].widths[-1]
 
     def mixed(self, x: torch.Tensor, pick: Pick) -> torch.Tensor:
-        """Sums the first channels by weight, each part pooled to the widest; channels run along the last dimension."""
-        flat = x.flatten(0, -2)
-        parts = [F.adaptive_avg_pool1d(flat[:, :width], pick.widths[-1]) for width in pick.widths]
+        """Sums the first channels by weight, each part made as wide as the widest; channels are the last dimension."""
+        flat, most = x.flatten(0, -2), pick.widths[-1]
+        if self.sample.align == "interpolate":
+            parts = [F.adaptive_avg_pool1d(flat[:, :width], most) for width in pick.widths]
+        else:
+            parts = [flat * (torch.arange(flat.shape[1]) < width) for width in pick.widths]
+            parts = [part[:, :most] for part in parts]
         summed = sum(weight * part for weight, part in zip(pick.weights, parts, strict=True))
         assert isinstance(summed, torch.Tensor)
         return summed.unflatten(0, x.shape[:-1])
@@ -141,12 +146,13 @@ class Direct:
 
 
 @pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("align", ["interpolate", "mask"])
 @pytest.mark.parametrize("key", ["vit", "deit3"])
-def test_blended_weights_are_interpolated_outputs(key: str, seed: int) -> None:
+def test_blended_weights_are_aligned_outputs(key: str, align: Alignment, seed: int) -> None:
     model = slice_vit(sliced_model(key), keep_all(sliced_model(key).plan)).double()
     candidates, images = candidates_of(model.plan, 4, 0.2), images_for(model.plan).double()
     logits = random_logits(candidates, seed)
-    sample = draw_sample(logits, candidates, 1.0, np.random.default_rng(seed))
+    sample = draw_sample(logits, candidates, 1.0, np.random.default_rng(seed), align)
     assert any(len(pick.widths) == 2 for pick in sample.picks.values())
     found = run_sample(model, sample, images)
     torch.testing.assert_close(found, Direct(model, sample).logits(images), rtol=1e-10, atol=1e-10)
