@@ -42,7 +42,7 @@ class Sampling:
 
     Rounds end at ``max_samples``, or, once there are ``min_samples``, when ``seconds`` times the
     number of runners have been spent. The defaults give a 1 ms model 1000 samples and a 50 ms model
-    some 100, in about 5 seconds each.
+    some 100, in about 5 seconds each; half as many where several take turns and settle first.
 
     Attributes:
         min_samples: timed runs of each runner, at least.
@@ -202,8 +202,7 @@ def _round(
 def settle(runner: Callable[[], object], clock: Clock = time.perf_counter_ns) -> None:
     """Runs it until near caches and predictors hold what it needs: 8 times, or for 10 ms, once at least.
 
-    On the machines measured a file of 10 MB takes half as long again when it first comes after others, and a tenth
-    longer the fourth time.
+    How long that takes is shown by ``benchmarks/settling.py``.
 
     Args:
         runner: the model.
