@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from runtime import PlanError
 
@@ -48,6 +48,9 @@ class TasSettings:
         for name, low in (("candidates", 2), ("records", 1)):
             if getattr(self, name) < low:
                 raise PlanError(f"{name} must be at least {low}", got=getattr(self, name))
+        if self.align not in get_args(Alignment):
+            expected = " or ".join(get_args(Alignment))
+            raise PlanError("Channels are aligned in one of two ways", expected=expected, got=self.align)
         for name in ("least_share", "tolerance"):
             if not 0 < getattr(self, name) < 1:
                 raise PlanError(f"{name} must be more than 0 and less than 1", got=getattr(self, name))

@@ -14,6 +14,7 @@ from compress import (
     RECOVER,
     SCRATCH,
     SCRATCH_RECOVER,
+    Alignment,
     Augmentation,
     Dataset,
     Distillation,
@@ -158,7 +159,9 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     groups = _group_sizes(settings.group_sizes)
     told = settings.tree
     tree = TreeSettings(told.depth, told.epsilon, told.cost_weight, groups, IMPORTANCE_BATCH, exact=told.exact)
-    learnt = TasSettings(candidates=settings.tas.candidates, tolerance=settings.tas.tolerance, lr=settings.tas.lr)
+    odds = settings.tas
+    align = cast(Alignment, odds.align)
+    learnt = TasSettings(candidates=odds.candidates, tolerance=odds.tolerance, lr=odds.lr, align=align)
     changes = augmentation_for(data)
     lesson = _lesson(settings)
     zeros = sparsity(settings.sparse.sparsity, settings.sparse.scope, settings.sparse.layers)

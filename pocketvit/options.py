@@ -100,6 +100,9 @@ def run_settings(
     candidates: Annotated[int, _option(_PRUNE, "tas: most candidates of a width or of the depth.")] = 8,
     tolerance: Annotated[float, _option(_PRUNE, "tas: share of the budget that may stay unused.")] = 0.05,
     odds_lr: Annotated[float, _option(_PRUNE, "tas: learning rate of the odds.")] = 0.05,
+    align: Annotated[
+        str, _option(_PRUNE, "tas: how channels of two candidates add up: interpolate (as published) or mask.")
+    ] = "interpolate",
     sparsity: Annotated[float, _option(_PRUNE, "unstructured: share of the weights that become zeros.")] = 0.9,
     sparsity_scope: Annotated[
         str, _option(_PRUNE, "unstructured: this share of each layer, or global, of all ranked together.")
@@ -179,7 +182,7 @@ def run_settings(
         latency_threads=latency_threads,
         profiles=profiles,
         tree=TreeSearch(iterations, depth, epsilon, cost_weight, exact, round_epochs),
-        tas=TasSearch(search_epochs, candidates, tolerance, odds_lr),
+        tas=TasSearch(search_epochs, candidates, tolerance, odds_lr, align),
         sparse=SparseSearch(sparsity, sparsity_scope, tuple(part.strip() for part in sparsity_layers.split(","))),
         importance=importance,  # type: ignore[arg-type]
         group_sizes={key: _integer("--group-size", text) for key, text in name_values("--group-size", group_size)},

@@ -54,12 +54,14 @@ class TasSearch:
         candidates: most candidates of a width or of the depth.
         tolerance: share of the budget by which the result may stay below it.
         lr: learning rate of the odds.
+        align: how channels of two candidates are added up, ``interpolate`` (as published) or ``mask``.
     """
 
     epochs: int = 20
     candidates: int = 8
     tolerance: float = 0.05
     lr: float = 0.05
+    align: str = "interpolate"
 
 
 @dataclass(frozen=True)
