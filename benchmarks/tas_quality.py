@@ -2,9 +2,10 @@
 
     python benchmarks/tas_quality.py [--seeds 0,1,2] [--out FOLDER] [--baselines FOLDER]
     python benchmarks/tas_quality.py --report
-    python benchmarks/tas_quality.py --epochs 1               # of transfer; and --report with it
+    python benchmarks/tas_quality.py --epochs 6               # of transfer; and --report with it
     python benchmarks/tas_quality.py --no-reconstruct         # likewise
-    python benchmarks/tas_quality.py --align mask             # likewise: candidates' channels not interpolated
+    python benchmarks/tas_quality.py --exact                  # likewise: odds learnt as published
+    python benchmarks/tas_quality.py --with hot=10            # likewise: one setting of the search another
     python benchmarks/tas_quality.py --small --seeds 0        # a tenth of the work, to see that it runs
 
 ViT-Tiny at 32 px on Fashion-MNIST. The baselines are those of ``compress_quality.py``, and trained where they are not
@@ -65,11 +66,12 @@ from compress import (
     slice_vit,
 )
 from compress.tas import TAS_STATE, search_tas
-from compress.tas_settings import TasSettings
+from compress.tas_settings import TAS_AS_PUBLISHED, TasSettings
 from runtime import decode, encode, macs, params, write_bytes
 
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)
-BUDGET, TAS = "macs=0.6", TasSettings(tolerance=0.05)
+BUDGET, TOLERANCE = "macs=0.6", 0.05
+TAS, PUBLISHED = TasSettings(tolerance=TOLERANCE), replace(TAS_AS_PUBLISHED, tolerance=TOLERANCE)
 LONGER = "uniform-longer"
 METHODS = ("tas", "uniform", LONGER)
 SEARCH = "search"
@@ -96,7 +98,7 @@ class Sizes:
     recover: int
 
 
-FULL, SMALL = Sizes(12_000, 10_000, TRAIN.epochs, 12, 6), Sizes(1_200, 2_000, 3, 2, 1)
+FULL, SMALL = Sizes(12_000, 10_000, TRAIN.epochs, 6, 1), Sizes(1_200, 2_000, 3, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -168,8 +170,9 @@ def main() -> None:
     parser.add_argument("--baselines", type=Path, default=None)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=None, help="of transfer")
+    parser.add_argument("--exact", action="store_true", help="learn the odds as published")
     parser.add_argument(
-        "--align", choices=("interpolate", "mask"), default=TAS.align, help="of channels, in the search"
+        "--with", dest="changes", action="append", default=[], metavar="NAME=VALUE", help="of the search, repeatable"
     )
     parser.add_argument("--reconstruct", action=argparse.BooleanOptionalAction, default=True, help="after slicing")
     parser.add_argument("--small", action="store_true", help="a tenth of the work")
@@ -189,9 +192,12 @@ def asked_for(options: argparse.Namespace) -> Asked:
     out = options.out or Path("runs/benchmarks/tas-quality-small" if options.small else "runs/benchmarks/tas-quality")
     baselines = options.baselines or (out if options.small else Path("runs/benchmarks/compress-quality"))
     sizes = usual if options.epochs is None else replace(usual, recover=options.epochs)
-    kind = "" if options.align == TAS.align else f"@{options.align}"
+    tas, kind = PUBLISHED if options.exact else TAS, "@exact" if options.exact else ""
+    for change in sorted(options.changes):
+        name, _, value = change.partition("=")
+        tas = replace(tas, **{name: type(getattr(tas, name))(value)})
+        kind += f"@{change}"
     told = (kind, "" if sizes == usual else f"@epochs={sizes.recover}", "" if options.reconstruct else "@sliced")
-    tas = replace(TAS, align=options.align)
     return Asked(out, baselines, sizes, options.reconstruct, tas, kind, "".join(told))
 
 

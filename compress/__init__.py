@@ -37,7 +37,7 @@ from .reconstruction import images_needed, reconstruct
 from .search_images import SearchImages, draw_search_images
 from .slicing import BlockKept, Kept, compose, keep_all, plan_of, slice_vit
 from .tas import TAS_JOURNAL, TAS_STATE, search_tas
-from .tas_settings import Alignment, TasSettings
+from .tas_settings import TAS_AS_PUBLISHED, TasSettings
 from .teacher_folder import TeacherRecord, open_teacher, read_teacher, record_of, save_teacher, trained_teacher
 from .teachers import Teacher, TimmSpec, sliced_teacher, teacher_score, timm_teacher
 from .timm_vit import from_timm, plan_of_timm
@@ -72,7 +72,6 @@ __all__ = [
     "SPARSE_LAYERS",
     "SPARSE_SCOPES",
     "UNLABELLED",
-    "Alignment",
     "Augmentation",
     "BlockImportance",
     "BlockKept",
@@ -99,6 +98,7 @@ __all__ = [
     "SlicedViT",
     "Sparsity",
     "Step",
+    "TAS_AS_PUBLISHED",
     "TAS_JOURNAL",
     "TAS_STATE",
     "Tables",

@@ -69,9 +69,8 @@ class Learning:
         }
         self.learnt = [logits for logits in self.logits.values() if logits.requires_grad]
         self.weight_optimizer = make_optimizer(self.net, recipe)
-        self.logit_optimizer = torch.optim.Adam(
-            [{"params": self.learnt}], settings.lr, weight_decay=settings.weight_decay
-        )
+        kind = torch.optim.SGD if settings.optimizer == "sgd" else torch.optim.Adam
+        self.logit_optimizer = kind([{"params": self.learnt}], settings.lr, weight_decay=settings.weight_decay)
         shuffled = np.random.default_rng([seed, 31]).permutation(data.train)
         half = -(-len(shuffled) // 2)
         self.halves = np.sort(shuffled[:half]), np.sort(shuffled[half:])

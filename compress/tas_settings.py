@@ -12,17 +12,24 @@ Alignment = Literal["interpolate", "mask"]
 """How the channels of a narrower candidate are added to those of a wider one: interpolated to its channels, as
 published, or to its first ones, whose units they are."""
 
+Optimizer = Literal["sgd", "adam"]
+"""Of the odds: plain gradient steps, or Adam's, as published."""
+
 
 @dataclass(frozen=True)
 class TasSettings:
-    """How odds over widths and depth are learnt.
+    """How odds over widths and depth are learnt; the defaults suit a trained model.
+
+    Plain gradient steps keep the log-odds of all choices in one unit, what the loss changed by: so they can be traded
+    against each other where not every choice can have its likeliest candidate. Adam divides each by its own size.
 
     Attributes:
         candidates: most candidates of a width or of the depth.
         least_share: the smallest candidate, as a share of the model's own width or depth, 0..1.
         tolerance: share of the budget by which the result may stay below it, 0..1.
         cost_weight: lambda, the weight of the cost loss.
-        lr: learning rate of the odds' logits (Adam).
+        optimizer: of the odds' logits.
+        lr: its learning rate.
         weight_decay: of the logits.
         hot: temperature of the first samples.
         cold: temperature of the last; it falls linearly.
@@ -36,21 +43,23 @@ class TasSettings:
     candidates: int = 8
     least_share: float = 0.3
     tolerance: float = 0.05
-    cost_weight: float = 2.0
-    lr: float = 0.05
-    weight_decay: float = 0.001
-    hot: float = 10.0
+    cost_weight: float = 0.2
+    optimizer: Optimizer = "sgd"
+    lr: float = 20.0
+    weight_decay: float = 0.0
+    hot: float = 1.0
     cold: float = 0.1
     records: int = 100
-    align: Alignment = "interpolate"
+    align: Alignment = "mask"
 
     def __post_init__(self) -> None:
         for name, low in (("candidates", 2), ("records", 1)):
             if getattr(self, name) < low:
                 raise PlanError(f"{name} must be at least {low}", got=getattr(self, name))
-        if self.align not in get_args(Alignment):
-            expected = " or ".join(get_args(Alignment))
-            raise PlanError("Channels are aligned in one of two ways", expected=expected, got=self.align)
+        for name, known in (("align", Alignment), ("optimizer", Optimizer)):
+            if getattr(self, name) not in get_args(known):
+                expected = " or ".join(get_args(known))
+                raise PlanError(f"{name} is one of two", expected=expected, got=getattr(self, name))
         for name in ("least_share", "tolerance"):
             if not 0 < getattr(self, name) < 1:
                 raise PlanError(f"{name} must be more than 0 and less than 1", got=getattr(self, name))
@@ -62,3 +71,10 @@ class TasSettings:
                 raise PlanError(f"{name} must be positive", got=getattr(self, name))
         if self.cold > self.hot:
             raise PlanError("Samples get colder: cold must not be above hot", got=f"{self.hot} to {self.cold}")
+
+
+TAS_AS_PUBLISHED = TasSettings(
+    cost_weight=2.0, optimizer="adam", lr=0.05, weight_decay=0.001, hot=10.0, align="interpolate"
+)
+"""As published (Dong and Yang 2019, arXiv 1905.09717), for networks searched from fresh weights; but for the learning
+rate, which there is 0.001 over 600 epochs."""

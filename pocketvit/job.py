@@ -14,7 +14,7 @@ from compress import (
     RECOVER,
     SCRATCH,
     SCRATCH_RECOVER,
-    Alignment,
+    TAS_AS_PUBLISHED,
     Augmentation,
     Dataset,
     Distillation,
@@ -160,8 +160,9 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     told = settings.tree
     tree = TreeSettings(told.depth, told.epsilon, told.cost_weight, groups, IMPORTANCE_BATCH, exact=told.exact)
     odds = settings.tas
-    align = cast(Alignment, odds.align)
-    learnt = TasSettings(candidates=odds.candidates, tolerance=odds.tolerance, lr=odds.lr, align=align)
+    usual = TAS_AS_PUBLISHED if odds.exact else TasSettings()
+    rate = usual.lr if odds.lr is None else odds.lr
+    learnt = replace(usual, candidates=odds.candidates, tolerance=odds.tolerance, lr=rate)
     changes = augmentation_for(data)
     lesson = _lesson(settings)
     zeros = sparsity(settings.sparse.sparsity, settings.sparse.scope, settings.sparse.layers)

@@ -90,7 +90,7 @@ def run_settings(
     epsilon: Annotated[float, _option(_PRUNE, "dfbnb: how much worse than the best is still branched.")] = 0.005,
     cost_weight: Annotated[float, _option(_PRUNE, "dfbnb: weight of cost against accuracy.")] = 1.0,
     exact: Annotated[
-        bool, _option(_PRUNE, "dfbnb: decide as the published search does, at several times the work.", "--exact")
+        bool, _option(_PRUNE, "dfbnb, tas: search as published; dfbnb at several times the work.", "--exact")
     ] = False,
     round_epochs: Annotated[
         int | None,
@@ -99,10 +99,9 @@ def run_settings(
     search_epochs: Annotated[int, _option(_PRUNE, "tas: epochs of the search, each on half the images each.")] = 20,
     candidates: Annotated[int, _option(_PRUNE, "tas: most candidates of a width or of the depth.")] = 8,
     tolerance: Annotated[float, _option(_PRUNE, "tas: share of the budget that may stay unused.")] = 0.05,
-    odds_lr: Annotated[float, _option(_PRUNE, "tas: learning rate of the odds.")] = 0.05,
-    align: Annotated[
-        str, _option(_PRUNE, "tas: how channels of two candidates add up: interpolate (as published) or mask.")
-    ] = "interpolate",
+    odds_lr: Annotated[
+        float | None, _option(_PRUNE, "tas: learning rate of the odds; by default 20, with --exact 0.05.")
+    ] = None,
     sparsity: Annotated[float, _option(_PRUNE, "unstructured: share of the weights that become zeros.")] = 0.9,
     sparsity_scope: Annotated[
         str, _option(_PRUNE, "unstructured: this share of each layer, or global, of all ranked together.")
@@ -182,7 +181,7 @@ def run_settings(
         latency_threads=latency_threads,
         profiles=profiles,
         tree=TreeSearch(iterations, depth, epsilon, cost_weight, exact, round_epochs),
-        tas=TasSearch(search_epochs, candidates, tolerance, odds_lr, align),
+        tas=TasSearch(search_epochs, candidates, tolerance, exact, odds_lr),
         sparse=SparseSearch(sparsity, sparsity_scope, tuple(part.strip() for part in sparsity_layers.split(","))),
         importance=importance,  # type: ignore[arg-type]
         group_sizes={key: _integer("--group-size", text) for key, text in name_values("--group-size", group_size)},

@@ -53,15 +53,15 @@ class TasSearch:
         epochs: of the search; in each, one half of the training images is for the weights and one for the odds.
         candidates: most candidates of a width or of the depth.
         tolerance: share of the budget by which the result may stay below it.
-        lr: learning rate of the odds.
-        align: how channels of two candidates are added up, ``interpolate`` (as published) or ``mask``.
+        exact: learn as published, for networks of fresh weights, and not as suits a trained one.
+        lr: learning rate of the odds; None takes the usual one of either way.
     """
 
     epochs: int = 20
     candidates: int = 8
     tolerance: float = 0.05
-    lr: float = 0.05
-    align: str = "interpolate"
+    exact: bool = False
+    lr: float | None = None
 
 
 @dataclass(frozen=True)

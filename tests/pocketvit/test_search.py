@@ -44,7 +44,7 @@ def test_milp_meets_the_budget_and_loses_less_importance(pocketvit: Command, tmp
 
 
 def test_tas_lands_within_the_tolerance_and_repeats_after_a_kill(pocketvit: Command, tmp_path: Path) -> None:
-    told = ("--tolerance", "0.1", "--search-epochs", 2, "--odds-lr", 0.1, "--align", "mask")
+    told = ("--tolerance", "0.1", "--search-epochs", 2, "--odds-lr", 10)
     asked = ("--search", "tas", "--budget", "macs=0.6", *told)
     for name in ("whole", "cut"):
         answer = pocketvit("compress", *TINY, *asked, "--runs", tmp_path, "--name", name)
@@ -115,7 +115,6 @@ def test_too_few_rounds_are_said(pocketvit: Command, tmp_path: Path) -> None:
         (("--search", "tas", "--candidates", "1"), "candidates must be at least 2"),
         (("--search", "tas", "--tolerance", "0"), "tolerance must be more than 0"),
         (("--search", "tas", "--odds-lr", "0"), "lr must be positive"),
-        (("--search", "tas", "--align", "average"), "interpolate or mask"),
         (("--search", "tas", "--cost", "params"), "goes by what the budget counts"),
     ],
 )
