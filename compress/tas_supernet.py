@@ -46,7 +46,7 @@ class Sample:
     picks: Mapping[Choice, Pick]
     depths: tuple[int, ...]
     shares: torch.Tensor
-    align: Alignment = "interpolate"
+    align: Alignment = "mask"
 
 
 def draw_sample(
@@ -54,7 +54,7 @@ def draw_sample(
     candidates: Candidates,
     temperature: float,
     generator: np.random.Generator,
-    align: Alignment = "interpolate",
+    align: Alignment = "mask",
 ) -> Sample:
     """Draws what takes part in one step: two candidates of every width, and all depths by a Gumbel-softmax sample.
 

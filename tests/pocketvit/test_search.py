@@ -43,6 +43,20 @@ def test_milp_meets_the_budget_and_loses_less_importance(pocketvit: Command, tmp
     assert lost["milp"] <= lost["one-shot"]
 
 
+@pytest.mark.parametrize(
+    ("told", "optimizer", "align", "lr"),
+    [((), "sgd", "mask", 20.0), (("--exact",), "adam", "interpolate", 0.05), (("--odds-lr", 3), "sgd", "mask", 3.0)],
+)
+def test_tas_learns_as_suits_a_trained_model_or_as_published(
+    pocketvit: Command, tmp_path: Path, told: tuple[object, ...], optimizer: str, align: str, lr: float
+) -> None:
+    asked = ("--search", "tas", "--budget", "macs=0.6", "--search-epochs", 1, "--epochs", 1, "--recovery-epochs", 0)
+    answer = pocketvit("compress", *TINY, *asked, *told, "--runs", tmp_path, "--name", "run")
+    assert answer.code == 0, answer.err
+    learnt = json.loads((tmp_path / "run" / "search" / "tas.jsonl").read_text().splitlines()[0])["settings"]["tas"]
+    assert (learnt["optimizer"], learnt["align"], learnt["lr"]) == (optimizer, align, lr)
+
+
 def test_tas_lands_within_the_tolerance_and_repeats_after_a_kill(pocketvit: Command, tmp_path: Path) -> None:
     told = ("--tolerance", "0.1", "--search-epochs", 2, "--odds-lr", 10)
     asked = ("--search", "tas", "--budget", "macs=0.6", *told)
