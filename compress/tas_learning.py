@@ -30,6 +30,9 @@ from .tas_supernet import Sample, draw_sample, run_sample
 from .train import learning_rate, make_optimizer
 from .vit import SlicedViT, build
 
+_PAIR = 2
+"""Candidates of a width that take part in a step of the weights."""
+
 
 class Learning:
     """The moving parts of one search.
@@ -158,7 +161,7 @@ class Learning:
         for group in self.weight_optimizer.param_groups:
             group["lr"] = rate * group["peak_lr"]
         fixed = {choice: logits.detach() for choice, logits in self.logits.items()}
-        loss = self._loss(self._draw(fixed, generator), batch)
+        loss = self._loss(self._draw(fixed, generator, _PAIR), batch)
         self.weight_optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.recipe.clip_norm:
@@ -167,17 +170,19 @@ class Learning:
         return float(loss.detach())
 
     def _train_odds(self, batch: Batch, generator: np.random.Generator) -> float:
-        loss = self._loss(self._draw(self.logits, generator), batch)
+        loss = self._loss(self._draw(self.logits, generator, self.settings.drawn), batch)
         expected = self.table.expected({choice: logits.softmax(0) for choice, logits in self.logits.items()})
         pull = cost_hinge(expected, self.cost, self.budget.limit, self.settings.tolerance)
         gradients = torch.autograd.grad(loss + self.settings.cost_weight * pull, self.learnt)
         for logits, gradient in zip(self.learnt, gradients, strict=True):
             logits.grad = gradient
+        if self.settings.clip_norm:
+            nn.utils.clip_grad_norm_(self.learnt, self.settings.clip_norm)
         self.logit_optimizer.step()
         return float(loss.detach())
 
-    def _draw(self, logits: dict[Choice, torch.Tensor], generator: np.random.Generator) -> Sample:
-        return draw_sample(logits, self.candidates, self.temperature, generator, self.settings.align)
+    def _draw(self, logits: dict[Choice, torch.Tensor], generator: np.random.Generator, count: int) -> Sample:
+        return draw_sample(logits, self.candidates, self.temperature, generator, self.settings.align, count)
 
     def _loss(self, sample: Sample, batch: Batch) -> torch.Tensor:
         images, labels = batch

@@ -1,4 +1,4 @@
-"""Drawing candidates so that gradients reach the odds: the Gumbel-softmax, and two candidates of it."""
+"""Drawing candidates so that gradients reach the odds: the Gumbel-softmax, and a few candidates of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Pick:
     """The candidates of one choice that take part in one step.
 
     Attributes:
-        widths: one or two candidates, the smaller first.
+        widths: candidates, the smallest first.
         weights: ``(len(widths),)``, their shares; they sum to 1.
     """
 
@@ -42,30 +42,34 @@ def relaxed(logits: torch.Tensor, temperature: float, uniform: npt.NDArray[np.fl
     return ((logits.log_softmax(-1) + torch.from_numpy(noise)) / temperature).log_softmax(-1)
 
 
-def pick_two(logits: torch.Tensor, widths: tuple[int, ...], temperature: float, generator: np.random.Generator) -> Pick:
-    """Draws two candidates, without putting back, by a Gumbel-softmax sample's own odds, and renormalises those two.
+def pick_some(
+    logits: torch.Tensor, widths: tuple[int, ...], count: int, temperature: float, generator: np.random.Generator
+) -> Pick:
+    """Draws candidates, without putting back, by a Gumbel-softmax sample's own odds, and renormalises those.
 
     Args:
         logits: ``(n,)`` float64, with or without gradients.
-        widths: ``(n,)`` candidates, smallest first; of a single one there is nothing to draw.
+        widths: ``(n,)`` candidates, smallest first.
+        count: how many take part; of fewer candidates all do.
         temperature: of the sample, positive.
         generator: what is random comes from here.
     """
     sample = relaxed(logits, temperature, generator.random(len(widths)))
-    drawn = sorted(two_of(sample.detach(), generator.random(len(widths))).tolist())
+    drawn = sorted(draw_some(sample.detach(), count, generator.random(len(widths))).tolist())
     return Pick(tuple(widths[i] for i in drawn), sample[drawn].softmax(-1))
 
 
-def two_of(log_odds: torch.Tensor, uniform: npt.NDArray[np.float64]) -> torch.Tensor:
-    """Draws two entries by their odds, without putting back: the two largest of log-odds plus Gumbel noise.
+def draw_some(log_odds: torch.Tensor, count: int, uniform: npt.NDArray[np.float64]) -> torch.Tensor:
+    """Draws entries by their odds, without putting back: the largest of log-odds plus Gumbel noise.
 
     Unlike a draw by the odds themselves it works however small they are.
 
     Args:
         log_odds: ``(n,)``, or ``(..., n)`` for many draws.
+        count: entries of a draw; where there are fewer, all of them.
         uniform: of the draws' shape, from 0 up to and without 1.
 
     Returns:
-        ``(..., 2)`` int64, the first one drawn first; ``(..., 1)`` where there is but one entry.
+        ``(..., count)`` int64, the first one drawn first.
     """
-    return relaxed(log_odds, 1.0, uniform).topk(min(2, uniform.shape[-1]), dim=-1).indices
+    return relaxed(log_odds, 1.0, uniform).topk(min(count, uniform.shape[-1]), dim=-1).indices

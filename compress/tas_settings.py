@@ -31,10 +31,12 @@ class TasSettings:
         optimizer: of the odds' logits.
         lr: its learning rate.
         weight_decay: of the logits.
+        clip_norm: most that the gradient to all logits together may be, in the Euclidean norm; 0 leaves it as it is.
         hot: temperature of the first samples.
         cold: temperature of the last; it falls linearly.
         records: about how many lines the journal has.
-        align: how channels of two candidates are added up.
+        align: how channels of candidates are added up.
+        drawn: most candidates of a width in a step of the odds; in one of the weights there are two.
 
     Raises:
         PlanError: a value is out of range.
@@ -45,15 +47,17 @@ class TasSettings:
     tolerance: float = 0.05
     cost_weight: float = 0.2
     optimizer: Optimizer = "sgd"
-    lr: float = 20.0
+    lr: float = 4.0
     weight_decay: float = 0.0
+    clip_norm: float = 0.05
     hot: float = 1.0
     cold: float = 0.1
     records: int = 100
     align: Alignment = "mask"
+    drawn: int = 8
 
     def __post_init__(self) -> None:
-        for name, low in (("candidates", 2), ("records", 1)):
+        for name, low in (("candidates", 2), ("drawn", 2), ("records", 1)):
             if getattr(self, name) < low:
                 raise PlanError(f"{name} must be at least {low}", got=getattr(self, name))
         for name, known in (("align", Alignment), ("optimizer", Optimizer)):
@@ -63,7 +67,7 @@ class TasSettings:
         for name in ("least_share", "tolerance"):
             if not 0 < getattr(self, name) < 1:
                 raise PlanError(f"{name} must be more than 0 and less than 1", got=getattr(self, name))
-        for name in ("cost_weight", "weight_decay"):
+        for name in ("cost_weight", "weight_decay", "clip_norm"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise PlanError(f"{name} must not be negative", got=getattr(self, name))
         for name in ("lr", "hot", "cold"):
@@ -74,7 +78,14 @@ class TasSettings:
 
 
 TAS_AS_PUBLISHED = TasSettings(
-    cost_weight=2.0, optimizer="adam", lr=0.05, weight_decay=0.001, hot=10.0, align="interpolate"
+    cost_weight=2.0,
+    optimizer="adam",
+    lr=0.05,
+    weight_decay=0.001,
+    clip_norm=0.0,
+    hot=10.0,
+    align="interpolate",
+    drawn=2,
 )
 """As published (Dong and Yang 2019, arXiv 1905.09717), for networks searched from fresh weights; but for the learning
 rate, which there is 0.001 over 600 epochs."""

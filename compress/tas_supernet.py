@@ -1,6 +1,6 @@
 """The supernet of a transformable architecture search: one set of weights, every width and depth a part of it.
 
-Narrower candidates use the first units of wider ones. In a step two candidates of every width take part, and what each
+Narrower candidates use the first units of wider ones. In a step some candidates of every width take part, and what each
 layer puts out is their sum by weight, interpolated to the wider one's channels. Interpolating is linear, and so is what
 reads or writes those channels: blending the weights instead of the features gives the same model for less work, and
 one step of the supernet is an ordinary ViT of the wider widths.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from runtime import ShapePlan
 
 from .channel_interpolation import interpolate_channels, interpolate_readers
 from .tas_choices import DEPTH, EMBED, Candidates, Choice, plan_with
-from .tas_sampling import Pick, pick_two, relaxed
+from .tas_sampling import Pick, pick_some, relaxed
 from .tas_settings import Alignment
 from .vit import Axis, SlicedViT, parameter_axes
 
@@ -55,19 +56,21 @@ def draw_sample(
     temperature: float,
     generator: np.random.Generator,
     align: Alignment = "mask",
+    count: int = 2,
 ) -> Sample:
-    """Draws what takes part in one step: two candidates of every width, and all depths by a Gumbel-softmax sample.
+    """Draws what takes part in one step: candidates of every width, and all depths by a Gumbel-softmax sample.
 
     Args:
         logits: for every choice ``(candidates,)`` float64, with or without gradients.
         candidates: of every choice.
         temperature: of the samples, positive.
         generator: what is random comes from here.
-        align: how channels of two candidates are added up.
+        align: how channels of candidates are added up.
+        count: candidates of a width, at most.
     """
     shares = relaxed(logits[DEPTH], temperature, generator.random(len(candidates[DEPTH]))).exp()
     picks = {
-        choice: pick_two(logits[choice], widths, temperature, generator)
+        choice: pick_some(logits[choice], widths, count, temperature, generator)
         for choice, widths in candidates.items()
         if choice != DEPTH
     }
@@ -128,20 +131,31 @@ def _first(value: torch.Tensor, pick: Pick, dim: int) -> torch.Tensor:
 
 def _writing(value: torch.Tensor, pick: Pick, dim: int, align: Alignment) -> torch.Tensor:
     """Returns the weights that put out the sum of all candidates' channels, aligned to the widest's."""
-    most, parts = pick.widths[-1], [value.narrow(dim, 0, width) for width in pick.widths]
-    if align == "interpolate":
-        return _summed([interpolate_channels(part, most, dim) for part in parts], pick)
-    return _summed([_padded(part, most, dim) for part in parts], pick)
+    if align == "mask":
+        return _masked(value, pick, dim)
+    most = pick.widths[-1]
+    return _summed([interpolate_channels(value.narrow(dim, 0, width), most, dim) for width in pick.widths], pick)
 
 
 def _reading(value: torch.Tensor, pick: Pick, dim: int, align: Alignment) -> torch.Tensor:
     """Returns the weights that read the widest candidate's channels as ``value`` reads the sum of all candidates'."""
-    most = pick.widths[-1]
-    if align == "interpolate":
-        parts = [interpolate_readers(value.narrow(dim, 0, most), width, dim) for width in pick.widths]
-    else:
-        parts = [value.narrow(dim, 0, width) for width in pick.widths]
-    return _summed([_padded(part, most, dim) for part in parts], pick)
+    if align == "mask":
+        return _masked(value, pick, dim)
+    first = _first(value, pick, dim)
+    parts = [interpolate_readers(first, width, dim) for width in pick.widths]
+    return _summed([_padded(part, pick.widths[-1], dim) for part in parts], pick)
+
+
+def _masked(value: torch.Tensor, pick: Pick, dim: int) -> torch.Tensor:
+    """Returns the widest candidate's channels, each by the weight of the candidates that have it."""
+    share = (_has(pick.widths) @ pick.weights).to(value.dtype)
+    return _first(value, pick, dim) * share.reshape([-1] + [1] * (value.ndim - 1 - dim))
+
+
+@cache
+def _has(widths: tuple[int, ...]) -> torch.Tensor:
+    """Returns ``(widest, candidates)``: 1 where a candidate has the channel."""
+    return (torch.arange(widths[-1])[:, None] < torch.tensor(widths)).double()
 
 
 def _padded(value: torch.Tensor, width: int, dim: int) -> torch.Tensor:
@@ -150,9 +164,8 @@ def _padded(value: torch.Tensor, width: int, dim: int) -> torch.Tensor:
 
 
 def _summed(parts: list[torch.Tensor], pick: Pick) -> torch.Tensor:
-    first, *others = (weight * part for weight, part in zip(pick.weights.to(parts[0].dtype), parts, strict=True))
-    total: torch.Tensor = first + others[0] if others else first
-    return total
+    weighted = [weight * part for weight, part in zip(pick.weights.to(parts[0].dtype), parts, strict=True)]
+    return torch.stack(weighted).sum(0)
 
 
 class _AnyDepth(nn.Module):

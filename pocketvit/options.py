@@ -100,7 +100,7 @@ def run_settings(
     candidates: Annotated[int, _option(_PRUNE, "tas: most candidates of a width or of the depth.")] = 8,
     tolerance: Annotated[float, _option(_PRUNE, "tas: share of the budget that may stay unused.")] = 0.05,
     odds_lr: Annotated[
-        float | None, _option(_PRUNE, "tas: learning rate of the odds; by default 20, with --exact 0.05.")
+        float | None, _option(_PRUNE, "tas: learning rate of the odds; by default 4, with --exact 0.05.")
     ] = None,
     sparsity: Annotated[float, _option(_PRUNE, "unstructured: share of the weights that become zeros.")] = 0.9,
     sparsity_scope: Annotated[

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from compress.tas_sampling import pick_two, relaxed, two_of
+from compress.tas_sampling import draw_some, pick_some, relaxed
 
 ODDS = (0.05, 0.1, 0.15, 0.3, 0.4)
 LOGITS = torch.tensor(ODDS, dtype=torch.float64).log() + 3.0  # a constant changes nothing
@@ -51,7 +51,7 @@ def test_a_sample_by_its_formula_and_with_the_least_number_a_generator_draws() -
 
 
 def test_two_are_drawn_by_their_odds_without_putting_back() -> None:
-    drawn = two_of(LOGITS.log_softmax(-1), uniform())
+    drawn = draw_some(LOGITS.log_softmax(-1), 2, uniform())
     assert drawn.shape == (DRAWS, 2)
     firsts = torch.bincount(drawn[:, 0], minlength=len(ODDS)).tolist()
     assert all(within_three_sigma(count, p) for count, p in zip(firsts, ODDS, strict=True))
@@ -66,7 +66,7 @@ def test_two_are_drawn_by_their_odds_without_putting_back() -> None:
 def test_a_pick_is_two_candidates_whose_weights_sum_to_one(temperature: float) -> None:
     widths = (8, 16, 24, 32, 40)
     for seed in range(200):
-        pick = pick_two(LOGITS, widths, temperature, np.random.default_rng(seed))
+        pick = pick_some(LOGITS, widths, 2, temperature, np.random.default_rng(seed))
         small, large = pick.widths
         assert small < large
         assert {small, large} <= set(widths)
@@ -74,14 +74,23 @@ def test_a_pick_is_two_candidates_whose_weights_sum_to_one(temperature: float) -
         assert pick.weights.min() >= 0
 
 
+def test_all_candidates_take_part_where_that_many_are_asked_for() -> None:
+    widths, sample = (8, 16, 24, 32, 40), relaxed(LOGITS, 2.0, np.random.default_rng(5).random(5)).exp()
+    for count in (5, 9):
+        pick = pick_some(LOGITS, widths, count, 2.0, np.random.default_rng(5))
+        assert pick.widths == widths
+        torch.testing.assert_close(pick.weights, sample)
+    assert len(pick_some(LOGITS, widths, 3, 2.0, np.random.default_rng(5)).widths) == 3
+
+
 def test_the_weights_of_a_pick_are_the_samples_odds_of_those_two() -> None:
-    pick = pick_two(LOGITS, (8, 16, 24, 32, 40), 2.0, np.random.default_rng(5))
+    pick = pick_some(LOGITS, (8, 16, 24, 32, 40), 2, 2.0, np.random.default_rng(5))
     sample = relaxed(LOGITS, 2.0, np.random.default_rng(5).random(5)).exp()
     own = sample[[width // 8 - 1 for width in pick.widths]]
     torch.testing.assert_close(pick.weights, own / own.sum())
 
 
 def test_of_one_candidate_there_is_nothing_to_draw() -> None:
-    pick = pick_two(torch.zeros(1, dtype=torch.float64), (8,), 1.0, np.random.default_rng(0))
+    pick = pick_some(torch.zeros(1, dtype=torch.float64), (8,), 2, 1.0, np.random.default_rng(0))
     assert pick.widths == (8,)
     assert pick.weights.tolist() == [1.0]

@@ -146,14 +146,15 @@ class Direct:
 
 
 @pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("count", [2, 3, 8])
 @pytest.mark.parametrize("align", ["interpolate", "mask"])
 @pytest.mark.parametrize("key", ["vit", "deit3"])
-def test_blended_weights_are_aligned_outputs(key: str, align: Alignment, seed: int) -> None:
+def test_blended_weights_are_aligned_outputs(key: str, align: Alignment, count: int, seed: int) -> None:
     model = slice_vit(sliced_model(key), keep_all(sliced_model(key).plan)).double()
     candidates, images = candidates_of(model.plan, 4, 0.2), images_for(model.plan).double()
     logits = random_logits(candidates, seed)
-    sample = draw_sample(logits, candidates, 1.0, np.random.default_rng(seed), align)
-    assert any(len(pick.widths) == 2 for pick in sample.picks.values())
+    sample = draw_sample(logits, candidates, 1.0, np.random.default_rng(seed), align, count)
+    assert max(len(pick.widths) for pick in sample.picks.values()) == min(count, 4)
     found = run_sample(model, sample, images)
     torch.testing.assert_close(found, Direct(model, sample).logits(images), rtol=1e-10, atol=1e-10)
 

@@ -45,7 +45,7 @@ def test_milp_meets_the_budget_and_loses_less_importance(pocketvit: Command, tmp
 
 @pytest.mark.parametrize(
     ("told", "optimizer", "align", "lr"),
-    [((), "sgd", "mask", 20.0), (("--exact",), "adam", "interpolate", 0.05), (("--odds-lr", 3), "sgd", "mask", 3.0)],
+    [((), "sgd", "mask", 4.0), (("--exact",), "adam", "interpolate", 0.05), (("--odds-lr", 3), "sgd", "mask", 3.0)],
 )
 def test_tas_learns_as_suits_a_trained_model_or_as_published(
     pocketvit: Command, tmp_path: Path, told: tuple[object, ...], optimizer: str, align: str, lr: float
