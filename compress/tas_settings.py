@@ -43,7 +43,7 @@ class TasSettings:
     """
 
     candidates: int = 8
-    least_share: float = 0.3
+    least_share: float = 0.1
     tolerance: float = 0.05
     cost_weight: float = 0.2
     optimizer: Optimizer = "sgd"
@@ -78,6 +78,7 @@ class TasSettings:
 
 
 TAS_AS_PUBLISHED = TasSettings(
+    least_share=0.3,
     cost_weight=2.0,
     optimizer="adam",
     lr=0.05,
