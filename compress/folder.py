@@ -27,7 +27,7 @@ from .tensors import write_tensors
 from .vit import SlicedViT, build
 
 SCHEMA = "pocketvit.task"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

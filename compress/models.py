@@ -32,7 +32,7 @@ class ModelSpec:
 
     Attributes:
         name: a timm architecture, for instance ``vit_small_patch16_224`` or ``deit_tiny_distilled_patch16_224``.
-        img_size: input height and width in pixels; None takes the architecture's own.
+        img_size: input side in pixels, or height and width; None takes the architecture's own.
         patch_size: patch side in pixels; None takes the architecture's own.
         in_chans: 1 (grayscale) or 3 (RGB).
         pretrained: take timm's published weights, with a new head where the number of classes differs.
@@ -42,7 +42,7 @@ class ModelSpec:
     """
 
     name: str
-    img_size: int | None = None
+    img_size: int | tuple[int, int] | None = None
     patch_size: int | None = None
     in_chans: int = 3
     pretrained: bool = False
@@ -53,12 +53,13 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class InputStats:
-    """The pixel statistics that a model's published weights expect, per channel, and how it crops."""
+    """The preprocessing that a model's published weights expect: pixel statistics per channel, and how it crops."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
     crop_pct: float
+    crop_mode: str
 
 
 def check_model(spec: ModelSpec, num_classes: int = 2) -> ShapePlan:
@@ -101,7 +102,8 @@ def input_stats(spec: ModelSpec) -> InputStats:
     mean, std = tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
     if spec.in_chans == 1:
         mean, std = (round(sum(mean) / len(mean), 6),), (round(sum(std) / len(std), 6),)
-    return InputStats(mean, std, str(config["interpolation"]), float(config["crop_pct"]))
+    crop = float(config["crop_pct"]), str(config["crop_mode"])
+    return InputStats(mean, std, str(config["interpolation"]), *crop)
 
 
 def _create(spec: ModelSpec, num_classes: int, pretrained: bool) -> nn.Module:
@@ -114,14 +116,14 @@ def _create(spec: ModelSpec, num_classes: int, pretrained: bool) -> nn.Module:
         arguments["img_size"] = spec.img_size
     if spec.patch_size is not None:
         arguments["patch_size"] = spec.patch_size
-    for option, size in (("--img-size", spec.img_size), ("--patch-size", spec.patch_size)):
-        if size is not None and size < 1:
-            raise PlanError(f"{option} must be positive", got=size)
-    if spec.img_size is not None and spec.patch_size is not None and spec.img_size % spec.patch_size:
+    sides = (spec.img_size,) if isinstance(spec.img_size, int) else spec.img_size or ()
+    if min((*sides, spec.patch_size if spec.patch_size is not None else 1)) < 1:
+        raise PlanError("Sizes must be positive", got=f"--img-size {sides}, --patch-size {spec.patch_size}")
+    if spec.patch_size is not None and any(side % spec.patch_size for side in sides):
         raise PlanError(
             "The image does not divide into patches",
             expected=f"--img-size a multiple of {spec.patch_size}",
-            got=spec.img_size,
+            got="x".join(map(str, sides)),
         )
     try:
         with warnings.catch_warnings():

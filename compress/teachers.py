@@ -135,7 +135,7 @@ def timm_teacher(
             expected="--teacher-epochs, --teacher-checkpoint FILE, --teacher-pretrained or --online",
         )
     channels = spec.in_chans or (data.channels if fresh else 3)
-    size = spec.img_size or (student.height if fresh else None)
+    size = student.height if spec.img_size is None and fresh else spec.img_size
     with torch.device("meta"):
         shape, takes_size = _create(spec, data.num_classes, channels, size, pretrained=False)
     known = int(shape.pretrained_cfg.get("num_classes") or 0)
@@ -264,7 +264,7 @@ def _preprocessing(network: Any, channels: int, size: int | None, data: Dataset)
         mean=mean,
         std=std,
         interpolation=config["interpolation"],
-        resize="stretch" if square else "center_crop",
+        resize="stretch" if square else config["crop_mode"],
         crop_pct=1.0 if square else float(config["crop_pct"]),
     )
 

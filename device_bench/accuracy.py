@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime import ArtifactError, DataError, Progress, Session, atomic_path, preprocess, silent
+from runtime import (
+    ArtifactError,
+    DataError,
+    Preprocessing,
+    Progress,
+    Session,
+    atomic_path,
+    normalise,
+    preprocess,
+    silent,
+)
 
 from .figures import Accuracy, confusion
 
@@ -21,6 +31,8 @@ _KEYS = ("pictures", "labels", "data", "split", "class_names")
 @dataclass(frozen=True, eq=False)
 class TestImages:
     """Labelled pictures, all of one size.
+
+    Pictures of the size and channels that a model reads count as prepared for it: they are only normalised.
 
     Attributes:
         pictures: ``(N, H, W, C)`` uint8, C being 1 or 3.
@@ -132,13 +144,20 @@ def accuracy_of(
     for first in range(0, count, step):
         progress("accuracy", first, count, artifact.file)
         sign()
-        inputs = np.stack([preprocess(picture, artifact.preprocessing) for picture in images.pictures[first:][:step]])
+        inputs = _ready(images.pictures[first:][:step], artifact.preprocessing)
         short = step - len(inputs) if fixed > 1 else 0
         filled = np.concatenate([inputs, np.repeat(inputs[-1:], short, axis=0)]) if short else inputs
         answers[first : first + len(inputs)] = session.logits(filled)[: len(inputs)].argmax(axis=1)
     progress("accuracy", count, count, artifact.file)
     matrix = confusion(images.labels, answers, len(images.class_names))
     return Accuracy(images.data, images.split, matrix, tuple(map(int, answers)))
+
+
+def _ready(pictures: npt.NDArray[np.uint8], spec: Preprocessing) -> npt.NDArray[np.float32]:
+    """Returns pictures as the model's input; those of its size are ready and are neither scaled nor cropped."""
+    if pictures.shape[1:] == (spec.height, spec.width, spec.channels):
+        return normalise(pictures, spec)
+    return np.stack([preprocess(picture, spec) for picture in pictures])
 
 
 def _refusal(path: Path, got: Any) -> ArtifactError:

@@ -55,6 +55,8 @@ class DistillSettings:
             raise PlanError("Nobody says what unlabelled images show", fix="Name a teacher, and a method that asks it")
         if self.teacher_pretrained and self.teacher_checkpoint:
             raise PlanError("--teacher-pretrained and --teacher-checkpoint are two sources of weights", fix="Give one")
+        if self.teacher_img_size is not None and self.teacher_img_size < 1:
+            raise PlanError("--teacher-img-size must be positive", got=self.teacher_img_size)
         if self.teacher_epochs < 0:
             raise PlanError("teacher_epochs must not be negative", got=self.teacher_epochs)
         if self.teacher_epochs and self.distillation.online:

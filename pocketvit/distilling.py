@@ -56,7 +56,7 @@ VERSION = 1
 FILE = "distill.json"
 _STUDENT = (
     *("data", "train_limit", "skip_bad", "seed", "model", "img_size", "patch_size", "in_chans", "model_args"),
-    *("pretrained", "checkpoint", "reset_head", "mean", "std"),
+    *("pretrained", "checkpoint", "reset_head", "mean", "std", "resize", "crop_pct", "interpolation"),
 )
 """Settings that a student's run folder brings along."""
 

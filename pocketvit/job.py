@@ -244,14 +244,14 @@ def use_threads(settings: RunSettings) -> None:
 
 
 def _model_spec(settings: RunSettings) -> ModelSpec:
-    channels = settings.in_chans or 3
+    channels = 3 if settings.in_chans is None else settings.in_chans
     if channels not in (1, 3):
         raise PlanError("Images have 1 or 3 channels", got=channels, fix="Give --in-chans 1 or 3")
     builtin = not settings.model
     return ModelSpec(
         name=settings.model or DEFAULT_MODEL,
-        img_size=settings.img_size or (DEFAULT_IMG_SIZE if builtin else None),
-        patch_size=settings.patch_size or (DEFAULT_PATCH_SIZE if builtin else None),
+        img_size=DEFAULT_IMG_SIZE if builtin and settings.img_size is None else settings.img_size,
+        patch_size=DEFAULT_PATCH_SIZE if builtin and settings.patch_size is None else settings.patch_size,
         in_chans=channels,
         pretrained=bool(settings.pretrained),
         checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
@@ -263,16 +263,24 @@ def _model_spec(settings: RunSettings) -> ModelSpec:
 def _preprocessing(settings: RunSettings, spec: ModelSpec, plan: ShapePlan, data: Dataset) -> Preprocessing:
     stats = input_stats(spec)
     square = data.size is not None and data.size[0] == data.size[1] and plan.img_size[0] == plan.img_size[1]
+    stretched = square and settings.crop_pct is None
+    resize = settings.resize or ("stretch" if stretched else stats.crop_mode)
+    crop_pct = 1.0 if resize == "stretch" else stats.crop_pct
     return Preprocessing(
         height=plan.img_size[0],
         width=plan.img_size[1],
         channels=plan.in_chans,
-        mean=settings.mean or stats.mean,
-        std=settings.std or stats.std,
-        interpolation=stats.interpolation,  # type: ignore[arg-type]
-        resize="stretch" if square else "center_crop",
-        crop_pct=1.0 if square else stats.crop_pct,
+        mean=_each_channel(settings.mean or stats.mean, plan.in_chans),
+        std=_each_channel(settings.std or stats.std, plan.in_chans),
+        interpolation=settings.interpolation or stats.interpolation,  # type: ignore[arg-type]
+        resize=resize,  # type: ignore[arg-type]
+        crop_pct=crop_pct if settings.crop_pct is None else settings.crop_pct,
     )
+
+
+def _each_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Returns one value for every channel: as timm does, a single one serves all."""
+    return values * channels if len(values) == 1 else values
 
 
 def _source(settings: RunSettings, spec: ModelSpec) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ def run_settings(
         _option(_MODEL, "digits, fashion-mnist, cifar10, cifar100 (each but digits also :FOLDER), imagefolder:PATH."),
     ] = "digits",
     model: Annotated[str, _option(_MODEL, "A timm architecture; without it, a small ViT for the digits.")] = "",
-    img_size: Annotated[int | None, _option(_MODEL, "Input side, pixels.")] = None,
+    img_size: Annotated[str | None, _option(_MODEL, "Input side in pixels, or HEIGHTxWIDTH, such as 32x64.")] = None,
     patch_size: Annotated[int | None, _option(_MODEL, "Patch side, pixels.")] = None,
     in_chans: Annotated[int | None, _option(_MODEL, "1 (grayscale) or 3 (RGB).")] = None,
     pretrained: Annotated[
@@ -37,6 +38,16 @@ def run_settings(
     ] = None,
     mean: Annotated[str | None, _option(_MODEL, "Pixel mean per channel, such as 0.5,0.5,0.5.")] = None,
     std: Annotated[str | None, _option(_MODEL, "Pixel standard deviation per channel.")] = None,
+    resize: Annotated[
+        str | None,
+        _option(
+            _MODEL,
+            "How a picture becomes the model's size: center (scale the short side, crop), squash (scale both sides, "
+            "crop), border (scale the long side, fill), stretch (scale both sides).",
+        ),
+    ] = None,
+    crop_pct: Annotated[float | None, _option(_MODEL, "Share of the scaled picture that the crop keeps.")] = None,
+    interpolation: Annotated[str | None, _option(_MODEL, "nearest, bilinear, bicubic or lanczos.")] = None,
     train_limit: Annotated[int | None, _option(_MODEL, "Use only so many training images.")] = None,
     skip_bad: Annotated[bool, _option(_MODEL, "Leave out pictures that cannot be decoded.", "--skip-bad")] = False,
     seed: Annotated[int, _option(_MODEL, "Of splits, fresh weights, order and augmentation.")] = 0,
@@ -165,7 +176,7 @@ def run_settings(
     return RunSettings(
         data=data,
         model=model,
-        img_size=img_size,
+        img_size=None if img_size is None else image_size("--img-size", img_size),
         patch_size=patch_size,
         in_chans=in_chans,
         pretrained=pretrained,
@@ -174,6 +185,9 @@ def run_settings(
         model_args={key: plain_value(text) for key, text in name_values("--model-arg", model_arg)},
         mean=_floats("--mean", mean),
         std=_floats("--std", std),
+        resize=resize,  # type: ignore[arg-type]
+        crop_pct=crop_pct,
+        interpolation=interpolation,  # type: ignore[arg-type]
         budget=budget if budget is not None else "" if search == "unstructured" else DEFAULT_BUDGET,
         cost=cost,
         search=search,  # type: ignore[arg-type]
@@ -255,6 +269,18 @@ def plain_value(text: str) -> int | float | str | bool:
         except ValueError:
             continue
     return text
+
+
+def image_size(option: str, text: str) -> int | tuple[int, int]:
+    """Reads one side in pixels, or HEIGHTxWIDTH.
+
+    Raises:
+        PlanError: the text is of another form.
+    """
+    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text.strip(), re.ASCII | re.IGNORECASE)
+    if match is None:
+        raise PlanError(f"{option} cannot be read", expected="a number of pixels, or HEIGHTxWIDTH", got=repr(text))
+    return int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
 
 
 def _integer(option: str, text: str) -> int:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
-from runtime import LatencyPrecision, PlanError
+from runtime import Interpolation, LatencyPrecision, PlanError
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
 DEFAULT_OVERRIDES: dict[str, int | float | str | bool] = {"embed_dim": 96, "depth": 6, "num_heads": 3}
 DEFAULT_IMG_SIZE, DEFAULT_PATCH_SIZE = 32, 8
 DEFAULT_BUDGET = "macs=0.75"
+RESIZES = ("center", "squash", "border", "stretch")
+
+_MOST_STATISTIC = 1.5
+"""No mean or standard deviation of pixels 0..1 is larger; those of pixels 0..255 are."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class RunSettings:
     Attributes:
         data: dataset, as ``compress.load_data`` takes it.
         model: timm architecture; empty takes a small ViT that suits the built-in digits.
-        img_size: input side in pixels; None takes the architecture's own.
+        img_size: input side in pixels, or height and width; None takes the architecture's own.
         patch_size: patch side in pixels; None takes the architecture's own.
         in_chans: 1 or 3; None takes the data's for fresh weights, else 3.
         pretrained: start from timm's published weights, or, if False, from fresh ones; None is fresh where that is safe
@@ -94,8 +98,12 @@ class RunSettings:
         checkpoint: start from this file's weights instead.
         reset_head: train a new classifier for the checkpoint.
         model_args: further arguments of the architecture.
-        mean: pixel mean per channel, 0..1; None takes the architecture's own.
-        std: pixel standard deviation per channel; None takes the architecture's own.
+        mean: pixel mean per channel, 0..1, or one value for all; None takes the architecture's own.
+        std: pixel standard deviation per channel, of pixels 0..1; None takes the architecture's own.
+        resize: how a picture becomes the model's size, as ``runtime.Preprocessing`` says: ``center``, ``squash``,
+            ``border`` or ``stretch``; None takes the architecture's own, or ``stretch`` for built-in square data.
+        crop_pct: share of the scaled picture that the crop keeps, 0.01 to 1; None takes the architecture's own.
+        interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``; None takes the architecture's own.
         budget: what the sliced model may cost, for instance ``macs=0.75``; empty for ``unstructured``, which slices
             nothing.
         cost: what choosing goes by: ``params``, ``macs`` or ``latency@TARGET``; empty takes what the budget counts.
@@ -145,7 +153,7 @@ class RunSettings:
 
     data: str = "digits"
     model: str = ""
-    img_size: int | None = None
+    img_size: int | tuple[int, int] | None = None
     patch_size: int | None = None
     in_chans: int | None = None
     pretrained: bool | None = None
@@ -154,6 +162,9 @@ class RunSettings:
     model_args: dict[str, int | float | str | bool] = field(default_factory=dict)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    resize: Literal["center", "squash", "border", "stretch"] | None = None
+    crop_pct: float | None = None
+    interpolation: Interpolation | None = None
     budget: str = DEFAULT_BUDGET
     cost: str = ""
     search: Literal["one-shot", "milp", "greedy", "dfbnb", "tas", "uniform", "unstructured"] = "one-shot"
@@ -198,6 +209,7 @@ class RunSettings:
             raise PlanError("--reset-head needs --checkpoint")
         if self.checkpoint and not self.model:
             raise PlanError("A checkpoint needs its architecture", fix="Name it with --model")
+        _check_input(self)
         _check_search(self)
         if self.importance_images < 1:
             raise PlanError("importance_images must be at least 1", got=self.importance_images)
@@ -220,6 +232,36 @@ class RunSettings:
         kind, _, place = self.data.partition(":")
         source = place.rstrip("/").rpartition("/")[2] if place else kind
         return f"{source}-{self.model or 'vit'}"
+
+
+def _check_input(settings: RunSettings) -> None:
+    """Refuses sizes and pixel statistics that no model reads."""
+    sides = settings.img_size if isinstance(settings.img_size, tuple) else (settings.img_size,)
+    for option, value in (*(("--img-size", side) for side in sides), ("--patch-size", settings.patch_size)):
+        if value is not None and value < 1:
+            raise PlanError(f"{option} must be positive", expected="1 or more pixels", got=value)
+    for option, values in (("--mean", settings.mean), ("--std", settings.std)):
+        if values and max(values) > _MOST_STATISTIC:
+            raise PlanError(
+                f"{option} is of pixels between 0 and 1, and these are values of pixels between 0 and 255",
+                expected=f"at most {_MOST_STATISTIC}",
+                got=",".join(f"{value:g}" for value in values),
+                fix=f"Divide them by 255: {option} {','.join(f'{value / 255:.4g}' for value in values)}",
+            )
+    if settings.resize not in (None, *RESIZES):
+        raise PlanError("--resize is one of four", expected=", ".join(RESIZES), got=settings.resize)
+    if settings.interpolation not in (None, *get_args(Interpolation)):
+        expected = ", ".join(get_args(Interpolation))
+        raise PlanError("--interpolation is one of four", expected=expected, got=settings.interpolation)
+    if settings.crop_pct is not None and not 0.01 <= settings.crop_pct <= 1:
+        raise PlanError("--crop-pct is a share", expected="0.01 to 1", got=settings.crop_pct)
+    if settings.resize == "stretch" and settings.crop_pct not in (None, 1):
+        raise PlanError(
+            "--resize stretch crops nothing",
+            expected="no --crop-pct",
+            got=settings.crop_pct,
+            fix="Scale both sides and crop with --resize squash",
+        )
 
 
 def _check_search(told: RunSettings) -> None:

@@ -43,7 +43,7 @@ from .latency import (
 )
 from .metrics import EpochRecord, ModelMetrics, read_metrics, write_metrics
 from .plan import MULTIPLE, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan, read_plan, write_plan
-from .preprocess import Preprocessing, normalise, open_image, preprocess, to_channels, to_pixels
+from .preprocess import Interpolation, Preprocessing, normalise, open_image, preprocess, to_channels, to_pixels
 from .progress import Progress, silent
 from .quiet import quiet
 from .session import Prediction, Session, load, softmax
@@ -79,6 +79,7 @@ __all__ = [
     "Pooling",
     "PosEmbed",
     "Prediction",
+    "Interpolation",
     "Preprocessing",
     "Progress",
     "Provenance",

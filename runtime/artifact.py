@@ -13,7 +13,7 @@ from .plan import ShapePlan
 from .preprocess import Preprocessing
 
 SCHEMA = "pocketvit.artifact"
-VERSION = 4
+VERSION = 5
 
 Format = Literal["onnx", "tflite", "torch"]
 Precision = Literal["fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro"]

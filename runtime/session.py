@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .artifact import Artifact, TensorSpec, read_artifact
 from .engines import Device, Engine, EngineName, open_engine
 from .errors import ArtifactError, DataError
-from .preprocess import open_image, preprocess
+from .preprocess import normalise, open_image, preprocess
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,7 +61,8 @@ class Session:
         """Returns a prediction for each image.
 
         Args:
-            images: paths, Pillow images, or uint8 pixels ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)``.
+            images: paths, Pillow images, or uint8 pixels ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)``. All are scaled and
+                cropped by the same rule, an array of the model's own size too.
 
         Raises:
             DataError: an image cannot be read, or one image was given in place of several.
@@ -75,6 +76,31 @@ class Session:
             logits = self.logits(preprocess(picture, spec)[None])[0]
             predictions.append(_prediction(logits, self.artifact.class_names))
         return predictions
+
+    def predict_pixels(self, pixels: npt.NDArray[np.uint8]) -> list[Prediction]:
+        """Returns a prediction for each of some pictures that have the model's size and channels already.
+
+        They are normalised and neither scaled nor cropped: this is for pixels that were prepared elsewhere.
+
+        Args:
+            pixels: ``(N, height, width, channels)`` uint8.
+
+        Raises:
+            DataError: the pixels are of another type or shape.
+        """
+        spec = self.artifact.preprocessing
+        wanted = (spec.height, spec.width, spec.channels)
+        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != wanted:
+            got = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+            raise DataError(
+                "These are no pixels of the model's size",
+                expected=f"uint8 (N, {spec.height}, {spec.width}, {spec.channels})",
+                got=got,
+                fix="Pictures of any size go to predict",
+            )
+        return [
+            _prediction(self.logits(normalise(picture[None], spec))[0], self.artifact.class_names) for picture in pixels
+        ]
 
     def logits(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Returns float32 logits ``(B, classes)`` for preprocessed images ``(B, H, W, C)``.

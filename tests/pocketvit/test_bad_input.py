@@ -156,7 +156,7 @@ def test_damaged_artifacts(artifact: Path, pocketvit: Command, tmp_path: Path) -
         artifact.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
         refused(pocketvit(*command_line), artifact.name, "sha256")
         artifact.write_bytes(whole)
-        manifest_path(artifact).write_text(manifest.replace('"schema_version": 4', '"schema_version": 99', 1))
+        manifest_path(artifact).write_text(manifest.replace('"schema_version": 5', '"schema_version": 99', 1))
         refused(pocketvit(*command_line), "newer PocketViT", "version 99", "pip install --upgrade")
         manifest_path(artifact).write_text(manifest[: len(manifest) // 2])
         refused(pocketvit(*command_line), "not valid JSON")

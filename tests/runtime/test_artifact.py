@@ -9,7 +9,16 @@ import pytest
 
 from runtime import ArtifactError, StorageError, TensorSpec, Trial, manifest_path, read_artifact, write_artifact
 
-from .examples import CLASS_NAMES, FLOAT_IN, FLOAT_OUT, edited, tiny_artifact, tiny_plan, written_artifact
+from .examples import (
+    CLASS_NAMES,
+    FLOAT_IN,
+    FLOAT_OUT,
+    edited,
+    tiny_artifact,
+    tiny_plan,
+    tiny_preprocessing,
+    written_artifact,
+)
 from .tiny import GOLDEN, SIZE
 
 INT8_IN = TensorSpec("images", (1, SIZE, SIZE, 3), "int8", "NHWC", 0.0078125, -1)
@@ -31,25 +40,17 @@ def test_an_int8_manifest_without_calibration_round_trips(tmp_path: Path) -> Non
     assert (artifact.input, artifact.calibration) == (INT8_IN, None)
 
 
-def test_version_1_still_loads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+def test_older_versions_still_load_and_keep_their_rule_of_cropping(tmp_path: Path, version: int) -> None:
     file = tmp_path / "model.tflite"
     file.write_bytes(b"the bytes of a model" * 20)
-    manifest_path(file).write_bytes((GOLDEN / "artifact-v1.json").read_bytes())
-    assert read_artifact(file) == tiny_artifact(file, FLOAT_IN, FLOAT_OUT)
+    manifest_path(file).write_bytes((GOLDEN / f"artifact-v{version}.json").read_bytes())
+    before = tiny_preprocessing(resize="center_crop")
+    assert read_artifact(file) == tiny_artifact(file, FLOAT_IN, FLOAT_OUT, preprocessing=before)
 
 
-def test_version_2_still_loads(file: Path) -> None:
-    manifest_path(file).write_bytes((GOLDEN / "artifact-v2.json").read_bytes())
-    assert read_artifact(file) == tiny_artifact(file, FLOAT_IN, FLOAT_OUT)
-
-
-def test_version_3_still_loads(file: Path) -> None:
-    manifest_path(file).write_bytes((GOLDEN / "artifact-v3.json").read_bytes())
-    assert read_artifact(file) == tiny_artifact(file, FLOAT_IN, FLOAT_OUT)
-
-
-def test_version_4_is_what_is_written(file: Path) -> None:
-    assert manifest_path(file).read_bytes() == (GOLDEN / "artifact-v4.json").read_bytes()
+def test_version_5_is_what_is_written(file: Path) -> None:
+    assert manifest_path(file).read_bytes() == (GOLDEN / "artifact-v5.json").read_bytes()
 
 
 def test_what_a_recipe_s_place_went_by_round_trips(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_a_truncated_manifest_is_an_artifact_error(file: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "text"),
     [
-        (("schema_version",), 5, "newer PocketViT.*pip install --upgrade"),
+        (("schema_version",), 6, "newer PocketViT.*pip install --upgrade"),
         (("schema",), "pocketvit.plan", "another kind of document"),
         (("class_names",), ["a", "b"], "names the wrong number of classes. Expected 3. Got 2"),
         (("class_names",), "abc", "class_names has the wrong type or value. Expected a list"),

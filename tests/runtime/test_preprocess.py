@@ -48,7 +48,7 @@ def pixels_of(height: int, width: int, channels: int = 3, seed: int = 0) -> np.n
         ({"std": (0.5, 0.0, 0.5)}, "mean must be finite and std positive"),
         ({"std": (0.5, math.inf, 0.5)}, "mean must be finite and std positive"),
         ({"std": (0.5, 1e-300, 0.5)}, "mean must be finite and std positive"),
-        ({"interpolation": "box"}, "Unknown interpolation or resize mode. Got box, center_crop"),
+        ({"interpolation": "box"}, "Unknown interpolation or resize mode. Got box, center"),
         ({"resize": "pad"}, "Unknown interpolation or resize mode. Got bicubic, pad"),
         ({"crop_pct": 0.0}, "crop_pct must be in 0.01 to 1. Got 0.0"),
         ({"crop_pct": 5e-324}, "crop_pct must be in"),
@@ -71,7 +71,10 @@ def test_normalise_is_the_formula() -> None:
     assert normalise(pixels[None], spec).shape == (1, 16, 16, 3)
 
 
-@pytest.mark.parametrize("resize", ["stretch", "center_crop"])
+RESIZES = ["center", "squash", "border", "stretch", "center_crop"]
+
+
+@pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("as_picture", [False, True])
 def test_a_picture_of_the_right_size_is_not_touched(resize: str, as_picture: bool) -> None:
     spec, pixels = tiny_preprocessing(height=9, width=7, resize=resize), pixels_of(9, 7)
@@ -81,7 +84,7 @@ def test_a_picture_of_the_right_size_is_not_touched(resize: str, as_picture: boo
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
-@pytest.mark.parametrize("resize", ["stretch", "center_crop"])
+@pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (13, 17), (17, 13), (224, 3), (8, 9)])
 def test_any_size_becomes_the_models(size: tuple[int, int], resize: str, interpolation: str) -> None:
     for channels in (1, 3):
@@ -105,7 +108,9 @@ def test_stretch_is_pillows_resize() -> None:
     crop_pct=st.sampled_from([1.0, 0.875, 0.9]),
     interpolation=st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]),
 )
-def test_center_crop_is_a_resize_then_a_crop(height: int, width: int, crop_pct: float, interpolation: str) -> None:
+def test_the_older_center_crop_is_a_resize_then_a_crop(
+    height: int, width: int, crop_pct: float, interpolation: str
+) -> None:
     spec = Preprocessing(8, 12, 3, (0.5,) * 3, (0.5,) * 3, interpolation, "center_crop", crop_pct)  # type: ignore[arg-type]
     # Smooth, so that a filter centred a rounding error away may not change a value by more than 1.
     rows, columns = np.mgrid[0:height, 0:width]
@@ -125,10 +130,38 @@ def test_the_crop_is_central() -> None:
     assert to_pixels(pixels, tiny_preprocessing()).min() == 255
 
 
-def test_a_long_thin_picture_takes_little_memory() -> None:
+@pytest.mark.parametrize("size", [(1, 300_000), (300_000, 1)])
+@pytest.mark.parametrize("resize", ["center", "center_crop"])
+def test_a_long_thin_picture_takes_little_memory(size: tuple[int, int], resize: str) -> None:
     # Scaled as a whole it would be 224 x 67 200 000 pixels, more than any machine holds.
-    result = to_pixels(Image.new("L", (1, 300_000), 7), tiny_preprocessing(height=224, width=224))
+    result = to_pixels(Image.new("L", size, 7), tiny_preprocessing(height=224, width=224, resize=resize))
     np.testing.assert_array_equal(result, np.full((224, 224, 3), 7))
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("resize", ["center", "squash", "border"])
+def test_computing_the_crop_alone_is_scaling_and_cropping(
+    resize: str, interpolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, columns = np.mgrid[0:50, 0:90]
+    smooth = np.stack([rows * 5, columns * 2, rows + columns], -1).astype(np.uint8)
+    spec = tiny_preprocessing(height=24, width=31, resize=resize, crop_pct=0.8, interpolation=interpolation)
+    whole = to_pixels(smooth, spec).astype(int)
+    monkeypatch.setattr(sys.modules["runtime.preprocess"], "_WHOLE_PIXELS", 0)
+    assert np.abs(to_pixels(smooth, spec).astype(int) - whole).max() <= (5 if interpolation == "nearest" else 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("resize", RESIZES)
+def test_a_picture_has_one_answer_whatever_it_comes_as(tmp_path: Path, resize: str, channels: int) -> None:
+    spec = tiny_preprocessing(channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels, resize=resize)
+    spec = dataclasses.replace(spec, crop_pct=0.75)
+    pixels = pixels_of(spec.height, spec.width, channels)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    from_file = to_pixels(open_image(tmp_path / "picture.png"), spec)
+    np.testing.assert_array_equal(to_pixels(pixels, spec), from_file)
+    np.testing.assert_array_equal(to_pixels(Image.fromarray(pixels), spec), from_file)
+    assert (resize == "stretch") == np.array_equal(from_file, pixels.reshape(from_file.shape))
 
 
 @pytest.mark.parametrize(
@@ -167,16 +200,16 @@ def palette_with_transparency() -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_mode_converts(mode: str, channels: int) -> None:
-    image = Image.new("I;16", (8, 8), 300) if mode == "I;16" else Image.fromarray(pixels_of(8, 8)).convert("RGB")
+    image = Image.new(mode, (8, 8), 300) if mode in ("I;16", "I") else Image.fromarray(pixels_of(8, 8)).convert("RGB")
     if mode == "LAB":
         image = Image.merge("LAB", image.split())
     elif mode == "P":
         image = palette_with_transparency()
-    elif mode != "I;16":
-        image = image.convert("L").convert(mode) if mode in ("I", "F") else image.convert(mode)
+    elif mode not in ("I;16", "I"):
+        image = image.convert(mode)
     result = to_channels(image, channels)
     assert (result.mode, result.size) == ("L" if channels == 1 else "RGB", (8, 8))
 
@@ -213,6 +246,36 @@ def test_16_bit_gray_keeps_its_range(tmp_path: Path, mode: str) -> None:
     assert image.mode == mode
     assert np.asarray(to_channels(image, 1)).tolist() == [[0, 1, 128, 255]]
     assert np.asarray(to_channels(image, 3)).tolist() == [[[v] * 3 for v in (0, 1, 128, 255)]]
+
+
+def drawn_in_alpha(mode: str) -> Image.Image:
+    image = Image.new(mode, (8, 8), (0,) * len(mode))
+    image.putpixel((3, 3), (*(0,) * (len(mode) - 1), 255))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        (Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)), "pixels of 32-bit floats"),
+        (Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)), "with values of 8 bits: it would become black"),
+        (Image.fromarray(np.arange(64, dtype=np.int32).reshape(8, 8)), "with values of 8 bits: it would become black"),
+        (Image.fromarray(np.full((8, 8), 70_000, np.int32)), "more than 16 bits. Expected 0 to 65535. Got 70000"),
+        (Image.fromarray(np.full((8, 8), -1, np.int32)), "more than 16 bits"),
+        (drawn_in_alpha("RGBA"), "drawn in its transparency alone"),
+        (drawn_in_alpha("LA"), "drawn in its transparency alone"),
+    ],
+)
+def test_a_picture_that_would_become_black_is_refused(tmp_path: Path, image: Image.Image, text: str) -> None:
+    image.save(tmp_path / "picture.tif")
+    for open_it in (lambda: open_image(tmp_path / "picture.tif"), lambda: to_channels(image, 3)):
+        with pytest.raises(DataError, match=text):
+            open_it()
+
+
+def test_a_black_picture_is_a_picture() -> None:
+    for mode in ("I;16", "I", "L", "RGBA"):
+        assert np.asarray(to_channels(Image.new(mode, (8, 8)), 1)).max() == 0
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

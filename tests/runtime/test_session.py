@@ -249,3 +249,29 @@ def test_cross_entropy_is_the_negative_log_likelihood() -> None:
 def test_cross_entropy_of_no_class(label: int) -> None:
     with pytest.raises(DataError, match=f"No such class. Expected 0 to 2. Got {label}"):
         Prediction(0, "a", 1.0, np.zeros(3, np.float32)).cross_entropy(label)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_and_its_pixels_have_one_answer(tmp_path: Path, kind: str) -> None:
+    file = installed(tmp_path, kind)
+    artifact = load(file).artifact
+    write_artifact(file, replace(artifact, preprocessing=replace(artifact.preprocessing, crop_pct=0.6)))
+    session = load(file)
+    # the middle, which alone is left by the crop, is of another colour than the rest
+    pixels = np.full((SIZE, SIZE, 3), (255, 0, 0), np.uint8)
+    pixels[2:-2, 2:-2] = (0, 0, 255)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    answers = session.predict([tmp_path / "picture.png", Image.fromarray(pixels), pixels])
+    for answer in answers[1:]:
+        np.testing.assert_array_equal(answer.logits, answers[0].logits)
+    assert not np.array_equal(session.predict_pixels(pixels[None])[0].logits, answers[0].logits)
+
+
+def test_ready_pixels_are_only_normalised(tmp_path: Path) -> None:
+    session = load(installed(tmp_path, "fp32"))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
+    found = np.stack([answer.logits for answer in session.predict_pixels(pixels)])
+    np.testing.assert_allclose(found, session.logits(as_inputs(list(pixels))), atol=1e-5)
+    for wrong in (pixels[0], pixels[:, :-1], pixels.astype(np.float32), pixels[..., :1], [pixels[0]]):
+        with pytest.raises(DataError, match="no pixels of the model's size"):
+            session.predict_pixels(wrong)  # type: ignore[arg-type]

@@ -1,0 +1,114 @@
+"""How pictures become a model's input: what the command line and the settings take, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocketvit import RunSettings
+from pocketvit.job import prepare
+from pocketvit.options import image_size
+from pocketvit.runfolder import claim
+from runtime import PlanError
+
+from .conftest import Command
+
+TINY: dict[str, Any] = {
+    "model": "vit_tiny_patch16_224",
+    "model_args": {"embed_dim": 32, "depth": 1, "num_heads": 2},
+    "patch_size": 16,
+}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> str:
+    for name in ("cat", "dog"):
+        for number in range(6):
+            pixels = np.full((20, 30, 3), 40 * number, np.uint8)
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    return f"imagefolder:{tmp_path / 'photos'}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ("center", 0.9, "bicubic", (0.5,) * 3, (0.5,) * 3)),
+        ({"crop_pct": 0.8, "resize": "squash"}, ("squash", 0.8, "bicubic", (0.5,) * 3, (0.5,) * 3)),
+        ({"resize": "stretch"}, ("stretch", 1.0, "bicubic", (0.5,) * 3, (0.5,) * 3)),
+        ({"interpolation": "bilinear", "mean": (0.3,)}, ("center", 0.9, "bilinear", (0.3,) * 3, (0.5,) * 3)),
+        ({"mean": (0.1, 0.2, 0.3), "std": (0.25,)}, ("center", 0.9, "bicubic", (0.1, 0.2, 0.3), (0.25,) * 3)),
+    ],
+)
+def test_preprocessing_is_timms_own_or_what_was_asked_for(
+    photos: str, changes: dict[str, Any], expected: tuple[Any, ...]
+) -> None:
+    spec = prepare(RunSettings(data=photos, **TINY, img_size=32, in_chans=3, **changes)).task.preprocessing
+    assert (spec.resize, spec.crop_pct, spec.interpolation, spec.mean, spec.std) == expected
+
+
+def test_built_in_square_data_is_stretched_unless_something_else_is_asked_for() -> None:
+    spec = prepare(RunSettings()).task.preprocessing
+    assert (spec.resize, spec.crop_pct) == ("stretch", 1.0)
+    spec = prepare(RunSettings(crop_pct=0.9)).task.preprocessing
+    assert (spec.resize, spec.crop_pct) == ("center", 0.9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"mean": (123.675, 116.28, 103.53)}, r"between 0 and 255. Expected at most 1.5. .*--mean 0.485,0.456,0.406"),
+        ({"std": (58.395, 57.12, 57.375)}, r"--std 0.229,0.224,0.225"),
+        ({"mean": (0.5, 0.5, 127.5)}, "between 0 and 255"),
+        ({"resize": "crop"}, "--resize is one of four. Expected center, squash, border, stretch. Got crop"),
+        ({"resize": "center_crop"}, "--resize is one of four"),
+        ({"interpolation": "cubic"}, "--interpolation is one of four"),
+        ({"crop_pct": 0.0}, "--crop-pct is a share. Expected 0.01 to 1. Got 0"),
+        ({"crop_pct": 87.5}, "--crop-pct is a share"),
+        ({"resize": "stretch", "crop_pct": 0.9}, "stretch crops nothing"),
+        ({"img_size": 0}, "--img-size must be positive"),
+        ({"img_size": (32, 0)}, "--img-size must be positive"),
+        ({"patch_size": 0}, "--patch-size must be positive"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(PlanError, match=text):
+        RunSettings(**changes)
+
+
+@pytest.mark.parametrize(("text", "size"), [("32", 32), ("32x64", (32, 64)), (" 224X32 ", (224, 32))])
+def test_a_size_is_one_side_or_two(text: str, size: Any) -> None:
+    assert image_size("--img-size", text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "32x", "x32", "32x32x3", "-32", "3.5", "٣٢"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(PlanError, match=r"--img-size cannot be read. Expected a number of pixels, or HEIGHTxWIDTH"):
+        image_size("--img-size", text)
+
+
+def test_a_rectangular_input_is_resumed(tmp_path: Path) -> None:
+    settings = RunSettings(**TINY, img_size=(32, 64))
+    job = prepare(settings)
+    assert (job.plan.img_size, job.task.preprocessing.resize) == ((32, 64), "center")
+    with claim(tmp_path / "run", settings, resume=False, force=False):
+        pass
+    with claim(tmp_path / "run", settings, resume=True, force=False):
+        pass
+
+
+@pytest.mark.parametrize("option", ["--img-size", "--patch-size", "--in-chans"])
+def test_zero_is_not_the_default(pocketvit: Command, tmp_path: Path, option: str) -> None:
+    answer = pocketvit("run", "--runs", tmp_path, option, 0)
+    assert answer.code == 2, answer.err
+    assert "0" in answer.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_sides_that_do_not_divide_are_refused(pocketvit: Command, tmp_path: Path) -> None:
+    answer = pocketvit("run", "--runs", tmp_path, "--img-size", "32x60")
+    assert (answer.code, "multiple of 8" in answer.err, "32x60" in answer.err) == (2, True, True), answer.err
