@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         Startup,
         Throughput,
         confusion,
+        dense,
+        without_zeros,
     )
     from .gate import Check, Gate, Limits, duel_json, gate_json, judge, read_limits
     from .gate_report import change_text, junit, markdown, value_text, verdict_of
@@ -99,6 +101,7 @@ __all__ = [
     "change_text",
     "compare_results",
     "confusion",
+    "dense",
     "detectable",
     "duel",
     "duel_json",
@@ -143,6 +146,7 @@ __all__ = [
     "verdict_of",
     "wholes_to_time",
     "with_grid",
+    "without_zeros",
     "write_baseline",
     "write_report",
     "write_result",
@@ -161,7 +165,8 @@ _WHERE = {
     "energy": "find_source measure_energy",
     "energy_source": "EnergySource NoSource SourceError",
     "facts": "Baseline Facts baseline_of read_baseline write_baseline",
-    "figures": "Accuracy Arithmetic Energy EnergyTier Failure MemoryUse Peak Startup Throughput confusion",
+    "figures": "Accuracy Arithmetic Energy EnergyTier Failure MemoryUse Peak Startup Throughput confusion dense "
+    "without_zeros",
     "gate": "Check Gate Limits duel_json gate_json judge read_limits",
     "gate_report": "change_text junit markdown value_text verdict_of",
     "in_turns": "Duel Round Rules duel",

@@ -149,8 +149,8 @@ def accuracy_of(
         filled = np.concatenate([inputs, np.repeat(inputs[-1:], short, axis=0)]) if short else inputs
         answers[first : first + len(inputs)] = session.logits(filled)[: len(inputs)].argmax(axis=1)
     progress("accuracy", count, count, artifact.file)
-    matrix = confusion(images.labels, answers, len(images.class_names))
-    return Accuracy(images.data, images.split, matrix, tuple(map(int, answers)))
+    counts = confusion(images.labels, answers)
+    return Accuracy(images.data, images.split, len(images.class_names), counts, tuple(map(int, answers)))
 
 
 def _ready(pictures: npt.NDArray[np.uint8], spec: Preprocessing) -> npt.NDArray[np.float32]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from runtime import MeasurementError
+from runtime import ArtifactError, MeasurementError
 
 EnergyTier = Literal["measured", "estimated", "unavailable"]
 Arithmetic = Literal["fp32", "int8"]
@@ -171,24 +173,35 @@ class Accuracy:
     Attributes:
         data: the dataset's name.
         split: of it.
-        confusion: images by true class (row) and answer (column).
+        classes: how many there are.
+        counts: the confusion matrix without its zeros: (true class, answer, images), each at most once.
         answers: the class answered for each image, in their order; empty where they were not kept.
 
     Raises:
-        MeasurementError: the matrix is not square, is empty, or has a negative number, or the answers are not its own.
+        MeasurementError: a count is of no class or not positive, there is none, or the answers are not its own.
     """
 
     data: str
     split: str
-    confusion: tuple[tuple[int, ...], ...]
+    classes: int
+    counts: tuple[tuple[int, int, int], ...]
     answers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        size = len(self.confusion)
-        if any(len(row) != size or min(row) < 0 for row in self.confusion) or not self.images:
-            raise MeasurementError("A confusion matrix is square and counts images", got=f"{size} rows")
-        answered = [sum(row[i] for row in self.confusion) for i in range(size)]
-        if self.answers and answered != [self.answers.count(i) for i in range(size)]:
+        cells = {(true, answer) for true, answer, _ in self.counts}
+        sound = all(
+            0 <= true < self.classes and 0 <= answer < self.classes and n > 0 for true, answer, n in self.counts
+        )
+        if not self.counts or not sound or len(cells) != len(self.counts):
+            raise MeasurementError(
+                "A confusion matrix counts images by true class and answer",
+                expected=f"one or more of (true class, answer, images), classes from 0 to {self.classes - 1}",
+                got=f"{self.counts[:3]} of {len(self.counts)}",
+            )
+        answered: Counter[int] = Counter()
+        for _, answer, images in self.counts:
+            answered[answer] += images
+        if self.answers and answered != Counter(self.answers):
             raise MeasurementError(
                 "The answers are not those of the confusion matrix", got=f"{len(self.answers)} answers"
             )
@@ -196,12 +209,17 @@ class Accuracy:
     @property
     def images(self) -> int:
         """How many images."""
-        return sum(map(sum, self.confusion))
+        return sum(images for _, _, images in self.counts)
 
     @property
     def top1(self) -> float:
         """The share of images answered with their class, 0..1."""
-        return sum(row[i] for i, row in enumerate(self.confusion)) / self.images
+        return sum(images for true, answer, images in self.counts if true == answer) / self.images
+
+    @property
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
+        """Images by true class (row) and answer (column), ``classes`` x ``classes``, zeros included."""
+        return dense(self.counts, self.classes)
 
     def agreement(self, other: Accuracy) -> float | None:
         """Returns the share of images answered alike, 0..1; None where either kept no answers, or not of the same."""
@@ -253,21 +271,60 @@ class Failure:
     what: str
 
 
-def confusion(
-    labels: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], classes: int
-) -> tuple[tuple[int, ...], ...]:
-    """Returns how many images of each true class (row) were given each answer (column).
+def confusion(labels: npt.NDArray[np.int64], answers: npt.NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:
+    """Returns how many images of each true class were given each answer, without those that none was given.
 
-    >>> confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2)
-    ((1, 1), (0, 1))
+    >>> confusion(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]))
+    ((0, 0, 1), (0, 1, 1), (1, 1, 2))
 
     Args:
-        labels: true classes, ``(N,)``, 0 to ``classes - 1``.
+        labels: true classes, ``(N,)``.
         answers: the classes answered, ``(N,)``.
-        classes: how many there are.
+
+    Returns:
+        (true class, answer, images), by true class and then by answer.
     """
-    counts = np.bincount(labels * classes + answers, minlength=classes * classes).reshape(classes, classes)
-    return tuple(tuple(int(count) for count in row) for row in counts)
+    pairs, counts = np.unique(np.stack([labels, answers], axis=1), axis=0, return_counts=True)
+    return tuple((int(true), int(answer), int(n)) for (true, answer), n in zip(pairs, counts, strict=True))
+
+
+def dense(counts: Iterable[tuple[int, int, int]], classes: int) -> tuple[tuple[int, ...], ...]:
+    """Returns a confusion matrix by true class (row) and answer (column).
+
+    >>> dense(((0, 0, 1), (0, 1, 1), (1, 1, 2)), 2)
+    ((1, 1), (0, 2))
+    """
+    matrix = np.zeros((classes, classes), np.int64)
+    for true, answer, images in counts:
+        matrix[true, answer] += images
+    return tuple(tuple(map(int, row)) for row in matrix)
+
+
+def without_zeros(document: dict[str, Any]) -> dict[str, Any]:
+    """Returns a document whose ``files`` have each an ``accuracy`` as ``Accuracy`` is kept now.
+
+    Documents of bench up to version 3 and of answers up to version 1 kept the whole matrix as ``confusion``, which
+    grows with the square of the classes.
+
+    Raises:
+        ArtifactError: a matrix is not square.
+    """
+    files = document.get("files")
+    if not isinstance(files, list):
+        return document
+    return {**document, "files": [_sparse(file) if isinstance(file, dict) else file for file in files]}
+
+
+def _sparse(file: dict[str, Any]) -> dict[str, Any]:
+    accuracy = file.get("accuracy")
+    if not isinstance(accuracy, dict) or "confusion" not in accuracy:
+        return file
+    matrix = accuracy["confusion"]
+    if not isinstance(matrix, list) or not all(isinstance(row, list) and len(row) == len(matrix) for row in matrix):
+        raise ArtifactError("A confusion matrix is square and counts images", got=f"{str(matrix)[:80]}")
+    counts = [[i, j, images] for i, row in enumerate(matrix) for j, images in enumerate(row) if images != 0]
+    rest = {key: value for key, value in accuracy.items() if key != "confusion"}
+    return {**file, "accuracy": {**rest, "classes": len(matrix), "counts": counts}}
 
 
 def _check_positive(what: str, values: tuple[float, ...]) -> None:

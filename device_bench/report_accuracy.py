@@ -105,8 +105,8 @@ def confusions(summary: RunSummary, results: Sequence[FileResult]) -> Confusions
     if not every:
         return None
     every.sort(key=lambda pair: pair[0] != REFERENCE)
-    classes = len(every[0][1].confusion)
-    measured = [(name, own) for name, own in every if len(own.confusion) == classes]
+    classes = every[0][1].classes
+    measured = [(name, own) for name, own in every if own.classes == classes]
     names = _class_names(summary, measured[0][0], classes)
     against = measured[0][1] if measured[0][0] == REFERENCE else None
     matrices = tuple(_matrix(name, own, against) for name, own in measured) if classes <= MOST_CLASSES else ()
@@ -126,17 +126,14 @@ def _class_names(summary: RunSummary, file: str, classes: int) -> tuple[str, ...
 
 
 def _matrix(name: str, own: Accuracy, against: Accuracy | None) -> Matrix:
-    alike = (
-        against is not None
-        and against is not own
-        and [sum(row) for row in against.confusion] == [sum(row) for row in own.confusion]
-    )
+    matrix, before = own.confusion, against.confusion if against is not None and against is not own else None
+    alike = before is not None and [sum(row) for row in before] == [sum(row) for row in matrix]
     rows = []
-    for i, row in enumerate(own.confusion):
+    for i, row in enumerate(matrix):
         total = sum(row) or 1
         cells = []
         for j, count in enumerate(row):
-            change = count - against.confusion[i][j] if alike and against else 0
+            change = count - before[i][j] if alike and before else 0
             # errors are few: without the root the faintest colour would do for all of them
             share = count / total if i == j else (count / total) ** 0.5
             level = 0 if count == 0 else max(1, round(_LEVELS * share))
@@ -149,12 +146,10 @@ def _pairs(
     names: Sequence[str], measured: Sequence[tuple[str, Accuracy]]
 ) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
     """Returns the confusions that any file has most often."""
-    classes = range(len(names))
-    counts = {
-        (i, j): tuple(own.confusion[i][j] for _, own in measured)
-        for i in classes
-        for j in classes
-        if i != j and any(own.confusion[i][j] for _, own in measured)
-    }
+    counts: dict[tuple[int, int], list[int]] = {}
+    for position, (_, own) in enumerate(measured):
+        for true, answer, images in own.counts:
+            if true != answer:
+                counts.setdefault((true, answer), [0] * len(measured))[position] = images
     worst = sorted(counts.items(), key=lambda item: (-max(item[1]), -sum(item[1]), item[0]))[:MOST_PAIRS]
-    return tuple((names[i], names[j], own) for (i, j), own in worst)
+    return tuple((names[i], names[j], tuple(own)) for (i, j), own in worst)

@@ -10,14 +10,14 @@ from statistics import median
 
 from runtime import MeasurementError, Precision, decode, encode
 
-from .figures import Accuracy, Arithmetic, Energy, Failure, MemoryUse, Peak, Startup, Throughput
+from .figures import Accuracy, Arithmetic, Energy, Failure, MemoryUse, Peak, Startup, Throughput, without_zeros
 from .instructions import Instructions
 from .machine import MachineState
 from .measure import Measurement, Sampling
 from .sealed import read_sealed, write_sealed
 
 SCHEMA = "pocketvit.bench"
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -179,4 +179,4 @@ def read_result(path: Path) -> BenchResult:
         ArtifactError: the file is missing, truncated, edited, invalid, or of a newer version.
     """
     body = read_sealed(path, SCHEMA, VERSION, "Results are never edited by hand: measure again")
-    return decode(BenchResult, body, str(path))
+    return decode(BenchResult, without_zeros(body), str(path))

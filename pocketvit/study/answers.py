@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress import load_data, read_task
-from device_bench import Accuracy, accuracy_of
+from device_bench import Accuracy, accuracy_of, without_zeros
 from pocketvit.benching import packed
 from pocketvit.runfolder import RunFolder, read_settings
 from runtime import (
@@ -24,7 +24,7 @@ from runtime import (
 
 FILE = "answers.json"
 SCHEMA = "pocketvit.study-answers"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def read_answers(root: Path) -> Answers:
         ArtifactError: the document is missing or damaged.
     """
     path = root / FILE
-    return decode(Answers, read_document(path, SCHEMA, VERSION), str(path))
+    return decode(Answers, without_zeros(read_document(path, SCHEMA, VERSION)), str(path))
 
 
 def _session(artifact: Artifact, path: Path) -> Session:

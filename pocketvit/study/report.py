@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from device_bench import format
+from device_bench import dense, format
 from runtime import MissingExtraError, write_bytes
 
 from . import words
@@ -119,9 +119,9 @@ def block(result: StudyResult, model: str, data: str, place: int) -> Block:
         ),
         untested=tuple(filter(None, reasons)),
         matrices=tuple(
-            (name.removesuffix(f" {kind}"), _levels(row.confusion))
+            (name.removesuffix(f" {kind}"), _levels(dense(row.confusion, len(own_classes))))
             for name, row in zip(names, rows, strict=True)
-            if row.kind == kind and 0 < len(row.confusion) <= MOST_CLASSES
+            if row.kind == kind and row.confusion and 0 < len(own_classes) <= MOST_CLASSES
         ),
         class_names=own_classes,
         commands=tuple({row.label: row.commands for row in rows}.items()),

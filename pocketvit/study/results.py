@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import median
-
-import numpy as np
 
 from device_bench import BenchResult, Energy, EnergyTier, FileResult, find_grid, read_result
 from device_bench.devices.fleet_folder import read_failures
@@ -75,7 +74,7 @@ class Row:
         size_bytes: of the file.
         gzip_bytes: of the file packed by gzip.
         training_s: of work until the model was done, a shared model's training counted in full.
-        confusion: test images of all seeds, by true class (row) and answer (column); empty where not known.
+        confusion: test images of all seeds: (true class, answer, images) wherever there are any; empty where not known.
         targets: where it was measured.
         commands: that made it, by seed.
     """
@@ -93,7 +92,7 @@ class Row:
     size_bytes: Spread
     gzip_bytes: Spread
     training_s: Spread
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: tuple[tuple[int, int, int], ...]
     targets: tuple[OnTarget, ...]
     commands: tuple[str, ...]
 
@@ -296,9 +295,12 @@ def _rows(study: Study, group: Sequence[_Done], benches: Sequence[BenchResult]) 
         )
 
 
-def _confusion(files: Sequence[FileAnswers]) -> tuple[tuple[int, ...], ...]:
-    known = [np.array(own.accuracy.confusion) for own in files if own.accuracy is not None]
-    return tuple(tuple(map(int, row)) for row in sum(known[1:], known[0])) if known else ()
+def _confusion(files: Sequence[FileAnswers]) -> tuple[tuple[int, int, int], ...]:
+    total: Counter[tuple[int, int]] = Counter()
+    for own in files:
+        for true, answer, images in own.accuracy.counts if own.accuracy is not None else ():
+            total[true, answer] += images
+    return tuple((true, answer, images) for (true, answer), images in sorted(total.items()))
 
 
 def _on(measure: Measure, bench: BenchResult, files: Sequence[FileAnswers]) -> OnTarget:

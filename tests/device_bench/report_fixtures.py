@@ -64,8 +64,8 @@ def op_times(own: FileResult, index: int = 0) -> OpTimes:
     return OpTimes(own.file, own.sha256, "op type", rows, whole, 40, 1, "ONNX Runtime's profiler")
 
 
-def confusion_matrix(seed: int, classes: int, images: int, top1: float) -> tuple[tuple[int, ...], ...]:
-    """Returns a matrix in which neighbours are taken for each other; files of near seeds err alike."""
+def confusion_counts(seed: int, classes: int, images: int, top1: float) -> tuple[tuple[int, int, int], ...]:
+    """Returns counts in which neighbours are taken for each other; files of near seeds err alike."""
     rng = np.random.default_rng(7)
     counts = np.diag(np.full(classes, images // classes))
     for index in range(round((1 - top1) * images) + seed % 3):
@@ -74,7 +74,7 @@ def confusion_matrix(seed: int, classes: int, images: int, top1: float) -> tuple
         if counts[true, true]:
             counts[true, true] -= 1
             counts[true, answer] += 1
-    return tuple(tuple(int(count) for count in row) for row in counts)
+    return tuple((int(i), int(j), int(counts[i, j])) for i, j in np.argwhere(counts))
 
 
 def _enriched(run: Path, index: int, own: FileResult, classes: int, energy: str, images: int) -> FileResult:
@@ -93,7 +93,7 @@ def _enriched(run: Path, index: int, own: FileResult, classes: int, energy: str,
         macs=macs(artifact.plan),
         arithmetic="fp32" if own.precision == "fp32" else "int8",
         energy=_energy(energy, once),
-        accuracy=Accuracy("digits", "test", confusion_matrix(index, classes, images, top1)),
+        accuracy=Accuracy("digits", "test", classes, confusion_counts(index, classes, images, top1)),
         notes={
             2: ("Its times have two modes, 1.12× apart: a clock that steps, or cores of two kinds.",),  # noqa: RUF001
             4: ("It became 8 % slower from the first third to the last.", "Only 30 runs fitted into the time."),

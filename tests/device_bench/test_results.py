@@ -3,6 +3,7 @@ import json
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from device_bench import (
@@ -18,6 +19,7 @@ from device_bench import (
     Sampling,
     Startup,
     Throughput,
+    confusion,
     read_result,
     write_result,
 )
@@ -29,6 +31,7 @@ from .conftest import bench_result
 GOLDEN = Path(__file__).parent / "golden" / "bench_v1.json"
 GOLDEN_2 = GOLDEN.with_name("bench_v2.json")
 GOLDEN_3 = GOLDEN.with_name("bench_v3.json")
+GOLDEN_4 = GOLDEN.with_name("bench_v4.json")
 
 BEFORE = MachineState(
     board="Example Pi 5",
@@ -83,7 +86,9 @@ FULL = FileResult(
         grams_per_kwh=352.5,
         country="DEU",
     ),
-    accuracy=Accuracy("digits", "test", ((2, 1, 0), (0, 1, 0), (1, 0, 3)), (0, 0, 1, 1, 0, 2, 2, 2)),
+    accuracy=Accuracy(
+        "digits", "test", 3, ((0, 0, 2), (0, 1, 1), (1, 1, 1), (2, 0, 1), (2, 2, 3)), (0, 0, 1, 1, 0, 2, 2, 2)
+    ),
     notes=("The times jump between two levels, 2.00 ms and 2.20 ms.",),
 )
 
@@ -179,19 +184,37 @@ def test_what_version_1_did_not_have_is_at_its_default():
 
 def test_the_golden_file_of_version_2_loads():
     assert document(GOLDEN_2)["schema_version"] == 2
-    accuracy = Accuracy("digits", "test", ((9, 1, 0), (0, 10, 0), (2, 0, 8)))
+    accuracy = Accuracy("digits", "test", 3, ((0, 0, 9), (0, 1, 1), (1, 1, 10), (2, 0, 2), (2, 2, 8)))
     files = tuple(replace(one, accuracy=one.accuracy and accuracy, instructions=None) for one in WHOLE.files)
     assert read_result(GOLDEN_2) == replace(WHOLE, files=files)
 
 
-def test_the_golden_file_of_version_3_is_what_was_written(tmp_path):
+def test_the_golden_file_of_version_3_loads():
+    assert document(GOLDEN_3)["schema_version"] == 3
     assert read_result(GOLDEN_3) == WHOLE
+
+
+def test_the_golden_file_of_version_4_is_what_was_written(tmp_path):
+    assert read_result(GOLDEN_4) == WHOLE
     write_result(tmp_path / "again.json", WHOLE)
-    assert (tmp_path / "again.json").read_bytes() == GOLDEN_3.read_bytes()
+    assert (tmp_path / "again.json").read_bytes() == GOLDEN_4.read_bytes()
 
 
-def test_the_golden_file_of_version_3_has_every_field():
-    told = set(told_of(read_result(GOLDEN_3)))
+def test_a_result_of_many_classes_stays_small(tmp_path):
+    classes = 2_500
+    answers = np.random.default_rng(0).integers(0, classes, 2 * classes)
+    counts = confusion(np.arange(2 * classes) % classes, answers)
+    accuracy = Accuracy("photos", "test", classes, counts, tuple(map(int, answers)))
+    files = tuple(replace(one, accuracy=accuracy) for one in WHOLE.files)
+    write_result(tmp_path / "cpu.json", replace(WHOLE, files=files))
+    assert read_result(tmp_path / "cpu.json").files == files
+    # with a matrix of 6.25 million cells it was 100 MB and more
+    assert (tmp_path / "cpu.json").stat().st_size < 500_000 * len(files)
+    assert sum(map(sum, accuracy.confusion)) == accuracy.images == 2 * classes
+
+
+def test_the_golden_file_of_version_4_has_every_field():
+    told = set(told_of(read_result(GOLDEN_4)))
     kinds = {kind for kind, _ in told}
     assert kinds >= {BenchResult, FileResult, MachineState, Sampling, Measurement, MemoryUse, Startup, Throughput}
     assert kinds >= {Energy, Accuracy, Peak, Failure, Instructions}
@@ -239,7 +262,7 @@ NO_JSON = "is not valid JSON.*not a number JSON knows"
         ('"country": "DEU"', '"country": "FRA"', EDITED),
         ('"digest": "', '"digest": "0', "Expected digest 0"),
         ('"digest"', '"digset"', "Expected a digest"),
-        ('"schema_version": 2', '"schema_version": 4', "newer PocketViT"),
+        ('"schema_version": 2', '"schema_version": 5', "newer PocketViT"),
     ],
 )
 def test_version_2_edited_by_hand_is_refused_with_the_reason(tmp_path, old, new, reason):
@@ -265,7 +288,7 @@ ROW = ("files", 0)
         ((*ROW, "energy", "tier"), "unavailable", "a reason and no value"),
         ((*ROW, "accuracy", "confusion"), [[9, 1, 0], [0, 10, 0]], "A confusion matrix is square"),
         ((*ROW, "accuracy", "confusion", 0), [9, 1], "A confusion matrix is square"),
-        ((*ROW, "accuracy", "confusion", 0, 0), -1, "A confusion matrix is square"),
+        ((*ROW, "accuracy", "confusion", 0, 0), -1, "A confusion matrix counts images"),
         ((*ROW, "accuracy", "confusion", 0, 0), 9.5, "Expected int"),
         ((*ROW, "startup", "load_s"), [0.011], "Each start has a load and a first run"),
         ((*ROW, "throughput", 0, "images_per_s", 0), 0, "A throughput has an impossible value"),
@@ -284,7 +307,27 @@ ROW = ("files", 0)
     ],
 )
 def test_version_2_forged_under_a_right_digest_is_refused_with_the_reason(tmp_path, keys, value, reason):
-    body = document(GOLDEN_2)
+    refused_when_forged(tmp_path, GOLDEN_2, keys, value, reason)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "reason"),
+    [
+        ((*ROW, "accuracy", "counts"), [], "A confusion matrix counts images by true class and answer"),
+        ((*ROW, "accuracy", "counts", 0), [0, 3, 1], "A confusion matrix counts images"),
+        ((*ROW, "accuracy", "counts", 0), [-1, 0, 1], "A confusion matrix counts images"),
+        ((*ROW, "accuracy", "counts", 1), [0, 0, 1], "A confusion matrix counts images"),
+        ((*ROW, "accuracy", "counts", 0, 2), -1, "A confusion matrix counts images"),
+        ((*ROW, "accuracy", "counts", 0, 2), 9.5, "Expected int"),
+        ((*ROW, "accuracy", "classes"), 2, "classes from 0 to 1"),
+    ],
+)
+def test_version_4_forged_under_a_right_digest_is_refused_with_the_reason(tmp_path, keys, value, reason):
+    refused_when_forged(tmp_path, GOLDEN_4, keys, value, reason)
+
+
+def refused_when_forged(tmp_path, golden, keys, value, reason):
+    body = document(golden)
     inner = body
     for key in keys[:-1]:
         inner = inner[key]
@@ -323,7 +366,7 @@ def signed(body):
         ('"cpu"', '"gpu"'),
         ('"threads": 1', '"threads": 2'),
         ('"digest"', '"digset"'),
-        ('"schema_version": 1', '"schema_version": 4'),
+        ('"schema_version": 1', '"schema_version": 5'),
         ('"pocketvit.bench"', '"pocketvit.plan"'),
     ],
 )
@@ -418,8 +461,11 @@ def test_instructions_that_cannot_be_are_refused(change, said):
 def test_answers_are_those_of_the_confusion_matrix():
     accuracy = FULL.accuracy
     assert accuracy.agreement(accuracy) == 1
-    assert accuracy.agreement(replace(accuracy, confusion=((1, 2, 0), (0, 1, 0), (1, 0, 3)), answers=())) is None
-    other = replace(accuracy, confusion=((2, 1, 0), (0, 1, 0), (1, 0, 3)), answers=(0, 0, 1, 1, 2, 0, 2, 2))
+    counts = ((0, 0, 1), (0, 1, 2), (1, 1, 1), (2, 0, 1), (2, 2, 3))
+    assert accuracy.agreement(replace(accuracy, counts=counts, answers=())) is None
+    counts = ((0, 0, 2), (0, 1, 1), (1, 1, 1), (2, 0, 1), (2, 2, 3))
+    other = replace(accuracy, counts=counts, answers=(0, 0, 1, 1, 2, 0, 2, 2))
+    assert other.confusion == ((2, 1, 0), (0, 1, 0), (1, 0, 3))
     assert accuracy.agreement(other) == 6 / 8
     with pytest.raises(MeasurementError, match="answers are not those"):
         replace(accuracy, answers=(0,) * 8)

@@ -116,7 +116,7 @@ def test_a_matrix_shows_changes_against_the_baseline(run):
 
 def test_files_that_know_other_classes_are_not_compared(run):
     bench = enrich(run)
-    other = replace(bench.files[1].accuracy, confusion=((3, 1), (0, 4)))
+    other = replace(bench.files[1].accuracy, classes=2, counts=((0, 0, 3), (0, 1, 1), (1, 1, 4)))
     files = (bench.files[0], replace(bench.files[1], accuracy=other), *bench.files[2:])
     assert bench.files[1].file not in confusions(summarise(run), files).files
 

@@ -130,7 +130,7 @@ def test_rows_hold_what_the_run_folders_hold(whole: tuple[Path, StudyResult]) ->
         own = answers["files"][0]["accuracy"]["answers"]
         assert top1 == sum(a == b for a, b in zip(own, answers["labels"], strict=True)) / len(own)
         assert answers["files"][0]["sha256"] == read_artifact(file).sha256
-    assert sum(map(sum, row.confusion)) == sum(row.images.values)
+    assert sum(images for _, _, images in row.confusion) == sum(row.images.values)
     shared = worked(next(p for p in (root / "baselines").iterdir() if '"seed": 0' in (p / "run.json").read_text()))
     assert row.training_s.values[0] == pytest.approx(worked(root / CELLS[0]).after_s + shared.fine_tune_s)
 
