@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from runtime import PocketVitError, encode, tool_version
+from runtime import PlanError, PocketVitError, encode, tool_version
 
 from .bench_command import bench
 from .distill_command import distill
 from .gate_commands import compare, gate
-from .options import with_run_settings
+from .options import EXPORT_PANEL, with_run_settings
 from .output import fail, print_json, say
 from .settings import RunSettings
 from .study_command import study
@@ -34,6 +34,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was 
 Force = Annotated[bool, typer.Option("--force", help="Replace a run that is there.")]
 Threads = Annotated[int, typer.Option(help="Threads of the engine.")]
 Seconds = Annotated[float, typer.Option(help="Measuring time for each file, seconds.")]
+_NEW_RUN = ("name", "runs", "resume", "force")
+"""Options of export that say where a model that is no run goes."""
+
 Country = Annotated[str | None, typer.Option(help="Whose grid CO2 is of, ISO 3166 alpha-3, such as DEU.")]
 
 
@@ -141,6 +144,7 @@ def profile(
 @with_run_settings
 def export(
     settings: RunSettings,
+    context: typer.Context,
     source: Annotated[Path | None, typer.Argument(help="A run folder; without it, the model named by --model.")] = None,
     name: Name = None,
     runs: Runs = Path("runs"),
@@ -150,12 +154,14 @@ def export(
 ) -> None:
     """Write ONNX and TFLite files, each verified by running it.
 
-    With a run folder: its sliced model. With --model: that model as it is, from --pretrained, --checkpoint or
-    --no-pretrained weights.
+    With a run folder: its sliced model; only the options of export apply. With --model: that model as it is, from
+    --pretrained, --checkpoint or --no-pretrained weights.
     """
     from . import pipeline
     from .console import shown
 
+    if source is not None:
+        _check_export_options(source, context)
     with shown() as progress:
         if source is not None:
             artifacts = pipeline.export_run(source, settings, progress)
@@ -183,17 +189,22 @@ def predict(
     label: Annotated[
         str | None, typer.Option(help="The true class; else a picture's folder is, where it names a class.")
     ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read.")] = False,
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Say what each picture shows, with confidence, and the loss where the true class is known."""
     from . import predicting
 
-    outcome = predicting.predict(artifact, images, label=label, threads=threads)
+    outcome = predicting.predict(artifact, images, label=label, threads=threads, skip_bad=skip_bad)
+    for path, reason in outcome.skipped:
+        say(f"Left out {path}: {reason}")
     if plot is not None:
         predicting.draw(outcome, plot)
     if as_json:
-        print_json("pocketvit.predictions", {"artifact": artifact.name, "predictions": outcome.as_json()})
+        skipped = [{"image": str(path), "reason": reason} for path, reason in outcome.skipped]
+        body = {"artifact": artifact.name, "predictions": outcome.as_json(), "skipped": skipped}
+        print_json("pocketvit.predictions", body)
         return
     from .console import stdout_console
 
@@ -335,6 +346,23 @@ def _run_command() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+
+
+def _check_export_options(source: Path, context: typer.Context) -> None:
+    """Refuses options that a run folder answers itself and that would seem to have been followed."""
+    given = []
+    for parameter in context.command.params:
+        source_of = context.get_parameter_source(parameter.name or "")
+        applies = getattr(parameter, "rich_help_panel", None) in (None, EXPORT_PANEL) and parameter.name not in _NEW_RUN
+        if not applies and source_of is not None and source_of.name == "COMMANDLINE":
+            given.append(parameter.opts[0])
+    if given:
+        raise PlanError(
+            f"The run {source} says itself what its model and data are",
+            expected="no options beside those of export",
+            got=", ".join(given),
+            fix="Leave them out, or export another model with --model and no run folder",
+        )
 
 
 def _check_weights(settings: RunSettings) -> None:

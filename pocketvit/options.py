@@ -12,7 +12,8 @@ from runtime import PlanError
 
 from .settings import DEFAULT_BUDGET, RunSettings, SparseSearch, TasSearch, TrainSettings, TreeSearch
 
-_MODEL, _TRAIN, _PRUNE, _EXPORT = "Model and data", "Training", "Pruning", "Export"
+EXPORT_PANEL = "Export"
+_MODEL, _TRAIN, _PRUNE, _EXPORT = "Model and data", "Training", "Pruning", EXPORT_PANEL
 
 
 def _option(panel: str, help_text: str, *names: str, **more: Any) -> Any:

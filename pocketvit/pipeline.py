@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 from compress import (
@@ -14,6 +15,7 @@ from device_bench import RunSummary, summarise, time_apart, write_report
 from export import export_model
 from runtime import (
     Artifact,
+    PlanError,
     Progress,
     silent,
 )
@@ -21,7 +23,7 @@ from runtime import (
 from .benching import BenchSettings, bench_stage
 from .job import export_settings, prepare, use_threads
 from .runfolder import RunFolder, claim, read_settings
-from .settings import RunSettings
+from .settings import EXPORT_SETTINGS, RunSettings
 from .stage import stage
 from .stages import export_stage, shrink_stages
 
@@ -76,14 +78,16 @@ def export_run(root: Path | str, settings: RunSettings, progress: Progress = sil
 
     Args:
         root: the run's folder.
-        settings: only what it says of export is used; the rest comes from the run.
+        settings: what it says of export is used; the rest comes from the run and must be left at its default.
         progress: told where the work is.
 
     Raises:
+        PlanError: the settings say something of model, data, training or pruning, which the run says itself.
         RunFolderError: the folder is no run folder, or another process writes to it.
         ArtifactError: the run holds no sliced model yet, or it is damaged.
         ParityError: a file does not compute what the model computes.
     """
+    _check_export_alone(settings, Path(root))
     wanted, told = export_settings(settings), read_settings(RunFolder(Path(root)))
     use_threads(told)
     with claim(Path(root), told, resume=True, force=False) as folder:
@@ -92,6 +96,21 @@ def export_run(root: Path | str, settings: RunSettings, progress: Progress = sil
             task.data, seed=task.split_seed, train_limit=task.train_limit, skip_bad=told.skip_bad, progress=progress
         )
         return export_stage(folder, data, wanted, progress)
+
+
+def _check_export_alone(settings: RunSettings, root: Path) -> None:
+    usual = RunSettings()
+    changed = [
+        one.name
+        for one in fields(RunSettings)
+        if one.name not in EXPORT_SETTINGS and getattr(settings, one.name) != getattr(usual, one.name)
+    ]
+    if changed:
+        raise PlanError(
+            f"The run {root} says itself what its model and data are",
+            expected=f"nothing but {', '.join(sorted(EXPORT_SETTINGS))}",
+            got=", ".join(changed),
+        )
 
 
 def export(

@@ -24,12 +24,14 @@ class Outcome:
         predictions: one each.
         labels: the true class of each, or None where it is not known.
         class_names: of all classes.
+        skipped: pictures that were left out because they cannot be read, with the reason.
     """
 
     paths: tuple[Path, ...]
     predictions: tuple[Prediction, ...]
     labels: tuple[int | None, ...]
     class_names: tuple[str, ...]
+    skipped: tuple[tuple[Path, str], ...] = ()
 
     def as_json(self) -> list[dict[str, Any]]:
         """Returns one JSON object per picture; loss is in nats, and null where the true class is not known."""
@@ -65,7 +67,9 @@ class Outcome:
         return table
 
 
-def predict(artifact: Path, images: Sequence[Path], label: str | None = None, threads: int = 1) -> Outcome:
+def predict(
+    artifact: Path, images: Sequence[Path], label: str | None = None, threads: int = 1, skip_bad: bool = False
+) -> Outcome:
     """Runs an artifact on pictures.
 
     Args:
@@ -73,6 +77,7 @@ def predict(artifact: Path, images: Sequence[Path], label: str | None = None, th
         images: pictures, or folders whose pictures are taken, however deep.
         label: the true class of all of them; without it, a picture's folder where that names a class.
         threads: of the engine.
+        skip_bad: leave out pictures that cannot be read, and answer the others.
 
     Raises:
         ArtifactError: the artifact is missing, damaged or of a newer version.
@@ -83,10 +88,20 @@ def predict(artifact: Path, images: Sequence[Path], label: str | None = None, th
     names = session.artifact.class_names
     if label is not None and label not in names:
         raise DataError("The label names no class of this model", expected=f"one of {', '.join(names[:20])}", got=label)
-    paths = tuple(path for image in images for path in _pictures(image))
+    paths, predictions, skipped = [], [], []
+    for path in (path for image in images for path in _pictures(image)):
+        try:
+            predictions += session.predict([path])
+            paths.append(path)
+        except DataError as error:
+            if not skip_bad:
+                raise DataError(str(error), fix="Leave out what cannot be read with --skip-bad") from error
+            skipped.append((path, str(error)))
+    if not paths:
+        raise DataError("None of the pictures can be read", got=f"{skipped[0][1]} And {len(skipped) - 1} more")
     by_name = {name: index for index, name in enumerate(names)}
     labels = tuple(by_name.get(label if label is not None else path.resolve().parent.name) for path in paths)
-    return Outcome(paths, tuple(session.predict(paths)), labels, names)
+    return Outcome(tuple(paths), tuple(predictions), labels, names, tuple(skipped))
 
 
 def draw(outcome: Outcome, path: Path) -> None:
@@ -107,7 +122,11 @@ def draw(outcome: Outcome, path: Path) -> None:
 def _pictures(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
+    found = sorted(
+        p
+        for p in path.rglob("*")
+        if p.suffix.lower() in _SUFFIXES and not any(part.startswith(".") for part in p.relative_to(path).parts)
+    )
     if not found:
         raise DataError(f"The folder {path} holds no pictures", expected=", ".join(sorted(_SUFFIXES)))
     return found

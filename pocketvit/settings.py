@@ -11,6 +11,12 @@ DEFAULT_MODEL = "vit_tiny_patch16_224"
 DEFAULT_OVERRIDES: dict[str, int | float | str | bool] = {"embed_dim": 96, "depth": 6, "num_heads": 3}
 DEFAULT_IMG_SIZE, DEFAULT_PATCH_SIZE = 32, 8
 DEFAULT_BUDGET = "macs=0.75"
+EXPORT_SETTINGS = frozenset(
+    "kinds calibration_images verify_images min_agreement made_for max_drop int8_recipe qat_epochs qat_from "
+    "micro_flash micro_ram".split()
+)
+"""What ``RunSettings`` says of export alone."""
+
 RESIZES = ("center", "squash", "border", "stretch")
 
 _MOST_STATISTIC = 1.5

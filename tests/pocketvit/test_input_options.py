@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketvit import RunSettings
+from pocketvit import RunSettings, export_run
 from pocketvit.job import prepare
 from pocketvit.options import image_size
 from pocketvit.runfolder import claim
@@ -112,3 +112,30 @@ def test_zero_is_not_the_default(pocketvit: Command, tmp_path: Path, option: str
 def test_sides_that_do_not_divide_are_refused(pocketvit: Command, tmp_path: Path) -> None:
     answer = pocketvit("run", "--runs", tmp_path, "--img-size", "32x60")
     assert (answer.code, "multiple of 8" in answer.err, "32x60" in answer.err) == (2, True, True), answer.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--data", "digits"),
+        ("--model", "vit_small_patch16_224"),
+        ("--pretrained",),
+        ("--budget", "macs=0.5"),
+        ("--no-distill",),
+        ("--name", "other"),
+        ("--threads", "1"),
+    ],
+)
+def test_options_that_a_run_answers_itself_are_refused(pocketvit: Command, tiny_run: Path, options: Any) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")}
+    answer = pocketvit("export", tiny_run, "--formats", "fp32", *options)
+    assert answer.code == 2, answer.err
+    assert f"Got {options[0].replace('--no-', '--')}" in answer.err
+    assert {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")} == before
+
+
+def test_settings_that_a_run_answers_itself_are_refused(tmp_path: Path) -> None:
+    for settings, name in ((RunSettings(data="fashion-mnist"), "data"), (RunSettings(seed=3), "seed")):
+        with pytest.raises(PlanError, match=f"says itself what its model and data are.*Got {name}"):
+            export_run(tmp_path, settings)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,24 @@ def test_bad_requests(tiny_run: Path, pocketvit: Command, tmp_path: Path) -> Non
         assert text in " ".join(answer.err.split())
         assert "Traceback" not in answer.err
     assert not (tmp_path / "seen.txt").exists()
+
+
+def test_pictures_that_cannot_be_read_are_left_out_on_request(
+    tiny_run: Path, pocketvit: Command, photos: Path, tmp_path: Path
+) -> None:
+    file, folder = tiny_run / "artifacts" / "tiny.fp32.tflite", tmp_path / "mixed"
+    shutil.copytree(photos, folder)
+    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / ".ipynb_checkpoints").mkdir()
+    shutil.copy(next(photos.rglob("*.png")), folder / ".ipynb_checkpoints" / "copy.png")
+    answer = pocketvit("predict", file, folder)
+    assert (answer.code, "broken.png" in answer.err, "--skip-bad" in answer.err) == (2, True, True), answer.err
+    answer = pocketvit("predict", file, folder, "--skip-bad", "--json")
+    assert (answer.code, "Left out" in answer.err, "broken.png" in answer.err) == (0, True, True), answer.err
+    body = json.loads(answer.out)
+    assert len(body["predictions"]) == len(list(photos.rglob("*.png")))
+    assert [Path(row["image"]).name for row in body["skipped"]] == ["broken.png"]
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "broken.png").write_bytes(b"no picture")
+    answer = pocketvit("predict", file, tmp_path / "bad", "--skip-bad")
+    assert (answer.code, "None of the pictures can be read" in answer.err) == (2, True), answer.err
