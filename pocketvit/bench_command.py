@@ -66,14 +66,15 @@ def bench(
     from device_bench.request import check_files
 
     from .console import shown
+    from .distinct_names import distinct_names
 
     devices = resolve(target or ["cpu"], read_inventory(inventory))
     _check_place(json_file, devices)
     if country is not None:
         find_grid(country)
-    with _chosen(images, accuracy) as answered, shown() as progress:
+    with distinct_names(files) as named, _chosen(images, accuracy) as answered, shown() as progress:
         request = BenchRequest(
-            files=tuple(files),
+            files=named,
             threads=threads,
             sampling=Sampling(seconds=seconds) if samples is None else Sampling.exactly(samples),
             throughput_s=throughput,

@@ -15,6 +15,7 @@ from .gate_commands import compare, gate
 from .options import EXPORT_PANEL, with_run_settings
 from .output import fail, print_json, say
 from .settings import RunSettings
+from .streams import prepare_streams
 from .study_command import study
 from .targets_commands import targets
 
@@ -313,6 +314,7 @@ def options(
 
 def main() -> None:
     """Runs the command line; a user's mistake ends in one paragraph and an exit code, never a traceback."""
+    prepare_streams()
     # torch's threads otherwise spin for each other: with one other busy process, training is thirty times slower
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if os.environ.get("WORLD_SIZE", "1") == "1":
@@ -331,21 +333,44 @@ def main() -> None:
 
 def _run_command() -> None:
     try:
-        app(standalone_mode=True)
+        try:
+            app(standalone_mode=True)
+        finally:
+            sys.stdout.flush()  # while an error still can be said
     except PocketVitError as error:
         fail(str(error), error.exit_code)
-    except ModuleNotFoundError as error:
-        from .doctor import missing_extra
-
-        missing = missing_extra(error.name or "")
-        if missing is None:
-            raise
-        fail(str(missing), missing.exit_code)
     except KeyboardInterrupt:
         fail("Stopped. Continue a run with --resume.", 130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except Exception as error:
+        text = _words_for(error)
+        if text is None:
+            raise
+        _forget_output()
+        fail(text, 2)
+
+
+def _words_for(error: Exception) -> str | None:
+    """Returns what to say of an error that is the installation's or the system's, or None for any other."""
+    from .doctor import missing_extra
+    from .failures import system_refusal
+
+    if isinstance(error, ModuleNotFoundError):
+        missing = missing_extra(error.name or "")
+        return None if missing is None else str(missing)
+    return system_refusal(error)
+
+
+def _forget_output() -> None:
+    """Drops what stdout could not write; else it is tried again, and fails again, as the program ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
 
 
 def _check_export_options(source: Path, context: typer.Context) -> None:

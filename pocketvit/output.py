@@ -12,10 +12,14 @@ from runtime import tool_version
 
 def fail(text: str, code: int) -> NoReturn:
     """Says what went wrong and ends the program with exit code ``code``."""
-    from rich.console import Console
-    from rich.markup import escape
+    try:
+        from rich.console import Console
+        from rich.text import Text
 
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(text)}")
+        line = Text.assemble(("error:", "bold red"), " ", text)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+    except (MemoryError, ImportError):  # where there is no memory, rich cannot be loaded either
+        sys.stderr.write(f"error: {text}\n")
     sys.exit(code)
 
 
@@ -35,4 +39,5 @@ def print_json(schema: str, body: dict[str, Any]) -> None:
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         **body,
     }
-    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    escaped = not (sys.stdout.encoding or "").lower().startswith("utf")  # JSON must not lose what an encoding lacks
+    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=escaped) + "\n")
