@@ -268,8 +268,9 @@ def test_one_folder_is_split_by_seed(tmp_path: Path) -> None:
     assert_splits_are_sound(data, 51)
     assert (len(data.test), len(data.held_out)) == (10, 4)
     assert data.images[50].size == (9, 7)
-    assert seen[-1] == ("check images", 51, 51)
-    assert len(seen) == 51
+    checked = [own for own in seen if own[2]]
+    assert checked[-1] == ("check images", 51, 51)
+    assert len(checked) == 51
     again, other = load_data(f"imagefolder:{tmp_path}", seed=SEED), load_data(f"imagefolder:{tmp_path}", seed=9)
     assert np.array_equal(again.test, data.test)
     assert not np.array_equal(other.test, data.test)
@@ -287,7 +288,7 @@ def test_train_and_val_are_kept_apart(tmp_path: Path) -> None:
     assert (len(data.train), len(data.held_out)) == (24, 3)
 
 
-@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("1", 1), ("I;16", 1), ("RGB", 3), ("P", 3), ("RGBA", 3)])
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("1", 1), ("I;16", 1), ("RGB", 3), ("P", 1), ("RGBA", 3)])
 def test_grayscale_is_told_from_colour(tmp_path: Path, mode: str, channels: int) -> None:
     write_folder(tmp_path, {"a": 4, "b": 4}, mode)
     assert load_data(f"imagefolder:{tmp_path}").channels == channels
@@ -323,7 +324,9 @@ def test_a_bad_picture_is_named_or_skipped(tmp_path: Path, damage: Callable[[Pat
     assert f"The image {bad[0]} cannot be decoded" in text
     assert f"Replace or remove {bad[0]}, or leave bad pictures out with --skip-bad." in text
     notes: list[str] = []
-    data = load_data(f"imagefolder:{tmp_path}", skip_bad=True, progress=lambda s, d, t, note="": notes.append(note))
+    data = load_data(
+        f"imagefolder:{tmp_path}", skip_bad=True, progress=lambda s, d, t, note="": notes.append(note if t else "")
+    )
     assert sorted(note for note in notes if note) == sorted(f"skipped {path}" for path in bad)
     assert len(data.images) == len(data.labels) == 24
     assert data.test.tolist() == [19, 20, 21, 22, 23]
@@ -345,7 +348,7 @@ def test_folders_that_are_no_dataset_are_refused(tmp_path: Path) -> None:
     assert "holds no classes" in refusal(f"imagefolder:{tmp_path}")
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    assert "holds no pictures. Expected .bmp, " in refusal(f"imagefolder:{tmp_path}")
+    assert "holds no pictures. Expected .avif, .bmp, " in refusal(f"imagefolder:{tmp_path}")
 
 
 def test_classes_must_be_there_and_filled(tmp_path: Path) -> None:
