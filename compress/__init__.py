@@ -43,7 +43,7 @@ from .tas import TAS_JOURNAL, TAS_STATE, search_tas
 from .tas_settings import TAS_AS_PUBLISHED, TasSettings
 from .teacher_folder import TeacherRecord, open_teacher, read_teacher, record_of, save_teacher, trained_teacher
 from .teachers import Teacher, TimmSpec, sliced_teacher, teacher_logits, teacher_score, timm_teacher
-from .timm_vit import from_timm, plan_of_timm
+from .timm_vit import from_timm, plan_of_timm, to_timm
 from .train import Trained, bf16_helps, fit, fit_network
 from .tree_evaluation import objective
 from .tree_journal import TreeJournal
@@ -200,6 +200,7 @@ __all__ = [
     "teacher_logits",
     "teacher_score",
     "timm_teacher",
+    "to_timm",
     "trained_teacher",
     "training_batches",
     "unit_importance",

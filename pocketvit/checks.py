@@ -35,6 +35,8 @@ _CHANCE_P = 0.05
 _ORDER_P = 0.01
 _FEW_CLASSES = 8
 _MATCH_GAIN = 0.2
+_SAME_ORDER = 0.75
+"""An order of classes is the checkpoint's where it is right on so much of what the best possible order is."""
 
 Logits = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
 
@@ -156,11 +158,12 @@ def check_answers(
     right = answers == labels
     top1, chance = float(right.mean()), float(np.bincount(labels).max() / len(labels))
     progress("check checkpoint", len(indices), len(indices), f"top-1 {top1:.1%} of {len(indices)} images")
-    for order, names in orders:
-        _refuse_order(what, order, names, data, (answers, labels, right))
+    match = _best_match(answers, labels, data.num_classes)
+    for order in orders:
+        _refuse_order(what, order, data, answers, labels, match)
     near = near_chance(int(right.sum()), len(labels), chance, data.num_classes)
     warnings = [_warning(what, top1, len(labels), chance, causes)] if near else []
-    warnings += _permuted(what, answers, labels, data.class_names, top1)
+    warnings += _permuted(what, match, len(labels), data.class_names, top1)
     for text in warnings:
         message(progress, "warning", text)
     return Checked(what, len(labels), top1, chance, near, tuple(warnings))
@@ -186,26 +189,61 @@ def _warning(what: str, top1: float, images: int, chance: float, causes: Sequenc
     )
 
 
+@dataclass(frozen=True)
+class _Match:
+    """The places of the classes under which most answers would be right.
+
+    Attributes:
+        share: of the images on which they would, 0..1.
+        places: of each class, the output that answers for it.
+        counts: of images by class and answer.
+    """
+
+    share: float
+    places: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+
+
+def _best_match(answers: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], classes: int) -> _Match | None:
+    """Returns the best places; none where there are too few images to tell them from chance."""
+    from scipy.optimize import linear_sum_assignment
+
+    if len(labels) < 5 * classes:
+        return None
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, answers), 1)
+    _, places = linear_sum_assignment(-counts)
+    return _Match(float(counts[np.arange(classes), places].sum() / len(labels)), places, counts)
+
+
 def _refuse_order(
     what: str,
-    order: str,
-    names: Sequence[str],
+    order: tuple[str, Sequence[str]],
     data: Dataset,
-    found: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]],
+    answers: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+    match: _Match | None,
 ) -> None:
-    answers, labels, right = found
+    """Refuses the order of the data where another one is right on more images, unless a third one is on far more."""
+    order_name, names = order
     places = {name: place for place, name in enumerate(names)}
     moved = np.array([places[name] for name in data.class_names])
-    other = answers == moved[labels]
+    right, other = answers == labels, answers == moved[labels]
     better, worse = int((other & ~right).sum()), int((right & ~other).sum())
-    if better > worse and _sign_test(better, worse) < _ORDER_P:
-        raise ModelError(
-            f"{what} knows the classes in {order} order",
-            expected=f"{order} order, in which it is right on {other.mean():.1%} of {len(labels)} images "
-            f"({', '.join(names[:4])}, …)",
-            got=f"the order {', '.join(data.class_names[:4])}, …, in which it is right on {right.mean():.1%}",
-            fix=f"Give --class-order {order}",
-        )
+    chance = float(np.bincount(labels).max() / len(labels))
+    if better <= worse or _sign_test(better, worse) >= _ORDER_P:
+        return
+    if near_chance(int(other.sum()), len(labels), chance, data.num_classes):
+        return
+    if match is not None and other.mean() < _SAME_ORDER * match.share:
+        return
+    raise ModelError(
+        f"{what} knows the classes in {order_name} order",
+        expected=f"{order_name} order, in which it is right on {other.mean():.1%} of {len(labels)} images "
+        f"({', '.join(names[:4])}, …)",
+        got=f"the order {', '.join(data.class_names[:4])}, …, in which it is right on {right.mean():.1%}",
+        fix=f"Give --class-order {order_name}",
+    )
 
 
 def _sign_test(better: int, worse: int) -> float:
@@ -214,28 +252,14 @@ def _sign_test(better: int, worse: int) -> float:
     return sum(math.comb(total, k) for k in range(better, total + 1)) / float(2**total)
 
 
-def _permuted(
-    what: str,
-    answers: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.int64],
-    names: Sequence[str],
-    top1: float,
-) -> list[str]:
+def _permuted(what: str, match: _Match | None, images: int, names: Sequence[str], top1: float) -> list[str]:
     """Returns a warning where the answers would fit far better with some classes exchanged."""
-    from scipy.optimize import linear_sum_assignment
-
-    if len(labels) < 5 * len(names):
+    if match is None or match.share < max(0.5, top1 + _MATCH_GAIN):
         return []
-    counts = np.zeros((len(names), len(names)), np.int64)
-    np.add.at(counts, (labels, answers), 1)
-    rows, columns = linear_sum_assignment(-counts)
-    matched = counts[rows, columns].sum() / len(labels)
-    if matched < top1 + _MATCH_GAIN or matched < 0.5:
-        return []
-    moved = [(int(row), int(column)) for row, column in zip(rows, columns, strict=True) if row != column]
-    row, column = max(moved, key=lambda pair: counts[pair])
+    moved = [label for label, place in enumerate(match.places) if label != place]
+    label = max(moved, key=lambda own: int(match.counts[own, match.places[own]]))
     return [
-        f"{what} would be right on {matched:.1%} of {len(labels)} images, not {top1:.1%}, with {len(moved)} of its "
-        f"classes in other places: pictures of {names[row]}, which is class {row} here, it calls class {column}. "
-        "Say its order with --class-map FILE."
+        f"{what} would be right on {match.share:.1%} of {images} images, not {top1:.1%}, with {len(moved)} of its "
+        f"classes in other places: pictures of {names[label]}, which is class {label} here, it calls class "
+        f"{match.places[label]}. Say its order with --class-map FILE."
     ]

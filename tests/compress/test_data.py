@@ -14,7 +14,8 @@ import pytest
 import torchvision
 from PIL import Image
 
-from compress import Dataset, known_data, load_data, search_set
+from compress import Dataset, augmentation_for, image_folder, known_data, load_data, search_set
+from compress.dataset import FileImages
 from compress.sources import read_idx
 from runtime import DataError
 
@@ -298,6 +299,137 @@ def test_one_colour_picture_makes_a_folder_colour(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a": 4, "b": 4}, "L")
     Image.new("RGB", (4, 4)).save(tmp_path / "b" / "zz.png")
     assert load_data(f"imagefolder:{tmp_path}").channels == 3
+
+
+def noise(mode: str, seed: int) -> Image.Image:
+    shape = (6, 6, 3) if mode == "RGB" else (6, 6)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8))
+
+
+@pytest.mark.parametrize("where", ["b/zz.png", "b/deep/zz.png", "a/100.png"])
+def test_colour_in_the_last_class_is_seen_after_many_gray_pictures(tmp_path: Path, where: str) -> None:
+    for i in range(80):
+        for name in ("a", "b"):
+            (tmp_path / name / "deep").mkdir(parents=True, exist_ok=True)
+            noise("L", i).save(tmp_path / name / f"{i:03}.png")
+    assert load_data(f"imagefolder:{tmp_path}").channels == 1
+    noise("RGB", 0).save(tmp_path / where)
+    data = load_data(f"imagefolder:{tmp_path}")
+    assert data.channels == 3
+    assert "161 pictures (160 of them gray)" in data.notes[0]
+
+
+@pytest.mark.parametrize("mode", ["P", "PA"])
+def test_a_palette_is_gray_where_the_colours_it_uses_are(tmp_path: Path, mode: str) -> None:
+    image = noise("L", 0).convert("P")
+    assert image_folder.is_gray(image.convert(mode))
+    coloured = noise("RGB", 0).convert("P", palette=Image.Palette.ADAPTIVE).convert(mode)
+    assert not image_folder.is_gray(coloured)
+    ramp = Image.new("P", (4, 4), 0)
+    ramp.putpalette([0, 0, 0, 9, 9, 9, 255, 0, 0])
+    assert image_folder.is_gray(ramp.convert(mode) if mode != "P" else ramp)
+    ramp.putpixel((1, 1), 2)
+    assert not image_folder.is_gray(ramp)
+
+
+def test_train_val_and_test_are_three_splits(tmp_path: Path) -> None:
+    for split, count in (("Training", 10), ("validation", 4), ("Test", 3)):
+        write_folder(tmp_path / split, {"a": count, "b": count})
+    (tmp_path / "Training" / "a" / ".ipynb_checkpoints").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "Training" / "a" / ".ipynb_checkpoints" / "000-checkpoint.png")
+    (tmp_path / "Training" / "a" / "x.heic").write_bytes(b"")
+    told: list[tuple[str, str]] = []
+    data = load_data(f"imagefolder:{tmp_path}", progress=lambda s, d, t, note="": told.append((s, note)))
+    assert (len(data.train), len(data.held_out), len(data.test)) == (20, 8, 6)
+    assert isinstance(data.images, FileImages)
+    for split, folder in (("train", "Training"), ("held_out", "validation"), ("test", "Test")):
+        assert {data.images.names[index].split("/")[0] for index in getattr(data, split)} == {folder}
+    assert data.notes == (
+        "3 splits (Training/ for training, validation/ for held-out, Test/ for test), 2 classes, 34 pictures (colour); "
+        "2 left out: 1 ending in .heic, 1 in hidden or system folders (.ipynb_checkpoints).",
+    )
+    assert ("data", data.notes[0]) in told
+
+
+def test_a_class_called_train_stays_a_class(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"train": 9, "bus": 9})
+    data = load_data(f"imagefolder:{tmp_path}")
+    assert data.class_names == ("bus", "train")
+    assert np.bincount(data.labels).tolist() == [9, 9]
+
+
+def test_a_file_reached_twice_is_taken_once_and_links_are_followed(tmp_path: Path) -> None:
+    write_folder(tmp_path / "store", {"cat": 6, "dog": 6})
+    root = tmp_path / "photos"
+    (root / "cat").mkdir(parents=True)
+    (root / "dog").symlink_to(tmp_path / "store" / "dog")
+    for i in range(6):
+        (root / "cat" / f"{i}.png").symlink_to(tmp_path / "store" / "cat" / f"{i:03}.png")
+    (root / "cat" / "again.png").symlink_to(tmp_path / "store" / "cat" / "000.png")
+    data = load_data(f"imagefolder:{root}")
+    assert np.bincount(data.labels).tolist() == [6, 6]
+    assert "1 left out: 1 the same file by another name" in data.notes[0]
+
+
+def test_the_same_bytes_in_training_and_test_are_warned_of(tmp_path: Path) -> None:
+    for split, first in (("train", 0), ("test", 100)):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(6):
+                noise("RGB", first + i + 50 * (name == "b")).save(tmp_path / split / name / f"{i}.bmp")
+    assert load_data(f"imagefolder:{tmp_path}").warnings == ()
+    for target in ("x.bmp", "y.bmp"):
+        (tmp_path / "test" / "a" / target).write_bytes((tmp_path / "train" / "a" / "1.bmp").read_bytes())
+    (told,) = load_data(f"imagefolder:{tmp_path}").warnings
+    assert told.startswith(
+        "2 of 14 test images are also among the training images, byte for byte (such as test/a/x.bmp"
+    )
+    (tmp_path / "train" / "b" / "z.bmp").write_bytes((tmp_path / "train" / "a" / "2.bmp").read_bytes())
+    assert "under more than one class, byte for byte (such as train/a/2.bmp and train/b/z.bmp)" in " ".join(
+        load_data(f"imagefolder:{tmp_path}").warnings
+    )
+
+
+def test_a_class_folder_that_is_not_utf8_is_refused_before_any_work(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"cat": 4, "dog": 4})
+    (tmp_path / "dog").rename(tmp_path / b"caf\xe9".decode(errors="surrogateescape"))
+    seen: list[str] = []
+    text = refusal(f"imagefolder:{tmp_path}", progress=lambda s, *_: seen.append(s))
+    assert "The name of the class folder caf\\xe9" in text
+    assert "is not UTF-8" in text
+    assert seen == []
+
+
+def test_mirroring_can_be_switched(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"cat": 4, "dog": 4})
+    name = f"imagefolder:{tmp_path}"
+    assert [load_data(name, mirror=choice).mirror for choice in (None, True, False)] == [True, True, False]
+    assert [load_data("digits", mirror=choice).mirror for choice in (None, True, False)] == [False, True, False]
+    assert augmentation_for(load_data(name, mirror=False)).mirror == 0
+    assert augmentation_for(load_data(name)).mirror == 0.5
+
+
+@pytest.mark.parametrize("pair", [("turn_left", "turn_right"), ("Left", "Right"), ("left_hand", "right_hand")])
+def test_classes_that_mirroring_would_swap_are_warned_of(tmp_path: Path, pair: tuple[str, str]) -> None:
+    write_folder(tmp_path, {pair[0]: 4, pair[1]: 4, "left_alone": 4})
+    told = " ".join(load_data(f"imagefolder:{tmp_path}").warnings)
+    assert f"the classes {pair[0]} and {pair[1]} may be mirror images: give --no-mirror" in told
+    assert "--no-mirror" not in " ".join(load_data(f"imagefolder:{tmp_path}", mirror=True).warnings)
+
+
+def test_a_class_without_test_images_is_warned_of(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", {"a": 5, "b": 5})
+    write_folder(tmp_path / "val", {"a": 3})
+    assert "No test image is of the class b." in load_data(f"imagefolder:{tmp_path}").warnings
+
+
+def test_what_was_left_out_is_said_where_a_class_has_nothing_left(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": 9, "b": 0})
+    for i in range(5):
+        (tmp_path / "b" / f"{i}.heic").write_bytes(b"")
+    text = refusal(f"imagefolder:{tmp_path}")
+    assert "'b' has 0" in text
+    assert "5 left out: 5 ending in .heic" in text
 
 
 def _corrupt(path: Path) -> None:
