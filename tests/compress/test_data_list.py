@@ -166,3 +166,10 @@ def test_a_list_comes_back(folder: Path, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"sizes": [', '"sizes": [ 1,'))
     with pytest.raises(ArtifactError, match="not as many"):
         read_data_list(path)
+
+
+def test_version_1_will_always_be_read() -> None:
+    found = read_data_list(Path(__file__).parents[1] / "golden" / "data-v1.json")
+    assert (found.data, found.class_names) == ("imagefolder:photos", ("cat", "dog"))
+    assert (found.names[0], found.sizes[0], found.labels[-1]) == ("cat/0.png", 68, 1)
+    assert (found.train, found.held_out, found.test) == (2, 2, 2)

@@ -9,10 +9,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from compress import Dataset, load_data, sorted_names
-from pocketvit.checks import check_answers, near_chance, other_orders, sample
+from compress import Dataset, Teacher, load_data, sorted_names
+from device_bench import summarise
+from pocketvit import pipeline
+from pocketvit.checks import check_answers, check_fine_tuned, check_teacher, near_chance, other_orders, sample
+from pocketvit.job import prepare
+from pocketvit.settings import RunSettings, TrainSettings
 from runtime import ModelError, silent
 
 NAMES = tuple(map(str, range(1, 13)))
@@ -147,3 +154,67 @@ def test_the_orders_are_those_that_the_options_know(data: Dataset) -> None:
     turned = replace(data, class_names=tuple(reversed(NAMES)))
     assert other_orders(turned) == (("text", tuple(sorted(NAMES))), ("natural", sorted_names(NAMES, "natural")))
     assert silent("a", 0, 0) is None
+
+
+@pytest.fixture
+def untrained(tmp_path: Path) -> RunSettings:
+    """Settings with a checkpoint whose head fits the digits and which knows nothing of them."""
+    torch.manual_seed(0)
+    arguments = {"img_size": 32, "patch_size": 16, "in_chans": 1, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    save_file(
+        timm.create_model("vit_tiny_patch16_224", num_classes=10, **arguments).state_dict(), tmp_path / "w.safetensors"
+    )
+    return RunSettings(
+        model="vit_tiny_patch16_224",
+        img_size=32,
+        patch_size=16,
+        in_chans=1,
+        model_args={"embed_dim": 32, "depth": 2, "num_heads": 2},
+        checkpoint=str(tmp_path / "w.safetensors"),
+        recover=TrainSettings(epochs=0),
+        importance_images=2,
+        train_limit=100,
+        threads=1,
+    )
+
+
+def test_a_checkpoint_near_chance_is_warned_of_before_the_work(untrained: RunSettings, tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+    pipeline.compress(
+        untrained, tmp_path / "run", progress=lambda stage, done, total, note="": told.append((stage, note))
+    )
+    stages = [stage for stage, _ in told]
+    assert stages.index("warning") < stages.index("importance")
+    (warning,) = [note for stage, note in told if stage == "warning"]
+    assert "w.safetensors counts as fine-tuned" in warning
+    assert warning in summarise(tmp_path / "run").notes
+    # continued, it was checked before
+    told.clear()
+    pipeline.compress(
+        untrained, tmp_path / "run", resume=True, progress=lambda s, d, t, note="": told.append((s, note))
+    )
+    assert "check checkpoint" not in [stage for stage, _ in told]
+
+
+def test_weights_that_are_trained_first_are_not_asked(untrained: RunSettings) -> None:
+    assert check_fine_tuned(prepare(replace(untrained, fine_tune=TrainSettings(epochs=1)))) is None
+    assert check_fine_tuned(prepare(replace(untrained, reset_head=True))) is None
+    assert check_fine_tuned(prepare(RunSettings(fine_tune=TrainSettings(epochs=0)))) is None
+    found = check_fine_tuned(prepare(untrained, own_classes=True))
+    assert found is not None
+    assert found.near_chance
+
+
+class Constant(torch.nn.Module):
+    """Answers with one class, whatever it is shown."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.eye(10)[torch.full((len(images),), 3)]
+
+
+def test_a_teacher_near_chance_is_warned_of() -> None:
+    job = prepare(RunSettings())
+    found = check_teacher(Teacher("timm x", Constant(), job.task.preprocessing, 10), job)
+    assert found is not None
+    assert found.near_chance
+    assert found.warnings[0].startswith("The teacher timm x counts as fine-tuned")
