@@ -2,8 +2,10 @@
 
 from .augment import Augmentation, augmentation_for
 from .budget import COUNTS, Budget, Cost, Tables, budget_cost, latency_target, parse_budget, parse_cost, smallest_plan
+from .class_order import ORDERS, as_checkpoint_knows, names_in_checkpoint, reordered, sorted_names
 from .criteria import CRITERIA, Criterion, l2_scores, random_importance, taylor_scores, unit_importance
 from .data import known_data, load_data, search_set
+from .data_list import DataList, differences, list_data, read_data_list, write_data_list
 from .dataset import Dataset
 from .devices import choose_device, count_gpus, device_in_use, use_device
 from .dfbnb import Node, SearchResult, Step, search_tree
@@ -36,11 +38,12 @@ from .recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
 from .reconstruction import images_needed, reconstruct
 from .search_images import SearchImages, draw_search_images
 from .slicing import BlockKept, Kept, compose, keep_all, plan_of, slice_vit
+from .stratified import stratified
 from .tas import TAS_JOURNAL, TAS_STATE, search_tas
 from .tas_settings import TAS_AS_PUBLISHED, TasSettings
 from .teacher_folder import TeacherRecord, open_teacher, read_teacher, record_of, save_teacher, trained_teacher
-from .teachers import Teacher, TimmSpec, sliced_teacher, teacher_score, timm_teacher
-from .timm_vit import from_timm, plan_of_timm
+from .teachers import Teacher, TimmSpec, sliced_teacher, teacher_logits, teacher_score, timm_teacher
+from .timm_vit import from_timm, plan_of_timm, to_timm
 from .train import Trained, bf16_helps, fit, fit_network
 from .tree_evaluation import objective
 from .tree_journal import TreeJournal
@@ -64,6 +67,7 @@ __all__ = [
     "CRITERIA",
     "DISTILL_METHODS",
     "FINE_TUNE",
+    "ORDERS",
     "RECOVER",
     "RESPONSE_T2",
     "RESPONSE_T4",
@@ -78,6 +82,7 @@ __all__ = [
     "Budget",
     "Cost",
     "Criterion",
+    "DataList",
     "Dataset",
     "DistillMethod",
     "Distillation",
@@ -112,6 +117,7 @@ __all__ = [
     "TreeJournal",
     "TreeSettings",
     "angle_loss",
+    "as_checkpoint_knows",
     "augmentation_for",
     "bf16_helps",
     "budget_cost",
@@ -125,6 +131,7 @@ __all__ = [
     "current_ranks",
     "default_classes",
     "device_in_use",
+    "differences",
     "distance_loss",
     "distillation_loss",
     "draw_search_images",
@@ -143,12 +150,14 @@ __all__ = [
     "l2_scores",
     "label_loss",
     "latency_target",
+    "list_data",
     "load_data",
     "load_model",
     "logits_of",
     "magnitude_masks",
     "most_important",
     "mutual_losses",
+    "names_in_checkpoint",
     "objective",
     "open_teacher",
     "parameter_axes",
@@ -160,6 +169,7 @@ __all__ = [
     "propose",
     "random_importance",
     "read_checkpoint",
+    "read_data_list",
     "read_journal",
     "read_model",
     "read_task",
@@ -176,16 +186,21 @@ __all__ = [
     "self_loss",
     "images_needed",
     "reconstruct",
+    "reordered",
     "slice_vit",
     "sliced_teacher",
     "smallest_plan",
     "soft_loss",
     "solve",
+    "sorted_names",
     "sparse_weights",
     "sparsity",
+    "stratified",
     "taylor_scores",
+    "teacher_logits",
     "teacher_score",
     "timm_teacher",
+    "to_timm",
     "trained_teacher",
     "training_batches",
     "unit_importance",
@@ -193,5 +208,6 @@ __all__ = [
     "weights_sha256",
     "with_unlabelled",
     "with_zeros",
+    "write_data_list",
     "write_journal",
 ]

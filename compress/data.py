@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from runtime import DataError, Progress, silent
+from runtime import DataError, Progress, message, silent
 
+from .class_order import ORDERS, check_same_classes, read_class_map, reordered, sorted_names
+from .copies import copy_warnings
 from .dataset import Dataset
 from .image_folder import image_folder
 from .sources import cifar, digits, fashion_mnist
+from .stratified import stratified
 
 HELD_OUT = 0.1
 """Share of the training images held out to monitor training and to calibrate; never trained on."""
@@ -29,21 +32,30 @@ def load_data(
     seed: int = 0,
     train_limit: int | None = None,
     skip_bad: bool = False,
+    class_order: str = "",
+    class_map: Path | None = None,
+    mirror: bool | None = None,
     progress: Progress = silent,
 ) -> Dataset:
     """Loads a dataset and splits it.
 
+    The splits do not depend on the order of the classes, nor on where a folder lies.
+
     Args:
         name: ``digits``, ``fashion-mnist``, ``cifar10``, ``cifar100``, each but the first optionally with
-            ``:FOLDER`` where it lies, or ``imagefolder:PATH`` (``train/`` and ``val/``, or one folder that is
-            split by seed; a folder of pictures per class).
+            ``:FOLDER`` where it lies, or ``imagefolder:PATH`` (``train/``, ``val/`` and ``test/``, or one folder that
+            is split by seed; a folder of pictures per class).
         seed: of the splits.
         train_limit: use only this many training images, the same share of every class.
         skip_bad: leave out pictures of a folder that cannot be decoded, instead of stopping.
-        progress: told while a folder's pictures are checked.
+        class_order: of an image folder's classes, ``text`` or ``natural``; empty takes text.
+        class_map: file with the classes in order, as ``read_class_map`` takes it.
+        mirror: whether a mirrored picture still belongs to its class; None takes what is usual for the data.
+        progress: told while a folder's pictures are checked, and what was found.
 
     Raises:
-        DataError: unknown name, data that is not there, an unreadable picture, too few images or classes.
+        DataError: unknown name, data that is not there, an unreadable picture, too few images or classes, or an order
+            of classes that does not fit them.
     """
     kind, _, where = name.partition(":")
     if kind not in _LOADERS:
@@ -55,8 +67,58 @@ def load_data(
         )
     if kind == "digits" and where:
         raise DataError("The dataset 'digits' is built in and takes no folder", got=name)
+    if class_order and class_order not in ORDERS:
+        raise DataError("--class-order is one of two", expected=" or ".join(ORDERS), got=repr(class_order))
+    if class_order and class_map is not None:
+        raise DataError("--class-order and --class-map are two orders of classes", fix="Give one of them")
+    if class_order and kind != "imagefolder":
+        raise DataError(
+            f"The classes of {kind} have an order of their own",
+            expected="--class-order for imagefolder:PATH alone",
+            fix="Leave it out, or give --class-map",
+        )
     raw = _LOADERS[kind](Path(where).expanduser() if where else None, skip_bad, progress)
-    return _split(replace(raw, name=name), seed, train_limit)
+    split = _split(replace(raw, name=name), seed, train_limit)
+    data = reordered(split, _order(split.class_names, class_order, class_map))
+    warnings = (*_mirror_warnings(data, mirror), *_missing_warnings(data), *copy_warnings(data))
+    for stage, notes in (("data", data.notes), ("warning", warnings)):
+        for note in notes:
+            message(progress, stage, note)
+    return replace(data, warnings=warnings, mirror=data.mirror if mirror is None else mirror)
+
+
+def _order(names: tuple[str, ...], class_order: str, class_map: Path | None) -> tuple[str, ...]:
+    """Returns the classes in the order that was asked for."""
+    if class_map is not None:
+        asked = read_class_map(class_map)
+        check_same_classes(asked, names, f"The class map {class_map}", "Name each class folder once, and nothing else")
+        return asked
+    return sorted_names(names, class_order) if class_order else names
+
+
+def _mirror_warnings(data: Dataset, mirror: bool | None) -> tuple[str, ...]:
+    """Returns a warning where classes differ by left and right, and training would swap them."""
+    if mirror is not None or not data.mirror:
+        return ()
+    pairs = [(name, _swapped(name)) for name in data.class_names if "left" in name.lower()]
+    found = [(name, other) for name, other in pairs if other in data.class_names]
+    return tuple(
+        f"Training mirrors pictures, and the classes {name} and {other} may be mirror images: give --no-mirror."
+        for name, other in found[:1]
+    )
+
+
+def _swapped(name: str) -> str:
+    for one, other in (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT")):
+        name = name.replace(one, other)
+    return name
+
+
+def _missing_warnings(data: Dataset) -> tuple[str, ...]:
+    """Returns a warning where a class has no test images."""
+    without = [name for label, name in enumerate(data.class_names) if not (data.labels[data.test] == label).any()]
+    more = f" and {len(without) - 3} more" if len(without) > 3 else ""
+    return (f"No test image is of the class {', '.join(without[:3])}{more}.",) if without else ()
 
 
 def search_set(data: Dataset, per_class: int, seed: int) -> npt.NDArray[np.int64]:
@@ -80,6 +142,7 @@ def _split(raw: Dataset, seed: int, train_limit: int | None) -> Dataset:
             f"The dataset '{raw.name}' is too small to split",
             expected="two classes or more, with at least 3 training images each",
             got=f"{raw.num_classes} classes; '{small}' has {fewest}",
+            fix=" ".join(("Found:", *raw.notes)) if raw.notes else None,
         )
     train, test, held_out = raw.train, raw.test, raw.held_out
     if not len(test):
@@ -92,7 +155,7 @@ def _split(raw: Dataset, seed: int, train_limit: int | None) -> Dataset:
                 "--train-limit leaves a class empty", expected=f"{raw.num_classes} or more", got=train_limit
             )
         if train_limit < len(train):
-            train = _draw(raw.labels, train, train_limit, np.random.default_rng([seed, 3]))
+            train = stratified(raw.labels, train, train_limit, np.random.default_rng([seed, 3]))
     return replace(raw, train=np.sort(train), held_out=np.sort(held_out), test=np.sort(test))
 
 
@@ -106,23 +169,6 @@ def _divide(
         part.append(own[: max(1, round(share * len(own)))])
     chosen = np.concatenate(part)
     return np.setdiff1d(indices, chosen), chosen
-
-
-def _draw(
-    labels: npt.NDArray[np.int64], indices: npt.NDArray[np.int64], count: int, generator: np.random.Generator
-) -> npt.NDArray[np.int64]:
-    """Returns ``count`` of ``indices`` at random: as near as can be the same share of every class, at least one."""
-    classes, sizes = np.unique(labels[indices], return_counts=True)
-    wanted = sizes * (count / len(indices))
-    taken = np.maximum(1, wanted.astype(np.int64))
-    while taken.sum() != count:
-        if taken.sum() < count:
-            taken[np.argmax(np.where(taken < sizes, wanted - taken, -np.inf))] += 1
-        else:
-            taken[np.argmax(np.where(taken > 1, taken - wanted, -np.inf))] -= 1
-    return np.concatenate(
-        [generator.permutation(indices[labels[indices] == c])[:n] for c, n in zip(classes, taken, strict=True)]
-    )
 
 
 _LOADERS: dict[str, Callable[[Path | None, bool, Progress], Dataset]] = {

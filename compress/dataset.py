@@ -38,6 +38,8 @@ class Dataset:
         train: indices to train on.
         held_out: indices to monitor training with and to calibrate on.
         test: indices the reported accuracy is taken on, and nothing else.
+        notes: what was found, one sentence each.
+        warnings: what may be wrong with it, one sentence each.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Dataset:
     train: npt.NDArray[np.int64]
     held_out: npt.NDArray[np.int64]
     test: npt.NDArray[np.int64]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -79,9 +83,17 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class FileImages:
-    """Pictures in files."""
+    """Pictures in files.
+
+    Attributes:
+        paths: of the files.
+        names: their paths from the dataset's folder, with slashes: the same wherever that folder lies.
+        sizes: of the files, bytes.
+    """
 
     paths: tuple[Path, ...]
+    names: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """Returns how many there are."""

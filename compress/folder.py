@@ -23,6 +23,7 @@ from runtime import (
     write_plan,
 )
 
+from .class_order import write_names
 from .tensors import write_tensors
 from .vit import SlicedViT, build
 
@@ -59,7 +60,7 @@ def save_model(folder: Path, model: SlicedViT, task: Task) -> None:
     Raises:
         StorageError: a file cannot be written.
     """
-    write_tensors(folder / "model.safetensors", model.state_dict())
+    write_tensors(folder / "model.safetensors", model.state_dict(), write_names(task.class_names))
     write_plan(folder / "plan.json", model.plan)
     write_document(folder / "task.json", SCHEMA, VERSION, encode(task))
 

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from runtime import DataError, Progress, open_image
+from runtime import IMAGE_SUFFIXES, DataError, PictureFile, Progress, in_words, list_pictures, open_image
 
 from .dataset import Dataset, FileImages
+from .folder_layout import Layout, recognise
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
-_NONE = np.zeros(0, np.int64)
+
+@dataclass(frozen=True)
+class Look:
+    """What decoding a picture once has shown.
+
+    Attributes:
+        gray: whether it has no colour.
+    """
+
+    gray: bool
 
 
 def image_folder(folder: Path | None, skip_bad: bool, progress: Progress) -> Dataset:
-    """Reads ``train/`` and ``val/``, or one folder, with a folder of pictures per class.
+    """Reads splits, or one folder, with a folder of pictures per class; see ``folder_layout`` for the names.
 
     Args:
         folder: where they are.
@@ -27,81 +39,161 @@ def image_folder(folder: Path | None, skip_bad: bool, progress: Progress) -> Dat
         progress: told while they are checked.
 
     Raises:
-        DataError: no folder, no classes, no pictures, or one that cannot be decoded.
+        DataError: no folder, no classes, no pictures, one that cannot be decoded, or folders that can be read in two
+            ways.
     """
     if folder is None:
         raise DataError("imagefolder needs a path", expected="--data imagefolder:PATH")
     if not folder.is_dir():
-        raise DataError(f"The image folder {folder} does not exist")
-    roots = [folder / "train", folder / "val"] if (folder / "train").is_dir() else [folder]
-    if len(roots) == 2 and not roots[1].is_dir():
-        raise DataError(f"{folder} has train/ but no val/", fix="Add val/, or give one folder with a folder per class")
-    names = tuple(sorted(p.name for p in roots[0].iterdir() if p.is_dir() and not p.name.startswith(".")))
-    if not names:
-        raise DataError(f"{roots[0]} holds no classes", expected="one folder of pictures per class")
-    extra = sorted({p.name for p in roots[-1].iterdir() if p.is_dir() and not p.name.startswith(".")} - set(names))
-    if extra:
-        raise DataError(f"{roots[-1]} has classes that train/ has not", got=", ".join(extra[:5]))
-    parts = [_list_images(root, names) for root in roots]
-    paths = [path for part in parts for path, _ in part]
-    labels = [label for part in parts for _, label in part]
-    good = check_images(paths, skip_bad, progress)
-    cut = sum(good[: len(parts[0])])
-    paths = [path for path, ok in zip(paths, good, strict=True) if ok]
-    kept = np.array([label for label, ok in zip(labels, good, strict=True) if ok], np.int64)
-    if not paths:
-        raise DataError(f"{folder} holds no pictures", expected=", ".join(sorted(IMAGE_SUFFIXES)))
-    train = np.arange(cut, dtype=np.int64)
-    test = np.arange(cut, len(kept), dtype=np.int64)
-    if len(roots) == 2 and not len(test):
         raise DataError(
-            f"{roots[1]} holds no pictures", fix="Add some, or remove val/ and take train/ as the one folder"
+            f"The image folder {folder} does not exist",
+            fix="Change --data; a run whose data moved goes on with its new place, --data imagefolder:PATH",
         )
-    channels = 1 if all(_is_gray(path) for path in paths[:64]) else 3
-    return Dataset("imagefolder", names, channels, None, True, FileImages(tuple(paths)), kept, train, _NONE, test)
+    tree = list_pictures(folder)
+    layout = recognise([file.parts for file in tree.files], tree.folders, str(folder))
+    _check_names(layout.classes, folder)
+    files, twice = _without_twins(_labelled(tree.files, layout))
+    left_out = Counter(
+        {**tree.left_out, **layout.left_out, **({"the same file by another name": twice} if twice else {})}
+    )
+    if not files:
+        raise DataError(
+            f"{folder} holds no pictures",
+            expected=", ".join(sorted(IMAGE_SUFFIXES)),
+            got=in_words(left_out) or None,
+        )
+    looks = check_images([own.file.path for own in files], skip_bad, progress)
+    bad = looks.count(None)
+    left_out.update({"that cannot be decoded": bad} if bad else {})
+    kept = [(own, look) for own, look in zip(files, looks, strict=True) if look is not None]
+    indices = {split.role: _indices([own.split for own, _ in kept], n) for n, split in enumerate(layout.splits)}
+    for split in layout.splits:
+        if split.folder and not len(indices[split.role]):
+            raise DataError(
+                f"{folder / split.folder} holds no pictures",
+                got=in_words(left_out) or None,
+                fix=f"Add some, or remove {split.folder}/; without it, {layout.splits[0].folder}/ can be given alone",
+            )
+    gray = sum(look.gray for _, look in kept)
+    images = FileImages(
+        tuple(own.file.path for own, _ in kept),
+        tuple(own.file.name for own, _ in kept),
+        tuple(own.file.size_bytes for own, _ in kept),
+    )
+    none = np.zeros(0, np.int64)
+    return Dataset(
+        name="imagefolder",
+        class_names=layout.classes,
+        channels=1 if gray == len(kept) else 3,
+        size=None,
+        mirror=True,
+        images=images,
+        labels=np.array([own.label for own, _ in kept], np.int64),
+        train=indices["train"],
+        held_out=indices.get("held_out", none),
+        test=indices.get("test", none),
+        notes=(_found(layout, len(kept), gray, left_out),),
+    )
 
 
-def _list_images(root: Path, names: Sequence[str]) -> list[tuple[Path, int]]:
+@dataclass(frozen=True)
+class _Labelled:
+    """A picture of a split and a class, as indices into those of the layout."""
+
+    file: PictureFile
+    split: int
+    label: int
+
+
+def _labelled(files: Sequence[PictureFile], layout: Layout) -> list[_Labelled]:
+    """Returns the pictures of every split and class, in this order."""
+    splits = {split.folder: number for number, split in enumerate(layout.splits)}
+    labels = {name: label for label, name in enumerate(layout.classes)}
+    depth = layout.splits[0].depth
     found = []
-    for label, name in enumerate(names):
-        folder = root / name
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
-        found += [(path, label) for path in files]
-    return found
+    for file in files:
+        number = splits.get(file.parts[0] if depth else "")
+        if number is not None and len(file.parts) > depth + 1:
+            found.append(_Labelled(file, number, labels[file.parts[depth]]))
+    return sorted(found, key=lambda own: (own.split, own.label, own.file.parts))
 
 
-def check_images(paths: Sequence[Path], skip_bad: bool, progress: Progress) -> list[bool]:
+def _without_twins(files: Sequence[_Labelled]) -> tuple[list[_Labelled], int]:
+    """Returns each file of a split and class once, however many links lead to it, and how many were left out."""
+    seen: set[tuple[object, ...]] = set()
+    kept = []
+    for own in files:
+        key = (own.split, own.label, own.file.identity)
+        if key not in seen:
+            seen.add(key)
+            kept.append(own)
+    return kept, len(files) - len(kept)
+
+
+def _indices(numbers: Sequence[int], wanted: int) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(np.array(numbers) == wanted).astype(np.int64)
+
+
+def _check_names(names: Sequence[str], folder: Path) -> None:
+    """Refuses class names that no file could keep, before any work."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+            raise DataError(
+                f"The name of the class folder {shown} in {folder} is not UTF-8",
+                expected="a name that files and terminals can show",
+                fix="Rename it, for instance with convmv",
+            ) from None
+
+
+def _found(layout: Layout, count: int, gray: int, left_out: Counter[str]) -> str:
+    """Says what was found and what was not taken, in one sentence."""
+    words = {"train": "training", "held_out": "held-out", "test": "test"}
+    named = [f"{split.folder}/ for {words[split.role]}" for split in layout.splits if split.folder]
+    splits = f"{len(named)} splits ({', '.join(named)})" if named else "1 folder, split by seed"
+    colour = "gray" if gray == count else f"{gray:,} of them gray" if gray else "colour"
+    missing = f"; {in_words(left_out)}" if left_out else ""
+    return f"{splits}, {len(layout.classes):,} classes, {count:,} pictures ({colour}){missing}."
+
+
+def check_images(paths: Sequence[Path], skip_bad: bool, progress: Progress) -> list[Look | None]:
     """Decodes every picture once, so that a bad one is found now and not hours into training.
 
     Returns:
-        Which of them are good.
+        What was seen of each; None of a bad one.
 
     Raises:
         DataError: one cannot be decoded, and bad ones are not to be left out.
     """
 
-    def problem(path: Path) -> str | None:
+    def look(path: Path) -> Look | str:
         try:
-            open_image(path)
+            return Look(is_gray(open_image(path)))
         except DataError as error:
             return str(error)
-        return None
 
-    good = []
+    found: list[Look | None] = []
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for done, (path, bad) in enumerate(zip(paths, pool.map(problem, paths), strict=True), 1):
-            if bad is not None and not skip_bad:
+        for done, (path, seen) in enumerate(zip(paths, pool.map(look, paths), strict=True), 1):
+            if isinstance(seen, str) and not skip_bad:
                 pool.shutdown(wait=True, cancel_futures=True)
-                raise DataError(bad, fix=f"Replace or remove {path}, or leave bad pictures out with --skip-bad")
-            good.append(bad is None)
+                raise DataError(seen, fix=f"Replace or remove {path}, or leave bad pictures out with --skip-bad")
+            found.append(None if isinstance(seen, str) else seen)
             progress("check images", done, len(paths))
-            if bad is not None:
-                skipped = good.count(False)
+            if isinstance(seen, str):
+                skipped = found.count(None)
                 # a stage of its own, and always at its end: a listener that thins out progress must not drop it
                 progress("left out", skipped, skipped, f"skipped {path}")
-    return good
+    return found
 
 
-def _is_gray(path: Path) -> bool:
-    with Image.open(path) as image:
-        return image.mode in {"1", "L", "I;16", "I", "LA"}
+def is_gray(image: Image.Image) -> bool:
+    """Says whether a picture has no colour: by its mode or, of one with a palette, by the colours that it uses."""
+    if image.mode in ("P", "PA"):
+        palette = image.getpalette("RGB") or []
+        counts = (image.getchannel(0) if image.mode == "PA" else image).histogram()
+        used = (index for index, count in enumerate(counts) if count)
+        return all(len(set(palette[3 * index : 3 * index + 3])) <= 1 for index in used)
+    return image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")

@@ -16,6 +16,7 @@ from runtime import PlanError, Preprocessing, encode
 
 from .augment import Augmentation
 from .budget import Budget
+from .data_list import data_digest
 from .dataset import Dataset
 from .folder import weights_sha256
 from .loading import Batch, training_batches
@@ -91,7 +92,7 @@ class Learning:
             digest.update(extras.heads.tobytes() + extras.mlp.tobytes())
         digest.update(self.table.ends.tobytes())
         told = (self.recipe, self.settings, self.augmentation, self.spec, self.seed, self.bf16, self.plan)
-        asked = (self.budget.cost.name, self.budget.limit, self.data.name, weights_sha256(self.net))
+        asked = (self.budget.cost.name, self.budget.limit, data_digest(self.data), weights_sha256(self.net))
         return "|".join(map(repr, (*told, *asked, digest.hexdigest())))
 
     @property

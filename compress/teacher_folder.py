@@ -9,6 +9,7 @@ from torch import nn
 
 from runtime import EpochRecord, ModelError, Preprocessing, decode, encode, read_document, write_document
 
+from .class_order import write_names
 from .dataset import Dataset
 from .evaluate import Score
 from .teachers import Teacher, TimmSpec, file_teacher, folder_teacher, timm_teacher
@@ -95,7 +96,7 @@ def save_teacher(folder: Path, record: TeacherRecord, network: nn.Module | None 
         StorageError: a file cannot be written.
     """
     if network is not None:
-        write_tensors(folder / WEIGHTS, network.state_dict())
+        write_tensors(folder / WEIGHTS, network.state_dict(), write_names(record.class_names))
     write_document(folder / FILE, SCHEMA, VERSION, encode(record))
 
 

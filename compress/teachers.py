@@ -17,9 +17,11 @@ from torch.nn import functional as F
 
 from runtime import ArtifactError, MissingExtraError, ModelError, Preprocessing, Session, load, read_metrics
 
+from .class_order import names_in_checkpoint
 from .dataset import Dataset
+from .devices import copy_on, device_in_use
 from .distill_outputs import Network, outputs_of
-from .evaluate import Score, evaluating, score
+from .evaluate import Score, evaluating, logits_of, score
 from .folder import read_model, read_task, weights_sha256
 from .loading import plain_batches
 from .models import read_checkpoint
@@ -151,6 +153,9 @@ def timm_teacher(
         pretrained = spec.pretrained and spec.checkpoint is None
         network, _ = _create(spec, data.num_classes, channels, size if takes_size else None, pretrained=pretrained)
     if spec.checkpoint is not None:
+        names = None if learns else names_in_checkpoint(spec.checkpoint)
+        if names is not None:
+            _check_classes(str(spec.checkpoint), names, data)
         _load(network, spec)
     preprocessing = _preprocessing(network, channels, size, data)
     teacher = Teacher(f"timm {spec.name}", network.eval(), preprocessing, data.num_classes, spec)
@@ -162,11 +167,18 @@ def teacher_score(teacher: Teacher, data: Dataset, indices: npt.NDArray[np.int64
     """Returns accuracy and loss of a teacher on the pictures at ``indices``."""
     if isinstance(teacher.network, nn.Module):
         return score(teacher.network, data, indices, teacher.preprocessing)
-    batches = plain_batches(data, indices, teacher.preprocessing)
-    logits = torch.cat([outputs_of(teacher.network, images).logits for images, _ in batches])
+    logits = torch.from_numpy(teacher_logits(teacher, data, indices))
     labels = torch.from_numpy(data.labels[indices])
     right = int((logits.argmax(dim=1) == labels).sum())
     return Score(right / len(labels), float(F.cross_entropy(logits, labels)), len(labels))
+
+
+def teacher_logits(teacher: Teacher, data: Dataset, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Returns a teacher's logits ``(N, classes)`` for the pictures at ``indices``, in order."""
+    if isinstance(teacher.network, nn.Module):
+        return logits_of(copy_on(teacher.network, device_in_use()), data, indices, teacher.preprocessing)
+    batches = plain_batches(data, indices, teacher.preprocessing)
+    return torch.cat([outputs_of(teacher.network, images).logits for images, _ in batches]).numpy()
 
 
 def _model_folder(folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -79,6 +79,31 @@ def _rename(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             continue
         new = name.replace("patch_embed.proj.", "patch_embed.").replace("fc_norm.", "norm.")
         renamed[new.replace(".ls1.gamma", ".gamma1").replace(".ls2.gamma", ".gamma2")] = value
+    return renamed
+
+
+def to_timm(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
+    """Maps our parameter names to timm's; the three weights of an attention become one. Other weights stay as they are.
+
+    Args:
+        weights: of a ``SlicedViT``, or of anything else.
+        wanted: timm's names of the parameters of the model they are for.
+    """
+    if not any(".attn.q." in name for name in weights):
+        return dict(weights)
+    renamed: dict[str, torch.Tensor] = {}
+    for name, value in weights.items():
+        if ".attn.k." in name or ".attn.v." in name:
+            continue
+        new = name.replace(".gamma1", ".ls1.gamma").replace(".gamma2", ".ls2.gamma")
+        if name.startswith("patch_embed."):
+            new = name.replace("patch_embed.", "patch_embed.proj.")
+        if name.startswith("norm.") and name not in wanted:
+            new = f"fc_{name}"
+        if ".attn.q." in name:
+            parts = [weights.get(name.replace(".q.", f".{part}."), value[:0]) for part in "qkv"]
+            new, value = name.replace(".q.", ".qkv."), torch.cat(parts)
+        renamed[new] = value
     return renamed
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, silent
 
 from .augment import Augmentation
+from .data_list import data_digest
 from .dataset import Dataset
 from .devices import CPU, autocast, choose_device, count_gpus, device_in_use, own_randomness, use_device
 from .distill import label_loss
@@ -226,7 +227,7 @@ class _Run:
                 repr,
                 (
                     *(self.recipe, self.augmentation, self.spec, self.seed, kind, taught),
-                    *(weights_sha256(self.model), self.data.name, pictures.hexdigest(), *held),
+                    *(weights_sha256(self.model), data_digest(self.data), pictures.hexdigest(), *held),
                 ),
             )
         )

@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from runtime import DataError, Progress, silent
+from runtime import IMAGE_SUFFIXES, DataError, PictureFile, Progress, in_words, list_pictures, message, silent
 
 from .dataset import Dataset, FileImages, Images
 from .distill import UNLABELLED
-from .image_folder import IMAGE_SUFFIXES, check_images
+from .image_folder import check_images
+
+UNLABELLED_PREFIX = "unlabelled:"
+"""Begins the names of pictures without labels, which could else be those of labelled ones."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,32 @@ def with_unlabelled(data: Dataset, folder: Path, *, skip_bad: bool = False, prog
     """
     if not folder.is_dir():
         raise DataError(f"The folder of unlabelled images {folder} does not exist", fix="Change --unlabelled")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not paths:
-        raise DataError(f"The folder {folder} holds no pictures", expected=", ".join(sorted(IMAGE_SUFFIXES)))
-    good = check_images(paths, skip_bad, progress)
-    kept = tuple(path for path, ok in zip(paths, good, strict=True) if ok)
+    tree = list_pictures(folder)
+    if not tree.files:
+        raise DataError(
+            f"The folder {folder} holds no pictures",
+            expected=", ".join(sorted(IMAGE_SUFFIXES)),
+            got=in_words(tree.left_out) or None,
+        )
+    looks = check_images([file.path for file in tree.files], skip_bad, progress)
+    kept = [file for file, look in zip(tree.files, looks, strict=True) if look is not None]
     if not kept:
         raise DataError(f"The folder {folder} holds no picture that can be decoded")
+    left_out = f"; {in_words(tree.left_out)}" if tree.left_out else ""
+    message(progress, "data", f"{len(kept):,} pictures without labels in {folder}{left_out}")
+    added = FileImages(
+        tuple(file.path for file in kept),
+        tuple(f"{UNLABELLED_PREFIX}{file.name}" for file in kept),
+        tuple(file.size_bytes for file in kept),
+    )
+    return _extended(data, _joined(data.images, added), len(kept), f"{folder} {_digest(kept)}")
+
+
+def _joined(own: Images, added: FileImages) -> Images:
+    if not isinstance(own, FileImages):
+        return JoinedImages(own, added)
     # a store of files alone keeps being decoded by threads
-    added = FileImages((*data.images.paths, *kept)) if isinstance(data.images, FileImages) else None
-    joined = added or JoinedImages(data.images, FileImages(kept))
-    return _extended(data, joined, len(kept), f"{folder} {_digest(kept)}")
+    return FileImages((*own.paths, *added.paths), (*own.names, *added.names), (*own.sizes, *added.sizes))
 
 
 def _extended(data: Dataset, images: Images, count: int, name: str) -> Dataset:
@@ -74,7 +92,7 @@ def _extended(data: Dataset, images: Images, count: int, name: str) -> Dataset:
     )
 
 
-def _digest(paths: Sequence[Path]) -> str:
+def _digest(files: Sequence[PictureFile]) -> str:
     """Returns what another set of pictures in the same folder would change: a digest of names and sizes."""
-    listed = "".join(f"{path} {path.stat().st_size}\n" for path in paths)
+    listed = "".join(f"{file.path} {file.size_bytes}\n" for file in files)
     return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()[:12]

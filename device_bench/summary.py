@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -212,10 +213,28 @@ def summarise(run: Path) -> RunSummary:
     files = tuple(_file_row(artifact, benches, notes) for artifact in artifacts)
     table = read_latency(path) if (path := run / "search" / "latency.json").exists() else None
     found = gains(artifacts, benches.values(), _predicted(table, baseline.plan, sliced.plan))
+    notes += _warnings(run / "log.jsonl")
     notes += [*(table.notes if table else ()), *(gain.sentence for gain in found)]
     name = run.resolve().name
     gone = read_failures(run / "bench")
     return RunSummary(name, baseline, sliced, artifacts, benches, models + files, tuple(notes), found, gone)
+
+
+def _warnings(log: Path) -> list[str]:
+    """Returns what the run was warned of, such as a checkpoint near chance, each once."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:  # the last line of a process that was killed
+            continue
+        if isinstance(event, dict) and event.get("event") == "warning" and isinstance(event.get("text"), str):
+            found.append(event["text"])
+    return list(dict.fromkeys(found))
 
 
 def _predicted(table: LatencyTable | None, before: ShapePlan | None, after: ShapePlan | None) -> dict[str, float]:

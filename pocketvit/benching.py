@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compress import Dataset, Task
+from compress import Dataset, Task, stratified
 from device_bench import (
     OpTimes,
     Sampling,
@@ -103,8 +103,11 @@ def bench_stage(
 
 
 def packed(data: Dataset, task: Task, count: int) -> TestImages:
-    """Returns the first ``count`` test images as pixels of the size the model reads: small, and for any target."""
-    chosen = data.test[:count]
+    """Returns ``count`` test images as pixels of the size the model reads: small, and for any target.
+
+    As near as can be, every class gives the same share of its images, so that their top-1 is that of all of them.
+    """
+    chosen = np.sort(stratified(data.labels, data.test, count, np.random.default_rng(0)))
     pictures = np.stack([to_pixels(data.images[index], task.preprocessing) for index in chosen])
     return TestImages(pictures, data.labels[chosen].astype(np.int64), data.name, "test", data.class_names)
 

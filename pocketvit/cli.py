@@ -379,12 +379,13 @@ def _check_export_options(source: Path, context: typer.Context) -> None:
     for parameter in context.command.params:
         source_of = context.get_parameter_source(parameter.name or "")
         applies = getattr(parameter, "rich_help_panel", None) in (None, EXPORT_PANEL) and parameter.name not in _NEW_RUN
+        applies = applies or (parameter.name == "data" and context.params["data"].startswith("imagefolder:"))
         if not applies and source_of is not None and source_of.name == "COMMANDLINE":
             given.append(parameter.opts[0])
     if given:
         raise PlanError(
             f"The run {source} says itself what its model and data are",
-            expected="no options beside those of export",
+            expected="no options beside those of export, and --data imagefolder:PATH where a folder was moved",
             got=", ".join(given),
             fix="Leave them out, or export another model with --model and no run folder",
         )

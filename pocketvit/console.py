@@ -59,6 +59,9 @@ def as_lines(write: Callable[[str], None], clock: Callable[[], float] = time.mon
     last: dict[str, float] = {}
 
     def report(stage: str, done: int, total: int, note: str = "") -> None:
+        if total == 0:
+            write(f"{stage}: {note}")
+            return
         now = clock()
         if stage in last and done < total and now - last[stage] < _LINE_EVERY_S:
             return
@@ -94,6 +97,9 @@ class _Bars(Progress):
 
     def report(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Is the progress callback."""
+        if total == 0:
+            self.console.print(Text(f"{stage}: {note}"))
+            return
         if stage not in self._ids:
             self._put_away(_device(stage))
             self._make_room(stage)

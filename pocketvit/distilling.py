@@ -18,6 +18,7 @@ from compress import (
     check_lesson,
     fit,
     fit_network,
+    list_data,
     load_model,
     open_teacher,
     read_model,
@@ -45,9 +46,11 @@ from runtime import (
     write_document,
 )
 
+from .checks import Checked, check_fine_tuned, check_teacher
 from .distill_settings import DistillSettings
 from .job import Job, prepare
-from .runfolder import RunFolder, claim, read_settings
+from .run_data import keep_notes
+from .runfolder import RunFolder, claim, keep_list, read_settings
 from .settings import RunSettings
 from .stage import check_space, finished, save_stage, stage
 
@@ -55,8 +58,9 @@ SCHEMA = "pocketvit.distill"
 VERSION = 1
 FILE = "distill.json"
 _STUDENT = (
-    *("data", "train_limit", "skip_bad", "seed", "model", "img_size", "patch_size", "in_chans", "model_args"),
-    *("pretrained", "checkpoint", "reset_head", "mean", "std", "resize", "crop_pct", "interpolation"),
+    *("data", "train_limit", "skip_bad", "class_order", "class_map", "mirror", "seed"),
+    *("model", "img_size", "patch_size", "in_chans", "model_args", "pretrained", "checkpoint", "reset_head"),
+    *("mean", "std", "resize", "crop_pct", "interpolation"),
 )
 """Settings that a student's run folder brings along."""
 
@@ -102,12 +106,16 @@ def distill(
     settings, student = _of_student(settings, told)
     job = prepare(settings, progress)
     if student is not None:
-        job = replace(job, plan=student.plan, task=read_task(_sliced(told.student)))
+        job = replace(job, plan=student.plan, task=read_task(_sliced(told.student)), fine_tuned=False)
     data = pictures_of(job, told, progress)
     teacher = teacher_of(job, told)
     student = student or load_model(job.spec, job.plan.num_classes, settings.seed)
     check_lesson(told.distillation, teacher, student)
-    with claim(Path(root), settings, resume=resume, force=force) as folder:
+    checked = _check(job, told, teacher, Path(root), resume, progress)
+    with claim(Path(root), settings, resume=resume, force=force, data=list_data(job.data)) as folder:
+        keep_notes(folder, data, checked)
+        if told.unlabelled:
+            keep_list(folder, folder.unlabelled, list_data(data))
         keep_lesson(folder, told)
         check_space(folder.root, student)
         if teacher is not None:
@@ -116,6 +124,16 @@ def distill(
         _student_stage(job, told, (teacher, student), data, folder, progress)
         record = read_teacher(_place(folder)) if teacher is not None else None
     return Distilled(summarise(folder.root), record)
+
+
+def _check(
+    job: Job, told: DistillSettings, teacher: Teacher | None, root: Path, resume: bool, progress: Progress
+) -> list[Checked | None]:
+    """Scores student and teacher where they count as fine-tuned; a run that is continued was checked before."""
+    if resume and RunFolder(root).baseline.is_dir():
+        return []
+    taught = [check_fine_tuned(job, progress)]
+    return taught if teacher is None or told.learns else [*taught, check_teacher(teacher, job, progress)]
 
 
 def _of_student(settings: RunSettings, told: DistillSettings) -> tuple[RunSettings, SlicedViT | None]:

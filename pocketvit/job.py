@@ -26,6 +26,7 @@ from compress import (
     TasSettings,
     TrainRecipe,
     TreeSettings,
+    as_checkpoint_knows,
     augmentation_for,
     bf16_helps,
     budget_cost,
@@ -38,6 +39,7 @@ from compress import (
     input_stats,
     latency_target,
     load_data,
+    names_in_checkpoint,
     parse_budget,
     parse_cost,
     sparsity,
@@ -80,6 +82,8 @@ class Job:
         tree: how a tree is searched, where one is.
         tas: how widths are learnt, where they are.
         sparse: which weights become zeros, where any do.
+        fine_tuned: whether the weights are taken to know the data's classes as they are, untrained by us.
+        knows_classes: whether the checkpoint itself names its classes.
     """
 
     settings: RunSettings
@@ -96,6 +100,8 @@ class Job:
     tree: TreeSettings
     tas: TasSettings
     sparse: Sparsity
+    fine_tuned: bool = False
+    knows_classes: bool = False
 
 
 def prepare(settings: RunSettings, progress: Progress = silent, own_classes: bool = False) -> Job:
@@ -124,8 +130,14 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         seed=settings.seed,
         train_limit=settings.train_limit,
         skip_bad=settings.skip_bad,
+        class_order=settings.class_order,
+        class_map=Path(settings.class_map).expanduser() if settings.class_map else None,
+        mirror=settings.mirror,
         progress=progress,
     )
+    own_names = names_in_checkpoint(spec.checkpoint) if spec.checkpoint and not settings.reset_head else None
+    if own_names is not None and (not own_classes or sorted(own_names) == sorted(data.class_names)):
+        data = as_checkpoint_knows(data, own_names, asked=bool(settings.class_order or settings.class_map))
     if settings.in_chans is None and not (settings.pretrained or settings.checkpoint):
         spec = replace(spec, in_chans=data.channels)
     classes = data.num_classes
@@ -141,6 +153,8 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     plan = check_model(spec, classes)
     _check_cost(settings, plan)
     names = data.class_names if classes == data.num_classes else tuple(f"class {i}" for i in range(classes))
+    if own_names is not None and len(own_names) == classes:
+        names = own_names
     fresh = not (settings.pretrained or settings.checkpoint)
     task = Task(
         data=settings.data,
@@ -166,7 +180,13 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     changes = augmentation_for(data)
     lesson = _lesson(settings)
     zeros = sparsity(settings.sparse.sparsity, settings.sparse.scope, settings.sparse.layers)
-    return Job(settings, data, spec, plan, task, fine_tune, recover, lesson, changes, bf16, groups, tree, learnt, zeros)
+    knows = already_trained or (bool(settings.pretrained) and default_classes(spec) == classes)
+    fine_tuned = knows and (own_classes or fine_tune.epochs == 0) and names == data.class_names
+    return Job(
+        *(settings, data, spec, plan, task, fine_tune, recover, lesson, changes, bf16, groups, tree, learnt, zeros),
+        fine_tuned=fine_tuned,
+        knows_classes=own_names is not None,
+    )
 
 
 def _lesson(settings: RunSettings) -> Distillation | None:

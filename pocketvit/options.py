@@ -51,6 +51,22 @@ def run_settings(
     interpolation: Annotated[str | None, _option(_MODEL, "nearest, bilinear, bicubic or lanczos.")] = None,
     train_limit: Annotated[int | None, _option(_MODEL, "Use only so many training images.")] = None,
     skip_bad: Annotated[bool, _option(_MODEL, "Leave out pictures that cannot be decoded.", "--skip-bad")] = False,
+    class_order: Annotated[
+        str,
+        _option(
+            _MODEL,
+            "Of an image folder's classes: text (as torchvision), natural (as timm); by default the checkpoint's.",
+        ),
+    ] = "",
+    class_map: Annotated[
+        str | None, _option(_MODEL, "File with the classes in the order of the outputs: .txt, one a line, or .json.")
+    ] = None,
+    mirror: Annotated[
+        bool | None,
+        _option(
+            _MODEL, "Whether training may mirror pictures; not where they show text or signs.", "--mirror/--no-mirror"
+        ),
+    ] = None,
     seed: Annotated[int, _option(_MODEL, "Of splits, fresh weights, order and augmentation.")] = 0,
     epochs: Annotated[int | None, _option(_TRAIN, "Most epochs of the first training; 0 trains nothing.")] = None,
     batch_size: Annotated[int | None, _option(_TRAIN, "Images per step, in both trainings.")] = None,
@@ -174,6 +190,8 @@ def run_settings(
         raise PlanError("--latency-precision is one of two", expected="fp32 or int8", got=latency_precision)
     if made_for not in ("x86", "pi4", "pi5", "android"):
         raise PlanError("--for is one of four", expected="x86, pi4, pi5 or android", got=made_for)
+    if class_order not in ("", "text", "natural"):
+        raise PlanError("--class-order is one of two", expected="text or natural", got=class_order)
     return RunSettings(
         data=data,
         model=model,
@@ -211,6 +229,9 @@ def run_settings(
         bf16=bf16,  # type: ignore[arg-type]
         train_limit=train_limit,
         skip_bad=skip_bad,
+        class_order=class_order,  # type: ignore[arg-type]
+        class_map=class_map,
+        mirror=mirror,
         kinds=tuple(dict.fromkeys(kind.strip() for kind in formats.split(",") if kind.strip())),
         calibration_images=calibration_images,
         verify_images=verify_images,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from compress import (
-    load_data,
+    list_data,
     load_model,
     read_task,
     save_model,
@@ -21,7 +21,9 @@ from runtime import (
 )
 
 from .benching import BenchSettings, bench_stage
-from .job import export_settings, prepare, use_threads
+from .checks import Checked, check_fine_tuned
+from .job import Job, export_settings, prepare, use_threads
+from .run_data import data_of_run, keep_notes
 from .runfolder import RunFolder, claim, read_settings
 from .settings import EXPORT_SETTINGS, RunSettings
 from .stage import stage
@@ -51,7 +53,9 @@ def run(
         PocketVitError: see the stages.
     """
     job = prepare(settings, progress)
-    with claim(Path(root), settings, resume=resume, force=force) as folder:
+    checked = _check(job, Path(root), resume, progress)
+    with claim(Path(root), settings, resume=resume, force=force, data=list_data(job.data)) as folder:
+        keep_notes(folder, job.data, [checked])
         shrink_stages(job, folder, progress)
         export_stage(folder, job.data, export_settings(settings), progress)
         bench_stage(folder, job.data, read_task(folder.sliced), bench or BenchSettings(), progress)
@@ -68,7 +72,9 @@ def compress(
         PocketVitError: see the stages.
     """
     job = prepare(settings, progress)
-    with claim(Path(root), settings, resume=resume, force=force) as folder:
+    checked = _check(job, Path(root), resume, progress)
+    with claim(Path(root), settings, resume=resume, force=force, data=list_data(job.data)) as folder:
+        keep_notes(folder, job.data, [checked])
         shrink_stages(job, folder, progress)
     return summarise(folder.root)
 
@@ -78,23 +84,24 @@ def export_run(root: Path | str, settings: RunSettings, progress: Progress = sil
 
     Args:
         root: the run's folder.
-        settings: what it says of export is used; the rest comes from the run and must be left at its default.
+        settings: what it says of export is used, and of the data where a folder of pictures lies now; the rest comes
+            from the run and must be left at its default.
         progress: told where the work is.
 
     Raises:
         PlanError: the settings say something of model, data, training or pruning, which the run says itself.
-        RunFolderError: the folder is no run folder, or another process writes to it.
+        RunFolderError: the folder is no run folder, its data has changed, or another process writes to it.
         ArtifactError: the run holds no sliced model yet, or it is damaged.
         ParityError: a file does not compute what the model computes.
     """
     _check_export_alone(settings, Path(root))
     wanted, told = export_settings(settings), read_settings(RunFolder(Path(root)))
     use_threads(told)
-    with claim(Path(root), told, resume=True, force=False) as folder:
-        task = read_task(folder.sliced)
-        data = load_data(
-            task.data, seed=task.split_seed, train_limit=task.train_limit, skip_bad=told.skip_bad, progress=progress
-        )
+    if settings.data != RunSettings().data:
+        told = replace(told, data=settings.data)
+    data = data_of_run(RunFolder(Path(root)), told, read_task(RunFolder(Path(root)).sliced), progress)
+    with claim(Path(root), told, resume=True, force=False, data=list_data(data)) as folder:
+        keep_notes(folder, data)
         return export_stage(folder, data, wanted, progress)
 
 
@@ -103,7 +110,7 @@ def _check_export_alone(settings: RunSettings, root: Path) -> None:
     changed = [
         one.name
         for one in fields(RunSettings)
-        if one.name not in EXPORT_SETTINGS and getattr(settings, one.name) != getattr(usual, one.name)
+        if one.name not in {"data", *EXPORT_SETTINGS} and getattr(settings, one.name) != getattr(usual, one.name)
     ]
     if changed:
         raise PlanError(
@@ -122,9 +129,19 @@ def export(
         PocketVitError: see ``prepare`` and ``export.export_model``.
     """
     job = prepare(settings, progress, own_classes=True)
-    with claim(Path(root), settings, resume=resume, force=force) as folder, stage(folder, "export"):
+    checked = _check(job, Path(root), resume, progress)
+    data = list_data(job.data)
+    with claim(Path(root), settings, resume=resume, force=force, data=data) as folder, stage(folder, "export"):
+        keep_notes(folder, job.data, [checked])
         model = load_model(job.spec, job.plan.num_classes, settings.seed)
         save_model(folder.baseline, model, job.task)
         return export_model(
             model, job.task, job.data, folder.artifacts, folder.name, export_settings(settings), progress, time_apart
         )
+
+
+def _check(job: Job, root: Path, resume: bool, progress: Progress) -> Checked | None:
+    """Scores a fine-tuned checkpoint before anything is written; a run that is continued was checked before."""
+    if resume and (RunFolder(root).baseline / "task.json").is_file():
+        return None
+    return check_fine_tuned(job, progress)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from device_bench import format
-from runtime import DataError, Prediction, atomic_path, contact_sheet, load
+from runtime import IMAGE_SUFFIXES, DataError, Prediction, atomic_path, contact_sheet, in_words, list_pictures, load
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 
@@ -122,11 +122,10 @@ def draw(outcome: Outcome, path: Path) -> None:
 def _pictures(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = sorted(
-        p
-        for p in path.rglob("*")
-        if p.suffix.lower() in _SUFFIXES and not any(part.startswith(".") for part in p.relative_to(path).parts)
-    )
-    if not found:
-        raise DataError(f"The folder {path} holds no pictures", expected=", ".join(sorted(_SUFFIXES)))
-    return found
+    tree = list_pictures(path)
+    if not tree.files:
+        left_out = in_words(tree.left_out) or None
+        raise DataError(
+            f"The folder {path} holds no pictures", expected=", ".join(sorted(IMAGE_SUFFIXES)), got=left_out
+        )
+    return [file.path for file in tree.files]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime import ArtifactError, RunFolderError, decode, encode, read_document, storage_errors, write_document
 
 from .settings import RunSettings
+
+if TYPE_CHECKING:
+    from compress import DataList
 
 SCHEMA = "pocketvit.run"
 VERSION = 1
@@ -35,6 +39,16 @@ class RunFolder:
     def settings(self) -> Path:
         """What the run was told."""
         return self.root / "run.json"
+
+    @property
+    def data(self) -> Path:
+        """Which pictures it was begun with."""
+        return self.root / "data.json"
+
+    @property
+    def unlabelled(self) -> Path:
+        """The same with the pictures that a teacher labels."""
+        return self.root / "unlabelled.json"
 
     @property
     def baseline(self) -> Path:
@@ -82,7 +96,9 @@ class RunFolder:
 
 
 @contextmanager
-def claim(root: Path, settings: RunSettings, *, resume: bool, force: bool) -> Iterator[RunFolder]:
+def claim(
+    root: Path, settings: RunSettings, *, resume: bool, force: bool, data: DataList | None = None
+) -> Iterator[RunFolder]:
     """Makes or takes up a run's folder, for this process alone.
 
     Args:
@@ -90,13 +106,16 @@ def claim(root: Path, settings: RunSettings, *, resume: bool, force: bool) -> It
         settings: of the run; a resumed one must have been made with the same.
         resume: continue what is there; start where there is nothing.
         force: throw away what is there.
+        data: the pictures; a resumed run must have been begun with the same, wherever they lie now. None where they do
+            not matter.
 
     Raises:
-        RunFolderError: the folder exists and neither was asked for, is no run folder, was made with other
-            settings, or is being written by another process.
+        RunFolderError: the folder exists and neither was asked for, is no run folder, was made with other settings or
+            other pictures, or is being written by another process; or its name cannot stand in those of files.
         StorageError: there is no space, or no permission to write.
     """
     run = RunFolder(root)
+    _check_name(root)
     if root.exists() and not root.is_dir():
         raise RunFolderError(f"{root} is a file", fix="Choose another run with --name or --runs")
     filled = root.is_dir() and any(path.name != ".lock" for path in root.iterdir())
@@ -118,10 +137,14 @@ def claim(root: Path, settings: RunSettings, *, resume: bool, force: bool) -> It
         if filled and force:
             _clear(root)
         elif filled:
-            _check_same(run, settings)
+            settings = _check_same(run, settings, may_move=data is not None and run.data.is_file())
+            if data is not None:
+                check_list(run, run.data, data)
             _sweep(root)
-        if not run.settings.exists():
+        if not run.settings.exists() or read_settings(run).data != settings.data:
             write_document(run.settings, SCHEMA, VERSION, {"settings": encode(settings)})
+        if data is not None:
+            keep_list(run, run.data, data)
         yield run
 
 
@@ -138,20 +161,88 @@ def read_settings(run: RunFolder) -> RunSettings:
     return decode(RunSettings, body.get("settings"), str(run.settings))
 
 
-def _check_same(run: RunFolder, settings: RunSettings) -> None:
+def keep_list(run: RunFolder, path: Path, now: DataList) -> None:
+    """Keeps the list of a run's pictures, or checks it against the one that is there.
+
+    Raises:
+        RunFolderError: see ``check_list``.
+        ArtifactError: the list is damaged.
+        StorageError: it cannot be written.
+    """
+    if path.is_file():
+        check_list(run, path, now)
+    else:
+        from compress import write_data_list
+
+        write_data_list(path, now)
+
+
+def check_list(run: RunFolder, path: Path, now: DataList) -> None:
+    """Checks that a run goes on with the pictures it was begun with; of older runs, which keep no list, it cannot.
+
+    Args:
+        run: the run.
+        path: of the list.
+        now: the pictures as they are.
+
+    Raises:
+        RunFolderError: pictures were added, removed, renamed or changed, or their labels or splits are others.
+        ArtifactError: the list is damaged.
+    """
+    if not path.is_file():
+        return
+    from compress import differences, read_data_list
+
+    before = read_data_list(path)
+    differ = differences(before, now)
+    if differ:
+        moved = f"{before.data} is now {now.data}; " if before.data != now.data else ""
+        raise RunFolderError(
+            f"The data of the run {run.root} has changed since it was begun",
+            expected=f"the {before.train + before.held_out + before.test:,} images listed in {path.name}",
+            got=f"{moved}{'; '.join(differ)}",
+            fix="Put the data back as it was, replace the run with --force, or choose another --name",
+        )
+
+
+_LONGEST_NAME = 200
+"""Most bytes in the name of a run; its files' names add to it, and no file system takes more than 255."""
+
+
+def _check_name(root: Path) -> None:
+    raw = os.fsencode(root.name)
     try:
-        before = encode(read_settings(run))
+        raw.decode()
+    except UnicodeDecodeError:
+        shown = raw.decode("utf-8", "backslashreplace")
+        raise RunFolderError(f"The run's name {shown} is not UTF-8", fix="Choose another --name") from None
+    if len(raw) > _LONGEST_NAME:
+        raise RunFolderError(
+            f"The run's name {root.name[:40]}… is too long for the names of its files",
+            expected=f"at most {_LONGEST_NAME} bytes",
+            got=len(raw),
+            fix="Choose a shorter --name",
+        )
+
+
+def _check_same(run: RunFolder, settings: RunSettings, may_move: bool = False) -> RunSettings:
+    """Returns the settings of the run, with the new place of data that may have moved."""
+    try:
+        told = read_settings(run)
+        before = encode(told)
     except ArtifactError as error:
         raise RunFolderError(f"{error} The run cannot be resumed", fix="Replace it with --force") from error
     now = encode(settings)
     # a run goes on on any device
-    differ = (key for key in now if key != "device" and before[key] != now[key])
+    free = {"device", *(("data",) if may_move else ())}
+    differ = (key for key in now if key not in free and before[key] != now[key])
     changed = [f"{key} was {before[key]!r} and is now {now[key]!r}" for key in differ]
     if changed:
         raise RunFolderError(
             f"The run {run.root} was made with other settings: {'; '.join(changed)}",
             fix="Resume with the same settings, replace it with --force, or choose another --name",
         )
+    return replace(told, data=settings.data) if may_move else told
 
 
 def _sweep(root: Path) -> None:

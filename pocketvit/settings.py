@@ -136,6 +136,9 @@ class RunSettings:
         recover: changes to the training after slicing.
         bf16: compute in bfloat16 where it helps (``auto``), always, or never.
         train_limit: use only so many training images.
+        class_order: of an image folder's classes: ``text`` or ``natural``; empty takes the checkpoint's, else text.
+        class_map: file that names the classes in order.
+        mirror: whether training may mirror pictures; None mirrors all but the built-in digits.
         skip_bad: leave out pictures that cannot be decoded.
         kinds: files to write, of ``export.KINDS``.
         calibration_images: held-out images that set integer ranges; 0 chooses.
@@ -193,6 +196,9 @@ class RunSettings:
     bf16: Literal["auto", "on", "off"] = "auto"
     train_limit: int | None = None
     skip_bad: bool = False
+    class_order: Literal["", "text", "natural"] = ""
+    class_map: str | None = None
+    mirror: bool | None = None
     kinds: tuple[str, ...] = ("onnx", "onnx-int8", "fp32", "int8", "int8-full")
     calibration_images: int = 0
     verify_images: int = 0

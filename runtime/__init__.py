@@ -42,14 +42,16 @@ from .latency import (
     write_latency,
 )
 from .metrics import EpochRecord, ModelMetrics, read_metrics, write_metrics
+from .picture_files import IMAGE_SUFFIXES, PictureFile, PictureTree, in_words, list_pictures
 from .plan import MULTIPLE, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan, read_plan, write_plan
 from .preprocess import Interpolation, Preprocessing, normalise, open_image, preprocess, to_channels, to_pixels
-from .progress import Progress, silent
+from .progress import Progress, message, silent
 from .quiet import quiet
 from .session import Prediction, Session, load, softmax
 from .version import tool_version
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "MULTIPLE",
     "Artifact",
     "ArtifactError",
@@ -72,6 +74,8 @@ __all__ = [
     "ModelMetrics",
     "NormPlace",
     "Parity",
+    "PictureFile",
+    "PictureTree",
     "Precision",
     "ParityError",
     "PlanError",
@@ -98,10 +102,13 @@ __all__ = [
     "dumps",
     "encode",
     "flops",
+    "in_words",
     "latency_of",
+    "list_pictures",
     "load",
     "macs",
     "manifest_path",
+    "message",
     "normalise",
     "open_device_engine",
     "open_engine",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress import load_data, read_task
+from compress import read_task
 from device_bench import Accuracy, accuracy_of, without_zeros
 from pocketvit.benching import packed
+from pocketvit.run_data import data_of_run
 from pocketvit.runfolder import RunFolder, read_settings
 from runtime import (
     Artifact,
@@ -84,7 +85,7 @@ def answer(root: Path, progress: Progress = silent) -> None:
     """
     folder = RunFolder(root)
     told, task = read_settings(folder), read_task(folder.sliced)
-    data = load_data(task.data, seed=task.split_seed, train_limit=task.train_limit, skip_bad=told.skip_bad)
+    data = data_of_run(folder, told, task)
     images = packed(data, task, len(data.test))
     paths = sorted(path for ending in ("onnx", "tflite", "pt2") for path in folder.artifacts.glob(f"*.{ending}"))
     found = []

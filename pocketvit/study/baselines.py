@@ -64,13 +64,14 @@ def train_baseline(root: Path, progress: Progress = silent) -> None:
     Raises:
         PocketVitError: see ``fine_tune_stage``.
     """
+    from compress import list_data
     from pocketvit.job import prepare
     from pocketvit.runfolder import RunFolder, read_settings
     from pocketvit.stages import fine_tune_stage
 
     settings = read_settings(RunFolder(root))
     job = prepare(settings, progress)
-    with claim(root, settings, resume=True, force=False) as folder:
+    with claim(root, settings, resume=True, force=False, data=list_data(job.data)) as folder:
         fine_tune_stage(job, folder, progress)
 
 

@@ -217,7 +217,7 @@ def test_unlabelled_pictures_join_the_training_split_alone(tmp_path: Path) -> No
     (tmp_path / "notes.txt").write_text("not a picture")
     told: list[tuple[str, int, int]] = []
     joined = with_unlabelled(DATA, tmp_path, progress=lambda *a: told.append(a[:3]))
-    assert told[-1] == ("check images", 3, 3)
+    assert told[-2:] == [("check images", 3, 3), ("data", 0, 0)]
     count = len(DATA.images)
     assert joined.train.tolist() == [*DATA.train, count, count + 1, count + 2]
     assert joined.labels[count:].tolist() == [UNLABELLED] * 3

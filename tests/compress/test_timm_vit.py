@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from compress import ModelSpec, check_model, from_timm, plan_of_timm
+from compress import ModelSpec, check_model, from_timm, plan_of_timm, to_timm
 from runtime import ModelError, PlanError, ShapePlan, macs, params
 
 from .tiny import ARCHITECTURES, images_for, timm_model
@@ -128,3 +128,12 @@ def test_epsilons_that_differ_are_refused() -> None:
 def test_widths_that_are_no_multiple_of_8_are_refused() -> None:
     with pytest.raises(PlanError, match=r"qk_dim must be a positive multiple of 8. Got 12."):
         check_model(ModelSpec("vit_tiny_patch16_224", overrides={"embed_dim": 48, "num_heads": 4}))
+
+
+@pytest.mark.parametrize("key", VARIANTS)
+def test_our_weights_go_back_to_timm(key: str) -> None:
+    theirs = timm_model(VARIANTS[key]).state_dict()
+    back = to_timm(from_timm(timm_model(VARIANTS[key])).state_dict(), theirs)
+    assert back.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in back.items())
+    assert to_timm(theirs, theirs) == theirs

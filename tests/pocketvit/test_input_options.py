@@ -136,6 +136,6 @@ def test_options_that_a_run_answers_itself_are_refused(pocketvit: Command, tiny_
 
 
 def test_settings_that_a_run_answers_itself_are_refused(tmp_path: Path) -> None:
-    for settings, name in ((RunSettings(data="fashion-mnist"), "data"), (RunSettings(seed=3), "seed")):
+    for settings, name in ((RunSettings(train_limit=9), "train_limit"), (RunSettings(seed=3), "seed")):
         with pytest.raises(PlanError, match=f"says itself what its model and data are.*Got {name}"):
             export_run(tmp_path, settings)

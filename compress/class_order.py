@@ -1,0 +1,214 @@
+"""The order of a dataset's classes, which is the order of a classifier's outputs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from runtime import ArtifactError, DataError, ModelError, read_document
+
+from .dataset import Dataset
+
+CLASS_NAMES_KEY = "pocketvit.class_names"
+"""Metadata of a ``.safetensors`` file of ours: its classes in the order of the outputs, as a JSON list."""
+
+ORDERS = ("text", "natural")
+"""``text`` compares names character by character, as torchvision does; ``natural`` numbers by value, as timm does."""
+
+
+def natural_key(name: str) -> tuple[list[int | str], str]:
+    """Returns what timm's reader of image folders sorts class names by; equal ones go by their text.
+
+    >>> sorted(["10", "2", "b1", "A2"], key=natural_key)
+    ['2', '10', 'A2', 'b1']
+    """
+    parts = re.split(r"(\d+)", name.lower())
+    return [int(part) if part.isdecimal() else part for part in parts], name
+
+
+def sorted_names(names: Sequence[str], order: str) -> tuple[str, ...]:
+    """Returns names in one of ``ORDERS``."""
+    return tuple(sorted(names, key=natural_key)) if order == "natural" else tuple(sorted(names))
+
+
+def reordered(data: Dataset, names: Sequence[str]) -> Dataset:
+    """Returns ``data`` with its classes in the order of ``names``, which are the same; the splits stay.
+
+    Labels of -1, of pictures that nobody has labelled, stay as well.
+    """
+    if tuple(names) == data.class_names:
+        return data
+    places = {name: index for index, name in enumerate(names)}
+    moved = np.array([*(places[name] for name in data.class_names), -1], np.int64)
+    return replace(data, class_names=tuple(names), labels=moved[data.labels])
+
+
+def check_same_classes(names: Sequence[str], data: Sequence[str], what: str, fix: str) -> None:
+    """Checks that ``names`` are the classes of the data, in whatever order.
+
+    Args:
+        names: of ``what``.
+        data: of the data.
+        what: where the names stand, for the error text.
+        fix: what to do, for the error text.
+
+    Raises:
+        DataError: a class is missing, too many, or named twice.
+    """
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise DataError(f"{what} names a class twice", got=_few(twice))
+    missing, extra = sorted(set(data) - set(names)), sorted(set(names) - set(data))
+    if missing or extra:
+        told = [f"it lacks {_few(missing)}"] if missing else []
+        told += [f"it has {_few(extra)}, which the data has not"] if extra else []
+        raise DataError(
+            f"{what} names other classes than the data", expected=_few(sorted(data)), got="; ".join(told), fix=fix
+        )
+
+
+def as_checkpoint_knows(data: Dataset, known: Sequence[str], asked: bool) -> Dataset:
+    """Returns ``data`` with its classes in the order of a checkpoint's outputs.
+
+    Args:
+        data: in the order that was asked for, or else in that of text.
+        known: the checkpoint's classes.
+        asked: whether an order was asked for.
+
+    Raises:
+        DataError: the checkpoint knows other classes, or another order was asked for.
+    """
+    fix = "Choose the data it was trained on, or give --reset-head to train a new classifier"
+    check_same_classes(known, data.class_names, "The checkpoint", fix)
+    pairs = zip(data.class_names, known, strict=True)
+    differ = [(place, own, other) for place, (own, other) in enumerate(pairs) if own != other]
+    if asked and differ:
+        place, own, other = differ[0]
+        raise DataError(
+            "The checkpoint says in which order it knows the classes, and another one was asked for",
+            expected=f"class {place} to be {other}",
+            got=own,
+            fix="Leave out --class-order and --class-map",
+        )
+    return reordered(data, known)
+
+
+def read_class_map(path: Path) -> tuple[str, ...]:
+    """Reads the order of classes from a file.
+
+    ``.txt`` has one name a line, as timm's class maps. ``.json`` is a list of names, an object of name to index, or
+    one of index to name, or to a list that begins with the name.
+
+    Raises:
+        DataError: the file is missing, is of another kind, or its indices are not 0 to N - 1, each once.
+    """
+    if path.suffix.lower() not in (".txt", ".json"):
+        raise DataError(
+            f"The class map {path} is of another kind",
+            expected=".txt with one class a line, or .json",
+            got=path.suffix or "no ending",
+            fix="Write the classes to a .txt file, one a line, in the order of the model's outputs",
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"The class map {path} does not exist", fix="Change --class-map") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"The class map {path} cannot be read", expected="a text file in UTF-8", got=error) from error
+    if path.suffix.lower() == ".txt":
+        return _from_lines(path, text)
+    try:
+        return _from_json(path, json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"The class map {path} is not valid JSON", got=error) from error
+
+
+def _from_lines(path: Path, text: str) -> tuple[str, ...]:
+    names = [line.strip() for line in text.rstrip().splitlines()]
+    if not all(names):
+        place = names.index("") + 1 if names else 1
+        raise DataError(f"Line {place} of the class map {path} is empty", expected="one class a line")
+    return tuple(names)
+
+
+def _from_json(path: Path, content: Any) -> tuple[str, ...]:
+    if isinstance(content, list) and content and all(isinstance(name, str) for name in content):
+        return tuple(content)
+    pairs: list[tuple[Any, Any]] = []
+    if isinstance(content, dict):
+        if all(isinstance(value, int) and not isinstance(value, bool) for value in content.values()):
+            pairs = [(index, name) for name, index in content.items()]
+        elif all(key.isdecimal() for key in content):
+            pairs = [
+                (int(key), value[0] if isinstance(value, list) and value else value) for key, value in content.items()
+            ]
+    if not pairs or not all(isinstance(name, str) for _, name in pairs):
+        raise DataError(
+            f"The class map {path} cannot be understood",
+            expected="a list of names, or an object of name to index or of index to name",
+        )
+    indices = Counter(index for index, _ in pairs)
+    wrong = sorted(set(range(len(pairs))) ^ set(indices))
+    if wrong or len(indices) < len(pairs):
+        raise DataError(
+            f"The indices in the class map {path} do not count the classes",
+            expected=f"0 to {len(pairs) - 1}, each once",
+            got=f"{_few([str(index) for index in wrong])} missing or too many",
+        )
+    return tuple(name for _, name in sorted(pairs))
+
+
+def write_names(names: Sequence[str]) -> dict[str, str]:
+    """Returns the metadata that keeps class names in a ``.safetensors`` file."""
+    return {CLASS_NAMES_KEY: json.dumps(list(names))}
+
+
+def names_in_checkpoint(path: Path) -> tuple[str, ...] | None:
+    """Returns the class names that a checkpoint of ours carries, in the order of its outputs, or None.
+
+    They stand in the file itself or, of older model folders, in the ``task.json`` beside it.
+
+    Raises:
+        ModelError: they are damaged.
+    """
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError):  # told where the weights are read
+        return None
+    if CLASS_NAMES_KEY in metadata:
+        try:
+            found = json.loads(metadata[CLASS_NAMES_KEY])
+        except ValueError:
+            found = None
+    elif path.name == "model.safetensors" and (path.parent / "task.json").is_file():
+        found = _names_in_task(path.parent / "task.json")
+        if found is None:
+            return None
+    else:
+        return None
+    if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
+        raise ModelError(f"The class names in the checkpoint {path} are damaged", expected="a JSON list of texts")
+    return tuple(found)
+
+
+def _names_in_task(path: Path) -> Any:
+    try:
+        return read_document(path, "pocketvit.task", 10**6).get("class_names")
+    except ArtifactError:
+        return None
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"
