@@ -2,6 +2,8 @@
 
 from .augment import Augmentation, augmentation_for
 from .budget import COUNTS, Budget, Cost, Tables, budget_cost, latency_target, parse_budget, parse_cost, smallest_plan
+from .checkpoint_file import read_checkpoint
+from .checkpoint_fit import LoadReport
 from .criteria import CRITERIA, Criterion, l2_scores, random_importance, taylor_scores, unit_importance
 from .data import known_data, load_data, search_set
 from .dataset import Dataset
@@ -28,8 +30,8 @@ from .models import (
     checkpoint_classes,
     default_classes,
     input_stats,
+    load_checkpoint_report,
     load_model,
-    read_checkpoint,
 )
 from .oneshot import GroupSizes, Proposal, propose
 from .recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
@@ -86,6 +88,7 @@ __all__ = [
     "InputStats",
     "Kept",
     "Lesson",
+    "LoadReport",
     "Masks",
     "ModelSpec",
     "Node",
@@ -143,6 +146,7 @@ __all__ = [
     "l2_scores",
     "label_loss",
     "latency_target",
+    "load_checkpoint_report",
     "load_data",
     "load_model",
     "logits_of",

@@ -23,6 +23,7 @@ from runtime import (
     write_plan,
 )
 
+from .checkpoint_file import check_finite
 from .tensors import write_tensors
 from .vit import SlicedViT, build
 
@@ -68,14 +69,16 @@ def read_model(folder: Path) -> SlicedViT:
     """Reads the model of a folder that ``save_model`` wrote.
 
     Raises:
-        ArtifactError: a file is missing or damaged, or weights and plan do not fit.
+        ArtifactError: a file is missing or damaged, a weight is NaN or infinite, or weights and plan do not fit.
     """
     plan = read_plan(folder / "plan.json")
     path = folder / "model.safetensors"
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist", expected="the model's weights")
     try:
-        return build(plan, load_file(path))
+        weights = load_file(path)
+        check_finite(f"The model {path}", weights)
+        return build(plan, weights)
     except (SafetensorError, PlanError, OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read", got=error, fix="Make the run anew") from error
 

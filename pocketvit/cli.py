@@ -13,7 +13,7 @@ from .bench_command import bench
 from .distill_command import distill
 from .gate_commands import compare, gate
 from .options import with_run_settings
-from .output import fail, print_json, say
+from .output import fail, notes_said, print_json, say
 from .settings import RunSettings
 from .study_command import study
 from .targets_commands import targets
@@ -320,7 +320,8 @@ def main() -> None:
 
 def _run_command() -> None:
     try:
-        app(standalone_mode=True)
+        with notes_said():
+            app(standalone_mode=True)
     except PocketVitError as error:
         fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:

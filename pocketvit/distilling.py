@@ -49,7 +49,7 @@ from .distill_settings import DistillSettings
 from .job import Job, prepare
 from .runfolder import RunFolder, claim, read_settings
 from .settings import RunSettings
-from .stage import check_space, finished, save_stage, stage
+from .stage import check_space, finished, log_notes, save_stage, stage
 
 SCHEMA = "pocketvit.distill"
 VERSION = 1
@@ -281,6 +281,7 @@ def _baseline_stage(job: Job, told: DistillSettings, student: SlicedViT, folder:
     if finished(folder.baseline) is not None:
         return
     with stage(folder, "alone"):
+        log_notes(folder, job)
         epochs: tuple[EpochRecord, ...] = ()
         if told.alone:
             trained = fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from compress import (
     Distillation,
     DistillMethod,
     GroupSizes,
+    LoadReport,
     ModelSpec,
     Sparsity,
     Task,
@@ -30,13 +32,13 @@ from compress import (
     bf16_helps,
     budget_cost,
     check_model,
-    checkpoint_classes,
     choose_device,
     count_gpus,
     current_ranks,
     default_classes,
     input_stats,
     latency_target,
+    load_checkpoint_report,
     load_data,
     parse_budget,
     parse_cost,
@@ -47,6 +49,7 @@ from export import ExportSettings, MicroLimits
 from runtime import (
     ModelError,
     PlanError,
+    PocketVitWarning,
     Preprocessing,
     Progress,
     ShapePlan,
@@ -80,6 +83,7 @@ class Job:
         tree: how a tree is searched, where one is.
         tas: how widths are learnt, where they are.
         sparse: which weights become zeros, where any do.
+        notes: what a person should know of the checkpoint, a sentence each.
     """
 
     settings: RunSettings
@@ -96,6 +100,7 @@ class Job:
     tree: TreeSettings
     tas: TasSettings
     sparse: Sparsity
+    notes: tuple[str, ...] = ()
 
 
 def prepare(settings: RunSettings, progress: Progress = silent, own_classes: bool = False) -> Job:
@@ -111,6 +116,9 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         DataError: the data is unknown, not there, or too small.
         PlanError: sizes that do not divide, or a budget that cannot be met.
         UnsupportedTargetError: there is no such GPU.
+
+    Warns:
+        PocketVitWarning: what a person should know of the checkpoint.
     """
     use_threads(settings)
     ranks = current_ranks()
@@ -118,7 +126,11 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     export_settings(settings)
     spec = _model_spec(settings)
     check_model(spec)
-    known = checkpoint_classes(spec.checkpoint) if spec.checkpoint else None
+    report = load_checkpoint_report(spec) if spec.checkpoint else None
+    known = report.classes if report else None
+    notes = (*report.notes, *_resampled_notes(report, settings, own_classes)) if report else ()
+    for note in notes:
+        warnings.warn(note, PocketVitWarning, stacklevel=2)
     data = load_data(
         settings.data,
         seed=settings.seed,
@@ -142,17 +154,17 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     _check_cost(settings, plan)
     names = data.class_names if classes == data.num_classes else tuple(f"class {i}" for i in range(classes))
     fresh = not (settings.pretrained or settings.checkpoint)
+    headless = spec.checkpoint is not None and (settings.reset_head or known is None)
     task = Task(
         data=settings.data,
         split_seed=settings.seed,
         train_limit=settings.train_limit,
         preprocessing=_preprocessing(settings, spec, plan, data),
         class_names=names,
-        source=_source(settings, spec),
-        trained=not fresh or not own_classes,
+        source=_source(settings, spec, report),
+        trained=not (fresh or headless) or not own_classes,
     )
-    headless = spec.checkpoint is not None and (settings.reset_head or known is None)
-    already_trained = spec.checkpoint is not None and not headless
+    already_trained = report is not None and not headless and not report.patch_resampled
     fine_tune = _recipe(SCRATCH if fresh else FINE_TUNE, settings.fine_tune, settings, 0 if already_trained else None)
     recover = _recipe(SCRATCH_RECOVER if fresh else RECOVER, settings.recover, settings)
     bf16 = settings.bf16 == "on" or (settings.bf16 == "auto" and bf16_helps(plan))
@@ -166,7 +178,9 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     changes = augmentation_for(data)
     lesson = _lesson(settings)
     zeros = sparsity(settings.sparse.sparsity, settings.sparse.scope, settings.sparse.layers)
-    return Job(settings, data, spec, plan, task, fine_tune, recover, lesson, changes, bf16, groups, tree, learnt, zeros)
+    return Job(
+        settings, data, spec, plan, task, fine_tune, recover, lesson, changes, bf16, groups, tree, learnt, zeros, notes
+    )
 
 
 def _lesson(settings: RunSettings) -> Distillation | None:
@@ -254,7 +268,7 @@ def _model_spec(settings: RunSettings) -> ModelSpec:
         patch_size=settings.patch_size or (DEFAULT_PATCH_SIZE if builtin else None),
         in_chans=channels,
         pretrained=bool(settings.pretrained),
-        checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
+        checkpoint=Path(settings.checkpoint).expanduser() if settings.checkpoint else None,
         reset_head=settings.reset_head,
         overrides={**(DEFAULT_OVERRIDES if builtin and not settings.pretrained else {}), **settings.model_args},
     )
@@ -275,9 +289,23 @@ def _preprocessing(settings: RunSettings, spec: ModelSpec, plan: ShapePlan, data
     )
 
 
-def _source(settings: RunSettings, spec: ModelSpec) -> str:
+def _resampled_notes(report: LoadReport, settings: RunSettings, own_classes: bool) -> tuple[str, ...]:
+    """Says what becomes of resampled weights where that is not told by ``--epochs``."""
+    if not report.resampled or report.classes is None or settings.reset_head or settings.fine_tune.epochs is not None:
+        return ()
+    if own_classes:
+        return ("Resampled weights are exported as they are: fine-tune them before, with pocketvit run",)
+    if report.patch_resampled:
+        return (
+            "Weights for other patches do not count as fine-tuned: they are trained first; --epochs 0 takes them as is",
+        )
+    return ("Weights with resampled positions count as fine-tuned: --epochs 30 trains them at this size first",)
+
+
+def _source(settings: RunSettings, spec: ModelSpec, report: LoadReport | None) -> str:
     if spec.checkpoint is not None:
-        return f"timm {spec.name}, weights from {spec.checkpoint.name}"
+        changed = f", resampled: {', '.join(report.resampled)}" if report and report.resampled else ""
+        return f"timm {spec.name}, weights from {spec.checkpoint.name}{changed}"
     return f"timm {spec.name}, {'published' if settings.pretrained else 'fresh'} weights, seed {settings.seed}"
 
 

@@ -30,7 +30,9 @@ def run_settings(
     pretrained: Annotated[
         bool | None, _option(_MODEL, "Start from timm's published weights, or from fresh ones.")
     ] = None,
-    checkpoint: Annotated[str | None, _option(_MODEL, "Start from a .safetensors or .pth file.")] = None,
+    checkpoint: Annotated[
+        str | None, _option(_MODEL, "Start from a file: .safetensors, .pth, .pth.tar, .pt, .ckpt or .bin.")
+    ] = None,
     reset_head: Annotated[bool, _option(_MODEL, "Train a new classifier for the checkpoint.", "--reset-head")] = False,
     model_arg: Annotated[
         list[str] | None, _option(_MODEL, "A further argument of the architecture, such as depth=6. Repeatable.")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from runtime import tool_version
+from runtime import PocketVitWarning, tool_version
 
 
 def fail(text: str, code: int) -> NoReturn:
@@ -24,6 +28,25 @@ def say(text: str) -> None:
     from rich.console import Console
 
     Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+@contextmanager
+def notes_said() -> Iterator[None]:
+    """Says every ``PocketVitWarning`` of the block on stderr once, as a note; of several ranks only the first does."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, PocketVitWarning):
+                others(message, category, *where, **more)
+            elif str(message) not in said and os.environ.get("RANK", "0") == "0":
+                said.add(str(message))
+                say(f"Note: {message}")
+
+        warnings.filterwarnings("always", category=PocketVitWarning)
+        warnings.showwarning = show
+        yield
 
 
 def print_json(schema: str, body: dict[str, Any]) -> None:
