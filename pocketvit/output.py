@@ -16,18 +16,19 @@ from runtime import PocketVitWarning, tool_version
 
 def fail(text: str, code: int) -> NoReturn:
     """Says what went wrong and ends the program with exit code ``code``."""
-    from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
 
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(text)}")
+    from .console import stderr_console
+
+    stderr_console().print(Text.assemble(("error:", "bold red"), " ", text))
     sys.exit(code)
 
 
 def say(text: str) -> None:
     """Writes a line to stderr."""
-    from rich.console import Console
+    from .console import stderr_console
 
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+    stderr_console().print(text)
 
 
 @contextmanager
