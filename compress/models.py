@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from runtime import MissingExtraError, ModelError, PlanError, PocketVitWarning, ShapePlan
+from runtime import MissingExtraError, ModelError, PlanError, PocketVitWarning, ShapePlan, check_fields, check_is
 
 from .checkpoint_file import open_checkpoint, with_classifier
 from .checkpoint_fit import LoadReport, fit_checkpoint, head_classes
@@ -39,6 +39,9 @@ class ModelSpec:
         checkpoint: take the weights of this file instead, of one of ``checkpoint_file.SUFFIXES``.
         reset_head: start the checkpoint's classifier anew.
         overrides: further arguments of the timm architecture, for instance ``{"depth": 6}``.
+
+    Raises:
+        PlanError: a value is of another type.
     """
 
     name: str
@@ -49,6 +52,9 @@ class ModelSpec:
     checkpoint: Path | None = None
     reset_head: bool = False
     overrides: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ def load_model(spec: ModelSpec, num_classes: int, seed: int = 0) -> SlicedViT:
     Warns:
         PocketVitWarning: what was done with a checkpoint to make it fit, and what was left out of it.
     """
+    check_is(spec, ModelSpec)
     check_model(spec, num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

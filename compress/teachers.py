@@ -15,7 +15,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from runtime import ArtifactError, MissingExtraError, ModelError, Preprocessing, Session, load, read_metrics
+from runtime import (
+    ArtifactError,
+    MissingExtraError,
+    ModelError,
+    Preprocessing,
+    Session,
+    check_fields,
+    load,
+    read_metrics,
+)
 
 from .checkpoint_file import check_finite, open_checkpoint
 from .checkpoint_fit import needed
@@ -78,6 +87,9 @@ class TimmSpec:
     pretrained: bool = False
     checkpoint: Path | None = None
     overrides: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def sliced_teacher(model: SlicedViT, preprocessing: Preprocessing, name: str = "a Vision Transformer") -> Teacher:

@@ -38,6 +38,7 @@ from runtime import (
     PlanError,
     Progress,
     RunFolderError,
+    check_is,
     decode,
     encode,
     read_document,
@@ -99,6 +100,8 @@ def distill(
     Raises:
         PocketVitError: see ``prepare``, ``open_teacher`` and ``fit``.
     """
+    check_is(settings, RunSettings)
+    check_is(told, DistillSettings)
     settings, student = _of_student(settings, told)
     job = prepare(settings, progress)
     if student is not None:

@@ -54,6 +54,7 @@ from runtime import (
     Progress,
     ShapePlan,
     UnsupportedTargetError,
+    check_is,
     silent,
 )
 
@@ -120,6 +121,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     Warns:
         PocketVitWarning: what a person should know of the checkpoint.
     """
+    check_is(settings, RunSettings)
     use_threads(settings)
     ranks = current_ranks()
     use_device(choose_device(settings.device, count_gpus(), ranks.local_rank, ranks.local_size))

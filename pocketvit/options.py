@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -152,18 +152,8 @@ def run_settings(
     Raises:
         PlanError: an option cannot be read.
     """
-    if bf16 not in ("auto", "on", "off"):
-        raise PlanError("--bf16 is one of three", expected="auto, on or off", got=bf16)
-    searches = "one-shot", "milp", "greedy", "dfbnb", "tas", "uniform", "unstructured"
-    if search not in searches:
-        expected = "one-shot, milp, greedy, dfbnb or tas, uniform or unstructured"
-        raise PlanError("--search is one of seven", expected=expected, got=search)
-    if importance not in ("fisher", "taylor", "l2", "random"):
-        raise PlanError("--importance is one of four", expected="fisher, taylor, l2 or random", got=importance)
-    if latency_precision not in ("fp32", "int8"):
-        raise PlanError("--latency-precision is one of two", expected="fp32 or int8", got=latency_precision)
-    if made_for not in ("x86", "pi4", "pi5", "android"):
-        raise PlanError("--for is one of four", expected="x86, pi4, pi5 or android", got=made_for)
+    chosen = {"bf16": bf16, "search": search, "importance": importance, "latency_precision": latency_precision}
+    _check_choices({**chosen, "made_for": made_for})
     return RunSettings(
         data=data,
         model=model,
@@ -257,6 +247,16 @@ def plain_value(text: str) -> int | float | str | bool:
         except ValueError:
             continue
     return text
+
+
+def _check_choices(values: dict[str, str]) -> None:
+    """Refuses what a setting has no such choice for, by the option's name."""
+    for name, value in values.items():
+        known = get_args(get_type_hints(RunSettings)[name])
+        if value not in known:
+            option = "--for" if name == "made_for" else f"--{name.replace('_', '-')}"
+            expected = f"{', '.join(known[:-1])} or {known[-1]}"
+            raise PlanError(f"{option} is one of {len(known)}", expected=expected, got=repr(value))
 
 
 def _integer(option: str, text: str) -> int:

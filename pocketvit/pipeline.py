@@ -15,6 +15,7 @@ from export import export_model
 from runtime import (
     Artifact,
     Progress,
+    check_is,
     silent,
 )
 
@@ -84,6 +85,7 @@ def export_run(root: Path | str, settings: RunSettings, progress: Progress = sil
         ArtifactError: the run holds no sliced model yet, or it is damaged.
         ParityError: a file does not compute what the model computes.
     """
+    check_is(settings, RunSettings)
     wanted, told = export_settings(settings), read_settings(RunFolder(Path(root)))
     use_threads(told)
     with claim(Path(root), told, resume=True, force=False) as folder:

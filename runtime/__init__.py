@@ -31,6 +31,7 @@ from .errors import (
     StorageError,
     UnsupportedTargetError,
 )
+from .fields import check_fields, check_is
 from .files import atomic_path, dumps, read_document, sha256_of, storage_errors, write_bytes, write_document
 from .latency import (
     Check,
@@ -93,7 +94,9 @@ __all__ = [
     "Trial",
     "UnsupportedTargetError",
     "atomic_path",
+    "check_fields",
     "check_fits",
+    "check_is",
     "contact_sheet",
     "decode",
     "dumps",
