@@ -2,6 +2,8 @@
 
 from .augment import Augmentation, augmentation_for
 from .budget import COUNTS, Budget, Cost, Tables, budget_cost, latency_target, parse_budget, parse_cost, smallest_plan
+from .checkpoint_file import read_checkpoint
+from .checkpoint_fit import LoadReport
 from .class_order import ORDERS, as_checkpoint_knows, names_in_checkpoint, reordered, sorted_names
 from .criteria import CRITERIA, Criterion, l2_scores, random_importance, taylor_scores, unit_importance
 from .data import known_data, load_data, search_set
@@ -30,8 +32,8 @@ from .models import (
     checkpoint_classes,
     default_classes,
     input_stats,
+    load_checkpoint_report,
     load_model,
-    read_checkpoint,
 )
 from .oneshot import GroupSizes, Proposal, propose
 from .recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
@@ -91,6 +93,7 @@ __all__ = [
     "InputStats",
     "Kept",
     "Lesson",
+    "LoadReport",
     "Masks",
     "ModelSpec",
     "Node",
@@ -151,6 +154,7 @@ __all__ = [
     "label_loss",
     "latency_target",
     "list_data",
+    "load_checkpoint_report",
     "load_data",
     "load_model",
     "logits_of",

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from runtime import PlanError
+from runtime import PlanError, check_fields
 
 DistillMethod = Literal["response", "feature", "relation", "self"]
 DISTILL_METHODS: tuple[DistillMethod, ...] = get_args(DistillMethod)
@@ -57,12 +57,12 @@ class Distillation:
     fresh_lr: float = 1e-3
 
     def __post_init__(self) -> None:
-        unknown = [method for method in self.methods if method not in DISTILL_METHODS]
-        if unknown or not self.methods or len(set(self.methods)) != len(self.methods):
+        check_fields(self)
+        if not self.methods or len(set(self.methods)) != len(self.methods):
             raise PlanError(
                 "The methods of distillation cannot be read",
                 expected=f"some of {', '.join(DISTILL_METHODS)}, each once",
-                got=", ".join(map(str, self.methods)) or "none",
+                got=", ".join(self.methods) or "none",
             )
         for name in ("weight", "self_weight", "mutual_weight"):
             if not 0 <= getattr(self, name) <= 1:

@@ -23,6 +23,7 @@ from runtime import (
     write_plan,
 )
 
+from .checkpoint_file import check_finite
 from .class_order import write_names
 from .tensors import write_tensors
 from .vit import SlicedViT, build
@@ -54,40 +55,44 @@ class Task:
     trained: bool
 
 
-def save_model(folder: Path, model: SlicedViT, task: Task) -> None:
+def save_model(folder: Path | str, model: SlicedViT, task: Task) -> None:
     """Writes a model folder; each file is whole or absent.
 
     Raises:
         StorageError: a file cannot be written.
     """
+    folder = Path(folder)
     write_tensors(folder / "model.safetensors", model.state_dict(), write_names(task.class_names))
     write_plan(folder / "plan.json", model.plan)
     write_document(folder / "task.json", SCHEMA, VERSION, encode(task))
 
 
-def read_model(folder: Path) -> SlicedViT:
+def read_model(folder: Path | str) -> SlicedViT:
     """Reads the model of a folder that ``save_model`` wrote.
 
     Raises:
-        ArtifactError: a file is missing or damaged, or weights and plan do not fit.
+        ArtifactError: a file is missing or damaged, a weight is NaN or infinite, or weights and plan do not fit.
     """
+    folder = Path(folder)
     plan = read_plan(folder / "plan.json")
     path = folder / "model.safetensors"
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist", expected="the model's weights")
     try:
-        return build(plan, load_file(path))
+        weights = load_file(path)
+        check_finite(f"The model {path}", weights)
+        return build(plan, weights)
     except (SafetensorError, PlanError, OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read", got=error, fix="Make the run anew") from error
 
 
-def read_task(folder: Path) -> Task:
+def read_task(folder: Path | str) -> Task:
     """Reads what the model of a folder is for.
 
     Raises:
         ArtifactError: the file is missing, damaged, or of a newer version.
     """
-    path = folder / "task.json"
+    path = Path(folder) / "task.json"
     return decode(Task, read_document(path, SCHEMA, VERSION), str(path))
 
 

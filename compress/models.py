@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from runtime import MissingExtraError, ModelError, PlanError, ShapePlan
+from runtime import MissingExtraError, ModelError, PlanError, PocketVitWarning, ShapePlan, check_fields, check_is
 
+from .checkpoint_file import open_checkpoint, with_classifier
+from .checkpoint_fit import LoadReport, fit_checkpoint, head_classes
 from .timm_vit import from_timm, plan_of_timm
 from .vit import SlicedViT
 
 try:
     import timm
     from timm.data import resolve_data_config
-    from timm.models.vision_transformer import checkpoint_filter_fn
 except ImportError as error:
     raise MissingExtraError(error.name or "timm", "compress") from None
 
@@ -36,9 +36,12 @@ class ModelSpec:
         patch_size: patch side in pixels; None takes the architecture's own.
         in_chans: 1 (grayscale) or 3 (RGB).
         pretrained: take timm's published weights, with a new head where the number of classes differs.
-        checkpoint: take the weights of this ``.safetensors`` or ``.pth`` file instead.
+        checkpoint: take the weights of this file instead, of one of ``checkpoint_file.SUFFIXES``.
         reset_head: start the checkpoint's classifier anew.
         overrides: further arguments of the timm architecture, for instance ``{"depth": 6}``.
+
+    Raises:
+        PlanError: a value is of another type.
     """
 
     name: str
@@ -49,6 +52,9 @@ class ModelSpec:
     checkpoint: Path | None = None
     reset_head: bool = False
     overrides: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -82,15 +88,19 @@ def load_model(spec: ModelSpec, num_classes: int, seed: int = 0) -> SlicedViT:
         seed: of fresh weights.
 
     Raises:
-        ModelError: unknown or unsupported architecture; weights that cannot be had or read, or do not fit;
+        ModelError: unknown or unsupported architecture; weights that cannot be had or read, do not fit, or are NaN;
             a checkpoint with another number of classes.
+
+    Warns:
+        PocketVitWarning: what was done with a checkpoint to make it fit, and what was left out of it.
     """
+    check_is(spec, ModelSpec)
     check_model(spec, num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _create(spec, num_classes, pretrained=spec.pretrained and spec.checkpoint is None)
     if spec.checkpoint is not None:
-        _load_checkpoint(model, spec, num_classes)
+        _load_checkpoint(model, spec)
     return from_timm(model)
 
 
@@ -148,48 +158,40 @@ def _no_weights(spec: ModelSpec, error: Exception) -> ModelError:
     )
 
 
-def _load_checkpoint(model: nn.Module, spec: ModelSpec, num_classes: int) -> None:
+def load_checkpoint_report(spec: ModelSpec, num_classes: int | None = None) -> LoadReport:
+    """Returns what ``load_model`` does with the checkpoint of ``spec`` to make it fit, without making the model.
+
+    Args:
+        spec: with a checkpoint.
+        num_classes: outputs of the classifier; None takes the checkpoint's own.
+
+    Raises:
+        ModelError: unknown or unsupported architecture; a checkpoint that cannot be read, does not fit, has another
+            number of classes, or weights that are NaN or infinite.
+    """
     assert spec.checkpoint is not None
-    weights = read_checkpoint(spec.checkpoint)
-    heads = [name for name in ("head.weight", "head_dist.weight") if name in weights]
-    for name in heads:
-        if weights[name].shape[0] != num_classes and not spec.reset_head:
-            raise ModelError(
-                f"The checkpoint {spec.checkpoint} has another number of classes than the data",
-                expected=num_classes,
-                got=weights[name].shape[0],
-                fix="Choose the data it was trained on, or give --reset-head to train a new classifier",
-            )
-    # Where timm's filter fails, the weights are of another shape: they go on as they are, to be named below.
-    with suppress(Exception):
-        weights = checkpoint_filter_fn(weights, model, interpolation="bicubic", antialias=True)
-    if spec.reset_head or not heads:
-        weights = {k: v for k, v in weights.items() if not k.startswith(("head.", "head_dist."))}
-        own = model.state_dict()
-        weights |= {k: own[k] for k in own if k.startswith(("head.", "head_dist."))}
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    if wrong:
-        first = wrong[0]
-        raise ModelError(
-            f"The checkpoint {spec.checkpoint} does not fit '{spec.name}': "
-            f"{len(wrong)} weights differ, first '{first}'",
-            expected=wanted.get(first, "no such weight"),
-            got=found.get(first, "none"),
-            fix="Check --model, --in-chans, --patch-size and --model-arg",
-        )
-    model.load_state_dict(weights)
+    checkpoint = with_classifier(open_checkpoint(spec.checkpoint))
+    with torch.device("meta"):
+        model = _create(spec, num_classes or head_classes(checkpoint.weights) or 2, pretrained=False)
+    return fit_checkpoint(checkpoint, model, spec.name, reset_head=spec.reset_head)[1]
+
+
+def _load_checkpoint(model: nn.Module, spec: ModelSpec) -> None:
+    assert spec.checkpoint is not None
+    checkpoint = with_classifier(open_checkpoint(spec.checkpoint))
+    weights, report = fit_checkpoint(checkpoint, model, spec.name, reset_head=spec.reset_head)
+    for note in report.notes:
+        warnings.warn(note, PocketVitWarning, stacklevel=3)
+    model.load_state_dict(model.state_dict() | weights)
 
 
 def checkpoint_classes(path: Path) -> int | None:
-    """Returns the number of classes of a checkpoint's head, or None where it has none.
+    """Returns the number of classes of a checkpoint's head, or None where it has none, or one of zeros.
 
     Raises:
         ModelError: the file is missing, damaged, or holds something else.
     """
-    head = read_checkpoint(path).get("head.weight")
-    return None if head is None else int(head.shape[0])
+    return head_classes(with_classifier(open_checkpoint(path)).weights)
 
 
 def default_classes(spec: ModelSpec) -> int:
@@ -201,39 +203,3 @@ def default_classes(spec: ModelSpec) -> int:
     with torch.device("meta"):
         model: Any = _create(spec, num_classes=2, pretrained=False)
     return int(model.pretrained_cfg.get("num_classes") or 1000)
-
-
-def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """Reads weights from a ``.safetensors`` or a ``.pth``/``.pt``/``.bin`` file, the latter without running its code.
-
-    Raises:
-        ModelError: the file is missing, damaged, holds more than tensors, or is of another kind.
-    """
-    if not path.is_file():
-        raise ModelError(f"The checkpoint {path} does not exist")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ModelError(f"The checkpoint {path} cannot be read", got=error) from error
-    if path.suffix not in {".pth", ".pt", ".bin"}:
-        raise ModelError(f"The checkpoint {path} is of another kind", expected=".safetensors, .pth, .pt or .bin")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, unpickling and torch errors have no common base
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"The checkpoint {path} cannot be read as plain weights",
-            got=reason[:200],
-            fix="Save model.state_dict() alone, best as .safetensors",
-        ) from error
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ModelError(f"The checkpoint {path} holds something else than weights", expected="a dict of tensors")
-    return {name.removeprefix("module."): value for name, value in content.items()}

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from runtime import MULTIPLE, PlanError, ShapePlan
+from runtime import MULTIPLE, PlanError, ShapePlan, check_fields
 
 from .budget import Budget, Cost
 from .importance import Importance
@@ -35,6 +35,7 @@ class GroupSizes:
     embed: int = MULTIPLE
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, size in asdict(self).items():
             if size < MULTIPLE or size % MULTIPLE:
                 raise PlanError(f"The group size of {name} must be a positive multiple of {MULTIPLE}", got=size)

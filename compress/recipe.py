@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runtime import PlanError
+from runtime import PlanError, check_fields
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class TrainRecipe:
     temperature: float = 4.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, low in (("epochs", 0), ("batch_size", 1), ("patience", 1)):
             if getattr(self, name) < low:
                 raise PlanError(f"{name} must be at least {low}", got=getattr(self, name))

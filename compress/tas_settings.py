@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from runtime import PlanError
+from runtime import PlanError, check_fields
 
 Alignment = Literal["interpolate", "mask"]
 """How the channels of a narrower candidate are added to those of a wider one: interpolated to its channels, as
@@ -57,13 +57,10 @@ class TasSettings:
     drawn: int = 8
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, low in (("candidates", 2), ("drawn", 2), ("records", 1)):
             if getattr(self, name) < low:
                 raise PlanError(f"{name} must be at least {low}", got=getattr(self, name))
-        for name, known in (("align", Alignment), ("optimizer", Optimizer)):
-            if getattr(self, name) not in get_args(known):
-                expected = " or ".join(get_args(known))
-                raise PlanError(f"{name} is one of two", expected=expected, got=getattr(self, name))
         for name in ("least_share", "tolerance"):
             if not 0 < getattr(self, name) < 1:
                 raise PlanError(f"{name} must be more than 0 and less than 1", got=getattr(self, name))

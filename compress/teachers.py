@@ -15,8 +15,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from runtime import ArtifactError, MissingExtraError, ModelError, Preprocessing, Session, load, read_metrics
+from runtime import (
+    ArtifactError,
+    MissingExtraError,
+    ModelError,
+    Preprocessing,
+    Session,
+    check_fields,
+    load,
+    read_metrics,
+)
 
+from .checkpoint_file import check_finite, open_checkpoint
+from .checkpoint_fit import needed
 from .class_order import names_in_checkpoint
 from .dataset import Dataset
 from .devices import copy_on, device_in_use
@@ -24,7 +35,7 @@ from .distill_outputs import Network, outputs_of
 from .evaluate import Score, evaluating, logits_of, score
 from .folder import read_model, read_task, weights_sha256
 from .loading import plain_batches
-from .models import read_checkpoint
+from .timm_vit import to_timm
 from .vit import SlicedViT
 
 try:
@@ -69,7 +80,7 @@ class TimmSpec:
         img_size: input height and width in pixels; None takes the student's for fresh weights, else its own.
         in_chans: 1 (grayscale) or 3 (RGB); None takes the data's for fresh weights, else 3.
         pretrained: take timm's published weights.
-        checkpoint: take the weights of this ``.safetensors`` or ``.pth`` file instead.
+        checkpoint: take the weights of this file instead, of one of ``checkpoint_file.SUFFIXES``.
         overrides: further arguments of the architecture.
     """
 
@@ -79,6 +90,9 @@ class TimmSpec:
     pretrained: bool = False
     checkpoint: Path | None = None
     overrides: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def sliced_teacher(model: SlicedViT, preprocessing: Preprocessing, name: str = "a Vision Transformer") -> Teacher:
@@ -247,8 +261,10 @@ def _create(spec: TimmSpec, classes: int, channels: int, size: int | None, pretr
 
 def _load(network: nn.Module, spec: TimmSpec) -> None:
     assert spec.checkpoint is not None
-    weights = read_checkpoint(spec.checkpoint)
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    checkpoint = open_checkpoint(spec.checkpoint, wanted)
+    weights = needed(to_timm(checkpoint.weights, wanted), wanted)
+    check_finite(f"The checkpoint {spec.checkpoint}", weights)
     found = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     if wrong:

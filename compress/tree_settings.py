@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from runtime import PlanError
+from runtime import PlanError, check_fields
 
 from .oneshot import GroupSizes
 
@@ -44,6 +44,7 @@ class TreeSettings:
     gradient_share: float = 0.3
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("depth", "gradient_batch", "eval_batch", "refresh"):
             if getattr(self, name) < 1:
                 raise PlanError(f"{name} must be at least 1", got=getattr(self, name))

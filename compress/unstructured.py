@@ -10,7 +10,7 @@ from typing import Literal, cast, get_args
 
 import torch
 
-from runtime import PlanError
+from runtime import PlanError, check_fields
 
 from .vit import SlicedViT, build
 
@@ -52,15 +52,11 @@ class Sparsity:
     layers: tuple[SparseLayer, ...] = SPARSE_LAYERS
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.share < 1:
             raise PlanError("The sparsity is a share", expected="more than 0 and less than 1", got=self.share)
-        if self.scope not in SPARSE_SCOPES:
-            raise PlanError("Unknown scope of sparsity", expected=" or ".join(SPARSE_SCOPES), got=repr(self.scope))
-        unknown = [layer for layer in self.layers if layer not in SPARSE_LAYERS]
-        if unknown or not self.layers:
-            raise PlanError(
-                "Unknown layer to prune", expected=", ".join(SPARSE_LAYERS), got=", ".join(unknown) or "none"
-            )
+        if not self.layers:
+            raise PlanError("There is no layer to prune", expected=f"some of {', '.join(SPARSE_LAYERS)}", got="none")
 
 
 def sparsity(share: float, scope: str, layers: tuple[str, ...]) -> Sparsity:

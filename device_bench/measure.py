@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from runtime import MeasurementError, PocketVitError, Progress, silent
+from runtime import MeasurementError, PocketVitError, Progress, check_fields, silent
 
 from .steadiness import DRIFT, trend
 
@@ -60,6 +60,7 @@ class Sampling:
     max_warmup: int = 50
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 1 <= self.min_samples <= self.max_samples:
             raise MeasurementError(
                 "The number of samples is out of range",

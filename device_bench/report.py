@@ -25,7 +25,7 @@ _NOISE = 0.05
 """Parts whose times came out negative by so much of the whole are told of."""
 
 
-def write_report(run: Path) -> tuple[Path, Path]:
+def write_report(run: Path | str) -> tuple[Path, Path]:
     """Writes ``report.md`` and ``report.html`` into a run folder, and the Markdown's pictures beside them.
 
     The same folder gives the same bytes.
@@ -42,6 +42,7 @@ def write_report(run: Path) -> tuple[Path, Path]:
         MissingExtraError: jinja2 or matplotlib is not installed.
         StorageError: the report cannot be written.
     """
+    run = Path(run)
     summary = summarise(run)
     plain, escaped = _environment(autoescape=False), _environment(autoescape=True)
     context = _context(summary, run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime import ArtifactError, MeasurementError, UnsupportedTargetError
+from runtime import ArtifactError, MeasurementError, UnsupportedTargetError, check_fields
 
 from .measure import Sampling
 
@@ -34,6 +34,7 @@ class BenchRequest:
     Raises:
         MeasurementError: no file, two of the same name, or a time below 0.
         UnsupportedTargetError: ``threads`` is below 1.
+        PlanError: a value is of another type.
     """
 
     files: tuple[Path, ...]
@@ -51,6 +52,7 @@ class BenchRequest:
     bootstrap: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         names = [file.name for file in self.files]
         if not names or len(set(names)) != len(names):
             raise MeasurementError("A bench needs files of different names", got=", ".join(names) or "none")

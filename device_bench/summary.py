@@ -191,7 +191,7 @@ class RunSummary:
         return tuple((bench.target, failure) for bench in self.benches.values() for failure in bench.failures)
 
 
-def summarise(run: Path) -> RunSummary:
+def summarise(run: Path | str) -> RunSummary:
     """Reads a run folder, however far it has come.
 
     Args:
@@ -201,6 +201,7 @@ def summarise(run: Path) -> RunSummary:
         RunFolderError: it is no run folder, or two benches are of one target.
         ArtifactError: a document or file in it is damaged.
     """
+    run = Path(run)
     _check_run(run)
     baseline, sliced = _model(run / "baseline"), _model(run / "sliced")
     artifacts = _artifacts(run / "artifacts")

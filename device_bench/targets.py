@@ -61,7 +61,7 @@ TARGETS = tuple(_BENCHERS)
 
 
 def bench(
-    files: Sequence[Path],
+    files: Sequence[Path | str],
     target: str = "cpu",
     *,
     threads: int = 1,
@@ -72,7 +72,7 @@ def bench(
     peaks: bool = True,
     energy: bool = False,
     country: str | None = None,
-    images: Path | None = None,
+    images: Path | str | None = None,
     timeout_s: float = 120.0,
     progress: Progress = silent,
 ) -> BenchResult:
@@ -99,7 +99,7 @@ def bench(
         MeasurementError: no file, two of the same name, or a process that measures cannot be had.
     """
     request = BenchRequest(
-        files=tuple(files),
+        files=tuple(map(Path, [files] if isinstance(files, str) else files)),
         target=target,
         threads=threads,
         sampling=sampling or Sampling(),
@@ -109,7 +109,7 @@ def bench(
         peaks=peaks,
         energy=energy,
         country=country,
-        images=images,
+        images=Path(images) if images is not None else None,
         timeout_s=timeout_s,
     )
     return run_request(request, progress)

@@ -23,7 +23,7 @@ from device_bench import (
     write_times,
 )
 from export import inspect_file
-from runtime import ArtifactError, PocketVitError, Progress, sha256_of, silent, to_pixels
+from runtime import ArtifactError, PocketVitError, Progress, check_fields, sha256_of, silent, to_pixels
 
 from .runfolder import RunFolder
 from .stage import stage
@@ -53,6 +53,7 @@ class BenchSettings:
     times_s: float = 4.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.country is not None:
             find_grid(self.country)
 

@@ -13,7 +13,7 @@ from .bench_command import bench
 from .distill_command import distill
 from .gate_commands import compare, gate
 from .options import EXPORT_PANEL, with_run_settings
-from .output import fail, print_json, say
+from .output import fail, notes_said, print_json, say
 from .settings import RunSettings
 from .streams import prepare_streams
 from .study_command import study
@@ -334,7 +334,8 @@ def main() -> None:
 def _run_command() -> None:
     try:
         try:
-            app(standalone_mode=True)
+            with notes_said():
+                app(standalone_mode=True)
         finally:
             sys.stdout.flush()  # while an error still can be said
     except PocketVitError as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -19,6 +21,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -34,9 +37,47 @@ _BAR_WIDTH = 68
 """Characters of a line that a bar takes with what stands around it, its label no longer than ``_LABEL_WIDTH``."""
 
 
-def stdout_console() -> Console:
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tabs and line ends, and marks that turn the direction of writing around."""
+
+
+class PlainConsole(Console):
+    """A console on which text stands for itself: brackets are no markup, and names cannot steer the terminal.
+
+    Names of files, classes and targets come from outside; whatever is printed here may hold any of them. Styles are
+    given to tables and texts, never written into the text.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Returns text as it stands, control characters spelt out."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yields what a table or text consists of, control characters spelt out."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+def visible(text: str) -> str:
+    r"""Returns text with its control characters spelt out.
+
+    >>> visible("cat\x1b[31m")
+    'cat\\x1b[31m'
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def stdout_console() -> PlainConsole:
     """Returns a console on stdout; as wide as it needs where stdout is not a terminal."""
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
+    return PlainConsole() if sys.stdout.isatty() else PlainConsole(width=160)
+
+
+def stderr_console() -> PlainConsole:
+    """Returns a console on stderr, which breaks no lines."""
+    return PlainConsole(stderr=True, soft_wrap=True)
 
 
 @contextmanager
@@ -46,12 +87,12 @@ def shown() -> Iterator[Report]:
     On a copy of it, so that it still shows while converters are kept quiet.
     """
     with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="replace") as copy:
-        console = Console(file=copy, highlight=False, soft_wrap=True)
+        console = PlainConsole(file=copy, soft_wrap=True)
         if console.is_terminal:
             with _Bars(console) as bars:
                 yield bars.report
         else:
-            yield as_lines(lambda line: console.print(line, markup=False))
+            yield as_lines(console.print)
 
 
 def as_lines(write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Report:

@@ -36,7 +36,7 @@ def lesson_settings(
     teacher_pretrained: Annotated[
         bool, _option(_TEACHER, "Start a timm teacher from its published weights.", "--teacher-pretrained")
     ] = False,
-    teacher_checkpoint: Annotated[str, _option(_TEACHER, "Start it from a .safetensors or .pth file.")] = "",
+    teacher_checkpoint: Annotated[str, _option(_TEACHER, "Start it from a file, as with --checkpoint.")] = "",
     teacher_img_size: Annotated[int | None, _option(_TEACHER, "Its input side, pixels; may differ.")] = None,
     teacher_arg: Annotated[
         list[str] | None, _option(_TEACHER, "A further argument of its architecture, such as in_chans=1. Repeatable.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from compress import Distillation
-from runtime import PlanError
+from runtime import PlanError, check_fields
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class DistillSettings:
         teacher_train_lr: peak learning rate of that training; None takes the student's.
 
     Raises:
-        PlanError: two of them contradict each other.
+        PlanError: a value is of another type, or two contradict each other.
     """
 
     distillation: Distillation = field(default_factory=Distillation)
@@ -44,6 +44,7 @@ class DistillSettings:
     teacher_train_lr: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         needs = self.distillation.needs_teacher
         if needs != bool(self.teacher):
             what = "needs a teacher" if needs else "takes no teacher"

@@ -39,6 +39,7 @@ from runtime import (
     PlanError,
     Progress,
     RunFolderError,
+    check_is,
     decode,
     encode,
     read_document,
@@ -52,7 +53,7 @@ from .job import Job, prepare
 from .run_data import keep_notes
 from .runfolder import RunFolder, claim, keep_list, read_settings
 from .settings import RunSettings
-from .stage import check_space, finished, save_stage, stage
+from .stage import check_space, finished, log_notes, save_stage, stage
 
 SCHEMA = "pocketvit.distill"
 VERSION = 1
@@ -103,6 +104,8 @@ def distill(
     Raises:
         PocketVitError: see ``prepare``, ``open_teacher`` and ``fit``.
     """
+    check_is(settings, RunSettings)
+    check_is(told, DistillSettings)
     settings, student = _of_student(settings, told)
     job = prepare(settings, progress)
     if student is not None:
@@ -299,6 +302,7 @@ def _baseline_stage(job: Job, told: DistillSettings, student: SlicedViT, folder:
     if finished(folder.baseline) is not None:
         return
     with stage(folder, "alone"):
+        log_notes(folder, job)
         epochs: tuple[EpochRecord, ...] = ()
         if told.alone:
             trained = fit(

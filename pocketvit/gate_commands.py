@@ -52,7 +52,7 @@ def gate(
         bool, typer.Option("--update-baseline", help="Store the files' facts in --baseline and judge nothing.")
     ] = False,
     config: Annotated[
-        Path | None, typer.Option(help="Limits: [gate] of this file; by default ./pocketvit.toml.")
+        Path | None, typer.Option(help="Limits: the table gate of this file; by default ./pocketvit.toml.")
     ] = None,
     max_slowdown: Annotated[float | None, typer.Option(help="Percent by which latency may grow.")] = None,
     seconds: Annotated[float | None, typer.Option(help="For timing; it stops as soon as the answer is sure.")] = None,

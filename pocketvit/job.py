@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from compress import (
     Distillation,
     DistillMethod,
     GroupSizes,
+    LoadReport,
     ModelSpec,
     Sparsity,
     Task,
@@ -31,13 +33,13 @@ from compress import (
     bf16_helps,
     budget_cost,
     check_model,
-    checkpoint_classes,
     choose_device,
     count_gpus,
     current_ranks,
     default_classes,
     input_stats,
     latency_target,
+    load_checkpoint_report,
     load_data,
     names_in_checkpoint,
     parse_budget,
@@ -49,10 +51,12 @@ from export import ExportSettings, MicroLimits
 from runtime import (
     ModelError,
     PlanError,
+    PocketVitWarning,
     Preprocessing,
     Progress,
     ShapePlan,
     UnsupportedTargetError,
+    check_is,
     silent,
 )
 
@@ -84,6 +88,8 @@ class Job:
         sparse: which weights become zeros, where any do.
         fine_tuned: whether the weights are taken to know the data's classes as they are, untrained by us.
         knows_classes: whether the checkpoint itself names its classes.
+        notes: what a person should know of the checkpoint, a sentence each.
+        resampled: what of the checkpoint was brought to another size, with both sizes.
     """
 
     settings: RunSettings
@@ -102,6 +108,8 @@ class Job:
     sparse: Sparsity
     fine_tuned: bool = False
     knows_classes: bool = False
+    notes: tuple[str, ...] = ()
+    resampled: tuple[str, ...] = ()
 
 
 def prepare(settings: RunSettings, progress: Progress = silent, own_classes: bool = False) -> Job:
@@ -117,14 +125,22 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         DataError: the data is unknown, not there, or too small.
         PlanError: sizes that do not divide, or a budget that cannot be met.
         UnsupportedTargetError: there is no such GPU.
+
+    Warns:
+        PocketVitWarning: what a person should know of the checkpoint.
     """
+    check_is(settings, RunSettings)
     use_threads(settings)
     ranks = current_ranks()
     use_device(choose_device(settings.device, count_gpus(), ranks.local_rank, ranks.local_size))
     export_settings(settings)
     spec = _model_spec(settings)
     check_model(spec)
-    known = checkpoint_classes(spec.checkpoint) if spec.checkpoint else None
+    report = load_checkpoint_report(spec) if spec.checkpoint else None
+    known = report.classes if report else None
+    notes = (*report.notes, *_resampled_notes(report, settings, own_classes)) if report else ()
+    for note in notes:
+        warnings.warn(note, PocketVitWarning, stacklevel=2)
     data = load_data(
         settings.data,
         seed=settings.seed,
@@ -156,17 +172,17 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     if own_names is not None and len(own_names) == classes:
         names = own_names
     fresh = not (settings.pretrained or settings.checkpoint)
+    headless = spec.checkpoint is not None and (settings.reset_head or known is None)
     task = Task(
         data=settings.data,
         split_seed=settings.seed,
         train_limit=settings.train_limit,
         preprocessing=_preprocessing(settings, spec, plan, data),
         class_names=names,
-        source=_source(settings, spec),
-        trained=not fresh or not own_classes,
+        source=_source(settings, spec, report),
+        trained=not (fresh or headless) or not own_classes,
     )
-    headless = spec.checkpoint is not None and (settings.reset_head or known is None)
-    already_trained = spec.checkpoint is not None and not headless
+    already_trained = report is not None and not headless and not report.patch_resampled
     fine_tune = _recipe(SCRATCH if fresh else FINE_TUNE, settings.fine_tune, settings, 0 if already_trained else None)
     recover = _recipe(SCRATCH_RECOVER if fresh else RECOVER, settings.recover, settings)
     bf16 = settings.bf16 == "on" or (settings.bf16 == "auto" and bf16_helps(plan))
@@ -180,12 +196,14 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     changes = augmentation_for(data)
     lesson = _lesson(settings)
     zeros = sparsity(settings.sparse.sparsity, settings.sparse.scope, settings.sparse.layers)
-    knows = already_trained or (bool(settings.pretrained) and default_classes(spec) == classes)
+    knows = (report is not None and not headless) or (bool(settings.pretrained) and default_classes(spec) == classes)
     fine_tuned = knows and (own_classes or fine_tune.epochs == 0) and names == data.class_names
     return Job(
         *(settings, data, spec, plan, task, fine_tune, recover, lesson, changes, bf16, groups, tree, learnt, zeros),
         fine_tuned=fine_tuned,
         knows_classes=own_names is not None,
+        notes=notes,
+        resampled=report.resampled if report else (),
     )
 
 
@@ -274,7 +292,7 @@ def _model_spec(settings: RunSettings) -> ModelSpec:
         patch_size=DEFAULT_PATCH_SIZE if builtin and settings.patch_size is None else settings.patch_size,
         in_chans=channels,
         pretrained=bool(settings.pretrained),
-        checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
+        checkpoint=Path(settings.checkpoint).expanduser() if settings.checkpoint else None,
         reset_head=settings.reset_head,
         overrides={**(DEFAULT_OVERRIDES if builtin and not settings.pretrained else {}), **settings.model_args},
     )
@@ -303,9 +321,23 @@ def _each_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]
     return values * channels if len(values) == 1 else values
 
 
-def _source(settings: RunSettings, spec: ModelSpec) -> str:
+def _resampled_notes(report: LoadReport, settings: RunSettings, own_classes: bool) -> tuple[str, ...]:
+    """Says what becomes of resampled weights where that is not told by ``--epochs``."""
+    if not report.resampled or report.classes is None or settings.reset_head or settings.fine_tune.epochs is not None:
+        return ()
+    if own_classes:
+        return ("Resampled weights are exported as they are: fine-tune them before, with pocketvit run",)
+    if report.patch_resampled:
+        return (
+            "Weights for other patches do not count as fine-tuned: they are trained first; --epochs 0 takes them as is",
+        )
+    return ("Weights with resampled positions count as fine-tuned: --epochs 30 trains them at this size first",)
+
+
+def _source(settings: RunSettings, spec: ModelSpec, report: LoadReport | None) -> str:
     if spec.checkpoint is not None:
-        return f"timm {spec.name}, weights from {spec.checkpoint.name}"
+        changed = f", resampled: {', '.join(report.resampled)}" if report and report.resampled else ""
+        return f"timm {spec.name}, weights from {spec.checkpoint.name}{changed}"
     return f"timm {spec.name}, {'published' if settings.pretrained else 'fresh'} weights, seed {settings.seed}"
 
 

@@ -4,7 +4,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -32,7 +32,9 @@ def run_settings(
     pretrained: Annotated[
         bool | None, _option(_MODEL, "Start from timm's published weights, or from fresh ones.")
     ] = None,
-    checkpoint: Annotated[str | None, _option(_MODEL, "Start from a .safetensors or .pth file.")] = None,
+    checkpoint: Annotated[
+        str | None, _option(_MODEL, "Start from a file: .safetensors, .pth, .pth.tar, .pt, .ckpt or .bin.")
+    ] = None,
     reset_head: Annotated[bool, _option(_MODEL, "Train a new classifier for the checkpoint.", "--reset-head")] = False,
     model_arg: Annotated[
         list[str] | None, _option(_MODEL, "A further argument of the architecture, such as depth=6. Repeatable.")
@@ -178,20 +180,10 @@ def run_settings(
     Raises:
         PlanError: an option cannot be read.
     """
-    if bf16 not in ("auto", "on", "off"):
-        raise PlanError("--bf16 is one of three", expected="auto, on or off", got=bf16)
-    searches = "one-shot", "milp", "greedy", "dfbnb", "tas", "uniform", "unstructured"
-    if search not in searches:
-        expected = "one-shot, milp, greedy, dfbnb or tas, uniform or unstructured"
-        raise PlanError("--search is one of seven", expected=expected, got=search)
-    if importance not in ("fisher", "taylor", "l2", "random"):
-        raise PlanError("--importance is one of four", expected="fisher, taylor, l2 or random", got=importance)
-    if latency_precision not in ("fp32", "int8"):
-        raise PlanError("--latency-precision is one of two", expected="fp32 or int8", got=latency_precision)
-    if made_for not in ("x86", "pi4", "pi5", "android"):
-        raise PlanError("--for is one of four", expected="x86, pi4, pi5 or android", got=made_for)
-    if class_order not in ("", "text", "natural"):
-        raise PlanError("--class-order is one of two", expected="text or natural", got=class_order)
+    chosen = {"bf16": bf16, "search": search, "importance": importance, "latency_precision": latency_precision}
+    _check_choices(
+        {**chosen, "made_for": made_for, "class_order": class_order, "resize": resize, "interpolation": interpolation}
+    )
     return RunSettings(
         data=data,
         model=model,
@@ -303,6 +295,18 @@ def image_size(option: str, text: str) -> int | tuple[int, int]:
     if match is None:
         raise PlanError(f"{option} cannot be read", expected="a number of pixels, or HEIGHTxWIDTH", got=repr(text))
     return int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
+
+
+def _check_choices(values: dict[str, str | None]) -> None:
+    """Refuses what a setting has no such choice for, by the option's name; None and an empty text are no choice."""
+    for name, value in values.items():
+        kind = get_type_hints(RunSettings)[name]
+        literals = (kind, *get_args(kind)) if get_args(kind) else ()
+        known = [own for one in literals if get_origin(one) is Literal for own in get_args(one) if own]
+        if value and value not in known:
+            option = "--for" if name == "made_for" else f"--{name.replace('_', '-')}"
+            expected = f"{', '.join(known[:-1])} or {known[-1]}"
+            raise PlanError(f"{option} is one of {len(known)}", expected=expected, got=repr(value))
 
 
 def _integer(option: str, text: str) -> int:

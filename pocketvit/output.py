@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from runtime import tool_version
+from runtime import PocketVitWarning, tool_version
 
 
 def fail(text: str, code: int) -> NoReturn:
     """Says what went wrong and ends the program with exit code ``code``."""
     try:
-        from rich.console import Console
         from rich.text import Text
 
-        line = Text.assemble(("error:", "bold red"), " ", text)
-        Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+        from .console import stderr_console
+
+        stderr_console().print(Text.assemble(("error:", "bold red"), " ", text))
     except (MemoryError, ImportError):  # where there is no memory, rich cannot be loaded either
         sys.stderr.write(f"error: {text}\n")
     sys.exit(code)
@@ -25,9 +29,28 @@ def fail(text: str, code: int) -> NoReturn:
 
 def say(text: str) -> None:
     """Writes a line to stderr."""
-    from rich.console import Console
+    from .console import stderr_console
 
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+    stderr_console().print(text)
+
+
+@contextmanager
+def notes_said() -> Iterator[None]:
+    """Says every ``PocketVitWarning`` of the block on stderr once, as a note; of several ranks only the first does."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, PocketVitWarning):
+                others(message, category, *where, **more)
+            elif str(message) not in said and os.environ.get("RANK", "0") == "0":
+                said.add(str(message))
+                say(f"Note: {message}")
+
+        warnings.filterwarnings("always", category=PocketVitWarning)
+        warnings.showwarning = show
+        yield
 
 
 def print_json(schema: str, body: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from runtime import (
     Artifact,
     PlanError,
     Progress,
+    check_is,
     silent,
 )
 
@@ -26,7 +27,7 @@ from .job import Job, export_settings, prepare, use_threads
 from .run_data import data_of_run, keep_notes
 from .runfolder import RunFolder, claim, read_settings
 from .settings import EXPORT_SETTINGS, RunSettings
-from .stage import stage
+from .stage import log_notes, stage
 from .stages import export_stage, shrink_stages
 
 
@@ -94,6 +95,7 @@ def export_run(root: Path | str, settings: RunSettings, progress: Progress = sil
         ArtifactError: the run holds no sliced model yet, or it is damaged.
         ParityError: a file does not compute what the model computes.
     """
+    check_is(settings, RunSettings)
     _check_export_alone(settings, Path(root))
     wanted, told = export_settings(settings), read_settings(RunFolder(Path(root)))
     use_threads(told)
@@ -133,6 +135,7 @@ def export(
     data = list_data(job.data)
     with claim(Path(root), settings, resume=resume, force=force, data=data) as folder, stage(folder, "export"):
         keep_notes(folder, job.data, [checked])
+        log_notes(folder, job)
         model = load_model(job.spec, job.plan.num_classes, settings.seed)
         save_model(folder.baseline, model, job.task)
         return export_model(
@@ -144,4 +147,4 @@ def _check(job: Job, root: Path, resume: bool, progress: Progress) -> Checked | 
     """Scores a fine-tuned checkpoint before anything is written; a run that is continued was checked before."""
     if resume and (RunFolder(root).baseline / "task.json").is_file():
         return None
-    return check_fine_tuned(job, progress)
+    return check_fine_tuned(job, progress, [f"it was resampled ({change})" for change in job.resampled])

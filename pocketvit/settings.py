@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
-from runtime import Interpolation, LatencyPrecision, PlanError
+from runtime import Interpolation, LatencyPrecision, PlanError, check_fields
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
 DEFAULT_OVERRIDES: dict[str, int | float | str | bool] = {"embed_dim": 96, "depth": 6, "num_heads": 3}
@@ -17,7 +17,6 @@ EXPORT_SETTINGS = frozenset(
 )
 """What ``RunSettings`` says of export alone."""
 
-RESIZES = ("center", "squash", "border", "stretch")
 
 _MOST_STATISTIC = 1.5
 """No mean or standard deviation of pixels 0..1 is larger; those of pixels 0..255 are."""
@@ -25,13 +24,20 @@ _MOST_STATISTIC = 1.5
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Changes to a training recipe; None keeps the recipe's own value (``compress.TrainRecipe``)."""
+    """Changes to a training recipe; None keeps the recipe's own value (``compress.TrainRecipe``).
+
+    Raises:
+        PlanError: a value is of another type.
+    """
 
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
     head_lr: float | None = None
     patience: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,9 @@ class TreeSearch:
         cost_weight: lambda of the objective.
         exact: decide as the published search does, at several times the work.
         round_epochs: most epochs of recovery after every round but the last; None takes a quarter of the last's.
+
+    Raises:
+        PlanError: a value is of another type.
     """
 
     iterations: int = 15
@@ -53,6 +62,9 @@ class TreeSearch:
     cost_weight: float = 1.0
     exact: bool = False
     round_epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,9 @@ class TasSearch:
         tolerance: share of the budget by which the result may stay below it.
         exact: learn as published, for networks of fresh weights, and not as suits a trained one.
         lr: learning rate of the odds; None takes the usual one of either way.
+
+    Raises:
+        PlanError: a value is of another type.
     """
 
     epochs: int = 20
@@ -72,6 +87,9 @@ class TasSearch:
     tolerance: float = 0.05
     exact: bool = False
     lr: float | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -82,11 +100,17 @@ class SparseSearch:
         sparsity: share of the weights of the chosen layers that become zeros, more than 0 and less than 1.
         scope: ``layer`` takes this share of each matrix, ``global`` of all of them ranked together.
         layers: of every block, some of ``qkv``, ``proj``, ``fc1`` and ``fc2``.
+
+    Raises:
+        PlanError: a value is of another type.
     """
 
     sparsity: float = 0.9
     scope: str = "layer"
     layers: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -156,8 +180,10 @@ class RunSettings:
             ``cuda:N``.
         seed: of splits, fresh weights, order, augmentation and calibration.
 
+    Paths may be given as ``Path``, tuples as lists.
+
     Raises:
-        PlanError: a value is out of range.
+        PlanError: a value is of another type, unknown or out of range.
     """
 
     data: str = "digits"
@@ -215,6 +241,7 @@ class RunSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.pretrained and self.checkpoint:
             raise PlanError("--pretrained and --checkpoint are two sources of weights", fix="Give one of them")
         if self.reset_head and not self.checkpoint:
@@ -260,11 +287,6 @@ def _check_input(settings: RunSettings) -> None:
                 got=",".join(f"{value:g}" for value in values),
                 fix=f"Divide them by 255: {option} {','.join(f'{value / 255:.4g}' for value in values)}",
             )
-    if settings.resize not in (None, *RESIZES):
-        raise PlanError("--resize is one of four", expected=", ".join(RESIZES), got=settings.resize)
-    if settings.interpolation not in (None, *get_args(Interpolation)):
-        expected = ", ".join(get_args(Interpolation))
-        raise PlanError("--interpolation is one of four", expected=expected, got=settings.interpolation)
     if settings.crop_pct is not None and not 0.01 <= settings.crop_pct <= 1:
         raise PlanError("--crop-pct is a share", expected="0.01 to 1", got=settings.crop_pct)
     if settings.resize == "stretch" and settings.crop_pct not in (None, 1):

@@ -59,6 +59,12 @@ def save_stage(folder: Path, model: SlicedViT, job: Job, epochs: tuple[EpochReco
     (folder / "training.safetensors").unlink(missing_ok=True)
 
 
+def log_notes(folder: RunFolder, job: Job) -> None:
+    """Writes what a person should know of the checkpoint into the log."""
+    for note in job.notes:
+        folder.log("note", text=note)
+
+
 def check_space(root: Path, model: SlicedViT) -> None:
     """Refuses to start hours of work that the disk cannot hold.
 

@@ -60,7 +60,7 @@ from .cutting import cut
 from .job import IMPORTANCE_BATCH, Job, cost_name, profiled_target
 from .profiling import profile
 from .runfolder import RunFolder
-from .stage import check_space, finished, save_stage, stage
+from .stage import check_space, finished, log_notes, save_stage, stage
 
 
 def fine_tune_stage(job: Job, folder: RunFolder, progress: Progress = silent) -> SlicedViT:
@@ -74,6 +74,7 @@ def fine_tune_stage(job: Job, folder: RunFolder, progress: Progress = silent) ->
     if done is not None:
         return done
     with stage(folder, "fine-tune"):
+        log_notes(folder, job)
         model = load_model(job.spec, job.plan.num_classes, job.settings.seed)
         check_space(folder.root, model)
         trained = fit(

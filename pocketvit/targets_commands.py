@@ -36,7 +36,7 @@ def list_targets(inventory: Inventory = None, as_json: Json = False) -> None:
 
     if found.path is None:
         stdout_console().print(f"No inventory. Name your targets in {' or '.join(map(str, places()))}:")
-        stdout_console().print('\n[targets.my-pi]\naddress = "ssh:pi@raspberrypi.local"', markup=False)
+        stdout_console().print('\n[targets.my-pi]\naddress = "ssh:pi@raspberrypi.local"')
         return
     stdout_console().print(targets_table(found.devices))
 

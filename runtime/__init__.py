@@ -26,10 +26,12 @@ from .errors import (
     ParityError,
     PlanError,
     PocketVitError,
+    PocketVitWarning,
     RunFolderError,
     StorageError,
     UnsupportedTargetError,
 )
+from .fields import check_fields, check_is
 from .files import atomic_path, dumps, read_document, sha256_of, storage_errors, write_bytes, write_document
 from .latency import (
     Check,
@@ -80,6 +82,7 @@ __all__ = [
     "ParityError",
     "PlanError",
     "PocketVitError",
+    "PocketVitWarning",
     "Pooling",
     "PosEmbed",
     "Prediction",
@@ -96,7 +99,9 @@ __all__ = [
     "Trial",
     "UnsupportedTargetError",
     "atomic_path",
+    "check_fields",
     "check_fits",
+    "check_is",
     "contact_sheet",
     "decode",
     "dumps",

@@ -26,6 +26,10 @@ class PocketVitError(Exception):
         super().__init__(" ".join(parts))
 
 
+class PocketVitWarning(UserWarning):
+    """Something a person should know, though the work goes on; the command line says it on stderr as a note."""
+
+
 class PlanError(PocketVitError, ValueError):
     """A shape plan, a set of kept indices or a budget that cannot be."""
 

@@ -82,6 +82,20 @@ def test_a_checkpoint_is_taken_as_it_is(tmp_path: Path) -> None:
         teacher_of(spec, learns=False)
 
 
+def test_a_checkpoint_of_any_network_is_taken_out_of_what_is_around_it(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    network = timm.create_model("test_resnet", num_classes=3, in_chans=1)
+    spec = replace(SMALL, in_chans=1, checkpoint=tmp_path / "t.pth.tar")
+    for prefix in ("module.", "_orig_mod.model.", "backbone."):
+        wrapped = {f"{prefix}{name}": value for name, value in network.state_dict().items()}
+        torch.save({"epoch": 3, "state_dict": wrapped | {"criterion.weight": torch.ones(3)}}, tmp_path / "t.pth.tar")
+        assert weights_sha256(teacher_of(spec, learns=False).network) == weights_sha256(network)
+    broken = network.state_dict() | {"fc.bias": torch.tensor([0.0, float("nan"), 0.0])}
+    torch.save(broken, tmp_path / "t.pth.tar")
+    with pytest.raises(ModelError, match=r"'fc\.bias'.*1 of 3 values"):
+        teacher_of(spec, learns=False)
+
+
 @pytest.mark.parametrize(
     ("spec", "options", "text"),
     [

@@ -56,6 +56,15 @@ def test_a_task_comes_back(tmp_path: Path, task: Task) -> None:
     assert (document["schema"], document["schema_version"]) == ("pocketvit.task", 2)
 
 
+def test_a_model_with_nan_is_refused_by_name(tmp_path: Path) -> None:
+    save_model(tmp_path, tiny_vit(), TASK)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["blocks.1.norm1.bias"][2] = float("nan")
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ArtifactError, match=r"'blocks\.1\.norm1\.bias'.* 1 of 16 values .*NaN"):
+        read_model(tmp_path)
+
+
 def test_a_model_is_replaced_by_the_next(tmp_path: Path) -> None:
     save_model(tmp_path, tiny_vit(), TASK)
     save_model(tmp_path, tiny_vit(seed=1), TASK)

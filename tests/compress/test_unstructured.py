@@ -197,7 +197,7 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
         ((1.0, "layer", ("fc1",)), "more than 0 and less than 1"),
         ((float("nan"), "layer", ("fc1",)), "more than 0"),
         ((0.5, "block", ("fc1",)), "layer or global"),
-        ((0.5, "layer", ("fc1", "head")), "qkv, proj, fc1, fc2. Got head"),
+        ((0.5, "layer", ("fc1", "head")), "qkv, proj, fc1 or fc2. Got"),
         ((0.5, "layer", ()), "Got none"),
     ],
 )

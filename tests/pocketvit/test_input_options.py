@@ -64,9 +64,11 @@ def test_built_in_square_data_is_stretched_unless_something_else_is_asked_for() 
         ({"mean": (123.675, 116.28, 103.53)}, r"between 0 and 255. Expected at most 1.5. .*--mean 0.485,0.456,0.406"),
         ({"std": (58.395, 57.12, 57.375)}, r"--std 0.229,0.224,0.225"),
         ({"mean": (0.5, 0.5, 127.5)}, "between 0 and 255"),
-        ({"resize": "crop"}, "--resize is one of four. Expected center, squash, border, stretch. Got crop"),
-        ({"resize": "center_crop"}, "--resize is one of four"),
-        ({"interpolation": "cubic"}, "--interpolation is one of four"),
+        ({"resize": "crop"}, "cannot have this resize. Expected center, squash, border or stretch or None. Got 'crop'"),
+        ({"resize": "center_crop"}, "cannot have this resize"),
+        ({"interpolation": "cubic"}, "cannot have this interpolation"),
+        ({"class_order": "numeric"}, "cannot have this class_order"),
+        ({"img_size": "32"}, "cannot have this img_size"),
         ({"crop_pct": 0.0}, "--crop-pct is a share. Expected 0.01 to 1. Got 0"),
         ({"crop_pct": 87.5}, "--crop-pct is a share"),
         ({"resize": "stretch", "crop_pct": 0.9}, "stretch crops nothing"),
@@ -99,6 +101,13 @@ def test_a_rectangular_input_is_resumed(tmp_path: Path) -> None:
         pass
     with claim(tmp_path / "run", settings, resume=True, force=False):
         pass
+
+
+@pytest.mark.parametrize("option", ["resize", "interpolation", "class-order", "search"])
+def test_choices_are_checked_by_the_options_name(pocketvit: Command, option: str) -> None:
+    answer = pocketvit("run", f"--{option}", "foo")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith(f"error: --{option} is one of")
 
 
 @pytest.mark.parametrize("option", ["--img-size", "--patch-size", "--in-chans"])

@@ -242,10 +242,14 @@ def _timm_weights(baseline: Path) -> dict[str, torch.Tensor]:
 
 def test_the_checkpoint_of_other_classes_is_refused_with_the_difference(tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", ("cat", "dog"), 6)
+    shape = {"depth": 1, "embed_dim": 32, "num_heads": 2}
     told = RunSettings(
-        data=f"imagefolder:{photos}", model="vit_tiny_patch16_224", checkpoint=str(tmp_path / "a.safetensors")
+        data=f"imagefolder:{photos}",
+        model="vit_tiny_patch16_224",
+        model_args=shape,
+        checkpoint=str(tmp_path / "a.safetensors"),
     )
-    weights = {"head.weight": torch.zeros(2, 192), "head.bias": torch.zeros(2)}
+    weights = timm.create_model("vit_tiny_patch16_224", num_classes=2, **shape).state_dict()
     save_file(weights, tmp_path / "a.safetensors", metadata={"pocketvit.class_names": '["cat", "horse"]'})
     with pytest.raises(DataError, match=r"it lacks dog; it has horse.*--reset-head"):
         prepare(told)

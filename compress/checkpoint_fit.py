@@ -1,0 +1,200 @@
+"""Makes a checkpoint's weights those of a timm model, and reports what had to be done for it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runtime import MissingExtraError, ModelError
+
+from .checkpoint_file import Checkpoint, check_finite, listed
+from .checkpoint_misfit import misfit
+from .timm_vit import to_timm
+
+try:
+    import timm
+    from timm.models.vision_transformer import checkpoint_filter_fn
+except ImportError as error:
+    raise MissingExtraError(error.name or "timm", "compress") from None
+
+_HEADS = ("head.", "head_dist.")
+
+_HARMLESS = re.compile(
+    r"(.*\.)?(mask_token|num_batches_tracked|relative_position_index|total_ops|total_params|n_averaged)"
+    r"|decoder(_\w+)?(\..+)?"
+    r"|(dino_head|ibot_head|proj_head|projection_head|projector|predictor|prototypes)\..+"
+    r"|head\.(mlp|last_layer|projection)\..+"
+    r"|(\w+_)?(criterion|loss|loss_fn)\..+"
+)
+"""Tensors without which the model answers the same: of pretraining, losses, and counters."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was done with a checkpoint to make it fit.
+
+    Attributes:
+        classes: outputs of its classifier; None where it has none.
+        resampled: what was brought to another size, in words, such as ``patches 8x8 to 16x16``.
+        patch_resampled: whether that includes the patches: then nothing in the model fits any longer.
+        left_out: tensors and entries that were not taken, by name.
+        prefix: what stood before every name.
+        container: where in the file the weights were.
+        notes: all that a person should know of it, a sentence each.
+    """
+
+    classes: int | None
+    resampled: tuple[str, ...] = ()
+    patch_resampled: bool = False
+    left_out: tuple[str, ...] = ()
+    prefix: str = ""
+    container: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def fit_checkpoint(
+    checkpoint: Checkpoint, model: Any, name: str, *, reset_head: bool = False
+) -> tuple[dict[str, torch.Tensor], LoadReport]:
+    """Returns a checkpoint's weights as ``model`` takes them, and what was done for it.
+
+    Args:
+        checkpoint: as it was read; left as it is.
+        model: a timm Vision Transformer whose names and shapes are wanted; on any device.
+        name: of its architecture.
+        reset_head: leave the checkpoint's classifier out.
+
+    Returns:
+        The weights, without those of a classifier where the checkpoint has none, and the report.
+
+    Raises:
+        ModelError: a weight is NaN or infinite, the classifier has another number of classes, or a part does not fit.
+    """
+    path, weights = checkpoint.path, to_timm(checkpoint.weights, model.state_dict())
+    check_finite(f"The checkpoint {path}", weights)
+    classes = head_classes(weights)
+    blank = classes is None and "head.weight" in weights
+    if reset_head or blank:
+        weights = {key: value for key, value in weights.items() if not key.startswith((*_HEADS, "pre_logits."))}
+    else:
+        _check_classes(path, weights, model.num_classes)
+    taken = _by_timm(weights, model)
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    has_head = any(key in taken for key in ("head.weight", "head_dist.weight"))
+    if has_head:  # timm's filter leaves this layer out of any checkpoint, though the classifier stands on it
+        taken |= {key: value for key, value in weights.items() if key.startswith("pre_logits.")}
+    else:
+        wanted = {key: shape for key, shape in wanted.items() if not key.startswith(_HEADS)}
+    taken = needed(taken, wanted)
+    reason = misfit(wanted, _shapes(taken))
+    if reason is not None:
+        # under its own names it is recognised as a model of ours, of other widths
+        reason = misfit(wanted, _shapes(checkpoint.weights)) or reason
+        raise ModelError(
+            f"The checkpoint {path} does not fit '{name}': {reason.what}",
+            expected=reason.expected,
+            got=reason.got,
+            fix=reason.fix,
+        )
+    harmless = [key for key in weights if key not in taken and _HARMLESS.fullmatch(key)]
+    report = LoadReport(
+        classes=classes if has_head or reset_head else None,
+        resampled=(resampled := tuple(_resampled(weights, taken, model))),
+        patch_resampled=any(text.startswith("patches") for text in resampled),
+        left_out=(*harmless, *checkpoint.outside, *checkpoint.others),
+        prefix=checkpoint.prefix,
+        container=checkpoint.container,
+    )
+    fresh = "all zeros and knows nothing" if blank else "" if has_head or reset_head else "missing"
+    return taken, replace(report, notes=tuple(_notes(checkpoint, report, name, fresh)))
+
+
+def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in weights.items()}
+
+
+def needed(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
+    """Returns weights without those that no model needs to answer: of pretraining, of losses, and counters."""
+    return {key: value for key, value in weights.items() if key in wanted or not _HARMLESS.fullmatch(key)}
+
+
+def head_classes(weights: Mapping[str, torch.Tensor]) -> int | None:
+    """Returns the number of classes of a classifier, or None where there is none or only one of zeros."""
+    head = weights.get("head.weight")
+    return None if head is None or head.ndim != 2 or not bool(head.any()) else int(head.shape[0])
+
+
+def _check_classes(path: Path, weights: Mapping[str, torch.Tensor], wanted: int) -> None:
+    for key in ("head.weight", "head_dist.weight"):
+        if key in weights and weights[key].shape[0] != wanted:
+            raise ModelError(
+                f"The checkpoint {path} has another number of classes than the data",
+                expected=wanted,
+                got=weights[key].shape[0],
+                fix="Choose the data it was trained on, or give --reset-head to train a new classifier",
+            )
+
+
+def _by_timm(weights: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
+    """Returns weights with the names and sizes of ``model``, as far as timm knows how."""
+    # Where timm's filter fails, the weights are of another shape: they go on as they are, and what differs is named.
+    with suppress(Exception):
+        return dict(
+            checkpoint_filter_fn(dict(weights), model, adapt_layer_scale=True, interpolation="bicubic", antialias=True)
+        )
+    return dict(weights)
+
+
+def _resampled(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], model: Any) -> Iterator[str]:
+    """Yields what timm's filter brought to another size, with both sizes."""
+    name = "patch_embed.proj.weight"
+    if name in before and before[name].ndim == 4 and before[name].shape != after[name].shape:
+        yield f"patches {_by(before[name].shape[2:])} to {_by(after[name].shape[2:])} pixels"
+    old = before.get("pos_embed", before.get("visual.positional_embedding"))
+    if old is None or model.pos_embed is None:
+        return
+    plain = getattr(model, "no_embed_class", False) and "register_tokens" not in before
+    prefix = 0 if plain else 1 if "register_tokens" in before else model.num_prefix_tokens
+    grid, count = model.patch_embed.grid_size, old.shape[-2] - prefix
+    if count != grid[0] * grid[1]:
+        side = math.isqrt(count)
+        yield f"positions {_by((side, side)) if side * side == count else count} to {_by(grid)}"
+
+
+def _notes(checkpoint: Checkpoint, report: LoadReport, name: str, fresh: str) -> Iterator[str]:
+    """Yields what a person should know of a checkpoint that fits."""
+    file = checkpoint.path.name
+    arch = checkpoint.arch.partition(".")[0]
+    if arch != name.partition(".")[0] and timm.is_model(arch):
+        yield f"{file} says it is of '{arch}', and is read as '{name}'"
+    if checkpoint.passed_over:
+        others = listed(checkpoint.passed_over)
+        yield f"{file} holds several sets of weights: '{checkpoint.container}' is taken, not {others}"
+    if report.left_out:
+        yield f"Left out of {file}: {listed(_grouped(report.left_out), 8)}"
+    if checkpoint.classifier and not fresh:
+        yield f"The classifier of {file} is '{checkpoint.classifier}', beside the backbone '{checkpoint.prefix}'"
+    if fresh:
+        yield f"The classifier of {file} is {fresh}: the model gets a fresh one"
+    if report.resampled:
+        yield (
+            f"{file} was trained at another size and is resampled ({', '.join(report.resampled)}): "
+            "it answers worse until it is trained at this one"
+        )
+
+
+def _grouped(names: Sequence[str]) -> list[str]:
+    """Returns names with those of one part, such as ``decoder``, as one."""
+    parts = Counter(name.partition(".")[0] for name in names)
+    return [part if count == 1 else f"{part}.* ({count})" for part, count in parts.items()]
+
+
+def _by(sides: Sequence[int]) -> str:
+    return "x".join(map(str, sides))
