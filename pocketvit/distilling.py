@@ -112,7 +112,8 @@ def distill(
     check_lesson(told.distillation, teacher, student)
     with claim(Path(root), settings, resume=resume, force=force) as folder:
         keep_lesson(folder, told)
-        check_space(folder.root, student)
+        if not (folder.baseline / "metrics.json").is_file():
+            check_space(folder.root, student.plan)
         if teacher is not None:
             teacher = _teacher_stage(job, told, teacher, folder, progress)
         _baseline_stage(job, told, student, folder, progress)

@@ -23,7 +23,7 @@ from .benching import BenchSettings, bench_stage
 from .job import export_settings, prepare, use_threads
 from .runfolder import RunFolder, claim, read_settings
 from .settings import RunSettings
-from .stage import log_notes, stage
+from .stage import check_space, export_copies, log_notes, stage
 from .stages import export_stage, shrink_stages
 
 
@@ -107,6 +107,8 @@ def export(
     job = prepare(settings, progress, own_classes=True)
     with claim(Path(root), settings, resume=resume, force=force) as folder, stage(folder, "export"):
         log_notes(folder, job)
+        if not folder.artifacts.is_dir():
+            check_space(folder.root, job.plan, export_copies(settings.kinds))
         model = load_model(job.spec, job.plan.num_classes, settings.seed)
         save_model(folder.baseline, model, job.task)
         return export_model(
