@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .shadowed import check_packages
+
 if TYPE_CHECKING:
     from compress import load_data, load_model, read_model, slice_vit
     from device_bench import bench, summarise, write_report
@@ -61,6 +63,8 @@ __all__ = [
     "summarise",
     "write_report",
 ]
+
+check_packages()
 
 
 def __getattr__(name: str) -> Any:

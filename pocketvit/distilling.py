@@ -120,7 +120,8 @@ def distill(
         if told.unlabelled:
             keep_list(folder, folder.unlabelled, list_data(data))
         keep_lesson(folder, told)
-        check_space(folder.root, student)
+        if not (folder.baseline / "metrics.json").is_file():
+            check_space(folder.root, student.plan)
         if teacher is not None:
             teacher = _teacher_stage(job, told, teacher, folder, progress)
         _baseline_stage(job, told, student, folder, progress)

@@ -27,7 +27,7 @@ from .job import Job, export_settings, prepare, use_threads
 from .run_data import data_of_run, keep_notes
 from .runfolder import RunFolder, claim, read_settings
 from .settings import EXPORT_SETTINGS, RunSettings
-from .stage import log_notes, stage
+from .stage import check_space, export_copies, log_notes, stage
 from .stages import export_stage, shrink_stages
 
 
@@ -136,6 +136,8 @@ def export(
     with claim(Path(root), settings, resume=resume, force=force, data=data) as folder, stage(folder, "export"):
         keep_notes(folder, job.data, [checked])
         log_notes(folder, job)
+        if not folder.artifacts.is_dir():
+            check_space(folder.root, job.plan, export_copies(settings.kinds))
         model = load_model(job.spec, job.plan.num_classes, settings.seed)
         save_model(folder.baseline, model, job.task)
         return export_model(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from runtime import (
     ArtifactError,
     EpochRecord,
     ModelMetrics,
+    ShapePlan,
     StorageError,
     macs,
     params,
@@ -24,6 +25,10 @@ from .job import Job
 from .runfolder import RunFolder
 
 _SPARE_BYTES = 64 * 2**20
+_WEIGHT_BYTES = 4
+
+TRAINED_COPIES = 12
+"""Of a model's weights on disk while it is trained, pruned and exported: models, their training states, files."""
 
 
 def finished(folder: Path) -> SlicedViT | None:
@@ -65,18 +70,45 @@ def log_notes(folder: RunFolder, job: Job) -> None:
         folder.log("note", text=note)
 
 
-def check_space(root: Path, model: SlicedViT) -> None:
-    """Refuses to start hours of work that the disk cannot hold.
+def check_space(root: Path, plan: ShapePlan, copies: int = TRAINED_COPIES) -> None:
+    """Refuses to start work that the disk cannot hold.
+
+    Args:
+        root: the run's folder.
+        plan: of the model that is written.
+        copies: how often its weights are written, at most at one time.
 
     Raises:
         StorageError: there is not enough space for the model's files.
     """
-    weights = sum(value.numel() * 4 for value in model.state_dict().values())
-    needed = 12 * weights + _SPARE_BYTES
-    free = shutil.disk_usage(root).free
+    check_bytes(root, written_bytes(plan, copies))
+
+
+def written_bytes(plan: ShapePlan, copies: int) -> int:
+    """Returns the bytes that a model's weights take on disk in so many copies."""
+    return copies * _WEIGHT_BYTES * params(plan)
+
+
+def export_copies(kinds: Sequence[str]) -> int:
+    """Returns how often the weights are written when files of ``kinds`` are: each, the model, and one in the making."""
+    return len(kinds) + 2
+
+
+def check_bytes(root: Path, needed: int) -> None:
+    """Refuses to start work that writes more than fits on the disk.
+
+    Args:
+        root: the folder that is written to; it may not be there yet.
+        needed: bytes.
+
+    Raises:
+        StorageError: there is less free than that and a little more.
+    """
+    there = next(place for place in (root.absolute(), *root.absolute().parents) if place.is_dir())
+    needed, free = needed + _SPARE_BYTES, shutil.disk_usage(there).free
     if free < needed:
         raise StorageError(
-            f"There is not enough space in {root} for this run",
+            f"There is not enough space in {root}",
             expected=f"{needed / 1e6:.0f} MB free",
             got=f"{free / 1e6:.0f} MB",
             fix="Free some disk space or choose another folder with --runs",

@@ -60,7 +60,7 @@ from .cutting import cut
 from .job import IMPORTANCE_BATCH, Job, cost_name, profiled_target
 from .profiling import profile
 from .runfolder import RunFolder
-from .stage import check_space, finished, log_notes, save_stage, stage
+from .stage import check_space, export_copies, finished, log_notes, save_stage, stage
 
 
 def fine_tune_stage(job: Job, folder: RunFolder, progress: Progress = silent) -> SlicedViT:
@@ -76,7 +76,6 @@ def fine_tune_stage(job: Job, folder: RunFolder, progress: Progress = silent) ->
     with stage(folder, "fine-tune"):
         log_notes(folder, job)
         model = load_model(job.spec, job.plan.num_classes, job.settings.seed)
-        check_space(folder.root, model)
         trained = fit(
             model,
             job.data,
@@ -371,6 +370,8 @@ def shrink_stages(job: Job, folder: RunFolder, progress: Progress = silent) -> N
     Raises:
         PocketVitError: see the single stages.
     """
+    if not (folder.baseline / "metrics.json").is_file():
+        check_space(folder.root, job.plan)
     tables = latency_stage(job, folder, progress)
     baseline = fine_tune_stage(job, folder, progress)
     if job.settings.search in ("dfbnb", "greedy"):
@@ -393,6 +394,8 @@ def export_stage(
         MissingExtraError: a converter or engine is not installed.
     """
     artifacts = []
+    if not folder.artifacts.is_dir():
+        check_space(folder.root, read_model(folder.sliced).plan, export_copies(settings.kinds))
     with stage(folder, "export"):
         plain = replace(settings, kinds=("fp32",), int8_recipe="")
         for source, name, wanted in ((folder.baseline, "baseline", plain), (folder.sliced, folder.name, settings)):

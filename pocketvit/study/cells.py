@@ -14,7 +14,7 @@ from pocketvit.distilling import pictures_of, teacher_of
 from pocketvit.job import Job, prepare
 from pocketvit.options import run_settings
 from pocketvit.settings import RunSettings
-from runtime import PlanError, PocketVitError, Progress, silent
+from runtime import PlanError, PocketVitError, Progress, ShapePlan, silent
 
 from .baselines import baseline_key
 from .definition import Method, Options, Study
@@ -88,22 +88,28 @@ def cells_of(study: Study) -> tuple[Cell, ...]:
     return cells
 
 
-def check_cells(study: Study, cells: Sequence[Cell], progress: Progress = silent) -> None:
+def check_cells(study: Study, cells: Sequence[Cell], progress: Progress = silent) -> dict[str, ShapePlan]:
     """Loads data, builds models and reads budgets as the runs will, once for each kind of cell, whatever its seed.
+
+    Returns:
+        The plan of each cell's model, by the cell's name.
 
     Raises:
         PocketVitError: a cell cannot be.
     """
     kinds = {cell.group: cell for cell in reversed(cells)}
+    plans = {}
     for position, cell in enumerate(kinds.values()):
         progress("check", position, len(kinds), cell.name)
         try:
             job = prepare(cell.settings)
+            plans[cell.group] = job.plan
             if cell.told is not None:
                 _check_distillation(job, cell.told)
         except PocketVitError as error:
             raise type(error)(f"{cell.name}, a cell of {study.path}, cannot be: {error}") from error
     progress("check", len(kinds), len(kinds))
+    return {cell.name: plans[cell.group] for cell in cells}
 
 
 def slug(text: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from pocketvit.job import prepare, profiled_target
 from pocketvit.profiling import profile
 from pocketvit.runfolder import RunFolder
+from pocketvit.stage import check_bytes, export_copies, written_bytes
 from runtime import LatencyTable, Progress, silent, storage_errors, write_latency
 
 from .answers import FILE as ANSWERS
@@ -77,9 +78,11 @@ def conduct(
     """
     cells = cells_of(study)
     devices_of(study)
-    check_cells(study, cells, progress)
+    plans = check_cells(study, cells, progress)
     with claim_study(root, cells, force=orders.force) as folder:
         todo = _todo(folder, cells, orders)
+        if todo:
+            check_bytes(root, sum(written_bytes(plans[cell.name], 1 + export_copies(cell.formats)) for cell in todo))
         tables = latency_tables(todo, progress)
         made = _make(study, folder, (cells, todo), tables, orders, progress, starter)
         _finish_alone(folder, [cell for cell in todo if cell.timed_export and cell.name in made], progress, starter)
