@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -61,7 +61,11 @@ class SoftwareVulkan:
 
 
 def software_vulkan(
-    cache: Path | None = None, progress: Progress = silent, steps: Steps | None = None
+    cache: Path | None = None,
+    progress: Progress = silent,
+    steps: Steps | None = None,
+    *,
+    sources: Sequence[Path] | None = None,
 ) -> SoftwareVulkan:
     """Returns the driver, fetched now if it is not in the cache.
 
@@ -71,15 +75,18 @@ def software_vulkan(
         cache: the folder it is kept in; by default that of emulated boards.
         progress: told of each step.
         steps: runs the programs.
+        sources: files with apt's sources; by default this machine's.
 
     Raises:
-        MeasurementError: a step failed; the message names it, what was said, and the cure.
+        MeasurementError: this machine cannot fetch or run it, or a step failed; the message names the cure.
         StorageError: there is no space, or no permission to write.
     """
+    for lack in missing_for_vulkan(cache) if sources is None else ():
+        raise MeasurementError("The software GPU cannot run here", expected=lack.what, fix=lack.fix)
     steps = steps or Steps(making="the software GPU")
     path = made_once(
         driver_folder(cache),
-        lambda folder: _make(folder, progress, steps),
+        lambda folder: _make(folder, progress, steps, sources),
         whole=lambda folder: _read(folder) is not None,
         waiting=lambda: progress(STAGE, 0, _STEPS, "waiting for another process that fetches it"),
     )
@@ -130,11 +137,14 @@ def _read(path: Path) -> SoftwareVulkan | None:
     )
 
 
-def _make(path: Path, progress: Progress, steps: Steps) -> None:
+def _make(path: Path, progress: Progress, steps: Steps, sources: Sequence[Path] | None) -> None:
     work, root = path / "work", path / "work/root"
     work.mkdir()
     progress(STAGE, 0, _STEPS, "Debian's package")
-    (deb,) = fetch_debs([f"{PACKAGE}:amd64"], work / "apt", steps, resolve=False)
+    debs = fetch_debs([f"{PACKAGE}:amd64"], work / "apt", steps, resolve=False, sources=sources)
+    if len(debs) != 1:
+        raise MeasurementError("apt fetched no package of the software GPU", expected=PACKAGE, got=len(debs))
+    (deb,) = debs
     progress(STAGE, 1, _STEPS, "unpacking")
     root.mkdir()
     unpack_debs([deb], root, steps)
