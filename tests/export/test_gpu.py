@@ -39,15 +39,15 @@ PLANS = {
 }
 FULL, FULL_EQUALISED = full_recipes()[:2]
 ROUNDED = [
-    ("digits", DYNAMIC_ATTENTION),
-    ("average", DYNAMIC),
+    ("digits", STATIC_ATTENTION),
     ("digits", FULL),
+    ("dinov2", STATIC),
     ("dinov2", FULL_EQUALISED),
-    ("deit-distilled", STATIC_ATTENTION),
-    ("clip", STATIC),
+    ("deit-distilled", DYNAMIC),
+    ("average", DYNAMIC_ATTENTION),
 ]
 FLOOR = 0.999
-"""The two round alike but not the same; 0.9993 was the least of these, and 0.9989 the most without a dimension for the
+"""The two round alike but not the same; 0.9993 was the least of these, and 0.9986 the most without a dimension for the
 batch, which the delegate computes wrongly."""
 
 
