@@ -47,18 +47,18 @@ test-rooms: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --ignore tests/pocketvit
 
 test-devices: export POCKETVIT_BOARDS_REQUIRED = 1
-test-devices: $(VENV)/.installed-dev  ## Run the tests on emulated boards, over real ssh and adb; fail where they cannot run
+test-devices: $(VENV)/.installed-dev  ## Run the tests on emulated boards, over real ssh and adb, and on the software GPU; fail where they cannot run
 ifeq ($(strip $(ARGS)),)
 	$(MAKE) --no-print-directory -j2 boards-of-commands boards-of-rooms
 else
-	$(BIN)/python -m pytest -m boards $(ARGS)
+	$(BIN)/python -m pytest -m 'boards or gpu' $(ARGS)
 endif
 
 boards-of-commands: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m boards tests/pocketvit
+	$(BIN)/python -m pytest -m 'boards or gpu' tests/pocketvit
 
 boards-of-rooms: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m boards --ignore tests/pocketvit
+	$(BIN)/python -m pytest -m 'boards or gpu' --ignore tests/pocketvit
 
 lint: $(VENV)/.installed-dev  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

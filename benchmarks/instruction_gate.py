@@ -15,7 +15,7 @@ import numpy as np
 from compress import ModelSpec, SlicedViT, load_model
 from device_bench import Facts, Limits, judge
 from device_bench.emulated import CORES, count_instructions
-from export import ALL_REWRITES, Graph, Op, tflite_bytes, vit_graph
+from export import DEFAULT_REWRITES, Graph, Op, tflite_bytes, vit_graph
 from runtime import sha256_of
 
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)
@@ -48,9 +48,9 @@ def write_files(folder: Path) -> dict[str, Path]:
         "unchanged": vit_graph(model),
         "one operator more": with_one_more(vit_graph(model)),
         "one MLP wider by 8": vit_graph(wider),
-        "norms not folded": vit_graph(model, ALL_REWRITES.without("fold_norm")),
-        "norms not centred": vit_graph(model, ALL_REWRITES.without("centre")),
-        "factors not folded": vit_graph(model, ALL_REWRITES.without("fold_scale")),
+        "norms not folded": vit_graph(model, DEFAULT_REWRITES.without("fold_norm")),
+        "norms not centred": vit_graph(model, DEFAULT_REWRITES.without("centre")),
+        "factors not folded": vit_graph(model, DEFAULT_REWRITES.without("fold_scale")),
     }
     files = {name: folder / f"{name}.tflite" for name in graphs}
     for name, graph in graphs.items():

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .tflite_writer import tflite_bytes
     from .torch_file import write_torch
     from .verify import check_parity, compare_logits, measure_parity, real_logits
-    from .vit_as_graph import ALL_REWRITES, NO_REWRITES, Rewrites, Scales, vit_graph
+    from .vit_as_graph import ALL_REWRITES, DEFAULT_REWRITES, NO_REWRITES, Rewrites, Scales, vit_graph
     from .widths import read_widths
     from .zeros import rewrites_for
 
@@ -47,6 +47,7 @@ __all__ = [
     "CPU_RECIPES",
     "DEFAULT_KINDS",
     "DEFAULT_LIMITS",
+    "DEFAULT_REWRITES",
     "DYNAMIC",
     "DYNAMIC_ATTENTION",
     "INT8_RECIPES",
@@ -127,7 +128,7 @@ _WHERE = {
     "tflite_writer": "tflite_bytes",
     "torch_file": "write_torch",
     "verify": "check_parity compare_logits measure_parity real_logits",
-    "vit_as_graph": "ALL_REWRITES NO_REWRITES Rewrites Scales vit_graph",
+    "vit_as_graph": "ALL_REWRITES DEFAULT_REWRITES NO_REWRITES Rewrites Scales vit_graph",
     "widths": "read_widths",
     "zeros": "rewrites_for",
 }

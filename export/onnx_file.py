@@ -30,7 +30,7 @@ def write_onnx(model: SlicedViT, path: Path, *, half: bool = False, int8: bool =
     Raises:
         MissingExtraError: onnx is not installed.
     """
-    graph = vit_graph(model, rewrites_for(model))
+    graph = vit_graph(model, rewrites_for(model).flattened())
     if int8:
         linears: dict[str, Mode] = {op.output: "dynamic" for op in graph.ops if op.kind in LINEAR}
         graph = quantise(graph, linears, {}, Ranges())

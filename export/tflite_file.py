@@ -17,7 +17,7 @@ from .graph import Graph
 from .integer import quantise
 from .recipes import STATIC_ATTENTION, Recipe, modes_of
 from .tflite_writer import tflite_bytes
-from .vit_as_graph import ALL_REWRITES, vit_graph
+from .vit_as_graph import DEFAULT_REWRITES, vit_graph
 from .zeros import rewrites_for
 
 
@@ -64,7 +64,7 @@ def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: b
     torch.manual_seed(seed)
     model = SlicedViT(plan).eval()
     torch.set_rng_state(state)
-    graph = vit_graph(model, ALL_REWRITES if pooled_only else ALL_REWRITES.without("pooled_only"))
+    graph = vit_graph(model, DEFAULT_REWRITES if pooled_only else DEFAULT_REWRITES.without("pooled_only"))
     if precision == "int8":
         graph = quantise(
             graph, modes_of(graph, STATIC_ATTENTION), _made_up(graph), replace(STATIC_ATTENTION.ranges, method="minmax")

@@ -28,7 +28,9 @@ class Rewrites:
             goes through the output projection, since the weights of a row sum to one.
         centre: everything written into the residual stream has its mean over the channels taken out, so that every
             LayerNorm becomes an RMSNorm (Ashkboos et al. 2024, SliceGPT, arXiv 2401.15024, section 3).
-        flat: tokens are ``(N, C)``, without a dimension for the batch.
+        flat: tokens are ``(N, C)`` and heads ``(H, N, d)``, without a dimension for the batch. LiteRT's GPU delegate
+            computes such graphs wrongly, so this is the one that is off unless it is asked for; ONNX files are written
+            with it, since their writer puts the batch in front of all dimensions.
         pooled_only: the last block computes what the head reads alone: the class token's query, projection and MLP,
             or the mean before fc2 where the head reads a mean that no norm comes before.
         patch_rows: the patch embedding is a Linear of the patches' pixels and not a convolution.
@@ -39,7 +41,7 @@ class Rewrites:
     fold_scale: bool = True
     fold_bias: bool = True
     centre: bool = True
-    flat: bool = True
+    flat: bool = False
     pooled_only: bool = True
     patch_rows: bool = True
     fold_embed: bool = True
@@ -47,6 +49,10 @@ class Rewrites:
     def without(self, name: str) -> Rewrites:
         """Returns these rewrites with one switched off."""
         return replace(self, **{name: False})
+
+    def flattened(self) -> Rewrites:
+        """Returns these rewrites with ``flat`` switched on."""
+        return replace(self, flat=True)
 
 
 @dataclass(frozen=True)
@@ -69,11 +75,12 @@ class Scales:
     v: tuple[Array, ...] = ()
 
 
-ALL_REWRITES = Rewrites()
+DEFAULT_REWRITES = Rewrites()
+ALL_REWRITES = DEFAULT_REWRITES.flattened()
 NO_REWRITES = Rewrites(**{field.name: False for field in fields(Rewrites)})
 
 
-def vit_graph(model: SlicedViT, rewrites: Rewrites = ALL_REWRITES, scales: Scales | None = None) -> Graph:
+def vit_graph(model: SlicedViT, rewrites: Rewrites = DEFAULT_REWRITES, scales: Scales | None = None) -> Graph:
     """Returns ``model`` as a graph of one image ``(1, H, W, C)``.
 
     Args:

@@ -41,7 +41,7 @@ from .profile_times import read_times, time_line
 PROFILE_TARGETS = ("cpu",)
 _FILES_AT_ONCE = 32
 
-_FORMAT = 4
+_FORMAT = 5
 """Of tables, journals, and the files that are timed: another one is looked for under another name."""
 
 

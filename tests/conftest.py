@@ -16,16 +16,16 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 pytest_plugins = ["tests.boards.fixtures"]
 
 REQUIRED = "POCKETVIT_BOARDS_REQUIRED"
-"""Where this is set, a machine that cannot run emulated boards fails their tests; elsewhere they are skipped."""
+"""Where this is set, a machine that cannot run emulated devices fails their tests; elsewhere they are skipped."""
 
 
 def pytest_runtest_setup(item):
-    """Makes what emulated boards need before the first test on one."""
-    if item.get_closest_marker("boards") is None or (why := why_no_boards()) is None:
-        return
-    if os.environ.get(REQUIRED):
-        pytest.fail(why, pytrace=False)
-    pytest.skip(why)
+    """Makes what emulated devices need before the first test on one."""
+    for marker, why_not in (("boards", why_no_boards), ("gpu", why_no_gpu)):
+        if item.get_closest_marker(marker) is not None and (why := why_not()) is not None:
+            if os.environ.get(REQUIRED):
+                pytest.fail(why, pytrace=False)
+            pytest.skip(why)
 
 
 @cache
@@ -43,4 +43,20 @@ def why_no_boards():
         unpacked_tools()
     except MeasurementError as error:
         return f"Emulated boards cannot be made here. {error}"
+    return None
+
+
+@cache
+def why_no_gpu():
+    """Returns why the software GPU cannot run here, or None where it can."""
+    from device_bench.emulated import missing_for_vulkan, software_vulkan
+    from runtime import MeasurementError
+
+    lacks = [f"{lack.what}: {lack.fix}" for lack in missing_for_vulkan()]
+    if lacks:
+        return f"The software GPU cannot run here. {'; '.join(lacks)}"
+    try:
+        software_vulkan()
+    except MeasurementError as error:
+        return f"The software GPU cannot be fetched here. {error}"
     return None

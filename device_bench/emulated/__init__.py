@@ -5,9 +5,11 @@ from .board import PI, ROOT, Account, Board, Process
 from .build import build_boards
 from .cores import CORES, MARKER, Core, CoreName
 from .count import RUNS, count_file, count_instructions
+from .gpu import GpuParity, GpuRun, gpu_parity, run_on_gpu
 from .host import Lack, missing_for_boards
 from .start import emulated_board
 from .target import bench_emulated, check_emulated
+from .vulkan import SoftwareVulkan, missing_for_vulkan, software_vulkan
 
 __all__ = [
     "CORES",
@@ -20,8 +22,11 @@ __all__ = [
     "Boards",
     "Core",
     "CoreName",
+    "GpuParity",
+    "GpuRun",
     "Lack",
     "Process",
+    "SoftwareVulkan",
     "bench_emulated",
     "boards_folder",
     "build_boards",
@@ -29,5 +34,9 @@ __all__ = [
     "count_file",
     "count_instructions",
     "emulated_board",
+    "gpu_parity",
     "missing_for_boards",
+    "missing_for_vulkan",
+    "run_on_gpu",
+    "software_vulkan",
 ]

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def missing_for_boards(cache: Path | None = None, host: Host | None = None) -> t
     host = host or Host()
     if (host.system, host.machine) != ("Linux", "x86_64"):
         return (Lack("Linux on x86-64", "Run emulated boards on another machine"),)
-    lacks = [*_missing_programs(_PROGRAMS, host), *_missing_kernel(host)]
+    lacks = [*missing_programs(_PROGRAMS, host), *_missing_kernel(host)]
     if not lacks:
         lacks += _missing_rights(host)
     if read_boards((cache or boards_folder()) / recipe_key()) is None:
@@ -87,7 +87,13 @@ def missing_for_boards(cache: Path | None = None, host: Host | None = None) -> t
     return tuple(lacks)
 
 
-def _missing_programs(programs: dict[str, str], host: Host) -> list[Lack]:
+def missing_programs(programs: Mapping[str, str], host: Host) -> list[Lack]:
+    """Returns which programs are not here, each with the command that installs its package.
+
+    Args:
+        programs: Debian's package of each program.
+        host: how to look at the machine.
+    """
     return [Lack(f"the program {name}", f"apt-get install {package}") for name, package in programs.items()
             if host.which(name) is None]  # fmt: skip
 
@@ -112,7 +118,7 @@ def _missing_rights(host: Host) -> list[Lack]:
 
 
 def _missing_to_build(host: Host) -> list[Lack]:
-    lacks = _missing_programs(_BUILD_PROGRAMS, host)
+    lacks = missing_programs(_BUILD_PROGRAMS, host)
     if host.status([sys.executable, "-m", "pip", "--version"]):
         lacks.append(Lack("pip, for this Python", f"{sys.executable} -m ensurepip"))
     if not apt_sources(host.root):

@@ -1,4 +1,4 @@
-"""One step of making the boards: a program is run, and what it says when it fails is passed on with a cure."""
+"""One step of making something: a program is run, and what it says when it fails is passed on with a cure."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ class Steps:
     Attributes:
         run: does what ``subprocess.run`` does.
         timeout_s: of each step.
+        making: what the steps make, for the error text.
     """
 
     run: Runner = field(default=subprocess.run)
     timeout_s: float = TIMEOUT_S
+    making: str = "the emulated boards"
 
     def __call__(
         self,
@@ -49,7 +51,7 @@ class Steps:
         Raises:
             MeasurementError: it is missing, fails, or takes too long; with the last line it said.
         """
-        what = f"Making the emulated boards failed: {step}"
+        what = f"Making {self.making} failed: {step}"
         try:
             done = self.run(
                 [str(word) for word in argv],

@@ -1,6 +1,7 @@
-"""Boards for tests. A test module that uses them says ``pytest_plugins = ["tests.boards.fixtures"]``.
+"""Boards and a GPU for tests. A test module that uses them says ``pytest_plugins = ["tests.boards.fixtures"]``.
 
-A test that asks for one is marked ``boards``; where boards cannot run it fails, and says what is missing.
+A test that asks for a board is marked ``boards``, one that asks for the GPU ``gpu``; where these cannot run it is
+skipped, or fails where they are required, and says what is missing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from device_bench.emulated import Board, Boards, build_boards, emulated_board
+from device_bench.emulated import Board, Boards, SoftwareVulkan, build_boards, emulated_board, software_vulkan
 
 from .adb import SHELL, Phone, phone
 from .sshd import SshServer, ssh_server
@@ -21,6 +22,12 @@ from .tools import Tools, unpacked_tools
 def boards() -> Boards:
     """What boards are started from."""
     return build_boards()
+
+
+@pytest.fixture(scope="session")
+def software_gpu() -> SoftwareVulkan:
+    """A Vulkan driver that computes on the CPU."""
+    return software_vulkan()
 
 
 @pytest.fixture(scope="session")

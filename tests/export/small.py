@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from compress import SlicedViT
-from export import ALL_REWRITES, Rewrites, onnx_bytes, tflite_bytes, vit_graph
+from export import DEFAULT_REWRITES, Rewrites, onnx_bytes, tflite_bytes, vit_graph
 from runtime import (
     Artifact,
     BlockPlan,
@@ -31,11 +31,17 @@ def small_model(plan: ShapePlan = SMALL) -> SlicedViT:
 
 
 def small_file(
-    path: Path, plan: ShapePlan = SMALL, rewrites: Rewrites = ALL_REWRITES, *, half: bool = False, manifest: bool = True
+    path: Path,
+    plan: ShapePlan = SMALL,
+    rewrites: Rewrites = DEFAULT_REWRITES,
+    *,
+    half: bool = False,
+    manifest: bool = True,
 ) -> Path:
     """Writes a model with random weights, and its manifest unless told otherwise."""
-    graph = vit_graph(small_model(plan), rewrites)
-    path.write_bytes(onnx_bytes(graph, half) if path.suffix == ".onnx" else tflite_bytes(graph, half))
+    onnx = path.suffix == ".onnx"
+    graph = vit_graph(small_model(plan), rewrites.flattened() if onnx else rewrites)
+    path.write_bytes(onnx_bytes(graph, half) if onnx else tflite_bytes(graph, half))
     if manifest:
         write_artifact(path, artifact_of(path, plan))
     return path

@@ -24,7 +24,7 @@ from compress import (
     with_zeros,
 )
 from export import (
-    ALL_REWRITES,
+    DEFAULT_REWRITES,
     INT8_RECIPES,
     Before,
     ExportSettings,
@@ -276,7 +276,7 @@ def test_zeros_are_zeros_in_the_files(sliced: SlicedViT, sparse: SlicedViT, digi
 def test_only_a_model_with_zeros_where_centring_would_fill_them_goes_without(
     sliced: SlicedViT, sparse: SlicedViT
 ) -> None:
-    assert rewrites_for(sliced) == ALL_REWRITES
-    assert rewrites_for(sparse) == ALL_REWRITES.without("centre")
+    assert rewrites_for(sliced) == DEFAULT_REWRITES
+    assert rewrites_for(sparse) == DEFAULT_REWRITES.without("centre")
     others = with_zeros(sliced, magnitude_masks(sliced, Sparsity(SHARE, layers=("qkv", "fc1"))))
-    assert rewrites_for(others) == ALL_REWRITES
+    assert rewrites_for(others) == DEFAULT_REWRITES

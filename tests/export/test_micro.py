@@ -13,7 +13,7 @@ import torch
 
 from compress import Augmentation, Dataset, ModelSpec, SlicedViT, TrainRecipe, fit, load_model, logits_of, plain_batches
 from export import (
-    ALL_REWRITES,
+    DEFAULT_REWRITES,
     NO_REWRITES,
     Graph,
     Ranges,
@@ -67,7 +67,7 @@ def test_the_approximation_is_as_close_as_its_paper_says() -> None:
 
 
 @pytest.mark.parametrize("name", GELUS)
-@pytest.mark.parametrize("rewrites", [ALL_REWRITES, NO_REWRITES, ALL_REWRITES.without("fold_scale")])
+@pytest.mark.parametrize("rewrites", [DEFAULT_REWRITES, NO_REWRITES, DEFAULT_REWRITES.without("fold_scale")])
 def test_gelu_becomes_exactly_a_sigmoid_gate_that_costs_one_operator(name: str, rewrites: Rewrites) -> None:
     plan = ARCHITECTURES[name]
     model, images = model_of(plan), images_for(plan).double()

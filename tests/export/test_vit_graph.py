@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress import SlicedViT
-from export import ALL_REWRITES, NO_REWRITES, Graph, Rewrites, Scales, run_graph, tflite_bytes, vit_graph
+from export import (
+    ALL_REWRITES,
+    DEFAULT_REWRITES,
+    NO_REWRITES,
+    Graph,
+    Rewrites,
+    Scales,
+    run_graph,
+    tflite_bytes,
+    vit_graph,
+)
 from runtime import BlockPlan, ShapePlan, open_engine
 
 VIT = ShapePlan((32, 32), (8, 8), 3, 10, 48, (BlockPlan(3, 16, 16, 96), BlockPlan(2, 8, 24, 64)), 0.25)
@@ -73,7 +83,7 @@ def test_every_rewrite_changes_the_graph_of_some_architecture() -> None:
         changed = 0
         for plan in ARCHITECTURES.values():
             model = model_of(plan)
-            with_all, without = vit_graph(model), vit_graph(model, ALL_REWRITES.without(switch))
+            with_all, without = vit_graph(model, ALL_REWRITES), vit_graph(model, ALL_REWRITES.without(switch))
             same = with_all.ops == without.ops and all(
                 np.array_equal(value, without.constants[name]) for name, value in with_all.constants.items()
             )
@@ -106,7 +116,7 @@ def test_the_file_computes_what_the_model_computes(name: str, tmp_path: Path) ->
     model, images = model_of(plan), images_for(plan)
     with torch.no_grad():
         wanted = model(images.permute(0, 3, 1, 2)).numpy()
-    for label, rewrites in (("all", ALL_REWRITES), ("none", NO_REWRITES)):
+    for label, rewrites in (("default", DEFAULT_REWRITES), ("all", ALL_REWRITES), ("none", NO_REWRITES)):
         path = tmp_path / f"{label}.tflite"
         path.write_bytes(tflite_bytes(vit_graph(model, rewrites)))
         engine = open_engine(path)
@@ -118,13 +128,22 @@ def test_the_file_computes_what_the_model_computes(name: str, tmp_path: Path) ->
 def test_only_the_pooled_token_is_computed_in_the_last_block() -> None:
     model = model_of(VIT)
     graph = vit_graph(model)
-    assert graph.shapes["blocks.0.mlp.fc1"] == (17, 96)
-    assert graph.shapes["blocks.1.mlp.fc1"] == (1, 64)
-    assert graph.shapes["blocks.1.attn.q"] == (1, 16)
-    whole = vit_graph(model, ALL_REWRITES.without("pooled_only"))
-    assert whole.shapes["blocks.1.mlp.fc1"] == (17, 64)
+    assert graph.shapes["blocks.0.mlp.fc1"] == (1, 17, 96)
+    assert graph.shapes["blocks.1.mlp.fc1"] == (1, 1, 64)
+    assert graph.shapes["blocks.1.attn.q"] == (1, 1, 16)
+    whole = vit_graph(model, DEFAULT_REWRITES.without("pooled_only"))
+    assert whole.shapes["blocks.1.mlp.fc1"] == (1, 17, 64)
     means = vit_graph(model_of(ARCHITECTURES["registers"]))
-    assert means.shapes["blocks.1.mlp.fc2"] == (1, 48)
+    assert means.shapes["blocks.1.mlp.fc2"] == (1, 1, 48)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_image_and_token_keeps_a_dimension_for_the_batch_unless_asked_otherwise(name: str) -> None:
+    model = model_of(ARCHITECTURES[name])
+    tokens, flat = (
+        vit_graph(model, rewrites).shapes["blocks.0.mlp.fc1"] for rewrites in (DEFAULT_REWRITES, ALL_REWRITES)
+    )
+    assert tokens == (1, *flat)
 
 
 def test_half_precision_weights_halve_the_file(tmp_path: Path) -> None:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
+import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from device_bench.apart import Samples
+from export import timing_bytes
 from pocketvit import profiling
-from runtime import BlockPlan, LatencyTable, ShapePlan, decode, encode, latency_of, read_latency
+from runtime import BlockPlan, LatencyPrecision, LatencyTable, ShapePlan, decode, encode, latency_of, read_latency
 from tests.tables import model_ns
 
 PLAN = ShapePlan((32, 32), (8, 8), 1, 10, 32, (BlockPlan(2, 16, 16, 64),) * 2, 0.25)
@@ -108,3 +113,16 @@ def test_the_share_that_was_disturbed_is_said_of_a_table_taken_up_again(
     share = sum("notes" in json.loads(line) for line in lines) / len(lines)
     assert 0 < share < 0.5
     assert table.notes[0].startswith(f"{share:.0%} of the latency table's times")
+
+
+def test_tables_of_other_files_are_looked_for_under_another_name() -> None:
+    """Where this fails the files that are timed have changed: raise ``_FORMAT``, then renew the digest here."""
+    digests = []
+    for precision in get_args(LatencyPrecision):
+        model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(timing_bytes(PLAN, precision), 0))
+        graph = model.subgraphs[0]
+        shapes = [tuple(map(int, np.atleast_1d(tensor.shape))) for tensor in graph.tensors]
+        codes = [code.builtinCode for code in model.operatorCodes]
+        operators = [(codes[op.opcodeIndex], [shapes[i] for i in (*op.inputs, *op.outputs)]) for op in graph.operators]
+        digests.append(hashlib.sha256(repr(operators).encode()).hexdigest()[:12])
+    assert (profiling._FORMAT, *digests) == (5, "3229631c8902", "d0546e110921")
