@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from runtime import Preprocessing
+from runtime import DataError, Preprocessing, Progress, silent
 
 from .dataset import Dataset
 from .devices import autocast, copy_on, device_in_use, device_of
@@ -55,16 +55,49 @@ def logits_of(
     *,
     bf16: bool = False,
     batch_size: int = 64,
+    progress: Progress = silent,
+    stage: str = "evaluate",
 ) -> npt.NDArray[np.float32]:
     """Returns the model's logits ``(N, classes)`` float32 for the pictures at ``indices``, in order.
 
-    They are computed where the model is.
+    They are computed where the model is; ``progress`` is told of ``stage`` after every batch.
     """
-    parts, device = [], device_of(model)
+    parts, device, done = [], device_of(model), 0
     with evaluating(model), autocast(device, bf16):
         for images, _ in plain_batches(data, indices, spec, batch_size):
             parts.append(model(images.to(device)).float().cpu().numpy())
+            done += len(images)
+            progress(stage, done, len(indices))
     return np.concatenate(parts)
+
+
+def some_of_each(
+    labels: npt.NDArray[np.int64], indices: npt.NDArray[np.int64], most: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """Returns at most ``most`` of the pictures at ``indices``, of every class its share, in the order of ``indices``.
+
+    Args:
+        labels: of the whole dataset, ``(pictures,)``.
+        indices: which pictures to choose from.
+        most: how many at most; 0 takes all.
+        seed: of the choice.
+
+    Raises:
+        DataError: ``most`` is negative.
+    """
+    if most < 0:
+        raise DataError("The number of images must not be negative", expected="0 for all, or more", got=most)
+    if not most or most >= len(indices):
+        return indices
+    shuffled = np.random.default_rng([seed, 5]).permutation(len(indices))
+    own = labels[indices[shuffled]]
+    # where in its class each picture comes, as a share of the class: the first of all classes come first
+    place = np.empty(len(own))
+    for label in np.unique(own):
+        (there,) = np.nonzero(own == label)
+        place[there] = (np.arange(len(there)) + 0.5) / len(there)
+    chosen = shuffled[np.argsort(place, kind="stable")[:most]]
+    return indices[np.sort(chosen)]
 
 
 def score(
@@ -76,6 +109,8 @@ def score(
     bf16: bool = False,
     device: torch.device | None = None,
     ranks: Ranks = ALONE,
+    progress: Progress = silent,
+    stage: str = "evaluate",
 ) -> Score:
     """Returns accuracy and loss of ``model`` on the pictures at ``indices``.
 
@@ -87,11 +122,14 @@ def score(
         bf16: compute under bfloat16 autocast.
         device: where to compute; by default where ``use_device`` says.
         ranks: who computes a share of it each; every one of them must call this.
+        progress: told after every batch.
+        stage: what it is told of.
     """
     there = copy_on(model, device or device_in_use())
     own = indices[ranks.share(len(indices))]
     # a rank without a share still has to say how many classes there are
-    mine = logits_of(there, data, own if len(own) else indices[:1], spec, bf16=bf16)
+    own = own if len(own) else indices[:1]
+    mine = logits_of(there, data, own, spec, bf16=bf16, progress=progress, stage=stage)
     logits = ranks.whole(torch.from_numpy(mine), len(indices))
     labels = torch.from_numpy(data.labels[indices])
     right = int((logits.argmax(dim=1) == labels).sum())

@@ -185,7 +185,9 @@ class _Writer:
         half, one = self.number(0.5), self.number(1.0)
         if approximate:
             cube = self.node("Pow", [x, self.number(3.0)], f"{output}.cube")
-            inner = self.node("Add", [x, self.node("Mul", [cube, self.number(0.044715)], f"{output}.bent")], f"{output}.sum")
+            inner = self.node(
+                "Add", [x, self.node("Mul", [cube, self.number(0.044715)], f"{output}.bent")], f"{output}.sum"
+            )
             inner = self.node("Mul", [inner, self.number(math.sqrt(2 / math.pi))], f"{output}.scaled")
             share = self.node("Add", [self.node("Tanh", [inner], f"{output}.tanh"), one], f"{output}.share")
             return self.node("Mul", [x, self.node("Mul", [share, half], f"{output}.halved")], output)
@@ -228,9 +230,7 @@ class _Writer:
             inputs.append(self.array(norm.bias, np.ravel(graph.constants[norm.bias]).astype(np.float32)))
         kind = "LayerNormalization" if norm.centred else "RMSNormalization"
         name = f"{output}.rows" if along_rows else output
-        (self.matrices if along_rows else self.names)[output] = self.node(
-            kind, inputs, name, axis=-1, epsilon=norm.eps
-        )
+        (self.matrices if along_rows else self.names)[output] = self.node(kind, inputs, name, axis=-1, epsilon=norm.eps)
 
     def product(self, op: Op, x: str, output: str) -> str:
         second, graph = op.inputs[1], self.graph

@@ -46,7 +46,10 @@ def cut(
         iteration=_ITERATION + number,
     ).spread(images_needed(plain.plan))
     mended = reconstruct(plain, whole, kept, (pixels for pixels, _ in images.batches(_BATCH)), progress=progress)
-    before, after = (score(model, job.data, job.data.held_out, job.task.preprocessing) for model in (plain, mended))
+    before, after = (
+        score(model, job.data, job.data.held_out, job.task.preprocessing, progress=progress, stage=f"score {name}")
+        for name, model in (("sliced", plain), ("mended", mended))
+    )
     helps = after.loss <= before.loss
     folder.log("reconstructed", images=len(images), before=asdict(before), after=asdict(after), kept=helps)
     return mended if helps else plain

@@ -39,6 +39,9 @@ def run_settings(
     std: Annotated[str | None, _option(_MODEL, "Pixel standard deviation per channel.")] = None,
     train_limit: Annotated[int | None, _option(_MODEL, "Use only so many training images.")] = None,
     skip_bad: Annotated[bool, _option(_MODEL, "Leave out pictures that cannot be decoded.", "--skip-bad")] = False,
+    eval_limit: Annotated[
+        int, _option(_MODEL, "Most test and held-out images that top-1 is taken on, of every class its share; 0: all.")
+    ] = 0,
     seed: Annotated[int, _option(_MODEL, "Of splits, fresh weights, order and augmentation.")] = 0,
     epochs: Annotated[int | None, _option(_TRAIN, "Most epochs of the first training; 0 trains nothing.")] = None,
     batch_size: Annotated[int | None, _option(_TRAIN, "Images per step, in both trainings.")] = None,
@@ -137,6 +140,9 @@ def run_settings(
         int, _option(_EXPORT, "Bytes of flash that a tflite-micro file may take; its program comes on top.")
     ] = 2 * 2**20,
     micro_ram: Annotated[int, _option(_EXPORT, "Bytes of memory that a tflite-micro file may need to run.")] = 2**19,
+    opset: Annotated[
+        int, _option(_EXPORT, "Version of ONNX's operators in ONNX files, 17 to 23; any runs in ONNX Runtime 1.23.")
+    ] = 17,
     int8_recipe: Annotated[
         str, _option(_EXPORT, "Make int8 by this recipe, such as dynamic_wi8_afp32, and choose none by measurement.")
     ] = "",
@@ -207,6 +213,8 @@ def run_settings(
         qat_from=qat_from,
         micro_flash=micro_flash,
         micro_ram=micro_ram,
+        opset=opset,
+        eval_limit=eval_limit,
         threads=threads,
         device=device,
         seed=seed,

@@ -11,7 +11,7 @@ from compress import (
     save_model,
 )
 from device_bench import RunSummary, summarise, time_apart, write_report
-from export import export_model
+from export import check_extras, export_each, released
 from runtime import (
     Artifact,
     Progress,
@@ -37,6 +37,9 @@ def run(
 ) -> RunSummary:
     """Does the whole job in folder ``root`` and returns its table.
 
+    A file that does not pass its check is not measured and ends nothing: it is among the summary's ``refused``, its
+    figures and the reason with it.
+
     Args:
         settings: what to make smaller, how small, and how.
         root: the run's folder.
@@ -49,6 +52,7 @@ def run(
         PocketVitError: see the stages.
     """
     job = prepare(settings, progress)
+    check_extras(export_settings(settings).kinds)
     with claim(Path(root), settings, resume=resume, force=force) as folder:
         shrink_stages(job, folder, progress)
         export_stage(folder, job.data, export_settings(settings), progress)
@@ -82,7 +86,7 @@ def export_run(root: Path | str, settings: RunSettings, progress: Progress = sil
     Raises:
         RunFolderError: the folder is no run folder, or another process writes to it.
         ArtifactError: the run holds no sliced model yet, or it is damaged.
-        ParityError: a file does not compute what the model computes.
+        RefusedFilesError: some files did not pass their check; raised last, with the manifests of all.
     """
     wanted, told = export_settings(settings), read_settings(RunFolder(Path(root)))
     use_threads(told)
@@ -91,7 +95,7 @@ def export_run(root: Path | str, settings: RunSettings, progress: Progress = sil
         data = load_data(
             task.data, seed=task.split_seed, train_limit=task.train_limit, skip_bad=told.skip_bad, progress=progress
         )
-        return export_stage(folder, data, wanted, progress)
+        return released(export_stage(folder, data, wanted, progress), folder.artifacts)
 
 
 def export(
@@ -100,12 +104,14 @@ def export(
     """Exports a model as it is, untrained by us and unpruned, to ``root/artifacts``.
 
     Raises:
+        RefusedFilesError: some files did not pass their check; raised last, with the manifests of all.
         PocketVitError: see ``prepare`` and ``export.export_model``.
     """
     job = prepare(settings, progress, own_classes=True)
     with claim(Path(root), settings, resume=resume, force=force) as folder, stage(folder, "export"):
         model = load_model(job.spec, job.plan.num_classes, settings.seed)
         save_model(folder.baseline, model, job.task)
-        return export_model(
+        outcome = export_each(
             model, job.task, job.data, folder.artifacts, folder.name, export_settings(settings), progress, time_apart
         )
+        return released(outcome, folder.artifacts)

@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from compress import SlicedViT, read_model, save_model, score
+from compress import SlicedViT, read_model, save_model, score, some_of_each
 from runtime import (
     ArtifactError,
     EpochRecord,
     ModelMetrics,
+    Progress,
     StorageError,
     macs,
     params,
     read_metrics,
+    silent,
     write_metrics,
 )
 
@@ -37,14 +39,27 @@ def finished(folder: Path) -> SlicedViT | None:
         return None
 
 
-def save_stage(folder: Path, model: SlicedViT, job: Job, epochs: tuple[EpochRecord, ...]) -> None:
+def save_stage(
+    folder: Path, model: SlicedViT, job: Job, epochs: tuple[EpochRecord, ...], progress: Progress = silent
+) -> None:
     """Writes a stage's model and, last, its metrics.
 
     Raises:
         StorageError: there is no space, or no permission to write.
     """
-    spec = job.task.preprocessing
-    test, held_out = (score(model, job.data, indices, spec) for indices in (job.data.test, job.data.held_out))
+    spec, limit = job.task.preprocessing, job.settings.eval_limit
+    splits = {"test": job.data.test, "held-out": job.data.held_out}
+    test, held_out = (
+        score(
+            model,
+            job.data,
+            some_of_each(job.data.labels, indices, limit, job.settings.seed),
+            spec,
+            progress=progress,
+            stage=f"score {name}",
+        )
+        for name, indices in splits.items()
+    )
     save_model(folder, model, job.task)
     metrics = ModelMetrics(
         params=params(model.plan),

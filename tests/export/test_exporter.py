@@ -135,7 +135,7 @@ def test_other_calibration_images_give_other_integer_files_alone(
     settings = ExportSettings(calibration_images=12, verify_images=100)
     result = export_model(exported.model, task_for(digits, trained=False), digits, folder, "tiny", settings)
     changed = {path.name for path in folder.iterdir() if path.read_bytes() != before[path.name]}
-    names = ("tiny.int8.tflite", "tiny.int8-full.tflite")
+    names = ("tiny.int8.onnx", "tiny.int8.tflite", "tiny.int8-full.tflite")
     assert changed == {*names, *(f"{name}.json" for name in names)}
     assert result[-1].calibration is not None
     assert result[-1].calibration.images == 12
@@ -241,9 +241,17 @@ def test_where_no_recipe_loses_so_little_the_closest_is_named(
     ) as caught:
         export_model(ties, task_for(own), own, tmp_path, "ties", settings)
     assert caught.value.exit_code == 1
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["rejected"]
+    closest = read_artifact(tmp_path / "rejected" / "ties.int8-full.tflite")
+    assert len(closest.trials) == 6
+    assert max(trial.sqnr_db or 0 for trial in closest.trials) in {
+        trial.sqnr_db for trial in closest.trials if trial.recipe == closest.recipe
+    }
+    assert closest.refused is not None
+    assert "loses so little" in closest.refused
     easy = replace(settings, max_drop=100.0)
     assert export_model(ties, task_for(own), own, tmp_path, "ties", easy)[-1].asked["max_drop"] == 100.0
+    assert not list((tmp_path / "rejected").iterdir())
 
 
 def test_no_public_name_is_hidden_by_a_module_of_the_same_name() -> None:

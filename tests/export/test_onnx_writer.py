@@ -113,7 +113,9 @@ def test_every_norm_is_one_operator(name: str, rewrites: str) -> None:
     assert "Reciprocal" not in nodes
     before = [node.op_type for node in onnx.load_from_string(onnx_bytes(graph, opset=RMS_NORM_IS_ONE - 1)).graph.node]
     assert "RMSNormalization" not in before
-    assert before.count("LayerNormalization") == (0 if rewrites in ("all", "no-fold-norm") and plan.norm != "none" else norms)
+    assert before.count("LayerNormalization") == (
+        0 if rewrites in ("all", "no-fold-norm") and plan.norm != "none" else norms
+    )
 
 
 def test_a_norm_that_something_else_looks_into_stays_apart() -> None:
