@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from compress import logits_of, score
+from compress import logits_of, score, some_of_each
 from compress.evaluate import evaluating
+from runtime import DataError
 
 from .tiny import SPEC, TINY_PLAN, tiny_vit, toy_data
 
@@ -79,3 +80,30 @@ def test_bfloat16_is_near() -> None:
     assert rough.dtype == np.float32
     assert not np.array_equal(rough, exact)
     assert math.isclose(float(np.abs(rough - exact).max()), 0, abs_tol=0.15)
+
+
+def test_who_waits_hears_of_every_batch() -> None:
+    data, said = toy_data(), []
+    result = score(tiny_vit(), data, data.test, SPEC, progress=lambda *told: said.append(told), stage="score test")
+    assert [told[0] for told in said] == ["score test"] * len(said)
+    assert said[-1] == ("score test", result.images, len(data.test))
+    said.clear()
+    logits_of(tiny_vit(), data, data.test[:7], SPEC, batch_size=3, progress=lambda *told: said.append(told))
+    assert [told[1:] for told in said] == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_some_images_are_of_every_class_its_share() -> None:
+    # sorted by class, as folders are: the first ones would all be of one
+    labels = np.repeat(np.arange(5), (400, 200, 200, 100, 100)).astype(np.int64)
+    indices = np.arange(1000)[::-1].copy()
+    some = some_of_each(labels, indices, 100, seed=0)
+    assert len(set(some)) == len(some) == 100
+    assert (np.diff(some) < 0).all(), "the order is kept"
+    assert np.abs(np.bincount(labels[some]) - np.array([40, 20, 20, 10, 10])).max() <= 1
+    assert np.array_equal(some, some_of_each(labels, indices, 100, seed=0))
+    assert not np.array_equal(some, some_of_each(labels, indices, 100, seed=1))
+    assert np.array_equal(some_of_each(labels, indices, 0, seed=0), indices)
+    assert np.array_equal(some_of_each(labels, indices, 1000, seed=0), indices)
+    assert len(set(labels[some_of_each(labels, indices, 5, seed=3)])) == 5
+    with pytest.raises(DataError, match="must not be negative"):
+        some_of_each(labels, indices, -1, seed=0)

@@ -94,6 +94,20 @@ def test_onnx_takes_any_batch(exported: Exported, digits: Dataset) -> None:
     np.testing.assert_allclose(together, single, atol=1e-5)
 
 
+def test_int8_onnx_answers_an_image_in_a_batch_as_alone(exported: Exported, digits: Dataset) -> None:
+    session = load(exported.file("int8.onnx"))
+    parity = session.artifact.parity
+    assert parity.batch_agreement == 1.0
+    # images that differ much: a range over the whole batch is the brightest one's
+    inputs = images(digits, 32) * np.geomspace(0.01, 3, 32, dtype=np.float32)[:, None, None, None]
+    together = session.run_raw(session.to_raw(inputs))
+    single = np.concatenate([session.run_raw(session.to_raw(inputs[i : i + 1])) for i in range(32)])
+    assert np.abs(together - single).max() <= 1e-4 * np.abs(single).max()
+    graph = onnx.load(exported.file("int8.onnx")).graph
+    assert not [node for node in graph.node if node.op_type == "DynamicQuantizeLinear"]
+    assert [artifact.parity.batch_agreement for artifact in exported.artifacts] == [1.0, 1.0, None, None, None]
+
+
 def test_files_carry_no_path_or_time_and_are_the_same_when_written_again(
     exported: Exported, digits: Dataset, tmp_path: Path
 ) -> None:
@@ -210,6 +224,8 @@ def test_other_classes_than_the_data_leave_accuracy_null_with_a_reason(
         ({"calibration_images": 1}, "at least 2"),
         ({"verify_images": -1}, "negative"),
         ({"min_agreement": 1.5}, "0 to 1"),
+        ({"opset": 16}, "an opset of 17 to 23. Got 16"),
+        ({"opset": 24}, "an opset of 17 to 23. Got 24"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, object], text: str) -> None:
@@ -237,7 +253,7 @@ def test_where_no_recipe_loses_so_little_the_closest_is_named(
     own = replace(digits, labels=logits_of(ties, digits, everything, SPEC).argmax(1))
     settings = ExportSettings(kinds=("int8-full",), calibration_images=8, verify_images=40, max_drop=0.5)
     with pytest.raises(
-        ParityError, match=r"No recipe of int8-full loses so little.*static_wi8.*comes closest"
+        ParityError, match=r"No recipe of ties.int8-full.tflite loses so little.*static_wi8.*comes closest"
     ) as caught:
         export_model(ties, task_for(own), own, tmp_path, "ties", settings)
     assert caught.value.exit_code == 1

@@ -118,6 +118,44 @@ def test_every_norm_is_one_operator(name: str, rewrites: str) -> None:
     )
 
 
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("name", ["vit", "average", "deit3"])
+def test_a_file_declares_the_operators_it_needs_and_the_least_format(name: str, opset: int, tmp_path: Path) -> None:
+    model = model_of(ARCHITECTURES[name])
+    for content in (
+        onnx_bytes(vit_graph(model), opset=opset),
+        onnx_bytes(integer_graph(model.plan, {"fully_connected": "integer"}), opset=opset),
+    ):
+        path = written(content, tmp_path)
+        file = onnx.load(path)
+        assert [(own.domain, own.version) for own in file.opset_import] == [("", opset)]
+        # the versions of the format that ONNX Runtime 1.12, 1.16, 1.18 and 1.23 are the first to read
+        assert file.ir_version == {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}[opset]
+        # every operator is there in this version, in the form that is written
+        used = {node.op_type for node in file.graph.node}
+        assert all(onnx.defs.has(kind, opset) for kind in used)
+    path = written(onnx_bytes(vit_graph(model), opset=opset), tmp_path)
+    assert error(path, images_for(model.plan), logits(model, images_for(model.plan))) <= 1e-5
+
+
+def test_by_default_files_are_written_for_the_oldest_engines() -> None:
+    file = onnx.load_from_string(onnx_bytes(vit_graph(model_of(VIT))))
+    assert OPSET == OPSETS[0] == file.opset_import[0].version == 17
+
+
+@pytest.mark.parametrize("rewrites", ["no-centre", "no-flat"])
+@pytest.mark.parametrize("kinds", [("fully_connected",), ()])
+def test_rows_stay_a_matrix_between_linears(kinds: tuple[str, ...], rewrites: str) -> None:
+    modes: dict[str, Mode] = dict.fromkeys(kinds, "integer")
+    plan = replace(VIT, blocks=(VIT.blocks[0],) * 3)
+    graph = integer_graph(plan, modes, REWRITES[rewrites])
+    nodes = onnx.load_from_string(onnx_bytes(graph, opset=RMS_NORM_IS_ONE)).graph.node
+    own = [node.name for node in nodes if node.op_type == "Reshape" and node.name.startswith("blocks.1.attn")]
+    # query, key and value to heads, and back
+    assert len(own) == 4
+    assert not [node for node in nodes if node.op_type == "Reshape" and node.name.startswith("blocks.1.mlp.fc1")]
+
+
 def test_a_norm_that_something_else_looks_into_stays_apart() -> None:
     graph = vit_graph(model_of(VIT))
     norm = find_norms(graph)["blocks.0.norm1.normed"]
