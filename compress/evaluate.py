@@ -19,7 +19,6 @@ from .devices import autocast, copy_on, device_in_use, device_of
 from .distributed import ALONE, Ranks
 from .loading import plain_batches
 
-
 _BATCH, _LEAST_BATCH = 64, 8
 _BATCH_PIXELS = 2**19
 """A CPU computes fewer large images at a time in less time: what a layer writes then stays in its cache."""
@@ -140,7 +139,13 @@ def score(
     own = own if len(own) else indices[:1]
     mine = logits_of(there, data, own, spec, bf16=bf16, progress=progress, stage=stage)
     logits = ranks.whole(torch.from_numpy(mine), len(indices))
-    labels = torch.from_numpy(data.labels[indices])
-    right = int((logits.argmax(dim=1) == labels).sum())
-    top1, loss = ranks.agreed(right / len(labels), float(F.cross_entropy(logits, labels)))
-    return Score(top1, loss, len(labels))
+    found = score_of_logits(logits.numpy(), data.labels[indices])
+    top1, loss = ranks.agreed(found.top1, found.loss)
+    return Score(top1, loss, found.images)
+
+
+def score_of_logits(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Score:
+    """Returns accuracy and loss of logits ``(N, classes)`` for the classes ``labels`` ``(N,)``, N at least 1."""
+    right = int((logits.argmax(axis=1) == labels).sum())
+    loss = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
+    return Score(right / len(labels), loss, len(labels))

@@ -141,7 +141,7 @@ def run_settings(
     ] = 2 * 2**20,
     micro_ram: Annotated[int, _option(_EXPORT, "Bytes of memory that a tflite-micro file may need to run.")] = 2**19,
     opset: Annotated[
-        int, _option(_EXPORT, "Version of ONNX's operators in ONNX files, 17 to 23; any runs in ONNX Runtime 1.23.")
+        int, _option(_EXPORT, "Version of ONNX's operators in ONNX files, 17 to 23; ONNX Runtime 1.20 reads up to 21.")
     ] = 17,
     int8_recipe: Annotated[
         str, _option(_EXPORT, "Make int8 by this recipe, such as dynamic_wi8_afp32, and choose none by measurement.")

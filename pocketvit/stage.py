@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from compress import SlicedViT, read_model, save_model, score, some_of_each
+from compress import SlicedViT, read_model, save_model, some_of_each
 from runtime import (
     ArtifactError,
     EpochRecord,
@@ -24,6 +24,7 @@ from runtime import (
 
 from .job import Job
 from .runfolder import RunFolder
+from .scoring import score_finished
 
 _SPARE_BYTES = 64 * 2**20
 
@@ -50,13 +51,13 @@ def save_stage(
     spec, limit = job.task.preprocessing, job.settings.eval_limit
     splits = {"test": job.data.test, "held-out": job.data.held_out}
     test, held_out = (
-        score(
+        score_finished(
             model,
             job.data,
             some_of_each(job.data.labels, indices, limit, job.settings.seed),
             spec,
-            progress=progress,
-            stage=f"score {name}",
+            progress,
+            f"score {name}",
         )
         for name, indices in splits.items()
     )

@@ -49,9 +49,10 @@ class Refused:
 @pytest.fixture(scope="module")
 def refused(ties: SlicedViT, digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Refused:
     folder = tmp_path_factory.mktemp("refused")
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(RefusedFilesError) as caught:
+    with pytest.MonkeyPatch.context() as patched:
         kinds = watched(patched)
-        export_model(ties, task_for(digits), digits, folder, "m", SETTINGS)
+        with pytest.raises(RefusedFilesError) as caught:
+            export_model(ties, task_for(digits), digits, folder, "m", SETTINGS)
     return Refused(folder, caught.value, kinds)
 
 
