@@ -44,7 +44,7 @@ from .latency import (
 from .metrics import EpochRecord, ModelMetrics, read_metrics, write_metrics
 from .plan import MULTIPLE, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan, read_plan, write_plan
 from .preprocess import Preprocessing, normalise, open_image, preprocess, to_channels, to_pixels
-from .progress import Progress, silent
+from .progress import Progress, if_long, silent
 from .quiet import quiet
 from .session import Prediction, Session, load, softmax
 from .version import tool_version
@@ -97,6 +97,7 @@ __all__ = [
     "dumps",
     "encode",
     "flops",
+    "if_long",
     "latency_of",
     "load",
     "macs",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -14,3 +16,20 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
     """Ignores all progress."""
+
+
+def if_long(progress: Progress, after_s: float = 2.0, clock: Callable[[], float] = time.monotonic) -> Progress:
+    """Returns a callback that passes on what it is told only of work that takes longer than ``after_s`` seconds.
+
+    For steps that come again and again and are over at once in most runs.
+    """
+    began = clock()
+    speaks = False
+
+    def told(stage: str, done: int, total: int, note: str = "") -> None:
+        nonlocal speaks
+        speaks = speaks or (done < total and clock() - began > after_s)
+        if speaks:
+            progress(stage, done, total, note)
+
+    return told
