@@ -101,8 +101,11 @@ class _Writer:
                 self.norm(self.norms[op.output])
             elif op.output not in self.inside:
                 self.add(op)
-        classes = graph.shapes[graph.output][-1]
-        self.node("Reshape", [self.rows(graph.output), self.integers([-1, classes])], OUTPUT)
+        classes, written = graph.shapes[graph.output][-1], self.rows(graph.output)
+        if self.nodes[-1].output[0] == written:
+            self.nodes[-1].output[0] = OUTPUT
+        else:
+            self.node("Identity", [written], OUTPUT)
         body = helper.make_graph(
             self.nodes,
             "PocketViT",
