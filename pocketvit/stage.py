@@ -15,6 +15,7 @@ from runtime import (
     ModelMetrics,
     Progress,
     StorageError,
+    if_long,
     macs,
     params,
     read_metrics,
@@ -56,7 +57,7 @@ def save_stage(
             job.data,
             some_of_each(job.data.labels, indices, limit, job.settings.seed),
             spec,
-            progress,
+            if_long(progress),
             f"score {name}",
         )
         for name, indices in splits.items()
