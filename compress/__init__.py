@@ -18,7 +18,7 @@ from .distill_relations import angle_loss, distance_loss
 from .distill_self import self_loss
 from .distill_settings import DISTILL_METHODS, RESPONSE_T2, RESPONSE_T4, Distillation, DistillMethod
 from .distributed import RankError, Ranks, current_ranks, joined
-from .evaluate import Score, evaluating, logits_of, score
+from .evaluate import Score, evaluating, logits_of, score, score_of_logits
 from .folder import Task, read_model, read_task, save_model, weights_sha256
 from .greedy import search_greedily
 from .importance import BlockImportance, Importance, fisher_scores, group_importance
@@ -183,6 +183,7 @@ __all__ = [
     "save_teacher",
     "scale_evenly",
     "score",
+    "score_of_logits",
     "search_greedily",
     "search_tas",
     "search_set",

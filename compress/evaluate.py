@@ -12,12 +12,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from runtime import Preprocessing
+from runtime import Preprocessing, Progress, silent
 
 from .dataset import Dataset
 from .devices import autocast, copy_on, device_in_use, device_of
 from .distributed import ALONE, Ranks
 from .loading import plain_batches
+
+_BATCH, _LEAST_BATCH = 64, 8
+_BATCH_PIXELS = 2**19
+"""A CPU computes fewer large images at a time in less time: what a layer writes then stays in its cache."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +58,24 @@ def logits_of(
     spec: Preprocessing,
     *,
     bf16: bool = False,
-    batch_size: int = 64,
+    batch_size: int = 0,
+    progress: Progress = silent,
+    stage: str = "evaluate",
 ) -> npt.NDArray[np.float32]:
     """Returns the model's logits ``(N, classes)`` float32 for the pictures at ``indices``, in order.
 
-    They are computed where the model is.
+    They are computed where the model is, in batches of ``batch_size``, or where it is 0 of the size that suits the
+    images; ``progress`` is told of ``stage`` after every batch.
     """
-    parts, device = [], device_of(model)
+    parts, device, done = [], device_of(model), 0
+    if not batch_size:
+        most = _BATCH_PIXELS // (spec.height * spec.width) if device.type == "cpu" else _BATCH
+        batch_size = min(_BATCH, max(_LEAST_BATCH, most))
     with evaluating(model), autocast(device, bf16):
         for images, _ in plain_batches(data, indices, spec, batch_size):
             parts.append(model(images.to(device)).float().cpu().numpy())
+            done += len(images)
+            progress(stage, done, len(indices))
     return np.concatenate(parts)
 
 
@@ -76,6 +88,8 @@ def score(
     bf16: bool = False,
     device: torch.device | None = None,
     ranks: Ranks = ALONE,
+    progress: Progress = silent,
+    stage: str = "evaluate",
 ) -> Score:
     """Returns accuracy and loss of ``model`` on the pictures at ``indices``.
 
@@ -87,13 +101,22 @@ def score(
         bf16: compute under bfloat16 autocast.
         device: where to compute; by default where ``use_device`` says.
         ranks: who computes a share of it each; every one of them must call this.
+        progress: told after every batch.
+        stage: what it is told of.
     """
     there = copy_on(model, device or device_in_use())
     own = indices[ranks.share(len(indices))]
     # a rank without a share still has to say how many classes there are
-    mine = logits_of(there, data, own if len(own) else indices[:1], spec, bf16=bf16)
+    own = own if len(own) else indices[:1]
+    mine = logits_of(there, data, own, spec, bf16=bf16, progress=progress, stage=stage)
     logits = ranks.whole(torch.from_numpy(mine), len(indices))
-    labels = torch.from_numpy(data.labels[indices])
-    right = int((logits.argmax(dim=1) == labels).sum())
-    top1, loss = ranks.agreed(right / len(labels), float(F.cross_entropy(logits, labels)))
-    return Score(top1, loss, len(labels))
+    found = score_of_logits(logits.numpy(), data.labels[indices])
+    top1, loss = ranks.agreed(found.top1, found.loss)
+    return Score(top1, loss, found.images)
+
+
+def score_of_logits(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Score:
+    """Returns accuracy and loss of logits ``(N, classes)`` for the classes ``labels`` ``(N,)``, N at least 1."""
+    right = int((logits.argmax(axis=1) == labels).sum())
+    loss = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
+    return Score(right / len(labels), loss, len(labels))

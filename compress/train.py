@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, silent
+from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, if_long, silent
 
 from .augment import Augmentation
 from .data_list import data_digest
@@ -181,7 +181,7 @@ def _train(run: _Run, state_path: Path | None, stage: str, progress: Progress, c
             if state_path and step and clock() - saved > SAVE_EVERY_S:
                 write_state(state_path, run.fingerprint(), run.state())
                 saved = clock()
-        run.end_epoch()
+        run.end_epoch(stage, progress)
         progress(stage, run.total_steps if run.finished else run.step, run.total_steps, run.note)
         if state_path:
             write_state(state_path, run.fingerprint(), run.state())
@@ -288,10 +288,20 @@ class _Run:
             logits = self.model(images.to(self.device)).float()
         return label_loss(whole(logits), labels.to(self.device))
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, stage: str, progress: Progress) -> None:
         """Looks at the held-out split, keeps the best weights, and moves on."""
         split = self.data.held_out
-        held_out = score(self.model, self.data, split, self.spec, bf16=self.bf16, device=self.device, ranks=self.ranks)
+        held_out = score(
+            self.model,
+            self.data,
+            split,
+            self.spec,
+            bf16=self.bf16,
+            device=self.device,
+            ranks=self.ranks,
+            progress=if_long(progress),
+            stage=f"{stage} held-out",
+        )
         record = EpochRecord(self.epoch + 1, self.loss_sum / len(self.data.train), held_out.loss, held_out.top1)
         if not self.history or _rank(record) > max(map(_rank, self.history)):
             self.best = self._weights()

@@ -45,11 +45,12 @@ if TYPE_CHECKING:
     from .startup import Starts, measure_starts
     from .stats import Interval, bootstrap_percentile, median_interval, p90_interval, percentile, ratio_of_medians
     from .steadiness import machine_notes, series_notes
-    from .summary import Model, RunSummary, SummaryRow, Timing, summarise
+    from .summary import REFUSED_BEFORE, Model, RunSummary, SummaryRow, Timing, summarise
     from .targets import TARGETS, bench, run_request
     from .throughput import measure_throughput
 
 __all__ = [
+    "REFUSED_BEFORE",
     "TARGETS",
     "Accuracy",
     "Arithmetic",
@@ -184,7 +185,7 @@ _WHERE = {
     "startup": "Starts measure_starts",
     "stats": "Interval bootstrap_percentile median_interval p90_interval percentile ratio_of_medians",
     "steadiness": "machine_notes series_notes",
-    "summary": "Model RunSummary SummaryRow Timing summarise",
+    "summary": "REFUSED_BEFORE Model RunSummary SummaryRow Timing summarise",
     "targets": "TARGETS bench run_request",
     "throughput": "measure_throughput",
 }

@@ -17,7 +17,7 @@ from .report_overview import overview
 from .report_search import search_context
 from .report_targets import target_parts
 from .report_zeros import zeros_part
-from .summary import REFERENCE, RunSummary, SummaryRow, summarise
+from .summary import REFERENCE, REFUSED_BEFORE, RunSummary, SummaryRow, summarise
 from .tradeoffs import short_names
 from .verdict import verdict
 
@@ -106,6 +106,7 @@ def _context(summary: RunSummary, run: Path) -> dict[str, Any]:
         "first": first,
         "others": parts[1:] if first else parts,
         "reference": REFERENCE,
+        "refused_before": REFUSED_BEFORE,
         "notes": [note for note in summary.notes if note not in {gain.sentence for gain in summary.gains}],
         "predicted": any(gain.table is not None for gain in summary.gains),
         "short": [gain.sentence for gain in summary.gains if gain.falls_short],

@@ -30,6 +30,9 @@ from .instructions import Instructions
 from .results import BenchResult, FileResult, read_result
 from .stats import Interval, median_interval, p90_interval, ratio_of_medians
 
+REFUSED_BEFORE = "it did not pass its check; the version that made it kept no reason"
+"""Why a file was refused whose manifest does not say it."""
+
 REFERENCE = "baseline.fp32.tflite"
 """The file every speed-up is a ratio to: the unpruned model in the plainest precision."""
 
@@ -147,6 +150,7 @@ class RunSummary:
         notes: what the reader must know of figures that are left out, and what pruning alone bought.
         gains: the latter as figures, one per sliced file with a counterpart of the baseline and per target.
         unmeasured: targets on which the last bench measured nothing.
+        refused: the manifests of the files that did not pass their check, each with the reason.
     """
 
     name: str
@@ -158,6 +162,7 @@ class RunSummary:
     notes: tuple[str, ...]
     gains: tuple[Gain, ...] = ()
     unmeasured: tuple[DeviceFailure, ...] = ()
+    refused: tuple[Artifact, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -204,7 +209,7 @@ def summarise(run: Path | str) -> RunSummary:
     run = Path(run)
     _check_run(run)
     baseline, sliced = _model(run / "baseline"), _model(run / "sliced")
-    artifacts = _artifacts(run / "artifacts")
+    artifacts, refused = _artifacts(run / "artifacts"), _artifacts(run / "artifacts" / "rejected", "pt2")
     benches = {path.name: read_result(path) for path in sorted((run / "bench").glob("*.json"))}
     targets = [bench.target for bench in benches.values()]
     if len(set(targets)) != len(targets):
@@ -218,7 +223,8 @@ def summarise(run: Path | str) -> RunSummary:
     notes += [*(table.notes if table else ()), *(gain.sentence for gain in found)]
     name = run.resolve().name
     gone = read_failures(run / "bench")
-    return RunSummary(name, baseline, sliced, artifacts, benches, models + files, tuple(notes), found, gone)
+    rows, said = models + files, tuple(notes)
+    return RunSummary(name, baseline, sliced, artifacts, benches, rows, said, found, gone, refused)
 
 
 def _warnings(log: Path) -> list[str]:
@@ -262,8 +268,8 @@ def _model(folder: Path) -> Model:
     )
 
 
-def _artifacts(folder: Path) -> tuple[Artifact, ...]:
-    files = [*folder.glob("*.onnx"), *folder.glob("*.tflite")]
+def _artifacts(folder: Path, *more: str) -> tuple[Artifact, ...]:
+    files = [path for suffix in ("onnx", "tflite", *more) for path in folder.glob(f"*.{suffix}")]
     return tuple(sorted((read_artifact(file) for file in files), key=_order))
 
 

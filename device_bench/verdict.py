@@ -8,7 +8,7 @@ from .summary import REFERENCE, RunSummary, SummaryRow
 
 def verdict(summary: RunSummary) -> str:
     """Returns what the run bought in plain words; it says only what was measured."""
-    sentences = [_size(summary), _accuracy(summary), _best_file(summary), _failures(summary)]
+    sentences = [_size(summary), _accuracy(summary), _best_file(summary), _refused(summary), _failures(summary)]
     said = [sentence for sentence in sentences if sentence]
     return " ".join(said) or "This run has no figures to compare yet."
 
@@ -89,6 +89,11 @@ def _agreement(row: SummaryRow) -> str:
     return (
         f"; it gives the same top-1 class as the torch model it came from on {format.percent(row.agreement)} of images"
     )
+
+
+def _refused(summary: RunSummary) -> str | None:
+    names = [artifact.file for artifact in summary.refused]
+    return f"{format.listed(names)} did not pass {'its' if len(names) == 1 else 'their'} check." if names else None
 
 
 def _failures(summary: RunSummary) -> str | None:

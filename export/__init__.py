@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from .equalise import equalising_scales
     from .execute import run_graph
     from .export_job import DEFAULT_KINDS, KINDS, ExportSettings
-    from .exporter import export_model
+    from .exporter import (
+        REJECTED,
+        ExportOutcome,
+        RefusedFilesError,
+        check_extras,
+        export_each,
+        export_model,
+        released,
+    )
     from .graph import Graph, Op, QParams
     from .inspection import Inspection, inspect_file
     from .integer import Ranges, quantise
@@ -55,9 +63,11 @@ __all__ = [
     "MicroLimits",
     "MicroRun",
     "NO_REWRITES",
+    "REJECTED",
     "STATIC",
     "STATIC_ATTENTION",
     "Before",
+    "ExportOutcome",
     "ExportSettings",
     "Family",
     "Graph",
@@ -67,17 +77,20 @@ __all__ = [
     "QatRecipe",
     "Ranges",
     "Recipe",
+    "RefusedFilesError",
     "Rewrites",
     "Scales",
     "Stats",
     "Timer",
     "Verification",
     "check_calibration",
+    "check_extras",
     "check_micro",
     "check_parity",
     "compare_logits",
     "correct_biases",
     "equalising_scales",
+    "export_each",
     "export_model",
     "full_recipes",
     "host_family",
@@ -90,6 +103,7 @@ __all__ = [
     "quantise",
     "read_widths",
     "real_logits",
+    "released",
     "rewrites_for",
     "run_graph",
     "run_micro",
@@ -111,7 +125,7 @@ _WHERE = {
     "choose": "Timer",
     "equalise": "equalising_scales",
     "export_job": "DEFAULT_KINDS KINDS ExportSettings",
-    "exporter": "export_model",
+    "exporter": "REJECTED ExportOutcome RefusedFilesError check_extras export_each export_model released",
     "graph": "Graph Op QParams",
     "inspection": "Inspection inspect_file",
     "integer": "Ranges quantise",

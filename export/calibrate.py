@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +54,13 @@ def check_calibration(images: npt.NDArray[np.float32] | None) -> None:
         raise DataError("The calibration images are constant or all the same", fix="Calibrate on real images")
 
 
-def observe(graph: Graph, images: npt.NDArray[np.float32], batch: int = 16, seed: int = 0) -> dict[str, Stats]:
+def observe(
+    graph: Graph,
+    images: npt.NDArray[np.float32],
+    batch: int = 16,
+    seed: int = 0,
+    tell: Callable[[int], None] | None = None,
+) -> dict[str, Stats]:
     """Runs ``graph`` in float32 and returns what every computed tensor looked like, the image included.
 
     Args:
@@ -61,6 +68,7 @@ def observe(graph: Graph, images: npt.NDArray[np.float32], batch: int = 16, seed
         images: ``(N, H, W, C)``, preprocessed.
         batch: images at a time.
         seed: of the sampled values.
+        tell: told after every batch how many images are done.
     """
     generator = torch.Generator().manual_seed(seed)
     seen: dict[str, list[tuple[torch.Tensor, ...]]] = {}
@@ -77,6 +85,8 @@ def observe(graph: Graph, images: npt.NDArray[np.float32], batch: int = 16, seed
     with torch.no_grad():
         for start in range(0, len(images), batch):
             run_graph(graph, torch.from_numpy(images[start : start + batch]), look)
+            if tell is not None:
+                tell(min(start + batch, len(images)))
     return {name: _stats(parts, len(images)) for name, parts in seen.items()}
 
 

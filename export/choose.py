@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from compress import SlicedViT
-from runtime import Parity, Trial, open_engine
+from runtime import Parity, Progress, Trial, open_engine, silent
 
 from .calibrate import Stats, observe
 from .equalise import equalising_scales
 from .graph import LINEAR, Graph
-from .integer import quantise
+from .integer import Mode, quantise
 from .recipes import Family, Recipe, instructions_of_fp32, modes_of
 from .rounding import correct_biases, simulate
 from .tflite_writer import tflite_bytes
 from .verify import compare_logits, real_logits
-from .vit_as_graph import vit_graph
+from .vit_as_graph import Rewrites, Scales, vit_graph
 from .zeros import rewrites_for
 
 Images = npt.NDArray[np.float32]
@@ -88,6 +90,25 @@ def as_it_is(graph: Graph) -> Graph:
     return graph
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a model becomes a file of some format.
+
+    Attributes:
+        suffix: of the files.
+        write: makes a graph the content of a file.
+        rewrites: which exact rewrites suit the format.
+        prepare: rewrites the float graph for an engine that lacks some operators, before it is observed.
+        modes: says how each operator counts under a recipe.
+    """
+
+    suffix: str = ".tflite"
+    write: Callable[[Graph], bytes] = tflite_bytes
+    rewrites: Callable[[SlicedViT], Rewrites] = rewrites_for
+    prepare: Callable[[Graph], Graph] = as_it_is
+    modes: Callable[[Graph, Recipe], Mapping[str, Mode]] = modes_of
+
+
 @dataclass
 class Kitchen:
     """Builds candidates of one subject; what they share is computed once.
@@ -95,12 +116,18 @@ class Kitchen:
     Attributes:
         subject: what is quantised.
         folder: where candidates are written.
-        prepare: rewrites the float graph for an engine that lacks some operators, before it is observed.
+        form: of their files.
+        kind: of file they are candidates for, for those who watch.
+        progress: told of every step that takes long, and of every candidate how it did.
     """
 
     subject: Subject
     folder: Path
-    prepare: Callable[[Graph], Graph] = as_it_is
+    form: Form = field(default_factory=Form)
+    kind: str = "int8"
+    progress: Progress = field(default=silent)
+    tried: int = 0
+    _scales: Scales | None = None
     _seen: dict[bool, tuple[Graph, dict[str, Stats]]] = field(default_factory=dict)
 
     def graph(self, equalised: bool) -> tuple[Graph, dict[str, Stats]]:
@@ -110,14 +137,23 @@ class Kitchen:
             equalised: the residual stream's channels are, too.
         """
         if equalised not in self._seen:
-            model, images = self.subject.model, self.subject.calibration
-            rewrites = rewrites_for(model)
-            plain = self.prepare(vit_graph(model, rewrites))
-            scales = equalising_scales(model.plan, plain, observe(plain, images))
-            for key, chosen in ((False, replace(scales, stream=None)), (True, scales)):
-                graph = self.prepare(vit_graph(model, rewrites, chosen))
-                self._seen[key] = graph, observe(graph, images)
+            scales = self._channels()
+            scales = scales if equalised else replace(scales, stream=None)
+            graph = self.form.prepare(vit_graph(self.subject.model, self.form.rewrites(self.subject.model), scales))
+            self._seen[equalised] = graph, self._observed(graph)
         return self._seen[equalised]
+
+    def _channels(self) -> Scales:
+        """Returns what channels are divided by to be equally large."""
+        if self._scales is None:
+            model = self.subject.model
+            plain = self.form.prepare(vit_graph(model, self.form.rewrites(model)))
+            self._scales = equalising_scales(model.plan, plain, self._observed(plain))
+        return self._scales
+
+    def _observed(self, graph: Graph) -> dict[str, Stats]:
+        stage, images = f"{self.kind} calibration", self.subject.calibration
+        return observe(graph, images, tell=lambda done: self.progress(stage, done, len(images)))
 
     def quantised(self, recipe: Recipe) -> Graph:
         """Returns the graph that ``recipe`` makes."""
@@ -125,32 +161,51 @@ class Kitchen:
 
     def quantised_from(self, recipe: Recipe, graph: Graph) -> Graph:
         """Returns the graph that ``recipe`` makes of a float one of the same operators and other weights."""
-        return self._rounded(recipe, graph, observe(graph, self.subject.calibration))
+        return self._rounded(recipe, graph, self._observed(graph))
 
     def _rounded(self, recipe: Recipe, graph: Graph, seen: dict[str, Stats]) -> Graph:
-        made = quantise(graph, modes_of(graph, recipe), seen, recipe.ranges)
+        made = quantise(graph, self.form.modes(graph, recipe), seen, recipe.ranges)
         return correct_biases(made, seen, self.subject.calibration) if recipe.corrected else made
 
     def candidate(self, recipe: Recipe, graph: Graph | None = None) -> Candidate:
         """Writes the file of ``recipe`` and runs it."""
+        started, images = time.monotonic(), self.subject.images
+        self.graph(recipe.equalised)
+        self.tried += 1
+        stage = f"{self.kind} try {self.tried}"
+        self.progress(stage, 0, len(images), recipe.name)
         graph = graph or self.quantised(recipe)
-        path = self.folder / f"{recipe.name}.tflite"
-        path.write_bytes(tflite_bytes(graph))
-        logits = real_logits(open_engine(path), self.subject.images)
-        return Candidate(recipe, graph, path, compare_logits(logits, self.subject.logits, self.subject.labels, ""))
+        path = self.folder / f"{recipe.name}{self.form.suffix}"
+        path.write_bytes(self.form.write(graph))
+        engine = open_engine(path, threads=torch.get_num_threads())
+        logits = real_logits(engine, images, lambda done: self.progress(stage, done, len(images) + 1, recipe.name))
+        parity = compare_logits(logits, self.subject.logits, self.subject.labels, "")
+        said = f"{recipe.name}: {_said(parity)}, took {time.monotonic() - started:.1f} s"
+        self.progress(stage, len(images) + 1, len(images) + 1, said)
+        return Candidate(recipe, graph, path, parity)
 
     def sensitivities(self, recipe: Recipe) -> list[str]:
         """Returns the Linears, those first whose rounding alone changes the logits most."""
         graph, seen = self.graph(recipe.equalised)
         images = self.subject.images[:_SENSITIVITY_IMAGES]
         wanted = simulate(graph, images)
-        modes = modes_of(graph, recipe)
+        modes = self.form.modes(graph, recipe)
+        names = [op.output for op in graph.ops if op.kind in LINEAR and modes.get(op.output, "float") != "float"]
         errors = {}
-        for op in graph.ops:
-            if op.kind in LINEAR and modes.get(op.output, "float") != "float":
-                alone = quantise(graph, {op.output: modes[op.output]}, seen, replace(recipe.ranges, outside=False))
-                errors[op.output] = float(np.square(simulate(alone, images) - wanted).sum())
+        for done, name in enumerate(names):
+            self.progress(f"{self.kind} layers", done, len(names), f"what rounding {name} alone costs")
+            alone = quantise(graph, {name: modes[name]}, seen, replace(recipe.ranges, outside=False))
+            errors[name] = float(np.square(simulate(alone, images) - wanted).sum())
+        self.progress(f"{self.kind} layers", len(names), len(names))
         return sorted(errors, key=lambda name: -errors[name])
+
+
+def _said(parity: Parity) -> str:
+    """Returns how a candidate did, in words."""
+    distance = "equal" if parity.sqnr_db is None else f"{parity.sqnr_db:.1f} dB"
+    drop = drop_of(parity)
+    lost = "" if drop is None else f", top-1 {-drop:+.2f} points"
+    return f"agrees on {parity.top1_agreement:.1%} of {parity.images} images, SQNR {distance}{lost}"
 
 
 def choose_fast(

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from compress import Dataset, SlicedViT, Task, logits_of, plain_batches
-from runtime import Calibration, DataError, Provenance, macs
+from compress import Dataset, SlicedViT, Task, logits_of, plain_batches, stratified
+from runtime import Calibration, DataError, Progress, Provenance, check_fields, macs, silent
 
 from .choose import Timer
 from .micro import DEFAULT_LIMITS, MicroLimits
-from .onnx_file import ONNX_DYNAMIC
+from .onnx_writer import OPSET, OPSETS
 from .recipes import CPU_RECIPES, INT8_RECIPES, Family
 
 KINDS = (
@@ -43,12 +43,11 @@ _SUFFIX = {
 RECIPES = {
     "onnx": "fp32",
     "onnx-fp16": "fp16_weights",
-    "onnx-int8": ONNX_DYNAMIC,
     "torch": "fp32",
     "fp32": "fp32",
     "fp16": "fp16_weights",
 }
-QUANTISED = ("int8", "int8-full", "int8-full-16x8", "tflite-micro")
+QUANTISED = ("onnx-int8", "int8", "int8-full", "int8-full-16x8", "tflite-micro")
 TRAINABLE = ("int8-full", "tflite-micro")
 _VERIFY_MACS = 4e11
 _CALIBRATION_MACS = 1e11
@@ -74,6 +73,7 @@ class ExportSettings:
         qat_from: the first of these epochs, counted from 1, that rounds; those before train in float.
         seed: of the choice of calibration images, and of training.
         micro: what ``tflite-micro`` files must fit.
+        opset: version of ONNX's operators that ``onnx`` files are written with, 17 to 23.
 
     Raises:
         DataError: a value is out of range.
@@ -90,8 +90,10 @@ class ExportSettings:
     qat_from: int = 1
     seed: int = 0
     micro: MicroLimits = DEFAULT_LIMITS
+    opset: int = OPSET
 
     def __post_init__(self) -> None:
+        check_fields(self)
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
             raise DataError("Unknown kind of file", expected=", ".join(KINDS), got=", ".join(unknown) or "none")
@@ -105,6 +107,13 @@ class ExportSettings:
             raise DataError("Unknown family of processors", expected=", ".join(CPU_RECIPES), got=self.made_for)
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise DataError("max_drop is in points of top-1", expected="0 to 100", got=self.max_drop)
+        if self.opset not in OPSETS:
+            raise DataError(
+                "ONNX files cannot be written with this version of ONNX's operators",
+                expected=f"an opset of {OPSETS[0]} to {OPSETS[-1]}",
+                got=self.opset,
+                fix=f"Leave it out for {OPSET}, which the most engines read",
+            )
         if self.qat_epochs < 0:
             raise DataError("qat_epochs must not be negative", got=self.qat_epochs)
         if not 1 <= self.qat_from <= max(1, self.qat_epochs):
@@ -165,6 +174,8 @@ class Job:
         asked: dict[str, int | float | str] = {}
         if kind in QUANTISED and settings.max_drop is not None:
             asked["max_drop"] = settings.max_drop
+        if kind.startswith("onnx"):
+            asked["opset"] = settings.opset
         if kind == "int8":
             asked |= {"made_for": settings.made_for, "min_agreement": settings.min_agreement}
             asked |= {"recipe": settings.int8_recipe} if settings.int8_recipe else {}
@@ -185,13 +196,18 @@ def images_of(data: Dataset, indices: npt.NDArray[np.int64], task: Task) -> npt.
     return np.ascontiguousarray(np.concatenate(batches).transpose(0, 2, 3, 1))
 
 
-def reference_of(job: Job) -> Reference:
+def verified_on(job: Job) -> int:
+    """Returns on how many test images files are verified."""
+    wanted = job.settings.verify_images or max(32, int(_VERIFY_MACS / macs(job.model.plan)))
+    return min(wanted, len(job.data.test))
+
+
+def reference_of(job: Job, progress: Progress = silent) -> Reference:
     """Returns the test images that files are verified on, and what the torch model says of them."""
     model, task, data = job.model, job.task, job.data
-    wanted = job.settings.verify_images or max(32, int(_VERIFY_MACS / macs(model.plan)))
-    count = min(wanted, len(data.test))
-    indices = data.test[np.linspace(0, len(data.test) - 1, count).round().astype(np.int64)]
-    logits = logits_of(model, data, indices, task.preprocessing)
+    # no evenly spaced part: where classes come in turns, that could hold a few of them alone
+    indices = np.sort(stratified(data.labels, data.test, verified_on(job), np.random.default_rng(0)))
+    logits = logits_of(model, data, indices, task.preprocessing, progress=progress, stage="float answers")
     same = task.class_names == data.class_names
     reason = None if same else f"the model has {len(task.class_names)} classes of its own, {data.name} has others"
     return Reference(images_of(data, indices, task), logits, data.labels[indices] if same else None, reason)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from runtime import (
     Artifact,
     ArtifactError,
     Engine,
+    MissingExtraError,
     Parity,
     ParityError,
     Progress,
@@ -32,14 +35,45 @@ from runtime import (
 )
 
 from .choose import Timer
-from .export_job import RECIPES, ExportSettings, Job, Reference, reference_of
+from .export_job import RECIPES, ExportSettings, Job, Reference, reference_of, verified_on
 from .gzipped import gzip_size
 from .making import Made, make_file
 from .micro import check_micro, run_micro
-from .verify import check_parity, compare_logits, measure_parity
+from .verify import check_drop, check_parity, compare_logits, measure_parity
 from .widths import read_widths
 
+REJECTED = "rejected"
+"""The folder, beside the released files, of those that were refused."""
+
 _LIBRARIES = ("torch", "timm", "ai-edge-litert", "onnx", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class ExportOutcome:
+    """What became of every kind of file that was asked for.
+
+    Attributes:
+        accepted: manifests of the files that were released, in the order asked for.
+        refused: manifests of those that were not, with the reason; the files are in ``rejected``.
+    """
+
+    accepted: tuple[Artifact, ...]
+    refused: tuple[Artifact, ...]
+
+
+class RefusedFilesError(ParityError):
+    """Some files were refused; all others were made and released.
+
+    Attributes:
+        accepted: manifests of the files that were released.
+        refused: manifests of those that were not, with the reason.
+    """
+
+    def __init__(self, outcome: ExportOutcome, folder: Path) -> None:
+        reasons = " ".join(str(artifact.refused) for artifact in outcome.refused)
+        kept = "The file is" if len(outcome.refused) == 1 else "The files are"
+        super().__init__(f"{reasons} {kept} kept in {folder / REJECTED} and not released")
+        self.accepted, self.refused = outcome.accepted, outcome.refused
 
 
 def export_model(
@@ -55,7 +89,7 @@ def export_model(
     """Writes ``model`` as ``folder/NAME.onnx``, ``NAME.fp32.tflite``, … each with its manifest, verified by running it.
 
     Files that are there already, whole, and of the same weights and recipe, are kept. A file that fails its
-    check is moved to ``folder/rejected`` with its manifest.
+    check is moved to ``folder/rejected`` with its manifest; the other kinds are made all the same.
 
     Args:
         model: what to export.
@@ -64,7 +98,7 @@ def export_model(
         folder: where the files go.
         name: what they are called.
         settings: which files, and how they are checked.
-        progress: told after every file.
+        progress: told of every step and every file.
         timer: times files on this machine, for choosing the recipe of ``int8``; without it, and for a family of
             processors other than this machine's, the recipe expected to be fastest is taken.
 
@@ -72,27 +106,103 @@ def export_model(
         The manifests, in the order of ``settings.kinds``.
 
     Raises:
-        ParityError: a file does not compute what the model computes, or its widths are not the plan's; or no way of
-            quantising it loses so little as was asked.
+        RefusedFilesError: a file does not compute what the model computes, or its widths are not the plan's; or no way
+            of quantising it loses so little as was asked. Raised when every kind has been tried, with all manifests.
         StorageError: there is no space, or no permission to write.
-        MissingExtraError: a converter or engine is not installed.
+        MissingExtraError: a converter or engine is not installed; known before any file is made.
     """
+    return released(export_each(model, task, data, folder, name, settings, progress, timer), folder)
+
+
+def released(outcome: ExportOutcome, folder: Path) -> list[Artifact]:
+    """Returns the manifests of an outcome without refusals.
+
+    Raises:
+        RefusedFilesError: there are some.
+    """
+    if outcome.refused:
+        raise RefusedFilesError(outcome, folder)
+    return list(outcome.accepted)
+
+
+def export_each(
+    model: SlicedViT,
+    task: Task,
+    data: Dataset,
+    folder: Path,
+    name: str,
+    settings: ExportSettings | None = None,
+    progress: Progress = silent,
+    timer: Timer | None = None,
+) -> ExportOutcome:
+    """Does what ``export_model`` does, and returns what was refused beside what was released.
+
+    A kind that fails in another way than by its check does not keep the others from being made: the first such error is
+    raised when all have been tried.
+
+    Raises:
+        StorageError: there is no space, or no permission to write.
+        MissingExtraError: a converter or engine is not installed; known before any file is made.
+    """
+    folder = Path(folder)
     job = Job(model, task, data, folder, name, settings or ExportSettings(), _provenance(model, task), timer)
+    check_extras(job.settings.kinds)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    done = {kind: _finished(job, kind) for kind in job.settings.kinds}
+    done = {kind: _finished(job, kind) or _refused_before(job, kind) for kind in job.settings.kinds}
     missing = [kind for kind in job.settings.kinds if done[kind] is None]
+    errors: list[Exception] = []
     if missing:
-        reference = reference_of(job)
+        reference = reference_of(job, progress)
         with storage_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
             for position, kind in enumerate(missing):
                 progress("export", position, len(missing), job.file(kind).name)
-                path = Path(scratch) / job.file(kind).name
-                made = make_file(job, kind, path, reference, progress)
-                artifact = _verified(_describe(job, kind, path, made), path, reference, progress)
-                done[kind] = _accept(artifact, path, folder, job)
+                try:
+                    done[kind] = _export(job, kind, Path(scratch), reference, progress)
+                except (OSError, MissingExtraError):
+                    raise
+                except Exception as error:
+                    errors.append(error)
             progress("export", len(missing), len(missing))
-    return [artifact for artifact in done.values() if artifact is not None]
+    if errors:
+        raise errors[0]
+    made = [artifact for artifact in done.values() if artifact is not None]
+    return ExportOutcome(
+        tuple(artifact for artifact in made if artifact.refused is None),
+        tuple(artifact for artifact in made if artifact.refused is not None),
+    )
+
+
+def check_extras(kinds: Sequence[str]) -> None:
+    """Checks that every package is there that files of ``kinds`` are written with and run in.
+
+    Raises:
+        MissingExtraError: one is not.
+    """
+    onnx, torch_alone = any(kind.startswith("onnx") for kind in kinds), all(kind == "torch" for kind in kinds)
+    lite = any(not kind.startswith("onnx") and kind != "torch" for kind in kinds)
+    needed = (*(("onnx", "onnxruntime") if onnx else ()), *(("ai_edge_litert", "flatbuffers") if lite else ()))
+    for package in () if torch_alone else needed:
+        if find_spec(package) is None:
+            raise MissingExtraError(package.replace("_", "-"), "export")
+
+
+def _export(job: Job, kind: str, scratch: Path, reference: Reference, progress: Progress) -> Artifact:
+    """Makes, verifies and places the file of ``kind``; its manifest says why where it was refused."""
+    path = scratch / job.file(kind).name
+    made = make_file(job, kind, path, reference, progress)
+    artifact = _verified(_describe(job, kind, path, made), path, reference, progress)
+    try:
+        _judge(artifact, path, job)
+    except ParityError as error:
+        progress(f"{path.name} refused", 1, 1, str(error))
+        rejected = job.folder / REJECTED
+        rejected.mkdir(exist_ok=True)
+        # what was released under this name before was made with other settings or of other weights
+        _remove(job.file(kind))
+        return _place(replace(artifact, refused=str(error)), path, rejected)
+    _remove(job.folder / REJECTED / path.name)
+    return _place(artifact, path, job.folder)
 
 
 def _describe(job: Job, kind: str, path: Path, made: Made) -> Artifact:
@@ -139,26 +249,29 @@ def _verified(artifact: Artifact, path: Path, reference: Reference, progress: Pr
         parity = compare_logits(run.logits, reference.logits, reference.labels, reference.no_labels_reason)
         return replace(artifact, parity=parity, arena_bytes=run.arena_bytes)
     session = Session(artifact, open_engine(path, threads=torch.get_num_threads()))
-    parity = measure_parity(session, reference.inputs, reference.logits, reference.labels, reference.no_labels_reason)
+    parity = measure_parity(
+        session, reference.inputs, reference.logits, reference.labels, reference.no_labels_reason, progress
+    )
     return replace(artifact, parity=parity)
 
 
-def _accept(artifact: Artifact, path: Path, folder: Path, job: Job) -> Artifact:
-    """Moves a file that passes its checks into ``folder``; one that fails goes to ``folder/rejected``."""
+def _judge(artifact: Artifact, path: Path, job: Job) -> None:
+    """Raises where a file must not be released.
+
+    Raises:
+        ParityError: it does not have the widths of its plan, or fails a check of ``_check``.
+    """
     try:
         found = read_widths(path, artifact.plan)
         if found != artifact.plan:
             raise ParityError(f"{path.name} does not have the widths of its plan", expected=artifact.plan, got=found)
         _check(artifact, job)
-    except (ParityError, ArtifactError) as error:
-        rejected = folder / "rejected"
-        rejected.mkdir(exist_ok=True)
-        _place(artifact, path, rejected)
-        raise ParityError(f"{error} The file is kept in {rejected} and was not released") from error
-    return _place(artifact, path, folder)
+    except ArtifactError as error:
+        raise ParityError(str(error)) from error
 
 
 def _check(artifact: Artifact, job: Job) -> None:
+    check_drop(artifact, job.settings.max_drop)
     check_parity(artifact, job.min_agreement)
     if artifact.arena_bytes is not None:
         check_micro(artifact.file, artifact.size_bytes, artifact.arena_bytes, job.settings.micro)
@@ -169,9 +282,14 @@ def _place(artifact: Artifact, path: Path, folder: Path) -> Artifact:
     target = folder / path.name
     manifest_path(target).unlink(missing_ok=True)
     shutil.move(path, target)
-    target.chmod(0o644)
     write_artifact(target, artifact)
     return artifact
+
+
+def _remove(file: Path) -> None:
+    """Removes a file and its manifest, where they are there."""
+    manifest_path(file).unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
 
 
 def _finished(job: Job, kind: str) -> Artifact | None:
@@ -181,7 +299,28 @@ def _finished(job: Job, kind: str) -> Artifact | None:
         _check(artifact, job)
     except (ArtifactError, ParityError):
         return None
-    same = (
+    return artifact if _same(artifact, job, kind) else None
+
+
+def _refused_before(job: Job, kind: str) -> Artifact | None:
+    """Returns the manifest of a file that was refused and would be again, or None."""
+    path = job.folder / REJECTED / job.file(kind).name
+    try:
+        artifact = read_artifact(path)
+    except ArtifactError:
+        return None
+    if artifact.refused is None or not _same(artifact, job, kind) or artifact.parity.images != verified_on(job):
+        return None
+    try:
+        _judge(artifact, path, job)
+    except ParityError as error:
+        return replace(artifact, refused=str(error))
+    return None
+
+
+def _same(artifact: Artifact, job: Job, kind: str) -> bool:
+    """Says whether a file was made of the same model in the way that is asked for."""
+    return (
         artifact.provenance == job.provenance
         and artifact.recipe == RECIPES.get(kind, artifact.recipe)
         and artifact.asked == job.asked(kind)
@@ -189,7 +328,6 @@ def _finished(job: Job, kind: str) -> Artifact | None:
         and artifact.class_names == job.task.class_names
         and artifact.calibration == job.calibration(kind)
     )
-    return artifact if same else None
 
 
 def _provenance(model: SlicedViT, task: Task) -> Provenance:

@@ -6,6 +6,7 @@ import math
 import platform
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,23 +15,24 @@ import numpy as np
 import torch
 
 from compress import logits_of
-from runtime import ParityError, Progress, Trial, macs, open_engine
+from runtime import Progress, Trial, macs, open_engine
 
 from .calibrate import check_calibration
 from .choose import (
     Candidate,
+    Form,
     Kitchen,
     Subject,
+    Timer,
     Wanted,
-    as_it_is,
     choose_accurate,
     choose_fast,
-    drop_of,
     trial_of,
 )
 from .export_job import QUANTISED, RECIPES, TRAINABLE, Job, Reference, images_of
 from .micro import micro_graph
-from .onnx_file import write_onnx
+from .onnx_file import ONNX_RECIPES, onnx_modes, onnx_rewrites, write_onnx
+from .onnx_writer import onnx_bytes
 from .qat import Before, QatRecipe, train_quantised
 from .recipes import CPU_RECIPES, INT8_RECIPES, full_recipes
 from .tflite_file import write_tflite
@@ -54,7 +56,7 @@ def make_file(job: Job, kind: str, path: Path, reference: Reference, progress: P
     if kind in QUANTISED:
         return _quantise(job, kind, path, reference, progress)
     if kind.startswith("onnx"):
-        write_onnx(job.model, path, half=kind == "onnx-fp16", int8=kind == "onnx-int8")
+        write_onnx(job.model, path, half=kind == "onnx-fp16", opset=job.settings.opset)
     elif kind == "torch":
         write_torch(job.model, path)
     else:
@@ -63,37 +65,59 @@ def make_file(job: Job, kind: str, path: Path, reference: Reference, progress: P
 
 
 def _quantise(job: Job, kind: str, path: Path, reference: Reference, progress: Progress) -> Made:
-    """Tries the recipes of ``kind`` on held-out images and writes the best one's file.
-
-    Raises:
-        ParityError: no recipe loses so little as was asked.
-    """
+    """Tries the recipes of ``kind`` on held-out images and writes the best one's file, good enough or not."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        prepare = micro_graph if kind == "tflite-micro" else as_it_is
-        kitchen = Kitchen(_subject(job, kind), Path(scratch), prepare)
+        kitchen = Kitchen(_subject(job, kind, progress), Path(scratch), _form(job, kind), kind, progress)
         wanted = Wanted(max_drop=job.settings.max_drop)
         if kind == "int8" and job.settings.int8_recipe:
             chosen, trials = choose_accurate(kitchen, (INT8_RECIPES[job.settings.int8_recipe],))
         elif kind == "int8":
             wanted = Wanted(_with_margin(job, kitchen) if wanted.max_drop is None else None, wanted.max_drop)
             timer = job.timer if job.settings.made_for == host_family() else None
+            timer = _told(timer, progress) if timer is not None else None
             recipes = CPU_RECIPES[job.settings.made_for]
             chosen, trials = choose_fast(
-                kitchen, recipes, wanted, timer, lambda file: _agrees(job, file, reference), job.settings.made_for
+                kitchen,
+                recipes,
+                wanted,
+                timer,
+                lambda file: _agrees(job, file, reference, progress),
+                job.settings.made_for,
             )
+        elif kind == "onnx-int8":
+            chosen, trials = choose_accurate(kitchen, ONNX_RECIPES)
         else:
             chosen, trials = choose_accurate(kitchen, full_recipes("int16" if kind.endswith("16x8") else "int8"))
         if kind in TRAINABLE and job.settings.qat_epochs:
             chosen, trials = _trained(job, kitchen, chosen, trials, progress)
-        if job.settings.max_drop is not None and not wanted.met_by(chosen.parity):
-            raise ParityError(
-                f"No recipe of {kind} loses so little",
-                expected=f"at most {job.settings.max_drop:g} points of top-1 on {chosen.parity.images} held-out images",
-                got=f"{chosen.recipe.name} comes closest and loses {drop_of(chosen.parity) or 0:.2f}",
-                fix="Allow more with --max-drop, calibrate on more images, or train under rounding with --qat",
-            )
         shutil.copyfile(chosen.path, path)
         return Made(chosen.recipe.name, trials)
+
+
+def _form(job: Job, kind: str) -> Form:
+    """Returns how candidates of ``kind`` are written."""
+    opset = job.settings.opset
+    if kind == "onnx-int8":
+        return Form(
+            ".onnx",
+            lambda graph: onnx_bytes(graph, opset=opset),
+            lambda model: onnx_rewrites(model, opset),
+            modes=onnx_modes,
+        )
+    return Form(prepare=micro_graph) if kind == "tflite-micro" else Form()
+
+
+def _told(timer: Timer, progress: Progress) -> Timer:
+    """Returns ``timer`` with word of when it times, and of what it found."""
+
+    def timed(files: Sequence[Path]) -> Sequence[float]:
+        progress("int8 times", 0, len(files), "timed in turns: " + ", ".join(file.stem for file in files))
+        seconds = timer(files)
+        found = (f"{file.stem} {1e3 * own:.3g} ms" for file, own in zip(files, seconds, strict=True))
+        progress("int8 times", len(files), len(files), ", ".join(found))
+        return seconds
+
+    return timed
 
 
 def _trained(
@@ -119,11 +143,12 @@ def _trained(
     return (after if better else chosen), trials
 
 
-def _agrees(job: Job, path: Path, reference: Reference) -> bool:
+def _agrees(job: Job, path: Path, reference: Reference, progress: Progress) -> bool:
     """Says whether an ``int8`` file will pass its check."""
     if job.min_agreement is None:
         return True
-    found = real_logits(open_engine(path, threads=torch.get_num_threads()), reference.inputs)
+    count, engine = len(reference.inputs), open_engine(path, threads=torch.get_num_threads())
+    found = real_logits(engine, reference.inputs, lambda done: progress("int8 check", done, count, path.stem))
     return compare_logits(found, reference.logits, None).top1_agreement >= job.min_agreement
 
 
@@ -135,7 +160,7 @@ def _with_margin(job: Job, kitchen: Kitchen) -> float | None:
     return min(1.0, least + math.sqrt(least * (1 - least) / len(kitchen.subject.images)))
 
 
-def _subject(job: Job, kind: str) -> Subject:
+def _subject(job: Job, kind: str, progress: Progress) -> Subject:
     calibration = job.calibration(kind)
     assert calibration is not None
     order = np.random.default_rng([calibration.seed, 4]).permutation(job.data.held_out)
@@ -150,7 +175,9 @@ def _subject(job: Job, kind: str) -> Subject:
         job.model,
         images,
         images_of(job.data, chosen, job.task),
-        logits_of(job.model, job.data, chosen, job.task.preprocessing),
+        logits_of(
+            job.model, job.data, chosen, job.task.preprocessing, progress=progress, stage=f"{kind} float answers"
+        ),
         job.data.labels[chosen] if known else None,
     )
 

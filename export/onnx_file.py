@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from compress import SlicedViT
 
-from .graph import LINEAR
-from .integer import Mode, Ranges, quantise
-from .onnx_writer import onnx_bytes
-from .vit_as_graph import vit_graph
+from .graph import LINEAR, Graph
+from .integer import Mode, Ranges
+from .onnx_writer import OPSET, RMS_NORM_IS_ONE, onnx_bytes
+from .recipes import Recipe
+from .vit_as_graph import Rewrites, vit_graph
 from .zeros import rewrites_for
 
-ONNX_DYNAMIC = "dynamic_wi8_au8"
-"""int8 weights for each output, inputs of Linears quantised to uint8 as they come, everything else float32."""
+ONNX_RECIPES = tuple(
+    Recipe(f"static_wi8_au8_{method}", "integer", ranges=Ranges(method), corrected=True) for method in ("mse", "minmax")
+)
+"""int8 weights for each output, inputs of Linears in uint8 with ranges from calibration, everything else float32.
+
+Ranges that are taken from the input as it comes are those of a whole batch: an image would be answered otherwise among
+others than alone.
+"""
 
 
-def write_onnx(model: SlicedViT, path: Path, *, half: bool = False, int8: bool = False) -> None:
+def write_onnx(model: SlicedViT, path: Path, *, half: bool = False, opset: int = OPSET) -> None:
     """Writes ``model`` to ``path``: input ``image (batch, C, H, W)``, output ``logits (batch, classes)``, float32.
 
     The file carries no path, no stack trace and no time: equal weights give equal bytes.
@@ -25,13 +33,24 @@ def write_onnx(model: SlicedViT, path: Path, *, half: bool = False, int8: bool =
         model: what to write.
         path: where to.
         half: store weights as float16, in half the space; the engine computes in float32.
-        int8: store weights as int8 and multiply in integers (``ONNX_DYNAMIC``).
+        opset: version of ONNX's operators, of ``onnx_writer.OPSETS``.
 
     Raises:
         MissingExtraError: onnx is not installed.
     """
-    graph = vit_graph(model, rewrites_for(model).flattened())
-    if int8:
-        linears: dict[str, Mode] = {op.output: "dynamic" for op in graph.ops if op.kind in LINEAR}
-        graph = quantise(graph, linears, {}, Ranges())
-    path.write_bytes(onnx_bytes(graph, half))
+    path.write_bytes(onnx_bytes(vit_graph(model, onnx_rewrites(model, opset)), half, opset))
+
+
+def onnx_rewrites(model: SlicedViT, opset: int) -> Rewrites:
+    """Returns the rewrites for a version of operators.
+
+    Centring makes every LayerNorm an RMSNorm, which is worth it only where RMSNorm is one operator: LayerNorm is one in
+    every version.
+    """
+    rewrites = rewrites_for(model).flattened()
+    return rewrites if opset >= RMS_NORM_IS_ONE else rewrites.without("centre")
+
+
+def onnx_modes(graph: Graph, recipe: Recipe) -> Mapping[str, Mode]:
+    """Says how each operator of ``graph`` counts: Linears as the recipe says, all others in float."""
+    return {op.output: recipe.linears for op in graph.ops if op.kind in LINEAR}

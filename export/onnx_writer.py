@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,15 @@ from .onnx_norms import Norm, find_norms, readers_of
 
 INPUT, OUTPUT = "image", "logits"
 
-OPSET, PLAIN_OPSET = 23, 21
-"""With RMSNormalization as one operator, and without."""
+OPSETS = range(17, 24)
+"""The versions of ONNX's operators that files can be written with."""
 
-_IR_VERSION = {OPSET: 11, PLAIN_OPSET: 10}
+OPSET = OPSETS[0]
+"""The version that files are written with by default: the one that the most engines read."""
+
+_REDUCED_AXES_ARE_INPUTS, _GELU_IS_ONE, RMS_NORM_IS_ONE = 18, 20, 23
+"""The versions since which an operator has the form, or is there, that is written where it can be."""
+
 _MOVING = ("reshape", "transpose", "slice")
 _SAME = {
     "add": "Add",
@@ -29,6 +35,9 @@ _SAME = {
     "relu": "Relu",
 }
 """Operators that ONNX has under another name and that take no options."""
+
+_ALONG_ROWS = (*_SAME, "gelu", "quantize", "dequantize")
+"""Operators whose every value comes of the values at the same place, or of a constant for each channel."""
 
 
 def onnx_bytes(graph: Graph, half: bool = False, opset: int = OPSET) -> bytes:
@@ -46,17 +55,22 @@ def onnx_bytes(graph: Graph, half: bool = False, opset: int = OPSET) -> bytes:
         graph: a float graph, or one from ``quantise``.
         half: store float weights of two dimensions and more as float16. The engine widens them when it loads the
             file and computes in float32: half the file, the same speed.
-        opset: ``OPSET``, or ``PLAIN_OPSET`` for ONNX Runtime before 1.23, with every RMSNorm in single operators.
+        opset: version of ONNX's operators, of ``OPSETS``. GELU is one operator since 20 and RMSNorm since 23; before,
+            they are written in single operators, which compute the same.
 
     Raises:
         MissingExtraError: onnx is not installed.
     """
-    assert opset in _IR_VERSION, opset
+    assert opset in OPSETS, opset
     return _Writer(graph, half, opset).content()
 
 
 class _Writer:
-    """Every computed tensor of the graph has the batch before its own dimensions; the image alone has it in them."""
+    """Every computed tensor of the graph has the batch before its own dimensions; the image alone has it in them.
+
+    What Linears write, and what is computed of it value by value, is kept as a matrix of all rows of the batch, and is
+    given its dimensions only for what needs them: engines call an operator for each change of shape.
+    """
 
     def __init__(self, graph: Graph, half: bool, opset: int) -> None:
         try:
@@ -68,8 +82,10 @@ class _Writer:
         self.initializers: dict[str, Any] = {}
         self.written: set[str] = set()
         self.names: dict[str, str] = {}
-        self.norms = {n.output: n for n in find_norms(graph).values() if n.centred or opset == OPSET}
+        self.matrices: dict[str, str] = {}
+        self.norms = {n.output: n for n in find_norms(graph).values() if n.centred or opset >= RMS_NORM_IS_ONE}
         self.inside = frozenset(name for norm in self.norms.values() for name in norm.inside)
+        self.readers = readers_of(graph)
         self.signed = _second_operands(graph)
         self.unrounded = _only_widened(graph)
 
@@ -85,8 +101,11 @@ class _Writer:
                 self.norm(self.norms[op.output])
             elif op.output not in self.inside:
                 self.add(op)
-        classes = graph.shapes[graph.output][-1]
-        self.node("Reshape", [self.real(graph.output), self.integers([-1, classes])], OUTPUT)
+        classes, written = graph.shapes[graph.output][-1], self.rows(graph.output)
+        if self.nodes[-1].output[0] == written:
+            self.nodes[-1].output[0] = OUTPUT
+        else:
+            self.node("Identity", [written], OUTPUT)
         body = helper.make_graph(
             self.nodes,
             "PocketViT",
@@ -97,7 +116,7 @@ class _Writer:
         model = helper.make_model(
             body,
             opset_imports=[helper.make_opsetid("", self.opset)],
-            ir_version=_IR_VERSION[self.opset],
+            ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", self.opset)]),
             producer_name="PocketViT",
         )
         data: bytes = model.SerializeToString(deterministic=True)
@@ -110,24 +129,39 @@ class _Writer:
         match op.kind:
             case "fully_connected":
                 self.fully_connected(op, integer)
-            case "dequantize":
-                self.names[op.output] = self.real(op.inputs[0])
-            case "quantize":
-                self.names[op.output] = self.quantized(self.real(op.inputs[0]), op.output, op.output)
-            case "reshape" | "transpose" | "slice":
-                source = self.stored(op.inputs[0]) if integer else self.real(op.inputs[0])
-                self.names[op.output] = self.moved(op, source)
+            case "reshape":
+                self.reshaped(op, integer)
+            case "transpose" | "slice":
+                self.names[op.output] = self.moved(op, integer)
             case _:
-                result = self.computed(op, f"{self.named(op)}.real" if integer else self.named(op))
-                self.names[op.output] = self.quantized(result, op.output, self.named(op)) if integer else result
+                along_rows = self.is_along_rows(op)
+                name = f"{self.named(op)}.rows" if along_rows else self.named(op)
+                rounded = integer or op.kind == "quantize"
+                result = self.computed(op, self.rows if along_rows else self.real, f"{name}.real" if integer else name)
+                result = self.quantized(result, op.output, name) if rounded else result
+                (self.matrices if along_rows else self.names)[op.output] = result
 
-    def computed(self, op: Op, output: str) -> str:
-        """Writes an operator of float tensors."""
+    def is_along_rows(self, op: Op) -> bool:
+        """Says whether an operator can be computed on matrices, one of which is there."""
+        shape, constants = self.graph.shapes[op.output], self.graph.constants
+        computed = [name for name in op.inputs if name not in constants]
+        channels = [constants[name] for name in op.inputs if name in constants]
+        return (
+            op.kind in _ALONG_ROWS
+            and any(name in self.matrices for name in computed)
+            and all(self.graph.shapes[name] == shape for name in computed)
+            and all(value.ndim <= 2 and value.size in (1, shape[-1]) for value in channels)
+        )
+
+    def computed(self, op: Op, get: Callable[[str], str], output: str) -> str:
+        """Writes an operator of float tensors, which ``get`` returns; those that only change the type write nothing."""
         options = op.options
         if op.kind in _SAME:
-            return self.node(_SAME[op.kind], [self.real(name) for name in op.inputs], output)
-        x = self.real(op.inputs[0]) if op.kind != "concatenation" else ""
+            return self.node(_SAME[op.kind], [get(name) for name in op.inputs], output)
+        x = get(op.inputs[0]) if op.kind != "concatenation" else ""
         match op.kind:
+            case "quantize" | "dequantize":
+                return x
             case "conv_2d":
                 return self.conv(op, x, output)
             case "batch_matmul":
@@ -135,20 +169,51 @@ class _Writer:
             case "softmax":
                 return self.node("Softmax", [x], output, axis=-1)
             case "gelu":
-                return self.node("Gelu", [x], output, approximate="tanh" if options.get("approximate") else "none")
+                return self.gelu(x, bool(options.get("approximate")), output)
             case "rsqrt":
                 return self.node("Reciprocal", [self.node("Sqrt", [x], f"{output}.sqrt")], output)
             case "mean":
+                if self.opset < _REDUCED_AXES_ARE_INPUTS:
+                    return self.node("ReduceMean", [x], output, keepdims=1, axes=list(options["axis"]))
                 return self.node("ReduceMean", [x, self.integers(options["axis"])], output, keepdims=1)
             case "concatenation":
                 parts = [self.repeated(name) if name in self.graph.constants else self.real(name) for name in op.inputs]
                 return self.node("Concat", parts, output, axis=options["axis"])
         raise AssertionError(op.kind)
 
-    def moved(self, op: Op, x: str) -> str:
-        options, output = op.options, self.named(op)
-        if op.kind == "reshape":
-            return self.node("Reshape", [x, self.integers([-1, *options["shape"]])], output)
+    def gelu(self, x: str, approximate: bool, output: str) -> str:
+        """Writes GELU, before it was an operator in the very form that engines join into one."""
+        if self.opset >= _GELU_IS_ONE:
+            return self.node("Gelu", [x], output, approximate="tanh" if approximate else "none")
+        half, one = self.number(0.5), self.number(1.0)
+        if approximate:
+            cube = self.node("Pow", [x, self.number(3.0)], f"{output}.cube")
+            inner = self.node(
+                "Add", [x, self.node("Mul", [cube, self.number(0.044715)], f"{output}.bent")], f"{output}.sum"
+            )
+            inner = self.node("Mul", [inner, self.number(math.sqrt(2 / math.pi))], f"{output}.scaled")
+            share = self.node("Add", [self.node("Tanh", [inner], f"{output}.tanh"), one], f"{output}.share")
+            return self.node("Mul", [x, self.node("Mul", [share, half], f"{output}.halved")], output)
+        scaled = self.node("Div", [x, self.number(math.sqrt(2))], f"{output}.scaled")
+        share = self.node("Add", [self.node("Erf", [scaled], f"{output}.erf"), one], f"{output}.share")
+        return self.node("Mul", [self.node("Mul", [x, share], f"{output}.product"), half], output)
+
+    def reshaped(self, op: Op, integer: bool) -> None:
+        """Writes a change of shape, to a matrix where nothing but Linears and the like reads it."""
+        source, shape, name = op.inputs[0], op.options["shape"], self.named(op)
+        if source in self.matrices:
+            x = self.matrices[source] if integer else self.rows(source)
+        else:
+            x = self.stored(source) if integer else self.real(source)
+        readers = {reader.kind for reader in self.readers.get(op.output, [])}
+        if readers and readers <= {"fully_connected", "quantize", "dequantize"}:
+            self.matrices[op.output] = self.node("Reshape", [x, self.integers([-1, shape[-1]])], f"{name}.rows")
+        else:
+            self.names[op.output] = self.node("Reshape", [x, self.integers([-1, *shape])], name)
+
+    def moved(self, op: Op, integer: bool) -> str:
+        options, output, source = op.options, self.named(op), op.inputs[0]
+        x = self.stored(source) if integer else self.real(source)
         if op.kind == "transpose":
             return self.node("Transpose", [x], output, perm=[0, *(axis + 1 for axis in options["perm"])])
         shape, spans = self.graph.shapes[op.inputs[0]], zip(options["begin"], options["size"], strict=True)
@@ -162,11 +227,13 @@ class _Writer:
             weight = self.array(f"ones.{channels}", np.ones(channels, np.float32))
         else:
             weight = self.array(norm.weight, np.ravel(graph.constants[norm.weight]).astype(np.float32))
-        inputs = [self.real(norm.source), weight]
+        along_rows = norm.source in self.matrices
+        inputs = [self.rows(norm.source) if along_rows else self.real(norm.source), weight]
         if norm.bias is not None:
             inputs.append(self.array(norm.bias, np.ravel(graph.constants[norm.bias]).astype(np.float32)))
         kind = "LayerNormalization" if norm.centred else "RMSNormalization"
-        self.names[output] = self.node(kind, inputs, output, axis=-1, epsilon=norm.eps)
+        name = f"{output}.rows" if along_rows else output
+        (self.matrices if along_rows else self.names)[output] = self.node(kind, inputs, name, axis=-1, epsilon=norm.eps)
 
     def product(self, op: Op, x: str, output: str) -> str:
         second, graph = op.inputs[1], self.graph
@@ -205,19 +272,22 @@ class _Writer:
         result = self.node("Gemm", inputs, f"{inner}.linear" if relu else f"{inner}.real" if integer else inner)
         if relu:
             result = self.node("Relu", [result], f"{inner}.real" if integer else inner)
-        if integer:
-            result = self.quantized(result, op.output, inner)
-        shape = self.integers([-1, *graph.shapes[op.output]])
-        self.names[op.output] = self.node("Reshape", [result, shape], name)
+        self.matrices[op.output] = self.quantized(result, op.output, inner) if integer else result
 
     def rows(self, name: str) -> str:
-        """Returns a tensor as a float matrix, its last dimension along the rows."""
-        shape = self.integers([-1, self.graph.shapes[name][-1]])
-        if name in self.graph.qparams and name not in self.unrounded:
-            stored = self.stored(name)
-            return self.dequantized(self.node("Reshape", [stored, shape], f"{stored}.matrix"), name)
-        real = self.real(name)
-        return self.node("Reshape", [real, shape], f"{real}.matrix")
+        """Returns a tensor as a float matrix, its last dimension along the rows; a constant as it is."""
+        if name in self.graph.constants:
+            return self.real(name)
+        stored = self.stored_rows(name)
+        rounded = name in self.graph.qparams and name not in self.unrounded
+        return self.dequantized(stored, name) if rounded else stored
+
+    def stored_rows(self, name: str) -> str:
+        """Returns a computed tensor as a matrix, in integers where it has them."""
+        if name in self.matrices:
+            return self.matrices[name]
+        stored = self.names[name]
+        return self.node("Reshape", [stored, self.integers([-1, self.graph.shapes[name][-1]])], f"{stored}.matrix")
 
     def dynamic(self, x: str, name: str, weight: npt.NDArray[Any], bias: str | None, output: str) -> str:
         """Writes ``x @ weight + bias`` with int8 weights and an input that is quantised as it comes."""
@@ -240,7 +310,10 @@ class _Writer:
         return f"{op.output}.out" if op.output in (INPUT, OUTPUT) else op.output
 
     def stored(self, name: str) -> str:
-        """Returns the integer tensor of a computed tensor that has one."""
+        """Returns a computed tensor in its dimensions, in integers where it has them."""
+        if name not in self.names:
+            shape = self.integers([-1, *self.graph.shapes[name]])
+            self.names[name] = self.node("Reshape", [self.matrices[name], shape], name)
         return self.names[name]
 
     def real(self, name: str) -> str:
@@ -249,8 +322,8 @@ class _Writer:
         if name in graph.constants:
             return self.real_constant(name, graph.constants[name], None)
         if name in graph.qparams and name not in self.unrounded:
-            return self.dequantized(self.names[name], name)
-        return self.names[name]
+            return self.dequantized(self.stored(name), name)
+        return self.stored(name)
 
     def weight(self, name: str, turned: bool) -> str:
         """Returns the float tensor of a weight, its last two dimensions swapped where ``turned``."""
@@ -300,6 +373,10 @@ class _Writer:
         name = "_".join([grid.dtype, str(grid.zero_point), *map(str, zero.shape)])
         inputs = [stored, self.array(f"{stored}.scale", scale), self.array(name, zero)]
         return self.node("DequantizeLinear", inputs, output, **options)
+
+    def number(self, value: float) -> str:
+        """Returns a float32 scalar; equal ones are stored once."""
+        return self.array(f"number_{value!r}", np.array(value, np.float32))
 
     def integers(self, values: Sequence[int]) -> str:
         """Returns an int64 vector of sizes or axes; equal ones are stored once."""

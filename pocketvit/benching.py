@@ -80,6 +80,8 @@ def bench_stage(
         [*folder.artifacts.glob("*.onnx"), *folder.artifacts.glob("*.tflite"), *folder.artifacts.glob("*.pt2")]
     )
     path = folder.bench("cpu")
+    if not files:  # every one was refused
+        return
     if not _measured(path, files):
         with stage(folder, "bench"):
             images = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from runtime import PlanError, PocketVitError, encode, tool_version
+from runtime import Artifact, PlanError, PocketVitError, encode, tool_version
 
 from .bench_command import bench
 from .distill_command import distill
@@ -66,12 +66,15 @@ def run(
     with shown() as progress:
         summary = pipeline.run(settings, root, resume=resume, force=force, bench=bench, progress=progress)
     if as_json:
-        print_json("pocketvit.summary", {"run": summary.name, "rows": encode(summary.rows)})
-        return
-    _print_summary(summary)
-    say(f"Files in {root / 'artifacts'}, report in {root / 'report.html'}")
-    if summary.failures:
-        fail(f"Not measured: {', '.join(sorted({failure.file for _, failure in summary.failures}))}.", 1)
+        print_json("pocketvit.summary", _summary_body(summary))
+    else:
+        _print_summary(summary)
+        say(f"Files in {root / 'artifacts'}, report in {root / 'report.html'}")
+    wrong = [f"Refused: {', '.join(artifact.file for artifact in summary.refused)}."] if summary.refused else []
+    if summary.failures and not as_json:
+        wrong.append(f"Not measured: {', '.join(sorted({failure.file for _, failure in summary.failures}))}.")
+    if wrong:
+        fail(" ".join(wrong), 1)
 
 
 @app.command()
@@ -92,7 +95,7 @@ def compress(
     with shown() as progress:
         summary = pipeline.compress(settings, root, resume=resume, force=force, progress=progress)
     if as_json:
-        print_json("pocketvit.summary", {"run": summary.name, "rows": encode(summary.rows)})
+        print_json("pocketvit.summary", _summary_body(summary))
         return
     _print_summary(summary)
     say(f"The smaller model is in {root / 'sliced'}; export it with: pocketvit export {root}")
@@ -158,28 +161,41 @@ def export(
     With a run folder: its sliced model; only the options of export apply. With --model: that model as it is, from
     --pretrained, --checkpoint or --no-pretrained weights.
     """
+    from export import RefusedFilesError
+
     from . import pipeline
     from .console import shown
 
     if source is not None:
         _check_export_options(source, context)
+    refused: tuple[Artifact, ...] = ()
     with shown() as progress:
-        if source is not None:
-            artifacts = pipeline.export_run(source, settings, progress)
-            folder = source / "artifacts"
-        else:
-            _check_weights(settings)
-            root = runs / (name or settings.model)
-            artifacts = pipeline.export(settings, root, resume=resume, force=force, progress=progress)
-            folder = root / "artifacts"
+        try:
+            if source is not None:
+                folder = source / "artifacts"
+                artifacts = pipeline.export_run(source, settings, progress)
+            else:
+                _check_weights(settings)
+                root = runs / (name or settings.model)
+                folder = root / "artifacts"
+                artifacts = pipeline.export(settings, root, resume=resume, force=force, progress=progress)
+        except RefusedFilesError as error:
+            artifacts, refused = list(error.accepted), error.refused
     if as_json:
-        print_json("pocketvit.artifacts", {"folder": str(folder), "artifacts": [encode(a) for a in artifacts]})
-        return
-    from .console import stdout_console
-    from .table import artifact_table
+        body = {"folder": str(folder), "artifacts": [encode(a) for a in artifacts]}
+        print_json("pocketvit.artifacts", {**body, "refused": [encode(a) for a in refused]})
+    else:
+        from .console import stdout_console
+        from .table import artifact_table, refused_lines
 
-    stdout_console().print(artifact_table(artifacts))
-    say(f"Files in {folder}")
+        console = stdout_console()
+        console.print(artifact_table(artifacts))
+        for line in refused_lines(refused):
+            console.print(line)
+        say(f"Files in {folder}")
+    if refused:
+        where = folder / "rejected"
+        fail(f"Refused, and kept in {where}: {', '.join(artifact.file for artifact in refused)}.", 1)
 
 
 @app.command()
@@ -280,8 +296,8 @@ def report(
     written = write_report(folder)
     summary = summarise(folder)
     if as_json:
-        body = {"run": summary.name, "files": [str(path) for path in written], "rows": encode(summary.rows)}
-        print_json("pocketvit.summary", body)
+        files = {"files": [str(path) for path in written]}
+        print_json("pocketvit.summary", {**files, **_summary_body(summary)})
         return
     _print_summary(summary)
     say(f"Written: {', '.join(map(str, written))}")
@@ -404,11 +420,17 @@ def _check_weights(settings: RunSettings) -> None:
         )
 
 
+def _summary_body(summary: Any) -> dict[str, Any]:
+    return {"run": summary.name, "rows": encode(summary.rows), "refused": [encode(a) for a in summary.refused]}
+
+
 def _print_summary(summary: Any) -> None:
     from .console import stdout_console
-    from .table import summary_tables
+    from .table import refused_lines, summary_tables
 
     console = stdout_console()
     console.print(*summary_tables(summary, console.width), sep="\n")
+    for line in refused_lines(summary.refused):
+        console.print(line)
     for note in summary.notes:
         say(f"Note: {note}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from compress import Kept, SlicedViT, draw_search_images, images_needed, reconstruct, score, slice_vit
-from runtime import Progress, silent
+from runtime import Progress, if_long, silent
 
 from .job import Job
 from .runfolder import RunFolder
@@ -46,7 +46,17 @@ def cut(
         iteration=_ITERATION + number,
     ).spread(images_needed(plain.plan))
     mended = reconstruct(plain, whole, kept, (pixels for pixels, _ in images.batches(_BATCH)), progress=progress)
-    before, after = (score(model, job.data, job.data.held_out, job.task.preprocessing) for model in (plain, mended))
+    before, after = (
+        score(
+            model,
+            job.data,
+            job.data.held_out,
+            job.task.preprocessing,
+            progress=if_long(progress),
+            stage=f"score {name}",
+        )
+        for name, model in (("sliced", plain), ("mended", mended))
+    )
     helps = after.loss <= before.loss
     folder.log("reconstructed", images=len(images), before=asdict(before), after=asdict(after), kept=helps)
     return mended if helps else plain

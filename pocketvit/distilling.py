@@ -319,7 +319,7 @@ def _baseline_stage(job: Job, told: DistillSettings, student: SlicedViT, folder:
                 progress=progress,
             )
             student, epochs = trained.model, trained.epochs
-        save_stage(folder.baseline, student, job, epochs)
+        save_stage(folder.baseline, student, job, epochs, progress)
 
 
 def _student_stage(
@@ -353,7 +353,7 @@ def _student_stage(
             _keep_teacher(job, told, replace(teacher, network=trained.teacher), _place(folder), ())
         by = teacher.name if teacher is not None else "its own deeper blocks"
         taught = replace(job, task=replace(job.task, source=f"{job.task.source}, taught by {by}"))
-        save_stage(folder.sliced, trained.model, taught, trained.epochs)
+        save_stage(folder.sliced, trained.model, taught, trained.epochs, progress)
 
 
 def _recipe(job: Job, told: DistillSettings) -> TrainRecipe:

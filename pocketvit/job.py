@@ -271,6 +271,7 @@ def export_settings(settings: RunSettings) -> ExportSettings:
         qat_epochs=settings.qat_epochs,
         qat_from=settings.qat_from,
         micro=MicroLimits(settings.micro_flash, settings.micro_ram),
+        opset=settings.opset,
         seed=settings.seed,
     )
 

@@ -69,6 +69,9 @@ def run_settings(
             _MODEL, "Whether training may mirror pictures; not where they show text or signs.", "--mirror/--no-mirror"
         ),
     ] = None,
+    eval_limit: Annotated[
+        int, _option(_MODEL, "Most test and held-out images that top-1 is taken on, of every class its share; 0: all.")
+    ] = 0,
     seed: Annotated[int, _option(_MODEL, "Of splits, fresh weights, order and augmentation.")] = 0,
     epochs: Annotated[int | None, _option(_TRAIN, "Most epochs of the first training; 0 trains nothing.")] = None,
     batch_size: Annotated[int | None, _option(_TRAIN, "Images per step, in both trainings.")] = None,
@@ -167,6 +170,9 @@ def run_settings(
         int, _option(_EXPORT, "Bytes of flash that a tflite-micro file may take; its program comes on top.")
     ] = 2 * 2**20,
     micro_ram: Annotated[int, _option(_EXPORT, "Bytes of memory that a tflite-micro file may need to run.")] = 2**19,
+    opset: Annotated[
+        int, _option(_EXPORT, "Version of ONNX's operators in ONNX files, 17 to 23; ONNX Runtime 1.20 reads up to 21.")
+    ] = 17,
     int8_recipe: Annotated[
         str, _option(_EXPORT, "Make int8 by this recipe, such as dynamic_wi8_afp32, and choose none by measurement.")
     ] = "",
@@ -187,7 +193,7 @@ def run_settings(
     return RunSettings(
         data=data,
         model=model,
-        img_size=None if img_size is None else image_size("--img-size", img_size),
+        img_size=None if img_size is None else image_size("--img-size", str(img_size)),
         patch_size=patch_size,
         in_chans=in_chans,
         pretrained=pretrained,
@@ -235,6 +241,8 @@ def run_settings(
         qat_from=qat_from,
         micro_flash=micro_flash,
         micro_ram=micro_ram,
+        opset=opset,
+        eval_limit=eval_limit,
         threads=threads,
         device=device,
         seed=seed,

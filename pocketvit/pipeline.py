@@ -12,7 +12,7 @@ from compress import (
     save_model,
 )
 from device_bench import RunSummary, summarise, time_apart, write_report
-from export import export_model
+from export import check_extras, export_each, released
 from runtime import (
     Artifact,
     PlanError,
@@ -42,6 +42,9 @@ def run(
 ) -> RunSummary:
     """Does the whole job in folder ``root`` and returns its table.
 
+    A file that does not pass its check is not measured and ends nothing: it is among the summary's ``refused``, its
+    figures and the reason with it.
+
     Args:
         settings: what to make smaller, how small, and how.
         root: the run's folder.
@@ -55,6 +58,7 @@ def run(
     """
     job = prepare(settings, progress)
     checked = _check(job, Path(root), resume, progress)
+    check_extras(export_settings(settings).kinds)
     with claim(Path(root), settings, resume=resume, force=force, data=list_data(job.data)) as folder:
         keep_notes(folder, job.data, [checked])
         shrink_stages(job, folder, progress)
@@ -86,33 +90,34 @@ def export_run(root: Path | str, settings: RunSettings, progress: Progress = sil
     Args:
         root: the run's folder.
         settings: what it says of export is used, and of the data where a folder of pictures lies now; the rest comes
-            from the run and must be left at its default.
+            from the run, and must be as there or left at its default.
         progress: told where the work is.
 
     Raises:
         PlanError: the settings say something of model, data, training or pruning, which the run says itself.
         RunFolderError: the folder is no run folder, its data has changed, or another process writes to it.
         ArtifactError: the run holds no sliced model yet, or it is damaged.
-        ParityError: a file does not compute what the model computes.
+        RefusedFilesError: some files did not pass their check; raised last, with the manifests of all.
     """
     check_is(settings, RunSettings)
-    _check_export_alone(settings, Path(root))
     wanted, told = export_settings(settings), read_settings(RunFolder(Path(root)))
+    _check_export_alone(settings, told, Path(root))
     use_threads(told)
     if settings.data != RunSettings().data:
         told = replace(told, data=settings.data)
     data = data_of_run(RunFolder(Path(root)), told, read_task(RunFolder(Path(root)).sliced), progress)
     with claim(Path(root), told, resume=True, force=False, data=list_data(data)) as folder:
         keep_notes(folder, data)
-        return export_stage(folder, data, wanted, progress)
+        return released(export_stage(folder, data, wanted, progress), folder.artifacts)
 
 
-def _check_export_alone(settings: RunSettings, root: Path) -> None:
+def _check_export_alone(settings: RunSettings, told: RunSettings, root: Path) -> None:
     usual = RunSettings()
     changed = [
         one.name
         for one in fields(RunSettings)
-        if one.name not in {"data", *EXPORT_SETTINGS} and getattr(settings, one.name) != getattr(usual, one.name)
+        if one.name not in {"data", *EXPORT_SETTINGS}
+        and getattr(settings, one.name) not in (getattr(usual, one.name), getattr(told, one.name))
     ]
     if changed:
         raise PlanError(
@@ -128,6 +133,7 @@ def export(
     """Exports a model as it is, untrained by us and unpruned, to ``root/artifacts``.
 
     Raises:
+        RefusedFilesError: some files did not pass their check; raised last, with the manifests of all.
         PocketVitError: see ``prepare`` and ``export.export_model``.
     """
     job = prepare(settings, progress, own_classes=True)
@@ -140,9 +146,10 @@ def export(
             check_space(folder.root, job.plan, export_copies(settings.kinds))
         model = load_model(job.spec, job.plan.num_classes, settings.seed)
         save_model(folder.baseline, model, job.task)
-        return export_model(
+        outcome = export_each(
             model, job.task, job.data, folder.artifacts, folder.name, export_settings(settings), progress, time_apart
         )
+        return released(outcome, folder.artifacts)
 
 
 def _check(job: Job, root: Path, resume: bool, progress: Progress) -> Checked | None:

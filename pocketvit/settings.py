@@ -13,7 +13,7 @@ DEFAULT_IMG_SIZE, DEFAULT_PATCH_SIZE = 32, 8
 DEFAULT_BUDGET = "macs=0.75"
 EXPORT_SETTINGS = frozenset(
     "kinds calibration_images verify_images min_agreement made_for max_drop int8_recipe qat_epochs qat_from "
-    "micro_flash micro_ram".split()
+    "micro_flash micro_ram opset".split()
 )
 """What ``RunSettings`` says of export alone."""
 
@@ -175,6 +175,9 @@ class RunSettings:
         qat_from: the first of these epochs, counted from 1, that rounds; those before train in float.
         micro_flash: bytes that a ``tflite-micro`` file may take.
         micro_ram: bytes that it may need to run.
+        opset: version of ONNX's operators that ``onnx`` files are written with, 17 to 23.
+        eval_limit: most images of the test split, and of the held-out split, that a finished model's top-1 is taken on,
+            of every class its share; 0 takes all.
         threads: torch threads; 0 takes every core. Part of what makes a run repeatable.
         device: where networks are trained and scored: ``auto`` (a GPU where torch sees one), ``cpu``, ``cuda`` or
             ``cuda:N``.
@@ -236,6 +239,8 @@ class RunSettings:
     qat_from: int = 1
     micro_flash: int = 2 * 2**20
     micro_ram: int = 2**19
+    opset: int = 17
+    eval_limit: int = 0
     threads: int = 0
     device: str = "auto"
     seed: int = 0
@@ -260,6 +265,8 @@ class RunSettings:
             raise PlanError("round_epochs must not be negative", got=self.tree.round_epochs)
         if self.tas.epochs < 1:
             raise PlanError("The epochs of a search must be at least 1", got=self.tas.epochs)
+        if self.eval_limit < 0:
+            raise PlanError("--eval-limit must not be negative", expected="0 for all images", got=self.eval_limit)
         if self.threads < 0:
             raise PlanError("threads must not be negative", got=self.threads)
         if not 0 <= self.seed < 2**31:

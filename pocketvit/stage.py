@@ -8,21 +8,28 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from compress import SlicedViT, read_model, save_model, score
+import numpy as np
+import numpy.typing as npt
+
+from compress import SlicedViT, read_model, save_model, stratified
 from runtime import (
     ArtifactError,
     EpochRecord,
     ModelMetrics,
+    Progress,
     ShapePlan,
     StorageError,
+    if_long,
     macs,
     params,
     read_metrics,
+    silent,
     write_metrics,
 )
 
 from .job import Job
 from .runfolder import RunFolder
+from .scoring import score_finished
 
 _SPARE_BYTES = 64 * 2**20
 _WEIGHT_BYTES = 4
@@ -42,14 +49,27 @@ def finished(folder: Path) -> SlicedViT | None:
         return None
 
 
-def save_stage(folder: Path, model: SlicedViT, job: Job, epochs: tuple[EpochRecord, ...]) -> None:
+def save_stage(
+    folder: Path, model: SlicedViT, job: Job, epochs: tuple[EpochRecord, ...], progress: Progress = silent
+) -> None:
     """Writes a stage's model and, last, its metrics.
 
     Raises:
         StorageError: there is no space, or no permission to write.
     """
     spec = job.task.preprocessing
-    test, held_out = (score(model, job.data, indices, spec) for indices in (job.data.test, job.data.held_out))
+    splits = {"test": job.data.test, "held-out": job.data.held_out}
+    test, held_out = (
+        score_finished(
+            model,
+            job.data,
+            _some(job, indices),
+            spec,
+            if_long(progress),
+            f"score {name}",
+        )
+        for name, indices in splits.items()
+    )
     save_model(folder, model, job.task)
     metrics = ModelMetrics(
         params=params(model.plan),
@@ -68,6 +88,14 @@ def log_notes(folder: RunFolder, job: Job) -> None:
     """Writes what a person should know of the checkpoint into the log."""
     for note in job.notes:
         folder.log("note", text=note)
+
+
+def _some(job: Job, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Returns the images that top-1 is taken on: all, or as many as were asked for, every class with its share."""
+    limit = job.settings.eval_limit
+    if not limit:
+        return indices
+    return np.sort(stratified(job.data.labels, indices, limit, np.random.default_rng([job.settings.seed, 5])))
 
 
 def check_space(root: Path, plan: ShapePlan, copies: int = TRAINED_COPIES) -> None:

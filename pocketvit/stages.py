@@ -41,7 +41,7 @@ from compress import (
     write_journal,
 )
 from device_bench import LayerZeros, Zeros, time_apart, write_zeros
-from export import ExportSettings, export_model
+from export import ExportOutcome, ExportSettings, export_each
 from runtime import (
     Artifact,
     ArtifactError,
@@ -88,7 +88,7 @@ def fine_tune_stage(job: Job, folder: RunFolder, progress: Progress = silent) ->
             stage="fine-tune",
             progress=progress,
         )
-        save_stage(folder.baseline, trained.model, job, trained.epochs)
+        save_stage(folder.baseline, trained.model, job, trained.epochs, progress)
     return trained.model
 
 
@@ -268,7 +268,7 @@ def rounds_stage(
             fix="Allow more with --iterations, deeper trees with --depth or larger groups with --group-size, "
             "and another --name",
         )
-    save_stage(folder.sliced, model, job, tuple(epochs))
+    save_stage(folder.sliced, model, job, tuple(epochs), progress)
     return model
 
 
@@ -360,7 +360,7 @@ def _recover(
         stage=f"recover {number}" if job.settings.search == "dfbnb" else "recover",
         progress=progress,
     )
-    save_stage(place, trained.model, job, trained.epochs)
+    save_stage(place, trained.model, job, trained.epochs, progress)
     return trained.model
 
 
@@ -384,21 +384,27 @@ def shrink_stages(job: Job, folder: RunFolder, progress: Progress = silent) -> N
 
 def export_stage(
     folder: RunFolder, data: Dataset, settings: ExportSettings, progress: Progress = silent
-) -> list[Artifact]:
+) -> ExportOutcome:
     """Exports the sliced model in every form, and the baseline as float TFLite to compare with, verified.
+
+    A file that is refused keeps none of the others from being made.
 
     Raises:
         ArtifactError: there is no baseline or no sliced model.
-        ParityError: a file does not compute what the model computes.
         StorageError: there is no space, or no permission to write.
         MissingExtraError: a converter or engine is not installed.
     """
-    artifacts = []
+    accepted: list[Artifact] = []
+    refused: list[Artifact] = []
     if not folder.artifacts.is_dir():
         check_space(folder.root, read_model(folder.sliced).plan, export_copies(settings.kinds))
     with stage(folder, "export"):
         plain = replace(settings, kinds=("fp32",), int8_recipe="")
         for source, name, wanted in ((folder.baseline, "baseline", plain), (folder.sliced, folder.name, settings)):
             model, task = read_model(source), read_task(source)
-            artifacts += export_model(model, task, data, folder.artifacts, name, wanted, progress, time_apart)
-    return artifacts
+            outcome = export_each(model, task, data, folder.artifacts, name, wanted, progress, time_apart)
+            accepted += outcome.accepted
+            refused += outcome.refused
+    for artifact in refused:
+        folder.log("refused", file=artifact.file, reason=artifact.refused)
+    return ExportOutcome(tuple(accepted), tuple(refused))

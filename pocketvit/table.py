@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from device_bench import (
+    REFUSED_BEFORE,
     BenchResult,
     Energy,
     EnergyTier,
@@ -156,6 +157,19 @@ def artifact_table(artifacts: Sequence[Artifact]) -> Table:
             format.percent(parity.reference_top1),
         )
     return table
+
+
+def refused_lines(refused: Sequence[Artifact]) -> list[Text]:
+    """Returns a line for each file that was not released: how close it came, and why it was refused."""
+    lines = []
+    for artifact in refused:
+        parity = artifact.parity
+        figures = (
+            f"agrees {format.percent(parity.top1_agreement)} of {parity.images} images, "
+            f"SQNR {format.decibels(parity.sqnr_db)}, by {artifact.recipe}"
+        )
+        lines.append(Text(f"REFUSED: {artifact.file} ({figures}): {artifact.refused or REFUSED_BEFORE}", "bold red"))
+    return lines
 
 
 @dataclass(frozen=True)

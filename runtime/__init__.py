@@ -47,7 +47,7 @@ from .metrics import EpochRecord, ModelMetrics, read_metrics, write_metrics
 from .picture_files import IMAGE_SUFFIXES, PictureFile, PictureTree, in_words, list_pictures
 from .plan import MULTIPLE, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan, read_plan, write_plan
 from .preprocess import Interpolation, Preprocessing, normalise, open_image, preprocess, to_channels, to_pixels
-from .progress import Progress, message, silent
+from .progress import Progress, if_long, message, silent
 from .quiet import quiet
 from .session import Prediction, Session, load, softmax
 from .version import tool_version
@@ -107,6 +107,7 @@ __all__ = [
     "dumps",
     "encode",
     "flops",
+    "if_long",
     "in_words",
     "latency_of",
     "list_pictures",

@@ -73,6 +73,8 @@ class Parity:
         top1: top-1 accuracy of the file on those images, 0..1; null with a reason.
         reference_top1: the same of the torch model.
         top1_reason: why ``top1`` is null.
+        batch_agreement: share of those images with the same top-1 class whether they come one at a time, as in the
+            figures above, or 32 at a time; null where the file takes a single image.
     """
 
     images: int
@@ -83,6 +85,7 @@ class Parity:
     top1: float | None
     reference_top1: float | None
     top1_reason: str | None = None
+    batch_agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ class Artifact:
         trials: the recipes it was chosen from.
         arena_bytes: least arena that TensorFlow Lite Micro ran it in; null for files of other kinds.
         gzip_bytes: of the file compressed by gzip; null where it was not taken.
+        refused: why the file was not released; null where it was.
     """
 
     file: str
@@ -188,6 +192,7 @@ class Artifact:
     trials: tuple[Trial, ...] = ()
     arena_bytes: int | None = None
     gzip_bytes: int | None = None
+    refused: str | None = None
 
 
 def manifest_path(file: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -19,3 +21,20 @@ def silent(stage: str, done: int, total: int, note: str = "") -> None:
 def message(progress: Progress, stage: str, text: str) -> None:
     """Tells a listener something to show once and keep, such as a warning."""
     progress(stage, 0, 0, text)
+
+
+def if_long(progress: Progress, after_s: float = 2.0, clock: Callable[[], float] = time.monotonic) -> Progress:
+    """Returns a callback that passes on what it is told only of work that takes longer than ``after_s`` seconds.
+
+    For steps that come again and again and are over at once in most runs.
+    """
+    began = clock()
+    speaks = False
+
+    def told(stage: str, done: int, total: int, note: str = "") -> None:
+        nonlocal speaks
+        speaks = speaks or (done < total and clock() - began > after_s)
+        if speaks:
+            progress(stage, done, total, note)
+
+    return told

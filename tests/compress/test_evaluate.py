@@ -79,3 +79,13 @@ def test_bfloat16_is_near() -> None:
     assert rough.dtype == np.float32
     assert not np.array_equal(rough, exact)
     assert math.isclose(float(np.abs(rough - exact).max()), 0, abs_tol=0.15)
+
+
+def test_who_waits_hears_of_every_batch() -> None:
+    data, said = toy_data(), []
+    result = score(tiny_vit(), data, data.test, SPEC, progress=lambda *told: said.append(told), stage="score test")
+    assert [told[0] for told in said] == ["score test"] * len(said)
+    assert said[-1] == ("score test", result.images, len(data.test))
+    said.clear()
+    logits_of(tiny_vit(), data, data.test[:7], SPEC, batch_size=3, progress=lambda *told: said.append(told))
+    assert [told[1:] for told in said] == [(3, 7), (6, 7), (7, 7)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from compress import Dataset, ModelSpec, SlicedViT, build, load_model, logits_of, plain_batches
+from compress import Dataset, ModelSpec, SlicedViT, build, load_model, logits_of, plain_batches, stratified
 from export import KINDS, ExportSettings, export_model, making, write_onnx, write_tflite
 from runtime import DataError, ParityError, load, manifest_path, read_artifact, sha256_of
 
@@ -49,7 +50,7 @@ def test_float_files_compute_what_torch_computes(exported: Exported, digits: Dat
 
 
 def test_integer_files_are_close_and_their_parity_is_what_a_rerun_gives(exported: Exported, digits: Dataset) -> None:
-    indices = digits.test[np.linspace(0, len(digits.test) - 1, 100).round().astype(int)]
+    indices = np.sort(stratified(digits.labels, digits.test, 100, np.random.default_rng(0)))
     reference = logits_of(exported.model, digits, indices, SPEC)
     batches = [x.numpy() for x, _ in plain_batches(digits, indices, SPEC)]
     inputs = np.concatenate(batches).transpose(0, 2, 3, 1)
@@ -94,6 +95,20 @@ def test_onnx_takes_any_batch(exported: Exported, digits: Dataset) -> None:
     np.testing.assert_allclose(together, single, atol=1e-5)
 
 
+def test_int8_onnx_answers_an_image_in_a_batch_as_alone(exported: Exported, digits: Dataset) -> None:
+    session = load(exported.file("int8.onnx"))
+    parity = session.artifact.parity
+    assert parity.batch_agreement == 1.0
+    # images that differ much: a range over the whole batch is the brightest one's
+    inputs = images(digits, 32) * np.geomspace(0.01, 3, 32, dtype=np.float32)[:, None, None, None]
+    together = session.run_raw(session.to_raw(inputs))
+    single = np.concatenate([session.run_raw(session.to_raw(inputs[i : i + 1])) for i in range(32)])
+    assert np.abs(together - single).max() <= 1e-4 * np.abs(single).max()
+    graph = onnx.load(exported.file("int8.onnx")).graph
+    assert not [node for node in graph.node if node.op_type == "DynamicQuantizeLinear"]
+    assert [artifact.parity.batch_agreement for artifact in exported.artifacts] == [1.0, 1.0, None, None, None]
+
+
 def test_files_carry_no_path_or_time_and_are_the_same_when_written_again(
     exported: Exported, digits: Dataset, tmp_path: Path
 ) -> None:
@@ -135,7 +150,7 @@ def test_other_calibration_images_give_other_integer_files_alone(
     settings = ExportSettings(calibration_images=12, verify_images=100)
     result = export_model(exported.model, task_for(digits, trained=False), digits, folder, "tiny", settings)
     changed = {path.name for path in folder.iterdir() if path.read_bytes() != before[path.name]}
-    names = ("tiny.int8.tflite", "tiny.int8-full.tflite")
+    names = ("tiny.int8.onnx", "tiny.int8.tflite", "tiny.int8-full.tflite")
     assert changed == {*names, *(f"{name}.json" for name in names)}
     assert result[-1].calibration is not None
     assert result[-1].calibration.images == 12
@@ -210,6 +225,8 @@ def test_other_classes_than_the_data_leave_accuracy_null_with_a_reason(
         ({"calibration_images": 1}, "at least 2"),
         ({"verify_images": -1}, "negative"),
         ({"min_agreement": 1.5}, "0 to 1"),
+        ({"opset": 16}, "an opset of 17 to 23. Got 16"),
+        ({"opset": 24}, "an opset of 17 to 23. Got 24"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, object], text: str) -> None:
@@ -237,13 +254,21 @@ def test_where_no_recipe_loses_so_little_the_closest_is_named(
     own = replace(digits, labels=logits_of(ties, digits, everything, SPEC).argmax(1))
     settings = ExportSettings(kinds=("int8-full",), calibration_images=8, verify_images=40, max_drop=0.5)
     with pytest.raises(
-        ParityError, match=r"No recipe of int8-full loses so little.*static_wi8.*comes closest"
+        ParityError, match=r"No recipe of ties.int8-full.tflite loses so little.*static_wi8.*comes closest"
     ) as caught:
         export_model(ties, task_for(own), own, tmp_path, "ties", settings)
     assert caught.value.exit_code == 1
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["rejected"]
+    closest = read_artifact(tmp_path / "rejected" / "ties.int8-full.tflite")
+    assert len(closest.trials) == 6
+    assert max(trial.sqnr_db or 0 for trial in closest.trials) in {
+        trial.sqnr_db for trial in closest.trials if trial.recipe == closest.recipe
+    }
+    assert closest.refused is not None
+    assert "loses so little" in closest.refused
     easy = replace(settings, max_drop=100.0)
     assert export_model(ties, task_for(own), own, tmp_path, "ties", easy)[-1].asked["max_drop"] == 100.0
+    assert not list((tmp_path / "rejected").iterdir())
 
 
 def test_no_public_name_is_hidden_by_a_module_of_the_same_name() -> None:
@@ -256,3 +281,18 @@ def test_no_public_name_is_hidden_by_a_module_of_the_same_name() -> None:
         assert getattr(export, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         export.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("mask", [0o027, 0o002])
+def test_files_may_be_read_by_whom_the_system_says(
+    exported: Exported, digits: Dataset, tmp_path: Path, mask: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        settings = ExportSettings(kinds=("onnx", "fp32", "torch"), verify_images=2)
+        export_model(exported.model, task_for(digits, trained=False), digits, tmp_path / "files", "tiny", settings)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "files").iterdir()}
+    assert len(modes) == 6
+    assert set(modes.values()) == {0o666 & ~mask}

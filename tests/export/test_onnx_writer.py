@@ -14,7 +14,7 @@ from export import ALL_REWRITES, NO_REWRITES, Graph, Rewrites, run_graph, vit_gr
 from export.calibrate import observe
 from export.integer import Mode, Ranges, quantise
 from export.onnx_norms import find_norms
-from export.onnx_writer import OPSET, PLAIN_OPSET, onnx_bytes
+from export.onnx_writer import OPSET, OPSETS, RMS_NORM_IS_ONE, onnx_bytes
 from runtime import BlockPlan, ShapePlan, open_engine
 
 VIT = ShapePlan((32, 32), (8, 8), 3, 10, 48, (BlockPlan(3, 16, 16, 96), BlockPlan(2, 8, 24, 64)), 0.25)
@@ -87,7 +87,7 @@ def integer_graph(plan: ShapePlan, how: dict[str, Mode], rewrites: Rewrites = AL
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("rewrites", REWRITES)
-@pytest.mark.parametrize("opset", [OPSET, PLAIN_OPSET])
+@pytest.mark.parametrize("opset", [OPSET, OPSETS[-1]])
 def test_the_file_computes_what_the_model_computes(name: str, rewrites: str, opset: int, tmp_path: Path) -> None:
     model = model_of(ARCHITECTURES[name])
     path = written(onnx_bytes(vit_graph(model, REWRITES[rewrites]), opset=opset), tmp_path)
@@ -108,12 +108,52 @@ def test_every_norm_is_one_operator(name: str, rewrites: str) -> None:
     graph = vit_graph(model_of(plan), REWRITES[rewrites])
     found = find_norms(graph).values()
     assert len(found) == norms
-    nodes = [node.op_type for node in onnx.load_from_string(onnx_bytes(graph)).graph.node]
+    nodes = [node.op_type for node in onnx.load_from_string(onnx_bytes(graph, opset=RMS_NORM_IS_ONE)).graph.node]
     assert nodes.count("RMSNormalization") + nodes.count("LayerNormalization") == norms
     assert "Reciprocal" not in nodes
-    assert "RMSNormalization" not in [
-        node.op_type for node in onnx.load_from_string(onnx_bytes(graph, opset=PLAIN_OPSET)).graph.node
-    ]
+    before = [node.op_type for node in onnx.load_from_string(onnx_bytes(graph, opset=RMS_NORM_IS_ONE - 1)).graph.node]
+    assert "RMSNormalization" not in before
+    assert before.count("LayerNormalization") == (
+        0 if rewrites in ("all", "no-fold-norm") and plan.norm != "none" else norms
+    )
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("name", ["vit", "average", "deit3"])
+def test_a_file_declares_the_operators_it_needs_and_the_least_format(name: str, opset: int, tmp_path: Path) -> None:
+    model = model_of(ARCHITECTURES[name])
+    for content in (
+        onnx_bytes(vit_graph(model), opset=opset),
+        onnx_bytes(integer_graph(model.plan, {"fully_connected": "integer"}), opset=opset),
+    ):
+        path = written(content, tmp_path)
+        file = onnx.load(path)
+        assert [(own.domain, own.version) for own in file.opset_import] == [("", opset)]
+        # the versions of the format that ONNX Runtime 1.12, 1.16, 1.18 and 1.23 are the first to read
+        assert file.ir_version == {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}[opset]
+        # every operator is there in this version, in the form that is written
+        used = {node.op_type for node in file.graph.node}
+        assert all(onnx.defs.has(kind, opset) for kind in used)
+    path = written(onnx_bytes(vit_graph(model), opset=opset), tmp_path)
+    assert error(path, images_for(model.plan), logits(model, images_for(model.plan))) <= 1e-5
+
+
+def test_by_default_files_are_written_for_the_oldest_engines() -> None:
+    file = onnx.load_from_string(onnx_bytes(vit_graph(model_of(VIT))))
+    assert OPSET == OPSETS[0] == file.opset_import[0].version == 17
+
+
+@pytest.mark.parametrize("rewrites", ["no-centre", "no-flat"])
+@pytest.mark.parametrize("kinds", [("fully_connected",), ()])
+def test_rows_stay_a_matrix_between_linears(kinds: tuple[str, ...], rewrites: str) -> None:
+    modes: dict[str, Mode] = dict.fromkeys(kinds, "integer")
+    plan = replace(VIT, blocks=(VIT.blocks[0],) * 3)
+    graph = integer_graph(plan, modes, REWRITES[rewrites])
+    nodes = onnx.load_from_string(onnx_bytes(graph, opset=RMS_NORM_IS_ONE)).graph.node
+    own = [node.name for node in nodes if node.op_type == "Reshape" and node.name.startswith("blocks.1.attn")]
+    # query, key and value to heads, and back
+    assert len(own) == 4
+    assert not [node for node in nodes if node.op_type == "Reshape" and node.name.startswith("blocks.1.mlp.fc1")]
 
 
 def test_a_norm_that_something_else_looks_into_stays_apart() -> None:

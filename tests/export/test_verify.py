@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -72,6 +74,17 @@ def test_what_is_released(precision: str, parity: Parity, refused: bool) -> None
             check_parity(artifact(precision, parity), 0.99)
     else:
         check_parity(artifact(precision, parity), 0.99)
+
+
+def test_a_file_that_answers_otherwise_in_a_batch_is_refused() -> None:
+    good = Parity(2000, 0.5, 0.1, 20.0, 0.999, 0.9, 0.9, None, 1999 / 2000)
+    check_parity(artifact("int8", good), 0.99)
+    check_parity(artifact("int8", replace(good, images=100, batch_agreement=0.99)), 0.99)
+    for images, agreement in ((2000, 1998 / 2000), (100, 0.98)):
+        bad = artifact("int8", replace(good, images=images, batch_agreement=agreement))
+        with pytest.raises(ParityError, match=r"in batches of 32 otherwise than alone.*another one on 2 of"):
+            check_parity(bad, 0.99)
+        check_parity(bad, None)
 
 
 def test_ungated_int8() -> None:

@@ -145,6 +145,8 @@ def test_options_that_a_run_answers_itself_are_refused(pocketvit: Command, tiny_
 
 
 def test_settings_that_a_run_answers_itself_are_refused(tmp_path: Path) -> None:
+    with claim(tmp_path, RunSettings(seed=5), resume=False, force=False):
+        pass
     for settings, name in ((RunSettings(train_limit=9), "train_limit"), (RunSettings(seed=3), "seed")):
         with pytest.raises(PlanError, match=f"says itself what its model and data are.*Got {name}"):
             export_run(tmp_path, settings)

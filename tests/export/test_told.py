@@ -1,0 +1,46 @@
+"""Whoever waits for an export hears of every candidate and of all that takes long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compress import Dataset, SlicedViT
+from export import ExportSettings, export_model
+
+from .conftest import task_for
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_candidate_is_named_with_its_result(sliced: SlicedViT, digits: Dataset, tmp_path: Path) -> None:
+    said: list[tuple[str, int, int, str]] = []
+
+    def progress(stage: str, done: int, total: int, note: str = "") -> None:
+        assert 0 <= done <= total
+        said.append((stage, done, total, note))
+
+    settings = ExportSettings(kinds=("onnx-int8", "int8"), calibration_images=8, verify_images=40)
+    task = task_for(digits, trained=False)
+    times = iter([3e-3, 2e-3, 4e-3, 5e-3])
+    files = export_model(
+        sliced, task, digits, tmp_path, "m", settings, progress, lambda paths: [next(times) for _ in paths]
+    )
+    for kind, artifact in zip(settings.kinds, files, strict=True):
+        ends = [note for stage, done, total, note in said if stage.startswith(f"{kind} try") and done == total]
+        assert [note.partition(":")[0] for note in ends] == [trial.recipe for trial in artifact.trials]
+        for note, trial in zip(ends, artifact.trials, strict=True):
+            assert f"agrees on {trial.top1_agreement:.1%}" in note
+            assert f"SQNR {trial.sqnr_db:.1f} dB" in note
+            assert note.endswith(" s")
+    stages = {stage for stage, *_ in said}
+    assert {"float answers", "int8 calibration", "int8 times", "verify", "export"} <= stages
+    (times_said,) = [note for stage, done, total, note in said if stage == "int8 times" and done == total]
+    assert "dynamic_wi8_afp32 " in times_said
+    assert " ms" in times_said
+    # a device's name ends in a colon: a stage of this machine must not look like one
+    assert not [stage for stage in stages if ": " in stage]
+    for stage in stages:
+        last = [own for own in said if own[0] == stage][-1]
+        assert last[1] == last[2], f"{stage} never ends"
