@@ -61,7 +61,7 @@ def check_fields(instance: Any) -> None:
         try:
             fitting = _fitting(kind, value)
         except _UnfitError as expected:
-            what = f"{cls.__name__} cannot have this {name}"
+            what = f"{cls.__name__} does not take this for {name}"
             raise PlanError(what, expected=expected, got=_SHORT.repr(value)) from None
         if fitting is not value:
             object.__setattr__(instance, name, fitting)

@@ -47,7 +47,7 @@ def test_settings_that_cannot_be_are_refused_before_any_work(given: dict[str, An
     with pytest.raises(PlanError) as caught:
         RunSettings(**given)
     (name,) = given
-    assert str(caught.value).startswith(f"RunSettings cannot have this {name}. Expected ")
+    assert str(caught.value).startswith(f"RunSettings does not take this for {name}. Expected ")
     assert expected in str(caught.value)
     assert f"Got {got}" in str(caught.value)
 
@@ -58,7 +58,7 @@ def test_every_setting_of_every_kind_is_checked(cls: Any) -> None:
     for name in (own.name for own in dataclasses.fields(cls)):
         if get_type_hints(cls)[name] is Any:
             continue
-        with pytest.raises(PlanError, match=f"{cls.__name__} cannot have this {name}"):
+        with pytest.raises(PlanError, match=f"{cls.__name__} does not take this for {name}"):
             cls(**{**NEEDED.get(cls, {}), name: object()})
 
 

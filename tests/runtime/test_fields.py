@@ -98,7 +98,7 @@ def test_anything_else_is_refused_with_what_would_be_right(given: dict[str, Any]
     (name,) = given
     with pytest.raises(PlanError) as caught:
         Settings(**given)
-    assert str(caught.value).startswith(f"Settings cannot have this {name}. Expected {expected}")
+    assert str(caught.value).startswith(f"Settings does not take this for {name}. Expected {expected}")
     assert str(caught.value).endswith(f"Got {got}.")
 
 
