@@ -95,7 +95,7 @@ def _fitting(kind: Any, value: Any) -> Any:
     if origin is typing.Literal:
         if any(value == own and type(value) is type(own) for own in arguments):
             return value
-        raise _UnfitError(_listed([str(own) for own in arguments]))
+        raise _UnfitError(_listed([str(own) or "''" for own in arguments]))
     if origin is tuple:
         return _tuple(arguments, value)
     if origin in (dict, collections.abc.Mapping):
@@ -169,7 +169,7 @@ def _called(kind: Any) -> str:
     """Returns a type in words."""
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Literal:
-        return _listed([str(own) for own in arguments])
+        return _listed([str(own) or "''" for own in arguments])
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return _listed([_called(own) for own in arguments])
     if typing.get_origin(kind) is tuple:

@@ -121,7 +121,7 @@ def test_too_few_rounds_are_said(pocketvit: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--search", "random"), "one-shot, milp, greedy, dfbnb or tas"),
+        (("--search", "random"), "one-shot, milp, greedy, dfbnb, tas, uniform or unstructured"),
         (("--search", "dfbnb", "--depth", "0"), "depth must be at least 1"),
         (("--search", "dfbnb", "--epsilon", "-1"), "epsilon must not be negative"),
         (("--search", "dfbnb", "--iterations", "0"), "iterations must be at least 1"),
