@@ -11,22 +11,25 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime import Progress, silent
+
 from .dataset import Dataset, FileImages
 
 _PEEK = 4096
 
 
-def copy_warnings(data: Dataset) -> tuple[str, ...]:
+def copy_warnings(data: Dataset, progress: Progress = silent) -> tuple[str, ...]:
     """Returns what must be known of pictures with the very same bytes: leaks between splits, and two labels.
 
     Only files of the same size are looked into, and all of a file is read only where its end is that of another.
 
     Args:
         data: split; of pictures in memory nothing is said.
+        progress: told of the files looked into.
     """
     if not isinstance(data.images, FileImages) or not data.images.sizes:
         return ()
-    groups = _groups(data.images.paths, data.images.sizes)
+    groups = _groups(data.images.paths, data.images.sizes, progress)
     if not groups:
         return ()
     names, labels = data.images.names, data.labels
@@ -54,13 +57,16 @@ def copy_warnings(data: Dataset) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _groups(paths: Sequence[Path], sizes: Sequence[int]) -> list[list[int]]:
+def _groups(paths: Sequence[Path], sizes: Sequence[int], progress: Progress) -> list[list[int]]:
     """Returns the indices of files with the same bytes, two or more each."""
     candidates = _alike(range(len(paths)), [str(size) for size in sizes])
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         for read in (_end_of, _digest_of):
             several = [index for group in candidates for index in group]
-            keys = dict(zip(several, pool.map(read, [paths[index] for index in several]), strict=True))
+            keys = {}
+            for index, key in zip(several, pool.map(read, [paths[index] for index in several]), strict=True):
+                keys[index] = key
+                progress("look for copies", len(keys), len(several))
             candidates = [part for group in candidates for part in _alike(group, [keys[index] for index in group])]
     return candidates
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from runtime import DataError, Progress, message, silent
+from runtime import DataError, Progress, if_long, message, silent
 
 from .class_order import ORDERS, check_same_classes, read_class_map, reordered, sorted_names
 from .copies import copy_warnings
@@ -80,7 +80,7 @@ def load_data(
     raw = _LOADERS[kind](Path(where).expanduser() if where else None, skip_bad, progress)
     split = _split(replace(raw, name=name), seed, train_limit)
     data = reordered(split, _order(split.class_names, class_order, class_map))
-    warnings = (*_mirror_warnings(data, mirror), *_missing_warnings(data), *copy_warnings(data))
+    warnings = (*_mirror_warnings(data, mirror), *_missing_warnings(data), *copy_warnings(data, if_long(progress)))
     for stage, notes in (("data", data.notes), ("warning", warnings)):
         for note in notes:
             message(progress, stage, note)

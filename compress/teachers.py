@@ -20,10 +20,12 @@ from runtime import (
     MissingExtraError,
     ModelError,
     Preprocessing,
+    Progress,
     Session,
     check_fields,
     load,
     read_metrics,
+    silent,
 )
 
 from .checkpoint_file import check_finite, open_checkpoint
@@ -177,22 +179,36 @@ def timm_teacher(
     return teacher
 
 
-def teacher_score(teacher: Teacher, data: Dataset, indices: npt.NDArray[np.int64]) -> Score:
-    """Returns accuracy and loss of a teacher on the pictures at ``indices``."""
+def teacher_score(
+    teacher: Teacher, data: Dataset, indices: npt.NDArray[np.int64], progress: Progress = silent
+) -> Score:
+    """Returns accuracy and loss of a teacher on the pictures at ``indices``; ``progress`` is told of every batch."""
     if isinstance(teacher.network, nn.Module):
-        return score(teacher.network, data, indices, teacher.preprocessing)
-    logits = torch.from_numpy(teacher_logits(teacher, data, indices))
+        return score(teacher.network, data, indices, teacher.preprocessing, progress=progress, stage="score teacher")
+    logits = torch.from_numpy(teacher_logits(teacher, data, indices, progress))
     labels = torch.from_numpy(data.labels[indices])
     right = int((logits.argmax(dim=1) == labels).sum())
     return Score(right / len(labels), float(F.cross_entropy(logits, labels)), len(labels))
 
 
-def teacher_logits(teacher: Teacher, data: Dataset, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Returns a teacher's logits ``(N, classes)`` for the pictures at ``indices``, in order."""
+def teacher_logits(
+    teacher: Teacher, data: Dataset, indices: npt.NDArray[np.int64], progress: Progress = silent
+) -> npt.NDArray[np.float32]:
+    """Returns a teacher's logits ``(N, classes)`` for the pictures at ``indices``, in order.
+
+    ``progress`` is told of every batch.
+    """
+    stage = "score teacher"
     if isinstance(teacher.network, nn.Module):
-        return logits_of(copy_on(teacher.network, device_in_use()), data, indices, teacher.preprocessing)
-    batches = plain_batches(data, indices, teacher.preprocessing)
-    return torch.cat([outputs_of(teacher.network, images).logits for images, _ in batches]).numpy()
+        network = copy_on(teacher.network, device_in_use())
+        return logits_of(network, data, indices, teacher.preprocessing, progress=progress, stage=stage)
+    parts: list[torch.Tensor] = []
+    done = 0
+    for images, _ in plain_batches(data, indices, teacher.preprocessing):
+        parts.append(outputs_of(teacher.network, images).logits)
+        done += len(images)
+        progress(stage, done, len(indices))
+    return torch.cat(parts).numpy()
 
 
 def _model_folder(folder: Path) -> Path:

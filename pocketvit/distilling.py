@@ -42,6 +42,7 @@ from runtime import (
     check_is,
     decode,
     encode,
+    if_long,
     read_document,
     silent,
     write_document,
@@ -275,7 +276,7 @@ def _teacher_stage(job: Job, told: DistillSettings, teacher: Teacher, folder: Ru
                 progress=progress,
             )
             teacher = replace(teacher, network=network)
-        _keep_teacher(job, told, teacher, place, epochs)
+        _keep_teacher(job, told, teacher, place, epochs, progress)
     return teacher
 
 
@@ -286,10 +287,12 @@ def _teacher_recipe(job: Job, told: DistillSettings, teacher: Teacher) -> TrainR
 
 
 def _keep_teacher(
-    job: Job, told: DistillSettings, teacher: Teacher, place: Path, epochs: tuple[EpochRecord, ...]
+    job: Job, told: DistillSettings, teacher: Teacher, place: Path, epochs: tuple[EpochRecord, ...], progress: Progress
 ) -> None:
     """Writes down who taught and how good it is, and the weights of one that was trained here."""
-    scores = (teacher_score(teacher, job.data, job.data.test), teacher_score(teacher, job.data, job.data.held_out))
+    splits = (job.data.test, job.data.held_out)
+    test, held_out = (teacher_score(teacher, job.data, indices, if_long(progress)) for indices in splits)
+    scores = (test, held_out)
     if told.learns and isinstance(teacher.network, SlicedViT):
         save_model(place, teacher.network, replace(job.task, preprocessing=teacher.preprocessing, source=teacher.name))
     kept = told.learns and not isinstance(teacher.network, SlicedViT)
@@ -350,7 +353,7 @@ def _student_stage(
             progress=progress,
         )
         if teacher is not None and trained.teacher is not None:
-            _keep_teacher(job, told, replace(teacher, network=trained.teacher), _place(folder), ())
+            _keep_teacher(job, told, replace(teacher, network=trained.teacher), _place(folder), (), progress)
         by = teacher.name if teacher is not None else "its own deeper blocks"
         taught = replace(job, task=replace(job.task, source=f"{job.task.source}, taught by {by}"))
         save_stage(folder.sliced, trained.model, taught, trained.epochs, progress)

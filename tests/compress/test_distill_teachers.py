@@ -269,3 +269,10 @@ def test_folders_without_pictures_are_refused(tmp_path: Path) -> None:
     pictures(tmp_path, 3)
     bad.write_bytes(b"no picture")
     assert len(with_unlabelled(DATA, tmp_path, skip_bad=True).train) == len(DATA.train) + 2
+
+
+def test_who_waits_for_a_teachers_score_hears_of_every_batch() -> None:
+    data, said = toy_data(), []
+    teacher = sliced_teacher(tiny_vit(), SPEC)
+    teacher_score(teacher, data, data.test, lambda *told: said.append(told))
+    assert said[-1][:3] == ("score teacher", len(data.test), len(data.test))
