@@ -143,13 +143,17 @@ def _files(before: DataList, now: DataList) -> list[str]:
     resized = [name for name in both if old[name][0] != new[name][0]]
     relabelled = [name for name in both if old[name][1] != new[name][1]]
     told = [
-        (added, "were added"),
-        (gone, "are gone"),
-        ([f"{name} to {renamed[name]}" for name in sorted(renamed)], "were renamed"),
-        (resized, "have another size"),
-        (relabelled, "have another class"),
+        (added, "was added", "were added"),
+        (gone, "is gone", "are gone"),
+        ([f"{name} to {renamed[name]}" for name in sorted(renamed)], "was renamed", "were renamed"),
+        (resized, "has another size", "have another size"),
+        (relabelled, "has another class", "have another class"),
     ]
-    return [f"{len(names):,} files {what} ({_few(names)})" for names, what in told if names]
+    return [
+        f"1 file {one} ({names[0]})" if len(names) == 1 else f"{len(names):,} files {several} ({_few(names)})"
+        for names, one, several in told
+        if names
+    ]
 
 
 def _by_name(own: DataList) -> dict[str, tuple[int, str]]:

@@ -227,11 +227,15 @@ def _model_folder(folder: Path) -> Path:
 
 def _check_classes(name: str, class_names: tuple[str, ...], data: Dataset) -> None:
     if class_names != data.class_names:
+        reordered = sorted(class_names) == sorted(data.class_names)
+        what = "the classes in another order" if reordered else "other classes"
         raise ModelError(
-            f"The teacher {name} knows other classes than the data",
+            f"The teacher {name} knows {what} than the data",
             expected=_listed(data.class_names),
             got=_listed(class_names),
-            fix="Choose the data that the teacher was trained on",
+            fix="Give its order with --class-map FILE or --class-order"
+            if reordered
+            else "Choose the data that the teacher was trained on",
         )
 
 

@@ -65,11 +65,11 @@ def another_class(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "texts"),
     [
-        (add, ("1 files were added (cat/new.bmp)",)),
-        (remove, ("1 files are gone (dog/3.bmp)",)),
-        (rename, ("1 files were renamed (dog/3.bmp to dog/three.bmp)",)),
-        (resize, ("1 files have another size (cat/0.bmp)",)),
-        (relabel, ("1 files were added (cat/33.bmp)", "1 files are gone (dog/3.bmp)")),
+        (add, ("1 file was added (cat/new.bmp)",)),
+        (remove, ("1 file is gone (dog/3.bmp)",)),
+        (rename, ("1 file was renamed (dog/3.bmp to dog/three.bmp)",)),
+        (resize, ("1 file has another size (cat/0.bmp)",)),
+        (relabel, ("1 file was added (cat/33.bmp)", "1 file is gone (dog/3.bmp)")),
         (swap_classes, ("14 files have another size (cat/0.bmp, cat/1.bmp, cat/2.bmp and 11 more)",)),
         (another_class, ("the classes zebra are new", "7 files were added (zebra/0.bmp,")),
     ],
@@ -116,7 +116,7 @@ def _map(folder: Path, text: str) -> Path:
 def test_a_label_that_changed_under_one_name(folder: Path) -> None:
     before = listed(folder)
     now = replace(before, labels=(1, *before.labels[1:]), sha256="other")
-    assert differences(before, now) == ("1 files have another class (cat/0.bmp)",)
+    assert differences(before, now) == ("1 file has another class (cat/0.bmp)",)
 
 
 def test_pictures_in_memory_are_known_by_their_content() -> None:
@@ -143,7 +143,7 @@ def test_unlabelled_pictures_are_listed_apart_from_labelled_ones(folder: Path, t
     assert set(joined.labels) == {0, 1, -1}
     remove(more)
     (told,) = differences(joined, list_data(with_unlabelled(data, more)))
-    assert told == "1 files are gone (unlabelled:dog/3.bmp)"
+    assert told == "1 file is gone (unlabelled:dog/3.bmp)"
     in_memory = list_data(with_unlabelled(load_data("digits"), more))
     add(more)
     assert differences(in_memory, list_data(with_unlabelled(load_data("digits"), more)))

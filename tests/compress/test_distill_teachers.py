@@ -276,3 +276,12 @@ def test_who_waits_for_a_teachers_score_hears_of_every_batch() -> None:
     teacher = sliced_teacher(tiny_vit(), SPEC)
     teacher_score(teacher, data, data.test, lambda *told: said.append(told))
     assert said[-1][:3] == ("score teacher", len(data.test), len(data.test))
+
+
+def test_a_teacher_that_knows_the_classes_in_another_order_is_told_so(tmp_path: Path) -> None:
+    data = toy_data()
+    names = tuple(reversed(data.class_names))
+    task = Task("toy", 0, None, SPEC, names, "a test", True)
+    save_model(tmp_path / "own", tiny_vit(), task)
+    with pytest.raises(ModelError, match=r"knows the classes in another order.*--class-map FILE"):
+        folder_teacher(tmp_path / "own", data)

@@ -63,7 +63,7 @@ def test_a_picture_that_was_added_stops_a_run_that_is_resumed(tmp_path: Path) ->
         begin(root, photos, resume=True)
     text = str(caught.value)
     assert "has changed since it was begun. Expected the 24 images listed in data.json" in text
-    assert "1 files were added (cat/new.png)" in text
+    assert "1 file was added (cat/new.png)" in text
     assert "--force" in text
     assert (root / "data.json").read_bytes() == before
     begin(root, photos, force=True)
@@ -215,7 +215,7 @@ def test_a_checkpoint_of_another_order_is_refused_and_one_of_ours_orders_the_dat
     Image.new("L", (32, 32)).save(photos / "1" / "new.png")
     answer = pocketvit("export", runs / "second", "--formats", "fp32")
     assert answer.code == 2
-    assert "1 files were added (1/new.png)" in " ".join(answer.err.split())
+    assert "1 file was added (1/new.png)" in " ".join(answer.err.split())
     (photos / "1" / "new.png").unlink()
     shutil.move(photos, tmp_path / "moved")
     answer = pocketvit("export", runs / "second", "--formats", "fp32")
