@@ -374,6 +374,9 @@ def shrink_stages(job: Job, folder: RunFolder, progress: Progress = silent) -> N
         check_space(folder.root, job.plan)
     tables = latency_stage(job, folder, progress)
     baseline = fine_tune_stage(job, folder, progress)
+    # a run that an older version began goes on with the pictures as they were prepared then
+    prepared = read_task(folder.baseline).preprocessing
+    job = replace(job, task=replace(job.task, preprocessing=prepared))
     if job.settings.search in ("dfbnb", "greedy"):
         rounds_stage(job, folder, baseline, tables, progress)
     elif job.settings.search == "unstructured":

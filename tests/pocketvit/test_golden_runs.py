@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compress import read_model, weights_sha256
+from compress import read_model, read_task, weights_sha256
 from pocketvit import RunSettings, export_run, pipeline
 from pocketvit.distill_settings import DistillSettings
 from pocketvit.distilling import distill
@@ -67,6 +67,17 @@ def test_a_golden_run_goes_on_and_ends_as_it_was(runs: Path, name: str) -> None:
     assert weights_of(runs / name) == before
     started = [json.loads(line) for line in (runs / name / "log.jsonl").read_text().splitlines()[len(log) :]]
     assert [line["stage"] for line in started if line["event"] == "started"] == [], "nothing is done again"
+
+
+def test_a_run_of_an_older_version_keeps_its_rule_of_cropping(runs: Path) -> None:
+    task = runs / "tas" / "baseline" / "task.json"
+    before = json.loads(task.read_text())
+    before["preprocessing"] |= {"resize": "center_crop", "crop_pct": 0.9}
+    task.write_text(json.dumps({**before, "schema_version": 1}))
+    shutil.rmtree(runs / "tas" / "sliced")
+    pipeline.compress(read_settings(RunFolder(Path("tas"))), "tas", resume=True)
+    assert read_task(runs / "tas" / "sliced").preprocessing == read_task(runs / "tas" / "baseline").preprocessing
+    assert read_task(runs / "tas" / "sliced").preprocessing.resize == "center_crop"
 
 
 @pytest.mark.parametrize("name", ["latency", "whole"])
