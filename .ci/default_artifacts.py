@@ -11,9 +11,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from compress import load_model
-from export import ExportSettings, export_model
-from pocketvit.job import prepare
+from compress.model.load import load_model
+from export.exporter import export_model
+from export.job import ExportSettings
+from pocketvit.pipeline.job import prepare
 from pocketvit.settings import RunSettings
 
 

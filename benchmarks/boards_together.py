@@ -17,12 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from compress import ModelSpec, load_model
-from device_bench import BenchRequest
-from device_bench.devices import Device
-from device_bench.devices.fleet import bench_fleet
-from device_bench.emulated import build_boards
-from export import timing_bytes
+from compress.model.load import ModelSpec, load_model
+from device_bench.documents.request import BenchRequest
+from device_bench.targets.base import Device
+from device_bench.targets.emulated import build_boards
+from device_bench.targets.fleet import bench_fleet
+from export.formats.tflite import timing_bytes
 
 BOARDS = (
     Device("emu:pi4", name="first-pi4"),

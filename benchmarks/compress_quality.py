@@ -35,13 +35,10 @@ import torch
 from quality_setting import BASELINE, RECOVER, SPEC, TRAIN, Setting, accuracy, locked, mean_sd, prepare, recover, train
 from ways_to_prune import BETWEEN, Cut, choose, pruned
 
-from compress import (
-    SlicedViT,
-    load_model,
-    parse_budget,
-    read_model,
-    save_model,
-)
+from compress.budget import parse_budget
+from compress.model.folder import read_model, save_model
+from compress.model.load import load_model
+from compress.model.vit import SlicedViT
 from runtime import macs, params, write_bytes
 
 BUDGET = "macs=0.745"

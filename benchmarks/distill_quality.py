@@ -38,31 +38,18 @@ import torch
 from compress_quality import folder_of
 from quality_setting import locked, mean_sd
 
-from compress import (
-    RESPONSE_T2,
-    RESPONSE_T4,
-    UNLABELLED,
-    Augmentation,
-    Dataset,
-    Distillation,
-    ModelSpec,
-    SlicedViT,
-    Teacher,
-    TimmSpec,
-    TrainRecipe,
-    augmentation_for,
-    fit,
-    fit_network,
-    input_stats,
-    load_data,
-    load_model,
-    record_of,
-    save_teacher,
-    score,
-    teacher_score,
-    timm_teacher,
-    trained_teacher,
-)
+from compress.data.augment import Augmentation, augmentation_for
+from compress.data.dataset import Dataset
+from compress.data.load import load_data
+from compress.distill.response import UNLABELLED
+from compress.distill.settings import RESPONSE_T2, RESPONSE_T4, Distillation
+from compress.distill.teacher_folder import record_of, save_teacher, trained_teacher
+from compress.distill.teachers import Teacher, TimmSpec, teacher_score, timm_teacher
+from compress.evaluate import score
+from compress.model.load import ModelSpec, input_stats, load_model
+from compress.model.vit import SlicedViT
+from compress.recipe import TrainRecipe
+from compress.train.fit import fit, fit_network
 from runtime import Preprocessing, write_bytes
 
 DATA = "fashion-mnist"

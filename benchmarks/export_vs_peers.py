@@ -30,27 +30,23 @@ import numpy.typing as npt
 import torch
 from peers import Images, write_peers
 
-from compress import (
-    ModelSpec,
-    SlicedViT,
-    Task,
-    TrainRecipe,
-    augmentation_for,
-    build,
-    evaluating,
-    fit,
-    input_stats,
-    load_data,
-    load_model,
-    logits_of,
-    plain_batches,
-    read_model,
-    read_task,
-    save_model,
-)
-from device_bench import format, median_interval, ratio_of_medians, time_apart
-from device_bench.measure import settle
-from export import DYNAMIC_ATTENTION, ExportSettings, export_model, write_int8
+from compress.data.augment import augmentation_for
+from compress.data.batches import plain_batches
+from compress.data.load import load_data
+from compress.evaluate import evaluating, logits_of
+from compress.model.folder import Task, read_model, read_task, save_model
+from compress.model.load import ModelSpec, input_stats, load_model
+from compress.model.vit import SlicedViT, build
+from compress.recipe import TrainRecipe
+from compress.train.fit import fit
+from device_bench import format
+from device_bench.metrics.measure import settle
+from device_bench.metrics.stats import median_interval, ratio_of_medians
+from device_bench.worker.apart import time_apart
+from export.exporter import export_model
+from export.formats.tflite import write_int8
+from export.job import ExportSettings
+from export.quantise.recipes import DYNAMIC_ATTENTION
 from runtime import Preprocessing, open_engine
 
 DATA, TRAIN_LIMIT = "fashion-mnist", 12_000

@@ -21,10 +21,11 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from compress import ModelSpec, load_model
-from device_bench import Duel, duel, format
-from device_bench.apart import ask
-from export import timing_bytes
+from compress.model.load import ModelSpec, load_model
+from device_bench import format
+from device_bench.gate.duel import Duel, duel
+from device_bench.worker.apart import ask
+from export.formats.tflite import timing_bytes
 from runtime import encode, write_bytes
 
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from device_bench import Rules
-from device_bench.in_turns import fight, sure
+from device_bench.gate.duel import Rules, fight, sure
 from runtime import decode, encode, open_engine
 
 

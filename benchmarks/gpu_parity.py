@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from device_bench import read_test_images
-from device_bench.emulated import gpu_parity, software_vulkan
+from device_bench.metrics.accuracy import read_test_images
+from device_bench.targets.software_gpu.driver import software_vulkan
+from device_bench.targets.software_gpu.run import gpu_parity
 from runtime import PocketVitError, load, open_engine, preprocess
 
 

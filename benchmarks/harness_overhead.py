@@ -32,12 +32,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from compress import ModelSpec, SlicedViT, check_model
-from device_bench import Sampling, format, machine_state, measure_interleaved, median_interval, percentile
-from device_bench.apart import marker_of
-from device_bench.child import teller
-from device_bench.inputs import random_input
-from export import timing_bytes, write_onnx
+from compress.model.load import ModelSpec, check_model
+from compress.model.vit import SlicedViT
+from device_bench import format
+from device_bench.machine.state import machine_state
+from device_bench.metrics.inputs import random_input
+from device_bench.metrics.measure import Sampling, measure_interleaved
+from device_bench.metrics.stats import median_interval, percentile
+from device_bench.worker.apart import marker_of
+from device_bench.worker.child import teller
+from export.formats.onnx import write_onnx
+from export.formats.tflite import timing_bytes
 from runtime import Progress, open_engine
 
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)

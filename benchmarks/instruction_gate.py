@@ -12,10 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from compress import ModelSpec, SlicedViT, load_model
-from device_bench import Facts, Limits, judge
-from device_bench.emulated import CORES, count_instructions
-from export import DEFAULT_REWRITES, Graph, Op, tflite_bytes, vit_graph
+from compress.model.load import ModelSpec, load_model
+from compress.model.vit import SlicedViT
+from device_bench.documents.facts import Facts
+from device_bench.gate.judge import Limits, judge
+from device_bench.targets.emulated import CORES, count_instructions
+from export.graph.build import DEFAULT_REWRITES, vit_graph
+from export.graph.ir import Graph, Op
+from export.writers.tflite import tflite_bytes
 from runtime import sha256_of
 
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)

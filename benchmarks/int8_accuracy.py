@@ -30,21 +30,17 @@ import torch
 from export_vs_peers import DATA, TRAIN_LIMIT, compare, pixels, run_all
 from peers import ai_edge_quantised, litert_torch_fp32
 
-from compress import (
-    SlicedViT,
-    Task,
-    TrainRecipe,
-    augmentation_for,
-    build,
-    fit,
-    load_data,
-    logits_of,
-    read_model,
-    read_task,
-    save_model,
-)
-from device_bench import format, time_apart
-from export import ExportSettings, export_model
+from compress.data.augment import augmentation_for
+from compress.data.load import load_data
+from compress.evaluate import logits_of
+from compress.model.folder import Task, read_model, read_task, save_model
+from compress.model.vit import SlicedViT, build
+from compress.recipe import TrainRecipe
+from compress.train.fit import fit
+from device_bench import format
+from device_bench.worker.apart import time_apart
+from export.exporter import export_model
+from export.job import ExportSettings
 from runtime import ParityError, write_bytes
 
 FACTOR, CHANNELS = 50.0, 6

@@ -25,21 +25,18 @@ from compress_quality import folder_of
 from quality_setting import BASELINE, RECOVER, Setting, importance_of, prepare, recover
 from ways_to_prune import mended
 
-from compress import (
-    SlicedViT,
-    Tables,
-    keep_all,
-    parse_budget,
-    parse_cost,
-    propose,
-    read_model,
-    save_model,
-    score,
-    solve,
-)
-from device_bench import format, median_interval, ratio_of_medians, samples_apart
-from export import write_int8, write_tflite
-from pocketvit.profiling import profile
+from compress.budget import Tables, parse_budget, parse_cost
+from compress.evaluate import score
+from compress.model.folder import read_model, save_model
+from compress.model.slicing import keep_all
+from compress.model.vit import SlicedViT
+from compress.search.milp import solve
+from compress.search.one_shot import propose
+from device_bench import format
+from device_bench.metrics.stats import median_interval, ratio_of_medians
+from device_bench.worker.apart import samples_apart
+from export.formats.tflite import write_int8, write_tflite
+from pocketvit.pipeline.profiling import profile
 from runtime import ArtifactError, encode, macs, params
 
 

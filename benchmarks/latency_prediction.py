@@ -24,20 +24,17 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
-from compress import (
-    BlockImportance,
-    Importance,
-    ModelSpec,
-    SlicedViT,
-    check_model,
-    keep_all,
-    parse_budget,
-    parse_cost,
-    propose,
-)
-from device_bench import format, random_plans, samples_apart
-from export import write_int8, write_tflite
-from pocketvit.profiling import profile
+from compress.budget import parse_budget, parse_cost
+from compress.importance import BlockImportance, Importance
+from compress.model.load import ModelSpec, check_model
+from compress.model.slicing import keep_all
+from compress.model.vit import SlicedViT
+from compress.search.one_shot import propose
+from device_bench import format
+from device_bench.latency_table.files import random_plans
+from device_bench.worker.apart import samples_apart
+from export.formats.tflite import write_int8, write_tflite
+from pocketvit.pipeline.profiling import profile
 from runtime import BlockPlan, LatencyPrecision, LatencyTable, ShapePlan, latency_of, macs
 
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)

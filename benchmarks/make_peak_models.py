@@ -1,4 +1,4 @@
-"""Makes the models that a machine's peak arithmetic is measured with: ``device_bench/peak_models``.
+"""Makes the models that a machine's peak arithmetic is measured with: ``device_bench/metrics/peak_models``.
 
 They are chains of equal matrix products. The weights are a Hadamard matrix, tiled: its entries are of one size, so that
 values neither grow nor vanish on their way, and they repeat, so that the files compress to a few kB.
@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
-from device_bench.peaks import LAYERS, MODELS, ROWS, WIDTH
-from export import Ranges, Stats, quantise, tflite_bytes
-from export.graph import Builder
+from device_bench.metrics.peaks import LAYERS, MODELS, ROWS, WIDTH
+from export.graph.ir import Builder
+from export.quantise.calibrate import Stats
+from export.quantise.integer import Ranges, quantise
+from export.writers.tflite import tflite_bytes
 
-FOLDER = Path(__file__).resolve().parents[1] / "device_bench" / "peak_models"
+FOLDER = Path(__file__).resolve().parents[1] / "device_bench" / "metrics" / "peak_models"
 _SCALE = 1 / 32
 _FILES = [name for names in MODELS.values() for name in names]
 

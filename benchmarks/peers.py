@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from compress import SlicedViT, evaluating
+from compress.evaluate import evaluating
+from compress.model.vit import SlicedViT
 from runtime import quiet
 
 Images = npt.NDArray[np.float32]

@@ -13,24 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from compress import (
-    CRITERIA,
-    Augmentation,
-    Dataset,
-    Importance,
-    ModelSpec,
-    SlicedViT,
-    Task,
-    TrainRecipe,
-    augmentation_for,
-    fit,
-    input_stats,
-    load_data,
-    score,
-    search_set,
-    training_batches,
-    unit_importance,
-)
+from compress.data.augment import Augmentation, augmentation_for
+from compress.data.batches import training_batches
+from compress.data.dataset import Dataset
+from compress.data.load import load_data, search_set
+from compress.evaluate import score
+from compress.importance import Importance
+from compress.model.folder import Task
+from compress.model.load import ModelSpec, input_stats
+from compress.model.vit import SlicedViT
+from compress.recipe import TrainRecipe
+from compress.search.importance_choices import CRITERIA, unit_importance
+from compress.train.fit import fit
 from runtime import Preprocessing
 
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)

@@ -20,21 +20,17 @@ from statistics import fmean
 
 import numpy as np
 
-from compress import ModelSpec, SlicedViT, load_model
-from device_bench import format, median_interval, ratio_of_medians, samples_apart
-from device_bench.emulated import CORES, count_instructions
-from export import (
-    DEFAULT_REWRITES,
-    STATIC_ATTENTION,
-    Recipe,
-    Rewrites,
-    full_recipes,
-    modes_of,
-    observe,
-    quantise,
-    tflite_bytes,
-    vit_graph,
-)
+from compress.model.load import ModelSpec, load_model
+from compress.model.vit import SlicedViT
+from device_bench import format
+from device_bench.metrics.stats import median_interval, ratio_of_medians
+from device_bench.targets.emulated import CORES, count_instructions
+from device_bench.worker.apart import samples_apart
+from export.graph.build import DEFAULT_REWRITES, Rewrites, vit_graph
+from export.quantise.calibrate import observe
+from export.quantise.integer import quantise
+from export.quantise.recipes import STATIC_ATTENTION, Recipe, full_recipes, modes_of
+from export.writers.tflite import tflite_bytes
 
 MODELS = {
     "digits": ModelSpec(

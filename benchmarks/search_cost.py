@@ -29,29 +29,19 @@ from typing import Any
 
 import torch
 
-from compress import (
-    COUNTS,
-    Kept,
-    SearchImages,
-    SearchResult,
-    SlicedViT,
-    TreeJournal,
-    TreeSettings,
-    augmentation_for,
-    bf16_helps,
-    compose,
-    draw_search_images,
-    evaluating,
-    fisher_scores,
-    keep_all,
-    load_data,
-    plan_of,
-    read_model,
-    read_task,
-    search_tree,
-    weights_sha256,
-)
-from compress.tree_journal import removal_of
+from compress.budget import COUNTS
+from compress.data.augment import augmentation_for
+from compress.data.load import load_data
+from compress.data.search_images import SearchImages, draw_search_images
+from compress.evaluate import evaluating
+from compress.importance import fisher_scores
+from compress.model.folder import read_model, read_task, weights_sha256
+from compress.model.slicing import Kept, compose, keep_all, plan_of
+from compress.model.vit import SlicedViT
+from compress.search.tree.journal import TreeJournal, removal_of
+from compress.search.tree.search import SearchResult, search_tree
+from compress.search.tree.settings import TreeSettings
+from compress.train.fit import bf16_helps
 from runtime import ShapePlan, encode, params, write_bytes
 
 GRADIENT_COST = 3

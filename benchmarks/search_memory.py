@@ -16,19 +16,14 @@ import time
 import numpy as np
 import torch
 
-from compress import (
-    ModelSpec,
-    SearchImages,
-    TreeSettings,
-    bf16_helps,
-    evaluating,
-    fisher_scores,
-    group_importance,
-    keep_all,
-    load_model,
-    slice_vit,
-)
-from compress.oneshot import GroupSizes, removals
+from compress.data.search_images import SearchImages
+from compress.evaluate import evaluating
+from compress.importance import fisher_scores, group_importance
+from compress.model.load import ModelSpec, load_model
+from compress.model.slicing import keep_all, slice_vit
+from compress.search.one_shot import GroupSizes, removals
+from compress.search.tree.settings import TreeSettings
+from compress.train.fit import bf16_helps
 from runtime import Preprocessing
 
 

@@ -15,23 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
-from compress import (
-    ModelSpec,
-    SlicedViT,
-    augmentation_for,
-    fisher_scores,
-    group_importance,
-    keep_all,
-    load_data,
-    load_model,
-    parse_budget,
-    propose,
-    search_set,
-    slice_vit,
-    training_batches,
-)
-from device_bench import Sampling, bench, format, median_interval, ratio_of_medians
-from export import write_int8, write_tflite
+from compress.budget import parse_budget
+from compress.data.augment import augmentation_for
+from compress.data.batches import training_batches
+from compress.data.load import load_data, search_set
+from compress.importance import fisher_scores, group_importance
+from compress.model.load import ModelSpec, load_model
+from compress.model.slicing import keep_all, slice_vit
+from compress.model.vit import SlicedViT
+from compress.search.one_shot import propose
+from device_bench import format
+from device_bench.metrics.measure import Sampling
+from device_bench.metrics.stats import median_interval, ratio_of_medians
+from device_bench.targets import bench
+from export.formats.tflite import write_int8, write_tflite
 from runtime import Preprocessing, macs
 
 

@@ -53,23 +53,16 @@ from quality_setting import (
 )
 from ways_to_prune import mended
 
-from compress import (
-    COUNTS,
-    Importance,
-    Kept,
-    ModelSpec,
-    SlicedViT,
-    TrainRecipe,
-    even_plan,
-    load_model,
-    most_important,
-    parse_budget,
-    read_model,
-    save_model,
-    slice_vit,
-)
-from compress.tas import TAS_STATE, search_tas
-from compress.tas_settings import TAS_AS_PUBLISHED, TasSettings
+from compress.budget import COUNTS, parse_budget
+from compress.importance import Importance
+from compress.model.folder import read_model, save_model
+from compress.model.load import ModelSpec, load_model
+from compress.model.slicing import Kept, slice_vit
+from compress.model.vit import SlicedViT
+from compress.recipe import TrainRecipe
+from compress.search.tas.search import TAS_STATE, search_tas
+from compress.search.tas.settings import TAS_AS_PUBLISHED, TasSettings
+from compress.search.uniform import even_plan, most_important
 from runtime import decode, encode, macs, params, write_bytes
 
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)

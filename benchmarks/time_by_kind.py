@@ -24,10 +24,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from compress import ModelSpec, load_model
-from device_bench import format, median_interval, ratio_of_medians, samples_apart
-from export import DYNAMIC_ATTENTION, Graph, modes_of, observe, quantise, tflite_bytes, vit_graph, write_int8
-from export.graph import Builder
+from compress.model.load import ModelSpec, load_model
+from device_bench import format
+from device_bench.metrics.stats import median_interval, ratio_of_medians
+from device_bench.worker.apart import samples_apart
+from export.formats.tflite import write_int8
+from export.graph.build import vit_graph
+from export.graph.ir import Builder, Graph
+from export.quantise.calibrate import observe
+from export.quantise.integer import quantise
+from export.quantise.recipes import DYNAMIC_ATTENTION, modes_of
+from export.writers.tflite import tflite_bytes
 from runtime import ShapePlan, macs
 
 SHORT, LONG = 4, 12

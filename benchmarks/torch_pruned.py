@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 
-from compress import Budget, ModelSpec, SlicedViT, from_timm
+from compress.budget import Budget
+from compress.model.load import ModelSpec
+from compress.model.timm_vit import from_timm
+from compress.model.vit import SlicedViT
 
 
 def torch_pruned(

@@ -12,27 +12,18 @@ import torch
 from quality_setting import GRADIENT_BATCH, PER_CLASS, SPEC, Setting, importance_of, recover
 from torch_pruned import timm_of, torch_pruned
 
-from compress import (
-    Budget,
-    GroupSizes,
-    Kept,
-    SearchImages,
-    SlicedViT,
-    TreeJournal,
-    TreeSettings,
-    draw_search_images,
-    keep_all,
-    parse_budget,
-    propose,
-    read_model,
-    reconstruct,
-    save_model,
-    search_tree,
-    slice_vit,
-    solve,
-    training_batches,
-    weights_sha256,
-)
+from compress.budget import Budget, parse_budget
+from compress.data.batches import training_batches
+from compress.data.search_images import SearchImages, draw_search_images
+from compress.model.folder import read_model, save_model, weights_sha256
+from compress.model.reconstruction import reconstruct
+from compress.model.slicing import Kept, keep_all, slice_vit
+from compress.model.vit import SlicedViT
+from compress.search.milp import solve
+from compress.search.one_shot import GroupSizes, propose
+from compress.search.tree.journal import TreeJournal
+from compress.search.tree.search import search_tree
+from compress.search.tree.settings import TreeSettings
 from runtime import encode, write_bytes
 
 OURS = ("milp", "dfbnb", "one-shot")

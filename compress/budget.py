@@ -7,17 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from runtime import (
-    MULTIPLE,
-    BlockPlan,
-    LatencyTable,
-    PlanError,
-    ShapePlan,
-    check_fits,
-    latency_of,
-    macs,
-    params,
-)
+from runtime import MULTIPLE, BlockPlan, LatencyTable, PlanError, ShapePlan, check_fits, latency_of, macs, params
 
 Tables = Mapping[str, LatencyTable]
 """Latency tables by target."""

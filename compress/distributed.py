@@ -27,9 +27,8 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from compress.data.dataset import Dataset
 from runtime import ModelError, PocketVitError
-
-from .dataset import Dataset
 
 STEP_TIMEOUT_S = 1800.0
 """A rank that lets the others wait longer than this within a training is given up."""

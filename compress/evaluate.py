@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compress.data.batches import plain_batches
+from compress.data.dataset import Dataset
 from runtime import Preprocessing, Progress, silent
 
-from .dataset import Dataset
 from .devices import autocast, copy_on, device_in_use, device_of
 from .distributed import ALONE, Ranks
-from .loading import plain_batches
 
 _BATCH, _LEAST_BATCH = 64, 8
 _BATCH_PIXELS = 2**19

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from compress.data.batches import Batch
+from compress.model.slicing import Kept
+from compress.model.vit import EMBED, Axis, SlicedViT, parameter_axes
 from runtime import PlanError, Progress, ShapePlan, silent
 
 from .devices import autocast, copy_on, device_in_use
-from .loading import Batch
-from .slicing import Kept
-from .vit import EMBED, Axis, SlicedViT, parameter_axes
 
 Floats = npt.NDArray[np.float64]
 

@@ -12,7 +12,13 @@ from pathlib import Path
 
 import torch
 
-from compress import Dataset, SlicedViT, Task, weights_sha256
+from compress.data.dataset import Dataset
+from compress.model.folder import Task, weights_sha256
+from compress.model.vit import SlicedViT
+from export.formats.micro import check_micro, run_micro
+from export.inspect.gzipped import gzip_size
+from export.inspect.widths import read_widths
+from export.quantise.choose import Timer
 from runtime import (
     Artifact,
     ArtifactError,
@@ -34,13 +40,9 @@ from runtime import (
     write_artifact,
 )
 
-from .choose import Timer
-from .export_job import RECIPES, ExportSettings, Job, Reference, reference_of, verified_on
-from .gzipped import gzip_size
+from .job import RECIPES, ExportSettings, Job, Reference, reference_of, verified_on
 from .making import Made, make_file
-from .micro import check_micro, run_micro
 from .verify import check_drop, check_parity, compare_logits, measure_parity
-from .widths import read_widths
 
 REJECTED = "rejected"
 """The folder, beside the released files, of those that were refused."""

@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compress import logits_of
-from runtime import Progress, Trial, macs, open_engine
-
-from .calibrate import check_calibration
-from .choose import (
+from compress.evaluate import logits_of
+from export.formats.micro import micro_graph
+from export.formats.onnx import ONNX_RECIPES, onnx_modes, onnx_rewrites, write_onnx
+from export.formats.tflite import write_tflite
+from export.formats.torch import write_torch
+from export.quantise.calibrate import check_calibration
+from export.quantise.choose import (
     Candidate,
     Form,
     Kitchen,
@@ -29,14 +31,12 @@ from .choose import (
     choose_fast,
     trial_of,
 )
-from .export_job import QUANTISED, RECIPES, TRAINABLE, Job, Reference, images_of
-from .micro import micro_graph
-from .onnx_file import ONNX_RECIPES, onnx_modes, onnx_rewrites, write_onnx
-from .onnx_writer import onnx_bytes
-from .qat import Before, QatRecipe, train_quantised
-from .recipes import CPU_RECIPES, INT8_RECIPES, full_recipes
-from .tflite_file import write_tflite
-from .torch_file import write_torch
+from export.quantise.qat import Before, QatRecipe, train_quantised
+from export.quantise.recipes import CPU_RECIPES, INT8_RECIPES, full_recipes
+from export.writers.onnx import onnx_bytes
+from runtime import Progress, Trial, macs, open_engine
+
+from .job import QUANTISED, RECIPES, TRAINABLE, Job, Reference, images_of
 from .verify import compare_logits, real_logits
 
 _CHOICE_MACS = 1e12

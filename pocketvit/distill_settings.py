@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from compress import Distillation
+from compress.distill.settings import Distillation
 from runtime import PlanError, check_fields
 
 

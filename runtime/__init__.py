@@ -1,5 +1,17 @@
 """What runs on a device: an exported file and pictures in, predictions out. Needs numpy and one engine."""
 
+from runtime.engines.base import Device, DeviceEngine, Engine, EngineName, Event, Resident
+from runtime.pictures.listing import IMAGE_SUFFIXES, PictureFile, PictureTree, in_words, list_pictures
+from runtime.pictures.preprocess import (
+    Interpolation,
+    Preprocessing,
+    normalise,
+    open_image,
+    preprocess,
+    to_channels,
+    to_pixels,
+)
+
 from .artifact import (
     Artifact,
     Calibration,
@@ -15,7 +27,6 @@ from .artifact import (
 from .codec import decode, encode
 from .contact_sheet import contact_sheet
 from .cost import flops, macs, params
-from .engine import Device, DeviceEngine, Engine, EngineName, Event, Resident
 from .engines import open_device_engine, open_engine
 from .errors import (
     ArtifactError,
@@ -33,20 +44,9 @@ from .errors import (
 )
 from .fields import check_fields, check_is
 from .files import atomic_path, dumps, read_document, sha256_of, storage_errors, write_bytes, write_document
-from .latency import (
-    Check,
-    Grid,
-    LatencyPrecision,
-    LatencyTable,
-    check_fits,
-    latency_of,
-    read_latency,
-    write_latency,
-)
+from .latency import Check, Grid, LatencyPrecision, LatencyTable, check_fits, latency_of, read_latency, write_latency
 from .metrics import EpochRecord, ModelMetrics, read_metrics, write_metrics
-from .picture_files import IMAGE_SUFFIXES, PictureFile, PictureTree, in_words, list_pictures
 from .plan import MULTIPLE, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan, read_plan, write_plan
-from .preprocess import Interpolation, Preprocessing, normalise, open_image, preprocess, to_channels, to_pixels
 from .progress import Progress, if_long, message, silent
 from .quiet import quiet
 from .session import Prediction, Session, load, softmax

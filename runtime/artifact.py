@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from runtime.pictures.preprocess import Preprocessing
+
 from .codec import decode, encode
 from .errors import ArtifactError
 from .files import read_document, sha256_of, write_document
 from .plan import ShapePlan
-from .preprocess import Preprocessing
 
 SCHEMA = "pocketvit.artifact"
 VERSION = 5

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.pictures.preprocess import open_image, to_channels, to_image
+
 from .errors import DataError, MissingExtraError
-from .preprocess import open_image, to_channels, to_image
 from .session import Prediction
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from runtime.pictures.preprocess import normalise, open_image, preprocess
+
 from .artifact import Artifact, TensorSpec, read_artifact
 from .engines import Device, Engine, EngineName, open_engine
 from .errors import ArtifactError, DataError
-from .preprocess import normalise, open_image, preprocess
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -31,7 +31,7 @@ def pytest_runtest_setup(item):
 @cache
 def why_no_boards():
     """Returns why emulated boards cannot run here, or None where they can."""
-    from device_bench.emulated import build_boards, missing_for_boards
+    from device_bench.targets.emulated import build_boards, missing_for_boards
     from runtime import MeasurementError
     from tests.boards.tools import unpacked_tools
 
@@ -49,7 +49,7 @@ def why_no_boards():
 @cache
 def why_no_gpu():
     """Returns why the software GPU cannot run here, or None where it can."""
-    from device_bench.emulated import missing_for_vulkan, software_vulkan
+    from device_bench.targets.software_gpu.driver import missing_for_vulkan, software_vulkan
     from runtime import MeasurementError
 
     lacks = [f"{lack.what}: {lack.fix}" for lack in missing_for_vulkan()]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from device_bench import Conditions, fit_table, parts_to_time, wholes_to_time
-from device_bench.profile_files import Timed
+from device_bench.latency_table.files import Timed, parts_to_time, wholes_to_time
+from device_bench.latency_table.fit import Conditions, fit_table
 from runtime import BlockPlan, LatencyTable, ShapePlan
 
 CONDITIONS = Conditions("cpu", "a made-up machine", "litert", "1.0", 1, "fp32")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress import read_task
-from device_bench import Accuracy, accuracy_of, without_zeros
-from pocketvit.benching import packed
-from pocketvit.run_data import data_of_run
-from pocketvit.runfolder import RunFolder, read_settings
+from compress.model.folder import read_task
+from device_bench.documents.figures import Accuracy, without_zeros
+from device_bench.metrics.accuracy import accuracy_of
+from pocketvit.pipeline.benching import packed
+from pocketvit.pipeline.run_data import data_of_run
+from pocketvit.pipeline.runfolder import RunFolder, read_settings
 from runtime import (
     Artifact,
     Progress,

@@ -10,8 +10,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from pocketvit.distill_settings import DistillSettings
-from pocketvit.distilling import keep_lesson
-from pocketvit.runfolder import claim
+from pocketvit.jobs.distilling import keep_lesson
+from pocketvit.pipeline.runfolder import claim
 from pocketvit.settings import RunSettings
 from runtime import Progress, encode, read_metrics, silent, storage_errors
 
@@ -64,10 +64,10 @@ def train_baseline(root: Path, progress: Progress = silent) -> None:
     Raises:
         PocketVitError: see ``fine_tune_stage``.
     """
-    from compress import list_data
-    from pocketvit.job import prepare
-    from pocketvit.runfolder import RunFolder, read_settings
-    from pocketvit.stages import fine_tune_stage
+    from compress.data.data_list import list_data
+    from pocketvit.pipeline.job import prepare
+    from pocketvit.pipeline.runfolder import RunFolder, read_settings
+    from pocketvit.pipeline.stages import fine_tune_stage
 
     settings = read_settings(RunFolder(root))
     job = prepare(settings, progress)

@@ -6,13 +6,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from compress import check_lesson, load_model
-from export import KINDS, host_family
-from pocketvit.distill_options import settings_of
+from compress.distill.lesson import check_lesson
+from compress.model.load import load_model
+from export.job import KINDS
+from export.making import host_family
+from pocketvit.cli.distill_options import settings_of
+from pocketvit.cli.options import run_settings
 from pocketvit.distill_settings import DistillSettings
-from pocketvit.distilling import pictures_of, teacher_of
-from pocketvit.job import Job, prepare
-from pocketvit.options import run_settings
+from pocketvit.jobs.distilling import pictures_of, teacher_of
+from pocketvit.pipeline.job import Job, prepare
 from pocketvit.settings import RunSettings
 from runtime import PlanError, PocketVitError, Progress, ShapePlan, silent
 

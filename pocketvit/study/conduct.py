@@ -10,10 +10,14 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pocketvit.job import prepare, profiled_target
-from pocketvit.profiling import profile
-from pocketvit.runfolder import RunFolder
-from pocketvit.stage import check_bytes, export_copies, written_bytes
+from pocketvit.pipeline.job import prepare, profiled_target
+from pocketvit.pipeline.profiling import profile
+from pocketvit.pipeline.runfolder import RunFolder
+from pocketvit.pipeline.stage import check_bytes, export_copies, written_bytes
+from pocketvit.study.results.collect import StudyResult, collect
+from pocketvit.study.work.pools import LocalPool, Pool
+from pocketvit.study.work.process import Outcome, Start, Step, Work, do, start
+from pocketvit.study.work.schedule import carry_out
 from runtime import LatencyTable, Progress, silent, storage_errors, write_latency
 
 from .answers import FILE as ANSWERS
@@ -22,20 +26,7 @@ from .baselines import baseline_settings, begin
 from .cells import Cell, cells_of, check_cells
 from .definition import Study
 from .folder import StudyFolder, claim_study, read_state, write_state
-from .measuring import (
-    Measured,
-    bench_words,
-    complete,
-    devices_of,
-    is_measured,
-    read_measured,
-    wanted,
-    write_measured,
-)
-from .pools import LocalPool, Pool
-from .results import StudyResult, collect
-from .schedule import carry_out
-from .work import Outcome, Start, Step, Work, do, start
+from .measuring import Measured, bench_words, complete, devices_of, is_measured, read_measured, wanted, write_measured
 
 
 @dataclass(frozen=True)
@@ -186,7 +177,7 @@ def _make(
 
 def _pool(study: Study, folder: StudyFolder, orders: Orders, starter: Start) -> Pool:
     if orders.ray:
-        from .over_ray import RayPool
+        from pocketvit.study.work.over_ray import RayPool
 
         return RayPool(folder.root, orders.ray, study.threads, study.workers)
     return LocalPool(folder.root, workers_of(study), starter)

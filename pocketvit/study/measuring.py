@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_bench import BenchResult, read_result
-from device_bench.devices.device import Device
-from device_bench.devices.fleet_folder import read_failures
-from device_bench.devices.inventory import read_inventory, resolve
+from device_bench.documents.results import BenchResult, read_result
+from device_bench.targets.base import Device
+from device_bench.targets.fleet_folder import read_failures
+from device_bench.targets.inventory import read_inventory, resolve
 from runtime import ArtifactError, decode, encode, read_document, write_document
 
 from .answers import FileAnswers

@@ -7,20 +7,10 @@ import pytest
 import torch
 
 from benchmarks import compress_quality
-from benchmarks.compress_quality import (
-    METHODS,
-    USUAL,
-    Asked,
-    Cell,
-    against,
-    folder_of,
-    read_cells,
-    report,
-    work,
-)
+from benchmarks.compress_quality import METHODS, USUAL, Asked, Cell, against, folder_of, read_cells, report, work
 from benchmarks.quality_setting import BASELINE, SPEC, locked, mean_sd
 from benchmarks.torch_pruned import sliced_of, timm_of
-from compress import load_model
+from compress.model.load import load_model
 
 CELL = Cell(0, BASELINE, 100, 10, 1.0, 1.0, None, 0.9, None, 0.9, 0.0, 5.0, 0, [192])
 

@@ -6,20 +6,17 @@ import numpy as np
 import pytest
 
 from benchmarks.search_cost import Walk, models_of, read_lines
-from compress import (
-    COUNTS,
-    Augmentation,
-    ModelSpec,
-    SlicedViT,
-    TrainRecipe,
-    TreeJournal,
-    TreeSettings,
-    draw_search_images,
-    fit,
-    load_data,
-    load_model,
-    search_tree,
-)
+from compress.budget import COUNTS
+from compress.data.augment import Augmentation
+from compress.data.load import load_data
+from compress.data.search_images import draw_search_images
+from compress.model.load import ModelSpec, load_model
+from compress.model.vit import SlicedViT
+from compress.recipe import TrainRecipe
+from compress.search.tree.journal import TreeJournal
+from compress.search.tree.search import search_tree
+from compress.search.tree.settings import TreeSettings
+from compress.train.fit import fit
 from runtime import Preprocessing, params
 from tests.compress.plain_search import Plain
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_bench.emulated import Account, Board
+from device_bench.targets.emulated import Account, Board
 
 from .adbd import Connection, listening
 from .sshd import free_port

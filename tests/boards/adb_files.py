@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 from typing import Protocol
 
-from device_bench.emulated import Board
+from device_bench.targets.emulated import Board
 
 _REQUEST = struct.Struct("<4sI")
 _CHUNK = 1 << 16

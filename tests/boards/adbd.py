@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from device_bench.emulated import Board
+from device_bench.targets.emulated import Board
 
 from .adb_files import serve_files
 from .android import PROPERTIES

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from device_bench.emulated import Board, Boards, SoftwareVulkan, build_boards, emulated_board, software_vulkan
+from device_bench.targets.emulated import Board, Boards, build_boards, emulated_board
+from device_bench.targets.software_gpu.driver import SoftwareVulkan, software_vulkan
 
 from .adb import SHELL, Phone, phone
 from .sshd import SshServer, ssh_server

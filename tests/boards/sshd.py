@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from device_bench.emulated import Board
+from device_bench.targets.emulated import Board
 
 from .tools import Tools
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from device_bench.emulated import MARKER, Board, Boards, count_file, emulated_board
+from device_bench.targets.emulated import MARKER, Board, Boards, count_file, emulated_board
 from runtime import MeasurementError
 
 pytest_plugins = ["tests.boards.fixtures"]
@@ -105,7 +105,7 @@ def test_with_a_board_all_its_processes_end(boards: Boards):
 def test_a_board_ends_with_the_process_that_started_it(boards: Boards):
     program = (
         "import time\n"
-        "from device_bench.emulated import emulated_board\n"
+        "from device_bench.targets.emulated import emulated_board\n"
         "with emulated_board('pi4') as board:\n"
         "    print(board.holder, flush=True)\n"
         "    time.sleep(100)\n"

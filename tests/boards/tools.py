@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_bench.emulated import boards_folder
-from device_bench.emulated.build import close_layer
-from device_bench.emulated.fetch import fetch_debs, unpack_debs
-from device_bench.emulated.once import made_once, remove_folder
-from device_bench.emulated.steps import Steps
+from device_bench.targets.emulated import boards_folder
+from device_bench.targets.emulated.build import close_layer
+from device_bench.targets.emulated.fetch import fetch_debs, unpack_debs
+from device_bench.targets.emulated.once import made_once, remove_folder
+from device_bench.targets.emulated.steps import Steps
 
 from .android import write_android
 

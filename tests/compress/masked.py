@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from compress import Kept, SlicedViT
+from compress.model.slicing import Kept
+from compress.model.vit import SlicedViT
 
 
 def masked_logits(model: SlicedViT, kept: Kept, images: torch.Tensor) -> torch.Tensor:

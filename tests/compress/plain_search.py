@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from compress import BlockKept, Kept, SlicedViT, keep_all, plan_of
+from compress.model.slicing import BlockKept, Kept, keep_all, plan_of
+from compress.model.vit import SlicedViT
 from runtime import params
 
 from .masked import _Masked

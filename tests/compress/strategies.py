@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from compress import BlockKept, Kept
+from compress.model.slicing import BlockKept, Kept
 from runtime import ShapePlan
 
 ACTIONS = ("mlp", "qk", "v", "head", "embed")

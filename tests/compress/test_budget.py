@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress import COUNTS, Budget, parse_budget, plan_of, smallest_plan
+from compress.budget import COUNTS, Budget, parse_budget, smallest_plan
+from compress.model.slicing import plan_of
 from runtime import BlockPlan, PlanError, ShapePlan, macs, params
 
 from .strategies import kepts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from compress import choose_device, device_in_use, use_device
+from compress.devices import choose_device, device_in_use, use_device
 from runtime import PlanError, UnsupportedTargetError
 
 

@@ -22,11 +22,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from compress import Augmentation, Dataset, Distillation, Teacher, Trained, TrainRecipe, fit, sliced_teacher
-from compress.dataset import Images
+from compress.data.augment import Augmentation
+from compress.data.dataset import Dataset, Images
+from compress.distill.settings import Distillation
+from compress.distill.teachers import Teacher, sliced_teacher
 from compress.distributed import RankError, current_ranks, joined
+from compress.recipe import TrainRecipe
+from compress.train.fit import Trained, fit
 from runtime import BlockPlan, DataError, encode
-from tests.compress.tiny import SPEC, TINY_PLAN, tiny_vit, toy_data
+
+from .tiny import SPEC, TINY_PLAN, tiny_vit, toy_data
 
 VICTIMS = {"kill": 0, "error": 1}
 """Which rank fails, by how it does."""

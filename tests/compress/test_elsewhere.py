@@ -13,21 +13,15 @@ import pytest
 import torch
 from torch import nn
 
-from compress import (
-    Augmentation,
-    Distillation,
-    Teacher,
-    Trained,
-    TrainRecipe,
-    fisher_scores,
-    fit,
-    logits_of,
-    score,
-    sliced_teacher,
-    training_batches,
-)
+from compress.data.augment import Augmentation
+from compress.data.batches import training_batches
 from compress.devices import copy_on, device_of
-from compress.train import fit_network
+from compress.distill.settings import Distillation
+from compress.distill.teachers import Teacher, sliced_teacher
+from compress.evaluate import logits_of, score
+from compress.importance import fisher_scores
+from compress.recipe import TrainRecipe
+from compress.train.fit import Trained, fit, fit_network
 from runtime import BlockPlan
 
 from .elsewhere import Distant, second_device

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from compress import logits_of, score
-from compress.evaluate import evaluating
+from compress.evaluate import evaluating, logits_of, score
 
 from .tiny import SPEC, TINY_PLAN, tiny_vit, toy_data
 

@@ -12,7 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress import ModelSpec, SlicedViT, from_timm, slice_vit
+from compress.model.load import ModelSpec
+from compress.model.slicing import slice_vit
+from compress.model.timm_vit import from_timm
+from compress.model.vit import SlicedViT
 from runtime import ShapePlan, flops, macs
 from runtime.plan import Activation, NormPlace
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from compress import SlicedViT, fisher_scores, group_importance
+from compress.importance import fisher_scores, group_importance
+from compress.model.vit import SlicedViT
 from runtime import PlanError
 
 from .tiny import ARCHITECTURES, TINY_PLAN, images_for, sliced_model, tiny_vit

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from compress import GroupSizes, keep_all, parse_budget, parse_cost, propose, smallest_plan
-from compress.milp import solve
+from compress.budget import parse_budget, parse_cost, smallest_plan
+from compress.model.slicing import keep_all
+from compress.search.milp import solve
+from compress.search.one_shot import GroupSizes, propose
 from runtime import BlockPlan, PlanError, ShapePlan
+from tests.compress.search.test_one_shot import random_importance
 from tests.tables import stair_table
-
-from .test_oneshot import random_importance
 
 PLAN = ShapePlan((32, 32), (8, 8), 1, 10, 96, (BlockPlan(3, 32, 32, 384),) * 4, 0.177)
 TABLES = {"cpu": stair_table(PLAN)}

@@ -10,8 +10,11 @@ import numpy as np
 import timm
 import torch
 
-from compress import Dataset, ModelSpec, SlicedViT, from_timm, keep_all, slice_vit
-from compress.dataset import ArrayImages
+from compress.data.dataset import ArrayImages, Dataset
+from compress.model.load import ModelSpec
+from compress.model.slicing import keep_all, slice_vit
+from compress.model.timm_vit import from_timm
+from compress.model.vit import SlicedViT
 from runtime import BlockPlan, Preprocessing, ShapePlan
 
 _TOY = {"depth": 2, "embed_dim": 48, "num_heads": 2, "mlp_ratio": 2}

@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from device_bench import BenchResult, FileResult, MachineState, Measurement, MemoryUse, Sampling, write_result
+from device_bench.documents.figures import MemoryUse
+from device_bench.documents.results import BenchResult, FileResult, write_result
+from device_bench.machine.state import MachineState
+from device_bench.metrics.measure import Measurement, Sampling
 from runtime import (
     Artifact,
     BlockPlan,

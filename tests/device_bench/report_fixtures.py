@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from device_bench import BenchResult, FileResult, Measurement, read_result, write_result
-from device_bench.figures import Accuracy, Energy, Failure, Peak, Startup, Throughput
-from device_bench.op_times_document import OpTimes, TimeRow, write_times
+from device_bench.documents.figures import Accuracy, Energy, Failure, Peak, Startup, Throughput
+from device_bench.documents.op_times import OpTimes, TimeRow, write_times
+from device_bench.documents.results import BenchResult, FileResult, read_result, write_result
+from device_bench.metrics.measure import Measurement
 from runtime import macs, read_artifact
 
 PARTS = ("attn", "mlp", "norm1", "norm2")

@@ -4,16 +4,16 @@ import doctest
 import pytest
 
 import device_bench.format
-import device_bench.measure
-import device_bench.memory
-import device_bench.stats
-from device_bench import Interval
+import device_bench.metrics.measure
+import device_bench.metrics.memory
+import device_bench.metrics.stats
 from device_bench import format as f
+from device_bench.metrics.stats import Interval
 
 
 @pytest.mark.parametrize(
     "module",
-    [device_bench.format, device_bench.measure, device_bench.memory, device_bench.stats],
+    [device_bench.format, device_bench.metrics.measure, device_bench.metrics.memory, device_bench.metrics.stats],
     ids=lambda m: m.__name__,
 )
 def test_examples_in_docstrings_hold(module):

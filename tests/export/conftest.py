@@ -8,19 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from compress import (
-    BlockKept,
-    Dataset,
-    Kept,
-    ModelSpec,
-    SlicedViT,
-    Task,
-    load_data,
-    load_model,
-    save_model,
-    slice_vit,
-)
-from export import ExportSettings, export_model
+from compress.data.dataset import Dataset
+from compress.data.load import load_data
+from compress.model.folder import Task, save_model
+from compress.model.load import ModelSpec, load_model
+from compress.model.slicing import BlockKept, Kept, slice_vit
+from compress.model.vit import SlicedViT
+from export.exporter import export_model
+from export.job import ExportSettings
 from runtime import Artifact, Preprocessing
 
 SPEC = Preprocessing(32, 32, 1, (0.5,), (0.5,), "bicubic", "stretch")

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
-from compress import SlicedViT
-from export import DEFAULT_REWRITES, Rewrites, onnx_bytes, tflite_bytes, vit_graph
+from compress.model.vit import SlicedViT
+from export.graph.build import DEFAULT_REWRITES, Rewrites, vit_graph
+from export.writers.onnx import onnx_bytes
+from export.writers.tflite import tflite_bytes
 from runtime import (
     Artifact,
     BlockPlan,

@@ -12,37 +12,25 @@ import numpy as np
 import pytest
 import torch
 
-from compress import (
-    Dataset,
-    SlicedViT,
-    Sparsity,
-    augmentation_for,
-    distillation_loss,
-    logits_of,
-    magnitude_masks,
-    training_batches,
-    with_zeros,
-)
-from export import (
-    DEFAULT_REWRITES,
-    INT8_RECIPES,
-    Before,
-    ExportSettings,
-    Graph,
-    QatRecipe,
-    export_model,
-    full_recipes,
-    modes_of,
-    observe,
-    quantise,
-    read_widths,
-    rewrites_for,
-    run_graph,
-    train_quantised,
-    vit_graph,
-)
-from export.choose import Kitchen, Subject
-from export.graph import LINEAR
+from compress.data.augment import augmentation_for
+from compress.data.batches import training_batches
+from compress.data.dataset import Dataset
+from compress.distill.response import distillation_loss
+from compress.evaluate import logits_of
+from compress.model.vit import SlicedViT
+from compress.search.unstructured import Sparsity, magnitude_masks, with_zeros
+from export.exporter import export_model
+from export.graph.build import DEFAULT_REWRITES, vit_graph
+from export.graph.execute import run_graph
+from export.graph.ir import LINEAR, Graph
+from export.graph.zeros import rewrites_for
+from export.inspect.widths import read_widths
+from export.job import ExportSettings
+from export.quantise.calibrate import observe
+from export.quantise.choose import Kitchen, Subject
+from export.quantise.integer import quantise
+from export.quantise.qat import Before, QatRecipe, train_quantised
+from export.quantise.recipes import INT8_RECIPES, full_recipes, modes_of
 from runtime import DataError, read_artifact
 
 from .conftest import SPEC, task_for

@@ -10,19 +10,13 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from compress import SlicedViT
-from device_bench.emulated import SoftwareVulkan, gpu_parity
-from export import (
-    DYNAMIC,
-    DYNAMIC_ATTENTION,
-    STATIC,
-    STATIC_ATTENTION,
-    Recipe,
-    full_recipes,
-    tflite_bytes,
-    write_tflite,
-)
-from export.choose import Kitchen, Subject
+from compress.model.vit import SlicedViT
+from device_bench.targets.software_gpu.driver import SoftwareVulkan
+from device_bench.targets.software_gpu.run import gpu_parity
+from export.formats.tflite import write_tflite
+from export.quantise.choose import Kitchen, Subject
+from export.quantise.recipes import DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION, Recipe, full_recipes
+from export.writers.tflite import tflite_bytes
 from runtime import BlockPlan, ShapePlan
 
 pytestmark = pytest.mark.gpu

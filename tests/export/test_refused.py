@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from compress import Dataset, SlicedViT, build
-from export import ExportSettings, RefusedFilesError, export_each, export_model, exporter, making
+from compress.data.dataset import Dataset
+from compress.model.vit import SlicedViT, build
+from export import exporter, making
+from export.exporter import RefusedFilesError, export_each, export_model
+from export.job import ExportSettings
 from runtime import MissingExtraError, ParityError, read_artifact
 
 from .conftest import task_for

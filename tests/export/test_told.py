@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from compress import Dataset, SlicedViT
-from export import ExportSettings, export_model
+from compress.data.dataset import Dataset
+from compress.model.vit import SlicedViT
+from export.exporter import export_model
+from export.job import ExportSettings
 
 from .conftest import task_for
 

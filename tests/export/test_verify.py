@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from export import check_calibration, check_parity, compare_logits
+from export.quantise.calibrate import check_calibration
+from export.verify import check_parity, compare_logits
 from runtime import (
     Artifact,
     BlockPlan,

@@ -10,11 +10,17 @@ from typing import Any, get_type_hints
 import pytest
 
 import pocketvit
-from compress import Distillation, GroupSizes, ModelSpec, Sparsity, TasSettings, TrainRecipe, TreeSettings
-from device_bench import Sampling
-from pocketvit.benching import BenchSettings
+from compress.distill.settings import Distillation
+from compress.model.load import ModelSpec
+from compress.recipe import TrainRecipe
+from compress.search.one_shot import GroupSizes
+from compress.search.tas.settings import TasSettings
+from compress.search.tree.settings import TreeSettings
+from compress.search.unstructured import Sparsity
+from device_bench.metrics.measure import Sampling
 from pocketvit.distill_settings import DistillSettings
-from pocketvit.runfolder import claim, read_settings
+from pocketvit.pipeline.benching import BenchSettings
+from pocketvit.pipeline.runfolder import claim, read_settings
 from pocketvit.settings import RunSettings, SparseSearch, TasSearch, TrainSettings, TreeSearch
 from runtime import PlanError, PocketVitError, decode, encode
 from tests.device_bench.conftest import make_run

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from compress import load_data
+from compress.data.load import load_data
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def test_the_wheel_ships_exactly_the_five_packages(wheel: Path) -> None:
     assert f"{info}/licenses/LICENSE" in names
     for package in ("runtime", "compress", "export", "device_bench", "pocketvit"):
         assert f"{package}/py.typed" in names
-    assert {"device_bench/report.html.j2", "device_bench/report.md.j2"} <= set(names)
+    assert {"device_bench/report/report.html.j2", "device_bench/report/report.md.j2"} <= set(names)
     kinds = (
         "fp32.onnx",
         "fp32.tflite",
@@ -47,7 +47,7 @@ def test_the_wheel_ships_exactly_the_five_packages(wheel: Path) -> None:
         "int8-static.onnx",
         "int8-static.tflite",
     )
-    assert {f"device_bench/peak_models/{kind}" for kind in kinds} <= set(names)
+    assert {f"device_bench/metrics/peak_models/{kind}" for kind in kinds} <= set(names)
 
 
 def test_predicting_without_torch(wheel: Path, tiny_run: Path, tmp_path: Path) -> None:

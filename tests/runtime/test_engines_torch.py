@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime import ArtifactError, MissingExtraError, open_engine
-from runtime.torch_archive import pack_torch_archive, read_torch_archive
+from runtime.engines.torch_archive import pack_torch_archive, read_torch_archive
 
 
 def test_a_missing_torch_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,338 @@
+"""Whom a student learns from: any timm classifier, a model of a run, or an exported file."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compress.data.batches import plain_batches
+from compress.data.class_order import names_in_checkpoint
+from compress.data.dataset import Dataset
+from compress.devices import copy_on, device_in_use
+from compress.evaluate import Score, evaluating, logits_of, score
+from compress.model.checkpoint_file import check_finite, open_checkpoint
+from compress.model.checkpoint_fit import needed
+from compress.model.folder import read_model, read_task, weights_sha256
+from compress.model.timm_vit import to_timm
+from compress.model.vit import SlicedViT
+from runtime import (
+    ArtifactError,
+    MissingExtraError,
+    ModelError,
+    Preprocessing,
+    Progress,
+    Session,
+    check_fields,
+    load,
+    read_metrics,
+    silent,
+)
+
+from .outputs import Network, outputs_of
+
+try:
+    import timm
+    from timm.data import resolve_data_config
+except ImportError as error:
+    raise MissingExtraError(error.name or "timm", "compress") from None
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network that can be asked what it makes of pictures.
+
+    Attributes:
+        name: what it is, in words.
+        network: a ``SlicedViT``, a timm network, or an exported file.
+        preprocessing: its input.
+        num_classes: of its answers, in the order of the student's.
+        spec: how to make the network anew, where it is one of timm's.
+    """
+
+    name: str
+    network: Network
+    preprocessing: Preprocessing
+    num_classes: int
+    spec: TimmSpec | None = None
+
+    def identity(self) -> str:
+        """Returns what differs between any two teachers that answer differently."""
+        if isinstance(self.network, Session):
+            return self.network.artifact.sha256
+        plan = self.network.plan if isinstance(self.network, SlicedViT) else type(self.network).__name__
+        return f"{plan} {weights_sha256(self.network)}"
+
+
+@dataclass(frozen=True)
+class TimmSpec:
+    """A timm classifier as a teacher.
+
+    Attributes:
+        name: the architecture, for instance ``resnet18``.
+        img_size: input height and width in pixels; None takes the student's for fresh weights, else its own.
+        in_chans: 1 (grayscale) or 3 (RGB); None takes the data's for fresh weights, else 3.
+        pretrained: take timm's published weights.
+        checkpoint: take the weights of this file instead, of one of ``checkpoint_file.SUFFIXES``.
+        overrides: further arguments of the architecture.
+    """
+
+    name: str
+    img_size: int | None = None
+    in_chans: int | None = None
+    pretrained: bool = False
+    checkpoint: Path | None = None
+    overrides: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def sliced_teacher(model: SlicedViT, preprocessing: Preprocessing, name: str = "a Vision Transformer") -> Teacher:
+    """Returns a model of ours as a teacher."""
+    return Teacher(name, model, preprocessing, model.plan.num_classes)
+
+
+def file_teacher(path: Path, data: Dataset) -> Teacher:
+    """Returns an exported file as a teacher; it answers, but shows no hidden states and cannot be trained.
+
+    Raises:
+        ArtifactError: the file or its manifest is missing or damaged.
+        ModelError: it was made for other classes.
+        MissingExtraError: its engine is not installed.
+    """
+    session = load(path, threads=torch.get_num_threads())
+    artifact = session.artifact
+    _check_classes(str(path), artifact.class_names, data)
+    return Teacher(f"the file {path.name}", session, artifact.preprocessing, len(artifact.class_names))
+
+
+def folder_teacher(folder: Path, data: Dataset) -> Teacher:
+    """Returns a model folder, or the better of a run folder's two models on held-out images, as a teacher.
+
+    Raises:
+        ModelError: the folder holds no model, or one for other classes.
+        ArtifactError: a file is damaged.
+    """
+    place = _model_folder(folder)
+    task, model = read_task(place), read_model(place)
+    _check_classes(str(place), task.class_names, data)
+    return sliced_teacher(model, task.preprocessing, f"the model in {place}")
+
+
+def timm_teacher(
+    spec: TimmSpec, data: Dataset, student: Preprocessing, *, seed: int = 0, learns: bool = False
+) -> Teacher:
+    """Returns a timm classifier as a teacher of ``data``.
+
+    Args:
+        spec: architecture and weights.
+        data: what it is to teach.
+        student: the student's input, whose size a fresh teacher takes.
+        seed: of fresh weights.
+        learns: whether it will be trained on the data, so that it need not know the classes yet.
+
+    Raises:
+        ModelError: an unknown architecture, options that do not fit, weights that cannot be had, read, or do not fit,
+            or a teacher that knows nothing and learns nothing.
+    """
+    _check_name(spec.name)
+    fresh = not (spec.pretrained or spec.checkpoint)
+    if fresh and not learns:
+        raise ModelError(
+            f"The teacher '{spec.name}' has fresh weights and knows nothing",
+            expected="--teacher-epochs, --teacher-checkpoint FILE, --teacher-pretrained or --online",
+        )
+    channels = spec.in_chans or (data.channels if fresh else 3)
+    size = student.height if spec.img_size is None and fresh else spec.img_size
+    with torch.device("meta"):
+        shape, takes_size = _create(spec, data.num_classes, channels, size, pretrained=False)
+    known = int(shape.pretrained_cfg.get("num_classes") or 0)
+    if spec.pretrained and not spec.checkpoint and known != data.num_classes and not learns:
+        raise ModelError(
+            f"The published weights of '{spec.name}' know other classes than the data",
+            expected=f"{data.num_classes} classes",
+            got=known,
+            fix="Train it on the data first with --teacher-epochs, or along with the student with --online",
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pretrained = spec.pretrained and spec.checkpoint is None
+        network, _ = _create(spec, data.num_classes, channels, size if takes_size else None, pretrained=pretrained)
+    if spec.checkpoint is not None:
+        names = None if learns else names_in_checkpoint(spec.checkpoint)
+        if names is not None:
+            _check_classes(str(spec.checkpoint), names, data)
+        _load(network, spec)
+    preprocessing = _preprocessing(network, channels, size, data)
+    teacher = Teacher(f"timm {spec.name}", network.eval(), preprocessing, data.num_classes, spec)
+    _check_runs(teacher, spec)
+    return teacher
+
+
+def teacher_score(
+    teacher: Teacher, data: Dataset, indices: npt.NDArray[np.int64], progress: Progress = silent
+) -> Score:
+    """Returns accuracy and loss of a teacher on the pictures at ``indices``; ``progress`` is told of every batch."""
+    if isinstance(teacher.network, nn.Module):
+        return score(teacher.network, data, indices, teacher.preprocessing, progress=progress, stage="score teacher")
+    logits = torch.from_numpy(teacher_logits(teacher, data, indices, progress))
+    labels = torch.from_numpy(data.labels[indices])
+    right = int((logits.argmax(dim=1) == labels).sum())
+    return Score(right / len(labels), float(F.cross_entropy(logits, labels)), len(labels))
+
+
+def teacher_logits(
+    teacher: Teacher, data: Dataset, indices: npt.NDArray[np.int64], progress: Progress = silent
+) -> npt.NDArray[np.float32]:
+    """Returns a teacher's logits ``(N, classes)`` for the pictures at ``indices``, in order.
+
+    ``progress`` is told of every batch.
+    """
+    stage = "score teacher"
+    if isinstance(teacher.network, nn.Module):
+        network = copy_on(teacher.network, device_in_use())
+        return logits_of(network, data, indices, teacher.preprocessing, progress=progress, stage=stage)
+    parts: list[torch.Tensor] = []
+    done = 0
+    for images, _ in plain_batches(data, indices, teacher.preprocessing):
+        parts.append(outputs_of(teacher.network, images).logits)
+        done += len(images)
+        progress(stage, done, len(indices))
+    return torch.cat(parts).numpy()
+
+
+def _model_folder(folder: Path) -> Path:
+    if (folder / "plan.json").is_file():
+        return folder
+    found: list[tuple[float, Path]] = []
+    for name in ("baseline", "sliced"):
+        try:
+            found.append((read_metrics(folder / name / "metrics.json").held_out_top1, folder / name))
+        except ArtifactError:
+            continue
+    if not found:
+        raise ModelError(f"The folder {folder} holds no trained model", expected="a run folder, or one with plan.json")
+    return max(found)[1]
+
+
+def _check_classes(name: str, class_names: tuple[str, ...], data: Dataset) -> None:
+    if class_names != data.class_names:
+        reordered = sorted(class_names) == sorted(data.class_names)
+        what = "the classes in another order" if reordered else "other classes"
+        raise ModelError(
+            f"The teacher {name} knows {what} than the data",
+            expected=_listed(data.class_names),
+            got=_listed(class_names),
+            fix="Give its order with --class-map FILE or --class-order"
+            if reordered
+            else "Choose the data that the teacher was trained on",
+        )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{len(names)} classes ({', '.join(names[:5])}{more})"
+
+
+def _check_name(name: str) -> None:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = (
+            f"Did you mean {', '.join(near)}?"
+            if near
+            else "Names look like resnet18, and there is no folder or file of that name"
+        )
+        raise ModelError(f"timm knows no teacher '{name}'", fix=hint)
+
+
+def _create(spec: TimmSpec, classes: int, channels: int, size: int | None, pretrained: bool) -> tuple[Any, bool]:
+    """Returns the network, and whether the architecture is told its input size; convolutional ones take any."""
+    arguments = {"num_classes": classes, "in_chans": channels, **spec.overrides}
+    failure: Exception | None = None
+    for sized in ({"img_size": size}, {}) if size is not None else ({},):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return timm.create_model(spec.name, pretrained=pretrained, **arguments, **sized), bool(sized)
+        except TypeError as error:
+            failure = error
+        except Exception as error:  # timm lets through whatever an option breaks, and whatever a download raises
+            failure = error
+            break
+    reason = (str(failure).strip().splitlines() or [""])[0][:200].rstrip(".")
+    if pretrained:
+        raise ModelError(
+            f"The published weights of '{spec.name}' cannot be had",
+            got=f"{type(failure).__name__}: {reason}",
+            fix="Go online, or give a local file with --teacher-checkpoint",
+        ) from failure
+    raise ModelError(f"timm cannot make the teacher '{spec.name}' with these options", got=reason) from failure
+
+
+def _load(network: nn.Module, spec: TimmSpec) -> None:
+    assert spec.checkpoint is not None
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    checkpoint = open_checkpoint(spec.checkpoint, wanted)
+    weights = needed(to_timm(checkpoint.weights, wanted), wanted)
+    check_finite(f"The checkpoint {spec.checkpoint}", weights)
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        raise ModelError(
+            f"The checkpoint {spec.checkpoint} does not fit the teacher '{spec.name}': "
+            f"{len(wrong)} weights differ, first '{wrong[0]}'",
+            expected=wanted.get(wrong[0], "no such weight"),
+            got=found.get(wrong[0], "none"),
+            fix="Choose weights that were trained on this data, and check --teacher and --teacher-arg",
+        )
+    network.load_state_dict(weights)
+
+
+def _preprocessing(network: Any, channels: int, size: int | None, data: Dataset) -> Preprocessing:
+    config = resolve_data_config({}, model=network)
+    mean, std = (tuple(map(float, config[name])) for name in ("mean", "std"))
+    if channels == 1 and len(mean) > 1:
+        mean, std = (round(sum(mean) / len(mean), 6),), (round(sum(std) / len(std), 6),)
+    height, width = (size, size) if size is not None else config["input_size"][1:]
+    square = data.size is not None and data.size[0] == data.size[1] and height == width
+    return Preprocessing(
+        height=height,
+        width=width,
+        channels=channels,
+        mean=mean,
+        std=std,
+        interpolation=config["interpolation"],
+        resize="stretch" if square else config["crop_mode"],
+        crop_pct=1.0 if square else float(config["crop_pct"]),
+    )
+
+
+def _check_runs(teacher: Teacher, spec: TimmSpec) -> None:
+    own = teacher.preprocessing
+    assert isinstance(teacher.network, nn.Module)
+    try:
+        with evaluating(teacher.network):
+            answers = teacher.network(torch.zeros(1, own.channels, own.height, own.width))
+    except Exception as error:  # a network that is too deep for a picture fails wherever it runs out of pixels
+        reason = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
+        raise ModelError(
+            f"The teacher '{spec.name}' does not read images of {own.height}x{own.width} pixels",
+            got=reason,
+            fix="Change --teacher-img-size",
+        ) from error
+    if answers.shape != (1, teacher.num_classes):
+        raise ModelError(
+            f"The teacher '{spec.name}' is no classifier",
+            expected=f"answers (1, {teacher.num_classes})",
+            got=tuple(answers.shape),
+        )

@@ -1,0 +1,1 @@
+"""The Vision Transformer: built from a plan, loaded from a checkpoint, sliced, saved."""

@@ -1,0 +1,106 @@
+"""A model in a folder: ``model.safetensors``, ``plan.json`` and ``task.json``."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from compress.data.class_order import write_names
+from runtime import (
+    ArtifactError,
+    PlanError,
+    Preprocessing,
+    decode,
+    encode,
+    read_document,
+    read_plan,
+    write_document,
+    write_plan,
+)
+
+from .checkpoint_file import check_finite
+from .tensors import write_tensors
+from .vit import SlicedViT, build
+
+SCHEMA = "pocketvit.task"
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model is for: its input and its classes.
+
+    Attributes:
+        data: the name of the dataset, as given to ``--data``.
+        split_seed: the seed of the dataset's splits.
+        train_limit: how many training images were used, or null for all.
+        preprocessing: of an image before it enters the model.
+        class_names: in the order of the logits.
+        source: where the weights come from, in words.
+        trained: whether the weights have seen this task; false for fresh weights.
+    """
+
+    data: str
+    split_seed: int
+    train_limit: int | None
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    source: str
+    trained: bool
+
+
+def save_model(folder: Path | str, model: SlicedViT, task: Task) -> None:
+    """Writes a model folder; each file is whole or absent.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    folder = Path(folder)
+    write_tensors(folder / "model.safetensors", model.state_dict(), write_names(task.class_names))
+    write_plan(folder / "plan.json", model.plan)
+    write_document(folder / "task.json", SCHEMA, VERSION, encode(task))
+
+
+def read_model(folder: Path | str) -> SlicedViT:
+    """Reads the model of a folder that ``save_model`` wrote.
+
+    Raises:
+        ArtifactError: a file is missing or damaged, a weight is NaN or infinite, or weights and plan do not fit.
+    """
+    folder = Path(folder)
+    plan = read_plan(folder / "plan.json")
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise ArtifactError(f"{path} does not exist", expected="the model's weights")
+    try:
+        weights = load_file(path)
+        check_finite(f"The model {path}", weights)
+        return build(plan, weights)
+    except (SafetensorError, PlanError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read", got=error, fix="Make the run anew") from error
+
+
+def read_task(folder: Path | str) -> Task:
+    """Reads what the model of a folder is for.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, or of a newer version.
+    """
+    path = Path(folder) / "task.json"
+    return decode(Task, read_document(path, SCHEMA, VERSION), str(path))
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Returns a SHA-256 over every weight's name, type, shape and bytes, in order of name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        array = value.detach().to(torch.float32).contiguous().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

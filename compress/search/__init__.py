@@ -1,0 +1,1 @@
+"""Search methods: which units of a model to remove so that it meets a budget."""

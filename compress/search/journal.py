@@ -1,0 +1,61 @@
+"""The journal of a search: JSON lines, a header, one line per step, and what is kept at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compress.model.slicing import Kept, plan_of
+from runtime import ArtifactError, ShapePlan, decode, encode, write_bytes
+
+from .one_shot import Proposal
+
+SCHEMA = "pocketvit.journal"
+VERSION = 1
+
+
+def write_journal(path: Path, settings: Mapping[str, Any], proposal: Proposal) -> None:
+    """Writes how a proposal came about, atomically.
+
+    Args:
+        path: of the ``.jsonl`` file.
+        settings: what the search was asked for, JSON values.
+        proposal: its outcome.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    lines = [
+        {"schema": SCHEMA, "schema_version": VERSION, "settings": dict(settings)},
+        *({"step": i, **step} for i, step in enumerate(proposal.steps, 1)),
+        {"plan": encode(proposal.plan), "kept": encode(proposal.kept)},
+    ]
+    write_bytes(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode())
+
+
+def read_journal(path: Path, plan: ShapePlan, settings: Mapping[str, Any]) -> Proposal:
+    """Reads the outcome of a finished search.
+
+    Args:
+        path: of the ``.jsonl`` file.
+        plan: of the model that was searched.
+        settings: what the search must have been asked for.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, unfinished, or of another search.
+    """
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        header, *steps, last = lines
+        if (header["schema"], header["schema_version"]) != (SCHEMA, VERSION) or header["settings"] != dict(settings):
+            raise ArtifactError(f"{path} is the journal of another search")
+        kept = decode(Kept, last["kept"], f"{path}: kept")
+        left = plan_of(plan, kept)
+        if encode(left) != last["plan"]:
+            raise ArtifactError(f"{path} is the journal of another model")
+        found = tuple({key: value for key, value in step.items() if key != "step"} for step in steps)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ArtifactError(f"{path} cannot be read as a finished search", got=error) from error
+    return Proposal(left, kept, found)

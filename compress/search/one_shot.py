@@ -1,0 +1,223 @@
+"""One-shot choice of what to prune: the cheapest groups by importance per cost saved, down to a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from compress.budget import Budget, Cost
+from compress.importance import Importance
+from compress.model.slicing import BlockKept, Kept, plan_of, widths_of
+from runtime import MULTIPLE, PlanError, ShapePlan, check_fields
+
+_UNEVEN_MULTIPLES = 8
+
+Action = Literal["mlp", "qk", "v", "head", "embed"]
+
+
+@dataclass(frozen=True)
+class GroupSizes:
+    """How many units one action removes: multiples of 8, by kind.
+
+    Raises:
+        PlanError: a size is not a positive multiple of 8.
+    """
+
+    mlp: int = MULTIPLE
+    qk: int = MULTIPLE
+    v: int = MULTIPLE
+    embed: int = MULTIPLE
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name, size in asdict(self).items():
+            if size < MULTIPLE or size % MULTIPLE:
+                raise PlanError(f"The group size of {name} must be a positive multiple of {MULTIPLE}", got=size)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One group that can go.
+
+    Attributes:
+        action: its kind.
+        block: where, or -1 for the whole model.
+        importance: sum over the group, of the units still there.
+        kept: what stays when it goes.
+    """
+
+    action: Action
+    block: int
+    importance: float
+    kept: Kept
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What to keep to meet a budget, and how it was chosen.
+
+    Attributes:
+        plan: the plan that is left.
+        kept: the units that stay, as indices into the model.
+        steps: every removal in order: action, block, importance, cost after it.
+    """
+
+    plan: ShapePlan
+    kept: Kept
+    steps: tuple[dict[str, Any], ...]
+
+
+def propose(
+    plan: ShapePlan,
+    importance: Importance,
+    budget: Budget,
+    start: Kept,
+    sizes: GroupSizes | None = None,
+    *,
+    cost: Cost | None = None,
+) -> Proposal:
+    """Removes group after group, least importance per cost saved first, until the budget is met.
+
+    A group that would undershoot the budget by more than 2 % is taken only when no other is left. Where the cost
+    is uneven (time, which falls in steps), groups of several times their size are looked at too.
+
+    Args:
+        plan: of the model to prune.
+        importance: of its units.
+        budget: what to get down to.
+        start: what is kept to begin with (``keep_all(plan)``).
+        sizes: how much one removal takes.
+        cost: what a removal is to save; by default what the budget counts.
+
+    Raises:
+        PlanError: every group is gone and the budget is still not met, or an importance is not finite.
+    """
+    check_finite(importance)
+    sizes, saved_in = sizes or GroupSizes(), cost or budget.cost
+    kept, now = start, plan_of(plan, start)
+    steps = []
+    while (spent := budget.of(now)) > budget.limit:
+        best: tuple[tuple[bool, float], Removal, ShapePlan] | None = None
+        before = saved_in.of(now)
+        for removal in removals(plan, importance, kept, sizes, multiples_of(saved_in)):
+            after = widths_of(plan, removal.kept)
+            rank = (budget.of(after) < budget.floor, price(removal.importance, before - saved_in.of(after)))
+            if best is None or rank < best[0]:
+                best = rank, removal, after
+        if best is None:
+            raise budget.unreachable(spent)
+        _, removal, now = best
+        kept = removal.kept
+        steps.append(
+            {
+                "action": removal.action,
+                "block": removal.block,
+                "importance": removal.importance,
+                "cost": budget.of(now),
+            }
+        )
+    return Proposal(plan_of(plan, kept), kept, tuple(steps))
+
+
+def price(importance: float, saved: int) -> float:
+    """Returns the importance lost per cost saved; infinity where nothing is saved."""
+    return importance / saved if saved > 0 else math.inf
+
+
+def multiples_of(cost: Cost) -> int:
+    """Returns up to how many group sizes one removal may take, for this cost.
+
+    Where equal steps save equal costs, the least important group is always the cheapest to lose and more than one
+    is never better. Time falls in steps, and it takes several groups to reach the next one.
+    """
+    return _UNEVEN_MULTIPLES if cost.uneven else 1
+
+
+def check_finite(importance: Importance) -> None:
+    """Refuses importance from which nothing can be chosen.
+
+    Raises:
+        PlanError: a value is not a finite number.
+    """
+    parts = [importance.embed, *(part for block in importance.blocks for part in (block.qk, block.v, block.mlp))]
+    if not all(np.isfinite(part).all() for part in parts):
+        raise PlanError(
+            "The importance of some units is not finite",
+            fix="The model's training diverged: train it again with a lower learning rate",
+        )
+
+
+def removals(
+    plan: ShapePlan, importance: Importance, kept: Kept, sizes: GroupSizes, multiples: int = 1
+) -> Iterator[Removal]:
+    """Yields every group that may go next: per block one of MLP, QK, V and HEAD, and one EMB for the model.
+
+    Each is the least important of its kind; the last 8 of a width and the last head of a block stay. With
+    ``multiples`` also groups of twice the size and so on, smaller ones first.
+    """
+    for i, (keep, scores) in enumerate(zip(kept.blocks, importance.blocks, strict=True)):
+        for size in _multiples(sizes.mlp, len(keep.mlp), multiples):
+            mlp, lost = _drop(keep.mlp, scores.mlp, size)
+            yield Removal("mlp", i, lost, _with_block(kept, i, replace(keep, mlp=mlp)))
+        for size in _multiples(sizes.qk, len(keep.qk[0]), multiples):
+            dims, lost = _drop_in_heads(keep.heads, keep.qk, scores.qk, size)
+            yield Removal("qk", i, lost, _with_block(kept, i, replace(keep, qk=dims)))
+        for size in _multiples(sizes.v, len(keep.v[0]), multiples):
+            dims, lost = _drop_in_heads(keep.heads, keep.v, scores.v, size)
+            yield Removal("v", i, lost, _with_block(kept, i, replace(keep, v=dims)))
+        if len(keep.heads) > 1:
+            block, lost = _drop_head(keep, scores.qk, scores.v)
+            yield Removal("head", i, lost, _with_block(kept, i, block))
+    for size in _multiples(sizes.embed, len(kept.embed), multiples):
+        embed, lost = _drop(kept.embed, importance.embed, size)
+        yield Removal("embed", -1, lost, replace(kept, embed=embed))
+
+
+def _multiples(size: int, width: int, most: int) -> range:
+    """Returns the multiples of ``size``, up to ``most`` of them, that leave something of ``width``."""
+    return range(size, min(size * most, width - 1) + 1, size)
+
+
+def _drop(indices: tuple[int, ...], scores: npt.NDArray[np.float64], count: int) -> tuple[tuple[int, ...], float]:
+    """Drops the ``count`` least important of ``indices`` (the later one of equals); returns the rest and their sum."""
+    own = scores[list(indices)]
+    order = np.lexsort((-np.arange(len(own)), own))
+    gone = order[:count]
+    rest = np.sort(order[count:])
+    return tuple(indices[int(i)] for i in rest), float(own[gone].sum())
+
+
+def _drop_in_heads(
+    heads: tuple[int, ...], dims: tuple[tuple[int, ...], ...], scores: npt.NDArray[np.float64], count: int
+) -> tuple[tuple[tuple[int, ...], ...], float]:
+    """Drops ``count`` dimensions of every head, each head its own least important ones."""
+    dropped = [_drop(own, scores[head], count) for head, own in zip(heads, dims, strict=True)]
+    return tuple(rest for rest, _ in dropped), sum(lost for _, lost in dropped)
+
+
+def _drop_head(keep: BlockKept, qk: npt.NDArray[np.float64], v: npt.NDArray[np.float64]) -> tuple[BlockKept, float]:
+    """Drops the least important head, counting only the dimensions it still has."""
+    totals = [
+        float(qk[head, list(own_qk)].sum() + v[head, list(own_v)].sum())
+        for head, own_qk, own_v in zip(keep.heads, keep.qk, keep.v, strict=True)
+    ]
+    gone = int(np.argmin(totals))
+    rest = [i for i in range(len(keep.heads)) if i != gone]
+    return (
+        BlockKept(
+            tuple(keep.heads[i] for i in rest),
+            tuple(keep.qk[i] for i in rest),
+            tuple(keep.v[i] for i in rest),
+            keep.mlp,
+        ),
+        totals[gone],
+    )
+
+
+def _with_block(kept: Kept, index: int, block: BlockKept) -> Kept:
+    return replace(kept, blocks=(*kept.blocks[:index], block, *kept.blocks[index + 1 :]))

@@ -1,0 +1,1 @@
+"""Transformable architecture search (TAS): widths and depth learnt by gradient."""

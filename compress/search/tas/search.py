@@ -1,0 +1,179 @@
+"""Transformable architecture search (TAS): widths and depth learnt by gradient, under a cost target.
+
+Every width and the depth have odds over candidates. Weights and odds are trained in turns, the weights on one half of
+the training images and the odds on the other, on samples of the supernet that get ever colder. What is learnt is the
+shape alone: the proposal keeps the most important units of the model the search started from, at the widths it found.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.budget import Budget
+from compress.data.augment import Augmentation
+from compress.data.dataset import Dataset
+from compress.importance import Importance
+from compress.model.slicing import keep_all
+from compress.model.vit import SlicedViT
+from compress.recipe import TrainRecipe
+from compress.search.one_shot import Proposal, check_finite
+from compress.train.fit import SAVE_EVERY_S
+from runtime import PlanError, Preprocessing, Progress, ShapePlan, silent
+
+from .candidates import plan_with
+from .journal import TasJournal
+from .learning import Learning
+from .plan import most_likely
+from .settings import TasSettings
+from .state import read_tas_state, write_tas_state
+from .units import Lost, kept_first, lost_importance, order_of, ordered
+
+TAS_JOURNAL, TAS_STATE = "tas.jsonl", "tas.safetensors"
+"""What a search keeps in its folder: the odds over time, and where it stands."""
+
+
+def search_tas(
+    model: SlicedViT,
+    importance: Importance,
+    budget: Budget,
+    data: Dataset,
+    spec: Preprocessing,
+    recipe: TrainRecipe,
+    settings: TasSettings | None = None,
+    *,
+    augmentation: Augmentation,
+    seed: int = 0,
+    bf16: bool = False,
+    folder: Path | None = None,
+    progress: Progress = silent,
+    clock: Callable[[], float] = time.monotonic,
+) -> Proposal:
+    """Learns a plan that costs no more than the budget, and less than it by no more than the tolerance.
+
+    Where the candidates are so few that no plan does, the tolerance is doubled until one does.
+
+    Args:
+        model: the model to prune; left as it is.
+        importance: of its units: narrower candidates use the most important, and those stay in the end.
+        budget: the cost target R, and the most the plan may cost; with the model within it, nothing is removed.
+        data: the dataset; its training split is halved by seed.
+        spec: the model's input.
+        recipe: how the weights are trained meanwhile; its epochs are of half the training images.
+        settings: how the odds are.
+        augmentation: random changes to training pictures.
+        seed: of halves, order, augmentation and samples.
+        bf16: compute under bfloat16 autocast.
+        folder: keep the odds over time in ``tas.jsonl`` and the state of the search in ``tas.safetensors`` here, at
+            least every 30 seconds and after every epoch, and continue from there. The caller removes the state.
+        progress: told after every step.
+        clock: seconds, monotonic.
+
+    Returns:
+        The plan, what is kept in it (of the first blocks: the last ones may go), and as its steps the embed_dim, the
+        depth and each block with the importance lost there and the cost of the model from there on.
+
+    Raises:
+        PlanError: every plan of these candidates is over the budget, an importance or a loss is not finite, or there
+            is no epoch.
+        StorageError: the state or the journal cannot be written.
+
+    Ref: Dong and Yang 2019, Network Pruning via Transformable Architecture Search, arXiv 1905.09717.
+    """
+    check_finite(importance)
+    if budget.of(model.plan) <= budget.limit:
+        return Proposal(model.plan, keep_all(model.plan), ())
+    if recipe.epochs < 1:
+        raise PlanError("A transformable architecture search needs at least one epoch", got=recipe.epochs)
+    settings, order = settings or TasSettings(), order_of(importance)
+    learning = Learning(ordered(model, order), budget, data, spec, recipe, settings, augmentation, seed, bf16)
+    lowest = _lowest(learning)
+    keeper = _Keeper(folder, learning, clock)
+    while not learning.finished:
+        for train, valid in learning.batches():
+            learning.take_step(train, valid)
+            keeper.stepped()
+            progress("search", learning.step, learning.total_steps, learning.note)
+    chosen = most_likely(learning.candidates, learning.odds, learning.table, lowest, budget.limit)
+    assert chosen is not None, "there was a plan of these candidates to begin with"
+    plan = plan_with(model.plan, chosen)
+    kept = kept_first(model.plan, order, plan)
+    steps = _steps(model.plan, plan, budget, lost_importance(importance, kept))
+    return Proposal(plan, kept, tuple(steps))
+
+
+def _lowest(learning: Learning) -> int:
+    """Returns the least that the result may cost: the tolerance below the budget, or where no plan is, twice it.
+
+    Raises:
+        PlanError: every plan of these candidates is over the budget.
+    """
+    budget, tolerance = learning.budget, learning.settings.tolerance
+    even = {choice: np.full(len(widths), 1 / len(widths)) for choice, widths in learning.candidates.items()}
+    while True:
+        low = max(0, math.ceil((1 - tolerance) * budget.limit))
+        if most_likely(learning.candidates, even, learning.table, low, budget.limit) is not None:
+            return low
+        if not low:
+            least = plan_with(learning.plan, {choice: widths[0] for choice, widths in learning.candidates.items()})
+            raise PlanError(
+                "The budget cannot be met by these candidates",
+                expected=f"at least {budget.cost.budget(budget.of(least))}",
+                got=budget.cost.budget(budget.limit),
+                fix="Raise the budget, or search with another --search",
+            )
+        tolerance *= 2
+
+
+def _steps(whole: ShapePlan, plan: ShapePlan, budget: Budget, lost: Lost) -> Iterator[dict[str, Any]]:
+    """Yields the decisions as if the stream were cut first, then the depth, then block after block."""
+    now = replace(whole, embed_dim=plan.embed_dim)
+    told: dict[str, Any] = {"action": "embed", "block": -1, "embed_dim": plan.embed_dim}
+    yield {**told, "importance": lost.embed, "cost": budget.of(now)}
+    now = replace(now, blocks=whole.blocks[: len(plan.blocks)])
+    told = {"action": "depth", "block": -1, "depth": len(plan.blocks)}
+    yield {**told, "importance": lost.depth, "cost": budget.of(now)}
+    for i, block in enumerate(plan.blocks):
+        now = now.with_block(i, block)
+        told = {"action": "block", "block": i, **asdict(block)}
+        yield {**told, "importance": lost.blocks[i], "cost": budget.of(now)}
+
+
+class _Keeper:
+    """Keeps a search's journal and state on disk, where there is a folder, and continues what is there."""
+
+    def __init__(self, folder: Path | None, learning: Learning, clock: Callable[[], float]) -> None:
+        self._folder, self._learning, self._clock = folder, learning, clock
+        self._every = max(1, learning.total_steps // learning.settings.records)
+        self._records, self._saved = 0, clock()
+        if folder is None:
+            return
+        self._journal = TasJournal(folder / TAS_JOURNAL, learning.asked, learning.candidates)
+        state = read_tas_state(folder / TAS_STATE, learning.fingerprint)
+        if state is not None and self._journal.holds(state.records):
+            learning.restore(state)
+            self._records = state.records
+        self._journal.start(self._records)
+        if not self._records:
+            self._record()
+
+    def stepped(self) -> None:
+        """Records and saves, when it is time."""
+        if self._folder is None:
+            return
+        learning = self._learning
+        if learning.step % self._every == 0 or learning.finished:
+            self._record()
+        if learning.step % learning.steps_per_epoch == 0 or self._clock() - self._saved > SAVE_EVERY_S:
+            write_tas_state(self._folder / TAS_STATE, learning.fingerprint, learning.state(self._records))
+            self._saved = self._clock()
+
+    def _record(self) -> None:
+        self._journal.record(self._learning.record)
+        self._records += 1

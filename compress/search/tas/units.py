@@ -1,0 +1,105 @@
+"""The order in which units are kept: the most important first, so that a narrower model has a wider one's first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from compress.importance import Importance
+from compress.model.slicing import BlockKept, Kept, keep_all
+from compress.model.vit import EMBED, Axis, SlicedViT, build, parameter_axes
+from runtime import ShapePlan
+
+
+@dataclass(frozen=True)
+class UnitOrder:
+    """Units as indices into the model, the most important first; of equals the first.
+
+    Attributes:
+        embed: dimensions of the residual stream.
+        heads: for each block, its heads.
+        mlp: for each block, the hidden units of its MLP.
+    """
+
+    embed: tuple[int, ...]
+    heads: tuple[tuple[int, ...], ...]
+    mlp: tuple[tuple[int, ...], ...]
+
+
+def order_of(importance: Importance) -> UnitOrder:
+    """Ranks units by importance, a head by the sum of its dimensions."""
+    return UnitOrder(
+        _ranked(importance.embed),
+        tuple(_ranked(block.qk.sum(1) + block.v.sum(1)) for block in importance.blocks),
+        tuple(_ranked(block.mlp) for block in importance.blocks),
+    )
+
+
+def kept_first(plan: ShapePlan, order: UnitOrder, smaller: ShapePlan) -> Kept:
+    """Returns the units of ``plan`` that stay in ``smaller``: the first of each kind, in the first blocks.
+
+    Args:
+        plan: of the model to prune.
+        order: of its units.
+        smaller: narrower in num_heads, mlp_dim or embed_dim, or with fewer blocks.
+    """
+    blocks = []
+    for keep, block, heads, mlp in zip(keep_all(plan).blocks, smaller.blocks, order.heads, order.mlp, strict=False):
+        stay = tuple(sorted(heads[: block.num_heads]))
+        qk, v = (tuple(dims[head] for head in stay) for dims in (keep.qk, keep.v))
+        blocks.append(BlockKept(stay, qk, v, tuple(sorted(mlp[: block.mlp_dim]))))
+    return Kept(tuple(sorted(order.embed[: smaller.embed_dim])), tuple(blocks))
+
+
+def ordered(model: SlicedViT, order: UnitOrder) -> SlicedViT:
+    """Returns a copy of ``model`` whose units stand in this order; it computes the same."""
+    index = {EMBED: torch.tensor(order.embed)}
+    for i, block in enumerate(model.plan.blocks):
+        index[Axis("mlp", i)] = torch.tensor(order.mlp[i])
+        for kind, width in (("qk", block.qk_dim), ("v", block.v_dim)):
+            flat = [head * width + dim for head in order.heads[i] for dim in range(width)]
+            index[Axis(kind, i)] = torch.tensor(flat)
+    weights = model.state_dict()
+    for name, axes in parameter_axes(model.plan).items():
+        for dim, axis in enumerate(axes):
+            if axis is not None:
+                weights[name] = weights[name].index_select(dim, index[axis])
+    return build(model.plan, weights)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Importance that goes.
+
+    Attributes:
+        embed: of the stream's dimensions.
+        depth: of all units of the blocks that go.
+        blocks: of the units that go from each block that stays.
+    """
+
+    embed: float
+    depth: float
+    blocks: tuple[float, ...]
+
+
+def lost_importance(importance: Importance, kept: Kept) -> Lost:
+    """Returns the importance of what is not kept."""
+    stay = len(kept.blocks)
+    gone = sum(float(part.sum()) for b in importance.blocks[stay:] for part in (b.qk, b.v, b.mlp))
+    own = []
+    for block, keep in zip(importance.blocks, kept.blocks, strict=False):
+        heads = [head for head in range(len(block.qk)) if head not in keep.heads]
+        own.append(float(block.qk[heads].sum() + block.v[heads].sum()) + _lost(block.mlp, keep.mlp))
+    return Lost(_lost(importance.embed, kept.embed), gone, tuple(own))
+
+
+def _lost(scores: npt.NDArray[np.float64], kept: Iterable[int]) -> float:
+    return float(np.delete(scores, list(kept)).sum())
+
+
+def _ranked(scores: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    return tuple(np.argsort(-scores, kind="stable").tolist())

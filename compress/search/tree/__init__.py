@@ -1,0 +1,1 @@
+"""Tree search over pruning actions: branch-and-bound (DL-DFBnB) and greedy."""

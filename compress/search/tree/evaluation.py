@@ -1,0 +1,112 @@
+"""How many images of a Search Set a model has right, counted no further than it takes to decide on it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compress.data.search_images import SearchImages
+from compress.devices import autocast, copy_on, device_in_use, device_of
+from compress.evaluate import evaluating
+from compress.model.vit import SlicedViT
+
+from .early_stop import Sequential
+from .settings import TreeSettings
+
+_LEAST_STEP = 8
+
+
+def objective(correct: int, images: int, cost: int, total: int, cost_weight: float) -> float:
+    """Returns ``log2(correct / images) - cost_weight * log2(cost / total)``; minus infinity with nothing right."""
+    if correct == 0:
+        return -math.inf
+    return math.log2(correct / images) - cost_weight * math.log2(cost / total)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The outcome of an evaluation: right answers (at most, if not complete), and images by margin, hardest first."""
+
+    correct: int
+    complete: bool
+    images: int
+    order: list[int] | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns what a journal keeps of it."""
+        return {"correct": self.correct, "complete": self.complete, "images": self.images}
+
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> Seen:
+        """Returns what a journal kept."""
+        return cls(entry["correct"], entry["complete"], entry["images"], entry["order"])
+
+
+class Evaluation:
+    """Evaluates models on a Search Set, in an order that is learnt from the best of them.
+
+    Args:
+        images: the Search Set.
+        total: what the unpruned model costs.
+        settings: how the tree is searched.
+        bf16: under bfloat16 autocast.
+    """
+
+    def __init__(self, images: SearchImages, total: int, settings: TreeSettings, bf16: bool) -> None:
+        self.images, self.total, self.settings, self.bf16 = images, total, settings, bf16
+        self.order: npt.NDArray[np.int64] = np.arange(len(images))
+        self.hard = 0
+
+    def of(self, model: SlicedViT, cost: int, needed: float, most: int) -> Seen:
+        """Counts right answers, no further than it takes to know whether the objective can exceed ``needed``.
+
+        No image is looked at where it cannot with ``most`` of them right. Images that the best model so far has wrong
+        come first; after them every further mistake lowers what can still be reached. That bound is exact. Without
+        ``exact``, those first images come in random order, and it also ends when so many mistakes among those seen
+        leave hardly a chance that the rest are few enough.
+        """
+        count, weight = len(self.images), self.settings.cost_weight
+        enough = (c for c in range(count + 1) if objective(c, count, cost, self.total, weight) > needed)
+        least = 0 if needed == -math.inf else next(enough, count + 1)
+        if most < least:
+            return Seen(most, False, 0, None)
+        model = copy_on(model, device_in_use())
+        test = Sequential(self.hard, count - least, 0.0 if self.settings.exact else self.settings.error)
+        margins = np.zeros(count, np.float32)
+        reachable, done = count, 0
+        while done < count and reachable >= least:
+            # no fewer than the mistakes it takes
+            step = test.next_step(done) or max(_LEAST_STEP, reachable - least + 1)
+            positions = self.order[done : done + min(step, self.settings.eval_batch)]
+            right, margins[positions] = self.answers(model, positions)
+            reachable -= int((~right).sum())
+            done += len(positions)
+            if test.settled(done, count - reachable):
+                reachable = least - 1
+        complete = done == count
+        order = np.lexsort((np.arange(count), margins)).tolist() if complete else None
+        return Seen(reachable, complete, done, order)
+
+    def arrange(self, seen: Seen) -> None:
+        """Puts the images that a model has wrong first, for the evaluations to come."""
+        order, self.hard = np.array(seen.order, np.int64), len(self.images) - seen.correct
+        if not self.settings.exact:
+            order[: self.hard] = np.random.default_rng(0).permutation(order[: self.hard])
+        self.order = order
+
+    def answers(
+        self, model: SlicedViT, positions: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+        """Returns, for images at ``positions``, whether ``model`` is right, and by how much its logit leads."""
+        pictures, labels = self.images.at(positions)
+        device = device_of(model)
+        with evaluating(model), autocast(device, self.bf16):
+            logits = model(pictures.to(device)).float().cpu()
+        own = logits.gather(1, labels[:, None])[:, 0]
+        others = logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
+        right = (logits.argmax(dim=1) == labels).numpy()
+        return right, (own - others).numpy()

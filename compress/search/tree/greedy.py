@@ -1,0 +1,79 @@
+"""Greedy search: again and again the one action that leaves the best model, until the budget is met."""
+
+from __future__ import annotations
+
+import math
+
+from compress.budget import Budget, Cost
+from compress.data.search_images import SearchImages
+from compress.model.slicing import Kept, compose, keep_all, slice_vit
+from compress.model.vit import SlicedViT
+from runtime import Progress, silent
+
+from .journal import TreeJournal
+from .progress import Descent
+from .search import Alike, Node, SearchResult, Step, Tree
+from .settings import TreeSettings
+
+
+def search_greedily(
+    model: SlicedViT,
+    images: SearchImages,
+    cost: Cost,
+    total: int,
+    settings: TreeSettings,
+    budget: Budget,
+    *,
+    bf16: bool = False,
+    journal: TreeJournal | None = None,
+    progress: Progress = silent,
+) -> SearchResult:
+    """Takes the best of the five actions, by the objective of the model it leaves, until the budget is met.
+
+    The nodes, the importance and the objective are those of ``search_tree``; one path is followed, as deep as it
+    takes, and never left. Of children with equal objectives the first is taken.
+
+    Args:
+        model: where to start; left as it is.
+        images: the Search Set.
+        cost: what the objective counts.
+        total: what the unpruned model costs.
+        settings: group sizes and the weight of the cost; depth and epsilon are not used.
+        budget: where to end.
+        bf16: evaluate and differentiate under bfloat16 autocast.
+        journal: where operations are recorded and replayed from.
+        progress: told of every model looked at.
+
+    Returns:
+        The end of the path, as ``best`` and ``best_smaller`` (None where the model meets the budget as it is).
+
+    Raises:
+        PlanError: nothing is left to remove and the budget is not met.
+        ArtifactError: the journal is of another search.
+        StorageError: the journal cannot be written.
+    """
+    tree = Tree(images, cost, total, settings, budget, bf16, journal, progress)
+    tree.outlook = outlook = Descent(budget.of(model.plan), budget.limit)
+    root, _ = tree.look(model, keep_all(model.plan), (), Alike(len(tree.images)))
+    node, found, known = root, None, tree.known(model)
+    while not tree.meets(node.plan):
+        tree.branched += 1
+        best: tuple[Node, SlicedViT, Kept] | None = None
+        alike = Alike(node.correct)
+        for removal in tree.children(model, known):
+            kept = compose(node.kept, removal.kept)
+            smaller = slice_vit(model, removal.kept)
+            needed = best[0].objective if best else -math.inf
+            path = (*node.path, Step(removal.action, removal.block))
+            like = alike if tree.negligible(removal) else Alike(len(tree.images))
+            child, _ = tree.look(smaller, kept, path, like, needed)
+            if best is None or (child.complete and child.objective > needed):
+                best = child, smaller, removal.kept
+        if best is None:
+            raise budget.unreachable(budget.of(node.plan))
+        found = node = best[0]
+        outlook.reached(budget.of(node.plan))
+        known = tree.known(best[1]) if known.age + 1 >= tree.refresh else known.below(best[2])
+        model = best[1]
+    progress("search", tree.used, tree.used, tree.note(node))
+    return SearchResult(node, found, root, tree.nodes, tree.branched, 0, tree.used)

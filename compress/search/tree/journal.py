@@ -1,0 +1,141 @@
+"""The journal of a tree search: one JSON line per operation, from which a killed search goes on."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compress.model.slicing import BlockKept, Kept, keep_all, plan_of
+from compress.search.one_shot import Action, Removal
+from runtime import ArtifactError, PlanError, ShapePlan, storage_errors
+
+SCHEMA = "pocketvit.tree"
+VERSION = 1
+
+
+class TreeJournal:
+    """Records the operations of a search in order, and replays those that an earlier process recorded.
+
+    A search is deterministic, so its n-th operation is the n-th line: while there are recorded lines their
+    outcome is taken, and from the first missing one on work is done and recorded. A last line cut short by a kill
+    is dropped.
+
+    Args:
+        path: of the ``.jsonl`` file.
+        settings: what the search was asked for, JSON values; a journal of another search is started anew.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self._path = path
+        header = {"schema": SCHEMA, "schema_version": VERSION, "settings": dict(settings)}
+        lines = _whole_lines(path)
+        if lines[:1] != [header]:
+            lines = [header]
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(_line(line) for line in lines), encoding="utf-8")
+        self._recorded = deque(lines[1:])
+
+    def replay(self, operation: str) -> dict[str, Any] | None:
+        """Returns the next recorded line, or None where there is none left.
+
+        Raises:
+            ArtifactError: the next line records another operation.
+        """
+        if not self._recorded:
+            return None
+        entry = self._recorded.popleft()
+        if entry.get("op") != operation:
+            raise ArtifactError(
+                f"{self._path} does not fit the search", expected=operation, got=entry.get("op"), fix="Remove it"
+            )
+        return entry
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Appends a line.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        with storage_errors(self._path), self._path.open("a", encoding="utf-8") as handle:
+            handle.write(_line(entry))
+
+
+def removed_units(plan: ShapePlan, removal: Removal) -> Any:
+    """Returns what a removal takes away from a whole model of ``plan``, as short JSON.
+
+    A list of units (``mlp``, ``embed``), one list per head (``qk``, ``v``), or the head's index.
+    """
+    if removal.action == "embed":
+        return sorted(set(range(plan.embed_dim)) - set(removal.kept.embed))
+    block, keep = plan.blocks[removal.block], removal.kept.blocks[removal.block]
+    if removal.action == "mlp":
+        return sorted(set(range(block.mlp_dim)) - set(keep.mlp))
+    if removal.action == "head":
+        return min(set(range(block.num_heads)) - set(keep.heads))
+    width, per_head = (block.qk_dim, keep.qk) if removal.action == "qk" else (block.v_dim, keep.v)
+    return [sorted(set(range(width)) - set(dims)) for dims in per_head]
+
+
+def removal_of(plan: ShapePlan, action: Action, block: int, importance: float, removed: Any) -> Removal:
+    """Returns the removal that ``removed_units`` described.
+
+    Raises:
+        ArtifactError: the description does not fit the plan.
+    """
+    whole = keep_all(plan)
+    try:
+        if action == "embed":
+            kept = Kept(_without(whole.embed, removed), whole.blocks)
+        else:
+            keep = _block_without(whole.blocks[block], action, removed)
+            kept = Kept(whole.embed, (*whole.blocks[:block], keep, *whole.blocks[block + 1 :]))
+        plan_of(plan, kept)
+    except (PlanError, IndexError, TypeError, ValueError) as error:
+        raise ArtifactError("A journal's removal does not fit the model", got=error) from error
+    return Removal(action, block, importance, kept)
+
+
+def _block_without(keep: BlockKept, action: Action, removed: Any) -> BlockKept:
+    if action == "mlp":
+        return BlockKept(keep.heads, keep.qk, keep.v, _without(keep.mlp, removed))
+    if action == "head":
+        stay = [i for i in keep.heads if i != removed]
+        return BlockKept(tuple(stay), tuple(keep.qk[i] for i in stay), tuple(keep.v[i] for i in stay), keep.mlp)
+    per_head = keep.qk if action == "qk" else keep.v
+    dims = tuple(_without(own, gone) for own, gone in zip(per_head, removed, strict=True))
+    return (
+        BlockKept(keep.heads, dims, keep.v, keep.mlp)
+        if action == "qk"
+        else BlockKept(keep.heads, keep.qk, dims, keep.mlp)
+    )
+
+
+def _without(units: tuple[int, ...], removed: list[int]) -> tuple[int, ...]:
+    gone = set(removed)
+    return tuple(unit for unit in units if unit not in gone)
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, allow_nan=False) + "\n"
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            entry = json.loads(text)
+        except ValueError:
+            break
+        if not text.endswith("\n") or not isinstance(entry, dict):
+            break
+        lines.append(entry)
+    return lines

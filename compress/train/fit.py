@@ -1,0 +1,400 @@
+"""Training that can be killed at any moment and ends with the same weights."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from compress.data.augment import Augmentation
+from compress.data.batches import training_batches
+from compress.data.data_list import data_digest
+from compress.data.dataset import Dataset
+from compress.devices import CPU, autocast, choose_device, count_gpus, device_in_use, own_randomness, use_device
+from compress.distill.response import label_loss
+from compress.distill.settings import Distillation
+from compress.distill.teachers import Teacher, sliced_teacher
+from compress.distributed import ALONE, Ranks, current_ranks, in_lockstep
+from compress.evaluate import score
+from compress.model.folder import weights_sha256
+from compress.model.vit import SlicedViT, build
+from compress.recipe import TrainRecipe
+from compress.search.unstructured import Masks, digest_of, hold_zeros, with_zeros
+from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, if_long, silent
+
+from .state import TrainingState, read_state, write_state
+from .task import Packed, TrainTask, check_task, packed, unpacked
+
+SAVE_EVERY_S = 30.0
+_BESIDE = "lesson:"
+"""Begins the names of what is trained beside the model, in a saved state."""
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of ``fit``.
+
+    Attributes:
+        model: with the weights of the best epoch.
+        epochs: what happened, epoch by epoch.
+        teacher: an online teacher with its last weights; none where there was none.
+    """
+
+    model: SlicedViT
+    epochs: tuple[EpochRecord, ...]
+    teacher: nn.Module | None = None
+
+
+def fit(
+    model: SlicedViT,
+    data: Dataset,
+    spec: Preprocessing,
+    recipe: TrainRecipe,
+    *,
+    augmentation: Augmentation,
+    seed: int = 0,
+    bf16: bool = False,
+    teacher: SlicedViT | Teacher | None = None,
+    distillation: Distillation | None = None,
+    masks: Masks | None = None,
+    device: torch.device | None = None,
+    state_path: Path | None = None,
+    stage: str = "train",
+    progress: Progress = silent,
+    clock: Callable[[], float] = time.monotonic,
+) -> Trained:
+    """Trains a copy of ``model`` on the training split and returns it at its best held-out epoch.
+
+    Of several processes (``joined``) rank 0 alone calls this; the others compute shares of every batch meanwhile.
+
+    Args:
+        model: the model to start from; left as it is.
+        data: the dataset.
+        spec: the model's input.
+        recipe: how.
+        augmentation: random changes to training pictures.
+        seed: of order and augmentation.
+        bf16: compute under bfloat16 autocast.
+        teacher: learn from it too; a model of the same input, or any other; left as it is.
+        distillation: what is learnt from it, or from the model itself; by default a teacher's answers, with the
+            recipe's ``distill_weight`` and ``temperature``.
+        masks: by the weight's name, False where it is made zero and stays so (``magnitude_masks``).
+        device: where to compute; by default where ``use_device`` says. The models that are returned are on the CPU.
+        state_path: keep the state of the training here, at least every 30 seconds and after every epoch, and
+            continue from it when it is there and belongs to the same training, with as many processes and on
+            whatever device it was made. The caller removes it.
+        stage: what progress calls it.
+        progress: told after every step.
+        clock: seconds, monotonic.
+
+    Raises:
+        StorageError: the state cannot be written.
+        ModelError: the teacher does not fit the student or what is learnt from it, or cannot be trained in shares.
+        PlanError: a block to learn from is not there, or a mask does not fit.
+        RankError: another process failed.
+    """
+    if masks:
+        model = with_zeros(model, masks)
+    asked = sliced_teacher(teacher, spec) if isinstance(teacher, SlicedViT) else teacher
+    told = distillation
+    if asked is not None and told is None:
+        told = Distillation(weight=recipe.distill_weight, temperature=recipe.temperature)
+    there = device or device_in_use()
+    task = TrainTask(model, spec, recipe, augmentation, seed, bf16, there, asked, told, masks)
+    run = _start(task, data, state_path, stage, progress, clock)
+    together = run.lesson.network if run.lesson and run.lesson.told.online else None
+    kept = together.eval().to(CPU) if isinstance(together, nn.Module) else None
+    return Trained(build(model.plan, run.best), tuple(run.history), kept)
+
+
+def fit_network(
+    network: Network,
+    data: Dataset,
+    spec: Preprocessing,
+    recipe: TrainRecipe,
+    *,
+    augmentation: Augmentation,
+    seed: int = 0,
+    bf16: bool = False,
+    device: torch.device | None = None,
+    state_path: Path | None = None,
+    stage: str = "train",
+    progress: Progress = silent,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Network, tuple[EpochRecord, ...]]:
+    """Trains a copy of any classifier on the labels, as ``fit`` does; returns it at its best epoch, and the epochs.
+
+    Raises:
+        StorageError: the state cannot be written.
+        ModelError: several processes cannot train it in shares.
+        RankError: another process failed.
+    """
+    task = TrainTask(network, spec, recipe, augmentation, seed, bf16, device or device_in_use())
+    run = _start(task, data, state_path, stage, progress, clock)
+    trained = copy.deepcopy(network)
+    trained.load_state_dict(run.best)
+    return trained.eval(), tuple(run.history)
+
+
+def _start(
+    task: TrainTask, data: Dataset, state_path: Path | None, stage: str, progress: Progress, clock: Callable[[], float]
+) -> _Run:
+    """Runs a training to its end, together with the other processes where there are any."""
+    ranks = current_ranks()
+    if ranks.size > 1:
+        check_task(task)
+    run = _Run(task, data, ranks)
+    with ranks.together(_follow, data, *(packed(task) if ranks.size > 1 else ())):
+        _train(run, state_path, stage, progress, clock)
+    return run
+
+
+def _follow(data: Dataset, task: TrainTask, model: Packed, teacher: Packed) -> None:
+    """Trains together with rank 0; every other rank is told to do this."""
+    ranks = current_ranks()
+    device = choose_device(task.device.type, count_gpus(), ranks.local_rank, ranks.local_size)
+    use_device(device)
+    run = _Run(unpacked(task, model, teacher, device), data, ranks)
+    _train(run, None, "", silent, time.monotonic)
+
+
+def _train(run: _Run, state_path: Path | None, stage: str, progress: Progress, clock: Callable[[], float]) -> None:
+    """Runs a training to its end, from its saved state where there is one."""
+    state = (read_state(state_path, run.fingerprint()) if state_path else None) or TrainingState()
+    run.begin(state)
+    saved = clock()
+    while not run.finished:
+        for step in run.steps():
+            progress(stage, run.step, run.total_steps, run.note)
+            if state_path and step and clock() - saved > SAVE_EVERY_S:
+                write_state(state_path, run.fingerprint(), run.state())
+                saved = clock()
+        run.end_epoch(stage, progress)
+        progress(stage, run.total_steps if run.finished else run.step, run.total_steps, run.note)
+        if state_path:
+            write_state(state_path, run.fingerprint(), run.state())
+            saved = clock()
+
+
+class _Run:
+    """The moving parts of one training."""
+
+    def __init__(self, task: TrainTask, data: Dataset, ranks: Ranks = ALONE) -> None:
+        self.model: Any = copy.deepcopy(task.model).float().requires_grad_(True)
+        self.data, self.spec, self.recipe, self.augmentation = data, task.spec, task.recipe, task.augmentation
+        self.seed, self.bf16, self.device, self.ranks = task.seed, task.bf16, task.device, ranks
+        self.lesson, self.masks = task.lesson(), task.masks or {}
+        self._fingerprint = self._describe()
+        self.model.to(task.device)
+        hold_zeros(self.model, self.masks)
+        self.beside = self.lesson.trained if self.lesson else nn.ModuleDict()
+        self.steps_per_epoch = math.ceil(len(data.train) / self.recipe.batch_size)
+        self.total_steps = self.recipe.epochs * self.steps_per_epoch
+        self.optimizer = make_optimizer(self.model, self.recipe)
+        for group in self.lesson.groups(self.recipe) if self.lesson else ():
+            self.optimizer.add_param_group(group)
+        self.best: dict[str, torch.Tensor] = self._weights()
+        self.history: list[EpochRecord] = []
+        self.epoch, self.batch, self.loss_sum = 0, 0, 0.0
+        self.note = ""
+        self.loss: Callable[..., torch.Tensor] = self._loss
+
+    def fingerprint(self) -> str:
+        """Returns what must be equal for a saved state to be continued."""
+        return self._fingerprint
+
+    def _describe(self) -> str:
+        taught = self.lesson.describe() if self.lesson else None
+        held = [digest_of(self.masks)] if self.masks else []
+        kind = getattr(self.model, "plan", type(self.model).__name__)
+        pictures = hashlib.sha256()
+        for indices in (self.data.train, self.data.held_out):
+            pictures.update(f"{len(indices)} ".encode() + indices.tobytes() + self.data.labels[indices].tobytes())
+        return "|".join(
+            map(
+                repr,
+                (
+                    *(self.recipe, self.augmentation, self.spec, self.seed, kind, taught),
+                    *(weights_sha256(self.model), data_digest(self.data), pictures.hexdigest(), *held),
+                ),
+            )
+        )
+
+    @property
+    def step(self) -> int:
+        return self.epoch * self.steps_per_epoch + self.batch
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.recipe.epochs or self._since_best() >= self.recipe.patience
+
+    def _since_best(self) -> int:
+        if not self.history:
+            return 0
+        best = max(range(len(self.history)), key=lambda i: (*_rank(self.history[i]), -i))
+        return len(self.history) - 1 - best
+
+    def steps(self) -> Iterator[int]:
+        """Yields after every optimiser step of the current epoch."""
+        data, changes, ranks = self.data, self.augmentation, self.ranks
+        order = {"batch_size": self.recipe.batch_size, "seed": self.seed, "epoch": self.epoch, "skip": self.batch}
+        batches = training_batches(data, data.train, self.spec, changes, ranks=ranks, **order)
+        views = self.lesson.views(data, changes, ranks, **order) if self.lesson else repeat(None)
+        for (images, labels), view in zip(batches, views, strict=False):
+            self._step(images, labels, view)
+            yield self.step
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, view: torch.Tensor | None) -> None:
+        rate = learning_rate(self.step, self.total_steps, self.recipe.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["peak_lr"]
+        # batch norm has no variance to go by in a batch of one
+        for part in (self.model, self.beside):
+            part.train(len(labels) > 1)
+        with own_randomness(self.device):
+            # what a teacher drops at random must not hang on where a killed training went on
+            torch.manual_seed(int(np.random.default_rng([self.seed, self.step]).integers(2**63)))
+            loss = self.loss(images, labels, view)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for part in (self.model, self.beside):
+            if self.recipe.clip_norm:
+                nn.utils.clip_grad_norm_(list(part.parameters()), self.recipe.clip_norm)
+        self.optimizer.step()
+        self.batch += 1
+        self.loss_sum += float(loss.detach()) * len(labels)
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor, view: torch.Tensor | None) -> torch.Tensor:
+        """Returns the loss of a batch, of which ``images`` and ``view`` are this process's share."""
+
+        def whole(own: torch.Tensor) -> torch.Tensor:
+            return self.ranks.whole(own, len(labels))
+
+        if self.lesson is not None:
+            return self.lesson.loss(self.model, images, labels, view, whole)
+        with autocast(self.device, self.bf16):
+            logits = self.model(images.to(self.device)).float()
+        return label_loss(whole(logits), labels.to(self.device))
+
+    def end_epoch(self, stage: str, progress: Progress) -> None:
+        """Looks at the held-out split, keeps the best weights, and moves on."""
+        split = self.data.held_out
+        held_out = score(
+            self.model,
+            self.data,
+            split,
+            self.spec,
+            bf16=self.bf16,
+            device=self.device,
+            ranks=self.ranks,
+            progress=if_long(progress),
+            stage=f"{stage} held-out",
+        )
+        record = EpochRecord(self.epoch + 1, self.loss_sum / len(self.data.train), held_out.loss, held_out.top1)
+        if not self.history or _rank(record) > max(map(_rank, self.history)):
+            self.best = self._weights()
+        self.history.append(record)
+        self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
+        self.note = (
+            f"epoch {record.epoch}/{self.recipe.epochs}, loss {record.train_loss:.3f}, held-out {held_out.top1:.1%}"
+        )
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return _kept(self.model)
+
+    def state(self) -> TrainingState:
+        """Returns everything ``restore`` needs."""
+        return TrainingState(
+            epoch=self.epoch,
+            batch=self.batch,
+            loss_sum=self.loss_sum,
+            history=tuple(self.history),
+            weights={**self._weights(), **{f"{_BESIDE}{name}": v for name, v in _kept(self.beside).items()}},
+            best=self.best,
+            moments={
+                f"{i}.{key}": value.to(CPU)
+                for i, parameter in enumerate([*self.model.parameters(), *self.beside.parameters()])
+                for key, value in self.optimizer.state.get(parameter, {}).items()
+            },
+        )
+
+    def begin(self, state: TrainingState) -> None:
+        """Continues from rank 0's ``state``, in step with the other ranks; an empty one starts anew."""
+        self.ranks.check_equal(hashlib.sha256(self.fingerprint().encode()).hexdigest())
+        self.restore(self.ranks.told(state))
+        self.loss = in_lockstep(self.ranks, [self.model, self.beside], self._loss)
+
+    def restore(self, state: TrainingState) -> None:
+        """Continues from ``state``; an empty one starts anew."""
+        self.epoch, self.batch, self.loss_sum = state.epoch, state.batch, state.loss_sum
+        self.history = list(state.history)
+        if not state.weights:
+            return
+        own = {name: value for name, value in state.weights.items() if not name.startswith(_BESIDE)}
+        self.model.load_state_dict(own)
+        beside = {name.removeprefix(_BESIDE): v for name, v in state.weights.items() if name.startswith(_BESIDE)}
+        self.beside.load_state_dict(beside)
+        self.best = state.best
+        parameters = [*self.model.parameters(), *self.beside.parameters()]
+        for name, value in state.moments.items():
+            index, key = name.split(".")
+            parameter = parameters[int(index)]
+            # the optimiser counts its steps on the CPU wherever the weights are
+            self.optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+
+
+def _kept(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Returns a copy of a network's weights on the CPU."""
+    return {name: value.detach().to(CPU, copy=True) for name, value in network.state_dict().items()}
+
+
+def make_optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.AdamW:
+    """Returns AdamW with two learning rates; norms, biases and tokens are not decayed."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        decays = name.endswith("weight") and parameter.ndim > 1
+        groups.setdefault((name.startswith("head"), decays), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "peak_lr": recipe.head_lr if head else recipe.lr,
+                "weight_decay": recipe.weight_decay if decays else 0.0,
+            }
+            for (head, decays), parameters in groups.items()
+        ],
+        lr=recipe.lr,
+    )
+
+
+def learning_rate(step: int, total: int, warmup: float) -> float:
+    """Returns the share of the peak learning rate at ``step`` of ``total``: a linear rise, then half a cosine."""
+    rise = warmup * total
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, total - rise)))
+
+
+def _rank(record: EpochRecord) -> tuple[float, float]:
+    return record.held_out_top1, -record.held_out_loss
+
+
+def bf16_helps(plan: ShapePlan) -> bool:
+    """Says whether the device in use multiplies bfloat16 natively and the model is wide enough to gain by it."""
+    if device_in_use().type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False) and plan.embed_dim >= 192
+    capabilities = torch.cpu.get_capabilities()
+    native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+    return native and plan.embed_dim >= 192

@@ -1,0 +1,64 @@
+"""The state of an unfinished training on disk: safetensors and JSON, no pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from compress.model.tensors import read_groups, write_groups
+from runtime import EpochRecord
+
+_GROUPS = ("weights", "best", "moments")
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a training stands.
+
+    Attributes:
+        epoch: epochs finished.
+        batch: batches of the current epoch finished.
+        loss_sum: sum of the losses of its images so far.
+        history: the finished epochs.
+        weights: the model now; empty before the first step.
+        best: the model at its best epoch.
+        moments: the optimiser's state.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    history: tuple[EpochRecord, ...] = ()
+    weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+    moments: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Header:
+    epoch: int
+    batch: int
+    loss_sum: float
+    history: tuple[EpochRecord, ...]
+
+
+def write_state(path: Path, fingerprint: str, state: TrainingState) -> None:
+    """Writes ``state`` atomically; ``fingerprint`` says which training it belongs to.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    groups = {group: getattr(state, group) for group in _GROUPS}
+    write_groups(path, fingerprint, _Header(state.epoch, state.batch, state.loss_sum, state.history), groups)
+
+
+def read_state(path: Path, fingerprint: str) -> TrainingState | None:
+    """Reads a state, or returns None where there is none or it belongs to another training."""
+    found = read_groups(path, fingerprint, _Header, _GROUPS)
+    if found is None:
+        return None
+    header, groups = found
+    return TrainingState(header.epoch, header.batch, header.loss_sum, header.history, **groups)

@@ -1,0 +1,1 @@
+"""The files a benchmark leaves in a run folder, as dataclasses."""

@@ -1,0 +1,177 @@
+"""Energy of an inference: a source is found, idle power is taken, and windows of back-to-back runs are counted."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+
+from device_bench.documents.figures import Energy
+from device_bench.machine.state import machine_state
+from device_bench.metrics.measure import Clock
+from runtime import MeasurementError, PocketVitError, Progress, silent
+
+from .carbon import Grid, find_grid, with_grid
+from .nvml import find_nvml
+from .pmic import find_pmic
+from .rapl import find_rapl
+from .source import Command, EnergySource, Importer, NoSource, SourceError, run_command
+from .tdp import find_tdp
+
+WINDOW_S = 1.0
+"""How long a window is at least, s, unless the caller wants otherwise."""
+
+UPDATES = 20
+"""How often a source must renew its figure within a window, at least: the ends then err by some 5 % at most."""
+
+
+def find_source(
+    target: str = "cpu",
+    root: Path = Path("/"),
+    *,
+    importer: Importer = import_module,
+    command: Command = run_command,
+    environment: Mapping[str, str] = os.environ,
+) -> EnergySource | NoSource:
+    """Returns the best source of the energy that ``target`` draws, or why there is none.
+
+    A processor's is measured by RAPL, or by the power chip of a Raspberry Pi, else estimated; a GPU's
+    is measured by NVML. An estimate's ``remark`` says why nothing was measured.
+
+    Args:
+        target: ``cpu``, ``cuda`` or ``cuda:N``, of this machine.
+        root: where ``proc`` and ``sys`` are mounted.
+        importer: imports ``pynvml`` and codecarbon's modules.
+        command: runs a program of this machine and returns what it printed.
+        environment: where CUDA's own variables are looked up.
+    """
+    gpu = re.fullmatch(r"cuda(?::(\d+))?", target, re.ASCII)
+    if gpu:
+        return find_nvml(int(gpu.group(1) or 0), importer=importer, environment=environment)
+    if target != "cpu":
+        return NoSource(f"The energy of target {target} cannot be read from this machine.")
+    is_pi = (machine_state(root).board or "").startswith("Raspberry Pi")
+    measured = find_pmic(command=command) if is_pi else find_rapl(root)
+    if not isinstance(measured, NoSource):
+        return measured
+    estimated = find_tdp(root, importer=importer, remark=f"Not measured. {measured.reason}")
+    if isinstance(estimated, NoSource):
+        return NoSource(f"Not measured. {measured.reason} Not estimated. {estimated.reason}")
+    return estimated
+
+
+def measure_energy(
+    run: Callable[[], object],
+    images_per_run: int,
+    source: EnergySource | NoSource,
+    *,
+    country: str | None = None,
+    window_s: float | None = None,
+    windows: int = 3,
+    clock: Clock = time.perf_counter_ns,
+    sleep: Callable[[float], None] = time.sleep,
+    progress: Progress = silent,
+    importer: Importer = import_module,
+) -> Energy:
+    """Measures what ``run`` draws: one run that does not count, idle power, then windows of back-to-back runs.
+
+    A source that fails on the way gives an energy that is unavailable, with the reason.
+
+    Args:
+        run: one inference; it returns when its work is done, on a GPU too.
+        images_per_run: of each call, at least 1.
+        source: from ``find_source``.
+        country: whose grid feeds the machine, ISO 3166 alpha-3.
+        window_s: how long each window is at least, s; by default ``WINDOW_S`` or ``UPDATES`` updates of the
+            source, whichever is longer.
+        windows: how many.
+        clock: a monotonic clock in nanoseconds.
+        sleep: waits for some seconds.
+        progress: told of the windows done.
+        importer: imports codecarbon's modules.
+
+    Raises:
+        MeasurementError: a number is out of range, the country is unknown, ``run`` fails, or the clock stands still.
+    """
+    if images_per_run < 1 or windows < 1:
+        raise MeasurementError("Images and windows must be positive", got=f"{images_per_run} and {windows}")
+    grid = find_grid(country, importer=importer)
+    if isinstance(source, NoSource):
+        return _unavailable(source.reason, grid)
+    seconds = _seconds(source, window_s)
+    _run(run)
+    drawn: list[tuple[float, float, int]] = []
+    try:
+        source.start()
+        try:
+            idle_j, idle_s, _ = _window(source, clock, lambda: sleep(seconds), 0.0)
+            progress("energy", 1, windows + 1)
+            for done in range(windows):
+                drawn.append(_window(source, clock, lambda: _run(run), seconds))
+                progress("energy", done + 2, windows + 1)
+        finally:
+            source.stop()
+        _check_moved(drawn)
+    except SourceError as error:
+        return _unavailable(f"{source.name}: {error}", grid)
+    joules, lengths, runs = zip(*drawn, strict=True)
+    energy = Energy(
+        source.tier,
+        source=source.name,
+        joules=joules,
+        window_s=lengths,
+        images=tuple(count * images_per_run for count in runs),
+        idle_w=idle_j / idle_s,
+        reason=source.remark,
+    )
+    return with_grid(energy, grid)
+
+
+def _seconds(source: EnergySource, window_s: float | None) -> float:
+    least = UPDATES * source.resolution_s
+    if window_s is None:
+        return max(WINDOW_S, least)
+    if not least <= window_s < float("inf"):
+        raise MeasurementError(
+            f"A window is too short for {source.name}", expected=f"{least:g} s or more", got=f"{window_s:g} s"
+        )
+    return window_s
+
+
+def _window(source: EnergySource, clock: Clock, do: Callable[[], None], seconds: float) -> tuple[float, float, int]:
+    """Returns the joules, the s and the calls of ``do`` of one window; both ends are dated after they were read."""
+    before_j, start = source.read_j(), clock()
+    calls, elapsed_ns = 0, 0
+    while calls == 0 or elapsed_ns * 1e-9 < seconds:
+        do()
+        calls += 1
+        before_ns, elapsed_ns = elapsed_ns, clock() - start
+        if elapsed_ns < before_ns:
+            raise MeasurementError("The clock ran backwards", fix="Use a monotonic clock")
+    after_j = source.read_j()
+    elapsed_s = (clock() - start) * 1e-9
+    if elapsed_s <= 0:
+        raise MeasurementError("The clock stood still", fix="Use a monotonic clock")
+    return after_j - before_j, elapsed_s, calls
+
+
+def _run(run: Callable[[], object]) -> None:
+    try:
+        run()
+    except PocketVitError:
+        raise
+    except Exception as error:  # engines raise what they like
+        raise MeasurementError("The file failed while its energy was measured", got=error) from error
+
+
+def _check_moved(drawn: list[tuple[float, float, int]]) -> None:
+    for joules, seconds, _ in drawn:
+        if not joules > 0:
+            raise SourceError(f"It counted nothing in a window of {seconds:g} s of work")
+
+
+def _unavailable(reason: str, grid: Grid) -> Energy:
+    return with_grid(Energy("unavailable", reason=reason), grid)

@@ -1,0 +1,219 @@
+"""What every source of energy has in common, and the two kinds most of them are: a counter, and polled power."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from device_bench.documents.figures import EnergyTier
+from device_bench.metrics.measure import Clock
+from runtime import MeasurementError
+
+Importer = Callable[[str], Any]
+Command = Callable[[Sequence[str]], str]
+Watch = Callable[[Callable[[], None], float], Callable[[], None]]
+_COMMAND_TIMEOUT_S = 5.0
+
+
+class SourceError(MeasurementError):
+    """A source of energy that does not answer, or answers what cannot be."""
+
+
+@dataclass(frozen=True)
+class NoSource:
+    """No source of energy was found.
+
+    Attributes:
+        reason: why, and the cure.
+    """
+
+    reason: str
+
+
+class EnergySource(Protocol):
+    """Something that tells the energy drawn since it was started.
+
+    Attributes:
+        name: for the reader, with what an estimate assumes.
+        tier: how the energy is known.
+        resolution_s: how often the energy changes, s.
+        remark: what a reader must know of the figure, such as why nothing better was had.
+    """
+
+    name: str
+    tier: EnergyTier
+    resolution_s: float
+    remark: str | None
+
+    def start(self) -> None:
+        """Begins at 0 J; a source can be started again after it was stopped."""
+
+    def read_j(self) -> float:
+        """Returns the energy drawn since the start, J; it never falls.
+
+        Raises:
+            SourceError: the source does not answer any more, or answers what cannot be.
+        """
+
+    def stop(self) -> None:
+        """Ends what the source does in the background."""
+
+
+class CounterSource:
+    """Energy by a total that someone else counts.
+
+    Args:
+        name: for the reader.
+        total_j: returns the total, J; where it began does not matter.
+        tier: how the energy is known.
+        resolution_s: how often the total changes, s.
+        remark: what a reader must know of the figure.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total_j: Callable[[], float],
+        *,
+        tier: EnergyTier,
+        resolution_s: float,
+        remark: str | None = None,
+    ) -> None:
+        self.name, self.tier, self.resolution_s, self.remark = name, tier, resolution_s, remark
+        self._total_j = total_j
+        self._first = self._last = 0.0
+
+    def start(self) -> None:
+        """Begins at 0 J."""
+        self._first = self._last = self._total_j()
+
+    def read_j(self) -> float:
+        """Returns the energy counted since the start, J.
+
+        Raises:
+            SourceError: the counter fell, or cannot be read.
+        """
+        total = self._total_j()
+        if not self._last <= total < math.inf:
+            raise SourceError("The energy counter fell", expected=f"{self._last:g} J or more", got=f"{total:g} J")
+        self._last = total
+        return total - self._first
+
+    def stop(self) -> None:
+        """Does nothing: the counter is not ours."""
+
+
+class PolledPower:
+    """Energy by adding up power that is read at intervals, each interval at the mean of its two ends.
+
+    Args:
+        name: for the reader.
+        read_w: returns the power now, W; raises ``SourceError`` when it cannot.
+        interval_s: between two readings, s.
+        clock: a monotonic clock in nanoseconds.
+        watch: calls a function at intervals until what it returned is called; by default a thread does.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        read_w: Callable[[], float],
+        *,
+        interval_s: float = 0.1,
+        clock: Clock = time.perf_counter_ns,
+        watch: Watch | None = None,
+    ) -> None:
+        self.name, self.resolution_s = name, interval_s
+        self.tier: EnergyTier = "measured"
+        self.remark: str | None = None
+        self._read_w, self._clock, self._watch = read_w, clock, watch or every
+        self._lock = threading.Lock()
+        self._joules = 0.0
+        self._last: tuple[int, float] | None = None
+        self._failure: SourceError | None = None
+        self._end: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Begins at 0 J, and reads from now on.
+
+        Raises:
+            SourceError: the power cannot be read.
+        """
+        self._joules, self._last, self._failure = 0.0, None, None
+        self.read_j()
+        self._end = self._watch(self._sample, self.resolution_s)
+
+    def read_j(self) -> float:
+        """Reads the power once more and returns the energy since the start, J.
+
+        Raises:
+            SourceError: the power could not be read, now or at some time since the start, or is negative.
+        """
+        self._sample()
+        if self._failure is not None:
+            raise self._failure
+        return self._joules
+
+    def stop(self) -> None:
+        """Ends the readings."""
+        if self._end is not None:
+            self._end()
+            self._end = None
+
+    def _sample(self) -> None:
+        with self._lock:
+            try:
+                watts = self._read_w()
+                if not 0 <= watts < math.inf:
+                    raise SourceError("The power is impossible", expected="0 W or more", got=f"{watts:g} W")
+            except SourceError as error:  # of a thread, so it is kept until someone asks
+                self._failure = error
+                return
+            now = self._clock()
+            if self._last is not None:
+                before, watts_before = self._last
+                self._joules += (now - before) * 1e-9 * (watts + watts_before) / 2
+            self._last = (now, watts)
+
+
+def every(do: Callable[[], None], seconds: float) -> Callable[[], None]:
+    """Calls ``do`` every ``seconds`` in a thread, until the function that is returned is called."""
+    ended = threading.Event()
+
+    def loop() -> None:
+        while not ended.wait(seconds):
+            do()
+
+    thread = threading.Thread(target=loop, name="energy", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        ended.set()
+        thread.join()
+
+    return stop
+
+
+def run_command(command: Sequence[str]) -> str:
+    """Runs a program of this machine and returns what it printed.
+
+    Raises:
+        SourceError: there is no such program, it fails, or it takes longer than 5 s.
+    """
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_COMMAND_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise SourceError(f"{command[0]} did not answer within {_COMMAND_TIMEOUT_S:g} s") from None
+    except OSError as error:
+        raise SourceError(f"{command[0]} cannot be run", got=error.strerror) from error
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).partition("\n")[0]
+        raise SourceError(f"{command[0]} failed with code {done.returncode}", got=said or None)
+    return done.stdout

@@ -1,0 +1,1 @@
+"""The regression gate: new files compared with a baseline, limit by limit."""

@@ -1,0 +1,113 @@
+"""What a gate found, for machines and people: JUnit XML and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+from device_bench import format
+
+from .judge import Check, Gate
+
+_FORBIDDEN = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF)}
+
+
+def verdict_of(check: Check) -> str:
+    """Returns ``ok``, ``FAILED`` or ``not compared``."""
+    if check.passed is None:
+        return "not gated" if check.limit == "none" else "not compared"
+    return "ok" if check.passed else "FAILED"
+
+
+def value_text(check: Check, value: float | None) -> str:
+    """Returns a value of a check as people read it."""
+    if value is None:
+        return format.MISSING
+    if check.unit == "seconds":
+        return format.seconds(value)
+    if check.unit == "share":
+        return f"{100 * value:.2f} %"
+    return format.size(round(value)) if check.unit == "bytes" else format.count(round(value))
+
+
+def change_text(check: Check) -> str:
+    """Returns by how much the new value differs, as people read it."""
+    if check.base is None or check.new is None:
+        return format.MISSING
+    if check.unit == "share":
+        return format.points(check.base, check.new)
+    if check.base == check.new:
+        return "±0"
+    if check.base == 0:
+        return f"+{check.new:g}"
+    text = f"{100 * (check.new - check.base) / check.base:+.1f} %"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def junit(gates: Sequence[Gate]) -> bytes:
+    """Returns the gates as JUnit XML: a suite for each file, a case for each limit."""
+    root = ElementTree.Element("testsuites", name="pocketvit gate")
+    for gate in gates:
+        failed = sum(check.passed is False for check in gate.checks)
+        skipped = sum(check.passed is None for check in gate.checks)
+        counts = {"tests": str(len(gate.checks)), "failures": str(failed), "errors": "0", "skipped": str(skipped)}
+        suite = ElementTree.SubElement(root, "testsuite", {"name": _xml(gate.new), **counts})
+        for check in gate.checks:
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=_xml(f"gate.{gate.new}"), name=_xml(check.metric)
+            )
+            said = _xml(_sentence(check))
+            if check.passed is None:
+                ElementTree.SubElement(case, "skipped", message=said)
+            elif not check.passed:
+                ElementTree.SubElement(case, "failure", message=said, type="limit").text = said
+    ElementTree.indent(root)
+    data: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return data + b"\n"
+
+
+def markdown(gates: Sequence[Gate]) -> str:
+    """Returns the gates as Markdown, such as a pull request shows."""
+    lines = []
+    for gate in gates:
+        verdict = "passed" if gate.passed else "FAILED"
+        lines += [
+            f"### {_cell(gate.new)}: {verdict}",
+            "",
+            f"Against {'the stored ' if gate.against == 'baseline' else ''}{_cell(gate.base)}.",
+            "",
+            "| metric | base | new | change | limit | verdict | |",
+            "|---|---:|---:|---:|---:|---|---|",
+        ]
+        for check in gate.checks:
+            mark = f"**{verdict_of(check)}**" if check.passed is False else verdict_of(check)
+            cells = [
+                check.metric,
+                value_text(check, check.base),
+                value_text(check, check.new),
+                change_text(check),
+                check.limit,
+                mark,
+                check.note,
+            ]
+            lines.append(f"| {' | '.join(cell if cell is mark else _cell(cell) for cell in cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _sentence(check: Check) -> str:
+    text = f"{check.metric}: {value_text(check, check.base)} -> {value_text(check, check.new)}, limit {check.limit}"
+    return f"{text}; {check.note}" if check.note else text
+
+
+def _xml(text: str) -> str:
+    """Returns text without the control characters that XML cannot hold."""
+    return text.translate(_FORBIDDEN).encode("utf-8", "replace").decode()
+
+
+def _cell(text: str) -> str:
+    """Returns text that stays in its cell and means no markup."""
+    escaped = text.replace("\\", "\\\\").replace("\n", " ")
+    for mark in "|`*_[]":
+        escaped = escaped.replace(mark, f"\\{mark}")
+    return escaped.replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,1 @@
+"""What a machine is and which state it is in."""

@@ -1,0 +1,1 @@
+"""What is measured of a file: latency, start-up, memory, throughput, accuracy, peak arithmetic."""

@@ -1,0 +1,153 @@
+"""Start and peak memory of one file, each time in a fresh process; what crashes or hangs there does no harm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median_low
+
+from device_bench.documents.figures import MemoryUse, Startup
+from device_bench.worker.apart import SILENCE_S, Ask, ask
+from runtime import decode, open_engine
+
+from .inputs import random_input
+from .memory import current_rss_bytes, peak_rss_bytes
+
+REPEATS = 3
+_RUNS = 3
+_LIBRARIES = {
+    ".tflite": ("ai_edge_litert.interpreter", "ai-edge-litert"),
+    ".onnx": ("onnxruntime", "onnxruntime"),
+    ".pt2": ("torch", "torch"),
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a file.
+
+    Attributes:
+        load_s: from the open file to an engine that can run, s.
+        first_run_s: the first inference, s.
+        peak_rss_bytes: the most resident memory the process had.
+        rss_before_bytes: resident memory before engine and file were loaded.
+        engine: that ran it.
+        engine_version: of that engine.
+        batch: images of a run.
+    """
+
+    load_s: float
+    first_run_s: float
+    peak_rss_bytes: int
+    rss_before_bytes: int
+    engine: str
+    engine_version: str
+    batch: int
+
+
+@dataclass(frozen=True)
+class Starts:
+    """What several starts of a file took, or why there is nothing to tell.
+
+    Attributes:
+        startup: of all of them; none when one failed.
+        memory: the median of them.
+        failure: what went wrong; none when nothing did.
+        engine: that ran it; empty after a failure.
+        engine_version: of that engine.
+        batch: images of a run.
+    """
+
+    startup: Startup | None
+    memory: MemoryUse
+    failure: str | None = None
+    engine: str = ""
+    engine_version: str = ""
+    batch: int = 1
+
+
+def start(file: Path, threads: int = 1, *, clock: Callable[[], int] = time.perf_counter_ns) -> Start:
+    """Loads ``file`` and runs it a few times, in this process, which should be a fresh one.
+
+    Args:
+        file: the ``.onnx`` or ``.tflite`` file.
+        threads: of the engine, at least 1.
+        clock: a monotonic clock in nanoseconds.
+
+    Raises:
+        ArtifactError: the file cannot be loaded, or its input has no fixed size.
+        MissingExtraError: the engine is not installed.
+    """
+    before = current_rss_bytes()
+    if file.suffix in _LIBRARIES:
+        _import_engine(file)
+    started = clock()
+    engine = open_engine(file, threads=threads)
+    loaded = clock()
+    batch = random_input(engine, file.name, seed=0)
+    running = clock()
+    engine.run(batch)
+    ran = clock()
+    for _ in range(_RUNS - 1):
+        engine.run(batch)
+    return Start(
+        load_s=(loaded - started) * 1e-9,
+        first_run_s=(ran - running) * 1e-9,
+        peak_rss_bytes=peak_rss_bytes(),
+        rss_before_bytes=before,
+        engine=engine.name,
+        engine_version=engine.version,
+        batch=batch.shape[0],
+    )
+
+
+def measure_starts(
+    file: Path, threads: int = 1, *, repeats: int = REPEATS, timeout_s: float = SILENCE_S, ask: Ask = ask
+) -> Starts:
+    """Starts ``file`` in ``repeats`` fresh processes, one after another.
+
+    The first finds the file where the system has it, on disk or in memory. A start that fails ends it: a file that
+    crashes one time in three cannot be trusted with the others.
+
+    Args:
+        file: the ``.onnx`` or ``.tflite`` file.
+        threads: of the engine, at least 1.
+        repeats: how many processes, at least 1.
+        timeout_s: after which a process is killed, s.
+        ask: has a job done by a fresh process.
+    """
+    starts = []
+    for _ in range(repeats):
+        answer = ask("start", {"file": str(file.resolve()), "threads": threads}, silence_s=timeout_s)
+        if answer.error is not None:
+            what = without_folder(str(answer.error), file)
+            return Starts(None, MemoryUse(None, None, what), what)
+        starts.append(decode(Start, answer.result, "the start's result"))
+    return Starts(
+        Startup(tuple(one.load_s for one in starts), tuple(one.first_run_s for one in starts)),
+        MemoryUse(median_low(one.peak_rss_bytes for one in starts), median_low(one.rss_before_bytes for one in starts)),
+        engine=starts[-1].engine,
+        engine_version=starts[-1].engine_version,
+        batch=starts[-1].batch,
+    )
+
+
+def without_folder(text: str, file: Path) -> str:
+    """Returns ``text`` with the paths of ``file`` made into its name: results go on journeys."""
+    for path in (str(file.resolve()), str(file)):
+        text = text.replace(path, file.name)
+    return text
+
+
+def _import_engine(file: Path) -> None:
+    """Imports what ``open_engine`` would, so that its time is not the file's; what is missing is told there."""
+    module, package = _LIBRARIES[file.suffix]
+    try:
+        import_module(module)
+        version(package)
+    except ImportError:
+        return

@@ -1,0 +1,181 @@
+"""What a machine told of itself before and after, and where every figure of the report was read from."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from device_bench import format
+from device_bench.documents.results import BenchResult
+from device_bench.documents.search_log import SearchLog, TreeLog
+from device_bench.machine.state import MachineState
+
+from .summary import RunSummary
+
+_NAMES = {
+    "board": "Board",
+    "cpu_model": "Processor",
+    "logical_cores": "Logical cores",
+    "governor": "Governor",
+    "clocks_hz": "Clock",
+    "temperature_c": "Temperature",
+    "load_average": "Load (1, 5, 15 min)",
+    "os": "System",
+    "architecture": "Instructions",
+    "python": "Python",
+    "versions": "",
+    "affinity": "Cores it may use",
+    "max_clocks_hz": "Highest clock",
+    "clock_driver": "Clock driver",
+    "throttle_count": "Times throttled",
+    "throttled_bits": "Throttled, bits",
+    "uptime_s": "Up for",
+    "busy_s": "Core time of all processes",
+    "own_s": "Core time of this process and its children",
+    "steal_s": "Core time given to others by a hypervisor",
+    "memory_bytes": "Memory",
+    "virtualised": "Virtual machine",
+}
+
+_UNITS = {
+    "hz": lambda value: format.hertz((value,)),
+    "c": format.celsius,
+    "w": format.watts,
+    "j": format.joules,
+    "s": format.seconds,
+    "bytes": lambda value: format.size(round(value)),
+    "percent": lambda value: f"{value:.1f} %",
+    "share": format.percent,
+}
+
+
+def machine_rows(before: MachineState, after: MachineState) -> list[tuple[str, str, str]]:
+    """Returns what, its value before, and its value after, of all that the machine told."""
+    early, late = _told(before), _told(after)
+    names = [*early, *(name for name in late if name not in early)]
+    return [(name, early.get(name, format.MISSING), late.get(name, format.MISSING)) for name in names]
+
+
+def untold(before: MachineState, after: MachineState) -> list[str]:
+    """Returns what the machine told neither before nor after."""
+    names = [field.name for field in dataclasses.fields(before)]
+    return [
+        _NAMES.get(name) or _words(name)
+        for name in names
+        if all(_empty(getattr(state, name)) for state in (before, after))
+    ]
+
+
+def _told(state: MachineState) -> dict[str, str]:
+    rows: dict[str, str] = {}
+    for field in dataclasses.fields(state):
+        _tell(rows, _NAMES.get(field.name, _words(field.name)), field.name, getattr(state, field.name))
+    return rows
+
+
+def _tell(rows: dict[str, str], heading: str, name: str, value: Any) -> None:
+    """Adds a row for a value, or one for each of its own where it has several."""
+    if _empty(value):
+        return
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        for key, own in sorted(value.items()):
+            # packages keep their names, our own fields become words
+            word = f"{heading}, {_words(key).lower()}" if heading else key
+            _tell(rows, word, key, own)
+        return
+    rows[heading] = _shown(name, value)
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name.endswith("clocks_hz"):
+        return format.hertz(value)
+    if name.endswith("_bits"):
+        return f"{value:#x}"
+    if isinstance(value, (tuple, list)):
+        return " ".join(_shown(name, item) for item in value)
+    unit = _UNITS.get(name.rpartition("_")[2]) if "_" in name else None
+    if unit is not None and isinstance(value, (int, float)):
+        return unit(value)
+    if isinstance(value, float):
+        return format.plain(value)
+    return format.whole(value) if isinstance(value, int) else str(value)
+
+
+def _words(name: str) -> str:
+    """Returns a field's name as words, without its unit."""
+    stem, _, unit = name.rpartition("_")
+    words = (stem if stem and unit in _UNITS else name).replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def _empty(value: Any) -> bool:
+    return value is None or value in ((), {}, "")
+
+
+def sources(summary: RunSummary, search: SearchLog | None, times: list[str]) -> list[tuple[str, str, str]]:
+    """Returns what, the file it was read from, and how it came about."""
+    rows = _model_sources(summary)
+    if any(gain.table is not None for gain in summary.gains):
+        rows.append(("Speed-up by the latency table", "search/latency.json", "computed from the widths of both models"))
+    if search is not None:
+        files = "search/iteration-*/journal.jsonl" if isinstance(search, TreeLog) else "search/journal.jsonl"
+        rows.append(("What the search looked at and removed", files, "recorded by the search"))
+    if summary.artifacts:
+        rows += [
+            (
+                "File size, plain and by gzip, top-1 at export, agreement, parity",
+                "artifacts/*.json",
+                "measured at export by running each file",
+            ),
+            ("File parameters and MACs", "artifacts/*.json", "computed from the plan in the manifest"),
+        ]
+    for name, bench in summary.benches.items():
+        how = f"measured {bench.created_utc}, PocketViT {bench.tool_version}"
+        rows.append((f"{_measured(bench)} on {bench.target}", f"bench/{name}", how))
+    if times:
+        rows.append(
+            ("Time by part or operator", "bench/times/*.json", "measured file by file, apart from the latencies")
+        )
+    return rows
+
+
+def _model_sources(summary: RunSummary) -> list[tuple[str, str, str]]:
+    rows = []
+    for name, model, stage in (
+        ("Baseline", summary.baseline, "fine-tuning"),
+        ("Sliced", summary.sliced, "slicing and recovery"),
+    ):
+        if model.plan:
+            rows.append((f"{name} widths", f"{name.lower()}/plan.json", f"written by {stage}"))
+        if model.metrics:
+            rows.append(
+                (
+                    f"{name} parameters, MACs, size, top-1, curves",
+                    f"{name.lower()}/metrics.json",
+                    f"counted and evaluated in torch after {stage}",
+                )
+            )
+    return rows
+
+
+def _measured(bench: BenchResult) -> str:
+    """Returns what a bench holds, as words."""
+    files = bench.files
+    held = {
+        "latency and speed-up": any(result.latency for result in files),
+        "executed instructions": any(result.instructions for result in files),
+        "peak memory": not bench.emulated,
+        "load and first inference": any(result.startup for result in files),
+        "throughput": any(result.throughput for result in files),
+        "GFLOP/s and share of peak": bool(bench.peaks),
+        "energy, idle power and CO2": any(result.energy for result in files),
+        "top-1 and confusion": any(result.accuracy for result in files),
+        "what failed": bool(bench.failures),
+        "machine state": True,
+    }
+    words = ", ".join(word for word, has in held.items() if has)
+    return words[:1].upper() + words[1:]

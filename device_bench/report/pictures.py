@@ -1,0 +1,159 @@
+"""The report's pictures, each as a file beside the Markdown and in pieces for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from device_bench import format
+from device_bench.documents.op_times import OpTimes, grouped
+from device_bench.documents.results import FileResult
+from device_bench.metrics.stats import percentile
+from device_bench.report.plots import latency as latency_plots
+from device_bench.report.plots import panels as plots
+from device_bench.report.plots import times as times_plots
+from device_bench.report.plots import tradeoff as tradeoff_plots
+
+from .summary import RunSummary
+from .tradeoffs import Tradeoff
+
+_WIDTHS = (
+    ("num_heads", "Attention heads"),
+    ("qk_dim", "Query-key width per head"),
+    ("v_dim", "Value width per head"),
+    ("mlp_dim", "MLP hidden units"),
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One picture of the report.
+
+    Attributes:
+        file: name it is written under, beside the Markdown.
+        label: what it shows.
+        svg: the whole of it, for the file.
+        panels: the same in pieces, for the page.
+    """
+
+    file: str
+    label: str
+    svg: str
+    panels: tuple[str, ...]
+
+
+def figure(
+    key: str,
+    label: str,
+    draws: Sequence[plots.Draw],
+    *,
+    columns: int = 1,
+    size: tuple[float, float] = (3.6, 2.5),
+    told: Sequence[str] = (),
+) -> Figure:
+    """Draws a picture.
+
+    Args:
+        key: tells it apart from others, in the file's name.
+        label: what it shows.
+        draws: its panels.
+        columns: panels beside each other, in the file.
+        size: of a panel, inches.
+        told: what each panel shows, read aloud; by default ``label`` for each.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    drawn = [plots.render(draw, size=size, salt=f"report-{key}-{index}") for index, draw in enumerate(draws)]
+    words = told or [label] * len(drawn)
+    panels = tuple(plots.inline(panel, own) for panel, own in zip(drawn, words, strict=True))
+    return Figure(f"report-{key}.svg", label, plots.beside(drawn, min(columns, len(drawn))), panels)
+
+
+def widths_figure(summary: RunSummary) -> Figure | None:
+    """Draws the widths of every block, where a plan is known."""
+    baseline, sliced = summary.baseline.plan, summary.sliced.plan
+    if baseline is None and sliced is None:
+        return None
+    draws = [plots.widths(name, title, baseline, sliced) for name, title in _WIDTHS]
+    return figure("widths", "Widths of every block before and after", draws, columns=2)
+
+
+def training_figure(summary: RunSummary) -> Figure | None:
+    """Draws losses and accuracy by epoch, where a model was trained."""
+    stages = [
+        (name, model.metrics.epochs, is_sliced)
+        for name, model, is_sliced in (("baseline", summary.baseline, False), ("sliced", summary.sliced, True))
+        if model.metrics is not None and model.metrics.epochs
+    ]
+    if not stages:
+        return None
+
+    def panel(title: str, unit: str, field: str) -> plots.Draw:
+        return plots.curves(title, unit, [(name, epochs, field, is_sliced) for name, epochs, is_sliced in stages])
+
+    draws = [
+        panel("Training loss", "nats", "train_loss"),
+        panel("Held-out loss", "nats", "held_out_loss"),
+        panel("Held-out top-1", "%", "held_out_top1"),
+    ]
+    return figure("training", "Training of the baseline and recovery of the sliced model", draws, columns=3)
+
+
+def tradeoff_figure(key: str, target: str, found: Sequence[Tradeoff], names: Mapping[str, str]) -> Figure | None:
+    """Draws accuracy beside each cost, with the files that nothing beats."""
+    if not found:
+        return None
+    draws = [tradeoff_plots.tradeoff(one, names) for one in found]
+    told = [
+        f"Top-1 of each file beside its {one.what}. Nothing beats "
+        + format.listed([f"{p.file} ({format.percent(p.top1)}, {one.show(p.cost)})" for p in one.frontier])
+        for one in found
+    ]
+    label = f"Accuracy beside what it costs on {target}"
+    return figure(key, label, draws, columns=3, size=tradeoff_plots.SIZE_IN, told=told)
+
+
+def latency_figure(key: str, target: str, results: Sequence[FileResult]) -> Figure | None:
+    """Draws the latencies of all files on one scale."""
+    series = [(result.file, result.latency.values, _is_baseline(result.file)) for result in results if result.latency]
+    if not series:
+        return None
+    size = (4.4, 0.6 + 0.5 * len(series))
+    return figure(key, f"Latency of each file on {target}", [latency_plots.latencies(series)], size=size)
+
+
+def shapes_figure(key: str, target: str, results: Sequence[FileResult], names: Mapping[str, str]) -> Figure | None:
+    """Draws the latencies of each file on a scale of its own."""
+    timed = [(result.file, result.latency.values) for result in results if result.latency]
+    if not timed:
+        return None
+    draws = [latency_plots.shape(names[file], values, _is_baseline(file)) for file, values in timed]
+    told = [
+        f"Latency of {file}: " + ", ".join(f"p{q} {format.seconds(percentile(values, q))}" for q in (50, 90, 99))
+        for file, values in timed
+    ]
+    return figure(key, f"Shape of each file's latency on {target}", draws, columns=3, size=(3.6, 1.6), told=told)
+
+
+def times_figure(found: Sequence[OpTimes], names: Mapping[str, str]) -> Figure | None:
+    """Draws where the time of each file goes."""
+    if not found:
+        return None
+    kinds = [grouped(times) for times in found]
+    order = {kind: place for place, kind in enumerate(kinds[0])} if found[0].by == "part" else {}
+    told, draws = [], []
+    longest = max(max(own.values()) for own in kinds)
+    for times, own in zip(found, kinds, strict=True):
+        # parts stand in one order, so that files compare; operators differ from file to file
+        rows = sorted(own.items(), key=lambda item: order.get(item[0], len(order)))
+        shown = times_plots.longest_first(dict(rows) if times.by == "part" else dict(own))
+        draws.append(times_plots.bars(names[times.file], shown, longest, _is_baseline(times.file)))
+        told.append(f"Time of {times.file}: " + ", ".join(f"{kind} {format.seconds(own)}" for kind, own in shown))
+    key, what = ("parts", "part") if found[0].by == "part" else ("operators", "type of operator")
+    size = (times_plots.WIDTH_IN, 0.5 + 0.24 * max(min(len(own), times_plots.MOST + 1) for own in kinds))
+    return figure(key, f"Time of each file by {what}", draws, columns=3, size=size, told=told)
+
+
+def _is_baseline(file: str) -> bool:
+    return file.startswith("baseline.")

@@ -1,0 +1,364 @@
+"""A run folder as one table: the baseline beside the sliced model beside every exported file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from device_bench.documents.figures import EnergyTier, Failure, Throughput
+from device_bench.documents.results import BenchResult, FileResult, read_result
+from device_bench.metrics.instructions import Instructions
+from device_bench.metrics.stats import Interval, median_interval, p90_interval, ratio_of_medians
+from device_bench.targets.fleet import DeviceFailure
+from device_bench.targets.fleet_folder import read_failures
+from runtime import (
+    Artifact,
+    LatencyTable,
+    ModelMetrics,
+    RunFolderError,
+    ShapePlan,
+    latency_of,
+    macs,
+    params,
+    read_artifact,
+    read_latency,
+    read_metrics,
+    read_plan,
+)
+
+from .gain import Gain, gains
+
+REFUSED_BEFORE = "it did not pass its check; the version that made it kept no reason"
+"""Why a file was refused whose manifest does not say it."""
+
+REFERENCE = "baseline.fp32.tflite"
+"""The file every speed-up is a ratio to: the unpruned model in the plainest precision."""
+
+_PRECISIONS = ("fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a run folder knows of the baseline or of the sliced model.
+
+    Attributes:
+        plan: its widths; none when not written yet.
+        metrics: its figures; none when not written yet.
+    """
+
+    plan: ShapePlan | None
+    metrics: ModelMetrics | None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One file on one target.
+
+    Attributes:
+        target: where it ran.
+        threads: of the engine.
+        engine: name and version.
+        batch: images per run.
+        median_s: median latency of one run, s.
+        p90_s: 90th percentile, s.
+        peak_rss_bytes: peak memory of a process that runs it.
+        memory_reason: why ``peak_rss_bytes`` is null.
+        speedup: median latency of ``REFERENCE`` over this one's; none without it in the same bench.
+        load_s: median over fresh processes from the open file to an engine that can run, s.
+        first_run_s: median of the first inference, s.
+        throughput: the arrangement with the most images a second.
+        gflops_per_s: operations a second at the median latency, 10^9/s, a multiply-accumulate counted as two.
+        peak_share: the same as a share of what the machine was seen to do at most, 0..1.
+        energy_tier: how the energy is known; none where it was not asked for.
+        joules_per_image: drawn beyond idle power, J.
+        grams_co2_per_image: CO2 equivalent with idle power, g.
+        top1: accuracy on the target, 0..1.
+        top1_images: on how many images.
+        emulated: whether the target is, so that there is no time.
+        instructions: executed for one run; none where they were not counted.
+    """
+
+    target: str
+    threads: int
+    engine: str
+    batch: int
+    median_s: Interval | None
+    p90_s: Interval | None
+    peak_rss_bytes: int | None
+    memory_reason: str | None
+    speedup: Interval | None
+    load_s: float | None = None
+    first_run_s: float | None = None
+    throughput: Throughput | None = None
+    gflops_per_s: float | None = None
+    peak_share: float | None = None
+    energy_tier: EnergyTier | None = None
+    joules_per_image: float | None = None
+    grams_co2_per_image: float | None = None
+    top1: float | None = None
+    top1_images: int | None = None
+    emulated: bool = False
+    instructions: Instructions | None = None
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One line of the table; what is not known is none.
+
+    Attributes:
+        name: ``baseline``, ``sliced``, or the file's name.
+        precision: of the file; none for the two models.
+        params: number of parameters.
+        macs: multiply-accumulates of one image.
+        size_bytes: of the file, or of the model's float32 weights.
+        top1: accuracy, 0..1.
+        top1_images: on how many images.
+        agreement: share of images with the top-1 class of the torch model, 0..1.
+        timings: one per target it was measured on.
+        gzip_bytes: of the file compressed by gzip.
+    """
+
+    name: str
+    precision: str | None
+    params: int | None
+    macs: int | None
+    size_bytes: int | None
+    top1: float | None
+    top1_images: int | None
+    agreement: float | None
+    timings: tuple[Timing, ...] = ()
+    gzip_bytes: int | None = None
+
+    def on(self, target: str) -> Timing | None:
+        """Returns the timing on ``target``, or none."""
+        return next((timing for timing in self.timings if timing.target == target), None)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run folder, read.
+
+    Attributes:
+        name: of the run.
+        baseline: the unpruned model.
+        sliced: the smaller one.
+        artifacts: the manifests of the exported files, in the order of the rows.
+        benches: by name of their document, such as ``cpu.json``.
+        rows: the table.
+        notes: what the reader must know of figures that are left out, and what pruning alone bought.
+        gains: the latter as figures, one per sliced file with a counterpart of the baseline and per target.
+        unmeasured: targets on which the last bench measured nothing.
+        refused: the manifests of the files that did not pass their check, each with the reason.
+    """
+
+    name: str
+    baseline: Model
+    sliced: Model
+    artifacts: tuple[Artifact, ...]
+    benches: dict[str, BenchResult]
+    rows: tuple[SummaryRow, ...]
+    notes: tuple[str, ...]
+    gains: tuple[Gain, ...] = ()
+    unmeasured: tuple[DeviceFailure, ...] = ()
+    refused: tuple[Artifact, ...] = ()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The targets any row was measured on, ``cpu`` first, then those with times, then the emulated."""
+        found = {(timing.emulated, timing.target) for row in self.rows for timing in row.timings}
+        return tuple(target for _, target in sorted(found, key=lambda own: (own[1] != "cpu", *own)))
+
+    def row(self, name: str) -> SummaryRow | None:
+        """Returns the row of that name, or none."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    def bench_on(self, target: str) -> tuple[str, BenchResult]:
+        """Returns the bench on ``target`` with the name of its document.
+
+        Raises:
+            KeyError: nothing was measured there.
+        """
+        found = next((pair for pair in self.benches.items() if pair[1].target == target), None)
+        if found is None:
+            raise KeyError(target)
+        return found
+
+    def results_on(self, target: str) -> tuple[FileResult, ...]:
+        """Returns what was measured on ``target`` of the files as they are now, in the order of the rows."""
+        _, bench = self.bench_on(target)
+        return tuple(result for row in self.rows if row.on(target) and (result := bench.of(row.name)))
+
+    @property
+    def failures(self) -> tuple[tuple[str, Failure], ...]:
+        """Each file that could not be measured, with the target it was to be measured on."""
+        return tuple((bench.target, failure) for bench in self.benches.values() for failure in bench.failures)
+
+
+def summarise(run: Path | str) -> RunSummary:
+    """Reads a run folder, however far it has come.
+
+    Args:
+        run: a folder with ``baseline``, ``sliced``, ``artifacts`` and ``bench``, some of which may be absent.
+
+    Raises:
+        RunFolderError: it is no run folder, or two benches are of one target.
+        ArtifactError: a document or file in it is damaged.
+    """
+    run = Path(run)
+    _check_run(run)
+    baseline, sliced = _model(run / "baseline"), _model(run / "sliced")
+    artifacts, refused = _artifacts(run / "artifacts"), _artifacts(run / "artifacts" / "rejected", "pt2")
+    benches = {path.name: read_result(path) for path in sorted((run / "bench").glob("*.json"))}
+    targets = [bench.target for bench in benches.values()]
+    if len(set(targets)) != len(targets):
+        raise RunFolderError(f"{run / 'bench'} has two results for one target", got=", ".join(targets))
+    notes: list[str] = []
+    models = tuple(_model_row(name, model) for name, model in (("baseline", baseline), ("sliced", sliced)))
+    files = tuple(_file_row(artifact, benches, notes) for artifact in artifacts)
+    table = read_latency(path) if (path := run / "search" / "latency.json").exists() else None
+    found = gains(artifacts, benches.values(), _predicted(table, baseline.plan, sliced.plan))
+    notes += _warnings(run / "log.jsonl")
+    notes += [*(table.notes if table else ()), *(gain.sentence for gain in found)]
+    name = run.resolve().name
+    gone = read_failures(run / "bench")
+    rows, said = models + files, tuple(notes)
+    return RunSummary(name, baseline, sliced, artifacts, benches, rows, said, found, gone, refused)
+
+
+def _warnings(log: Path) -> list[str]:
+    """Returns what the run was warned of, such as a checkpoint near chance, each once."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:  # the last line of a process that was killed
+            continue
+        if isinstance(event, dict) and event.get("event") == "warning" and isinstance(event.get("text"), str):
+            found.append(event["text"])
+    return list(dict.fromkeys(found))
+
+
+def _predicted(table: LatencyTable | None, before: ShapePlan | None, after: ShapePlan | None) -> dict[str, float]:
+    """Returns, by precision, the speed-up that the run's latency table predicts, where it has one."""
+    if before is None or after is None or table is None:
+        return {}
+    latency = latency_of(table)
+    return {table.precision: latency(before) / latency(after)}
+
+
+def _check_run(run: Path) -> None:
+    expected = "a folder with baseline, sliced or artifacts in it"
+    if not run.is_dir():
+        raise RunFolderError(f"The run folder {run} does not exist", expected=expected)
+    if not any((run / name).is_dir() for name in ("baseline", "sliced", "artifacts")):
+        raise RunFolderError(f"{run} is no run folder", expected=expected)
+
+
+def _model(folder: Path) -> Model:
+    plan, metrics = folder / "plan.json", folder / "metrics.json"
+    return Model(
+        read_plan(plan) if plan.exists() else None,
+        read_metrics(metrics) if metrics.exists() else None,
+    )
+
+
+def _artifacts(folder: Path, *more: str) -> tuple[Artifact, ...]:
+    files = [path for suffix in ("onnx", "tflite", *more) for path in folder.glob(f"*.{suffix}")]
+    return tuple(sorted((read_artifact(file) for file in files), key=_order))
+
+
+def _order(artifact: Artifact) -> tuple[bool, bool, int, str]:
+    """Baseline files first, then TFLite before ONNX, then from plain to fully integer."""
+    return (
+        not artifact.file.startswith("baseline."),
+        artifact.format != "tflite",
+        _PRECISIONS.index(artifact.precision),
+        artifact.file,
+    )
+
+
+def _model_row(name: str, model: Model) -> SummaryRow:
+    plan, metrics = model.plan, model.metrics
+    return SummaryRow(
+        name=name,
+        precision=None,
+        params=metrics.params if metrics else params(plan) if plan else None,
+        macs=metrics.macs if metrics else macs(plan) if plan else None,
+        size_bytes=metrics.size_bytes if metrics else None,
+        top1=metrics.top1 if metrics else None,
+        top1_images=metrics.test_images if metrics else None,
+        agreement=None,
+    )
+
+
+def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[str]) -> SummaryRow:
+    timings = []
+    for document, bench in benches.items():
+        result = bench.of(artifact.file)
+        if result is None:
+            continue
+        if result.sha256 != artifact.sha256:
+            notes.append(f"{document} timed an older {artifact.file}, so its latency is left out: bench again.")
+            continue
+        timings.append(_timing(bench, result))
+        if result.memory.peak_rss_bytes is None and result.memory.reason and not bench.emulated:
+            notes.append(f"{artifact.file} has no peak memory on {bench.target}: {result.memory.reason.rstrip('.')}.")
+    parity = artifact.parity
+    if parity.top1 is None and parity.top1_reason:
+        notes.append(f"{artifact.file} has no top-1: {parity.top1_reason.rstrip('.')}.")
+    return SummaryRow(
+        name=artifact.file,
+        precision=artifact.precision,
+        params=params(artifact.plan),
+        macs=macs(artifact.plan),
+        size_bytes=artifact.size_bytes,
+        top1=parity.top1,
+        top1_images=None if parity.top1 is None else parity.images,
+        agreement=parity.top1_agreement,
+        timings=tuple(timings),
+        gzip_bytes=artifact.gzip_bytes,
+    )
+
+
+def _timing(bench: BenchResult, result: FileResult) -> Timing:
+    latency, energy, accuracy = result.latency, result.energy, result.accuracy
+    peak, startup = bench.peak_of(result), result.startup
+    reached = result.gflops_per_s
+    return Timing(
+        target=bench.target,
+        threads=result.threads,
+        engine=f"{result.engine} {result.engine_version}",
+        batch=result.batch,
+        median_s=median_interval(latency.values) if latency else None,
+        p90_s=p90_interval(latency.values) if latency else None,
+        peak_rss_bytes=result.memory.peak_rss_bytes,
+        memory_reason=result.memory.reason,
+        speedup=_speedup(bench, result),
+        load_s=median(startup.load_s) if startup else None,
+        first_run_s=median(startup.first_run_s) if startup else None,
+        throughput=result.best_throughput,
+        gflops_per_s=reached,
+        peak_share=reached / peak.best if reached is not None and peak else None,
+        energy_tier=energy.tier if energy else None,
+        joules_per_image=energy.joules_per_image if energy else None,
+        grams_co2_per_image=energy.grams_co2_per_image if energy else None,
+        top1=accuracy.top1 if accuracy else None,
+        top1_images=accuracy.images if accuracy else None,
+        emulated=bench.emulated,
+        instructions=result.instructions,
+    )
+
+
+def _speedup(bench: BenchResult, result: FileResult) -> Interval | None:
+    reference = bench.of(REFERENCE)
+    if reference is None or reference is result or reference.latency is None or result.latency is None:
+        return None
+    if (reference.threads, reference.batch) != (result.threads, result.batch):
+        return None
+    return ratio_of_medians(reference.latency.values, result.latency.values)

@@ -1,0 +1,143 @@
+"""What accuracy costs: every file's top-1 beside its latency, size or energy, and which files nothing beats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from device_bench import format
+
+from .summary import RunSummary, SummaryRow, Timing
+
+
+@dataclass(frozen=True)
+class Point:
+    """A file in one picture.
+
+    Attributes:
+        file: its name.
+        cost: what it takes, in the unit of its trade-off.
+        top1: accuracy, 0..1.
+        on_target: whether the accuracy was measured on the target, not at export.
+    """
+
+    file: str
+    cost: float
+    top1: float
+    on_target: bool
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """Accuracy beside one cost.
+
+    Attributes:
+        what: the cost, such as ``latency``.
+        axis: the same with its unit and, for energy, how it is known.
+        show: turns a cost into text.
+        points: of the files that have both.
+    """
+
+    what: str
+    axis: str
+    show: Callable[[float], str]
+    points: tuple[Point, ...]
+
+    @property
+    def frontier(self) -> tuple[Point, ...]:
+        """The points that no other beats in one and equals in the other, cheapest first."""
+        return frontier(self.points)
+
+
+def frontier(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Returns the points of which no other is as cheap and as accurate and better in one of the two.
+
+    >>> [p.file for p in frontier([Point("a", 2, 0.9, True), Point("b", 1, 0.8, True), Point("c", 2, 0.8, True)])]
+    ['b', 'a']
+    """
+
+    def beaten(own: Point) -> bool:
+        return any(
+            other.cost <= own.cost and other.top1 >= own.top1 and (other.cost, other.top1) != (own.cost, own.top1)
+            for other in points
+        )
+
+    return tuple(sorted((own for own in points if not beaten(own)), key=lambda own: (own.cost, own.file)))
+
+
+def tradeoffs(summary: RunSummary, target: str) -> tuple[Tradeoff, ...]:
+    """Returns accuracy beside latency, size and energy of the files on ``target``, those that have a point at all."""
+    rows = [(row, timing) for row in summary.rows if (timing := row.on(target))]
+    tiers = [timing.energy_tier for _, timing in rows if timing.joules_per_image is not None]
+    tier = " and ".join(sorted({tier for tier in tiers if tier}, reverse=True))
+    found = (
+        Tradeoff(
+            "latency",
+            "median latency, ms",
+            lambda cost: format.seconds(cost * 1e-3),
+            _points(rows, lambda _, timing: timing.median_s.value * 1e3 if timing.median_s else None),
+        ),
+        Tradeoff(
+            "size",
+            "file size, MB",
+            lambda cost: format.size(round(cost * 1e6)),
+            _points(rows, lambda row, _: row.size_bytes / 1e6 if row.size_bytes is not None else None),
+        ),
+        Tradeoff(
+            "energy",
+            f"energy per image, mJ ({tier})",
+            lambda cost: format.joules(cost * 1e-3),
+            _points(rows, lambda _, timing: None if timing.joules_per_image is None else timing.joules_per_image * 1e3),
+        ),
+    )
+    return tuple(one for one in found if one.points)
+
+
+def accuracy_words(found: Sequence[Tradeoff], summary: RunSummary, target: str) -> str:
+    """Returns where the accuracies of the points come from."""
+    points = {point.file: point for one in found for point in one.points}
+    here = [point.file for point in points.values() if point.on_target]
+    there = [point.file for point in points.values() if not point.on_target]
+    images = _images(summary, target, points)
+    if not there:
+        return f"Top-1 was measured on {target} itself, on {images}."
+    if not here:
+        return f"Top-1 is that of each file at export, on {images}; none was measured on {target}."
+    return (
+        f"Top-1 of {format.listed(here)} was measured on {target} itself, that of {format.listed(there)} "
+        f"(hollow) at export; they are not of the same images. Counted on {images}."
+    )
+
+
+def short_names(files: Sequence[str]) -> dict[str, str]:
+    """Returns names without what all but the baseline's files begin with.
+
+    >>> short_names(["baseline.onnx", "digits.onnx", "digits.int8.onnx"])
+    {'baseline.onnx': 'baseline.onnx', 'digits.onnx': 'onnx', 'digits.int8.onnx': 'int8.onnx'}
+    """
+    own = [file for file in files if not file.startswith("baseline.")]
+    stems = {file.partition(".")[0] for file in own}
+    if len(stems) != 1 or len({file.partition(".")[2] for file in own}) != len(own):
+        return {file: file for file in files}
+    return {file: file.partition(".")[2] or file if file in own else file for file in files}
+
+
+def _points(
+    rows: Sequence[tuple[SummaryRow, Timing]], cost_of: Callable[[SummaryRow, Timing], float | None]
+) -> tuple[Point, ...]:
+    points = []
+    for row, timing in rows:
+        cost, top1 = cost_of(row, timing), row.top1 if timing.top1 is None else timing.top1
+        if cost is not None and top1 is not None:
+            points.append(Point(row.name, cost, top1, timing.top1 is not None))
+    return tuple(points)
+
+
+def _images(summary: RunSummary, target: str, points: dict[str, Point]) -> str:
+    counts = set()
+    for name, point in points.items():
+        row = summary.row(name)
+        timing = row.on(target) if row else None
+        if row and timing:
+            counts.add(timing.top1_images if point.on_target else row.top1_images)
+    return f"{format.listed([format.whole(count) for count in sorted(filter(None, counts))])} images"

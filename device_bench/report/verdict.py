@@ -1,0 +1,102 @@
+"""What a run bought, in one paragraph computed from its numbers."""
+
+from __future__ import annotations
+
+from device_bench import format
+
+from .summary import REFERENCE, RunSummary, SummaryRow
+
+
+def verdict(summary: RunSummary) -> str:
+    """Returns what the run bought in plain words; it says only what was measured."""
+    sentences = [_size(summary), _accuracy(summary), _best_file(summary), _refused(summary), _failures(summary)]
+    said = [sentence for sentence in sentences if sentence]
+    return " ".join(said) or "This run has no figures to compare yet."
+
+
+def _size(summary: RunSummary) -> str | None:
+    before, after = summary.row("baseline"), summary.row("sliced")
+    if not before or not after or before.params is None or after.params is None:
+        return None
+    text = (
+        f"The sliced model has {format.count(after.params)} parameters where the baseline has "
+        f"{format.count(before.params)} ({format.change(before.params, after.params)})"
+    )
+    if before.macs is not None and after.macs is not None:
+        text += (
+            f" and needs {format.count(after.macs)} multiply-accumulates per image instead of "
+            f"{format.count(before.macs)} ({format.change(before.macs, after.macs)})"
+        )
+    return text + "."
+
+
+def _accuracy(summary: RunSummary) -> str | None:
+    before, after = summary.row("baseline"), summary.row("sliced")
+    if not before or not after or before.top1 is None or after.top1 is None:
+        return None
+    images = format.whole(after.top1_images)
+    difference = format.points(before.top1, after.top1)
+    return (
+        f"Its top-1 on {images} test images is {format.percent(after.top1)}, "
+        f"the baseline's {format.percent(before.top1)} ({difference})."
+    )
+
+
+def _best_file(summary: RunSummary) -> str | None:
+    """Speaks of the fastest file when there are latencies, of the smallest when there are none."""
+    files = [row for row in summary.rows if row.precision is not None and not row.name.startswith("baseline.")]
+    target = summary.targets[0] if summary.targets else None
+    timed = [(timing.median_s.value, row) for row in files if target and (timing := row.on(target)) and timing.median_s]
+    if timed and target:
+        return _fastest(summary, min(timed, key=lambda pair: pair[0])[1], target)
+    sized = [(row.size_bytes, row) for row in files if row.size_bytes is not None]
+    if not sized:
+        return None
+    row = min(sized, key=lambda pair: pair[0])[1]
+    return f"The smallest file, {row.name}, takes {_size_of(summary, row)}{_agreement(row)}. No latency was measured."
+
+
+def _fastest(summary: RunSummary, row: SummaryRow, target: str) -> str:
+    timing = row.on(target)
+    if timing is None or timing.median_s is None:
+        return ""
+    threads = "1 thread" if timing.threads == 1 else f"{timing.threads} threads"
+    text = (
+        f"The fastest file on {target} with {threads}, {row.name}, takes {format.seconds(timing.median_s.value)} "
+        f"per {'image' if timing.batch == 1 else f'batch of {timing.batch}'} (median) and {_size_of(summary, row)}"
+        f"{_agreement(row)}."
+    )
+    ratio = timing.speedup
+    if ratio is None:
+        return text + f" No speed-up is given, for {REFERENCE} was not measured beside it."
+    if ratio.low <= 1 <= ratio.high:
+        return text + f" That is no measurable difference to {REFERENCE}: {format.times_interval(ratio)}."
+    how = "faster than" if ratio.value > 1 else "the speed of"
+    slower = "" if ratio.value > 1 else ", so it is slower"
+    return text + f" That is {format.times_interval(ratio)} {how} {REFERENCE}, measured turn by turn with it{slower}."
+
+
+def _size_of(summary: RunSummary, row: SummaryRow) -> str:
+    baseline = summary.row("baseline")
+    text = f"{format.size(row.size_bytes)} on disk"
+    if baseline and baseline.size_bytes:
+        text += f" ({format.change(baseline.size_bytes, row.size_bytes)} against the baseline's weights)"
+    return text
+
+
+def _agreement(row: SummaryRow) -> str:
+    if row.agreement is None:
+        return ""
+    return (
+        f"; it gives the same top-1 class as the torch model it came from on {format.percent(row.agreement)} of images"
+    )
+
+
+def _refused(summary: RunSummary) -> str | None:
+    names = [artifact.file for artifact in summary.refused]
+    return f"{format.listed(names)} did not pass {'its' if len(names) == 1 else 'their'} check." if names else None
+
+
+def _failures(summary: RunSummary) -> str | None:
+    names = sorted({failure.file for _, failure in summary.failures})
+    return f"{format.listed(names)} could not be measured." if names else None

@@ -1,0 +1,188 @@
+"""The figures of files on a phone: their times, then memory and energy in processes of their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from device_bench.documents.figures import ARITHMETIC, Energy, Failure, MemoryUse, Startup
+from device_bench.documents.request import BenchRequest
+from device_bench.documents.results import FileResult
+from device_bench.energy.measure import UPDATES, WINDOW_S, measure_energy
+from device_bench.energy.source import NoSource, PolledPower, SourceError
+from device_bench.metrics.steadiness import series_notes
+from runtime import Artifact, ArtifactError, PocketVitError, macs, manifest_path, read_artifact, sha256_of
+
+from .benchmark_model import DELEGATES, Options, shortfalls
+from .fuel_gauge import find_gauge
+from .rounds import PROGRAM, Bench, Job, RunError, Series, latency_of, memory_of, run_once, time_jobs
+from .state import AndroidState
+
+_LONGEST = 10  # windows that a process for energy may take
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a file before it is sent.
+
+    Attributes:
+        file: here.
+        manifest: that lies beside it, if one does.
+        sha256: of its bytes.
+        remote: what it is called on the phone: never its own name.
+    """
+
+    file: Path
+    manifest: Artifact | None
+    sha256: str
+    remote: str
+
+    @property
+    def batch(self) -> int:
+        """Images of each run: the program takes a free batch for 1."""
+        return max(1, self.manifest.input.shape[0]) if self.manifest else 1
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one job.
+
+    Attributes:
+        series: its processes.
+        memory: of another one.
+        energy: of others; None where it was not asked for.
+    """
+
+    series: Series
+    memory: MemoryUse
+    energy: Energy | None = None
+
+
+def look_at(request: BenchRequest) -> tuple[list[Known], list[Failure]]:
+    """Looks at the files here: which can be sent at all, and why the others cannot."""
+    known, failures = [], []
+    for number, file in enumerate(request.files):
+        if file.suffix != ".tflite":
+            what = f"{PROGRAM} runs .tflite files alone; a {file.suffix} file needs a Python on the phone."
+            failures.append(Failure(file.name, what))
+            continue
+        if "\\" in file.name:
+            failures.append(
+                Failure(file.name, "Its name has a backslash, which some systems take for a folder: rename it.")
+            )
+            continue
+        try:
+            manifest = read_artifact(file) if manifest_path(file).is_file() else None
+        except ArtifactError as error:
+            failures.append(Failure(file.name, str(error).replace(str(file), file.name)))
+            continue
+        known.append(Known(file, manifest, manifest.sha256 if manifest else sha256_of(file), f"model-{number}.tflite"))
+    return known, failures
+
+
+def measure_jobs(
+    bench: Bench, jobs: Sequence[Job], request: BenchRequest, state: AndroidState
+) -> Mapping[Job, Figures]:
+    """Measures all jobs: their times in turns, then the memory and the energy of one after another.
+
+    Args:
+        bench: where.
+        jobs: files on backends.
+        request: how long, and what else.
+        state: of the phone.
+
+    Raises:
+        UnsupportedTargetError: the phone cannot run the program at all.
+        MeasurementError: the phone is gone.
+    """
+    if state.emulated:  # it shows that the files run, and on what; no time of it means anything
+        series = time_jobs(bench, jobs, replace(request.sampling, min_samples=1, max_samples=1), request.seed)
+        nothing = MemoryUse(None, None, "The memory of a process on an emulated processor means nothing.")
+        return {job: Figures(own, nothing) for job, own in series.items()}
+    figures = {}
+    for done, (job, own) in enumerate(time_jobs(bench, jobs, request.sampling, request.seed).items()):
+        bench.progress("memory and energy" if request.energy else "memory", done, len(jobs), job.name)
+        if own.failure is not None:
+            figures[job] = Figures(own, MemoryUse(None, None, own.failure))
+            continue
+        energy = _energy(bench, job, own, request, state) if request.energy else None
+        figures[job] = Figures(own, memory_of(bench, job), energy)
+    bench.progress("memory and energy" if request.energy else "memory", len(jobs), len(jobs))
+    return figures
+
+
+def file_result(
+    item: Known, job: Job, own: Figures, request: BenchRequest, engine_version: str, *, emulated: bool
+) -> FileResult:
+    """Returns the result of a job that did not fail.
+
+    Args:
+        item: its file.
+        job: what was run.
+        own: what was measured of it.
+        request: what was asked.
+        engine_version: what is known of the program.
+        emulated: whether times are to be left out.
+    """
+    latency = None if emulated else latency_of(own.series)
+    runs, manifest = own.series.runs, item.manifest
+    notes = list(dict.fromkeys(note for run in runs for note in shortfalls(run, job.backend)))
+    if latency is not None:
+        notes += series_notes(latency.values, latency.steady)
+    if job.backend == "gpu":
+        notes.append("The GPU may compute in 16-bit floats; memory of its own is not in the peak memory.")
+    starts = Startup(tuple(run.init_s for run in runs), tuple(run.first_inference_s for run in runs))
+    return FileResult(
+        file=item.file.name,
+        sha256=item.sha256,
+        size_bytes=item.file.stat().st_size,
+        precision=manifest.precision if manifest else None,
+        engine=f"LiteRT {PROGRAM}, {DELEGATES[job.backend]}",
+        engine_version=engine_version,
+        threads=job.threads,
+        batch=item.batch,
+        measurements=() if latency is None else (latency,),
+        memory=own.memory,
+        startup=starts if request.startup and not emulated else None,
+        macs=macs(manifest.plan) if manifest else None,
+        arithmetic=ARITHMETIC[manifest.precision] if manifest and job.backend == "cpu" else None,
+        energy=own.energy,
+        notes=tuple(notes),
+    )
+
+
+def _energy(bench: Bench, job: Job, series: Series, request: BenchRequest, state: AndroidState) -> Energy:
+    """Measures what a job draws, in processes that last a window each; loading takes little of so long a time."""
+
+    def shell(line: str) -> str | None:
+        try:
+            return bench.adb.text_of(line)
+        except PocketVitError as error:  # it may be asked by a thread, which has nobody to tell
+            raise SourceError(str(error)) from None
+
+    source: PolledPower | NoSource = find_gauge(shell, state.battery, clock=bench.clock, sleep=bench.sleep)
+    window_s = WINDOW_S if isinstance(source, NoSource) else max(WINDOW_S, UPDATES * source.resolution_s)
+    count = max(1, math.ceil(1.2 * window_s / max(median(series.values), 1e-6)))
+    most_s = _LONGEST * window_s
+    options = Options(job.remote, job.backend, job.threads, runs=count, warmup_s=0.0, most_s=most_s)
+
+    def run() -> None:
+        ran = run_once(bench, job, options, extra_s=most_s)
+        if ran.warmup.count + ran.regular.count != count + 1:
+            raise RunError(f"{PROGRAM} did not run as often as asked", expected=count, got=ran.regular.count)
+
+    try:
+        return measure_energy(
+            run,
+            count + 1,
+            source,
+            country=request.country,
+            clock=bench.clock,
+            sleep=bench.sleep,
+            progress=bench.progress,
+        )
+    except PocketVitError as error:
+        return Energy("unavailable", reason=str(error))

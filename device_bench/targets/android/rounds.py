@@ -1,0 +1,222 @@
+"""Files timed on a phone: many short processes of ``benchmark_model``, in turns, each telling every one of its runs."""
+
+from __future__ import annotations
+
+import random
+import shlex
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from device_bench.documents.figures import MemoryUse
+from device_bench.metrics.measure import STEADY, Clock, Measurement, Sampling
+from device_bench.targets.base import Backend
+from runtime import MeasurementError, Progress, UnsupportedTargetError, silent
+
+from .benchmark_model import RUNS, BenchmarkRun, Options, command, parse, reason
+from .client import Adb
+from .keeper import Kept, end_all_in
+
+PROGRAM = "benchmark_model"
+
+_CANNOT_RUN = (126, 127)  # a shell's own statuses for a program it cannot start
+_SLACK_S = 5.0
+
+
+class RunError(MeasurementError):
+    """A file that the program cannot run on the phone; other files are not concerned."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file on one backend.
+
+    Attributes:
+        name: the file's own name, which never reaches the phone.
+        remote: what it is called there.
+        backend: what it runs on.
+        threads: of the CPU.
+    """
+
+    name: str
+    remote: str
+    backend: Backend
+    threads: int
+
+
+@dataclass
+class Series:
+    """What became of a job.
+
+    Attributes:
+        runs: what each of its processes said.
+        failure: why it was given up; None when it was not.
+    """
+
+    runs: list[BenchmarkRun] = field(default_factory=list)
+    failure: str | None = None
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The time of each run that counts, s, in order."""
+        return tuple(value for run in self.runs for value in run.regular.raw_s or ())
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The program and its files on a phone, ready to run.
+
+    Attributes:
+        adb: the phone.
+        kept: the folder there.
+        timeout_s: a process that takes longer hangs, s.
+        clock: a monotonic clock in nanoseconds.
+        sleep: waits for some seconds.
+        progress: told of what is done.
+    """
+
+    adb: Adb
+    kept: Kept
+    timeout_s: float
+    clock: Clock = time.perf_counter_ns
+    sleep: Callable[[float], None] = time.sleep
+    progress: Progress = silent
+
+
+def run_once(bench: Bench, job: Job, options: Options | None = None, *, extra_s: float = 0.0) -> BenchmarkRun:
+    """Runs a file in one process of the program.
+
+    Args:
+        bench: where.
+        job: what to run.
+        options: how; by default so that every run is told.
+        extra_s: that the process may take beyond the usual, s.
+
+    Raises:
+        RunError: the file hangs, crashes, or the program cannot run it.
+        UnsupportedTargetError: the phone cannot run the program at all.
+        MeasurementError: the phone is gone.
+    """
+    options = options or _options(job, RUNS, bench.timeout_s)
+    seconds = bench.timeout_s + extra_s
+    line = f"cd {shlex.quote(bench.kept.path)} && exec {shlex.join(command(options, f'./{PROGRAM}'))}"
+    try:
+        done = bench.adb.call("shell", "-n", "-T", line, seconds=seconds + _SLACK_S)
+    except TimeoutError:
+        bench.adb.shell(end_all_in(bench.kept.path))  # which says so itself if it is the phone that hangs
+        raise RunError(f"It gave no result within {seconds:g} s, and was ended") from None
+    if done.status == 0:
+        return _checked(parse_named(job, done.said), options)
+    if bench.kept.lost:
+        raise MeasurementError(
+            f"The link to {bench.adb.label} was cut",
+            fix="See that the phone stays connected, and try again; what ran there has ended, and its folder is gone",
+        )
+    if done.status in _CANNOT_RUN:
+        raise UnsupportedTargetError(
+            f"{bench.adb.label} cannot run this {PROGRAM}",
+            got=reason(done.said),
+            fix="Take one that was built for its processor (adb shell getprop ro.product.cpu.abi says which)",
+        )
+    raise RunError(f"{PROGRAM} ended with {_ending(done.status)}", got=_named(job, reason(done.said)))
+
+
+def parse_named(job: Job, text: str) -> BenchmarkRun:
+    """Reads what the program printed of ``job``.
+
+    Raises:
+        RunError: it failed, or its text is not whole.
+    """
+    try:
+        return parse(text)
+    except MeasurementError as error:
+        raise RunError(_named(job, str(error))) from None
+
+
+def time_jobs(bench: Bench, jobs: Sequence[Job], sampling: Sampling, seed: int = 0) -> dict[Job, Series]:
+    """Runs each job in a process of its own once per round, in an order shuffled anew for each round.
+
+    What slows the phone for a while, heat above all, then slows all jobs alike; and a time that depends on where a
+    process happened to lie in memory is not taken for the file's.
+
+    Args:
+        bench: where.
+        jobs: what to run.
+        sampling: how long; its seconds count loading and warm-up as well.
+        seed: of the order within the rounds.
+
+    Raises:
+        UnsupportedTargetError: the phone cannot run the program at all.
+        MeasurementError: the phone is gone.
+    """
+    series = {job: Series() for job in jobs}
+    order, start, budget_s = random.Random(seed), bench.clock(), sampling.seconds * len(jobs)
+    while alive := [job for job in jobs if series[job].failure is None]:
+        for job in order.sample(alive, len(alive)):
+            left = sampling.max_samples - len(series[job].values)
+            try:
+                series[job].runs.append(run_once(bench, job, _options(job, max(1, min(RUNS, left)), bench.timeout_s)))
+            except RunError as error:
+                series[job].failure = str(error)
+        had = min((len(series[job].values) for job in alive if series[job].failure is None), default=0)
+        spent_s = (bench.clock() - start) * 1e-9
+        bench.progress("measure", had, _expected(sampling, had, spent_s, budget_s))
+        if had >= sampling.max_samples or (had >= sampling.min_samples and spent_s >= budget_s):
+            break
+    return series
+
+
+def latency_of(series: Series) -> Measurement:
+    """Returns the latency of a job: every run that counts, and the first and last warm-up run of each process.
+
+    The warm-up is steady if its last runs were, in the middle, as long as those that count.
+    """
+    warmups = tuple(
+        value for run in series.runs for value in (run.warmup.first_s, run.warmup.last_s)[: run.warmup.count]
+    )
+    rises = [run.warmup.last_s / median(run.regular.raw_s or (run.regular.mean_s,)) - 1 for run in series.runs]
+    return Measurement("latency", "s", series.values, warmups, abs(median(rises)) <= STEADY)
+
+
+def memory_of(bench: Bench, job: Job) -> MemoryUse:
+    """Measures the peak memory of a job in a process of its own, for watching it takes time from what is watched."""
+    options = Options(job.remote, job.backend, job.threads, most_s=bench.timeout_s, peak_memory=True)
+    try:
+        run = run_once(bench, job, options)
+    except RunError as error:
+        return MemoryUse(None, None, f"Its memory could not be measured. {error}")
+    if not run.peak_bytes:
+        return MemoryUse(None, None, f"This {PROGRAM} does not tell peak memory.")
+    before = run.peak_bytes - (run.overall_bytes or 0)
+    if run.overall_bytes is None or before <= 0:
+        return MemoryUse(run.peak_bytes, None, f"This {PROGRAM} does not tell its memory before loading.")
+    return MemoryUse(run.peak_bytes, before)
+
+
+def _options(job: Job, runs: int, most_s: float) -> Options:
+    return Options(job.remote, job.backend, job.threads, runs=runs, most_s=most_s)
+
+
+def _checked(run: BenchmarkRun, options: Options) -> BenchmarkRun:
+    if options.runs <= RUNS and run.regular.raw_s is None:
+        raise RunError(f"{PROGRAM} did not run as often as asked", expected=options.runs, got=run.regular.count)
+    return run
+
+
+def _named(job: Job, text: str) -> str:
+    return text.replace(job.remote, job.name)
+
+
+def _ending(status: int) -> str:
+    number = status - 128 if status > 128 else -status
+    try:
+        return f"signal {signal.Signals(number).name}"
+    except ValueError:
+        return f"status {status}"
+
+
+def _expected(sampling: Sampling, had: int, spent_s: float, budget_s: float) -> int:
+    affordable = sampling.max_samples if spent_s <= 0 else int(had * budget_s / spent_s)
+    return max(had, min(sampling.max_samples, max(sampling.min_samples, affordable)))

@@ -1,0 +1,272 @@
+"""Target ``cpu``: files measured on this machine's processor, each job in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from device_bench.documents.figures import (
+    ARITHMETIC,
+    Accuracy,
+    Arithmetic,
+    Energy,
+    Failure,
+    MemoryUse,
+    Peak,
+    Throughput,
+)
+from device_bench.documents.request import BenchRequest, check_files
+from device_bench.documents.results import BenchResult, FileResult
+from device_bench.machine.state import is_emulated, machine_state
+from device_bench.metrics.measure import Measurement
+from device_bench.metrics.startup import REPEATS, Starts, measure_starts, without_folder
+from device_bench.metrics.steadiness import machine_notes, series_notes
+from device_bench.metrics.timing import Turns
+from device_bench.worker.apart import Answer, Ask, ask
+from runtime import (
+    Artifact,
+    ArtifactError,
+    Progress,
+    decode,
+    encode,
+    macs,
+    manifest_path,
+    read_artifact,
+    sha256_of,
+    silent,
+    tool_version,
+)
+
+T = TypeVar("T")
+
+_PEAK_TRIES = 3
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a file before it is timed."""
+
+    file: Path
+    manifest: Artifact | None
+    sha256: str
+    starts: Starts
+
+
+def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask = ask) -> BenchResult:
+    """Measures the files of ``request``, interleaved, one image at a time.
+
+    A manifest beside a file is optional; where there is one, the file must be the one it describes. A file that is
+    not, or that cannot be loaded, crashes or hangs, is a failure of the result, and the others are measured.
+
+    Args:
+        request: what to measure of which files.
+        progress: told of files and rounds done.
+        ask: has a job done by a fresh process.
+
+    Raises:
+        ArtifactError: a file does not exist, or is no model file by its name.
+        MeasurementError: a process that measures cannot be had.
+    """
+    check_files(request)
+    known, failures = _start(request, progress, ask)
+    if is_emulated():
+        return _answers_alone(request, known, failures, progress, ask)
+    arithmetics = sorted({ARITHMETIC[item.manifest.precision] for item in known if item.manifest})
+    peaks = _peaks(request, arithmetics, progress, ask)
+    turns, known, failed = _time(request, known, progress, ask)
+    results = tuple(_result(request, item, latency) for item, latency in zip(known, turns.latencies, strict=True))
+    peaks, doubts = _peaks_above(request, arithmetics, peaks, results, progress, ask)
+    results = tuple(
+        _with_extras(request, item, result, progress, ask) for item, result in zip(known, results, strict=True)
+    )
+    return BenchResult(
+        target=request.target,
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        tool_version=tool_version(),
+        seed=request.seed,
+        sampling=request.sampling,
+        before=turns.before,
+        after=turns.after,
+        files=results,
+        failures=(*failures, *failed),
+        peaks=peaks,
+        notes=(*machine_notes(turns.before, turns.after), *doubts),
+    )
+
+
+def _answers_alone(
+    request: BenchRequest, known: Sequence[_Known], failures: Sequence[Failure], progress: Progress, ask: Ask
+) -> BenchResult:
+    """Returns what is true of an emulated machine: that the files run there, and how they answer."""
+    before = machine_state()
+    unknown = MemoryUse(None, None, "the processor is emulated")
+    wanted = replace(request, throughput_s=0.0, energy=False)
+    results = []
+    for item in known:
+        bare = _result(request, item, None)
+        results.append(_with_extras(wanted, item, replace(bare, memory=unknown, startup=None), progress, ask))
+    return BenchResult(
+        target=request.target,
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        tool_version=tool_version(),
+        seed=request.seed,
+        sampling=request.sampling,
+        before=before,
+        after=machine_state(),
+        files=tuple(results),
+        failures=tuple(failures),
+        emulated=True,
+    )
+
+
+def _start(request: BenchRequest, progress: Progress, ask: Ask) -> tuple[list[_Known], list[Failure]]:
+    """Looks at each manifest and starts each file in fresh processes; what fails is not run again."""
+    known, failures = [], []
+    for done, file in enumerate(request.files):
+        progress("start", done, len(request.files), file.name)
+        try:
+            # the manifest first: its digest keeps damaged bytes from the engine
+            manifest = read_artifact(file) if manifest_path(file).is_file() else None
+        except ArtifactError as error:
+            failures.append(Failure(file.name, without_folder(str(error), file)))
+            continue
+        repeats = REPEATS if request.startup and not is_emulated() else 1
+        starts = measure_starts(file, request.threads, repeats=repeats, timeout_s=request.timeout_s, ask=ask)
+        if starts.failure is not None:
+            failures.append(Failure(file.name, starts.failure))
+            continue
+        known.append(_Known(file, manifest, manifest.sha256 if manifest else sha256_of(file), starts))
+    progress("start", len(request.files), len(request.files))
+    return known, failures
+
+
+def _time(
+    request: BenchRequest, known: Sequence[_Known], progress: Progress, ask: Ask
+) -> tuple[Turns, list[_Known], list[Failure]]:
+    """Times all files in turns; when one of them ends the process, times the others again without it.
+
+    Raises:
+        PocketVitError: the process ended in no file's turn.
+    """
+    left, failures = list(known), list[Failure]()
+    while left:
+        job = {
+            "files": [str(item.file.resolve()) for item in left],
+            "threads": request.threads,
+            "sampling": encode(request.sampling),
+            "seed": request.seed,
+        }
+        answer = ask("latency", job, progress, silence_s=request.timeout_s)
+        if answer.error is None:
+            return decode(Turns, answer.result, "the times"), left, failures
+        if answer.turn is None or not 0 <= answer.turn < len(left):
+            raise answer.error
+        guilty = left.pop(answer.turn)
+        failures.append(Failure(guilty.file.name, without_folder(str(answer.error), guilty.file)))
+    now = machine_state()
+    return Turns((), now, now), [], failures
+
+
+def _result(request: BenchRequest, item: _Known, latency: Measurement | None) -> FileResult:
+    manifest = item.manifest
+    return FileResult(
+        file=item.file.name,
+        sha256=item.sha256,
+        size_bytes=item.file.stat().st_size,
+        precision=manifest.precision if manifest else None,
+        engine=item.starts.engine,
+        engine_version=item.starts.engine_version,
+        threads=request.threads,
+        batch=item.starts.batch,
+        measurements=(latency,) if latency else (),
+        memory=item.starts.memory,
+        startup=item.starts.startup if request.startup else None,
+        macs=macs(manifest.plan) if manifest else None,
+        arithmetic=ARITHMETIC[manifest.precision] if manifest else None,
+        notes=series_notes(latency.values, latency.steady) if latency else (),
+    )
+
+
+def _with_extras(request: BenchRequest, item: _Known, result: FileResult, progress: Progress, ask: Ask) -> FileResult:
+    """Adds what else was asked of the file, one process each; what cannot be measured is said in a note."""
+    job = {"file": str(item.file.resolve()), "threads": request.threads, "seed": request.seed}
+    if request.throughput_s:
+        answer = ask("throughput", {**job, "budget_s": request.throughput_s}, progress, silence_s=request.timeout_s)
+        result = _with(result, item, "throughput", tuple[Throughput, ...], answer)
+    if request.energy:
+        progress("energy", 0, 1, result.file)
+        answer = ask("energy", {**job, "country": request.country}, progress, silence_s=request.timeout_s)
+        result = _with(result, item, "energy", Energy, answer)
+    if request.images is not None:
+        answer = ask(
+            "accuracy", {**job, "images": str(request.images.resolve())}, progress, silence_s=request.timeout_s
+        )
+        result = _with(result, item, "accuracy", Accuracy, answer)
+    return result
+
+
+def _with(result: FileResult, item: _Known, field: str, kind: Any, answer: Answer) -> FileResult:
+    if answer.error is None:
+        figure: Mapping[str, Any] = {field: decode(kind, answer.result, f"the {field} of {result.file}")}
+        return replace(result, **figure)
+    note = f"Its {field} could not be measured. {without_folder(str(answer.error), item.file)}"
+    return replace(result, notes=(*result.notes, note))
+
+
+def _peaks(request: BenchRequest, arithmetics: Sequence[str], progress: Progress, ask: Ask) -> tuple[Peak, ...]:
+    """Measures the machine's peaks once; an engine that cannot gives none."""
+    if not (request.peaks and arithmetics):
+        return ()
+    progress("peaks", 0, 1)
+    job = {"threads": request.threads, "arithmetics": list(arithmetics)}
+    answer = ask("peaks", job, progress, silence_s=request.timeout_s)
+    progress("peaks", 1, 1)
+    return () if answer.error is not None else decode(tuple[Peak, ...], answer.result, "the peaks")
+
+
+def _peaks_above(
+    request: BenchRequest,
+    arithmetics: Sequence[str],
+    before: tuple[Peak, ...],
+    results: Sequence[FileResult],
+    progress: Progress,
+    ask: Ask,
+) -> tuple[tuple[Peak, ...], tuple[str, ...]]:
+    """Measures the peaks again after the files, and more often where a file was seen to do more than they say.
+
+    Where that does not help, what the file did is the peak: no file ever is above it.
+    """
+    peaks = before
+    for _ in range(_PEAK_TRIES):
+        peaks = merged(peaks, _peaks(request, arithmetics, progress, ask))
+        above = [result.file for result in results if _is_above(result, peaks)]
+        if request.peaks and arithmetics and not peaks:
+            return (), ("The machine's peak arithmetic could not be measured.",)
+        if not above:
+            return peaks, ()
+    seen = [
+        Peak(one.engine, one.arithmetic, one.threads, (one.gflops_per_s,))
+        for one in results
+        if one.file in above and one.arithmetic and one.gflops_per_s
+    ]
+    # what it was seen to do, it can do
+    return merged(peaks, seen), (
+        f"The machine was slower while its peak was measured than while {', '.join(above)} ran: that file is its peak.",
+    )
+
+
+def _is_above(result: FileResult, peaks: Sequence[Peak]) -> bool:
+    own = [peak.best for peak in peaks if (peak.arithmetic, peak.threads) == (result.arithmetic, result.threads)]
+    return result.gflops_per_s is not None and bool(own) and result.gflops_per_s > max(own)
+
+
+def merged(first: Sequence[Peak], second: Sequence[Peak]) -> tuple[Peak, ...]:
+    """Returns the peaks of two measurements with the values of both."""
+    values: dict[tuple[str, Arithmetic, int], tuple[float, ...]] = {}
+    for peak in (*first, *second):
+        key = (peak.engine, peak.arithmetic, peak.threads)
+        values[key] = (*values.get(key, ()), *peak.gflops)
+    return tuple(Peak(*key, gflops) for key, gflops in values.items())

@@ -1,0 +1,112 @@
+"""Counts the instructions a file's kernels execute on an emulated core: a figure of cost that does not wobble."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+
+from device_bench.metrics.instructions import CLASSES, Instructions
+from device_bench.targets.remote.bundle import bundle
+from runtime import ArtifactError, MeasurementError, Progress, silent, storage_errors
+
+from .base import Boards
+from .board import Board
+from .cores import CoreName
+from .marks import between
+from .start import emulated_board
+
+RUNS = 2
+"""Counted invokes of each file; an allocator that happens to tidy up adds some hundred instructions to one of them."""
+
+_FOLDER = "home/pi/counts"
+_PYTHON = "/usr/bin/python3.11"
+# nothing that starts threads, writes files or depends on chance: all of it would be counted. And the allocator keeps
+# what is freed at hand: how long it would search depends on all that was ever allocated
+_VARIABLES = {
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=2000",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONHASHSEED": "0",
+}
+
+
+def count_instructions(
+    core: CoreName,
+    files: Sequence[Path],
+    runs: int = RUNS,
+    *,
+    boards: Boards | None = None,
+    timeout_s: float = 1800.0,
+    progress: Progress = silent,
+) -> dict[str, Instructions]:
+    """Returns what each file's engine executes for one image on one thread, by the file's name.
+
+    The first invoke warms up and is not counted. LiteRT runs ``.tflite`` files, ONNX Runtime ``.onnx`` files. The
+    input is the same each time.
+
+    Args:
+        core: ``pi4`` (Cortex-A72) or ``pi5`` (Cortex-A76).
+        files: of different names.
+        runs: counted invokes of each, 1 to 98.
+        boards: what to start the board from; by default ``build_boards()``.
+        timeout_s: for each file, s.
+        progress: told of each file.
+
+    Raises:
+        MeasurementError: emulated boards cannot be made or run here, two files have the same name, ``runs`` cannot
+            be, or a file cannot be counted.
+        ArtifactError: a file does not exist.
+    """
+    names = [file.name for file in files]
+    if len(set(names)) != len(names):
+        raise MeasurementError("Files that are counted together need different names", got=", ".join(names))
+    if not 1 <= runs <= 98:
+        raise MeasurementError("runs must be 1 to 98", got=runs)
+    for file in files:
+        if not file.is_file():
+            raise ArtifactError(f"The model file {file} does not exist")
+    counted = {}
+    with emulated_board(core, boards=boards, progress=progress) as board:
+        for number, file in zip(count(), files):
+            progress(f"counting on emu:{core}", number, len(files), file.name)
+            counted[file.name] = count_file(board, file, runs, timeout_s=timeout_s)
+    progress(f"counting on emu:{core}", len(files), len(files))
+    return counted
+
+
+def count_file(board: Board, file: Path, runs: int = RUNS, *, timeout_s: float = 1800.0) -> Instructions:
+    """Does for one file what ``count_instructions`` does, on a board that runs.
+
+    Args:
+        board: with engines on it.
+        file: a ``.tflite`` or ``.onnx`` file.
+        runs: counted invokes.
+        timeout_s: for the whole, s.
+
+    Raises:
+        MeasurementError: the file cannot be run there, or not in that time.
+    """
+    folder = board.root / _FOLDER
+    # one name for all: what the length of a name moves in memory would be counted, too
+    model = f"model{file.suffix}"
+    with storage_errors(folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "packages.zip").write_bytes(bundle())
+        shutil.copyfile(file, folder / model)
+    argv = [_PYTHON, "-m", "device_bench.worker.count_invokes", f"/{_FOLDER}/{model}", str(runs)]
+    variables = {**_VARIABLES, "PYTHONPATH": f"/{_FOLDER}/packages.zip"}
+    try:
+        done = board.counted(argv, variables, timeout_s=timeout_s)
+    except MeasurementError as error:
+        raise MeasurementError(f"The instructions of {file.name} could not be counted: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if [mark.number for mark in done.marks] != list(range(runs + 2)) or "engine" not in json.loads(done.output):
+        raise MeasurementError(f"The instructions of {file.name} could not be counted: not all invokes were marked")
+    per_class = zip(*between(done.marks)[1:], strict=True)
+    return Instructions(board.core.emulator_cpu, **dict(zip(CLASSES, per_class, strict=True)))

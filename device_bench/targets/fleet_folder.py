@@ -1,0 +1,97 @@
+"""A folder of results, one for each target, and beside them what became of devices without one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from device_bench.documents.results import BenchResult, read_result, write_result
+from device_bench.documents.sealed import read_sealed, write_sealed
+from runtime import ArtifactError, decode, encode, storage_errors
+
+from .base import BACKENDS
+from .fleet import DeviceFailure, Fleet
+
+SCHEMA = "pocketvit.bench-failure"
+VERSION = 1
+FAILED = "failed"
+"""The folder beside the results."""
+
+
+def write_fleet(folder: Path, fleet: Fleet) -> tuple[Path, ...]:
+    """Writes each result to ``folder`` as ``TARGET.json``, and what became of the others to ``failed`` in it.
+
+    A result takes the place of an older one of its target, whatever that is called, and of no other; a target without
+    one leaves the older as it is.
+
+    Returns:
+        The paths, in the order of the results, then of the failures.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    written = []
+    for result in fleet.results:
+        if result.files:
+            path = _place(folder, result.target, _target_of_result)
+            write_result(path, result)
+            written.append(path)
+            _forget_failures(folder / FAILED, result.target)
+    for failure in (*(_as_failure(result) for result in fleet.results if not result.files), *fleet.failures):
+        path = _place(folder / FAILED, failure.target, _target_of_failure)
+        write_sealed(path, SCHEMA, VERSION, encode(failure))
+        written.append(path)
+    return tuple(written)
+
+
+def read_failures(folder: Path) -> tuple[DeviceFailure, ...]:
+    """Reads what became of the devices without a result, of those that ``write_fleet`` wrote to ``folder``.
+
+    Raises:
+        ArtifactError: a document is damaged.
+    """
+    return tuple(read_failure(path) for path in sorted((folder / FAILED).glob("*.json")))
+
+
+def read_failure(path: Path) -> DeviceFailure:
+    """Reads a failure that ``write_fleet`` wrote.
+
+    Raises:
+        ArtifactError: the file is missing, truncated, edited, invalid, or of a newer version.
+    """
+    return decode(DeviceFailure, read_sealed(path, SCHEMA, VERSION, "Bench the device again"), str(path))
+
+
+def _as_failure(result: BenchResult) -> DeviceFailure:
+    said = " ".join(f"{failure.file}: {failure.what}" for failure in result.failures)
+    return DeviceFailure(result.target, said, result.created_utc, result.tool_version)
+
+
+def _forget_failures(folder: Path, target: str) -> None:
+    """Removes what said that nothing could be measured on a target, or on the phone that it is a backend of."""
+    names = {target, *(target.removesuffix(f":{backend}") for backend in BACKENDS)}
+    with storage_errors(folder):
+        for name in names:
+            _place(folder, name, _target_of_failure).unlink(missing_ok=True)
+
+
+def _place(folder: Path, target: str, target_of: Callable[[Path], str]) -> Path:
+    """Returns where that target's document is, or a path of its name at which there is nothing."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            if target_of(path) == target:
+                return path
+        except ArtifactError:  # damaged, or no document of ours: not to be replaced
+            continue
+    stem = re.sub(r"[^\w.@+-]+", "-", target).strip("-.") or "target"
+    names = (f"{stem}.json", *(f"{stem}-{number}.json" for number in range(2, 10_000)))
+    return next(folder / name for name in names if not (folder / name).exists())
+
+
+def _target_of_result(path: Path) -> str:
+    return read_result(path).target
+
+
+def _target_of_failure(path: Path) -> str:
+    return read_failure(path).target

@@ -1,0 +1,155 @@
+"""A bench on a device that has Python: the same program that measures on this machine, sent there and run there."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from device_bench.documents.figures import Failure
+from device_bench.documents.request import BenchRequest, check_files
+from device_bench.documents.results import BenchResult
+from device_bench.targets.base import Device
+from device_bench.targets.finding import Finding
+from device_bench.targets.link import Link
+from runtime import MeasurementError, Progress, decode, encode, manifest_path, silent, tool_version
+
+from .bootstrap import bootstrap
+from .bundle import bundle
+from .converse import Order, Parcel, Survey, converse
+from .supervisor import OLDEST_PYTHON
+
+ENGINES = {".tflite": "ai-edge-litert", ".onnx": "onnxruntime", ".pt2": "torch"}
+"""The package that runs a file, by its suffix."""
+
+_LEAST_FREE = 50e6
+_SLACK_S = 30.0
+_EMULATED_TIMES = 10
+_IMAGES = "images.npz"
+
+
+def bench_over_link(
+    device: Device,
+    link: Link,
+    request: BenchRequest,
+    progress: Progress = silent,
+    *,
+    stop: threading.Event | None = None,
+) -> BenchResult:
+    """Measures the files of ``request`` on ``device``.
+
+    The files' names reach the device as data; no shell ever sees them. A file whose engine the device lacks is a
+    failure of the result, and the others are measured.
+
+    Args:
+        device: where.
+        link: to it.
+        request: what to measure of which files; its target is not looked at.
+        progress: told of files and rounds done.
+        stop: when set, everything ends, on the device as well.
+
+    Raises:
+        ArtifactError: a file does not exist, or is no model file by its name.
+        MeasurementError: the device cannot be reached, lacks what every file needs, fell silent, or was stopped.
+    """
+    check_files(request)
+    if request.bootstrap:
+        packages = sorted({"numpy", *(ENGINES[file.suffix] for file in request.files)} - {"torch"})
+        bootstrap(device, link, packages, progress, stop=stop)
+    lacking: list[Path] = []
+    threads = device.threads or request.threads
+
+    def plan(survey: Survey) -> Order:
+        lacking.extend(_lacking(device, request.files, survey))
+        left = tuple(file for file in request.files if file not in lacking)
+        slow = _EMULATED_TIMES if survey.emulated else 1
+        return _order(replace(request, files=left, threads=threads, timeout_s=request.timeout_s * slow))
+
+    answer = converse(link, device.python, plan, progress, stop=stop)
+    result = decode(BenchResult, answer, f"the result of {device.label}")
+    failures = [Failure(file.name, _cure(device, [ENGINES[file.suffix]])) for file in lacking]
+    return replace(result, target=device.address, tool_version=tool_version(), failures=(*result.failures, *failures))
+
+
+def _order(request: BenchRequest) -> Order:
+    parcels = [Parcel(("agent", "agent.pyz"), bundle(), unpack=True)]
+    places = []
+    for number, file in enumerate(request.files):
+        place = ("files", str(number))
+        places.append("/".join((*place, file.name)))
+        parcels.append(Parcel((*place, file.name), file))
+        manifest = manifest_path(file)
+        if manifest.is_file():
+            parcels.append(Parcel((*place, manifest.name), manifest))
+    if request.images is not None:
+        parcels.append(Parcel((_IMAGES,), request.images))
+    body: dict[str, Any] = {
+        **encode(request),
+        "files": places,
+        "target": "cpu",
+        "images": None if request.images is None else _IMAGES,
+        "sampling": encode(request.sampling),
+    }
+    return Order(
+        parcels=tuple(parcels),
+        argv=("-P", "-m", "device_bench.worker.child"),
+        packages="agent",
+        request={"job": "bench", "request": body},
+        silence_s=request.timeout_s + _SLACK_S,
+    )
+
+
+def _lacking(device: Device, files: tuple[Path, ...], survey: Survey) -> list[Path]:
+    """Returns the files whose engine is not there.
+
+    Raises:
+        MeasurementError: nothing can be run at all.
+    """
+    if "numpy" not in survey.versions:
+        needed = sorted({"numpy", *(ENGINES[file.suffix] for file in files)})
+        raise MeasurementError(f"numpy is not installed for the Python on {device.label}", fix=_cure(device, needed))
+    lacking = [file for file in files if ENGINES[file.suffix] not in survey.versions]
+    if len(lacking) == len(files):
+        engines = sorted({ENGINES[file.suffix] for file in files})
+        raise MeasurementError(
+            f"{' and '.join(engines)} cannot be found by the Python on {device.label}", fix=_cure(device, engines)
+        )
+    return lacking
+
+
+def _cure(device: Device, packages: list[str]) -> str:
+    command = f"{device.python} -m pip install {' '.join(packages)}"
+    return f"Install there: {command}; or have it done from here with --bootstrap"
+
+
+def findings_of(device: Device, survey: Survey) -> tuple[Finding, ...]:
+    """Returns what ``pocketvit targets check`` says of a device that has answered."""
+    label = device.label
+    python = f"{survey.python}{' in its own folder (--bootstrap)' if survey.venv else ''}"
+    new_enough = tuple(map(int, survey.python.split(".")[:2])) >= OLDEST_PYTHON
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    found = [
+        Finding(label, "link", f"{survey.system} on {survey.machine}"),
+        Finding(
+            label,
+            "python",
+            python if new_enough else None,
+            f"It is {survey.python}: install {oldest} or newer there, and name it in targets.toml: python = …",
+        ),
+        *(
+            Finding(label, package, survey.versions.get(package), _cure(device, [package]))
+            for package in ("numpy", "ai-edge-litert", "onnxruntime")
+        ),
+        Finding(
+            label,
+            "free space",
+            f"{survey.free_bytes / 1e6:.0f} MB" if survey.free_bytes > _LEAST_FREE else None,
+            f"{survey.free_bytes / 1e6:.1f} MB are left: free some",
+        ),
+    ]
+    if survey.raspberry and not survey.emulated:
+        found.append(Finding(label, "vcgencmd", "yes" if survey.vcgencmd else None, "sudo apt install raspi-utils"))
+    if survey.emulated:
+        found.append(Finding(label, "processor", "emulated: no times, no energy"))
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""LiteRT's GPU kernels on a software GPU (SwiftShader), to check answers without a GPU."""

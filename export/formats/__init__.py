@@ -1,0 +1,1 @@
+"""File formats: how each kind of file is written from a model."""

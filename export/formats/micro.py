@@ -1,0 +1,266 @@
+"""Files for microcontrollers: a graph of what TensorFlow Lite Micro has, run in its own interpreter on this machine."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.graph.ir import KINDS, LINEAR, Graph, Op
+from runtime import ArtifactError, DataError, MissingExtraError, Progress, UnsupportedTargetError, silent
+
+MICRO_KINDS = tuple(kind for kind in KINDS if kind not in ("gelu", "tanh"))
+"""Operators TensorFlow Lite Micro runs in int8 as our other engines do. It has no GELU; its TANH writes steps of 1/128
+whatever scale the file asks for."""
+
+GELU_SLOPE = 1.702
+"""GELU is x * sigmoid(GELU_SLOPE * x), off by at most 0.0204 (Hendrycks & Gimpel 2016, arXiv 1606.08415, section 2)."""
+
+SILENCE_S = 120.0
+"""So long may one image take, or one try at loading a file."""
+
+_COMMUTING = ("mean", "reshape", "transpose", "slice")
+_CHILD = Path(__file__).with_name("micro_child.py")
+_FIX = "The file is damaged or was not exported for microcontrollers: export it again"
+
+
+@dataclass(frozen=True)
+class MicroLimits:
+    """What a microcontroller has room for.
+
+    Attributes:
+        flash_bytes: for the file; the program that runs it comes on top.
+        ram_bytes: for the arena, in which the interpreter keeps activations and its own records.
+
+    Raises:
+        DataError: a limit is not positive.
+    """
+
+    flash_bytes: int = 2 * 2**20
+    ram_bytes: int = 512 * 2**10
+
+    def __post_init__(self) -> None:
+        for name in ("flash_bytes", "ram_bytes"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} must be positive", got=getattr(self, name))
+
+
+DEFAULT_LIMITS = MicroLimits()
+"""2 MiB of flash and 512 KiB of RAM: what the bigger boards of 2020 and later have."""
+
+
+@dataclass(frozen=True)
+class MicroRun:
+    """What TensorFlow Lite Micro answered, and the memory it took.
+
+    Attributes:
+        logits: ``(N, classes)`` float32, in real units.
+        arena_bytes: the least arena in which the file loads and runs here, a multiple of 16. Pointers on this machine
+            are twice as long as a microcontroller's, so there it is somewhat less.
+        file_bytes: of the file.
+        version: of the interpreter.
+    """
+
+    logits: npt.NDArray[np.float32]
+    arena_bytes: int
+    file_bytes: int
+    version: str
+
+
+def micro_graph(graph: Graph) -> Graph:
+    """Returns a float graph of operators that TensorFlow Lite Micro has, to be quantised in place of ``graph``.
+
+    GELU becomes x * sigmoid(``GELU_SLOPE`` * x). The slope goes into the Linear before it and its inverse into the
+    Linear behind it, so that no operator is spent on it and no integer is rounded once more; where something else
+    reads the one or comes between, a product with a constant computes it.
+
+    Raises:
+        UnsupportedTargetError: another operator that TensorFlow Lite Micro lacks.
+    """
+    lacking = sorted({op.kind for op in graph.ops} - {*MICRO_KINDS, "gelu"})
+    if lacking:
+        raise UnsupportedTargetError(
+            "TensorFlow Lite Micro cannot compute this model",
+            expected=f"operators among {', '.join(MICRO_KINDS)}, gelu",
+            got=", ".join(lacking),
+            fix="Choose a model with another activation",
+        )
+    return _Rewriter(graph).build()
+
+
+class _Rewriter:
+    """Writes the operators anew; constants are scaled where a slope goes into them."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.constants, self.shapes = dict(graph.constants), dict(graph.shapes)
+        self.writers = {op.output: op for op in graph.ops}
+        self.readers: dict[str, list[Op]] = {}
+        for op in graph.ops:
+            for name in op.inputs:
+                self.readers.setdefault(name, []).append(op)
+        self.ops: list[Op] = []
+
+    def build(self) -> Graph:
+        for op in self.graph.ops:
+            if op.kind == "gelu":
+                self.gelu(op)
+            else:
+                self.ops.append(op)
+        return replace(self.graph, ops=tuple(self.ops), constants=self.constants, shapes=self.shapes)
+
+    def gelu(self, op: Op) -> None:
+        (x,), gate = op.inputs, f"{op.output}.logistic"
+        before, behind = self.writers.get(x), self.linears_behind(op.output)
+        inside, slope = x, GELU_SLOPE
+        if before is not None and behind is not None and self.folds(before):
+            for name in before.inputs[1:]:
+                self.constants[name] = self.constants[name] * slope
+            for linear in behind:
+                self.constants[linear.inputs[1]] = self.constants[linear.inputs[1]] / slope
+        else:
+            factor, inside = f"{op.output}.slope", f"{op.output}.inside"
+            self.constants[factor] = np.full((1,) * len(self.shapes[x]), slope)
+            self.shapes[factor], self.shapes[inside] = self.constants[factor].shape, self.shapes[x]
+            self.ops.append(Op("mul", (x, factor), inside))
+        self.shapes[gate] = self.shapes[x]
+        self.ops += [Op("logistic", (inside,), gate), Op("mul", (x, gate), op.output)]
+
+    def folds(self, before: Op) -> bool:
+        """Says whether ``before`` is a Linear whose scaled output nobody but one GELU would see."""
+        alone = len(self.readers[before.output]) == 1 and before.output != self.graph.output
+        return alone and before.kind in LINEAR and before.options.get("act", "none") == "none" and self.owned(before)
+
+    def owned(self, linear: Op) -> bool:
+        return all(len(self.readers[name]) == 1 for name in linear.inputs[1:])
+
+    def linears_behind(self, name: str) -> list[Op] | None:
+        """Returns the Linears that alone see ``name``, through what commutes with a factor; None if others do too."""
+        if name == self.graph.output:
+            return None
+        found: list[Op] = []
+        for reader in self.readers.get(name, []):
+            if reader.kind in _COMMUTING:
+                further = self.linears_behind(reader.output)
+            else:
+                further = [reader] if reader.kind in LINEAR and self.owned(reader) else None
+            if further is None:
+                return None
+            found += further
+        return found
+
+
+def check_micro(file: str, file_bytes: int, arena_bytes: int, limits: MicroLimits = DEFAULT_LIMITS) -> None:
+    """Refuses a file that a microcontroller has no room for.
+
+    Args:
+        file: its name, for the error text.
+        file_bytes: its size.
+        arena_bytes: of its ``MicroRun``.
+        limits: what there is room for.
+
+    Raises:
+        ArtifactError: the file or its arena is too big.
+    """
+    fixes = []
+    if file_bytes > limits.flash_bytes:
+        fixes.append("prune to a smaller budget of params")
+    if arena_bytes > limits.ram_bytes:
+        fixes.append("give the model fewer tokens (larger patches or smaller images) or narrower layers")
+    if fixes:
+        fix = f"{' and '.join(fixes)}, or raise the limits if the board has more"
+        raise ArtifactError(
+            f"{file} does not fit the microcontroller",
+            expected=f"a file of at most {limits.flash_bytes} bytes in flash and an arena of at most "
+            f"{limits.ram_bytes} bytes in RAM",
+            got=f"{file_bytes} and {arena_bytes} bytes",
+            fix=fix[0].upper() + fix[1:],
+        )
+
+
+def run_micro(
+    path: Path, images: npt.NDArray[np.float32], progress: Progress = silent, silence_s: float = SILENCE_S
+) -> MicroRun:
+    """Runs an int8 ``.tflite`` file in TensorFlow Lite Micro's interpreter, in a process of its own.
+
+    Args:
+        path: a file with int8 input and output.
+        images: preprocessed, ``(N, H, W, C)``, N at least 1; they are quantised as the file asks.
+        progress: told after every image.
+        silence_s: an image that takes longer counts as a hang.
+
+    Raises:
+        MissingExtraError: tflite-micro is not installed.
+        ArtifactError: no such file, or the interpreter cannot load or run it, crashes on it or hangs.
+        DataError: the images are not what the file takes, or not finite.
+    """
+    if path.suffix != ".tflite" or not path.is_file():
+        raise ArtifactError(f"{path} cannot run on a microcontroller", expected="an existing .tflite file")
+    if images.ndim != 4 or not len(images) or not np.isfinite(images).all():
+        raise DataError("Images must be finite and (N, H, W, C), N at least 1", got=f"shape {images.shape}")
+    with tempfile.TemporaryDirectory() as scratch:
+        inside, outside = Path(scratch) / "images.npy", Path(scratch) / "logits.npy"
+        np.save(inside, images.astype(np.float32, copy=False))
+        # without -P modules that stand beside the script would be taken for Python's own
+        command = [sys.executable, "-P", str(_CHILD), str(path.resolve()), str(inside), str(outside), str(silence_s)]
+        said = _ask(command, path, len(images), progress)
+        logits: npt.NDArray[np.float32] = np.load(outside)
+    return MicroRun(logits, int(said["arena_bytes"]), path.stat().st_size, str(said["version"]))
+
+
+def _ask(command: list[str], path: Path, count: int, progress: Progress) -> Mapping[str, Any]:
+    """Has the child run the file; it ends itself when it hangs.
+
+    Raises:
+        MissingExtraError: tflite-micro is not installed.
+        ArtifactError: the file is at fault.
+        DataError: the images are.
+    """
+    last: dict[str, Any] = {}
+    with tempfile.TemporaryFile() as chatter:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=chatter) as child:
+            assert child.stdout is not None
+            try:
+                for line in child.stdout:
+                    last = json.loads(line)
+                    if "done" in last:
+                        progress("run in TensorFlow Lite Micro", last["done"], count)
+            except BaseException:
+                child.kill()
+                raise
+        words = _words(chatter)
+    if "missing" in last:
+        raise MissingExtraError("tflite-micro", "micro")
+    if "misfit" in last:
+        raise DataError(f"The images do not fit {path}", expected=last["misfit"][0], got=last["misfit"][1])
+    if "refusal" in last:
+        expected, got = last["refusal"]
+        raise ArtifactError(f"TensorFlow Lite Micro cannot run {path}", expected=expected, got=words or got, fix=_FIX)
+    if child.returncode == 0 and "arena_bytes" in last:
+        return last
+    if child.returncode == -getattr(signal, "SIGALRM", 0):
+        raise ArtifactError(
+            f"TensorFlow Lite Micro hung on {path}", got="no answer in the time allowed for one image", fix=_FIX
+        )
+    how = f"exit status {child.returncode}"
+    if child.returncode < 0:
+        how = f"signal {signal.Signals(-child.returncode).name}"
+    raise ArtifactError(f"TensorFlow Lite Micro crashed on {path}", got=f"{how} {words}".strip(), fix=_FIX)
+
+
+def _words(chatter: IO[bytes]) -> str:
+    """Returns the first lines the interpreter wrote, where it names the cause; what follows are consequences."""
+    chatter.seek(0)
+    text = chatter.read(4000).decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = "; ".join(line.rstrip(".") for line in lines[:2])
+    return "".join(c if c.isprintable() else " " for c in said)[:300]

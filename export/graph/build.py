@@ -1,0 +1,407 @@
+"""A sliced ViT as a graph, with the rewrites that make it faster and change nothing it computes.
+
+Every rewrite is exact in real numbers: outputs differ by rounding alone, and each can be switched off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from compress.model.vit import SlicedViT
+from runtime import BlockPlan, ShapePlan
+
+from .ir import Array, Builder, Graph
+
+INPUT, OUTPUT = "image", "logits"
+
+
+@dataclass(frozen=True)
+class Rewrites:
+    """Which exact rewrites the graph is built with.
+
+    Attributes:
+        fold_norm: LayerNorm's weight and bias go into the Linears that read it.
+        fold_scale: LayerScale goes into the Linear before it, and the factor on query-key products into the query.
+        fold_bias: the key's bias is dropped, since softmax does not see what is added to a whole row; the value's
+            goes through the output projection, since the weights of a row sum to one.
+        centre: everything written into the residual stream has its mean over the channels taken out, so that every
+            LayerNorm becomes an RMSNorm (Ashkboos et al. 2024, SliceGPT, arXiv 2401.15024, section 3).
+        flat: tokens are ``(N, C)`` and heads ``(H, N, d)``, without a dimension for the batch. LiteRT's GPU delegate
+            computes such graphs wrongly, so this is the one that is off unless it is asked for; ONNX files are written
+            with it, since their writer puts the batch in front of all dimensions.
+        pooled_only: the last block computes what the head reads alone: the class token's query, projection and MLP,
+            or the mean before fc2 where the head reads a mean that no norm comes before.
+        patch_rows: the patch embedding is a Linear of the patches' pixels and not a convolution.
+        fold_embed: the positions of class token and registers are added to them beforehand.
+    """
+
+    fold_norm: bool = True
+    fold_scale: bool = True
+    fold_bias: bool = True
+    centre: bool = True
+    flat: bool = False
+    pooled_only: bool = True
+    patch_rows: bool = True
+    fold_embed: bool = True
+
+    def without(self, name: str) -> Rewrites:
+        """Returns these rewrites with one switched off."""
+        return replace(self, **{name: False})
+
+    def flattened(self) -> Rewrites:
+        """Returns these rewrites with ``flat`` switched on."""
+        return replace(self, flat=True)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Factors that channels are divided by where they are written and multiplied by where they are read.
+
+    In real numbers they change nothing. In integers one range serves all channels of a tensor, and these make the
+    channels equally large (cross-layer equalisation: Nagel et al. 2019, arXiv 1906.04721, eq. 11; SmoothQuant: Xiao
+    et al. 2023, arXiv 2211.10438, eq. 4). Since every LayerNorm is an RMSNorm here, even the residual stream can be
+    scaled: only the mean of squares must then weigh each channel by its factor squared.
+
+    Attributes:
+        stream: of the residual stream, ``(C,)``, or None.
+        qk: for each block of key over query, ``(heads * qk_dim,)``: the query is multiplied, the key divided.
+        v: for each block of the value, ``(heads * v_dim,)``.
+    """
+
+    stream: Array | None = None
+    qk: tuple[Array, ...] = ()
+    v: tuple[Array, ...] = ()
+
+
+DEFAULT_REWRITES = Rewrites()
+ALL_REWRITES = DEFAULT_REWRITES.flattened()
+NO_REWRITES = Rewrites(**{field.name: False for field in fields(Rewrites)})
+
+
+def vit_graph(model: SlicedViT, rewrites: Rewrites = DEFAULT_REWRITES, scales: Scales | None = None) -> Graph:
+    """Returns ``model`` as a graph of one image ``(1, H, W, C)``.
+
+    Args:
+        model: a sliced ViT.
+        rewrites: which of the exact rewrites to make.
+        scales: what to divide channels by; needs all rewrites that fold something, and centring for the stream's.
+    """
+    weights = {name: value.detach().double().numpy() for name, value in model.state_dict().items()}
+    return _Vit(model.plan, weights, rewrites, scales or Scales()).build()
+
+
+@dataclass(frozen=True)
+class _Normed:
+    """Tokens after a norm, and the affine map that Linears reading them must still make."""
+
+    name: str
+    weight: Array | None = None
+    bias: Array | None = None
+
+
+class _Vit:
+    """Builds the graph block by block; ``x`` is always the name of the residual stream."""
+
+    def __init__(self, plan: ShapePlan, weights: dict[str, Array], rewrites: Rewrites, scales: Scales) -> None:
+        self.plan, self.weights, self.rewrites, self.scales = plan, weights, rewrites, scales
+        self.g = Builder((1, *plan.img_size, plan.in_chans), INPUT)
+        self.batch = () if rewrites.flat else (1,)
+        # without a last norm the head would see what centring takes away
+        self.rms = rewrites.centre and plan.norm != "none"
+        self.stream_scale = scales.stream if self.rms else None
+        assert self.stream_scale is None or (rewrites.fold_norm and rewrites.fold_scale), "scales need folded norms"
+
+    def build(self) -> Graph:
+        plan, g = self.plan, self.g
+        x = self.embed()
+        if plan.norm_pre:
+            x = self.norm_pre(x)
+        for i, block in enumerate(plan.blocks):
+            last = i == len(plan.blocks) - 1
+            x = self.attention(x, i, block, self.pooled_rows() if last else None)
+            x = self.mlp(x, i, last and self.mean_early())
+        output = self.head(x)
+        assert output == OUTPUT
+        return g.graph(output)
+
+    # what the last block can leave out
+
+    def pooled_rows(self) -> int | None:
+        """How many of the first tokens the heads read, or None for all."""
+        if not self.rewrites.pooled_only or self.plan.pooling != "token":
+            return None
+        rows = 2 if self.plan.dist_token else 1
+        return rows if rows < self.plan.num_tokens else None
+
+    def mean_early(self) -> bool:
+        return self.rewrites.pooled_only and self.plan.pooling != "token" and self.plan.norm != "before_pool"
+
+    # parts
+
+    def embed(self) -> str:
+        plan, g, w = self.plan, self.g, self.weights
+        c, n = plan.embed_dim, plan.num_patches
+        kernel = self.written(w["patch_embed.weight"].transpose(0, 2, 3, 1))
+        bias = self.written(w["patch_embed.bias"]) if plan.patch_bias else np.zeros(c)
+        position = self.written(w["pos_embed"][0], -1) if plan.pos_embed != "none" else None
+        tokens = [w[name][0] for name in ("cls_token", "dist_token", "reg_token") if name in w]
+        prefix = self.written(np.concatenate(tokens), -1) if tokens else None
+        fold = self.rewrites.fold_embed and position is not None
+        if self.rewrites.patch_rows:
+            x = g.linear(self.patch_rows(), kernel.reshape(c, -1), bias, "patch_embed")
+        else:
+            inputs = [INPUT, g.constant("patch_embed.weight", kernel), g.constant("patch_embed.bias", bias)]
+            x = g.op("conv_2d", inputs, "patch_embed", stride=plan.patch_size)
+            x = g.op("reshape", [x], "patches", shape=(*self.batch, n, c))
+        skip = plan.num_prefix_tokens if plan.pos_embed == "all" else 0
+        if fold:
+            assert position is not None
+            x = g.op("add", [x, self.tokens("pos_embed", position[skip:])], "patches.placed")
+            if prefix is not None and skip:
+                prefix = prefix + position[:skip]
+        elif plan.pos_embed == "patches":
+            assert position is not None
+            x = g.op("add", [x, self.tokens("pos_embed", position)], "patches.placed")
+        if prefix is not None:
+            x = g.op("concatenation", [self.tokens("prefix", prefix), x], "tokens", axis=-2)
+        if plan.pos_embed == "all" and not fold:
+            assert position is not None
+            x = g.op("add", [x, self.tokens("pos_embed", position)], "tokens.placed")
+        return x
+
+    def patch_rows(self) -> str:
+        """Maps the image to ``(…, patches, pixels of a patch)``."""
+        (height, width), (rows, columns), chans = self.plan.img_size, self.plan.patch_size, self.plan.in_chans
+        down, across, g = height // rows, width // columns, self.g
+        x = INPUT
+        if across > 1 and rows > 1:
+            x = g.op("reshape", [x], "image.rows", shape=(down, rows, across, columns * chans))
+            x = g.op("transpose", [x], "image.patches", perm=(0, 2, 1, 3))
+        return g.op("reshape", [x], "patches", shape=(*self.batch, down * across, rows * columns * chans))
+
+    def norm_pre(self, x: str) -> str:
+        """A LayerNorm whose result is the residual stream itself: nothing can take its affine."""
+        g = self.g
+        x = self.norm(x, "norm_pre", fold=False).name
+        if not self.rms:
+            return x
+        x = g.op("sub", [x, g.op("mean", [x], "norm_pre.mean_out", axis=(-1,))], "norm_pre.centred_out")
+        if self.stream_scale is None:
+            return x
+        row = (1,) * (len(g.shapes[x]) - 1) + (-1,)
+        return g.op("mul", [x, g.constant("norm_pre.rescale", 1 / self.stream_scale.reshape(row))], "norm_pre.rescaled")
+
+    def norm(self, x: str, name: str, fold: bool | None = None) -> _Normed:
+        g, rank = self.g, len(self.g.shapes[x])
+        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        if not self.rms:
+            mean = g.op("mean", [x], f"{name}.mean", axis=(-1,))
+            x = g.op("sub", [x, mean], f"{name}.centred")
+        square = g.op("mul", [x, x], f"{name}.square")
+        if self.stream_scale is None:
+            variance = g.op("mean", [square], f"{name}.variance", axis=(-1,))
+            eps = g.constant("norm_eps", np.full((1,) * rank, self.plan.norm_eps))
+            variance = g.op("add", [variance, eps], f"{name}.variance_eps")
+        else:
+            share = self.stream_scale**2 / len(self.stream_scale)
+            variance = g.linear(square, share[None], np.full(1, self.plan.norm_eps), f"{name}.variance")
+            weight = weight * self.stream_scale
+        x = g.op("mul", [x, g.op("rsqrt", [variance], f"{name}.rsqrt")], f"{name}.normed")
+        if self.rewrites.fold_norm if fold is None else fold:
+            return _Normed(x, weight, bias)
+        row = (1,) * (rank - 1) + (-1,)
+        x = g.op("mul", [x, g.constant(f"{name}.weight", weight.reshape(row))], f"{name}.scaled")
+        return _Normed(g.op("add", [x, g.constant(f"{name}.bias", bias.reshape(row))], f"{name}.out"))
+
+    def attention(self, stream: str, index: int, block: BlockPlan, rows: int | None) -> str:
+        g, w, at = self.g, self.weights, f"blocks.{index}.attn"
+        normed = self.norm(stream, f"blocks.{index}.norm1")
+        some = normed
+        if rows is not None:
+            some = replace(normed, name=self.first(normed.name, rows, f"{at}.rows"))
+            stream = self.first(stream, rows, f"{at}.stream_rows")
+        scale = self.plan.attn_scale if self.rewrites.fold_scale else 1.0
+        query, query_bias = self.affine(some, f"{at}.q", scale)
+        key, key_bias = self.affine(normed, f"{at}.k")
+        value, value_bias = self.affine(normed, f"{at}.v")
+        query, query_bias, key, key_bias = self.balanced(index, query, query_bias, key, key_bias)
+        out, out_bias = w[f"{at}.proj.weight"], w.get(f"{at}.proj.bias")
+        if self.rewrites.fold_bias:
+            key_bias = None
+            if value_bias is not None:
+                out_bias = out @ value_bias + (0 if out_bias is None else out_bias)
+                value_bias = None
+        if self.scales.v:
+            ratio = self.scales.v[index]
+            value, out = value / ratio[:, None], out * ratio
+            value_bias = None if value_bias is None else value_bias / ratio
+        if rows == 1 and key_bias is None and value_bias is None and self.rewrites.fold_scale:
+            one = g.linear(some.name, query, query_bias, f"{at}.q")
+            joined = self.attention_of_one(one, normed.name, key, value, at)
+            return self.write(stream, joined, out, out_bias, index, "gamma1", f"{at}.proj")
+        q = self.heads(g.linear(some.name, query, query_bias, f"{at}.q"), block.num_heads, f"{at}.q")
+        k = self.heads(g.linear(normed.name, key, key_bias, f"{at}.k"), block.num_heads, f"{at}.k")
+        v = self.heads(g.linear(normed.name, value, value_bias, f"{at}.v"), block.num_heads, f"{at}.v")
+        if not self.rewrites.fold_scale:
+            factor = g.constant("attn_scale", np.full((1,) * len(g.shapes[q]), self.plan.attn_scale))
+            q = g.op("mul", [q, factor], f"{at}.q.scaled")
+        scores = g.op("batch_matmul", [q, k], f"{at}.scores", adj_y=True)
+        mixed = g.op("batch_matmul", [g.op("softmax", [scores], f"{at}.softmax"), v], f"{at}.mixed")
+        return self.write(stream, self.joined(mixed, f"{at}.mixed"), out, out_bias, index, "gamma1", f"{at}.proj")
+
+    def balanced(
+        self, index: int, query: Array, query_bias: Array | None, key: Array, key_bias: Array | None
+    ) -> tuple[Array, Array | None, Array, Array | None]:
+        if not self.scales.qk:
+            return query, query_bias, key, key_bias
+        factor = self.scales.qk[index]
+        query, key = query * factor[:, None], key / factor[:, None]
+        return (
+            query,
+            None if query_bias is None else query_bias * factor,
+            key,
+            None if key_bias is None else key_bias / factor,
+        )
+
+    def attention_of_one(self, q: str, normed: str, key: Array, value: Array, at: str) -> str:
+        """Attention of one query: the query goes through the key's weights, and the mixture through the value's.
+
+        So no key or value of any token is computed. ``normed`` is ``(…, N, C)``, the result ``(…, 1, heads * v_dim)``.
+        """
+        g, c = self.g, self.plan.embed_dim
+        block = self.plan.blocks[-1]
+        heads, qk, v = block.num_heads, block.qk_dim, block.v_dim
+        tokens = g.op("reshape", [normed], f"{at}.tokens", shape=g.shapes[normed][-2:])
+        q = g.op("reshape", [q], f"{at}.q.heads", shape=(heads, 1, qk))
+        keys = g.constant(f"{at}.k.weight", key.reshape(heads, qk, c))
+        looked = g.op("batch_matmul", [q, keys], f"{at}.k")
+        looked = g.op("reshape", [looked], f"{at}.k.rows", shape=(heads, c))
+        weights = g.op("softmax", [g.op("batch_matmul", [looked, tokens], f"{at}.scores", adj_y=True)], f"{at}.softmax")
+        mixed = g.op("batch_matmul", [weights, tokens], f"{at}.mixed")
+        mixed = g.op("reshape", [mixed], f"{at}.mixed.heads", shape=(heads, 1, c))
+        values = g.constant(f"{at}.v.weight", value.reshape(heads, v, c))
+        mixed = g.op("batch_matmul", [mixed, values], f"{at}.v", adj_y=True)
+        return g.op("reshape", [mixed], f"{at}.v.joined", shape=(*self.batch, 1, heads * v))
+
+    def mlp(self, stream: str, index: int, mean_early: bool) -> str:
+        g, w, at = self.g, self.weights, f"blocks.{index}.mlp"
+        normed = self.norm(stream, f"blocks.{index}.norm2")
+        first, first_bias = self.affine(normed, f"{at}.fc1")
+        relu = self.plan.act == "relu"
+        hidden = g.linear(normed.name, first, first_bias, f"{at}.fc1", act="relu" if relu else "none")
+        hidden = hidden if relu else self.activation(hidden, f"{at}.act")
+        if mean_early:
+            hidden, stream = self.pooled(hidden, f"{at}.act.mean"), self.pooled(stream, f"{at}.stream.mean")
+        return self.write(stream, hidden, w[f"{at}.fc2.weight"], w[f"{at}.fc2.bias"], index, "gamma2", f"{at}.fc2")
+
+    def activation(self, x: str, name: str) -> str:
+        g, act = self.g, self.plan.act
+        if act in ("gelu", "gelu_tanh"):
+            return g.op("gelu", [x], name, approximate=act == "gelu_tanh")
+        inside = x
+        if act == "quick_gelu":
+            factor = g.constant("quick_gelu", np.full((1,) * len(g.shapes[x]), 1.702))
+            inside = g.op("mul", [x, factor], f"{name}.inside")
+        return g.op("mul", [x, g.op("logistic", [inside], f"{name}.logistic")], name)
+
+    def head(self, x: str) -> str:
+        plan, g = self.plan, self.g
+        early = self.mean_early()
+        if plan.norm == "before_pool" and plan.pooling != "token":
+            normed = self.norm(x, "norm")
+            pooled = replace(normed, name=self.pooled(normed.name, "pooled"))
+        else:
+            rows = 2 if plan.dist_token else 1
+            x = x if early else self.pooled(x, "pooled") if plan.pooling != "token" else self.first(x, rows, "pooled")
+            pooled = self.norm(x, "norm") if plan.norm != "none" else _Normed(x)
+        if not plan.dist_token:
+            return self.classifier(pooled, "head", 1.0, OUTPUT)
+        firsts = replace(pooled, name=self.first(pooled.name, 1, "head.token"))
+        seconds = replace(pooled, name=self.first(pooled.name, 1, "head_dist.token", begin=1))
+        one = self.classifier(firsts, "head", 0.5, "head")
+        two = self.classifier(seconds, "head_dist", 0.5, "head_dist")
+        return g.op("add", [one, two], OUTPUT)
+
+    def classifier(self, x: _Normed, name: str, share: float, output: str) -> str:
+        weight, bias = self.affine(x, name, share)
+        flat = (1, self.plan.embed_dim)
+        if self.g.shapes[x.name] != flat:
+            x = replace(x, name=self.g.op("reshape", [x.name], f"{name}.in", shape=flat))
+        return self.g.linear(x.name, weight, bias, output)
+
+    # pieces
+
+    def affine(self, x: _Normed, name: str, factor: float = 1.0) -> tuple[Array, Array | None]:
+        """Returns weight and bias of the Linear ``name``, with the norm's affine and ``factor`` in them."""
+        weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+        if x.bias is not None:
+            bias = weight @ x.bias + (0 if bias is None else bias)
+        if x.weight is not None:
+            weight = weight * x.weight
+        return weight * factor, None if bias is None else bias * factor
+
+    def write(self, stream: str, x: str, weight: Array, bias: Array | None, index: int, gamma: str, name: str) -> str:
+        """Adds a Linear of ``x`` to the residual stream."""
+        g, scale = self.g, self.weights.get(f"blocks.{index}.{gamma}")
+        if scale is not None and self.rewrites.fold_scale:
+            weight, bias, scale = weight * scale[:, None], None if bias is None else bias * scale, None
+        if scale is None:
+            weight, bias = self.written(weight), None if bias is None else self.written(bias)
+        x = g.linear(x, weight, bias, name)
+        if scale is not None:
+            row = (1,) * (len(g.shapes[x]) - 1) + (-1,)
+            x = g.op("mul", [x, g.constant(f"blocks.{index}.{gamma}", scale.reshape(row))], f"{name}.scaled")
+            if self.rms:
+                mean = g.op("mean", [x], f"{name}.mean", axis=(-1,))
+                x = g.op("sub", [x, mean], f"{name}.centred")
+        return g.op("add", [stream, x], f"{name}.stream")
+
+    def written(self, value: Array, axis: int = 0) -> Array:
+        """Returns something written into the residual stream without its mean over the channels, and scaled."""
+        if self.rms:
+            value = value - value.mean(axis=axis, keepdims=True)
+        if self.stream_scale is None:
+            return value
+        shape = [1] * value.ndim
+        shape[axis] = -1
+        return value / self.stream_scale.reshape(shape)
+
+    def heads(self, x: str, count: int, name: str) -> str:
+        """Maps ``(…, N, heads * d)`` to ``(…, heads, N, d)``."""
+        *batch, n, width = self.g.shapes[x]
+        if n == 1 or count == 1:
+            return self.g.op("reshape", [x], f"{name}.heads", shape=(*batch, count, n, width // count))
+        x = self.g.op("reshape", [x], f"{name}.split", shape=(*batch, n, count, width // count))
+        rank = len(batch) + 3
+        return self.g.op("transpose", [x], f"{name}.heads", perm=(*range(rank - 3), rank - 2, rank - 3, rank - 1))
+
+    def joined(self, x: str, name: str) -> str:
+        """Maps ``(…, heads, N, d)`` to ``(…, N, heads * d)``."""
+        *batch, count, n, width = self.g.shapes[x]
+        if n > 1 and count > 1:
+            rank = len(batch) + 3
+            perm = (*range(rank - 3), rank - 2, rank - 3, rank - 1)
+            x = self.g.op("transpose", [x], f"{name}.rows", perm=perm)
+        return self.g.op("reshape", [x], f"{name}.joined", shape=(*batch, n, count * width))
+
+    def pooled(self, x: str, name: str) -> str:
+        """The mean over the tokens the head reads."""
+        skip = self.plan.num_prefix_tokens if self.plan.pooling == "avg" else 0
+        if skip:
+            count = self.g.shapes[x][-2] - skip
+            x = self.first(x, count, f"{name}.patches", begin=skip)
+        return self.g.op("mean", [x], name, axis=(-2,))
+
+    def first(self, x: str, rows: int, name: str, begin: int = 0) -> str:
+        """``rows`` tokens from ``begin``."""
+        *batch, n, width = self.g.shapes[x]
+        if rows == n:
+            return x
+        start, size = (*(0 for _ in batch), begin, 0), (*batch, rows, width)
+        return self.g.op("slice", [x], name, begin=start, size=size)
+
+    def tokens(self, name: str, value: Array) -> str:
+        """Adds a constant in the shape of tokens."""
+        return self.g.constant(name, value.reshape((*self.batch, *value.shape)))

@@ -1,0 +1,1 @@
+"""Quantisation: calibration, recipes, the choice between them, rounding and training under it."""

@@ -1,0 +1,143 @@
+"""What a model's activations look like on real images: the ground on which integer ranges are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from export.graph.execute import run_graph
+from export.graph.ir import Array, Graph, IntType, QParams
+from runtime import DataError
+
+SAMPLE = 1 << 14
+"""Values of each tensor that are kept, for choosing ranges by the error they leave."""
+
+_HEADROOM = 2.0
+"""How much further int16 ranges reach than what was seen: there are bits enough, and nothing is cut off."""
+
+_SHRINK = np.linspace(1.0, 0.2, 41)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What is known of one tensor's values.
+
+    Attributes:
+        low: least value.
+        high: greatest value.
+        channels: greatest absolute value along the last dimension.
+        mean: along the last dimension.
+        sample: some of its values, float32.
+    """
+
+    low: float
+    high: float
+    channels: Array
+    mean: Array
+    sample: npt.NDArray[np.float32]
+
+
+def check_calibration(images: npt.NDArray[np.float32] | None) -> None:
+    """Refuses images that ranges cannot be taken from.
+
+    Raises:
+        DataError: there are fewer than two, they are constant, or they are all the same.
+    """
+    if images is None or len(images) < 2:
+        raise DataError("Calibration needs images", expected="at least 2", got=0 if images is None else len(images))
+    if float(np.ptp(images)) == 0.0 or bool((images == images[:1]).all()):
+        raise DataError("The calibration images are constant or all the same", fix="Calibrate on real images")
+
+
+def observe(
+    graph: Graph,
+    images: npt.NDArray[np.float32],
+    batch: int = 16,
+    seed: int = 0,
+    tell: Callable[[int], None] | None = None,
+) -> dict[str, Stats]:
+    """Runs ``graph`` in float32 and returns what every computed tensor looked like, the image included.
+
+    Args:
+        graph: a graph without integers.
+        images: ``(N, H, W, C)``, preprocessed.
+        batch: images at a time.
+        seed: of the sampled values.
+        tell: told after every batch how many images are done.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    seen: dict[str, list[tuple[torch.Tensor, ...]]] = {}
+    share = SAMPLE * batch // max(len(images), batch)
+
+    def look(name: str, value: torch.Tensor) -> torch.Tensor:
+        rows = value.reshape(-1, value.shape[-1])
+        flat = rows.reshape(-1)
+        picked = flat[torch.randint(len(flat), (max(share, 64),), generator=generator)]
+        parts = (flat.min(), flat.max(), rows.abs().amax(0), rows.double().mean(0) * len(value), picked)
+        seen.setdefault(name, []).append(parts)
+        return value
+
+    with torch.no_grad():
+        for start in range(0, len(images), batch):
+            run_graph(graph, torch.from_numpy(images[start : start + batch]), look)
+            if tell is not None:
+                tell(min(start + batch, len(images)))
+    return {name: _stats(parts, len(images)) for name, parts in seen.items()}
+
+
+def _stats(parts: list[tuple[torch.Tensor, ...]], count: int) -> Stats:
+    lows, highs, channels, sums, samples = zip(*parts, strict=True)
+    return Stats(
+        low=min(float(low) for low in lows),
+        high=max(float(high) for high in highs),
+        channels=torch.stack(channels).amax(0).double().numpy(),
+        mean=(torch.stack(sums).sum(0) / count).numpy(),
+        sample=torch.cat(samples).float().numpy(),
+    )
+
+
+def activation_qparams(stats: Stats, symmetric: bool, ranges: str, dtype: IntType = "int8") -> QParams:
+    """Chooses scale and zero point for a tensor.
+
+    Args:
+        stats: of the tensor.
+        symmetric: with zero point 0.
+        ranges: ``minmax`` takes everything seen; ``mse`` the part of it that leaves the least squared error;
+            ``percentile`` leaves out one value in ten thousand.
+        dtype: ``int8``, or ``int16``, which is symmetric always.
+    """
+    low, high = min(stats.low, 0.0), max(stats.high, 0.0)
+    if dtype == "int16":
+        return QParams((_HEADROOM * max(-low, high, 1e-9) / 32767,), 0, "int16")
+    if ranges == "percentile":
+        some = np.quantile(stats.sample, [1e-4, 1 - 1e-4])
+        low, high = min(float(some[0]), 0.0), max(float(some[1]), 0.0)
+    if ranges != "mse":
+        return int8_range(low, high, symmetric)
+    best, least = int8_range(low, high, symmetric), np.inf
+    values = np.concatenate([stats.sample, [stats.low, stats.high]]).astype(np.float64)
+    for shrink in _SHRINK:
+        tried = int8_range(low * shrink, high * shrink, symmetric)
+        error = float(np.square(tried.rounded(values) - values).mean())
+        if error < least:
+            best, least = tried, error
+    return best
+
+
+def int8_range(low: float, high: float, symmetric: bool = False) -> QParams:
+    """Returns the int8 grid that holds ``low`` (at most 0) to ``high`` (at least 0), and 0 exactly."""
+    if symmetric:
+        return QParams((max(-low, high, 1e-9) / 127,))
+    scale = max(high - low, 1e-9) / 255
+    return QParams((scale,), int(np.clip(round(-128 - low / scale), -128, 127)))
+
+
+def weight_qparams(weight: Array, axis: int | None = 0) -> QParams:
+    """Returns symmetric int8 scales of a weight, one for each index along ``axis`` or one for all."""
+    others = tuple(i for i in range(weight.ndim) if axis is None or i != axis % weight.ndim)
+    peaks = np.abs(weight).max(axis=others)
+    return QParams(tuple(float(s) for s in np.atleast_1d(np.maximum(peaks, 1e-9) / 127)), 0, "int8", axis)

@@ -1,0 +1,68 @@
+"""Makes channels equally large before they are rounded to integers that share one range."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from export.graph.build import Scales
+from export.graph.ir import Array, Graph
+from runtime import ShapePlan
+
+from .calibrate import Stats
+
+_LIMIT = 64.0
+"""Largest factor between two channels; beyond it a weight would vanish in its own row."""
+
+
+def equalising_scales(plan: ShapePlan, graph: Graph, seen: Mapping[str, Stats], strength: float = 1.0) -> Scales:
+    """Chooses factors from the activations of an unscaled graph.
+
+    Args:
+        plan: of the model.
+        graph: of the model, all rewrites made, no scales.
+        seen: its activations.
+        strength: 0 leaves the residual stream's channels as they are, 1 makes them equally large.
+    """
+    stream = [name for name in graph.shapes if name.endswith(".stream") or name.startswith("blocks.0.norm1.normed")]
+    if not any(name in seen for name in stream):
+        return Scales()
+    # every tensor of the stream has a range of its own, so only the channels' sizes within one count
+    sizes = [np.log(_floored(seen[name].channels)) for name in stream if name in seen]
+    mean = np.mean([size - size.mean() for size in sizes], axis=0)
+    return Scales(_bounded(np.exp(strength * mean)), _qk(plan, seen), _v(plan, graph, seen))
+
+
+def _qk(plan: ShapePlan, seen: Mapping[str, Stats]) -> tuple[Array, ...]:
+    factors = []
+    for index, block in enumerate(plan.blocks):
+        query, key = (seen.get(f"blocks.{index}.attn.{part}") for part in "qk")
+        width = block.num_heads * block.qk_dim
+        if query is None or key is None or not len(query.channels) == len(key.channels) == width:
+            factors.append(np.ones(width))  # the last block, whose keys are never computed
+        else:
+            factors.append(_bounded(np.sqrt(_floored(key.channels) / _floored(query.channels))))
+    return tuple(factors)
+
+
+def _v(plan: ShapePlan, graph: Graph, seen: Mapping[str, Stats]) -> tuple[Array, ...]:
+    factors = []
+    for index, block in enumerate(plan.blocks):
+        value, width = seen.get(f"blocks.{index}.attn.v"), block.num_heads * block.v_dim
+        if value is None or len(value.channels) != width:
+            factors.append(np.ones(width))
+            continue
+        reads = np.abs(graph.constants[f"blocks.{index}.attn.proj.weight"]).max(axis=0)
+        factors.append(_bounded(np.sqrt(_floored(value.channels) / _floored(reads))))
+    return tuple(factors)
+
+
+def _floored(sizes: Array) -> Array:
+    """Keeps channels that are never used from looking infinitely small."""
+    return np.maximum(sizes, 1e-3 * max(float(sizes.max()), 1e-9))
+
+
+def _bounded(factor: Array) -> Array:
+    centred: Array = factor / np.exp(np.mean(np.log(factor)))
+    return np.clip(centred, 1 / _LIMIT, _LIMIT)

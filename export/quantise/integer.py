@@ -1,0 +1,215 @@
+"""A float graph made into one of integers, with conversions where values change between the two kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from export.graph.ir import LINEAR, Graph, Op, QParams
+
+from .calibrate import Stats, activation_qparams, int8_range, weight_qparams
+
+Mode = Literal["float", "dynamic", "integer"]
+"""How an operator counts; ``dynamic`` has int8 weights and quantises its float input as it comes."""
+
+PASSING = ("reshape", "transpose", "slice")
+"""Operators that move values and change none: they count as their neighbours do."""
+
+FIXED = {
+    "int8": {"softmax": QParams((1 / 256,), -128), "logistic": QParams((1 / 256,), -128)},
+    "int16": {"softmax": QParams((1 / 32768,), 0, "int16"), "logistic": QParams((1 / 32768,), 0, "int16")},
+}
+"""Outputs whose scale the engines prescribe."""
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """How integers are chosen from what calibration saw.
+
+    Attributes:
+        method: ``minmax``, ``mse`` or ``percentile``, as ``activation_qparams`` has them.
+        activations: the type of every activation; weights are int8 always.
+        outside: the image and the logits are integers too.
+    """
+
+    method: Literal["minmax", "mse", "percentile"] = "mse"
+    activations: Literal["int8", "int16"] = "int8"
+    outside: bool = False
+
+
+def quantise(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, Stats], ranges: Ranges) -> Graph:
+    """Returns ``graph`` with the operators of ``modes`` in integers, and conversions where the two kinds meet.
+
+    Args:
+        graph: a float graph.
+        modes: by the name of what an operator writes; those not named count in float. Of operators that only move
+            values, those whose neighbours are integers become integers by themselves.
+        seen: from ``observe`` of the same graph.
+        ranges: how to choose.
+    """
+    modes = _with_passing(graph, modes, ranges.outside)
+    return _Quantiser(graph, modes, _grids(graph, modes, seen, ranges), ranges).build()
+
+
+def _with_passing(graph: Graph, modes: Mapping[str, Mode], outside: bool) -> dict[str, Mode]:
+    """Decides for the operators that move values: integers where what they read, or all that read them, is."""
+    full: dict[str, Mode] = {op.output: modes.get(op.output, "float") for op in graph.ops}
+    readers: dict[str, list[Op]] = {}
+    for op in graph.ops:
+        for name in op.inputs:
+            readers.setdefault(name, []).append(op)
+    for op in reversed(graph.ops):
+        if op.kind in PASSING and op.output not in modes:
+            after = [full[reader.output] for reader in readers.get(op.output, [])]
+            full[op.output] = "integer" if after and all(mode == "integer" for mode in after) else "float"
+    for op in graph.ops:
+        if op.kind in PASSING and op.output not in modes:
+            source = op.inputs[0]
+            if full.get(source) == "integer" or (source == graph.input and outside):
+                full[op.output] = "integer"
+    return full
+
+
+def _grids(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, Stats], ranges: Ranges) -> dict[str, QParams]:
+    """Chooses scale and zero point of every tensor that some operator needs as integers."""
+    root = _roots(graph)
+    needed: set[str] = {graph.input} if ranges.outside else set()
+    symmetric: set[str] = set()
+    joined: dict[str, str] = {}
+    for op in graph.ops:
+        if modes[op.output] != "integer":
+            continue
+        needed |= {root(name) for name in (*op.inputs, op.output) if name not in graph.constants}
+        if op.kind == "batch_matmul":
+            # XNNPACK takes no product whose second operand has a zero point
+            symmetric.add(root(op.inputs[1]))
+        if op.kind == "concatenation":
+            # engines want all parts on the grid of the whole
+            joined |= {root(name): op.output for name in op.inputs if name not in graph.constants}
+    kinds = {op.output: op.kind for op in graph.ops}
+    roots = {}
+    for name in needed:
+        fixed = FIXED[ranges.activations].get(kinds.get(name, "")) if modes.get(name) == "integer" else None
+        stats = seen[joined.get(name, name)]
+        roots[name] = fixed or activation_qparams(stats, name in symmetric, ranges.method, ranges.activations)
+    return {name: roots[root(name)] for name in graph.shapes if name not in graph.constants and root(name) in roots}
+
+
+def _roots(graph: Graph) -> Callable[[str], str]:
+    """Returns a function that goes back from a tensor through what only moves numbers, to where they were computed."""
+    source = {op.output: op.inputs[0] for op in graph.ops if op.kind in PASSING}
+
+    def root(name: str) -> str:
+        while name in source:
+            name = source[name]
+        return name
+
+    return root
+
+
+class _Quantiser:
+    """Writes the operators anew; of every tensor there is a float version, an integer version, or both."""
+
+    def __init__(self, graph: Graph, modes: Mapping[str, Mode], grids: Mapping[str, QParams], ranges: Ranges) -> None:
+        self.graph, self.modes, self.grids, self.ranges = graph, modes, grids, ranges
+        self.ops: list[Op] = []
+        self.constants = dict(graph.constants)
+        self.shapes = dict(graph.shapes)
+        self.qparams: dict[str, QParams] = {}
+        self.made: dict[tuple[str, bool], str] = {}
+        self.same: dict[str, str] = {}
+        root = _roots(graph)
+        self.joined = {root(name) for op in graph.ops if op.kind == "concatenation" for name in op.inputs}
+
+    def build(self) -> Graph:
+        graph, outside = self.graph, self.ranges.outside
+        if outside:
+            self.qparams[graph.input] = self.grids[graph.input]
+        for written in graph.ops:
+            op = replace(written, inputs=tuple(self.same.get(name, name) for name in written.inputs))
+            mode = self.modes[op.output]
+            if mode == "integer" and self.adds_nothing(op):
+                self.same[op.output] = op.inputs[0]
+            elif mode == "integer":
+                self.integer(op)
+            else:
+                inputs = tuple(name if name in graph.constants else self.version(name, False) for name in op.inputs)
+                self.ops.append(replace(op, inputs=inputs))
+                if mode == "dynamic":
+                    self.weight(op)
+        output = self.version(graph.output, outside)
+        used = {name for op in self.ops for name in (*op.inputs, op.output)} | {graph.input}
+        return Graph(
+            graph.input,
+            output,
+            tuple(self.ops),
+            {name: value for name, value in self.constants.items() if name in used},
+            {name: shape for name, shape in self.shapes.items() if name in used},
+            {name: grid for name, grid in self.qparams.items() if name in used},
+        )
+
+    def adds_nothing(self, op: Op) -> bool:
+        """Says whether an operator adds a constant of less than half a step, as a norm's epsilon is.
+
+        Where it also brings its input to the grid that a concatenation needs, it is kept.
+        """
+        if op.kind != "add" or op.inputs[0] in self.graph.constants or op.inputs[1] not in self.graph.constants:
+            return False
+        if op.output in self.joined and self.grids[op.inputs[0]] != self.grids[op.output]:
+            return False
+        most, step = np.abs(self.constants[op.inputs[1]]).max(), self.grids[op.inputs[0]].scale[0]
+        return bool(most < step / 2) and self.shapes[op.inputs[0]] == self.shapes[op.output]
+
+    def integer(self, op: Op) -> None:
+        inputs = []
+        for position, name in enumerate(op.inputs):
+            if name not in self.graph.constants:
+                inputs.append(self.version(name, True))
+            elif op.kind in LINEAR:
+                inputs.append(name)
+            else:
+                inputs.append(self.operand(name, op, position))
+        self.ops.append(replace(op, inputs=tuple(inputs)))
+        self.qparams[op.output] = self.grids[op.output]
+        if op.kind in LINEAR:
+            self.weight(op)
+            if len(op.inputs) > 2:
+                scales = np.asarray(self.qparams[op.inputs[1]].scale) * self.grids[op.inputs[0]].scale[0]
+                wide = "int64" if self.ranges.activations == "int16" else "int32"
+                self.qparams[op.inputs[2]] = QParams(tuple(float(s) for s in scales), 0, wide, 0)  # type: ignore[arg-type]
+
+    def weight(self, op: Op) -> None:
+        axis = 0
+        if op.kind == "batch_matmul":
+            axis = -2 if op.options.get("adj_y") else -1
+        self.qparams[op.inputs[1]] = weight_qparams(self.constants[op.inputs[1]], axis)
+
+    def operand(self, name: str, op: Op, position: int) -> str:
+        """A constant that is no weight of a Linear; several operators may read it, each with a grid of its own."""
+        value = self.constants[name]
+        own = f"{name}.for.{op.output}" if name in self.qparams else name
+        low, high = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
+        if op.kind == "concatenation":
+            grid = self.grids[op.output]
+        elif self.ranges.activations == "int16":
+            grid = QParams((max(-low, high, 1e-9) / 32767,), 0, "int16")
+        else:
+            grid = int8_range(low, high, op.kind == "batch_matmul" and position == 1)
+        self.constants[own], self.shapes[own], self.qparams[own] = value, value.shape, grid
+        return own
+
+    def version(self, name: str, integer: bool) -> str:
+        """Returns the name of the wanted version of a computed tensor, converting it where it is not there."""
+        if (name in self.qparams) == integer:
+            return name
+        if (name, integer) not in self.made:
+            made = f"{name}.{'integer' if integer else 'float'}"
+            self.ops.append(Op("quantize" if integer else "dequantize", (name,), made))
+            self.shapes[made] = self.shapes[name]
+            if integer:
+                self.qparams[made] = self.grids[name]
+            self.made[name, integer] = made
+        return self.made[name, integer]

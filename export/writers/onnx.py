@@ -1,0 +1,436 @@
+"""Writes a graph as an ONNX file with a free batch dimension."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.graph.ir import Graph, Op, QParams
+from export.graph.norms import Norm, find_norms, readers_of
+from runtime import MissingExtraError
+
+INPUT, OUTPUT = "image", "logits"
+
+OPSETS = range(17, 24)
+"""The versions of ONNX's operators that files can be written with."""
+
+OPSET = OPSETS[0]
+"""The version that files are written with by default: the one that the most engines read."""
+
+_REDUCED_AXES_ARE_INPUTS, _GELU_IS_ONE, RMS_NORM_IS_ONE = 18, 20, 23
+"""The versions since which an operator has the form, or is there, that is written where it can be."""
+
+_MOVING = ("reshape", "transpose", "slice")
+_SAME = {
+    "add": "Add",
+    "sub": "Sub",
+    "mul": "Mul",
+    "logistic": "Sigmoid",
+    "tanh": "Tanh",
+    "relu": "Relu",
+}
+"""Operators that ONNX has under another name and that take no options."""
+
+_ALONG_ROWS = (*_SAME, "gelu", "quantize", "dequantize")
+"""Operators whose every value comes of the values at the same place, or of a constant for each channel."""
+
+
+def onnx_bytes(graph: Graph, half: bool = False, opset: int = OPSET) -> bytes:
+    """Returns ``graph`` as the content of a ``.onnx`` file: ``image (batch, C, H, W)`` to ``logits (batch, classes)``.
+
+    Input and output are float32 always. The file holds standard operators alone, no path and no time: equal graphs
+    give equal bytes. A weight keeps its name and is stored as ``(inputs, outputs)``.
+
+    Integers are written in the forms that ONNX Runtime joins into its fast kernels. Activations are uint8 (the zero
+    point moves by 128), since products of uint8 by int8 are the ones with a fast kernel on x86; the second operand of
+    a product of two activations stays int8. A Linear of mode ``dynamic`` quantises its input as one tensor, all
+    images of a batch together. What would be rounded to integers only to be made float again is not rounded.
+
+    Args:
+        graph: a float graph, or one from ``quantise``.
+        half: store float weights of two dimensions and more as float16. The engine widens them when it loads the
+            file and computes in float32: half the file, the same speed.
+        opset: version of ONNX's operators, of ``OPSETS``. GELU is one operator since 20 and RMSNorm since 23; before,
+            they are written in single operators, which compute the same.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+    """
+    assert opset in OPSETS, opset
+    return _Writer(graph, half, opset).content()
+
+
+class _Writer:
+    """Every computed tensor of the graph has the batch before its own dimensions; the image alone has it in them.
+
+    What Linears write, and what is computed of it value by value, is kept as a matrix of all rows of the batch, and is
+    given its dimensions only for what needs them: engines call an operator for each change of shape.
+    """
+
+    def __init__(self, graph: Graph, half: bool, opset: int) -> None:
+        try:
+            import onnx
+        except ImportError as error:
+            raise MissingExtraError(error.name or "onnx", "export") from None
+        self.onnx, self.graph, self.half, self.opset = onnx, graph, half, opset
+        self.nodes: list[Any] = []
+        self.initializers: dict[str, Any] = {}
+        self.written: set[str] = set()
+        self.names: dict[str, str] = {}
+        self.matrices: dict[str, str] = {}
+        self.norms = {n.output: n for n in find_norms(graph).values() if n.centred or opset >= RMS_NORM_IS_ONE}
+        self.inside = frozenset(name for norm in self.norms.values() for name in norm.inside)
+        self.readers = readers_of(graph)
+        self.signed = _second_operands(graph)
+        self.unrounded = _only_widened(graph)
+
+    def content(self) -> bytes:
+        graph, helper, floats = self.graph, self.onnx.helper, self.onnx.TensorProto.FLOAT
+        _, height, width, chans = graph.shapes[graph.input]
+        pixels = self.node("Transpose", [INPUT], "image.pixels", perm=[0, 2, 3, 1])
+        if graph.input in graph.qparams:
+            pixels = self.quantized(pixels, graph.input, "image.stored")
+        self.names[graph.input] = pixels
+        for op in graph.ops:
+            if op.output in self.norms:
+                self.norm(self.norms[op.output])
+            elif op.output not in self.inside:
+                self.add(op)
+        classes, written = graph.shapes[graph.output][-1], self.rows(graph.output)
+        if self.nodes[-1].output[0] == written:
+            self.nodes[-1].output[0] = OUTPUT
+        else:
+            self.node("Identity", [written], OUTPUT)
+        body = helper.make_graph(
+            self.nodes,
+            "PocketViT",
+            [helper.make_tensor_value_info(INPUT, floats, ["batch", chans, height, width])],
+            [helper.make_tensor_value_info(OUTPUT, floats, ["batch", classes])],
+            list(self.initializers.values()),
+        )
+        model = helper.make_model(
+            body,
+            opset_imports=[helper.make_opsetid("", self.opset)],
+            ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", self.opset)]),
+            producer_name="PocketViT",
+        )
+        data: bytes = model.SerializeToString(deterministic=True)
+        return data
+
+    # operators
+
+    def add(self, op: Op) -> None:
+        integer = op.output in self.graph.qparams and op.output not in self.unrounded
+        match op.kind:
+            case "fully_connected":
+                self.fully_connected(op, integer)
+            case "reshape":
+                self.reshaped(op, integer)
+            case "transpose" | "slice":
+                self.names[op.output] = self.moved(op, integer)
+            case _:
+                along_rows = self.is_along_rows(op)
+                name = f"{self.named(op)}.rows" if along_rows else self.named(op)
+                rounded = integer or op.kind == "quantize"
+                result = self.computed(op, self.rows if along_rows else self.real, f"{name}.real" if integer else name)
+                result = self.quantized(result, op.output, name) if rounded else result
+                (self.matrices if along_rows else self.names)[op.output] = result
+
+    def is_along_rows(self, op: Op) -> bool:
+        """Says whether an operator can be computed on matrices, one of which is there."""
+        shape, constants = self.graph.shapes[op.output], self.graph.constants
+        computed = [name for name in op.inputs if name not in constants]
+        channels = [constants[name] for name in op.inputs if name in constants]
+        return (
+            op.kind in _ALONG_ROWS
+            and any(name in self.matrices for name in computed)
+            and all(self.graph.shapes[name] == shape for name in computed)
+            and all(value.ndim <= 2 and value.size in (1, shape[-1]) for value in channels)
+        )
+
+    def computed(self, op: Op, get: Callable[[str], str], output: str) -> str:
+        """Writes an operator of float tensors, which ``get`` returns; those that only change the type write nothing."""
+        options = op.options
+        if op.kind in _SAME:
+            return self.node(_SAME[op.kind], [get(name) for name in op.inputs], output)
+        x = get(op.inputs[0]) if op.kind != "concatenation" else ""
+        match op.kind:
+            case "quantize" | "dequantize":
+                return x
+            case "conv_2d":
+                return self.conv(op, x, output)
+            case "batch_matmul":
+                return self.product(op, x, output)
+            case "softmax":
+                return self.node("Softmax", [x], output, axis=-1)
+            case "gelu":
+                return self.gelu(x, bool(options.get("approximate")), output)
+            case "rsqrt":
+                return self.node("Reciprocal", [self.node("Sqrt", [x], f"{output}.sqrt")], output)
+            case "mean":
+                if self.opset < _REDUCED_AXES_ARE_INPUTS:
+                    return self.node("ReduceMean", [x], output, keepdims=1, axes=list(options["axis"]))
+                return self.node("ReduceMean", [x, self.integers(options["axis"])], output, keepdims=1)
+            case "concatenation":
+                parts = [self.repeated(name) if name in self.graph.constants else self.real(name) for name in op.inputs]
+                return self.node("Concat", parts, output, axis=options["axis"])
+        raise AssertionError(op.kind)
+
+    def gelu(self, x: str, approximate: bool, output: str) -> str:
+        """Writes GELU, before it was an operator in the very form that engines join into one."""
+        if self.opset >= _GELU_IS_ONE:
+            return self.node("Gelu", [x], output, approximate="tanh" if approximate else "none")
+        half, one = self.number(0.5), self.number(1.0)
+        if approximate:
+            cube = self.node("Pow", [x, self.number(3.0)], f"{output}.cube")
+            inner = self.node(
+                "Add", [x, self.node("Mul", [cube, self.number(0.044715)], f"{output}.bent")], f"{output}.sum"
+            )
+            inner = self.node("Mul", [inner, self.number(math.sqrt(2 / math.pi))], f"{output}.scaled")
+            share = self.node("Add", [self.node("Tanh", [inner], f"{output}.tanh"), one], f"{output}.share")
+            return self.node("Mul", [x, self.node("Mul", [share, half], f"{output}.halved")], output)
+        scaled = self.node("Div", [x, self.number(math.sqrt(2))], f"{output}.scaled")
+        share = self.node("Add", [self.node("Erf", [scaled], f"{output}.erf"), one], f"{output}.share")
+        return self.node("Mul", [self.node("Mul", [x, share], f"{output}.product"), half], output)
+
+    def reshaped(self, op: Op, integer: bool) -> None:
+        """Writes a change of shape, to a matrix where nothing but Linears and the like reads it."""
+        source, shape, name = op.inputs[0], op.options["shape"], self.named(op)
+        if source in self.matrices:
+            x = self.matrices[source] if integer else self.rows(source)
+        else:
+            x = self.stored(source) if integer else self.real(source)
+        readers = {reader.kind for reader in self.readers.get(op.output, [])}
+        if readers and readers <= {"fully_connected", "quantize", "dequantize"}:
+            self.matrices[op.output] = self.node("Reshape", [x, self.integers([-1, shape[-1]])], f"{name}.rows")
+        else:
+            self.names[op.output] = self.node("Reshape", [x, self.integers([-1, *shape])], name)
+
+    def moved(self, op: Op, integer: bool) -> str:
+        options, output, source = op.options, self.named(op), op.inputs[0]
+        x = self.stored(source) if integer else self.real(source)
+        if op.kind == "transpose":
+            return self.node("Transpose", [x], output, perm=[0, *(axis + 1 for axis in options["perm"])])
+        shape, spans = self.graph.shapes[op.inputs[0]], zip(options["begin"], options["size"], strict=True)
+        cut = [(begin, begin + size, axis + 1) for axis, (begin, size) in enumerate(spans) if size != shape[axis]]
+        return self.node("Slice", [x, *(self.integers(column) for column in zip(*cut, strict=True))], output)
+
+    def norm(self, norm: Norm) -> None:
+        graph, output = self.graph, norm.output
+        channels = graph.shapes[norm.source][-1]
+        if norm.weight is None:
+            weight = self.array(f"ones.{channels}", np.ones(channels, np.float32))
+        else:
+            weight = self.array(norm.weight, np.ravel(graph.constants[norm.weight]).astype(np.float32))
+        along_rows = norm.source in self.matrices
+        inputs = [self.rows(norm.source) if along_rows else self.real(norm.source), weight]
+        if norm.bias is not None:
+            inputs.append(self.array(norm.bias, np.ravel(graph.constants[norm.bias]).astype(np.float32)))
+        kind = "LayerNormalization" if norm.centred else "RMSNormalization"
+        name = f"{output}.rows" if along_rows else output
+        (self.matrices if along_rows else self.names)[output] = self.node(kind, inputs, name, axis=-1, epsilon=norm.eps)
+
+    def product(self, op: Op, x: str, output: str) -> str:
+        second, graph = op.inputs[1], self.graph
+        turned = bool(op.options.get("adj_y"))
+        if second in graph.constants and second in graph.qparams and op.inputs[0] not in graph.qparams:
+            value = _turn(graph, second) if turned else graph.constants[second]
+            return self.dynamic(x, second, value, None, output)
+        if second in graph.constants:
+            return self.node("MatMul", [x, self.weight(second, turned)], output)
+        integer = second in graph.qparams and second not in self.unrounded
+        y = self.stored(second) if integer else self.real(second)
+        if turned:
+            rank = len(graph.shapes[second])
+            y = self.node("Transpose", [y], f"{y}.turned", perm=[*range(rank - 1), rank, rank - 1])
+        return self.node("MatMul", [x, self.dequantized(y, second) if integer else y], output)
+
+    def conv(self, op: Op, x: str, output: str) -> str:
+        kernel = self.real_constant(op.inputs[1], np.moveaxis(self.graph.constants[op.inputs[1]], -1, 1), 0)
+        inputs = [self.node("Transpose", [x], f"{output}.planes", perm=[0, 3, 1, 2]), kernel]
+        inputs += [self.real(name) for name in op.inputs[2:]]
+        y = self.node("Conv", inputs, f"{output}.conv", strides=list(op.options["stride"]))
+        y = self.node("Transpose", [y], f"{output}.pixels", perm=[0, 2, 3, 1])
+        return self.node("Reshape", [y, self.integers([-1, *self.graph.shapes[op.output]])], output)
+
+    def fully_connected(self, op: Op, integer: bool) -> None:
+        graph, (x, weight, *bias) = self.graph, op.inputs
+        name, relu = self.named(op), op.options.get("act") == "relu"
+        inner = f"{name}.rows"
+        if weight in graph.qparams and x not in graph.qparams:
+            assert not integer, "a dynamic Linear writes floats"
+            raw = f"{name}.linear" if relu else name
+            result = self.dynamic(self.real(x), weight, graph.constants[weight].T, bias[0] if bias else None, raw)
+            self.names[op.output] = self.node("Relu", [result], name) if relu else result
+            return
+        inputs = [self.rows(x), self.weight(weight, True), *(self.real(name) for name in bias)]
+        result = self.node("Gemm", inputs, f"{inner}.linear" if relu else f"{inner}.real" if integer else inner)
+        if relu:
+            result = self.node("Relu", [result], f"{inner}.real" if integer else inner)
+        self.matrices[op.output] = self.quantized(result, op.output, inner) if integer else result
+
+    def rows(self, name: str) -> str:
+        """Returns a tensor as a float matrix, its last dimension along the rows; a constant as it is."""
+        if name in self.graph.constants:
+            return self.real(name)
+        stored = self.stored_rows(name)
+        rounded = name in self.graph.qparams and name not in self.unrounded
+        return self.dequantized(stored, name) if rounded else stored
+
+    def stored_rows(self, name: str) -> str:
+        """Returns a computed tensor as a matrix, in integers where it has them."""
+        if name in self.matrices:
+            return self.matrices[name]
+        stored = self.names[name]
+        return self.node("Reshape", [stored, self.integers([-1, self.graph.shapes[name][-1]])], f"{stored}.matrix")
+
+    def dynamic(self, x: str, name: str, weight: npt.NDArray[Any], bias: str | None, output: str) -> str:
+        """Writes ``x @ weight + bias`` with int8 weights and an input that is quantised as it comes."""
+        integers, scale, zero = (f"{x}.{part}" for part in ("uint8", "scale", "zero_point"))
+        self.outputs("DynamicQuantizeLinear", [x], [integers, scale, zero])
+        grid = self.graph.qparams[name]
+        on_axis = QParams(grid.scale, 0, grid.dtype, None if grid.axis is None else -1)
+        inputs = [integers, self.array(name, on_axis.stored(weight)), zero]
+        real = self.node("Cast", [self.node("MatMulInteger", inputs, f"{output}.int32")], f"{output}.unscaled", to=1)
+        scales = [scale, self.array(f"{name}.scale", np.asarray(grid.scale, np.float32))]
+        both = self.node("Mul", scales, f"{output}.scale")
+        if bias is None:
+            return self.node("Mul", [real, both], output)
+        return self.node("Add", [self.node("Mul", [real, both], f"{output}.product"), self.real(bias)], output)
+
+    # tensors
+
+    def named(self, op: Op) -> str:
+        """The name of what ``op`` writes; that of the file's output is taken."""
+        return f"{op.output}.out" if op.output in (INPUT, OUTPUT) else op.output
+
+    def stored(self, name: str) -> str:
+        """Returns a computed tensor in its dimensions, in integers where it has them."""
+        if name not in self.names:
+            shape = self.integers([-1, *self.graph.shapes[name]])
+            self.names[name] = self.node("Reshape", [self.matrices[name], shape], name)
+        return self.names[name]
+
+    def real(self, name: str) -> str:
+        """Returns the float tensor of any tensor of the graph."""
+        graph = self.graph
+        if name in graph.constants:
+            return self.real_constant(name, graph.constants[name], None)
+        if name in graph.qparams and name not in self.unrounded:
+            return self.dequantized(self.stored(name), name)
+        return self.stored(name)
+
+    def weight(self, name: str, turned: bool) -> str:
+        """Returns the float tensor of a weight, its last two dimensions swapped where ``turned``."""
+        grid = self.graph.qparams.get(name)
+        axis = None if grid is None or grid.axis is None else -1
+        return self.real_constant(name, _turn(self.graph, name) if turned else self.graph.constants[name], axis)
+
+    def real_constant(self, name: str, value: npt.NDArray[Any], axis: int | None) -> str:
+        """Returns the float tensor of a constant, ``value``, whose scales run along ``axis`` if not as in the graph."""
+        grid = self.graph.qparams.get(name)
+        if grid is not None and grid.dtype != "int64":
+            own = QParams(grid.scale, grid.zero_point, grid.dtype, grid.axis if axis is None else axis)
+            stored = self.array(name, own.stored(value))
+            return self.dequantize_node(stored, own, value.ndim, f"{name}.real")
+        if self.half and value.ndim > 1 and value.size > 1:
+            return self.node("Cast", [self.array(f"{name}.half", value.astype(np.float16))], name, to=1)
+        return self.array(name, value.astype(np.float32))
+
+    def repeated(self, name: str) -> str:
+        """Returns a constant once for every image of the batch."""
+        count = self.node("Shape", [INPUT], "batch", start=0, end=1)
+        sizes = self.node("Concat", [count, self.integers(self.graph.shapes[name])], f"{name}.sizes", axis=0)
+        return self.node("Expand", [self.real(name), sizes], f"{name}.repeated")
+
+    def quantized(self, real: str, like: str, output: str) -> str:
+        scale, zero = self.grid(like)
+        return self.node("QuantizeLinear", [real, scale, zero], output)
+
+    def dequantized(self, stored: str, like: str) -> str:
+        scale, zero = self.grid(like)
+        return self.node("DequantizeLinear", [stored, scale, zero], f"{stored}.dequantized")
+
+    def grid(self, name: str) -> tuple[str, str]:
+        """Returns scale and zero point of a computed tensor, as it is stored in the file."""
+        grid = self.graph.qparams[name]
+        zero: npt.NDArray[Any] = np.array(grid.zero_point, grid.dtype)
+        if grid.dtype == "int8" and name not in self.signed:
+            zero = np.array(grid.zero_point + 128, np.uint8)
+        scale = np.array(grid.scale[0], np.float32)
+        return self.array(f"{name}.scale", scale), self.array(f"{name}.zero_point", zero)
+
+    def dequantize_node(self, stored: str, grid: QParams, rank: int, output: str) -> str:
+        """Writes DequantizeLinear of a constant; engines join only the form with the zero point spelled out."""
+        options = {} if grid.axis is None else {"axis": grid.axis % rank}
+        scale = np.asarray(grid.scale if grid.axis is not None else grid.scale[0], np.float32)
+        zero = np.full(scale.shape, grid.zero_point, grid.dtype)
+        name = "_".join([grid.dtype, str(grid.zero_point), *map(str, zero.shape)])
+        inputs = [stored, self.array(f"{stored}.scale", scale), self.array(name, zero)]
+        return self.node("DequantizeLinear", inputs, output, **options)
+
+    def number(self, value: float) -> str:
+        """Returns a float32 scalar; equal ones are stored once."""
+        return self.array(f"number_{value!r}", np.array(value, np.float32))
+
+    def integers(self, values: Sequence[int]) -> str:
+        """Returns an int64 vector of sizes or axes; equal ones are stored once."""
+        numbers = [int(value) for value in values]
+        return self.array("_".join(["sizes", *map(str, numbers)]), np.array(numbers, np.int64))
+
+    def array(self, name: str, value: npt.NDArray[Any]) -> str:
+        """Adds an initializer; the same name must mean the same value."""
+        tensor = self.onnx.numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
+        assert self.initializers.setdefault(name, tensor) == tensor, f"two arrays are called {name}"
+        return name
+
+    def node(self, kind: str, inputs: Sequence[str], output: str, **options: Any) -> str:
+        """Adds a node of one output; one that is there already is not written again."""
+        return self.outputs(kind, inputs, [output], **options)
+
+    def outputs(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **options: Any) -> str:
+        if outputs[0] not in self.written:
+            self.written.update(outputs)
+            self.nodes.append(self.onnx.helper.make_node(kind, inputs, outputs, name=outputs[0], **options))
+        return outputs[0]
+
+
+def _turn(graph: Graph, name: str) -> npt.NDArray[Any]:
+    """A constant with its last two dimensions swapped."""
+    return np.swapaxes(graph.constants[name], -1, -2)
+
+
+def _second_operands(graph: Graph) -> frozenset[str]:
+    """The tensors that are, or are moved to be, the second operand of a product."""
+    source = {op.output: op.inputs[0] for op in graph.ops if op.kind in _MOVING}
+    moved: dict[str, list[str]] = {}
+    for output, name in source.items():
+        moved.setdefault(name, []).append(output)
+    found: set[str] = set()
+    todo = [op.inputs[1] for op in graph.ops if op.kind == "batch_matmul"]
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += [source[name]] if name in source else []
+            todo += moved.get(name, [])
+    return frozenset(found)
+
+
+def _only_widened(graph: Graph) -> frozenset[str]:
+    """The integer tensors that an operator computes and that, moved or not, are only made float again."""
+    readers, loose = readers_of(graph), set[str]()
+    for op in reversed(graph.ops):
+        after = readers.get(op.output, [])
+        if op.output in graph.qparams and op.output != graph.output and after:
+            if all(r.kind == "dequantize" or (r.kind in _MOVING and r.output in loose) for r in after):
+                loose.add(op.output)
+    for op in graph.ops:
+        kept = op.kind == "quantize" or (op.kind in _MOVING and op.inputs[0] not in loose)
+        if op.output in loose and kept:
+            loose.discard(op.output)
+    return frozenset(loose)

@@ -1,0 +1,72 @@
+"""What a gate or a comparison found, as tables on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from device_bench import format
+from device_bench.documents.facts import Facts
+from device_bench.gate.compare import Comparison
+from device_bench.gate.duel import Duel
+from device_bench.gate.judge import Gate, Limits, judge
+from device_bench.gate.render import change_text, value_text, verdict_of
+from device_bench.metrics.stats import median_interval
+
+_STYLES = {"ok": "green", "FAILED": "bold red", "not compared": "yellow", "not gated": "dim"}
+
+
+def gate_tables(gates: Sequence[Gate]) -> list[Table | Text]:
+    """Returns a table for each file and, below it, what there is to say of single limits."""
+    shown: list[Table | Text] = []
+    for gate in gates:
+        table = _table(f"{gate.new} against {'the stored ' if gate.against == 'baseline' else ''}{gate.base}")
+        table.add_column("limit", justify="right", no_wrap=True)
+        table.add_column("")
+        for check in gate.checks:
+            said = verdict_of(check)
+            values = value_text(check, check.base), value_text(check, check.new), change_text(check)
+            table.add_row(check.metric, *values, check.limit, Text(said, style=_STYLES[said]))
+        shown.append(table)
+        shown += [Text(f"{check.metric}: {check.note}") for check in gate.checks if check.note]
+    return shown
+
+
+def comparison_tables(base: Facts, new: Facts, duel: Duel) -> list[Table | Text]:
+    """Returns the facts of two files beside each other, and their times."""
+    table = _table(f"{new.file} against {base.file}")
+    for check in judge(base, new, Limits(), duel).checks:
+        if check.base is not None or check.new is not None:
+            values = value_text(check, check.base), value_text(check, check.new), change_text(check)
+            table.add_row(check.metric, *values)
+    ratio = duel.ratio
+    sure = "they cannot be told apart" if ratio.low <= 1 <= ratio.high else "the difference is sure"
+    text = (
+        f"latency: new over base {format.times_interval(ratio)}, 99 % interval, {sure}; {len(duel.differences)} rounds "
+        f"in turns, {len(duel.launches)} processes, {duel.spent_s:.0f} s"
+    )
+    return [table, Text(text)]
+
+
+def result_tables(found: Sequence[Comparison]) -> list[Table | Text]:
+    """Returns two results of a bench beside each other."""
+    table = _table("Two results, not measured in turns")
+    table.columns[0].header = "file"
+    table.columns[-1].header = "new over base [95 % CI]"
+    for one in found:
+        before, after = one.base.latency, one.new.latency
+        name = one.file if one.same_bytes else f"{one.file} (changed)"
+        values = (format.seconds_interval(median_interval(m.values)) if m else format.MISSING for m in (before, after))
+        table.add_row(name, *values, format.times_interval(one.latency))
+    notes = sorted({f"{one.file}: {one.reason}" for one in found if one.reason})
+    return [table, *map(Text, notes)]
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("metric", no_wrap=True)
+    for heading in ("base", "new", "change"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table

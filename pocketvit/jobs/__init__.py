@@ -1,0 +1,1 @@
+"""What single commands do: predict, gate, distill, doctor."""

@@ -1,0 +1,249 @@
+"""What ``pocketvit gate`` and ``pocketvit compare`` do: gather facts, time files in turns, hold them against limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from device_bench.documents.facts import Baseline, Facts, baseline_of, read_baseline, write_baseline
+from device_bench.documents.results import read_result
+from device_bench.gate.compare import Comparison, compare_results
+from device_bench.gate.duel import Duel, Rules, duel
+from device_bench.gate.judge import Gate, Limits, judge, read_limits
+from device_bench.gate.render import junit, markdown
+from device_bench.machine.state import machine_state
+from device_bench.metrics.startup import measure_starts
+from device_bench.targets.base import Device
+from device_bench.targets.emulated import CORES, CoreName, count_instructions
+from runtime import (
+    ArtifactError,
+    MeasurementError,
+    Progress,
+    UnsupportedTargetError,
+    macs,
+    manifest_path,
+    params,
+    read_artifact,
+    sha256_of,
+    silent,
+    write_bytes,
+)
+
+CONFIG = Path("pocketvit.toml")
+_FIRST_SECONDS = 10.0
+
+
+def limits_of(config: Path | None) -> Limits:
+    """Returns the limits of a file; without one those of ``pocketvit.toml`` here, or else the defaults.
+
+    Raises:
+        ArtifactError: the file is missing, or holds no limits.
+    """
+    if config is not None:
+        return read_limits(config)
+    return read_limits(CONFIG) if CONFIG.is_file() else Limits()
+
+
+def check_usage(files: Sequence[Path], baseline: Path | None, update: bool) -> None:
+    """Refuses arguments that do not say what to hold against what.
+
+    Raises:
+        ArtifactError: they do not.
+    """
+    if baseline is None and update:
+        raise ArtifactError("--update-baseline does not know where to", fix="Name the file to write with --baseline")
+    if baseline is None and len(files) != 2:
+        raise ArtifactError(
+            "A gate holds a new file against a base",
+            expected="BASE NEW, or --baseline FILE and the new files",
+            got=f"{len(files)} files",
+        )
+    names = [file.name for file in files]
+    if baseline is not None and len(set(names)) != len(names):
+        raise ArtifactError("A baseline tells files apart by their names", got=", ".join(names))
+
+
+def write_gates(gates: Sequence[Gate], junit_file: Path | None, markdown_file: Path | None) -> None:
+    """Writes what gates found, where it was asked for.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    if junit_file is not None:
+        write_bytes(junit_file, junit(gates))
+    if markdown_file is not None:
+        write_bytes(markdown_file, markdown(gates).encode())
+
+
+def core_of(target: str | None) -> CoreName | None:
+    """Returns the emulated core of a target such as ``emu:pi4``, or None where there is none.
+
+    Raises:
+        UnsupportedTargetError: it is no emulated board.
+    """
+    if target is None:
+        return None
+    device = Device(target)
+    if device.scheme != "emu:" or device.place not in CORES:
+        raise UnsupportedTargetError(
+            "A gate counts instructions on an emulated board, or times both files on this machine",
+            expected=f"{', '.join(f'emu:{core}' for core in CORES)}, or no --target",
+            got=repr(target),
+        )
+    return CORES[device.place].name
+
+
+def facts_of(file: Path, threads: int = 1, core: CoreName | None = None, progress: Progress = silent) -> Facts:
+    """Returns what does not wobble about a file; a damaged or hostile one ends in an error and nothing else.
+
+    Args:
+        file: a ``.onnx`` or ``.tflite`` file; accuracy and counts come from its manifest, where it has one.
+        threads: of the engine, while its memory is measured.
+        core: to count the instructions of a run on; none counts none.
+        progress: told what is looked at.
+
+    Raises:
+        ArtifactError: the file is missing or damaged, or is not the one its manifest describes.
+        MissingExtraError: its engine or reader is not installed.
+        MeasurementError: it does not run, or there are no emulated boards here.
+    """
+    from export.inspect.inspection import inspect_file
+
+    progress("facts", 0, 2, file.name)
+    found = inspect_file(file, time=False)
+    manifest = read_artifact(file) if manifest_path(file).is_file() else None
+    progress("facts", 1, 2, file.name)
+    starts = measure_starts(file, threads)
+    if starts.failure is not None:
+        raise MeasurementError(f"{file.name} cannot be measured", got=starts.failure)
+    memory = starts.memory
+    progress("facts", 2, 2, file.name)
+    pieces, fallback = found.partitions.pieces, found.partitions.fallback
+    peak, before = memory.peak_rss_bytes, memory.rss_before_bytes
+    counted = count_instructions(core, [file], progress=progress) if core else {}
+    return Facts(
+        file=file.name,
+        sha256=sha256_of(file),
+        size_bytes=file.stat().st_size,
+        precision=manifest.precision if manifest else None,
+        params=params(manifest.plan) if manifest else None,
+        macs=macs(manifest.plan) if manifest else None,
+        operators=sum(row.count for row in found.contents.ops),
+        partitions=None if pieces is None else len(pieces),
+        fallbacks=None if fallback is None else sum(fallback.values()),
+        memory_bytes=None if peak is None or before is None else max(0, peak - before),
+        top1=manifest.parity.top1 if manifest else None,
+        agreement=manifest.parity.top1_agreement if manifest else None,
+        instructions=counted.get(file.name),
+    )
+
+
+def gate_files(
+    base: Path,
+    new: Path,
+    limits: Limits,
+    *,
+    threads: int = 1,
+    timed: bool = True,
+    core: CoreName | None = None,
+    progress: Progress = silent,
+) -> Gate:
+    """Holds one file against another, both at hand.
+
+    Args:
+        base: what the new file is held against.
+        new: the file to judge.
+        limits: by how much it may be worse.
+        threads: of the engines.
+        timed: also time both in turns; not where instructions are counted.
+        core: to count instructions on, instead of taking times.
+        progress: told what is going on.
+
+    Raises:
+        ArtifactError: a file is missing or damaged, or is not the one its manifest describes.
+        MeasurementError: the process that timed them crashed or hung, or there are no emulated boards here.
+    """
+    facts = facts_of(base, threads, core, progress), facts_of(new, threads, core, progress)
+    times = None
+    if timed and core is None and limits.max_slowdown_percent is not None:
+        times = duel(base, new, rules=limits.rules, threads=threads, progress=progress)
+    return judge(*facts, limits, times, against="file" if core else None)
+
+
+def gate_stored(
+    baseline: Path,
+    files: Sequence[Path],
+    limits: Limits,
+    *,
+    threads: int = 1,
+    core: CoreName | None = None,
+    progress: Progress = silent,
+) -> tuple[Gate, ...]:
+    """Holds files against stored facts; no time is compared.
+
+    Raises:
+        ArtifactError: the baseline or a file is missing or damaged.
+        MeasurementError: the baseline does not know a file.
+    """
+    stored = read_baseline(baseline)
+    known = [stored.of(file.name) for file in files]
+    found = [facts_of(file, threads, core, progress) for file in files]
+    return tuple(judge(base, new, limits) for base, new in zip(known, found, strict=True))
+
+
+def update_baseline(
+    path: Path,
+    files: Sequence[Path],
+    *,
+    threads: int = 1,
+    core: CoreName | None = None,
+    progress: Progress = silent,
+) -> Baseline:
+    """Stores the facts of files; what the baseline knows of other files stays.
+
+    Raises:
+        ArtifactError: a file or the old baseline is damaged; the old baseline is as before.
+        StorageError: the baseline cannot be written.
+    """
+    old = read_baseline(path).facts if path.is_file() else ()
+    found = {facts.file: facts for facts in old}
+    for file in files:
+        found[file.name] = facts_of(file, threads, core, progress)
+    baseline = baseline_of(tuple(found.values()), machine_state().cpu_model)
+    write_baseline(path, baseline)
+    return baseline
+
+
+def compare_files(
+    base: Path, new: Path, *, threads: int = 1, seconds: float = _FIRST_SECONDS, progress: Progress = silent
+) -> tuple[Facts, Facts, Duel]:
+    """Returns the facts of two files, and their times taken in turns until one is shown to be slower.
+
+    Args:
+        base: one file.
+        new: the other.
+        threads: of the engines.
+        seconds: after which to stop looking for a difference, s.
+        progress: told what is going on.
+
+    Raises:
+        ArtifactError: a file is missing or damaged.
+        MeasurementError: the process that timed them crashed or hung.
+    """
+    facts = facts_of(base, threads, progress=progress), facts_of(new, threads, progress=progress)
+    rules = Rules(max_slowdown=0.0, seconds=seconds)
+    return *facts, duel(base, new, rules=rules, threads=threads, progress=progress)
+
+
+def compare_stored(base: Path, new: Path) -> tuple[Comparison, ...]:
+    """Returns two results of ``pocketvit bench`` beside each other.
+
+    Raises:
+        ArtifactError: one is missing or damaged, or they have no file in common.
+    """
+    found = compare_results(read_result(base), read_result(new))
+    if not found:
+        raise ArtifactError(
+            f"{base} and {new} have no file in common", fix="Compare results of files of the same names"
+        )
+    return found

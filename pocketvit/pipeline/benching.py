@@ -1,0 +1,136 @@
+"""What the main job measures: every exported file in turns, its answers on test images, and where its time goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from compress.data.dataset import Dataset
+from compress.data.stratified import stratified
+from compress.model.folder import Task
+from device_bench.documents.op_times import OpTimes, TimeRow, read_times, times_path, write_times
+from device_bench.documents.results import read_result, write_result
+from device_bench.energy.carbon import find_grid
+from device_bench.metrics.accuracy import TestImages, write_test_images
+from device_bench.metrics.measure import Sampling
+from device_bench.targets import bench
+from export.inspect.inspection import inspect_file
+from runtime import ArtifactError, PocketVitError, Progress, check_fields, sha256_of, silent, to_pixels
+
+from .runfolder import RunFolder
+from .stage import stage
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What to measure of every exported file.
+
+    Attributes:
+        sampling: how long to measure latency.
+        throughput_s: seconds for each file's throughput; 0 does not measure it.
+        energy: measure or estimate the energy of an image.
+        country: whose grid the CO2 is of, ISO 3166 alpha-3.
+        images: labelled test images that every file answers; 0 asks none.
+        times_s: seconds for where the time of each file goes; 0 does not measure it.
+
+    Raises:
+        MeasurementError: there is no such country, or its package is not installed.
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    throughput_s: float = 2.0
+    energy: bool = True
+    country: str | None = None
+    images: int = 1000
+    times_s: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.country is not None:
+            find_grid(self.country)
+
+
+def bench_settings(seconds: float, energy: bool = True, country: str | None = None) -> BenchSettings:
+    """Returns settings that spend about ``seconds`` on each file's latency, and less than as much on all the rest.
+
+    Raises:
+        MeasurementError: there is no such country, or the time is negative.
+    """
+    return BenchSettings(Sampling(seconds=seconds), 0.4 * seconds, energy, country, times_s=0.8 * seconds)
+
+
+def bench_stage(
+    folder: RunFolder, data: Dataset, task: Task, settings: BenchSettings, progress: Progress = silent
+) -> None:
+    """Measures every exported file on this machine's CPU, interleaved, into ``bench/``.
+
+    Raises:
+        MeasurementError: no file could be measured.
+        StorageError: there is no space, or no permission to write.
+    """
+    files = sorted(
+        [*folder.artifacts.glob("*.onnx"), *folder.artifacts.glob("*.tflite"), *folder.artifacts.glob("*.pt2")]
+    )
+    path = folder.bench("cpu")
+    if not files:  # every one was refused
+        return
+    if not _measured(path, files):
+        with stage(folder, "bench"):
+            images = None
+            if settings.images and task.trained:
+                images = path.parent / "test-images.npz"
+                write_test_images(images, packed(data, task, settings.images))
+            result = bench(
+                files,
+                "cpu",
+                sampling=settings.sampling,
+                throughput_s=settings.throughput_s,
+                energy=settings.energy,
+                country=settings.country,
+                images=images,
+                progress=progress,
+            )
+            write_result(path, result)
+    if settings.times_s:
+        with stage(folder, "times"):
+            for file in files:
+                _times(path.parent, file, settings.times_s, progress)
+
+
+def packed(data: Dataset, task: Task, count: int) -> TestImages:
+    """Returns ``count`` test images as pixels of the size the model reads: small, and for any target.
+
+    As near as can be, every class gives the same share of its images, so that their top-1 is that of all of them.
+    """
+    chosen = np.sort(stratified(data.labels, data.test, count, np.random.default_rng(0)))
+    pictures = np.stack([to_pixels(data.images[index], task.preprocessing) for index in chosen])
+    return TestImages(pictures, data.labels[chosen].astype(np.int64), data.name, "test", data.class_names)
+
+
+def _measured(path: Path, files: list[Path]) -> bool:
+    """Whether all of these very files were measured; what failed is tried again."""
+    try:
+        return {file.sha256 for file in read_result(path).files} == {sha256_of(file) for file in files}
+    except ArtifactError:
+        return False
+
+
+def _times(folder: Path, file: Path, seconds: float, progress: Progress) -> None:
+    """Measures where the time of one file goes; a file that cannot be cut into parts has no such times."""
+    sha256 = sha256_of(file)
+    try:
+        if read_times(times_path(folder, file.name)).sha256 == sha256:
+            return
+    except ArtifactError:
+        pass
+    try:
+        times = inspect_file(file, budget_s=seconds, progress=progress).times
+    except PocketVitError:  # told by the bench, where it fails as well
+        return
+    if times is not None and times.rows:
+        rows = tuple(TimeRow(row.what, row.seconds) for row in times.rows)
+        write_times(
+            folder, OpTimes(file.name, sha256, times.by, rows, times.whole_s, times.runs, times.threads, times.how)
+        )

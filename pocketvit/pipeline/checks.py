@@ -1,0 +1,254 @@
+"""Whether a checkpoint that is taken as fine-tuned answers the data, asked before hours of work go into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binomtest
+
+from compress.data.class_order import ORDERS, sorted_names
+from compress.data.dataset import Dataset
+from compress.data.stratified import stratified
+from compress.devices import device_in_use
+from compress.distill.teachers import Teacher, teacher_logits
+from compress.evaluate import logits_of
+from compress.model.load import load_model
+from runtime import ModelError, Progress, ShapePlan, macs, message, silent
+
+from .job import Job
+
+_IMAGES = (128, 512)
+"""Fewest and most images that a checkpoint is asked about."""
+
+_MACS = 2e12
+"""Most multiply-accumulates that this may take, where the fewest images do not take more."""
+
+_BATCH = 64
+_CHANCE_P = 0.05
+_ORDER_P = 0.01
+_FEW_CLASSES = 8
+_MATCH_GAIN = 0.2
+_SAME_ORDER = 0.75
+"""An order of classes is the checkpoint's where it is right on so much of what the best possible order is."""
+
+Logits = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How a checkpoint answers a sample of images.
+
+    Attributes:
+        what: the checkpoint, in words.
+        images: how many were asked; held-out ones, and training ones where those are too few.
+        top1: share that was right, 0..1.
+        chance: what the most frequent class alone would reach, 0..1.
+        near_chance: whether that is no better than chance.
+        warnings: what the user must know, one sentence each.
+    """
+
+    what: str
+    images: int
+    top1: float
+    chance: float
+    near_chance: bool
+    warnings: tuple[str, ...]
+
+
+def check_fine_tuned(job: Job, progress: Progress = silent, causes: Sequence[str] = ()) -> Checked | None:
+    """Scores a checkpoint that is not trained again on a sample of held-out images.
+
+    Args:
+        job: as prepared.
+        progress: told where the work is, and every warning.
+        causes: further things that may be behind a score near chance, each a phrase such as "it was resampled".
+
+    Returns:
+        What came out; None where the weights are trained first, or the data has other classes than they know.
+
+    Raises:
+        ModelError: it answers better with the classes in another order, or its weights cannot be had.
+    """
+    if not job.fine_tuned:
+        return None
+    model = load_model(job.spec, job.plan.num_classes, job.settings.seed).to(device_in_use())
+
+    def logits(indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        return logits_of(model, job.data, indices, job.task.preprocessing)
+
+    what = f"The checkpoint {job.spec.checkpoint}" if job.spec.checkpoint else f"The model {job.spec.name}"
+    orders = () if job.knows_classes else other_orders(job.data)
+    return check_answers(what, logits, job.data, sample(job.data, job.plan), orders, progress, causes)
+
+
+def check_teacher(teacher: Teacher, job: Job, progress: Progress = silent) -> Checked | None:
+    """Scores a teacher that is not trained here in the same way.
+
+    Raises:
+        ModelError: it answers better with the classes in another order.
+    """
+    orders = other_orders(job.data) if teacher.spec is not None and teacher.spec.checkpoint is not None else ()
+
+    def logits(indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        return teacher_logits(teacher, job.data, indices)
+
+    return check_answers(f"The teacher {teacher.name}", logits, job.data, sample(job.data), orders, progress, ())
+
+
+def sample(data: Dataset, plan: ShapePlan | None = None) -> npt.NDArray[np.int64]:
+    """Returns the images to ask about: held-out ones, the same share of every class, and training ones if too few."""
+    least, most = _IMAGES
+    count = max(least, min(most, int(_MACS / macs(plan)))) if plan is not None else least
+    generator = np.random.default_rng(0)
+    held_out = stratified(data.labels, data.held_out, count, generator)
+    lacking = least - len(held_out)
+    labelled = data.train[data.labels[data.train] >= 0]
+    more = stratified(data.labels, labelled, lacking, generator) if lacking > 0 else labelled[:0]
+    return np.sort(np.concatenate([held_out, more]))
+
+
+def other_orders(data: Dataset) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Returns the orders, by name, in which the classes of an image folder may stand and do not."""
+    if not data.from_files:
+        return ()
+    named = ((order, sorted_names(data.class_names, order)) for order in ORDERS)
+    return tuple((order, names) for order, names in named if names != data.class_names)
+
+
+def check_answers(
+    what: str,
+    logits: Logits,
+    data: Dataset,
+    indices: npt.NDArray[np.int64],
+    orders: Sequence[tuple[str, Sequence[str]]],
+    progress: Progress,
+    causes: Sequence[str],
+) -> Checked:
+    """Judges answers to the images at ``indices``.
+
+    A score is near chance where a one-sided binomial test at 5 % does not tell it from the share of the most frequent
+    class or, of 8 classes or more, where it is below twice that share. An order of classes is refused where another one
+    is right on more images, by a sign test at 1 %.
+
+    Args:
+        what: who answers, for the texts.
+        logits: of the images at some indices, ``(N, classes)``.
+        data: the data.
+        indices: which images to ask about.
+        orders: other orders of the classes, by their names.
+        progress: told where the work is, and every warning.
+        causes: further things that may be behind a score near chance.
+
+    Raises:
+        ModelError: another order is right more often.
+    """
+    answers = np.empty(len(indices), np.int64)
+    for first in range(0, len(indices), _BATCH):
+        progress("check checkpoint", first, len(indices))
+        part = indices[first : first + _BATCH]
+        answers[first : first + len(part)] = logits(part).argmax(axis=1)
+    labels = data.labels[indices]
+    right = answers == labels
+    top1, chance = float(right.mean()), float(np.bincount(labels).max() / len(labels))
+    progress("check checkpoint", len(indices), len(indices), f"top-1 {top1:.1%} of {len(indices)} images")
+    match = _best_match(answers, labels, data.num_classes)
+    for order in orders:
+        _refuse_order(what, order, data, answers, labels, match)
+    near = near_chance(int(right.sum()), len(labels), chance, data.num_classes)
+    warnings = [_warning(what, top1, len(labels), chance, causes)] if near else []
+    warnings += _permuted(what, match, len(labels), data.class_names, top1)
+    for text in warnings:
+        message(progress, "warning", text)
+    return Checked(what, len(labels), top1, chance, near, tuple(warnings))
+
+
+def near_chance(right: int, images: int, chance: float, classes: int) -> bool:
+    """Says whether a score is no better than chance; never where even no error could tell."""
+    if chance**images > _CHANCE_P:
+        return False
+    above = binomtest(right, images, chance, alternative="greater").pvalue
+    return bool(above > _CHANCE_P) or (classes >= _FEW_CLASSES and right < 2 * chance * images)
+
+
+def _warning(what: str, top1: float, images: int, chance: float, causes: Sequence[str]) -> str:
+    usual = (
+        "the classes are in another order (--class-order natural, --class-map FILE)",
+        "the pictures are prepared otherwise than in its training (--mean, --std, --in-chans)",
+        "it was trained on other data",
+    )
+    return (
+        f"{what} counts as fine-tuned and is right on {top1:.1%} of {images} images, which is near chance "
+        f"({chance:.1%}). It may be that {'; that '.join((*causes, *usual))}."
+    )
+
+
+@dataclass(frozen=True)
+class _Match:
+    """The places of the classes under which most answers would be right.
+
+    Attributes:
+        share: of the images on which they would, 0..1.
+        places: of each class, the output that answers for it.
+        counts: of images by class and answer.
+    """
+
+    share: float
+    places: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+
+
+def _best_match(answers: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], classes: int) -> _Match | None:
+    """Returns the best places; none where there are too few images to tell them from chance."""
+    if len(labels) < 5 * classes:
+        return None
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, answers), 1)
+    _, places = linear_sum_assignment(-counts)
+    return _Match(float(counts[np.arange(classes), places].sum() / len(labels)), places, counts)
+
+
+def _refuse_order(
+    what: str,
+    order: tuple[str, Sequence[str]],
+    data: Dataset,
+    answers: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+    match: _Match | None,
+) -> None:
+    """Refuses the order of the data where another one is right on more images, unless a third one is on far more."""
+    order_name, names = order
+    places = {name: place for place, name in enumerate(names)}
+    moved = np.array([places[name] for name in data.class_names])
+    right, other = answers == labels, answers == moved[labels]
+    better, worse = int((other & ~right).sum()), int((right & ~other).sum())
+    chance = float(np.bincount(labels).max() / len(labels))
+    if better <= worse or binomtest(better, better + worse, alternative="greater").pvalue >= _ORDER_P:
+        return
+    if near_chance(int(other.sum()), len(labels), chance, data.num_classes):
+        return
+    if match is not None and other.mean() < _SAME_ORDER * match.share:
+        return
+    raise ModelError(
+        f"{what} knows the classes in {order_name} order",
+        expected=f"{order_name} order, in which it is right on {other.mean():.1%} of {len(labels)} images "
+        f"({', '.join(names[:4])}, …)",
+        got=f"the order {', '.join(data.class_names[:4])}, …, in which it is right on {right.mean():.1%}",
+        fix=f"Give --class-order {order_name}",
+    )
+
+
+def _permuted(what: str, match: _Match | None, images: int, names: Sequence[str], top1: float) -> list[str]:
+    """Returns a warning where the answers would fit far better with some classes exchanged."""
+    if match is None or match.share < max(0.5, top1 + _MATCH_GAIN):
+        return []
+    moved = [label for label, place in enumerate(match.places) if label != place]
+    label = max(moved, key=lambda own: int(match.counts[own, match.places[own]]))
+    return [
+        f"{what} would be right on {match.share:.1%} of {images} images, not {top1:.1%}, with {len(moved)} of its "
+        f"classes in other places: pictures of {names[label]}, which is class {label} here, it calls class "
+        f"{match.places[label]}. Say its order with --class-map FILE."
+    ]

@@ -1,0 +1,66 @@
+"""Cuts the chosen units out of a model, and lets the weights that are left make good what they can."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from compress.data.search_images import draw_search_images
+from compress.evaluate import score
+from compress.model.reconstruction import images_needed, reconstruct
+from compress.model.slicing import Kept, slice_vit
+from compress.model.vit import SlicedViT
+from runtime import Progress, if_long, silent
+
+from .job import Job
+from .runfolder import RunFolder
+
+_BATCH = 16
+_ITERATION = 10_000
+"""Makes the images others than those that a search decided on."""
+
+
+def cut(
+    job: Job, folder: RunFolder, whole: SlicedViT, kept: Kept, number: int, progress: Progress = silent
+) -> SlicedViT:
+    """Returns what is left of a model, reconstructed by least squares where that is asked for and helps.
+
+    It helps where the loss on held-out images is no worse for it. What was found goes into ``log.jsonl``.
+
+    Args:
+        job: the run.
+        folder: its folder.
+        whole: the model to cut.
+        kept: the units that stay.
+        number: of the round, from 1.
+        progress: told block by block.
+
+    Raises:
+        PlanError: ``kept`` does not fit the model.
+        StorageError: the log cannot be written.
+    """
+    plain = slice_vit(whole, kept)
+    if not job.settings.reconstruct or plain.plan == whole.plan:
+        return plain
+    images = draw_search_images(
+        job.data,
+        job.task.preprocessing,
+        job.augmentation,
+        per_class=job.settings.importance_images,
+        seed=job.settings.seed,
+        iteration=_ITERATION + number,
+    ).spread(images_needed(plain.plan))
+    mended = reconstruct(plain, whole, kept, (pixels for pixels, _ in images.batches(_BATCH)), progress=progress)
+    before, after = (
+        score(
+            model,
+            job.data,
+            job.data.held_out,
+            job.task.preprocessing,
+            progress=if_long(progress),
+            stage=f"score {name}",
+        )
+        for name, model in (("sliced", plain), ("mended", mended))
+    )
+    helps = after.loss <= before.loss
+    folder.log("reconstructed", images=len(images), before=asdict(before), after=asdict(after), kept=helps)
+    return mended if helps else plain

@@ -1,0 +1,349 @@
+"""A run's settings, checked and filled in before any work starts."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from compress.budget import budget_cost, latency_target, parse_budget, parse_cost
+from compress.data.augment import Augmentation, augmentation_for
+from compress.data.class_order import as_checkpoint_knows, names_in_checkpoint
+from compress.data.dataset import Dataset
+from compress.data.load import load_data
+from compress.devices import choose_device, count_gpus, use_device
+from compress.distill.settings import Distillation, DistillMethod
+from compress.distributed import current_ranks
+from compress.model.checkpoint_fit import LoadReport
+from compress.model.folder import Task
+from compress.model.load import ModelSpec, check_model, default_classes, input_stats, load_checkpoint_report
+from compress.recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
+from compress.search.one_shot import GroupSizes
+from compress.search.tas.settings import TAS_AS_PUBLISHED, TasSettings
+from compress.search.tree.settings import TreeSettings
+from compress.search.unstructured import Sparsity, sparsity
+from compress.train.fit import bf16_helps
+from export.formats.micro import MicroLimits
+from export.job import ExportSettings
+from pocketvit.settings import (
+    DEFAULT_IMG_SIZE,
+    DEFAULT_MODEL,
+    DEFAULT_OVERRIDES,
+    DEFAULT_PATCH_SIZE,
+    RunSettings,
+    TrainSettings,
+)
+from runtime import (
+    ModelError,
+    PlanError,
+    PocketVitWarning,
+    Preprocessing,
+    Progress,
+    ShapePlan,
+    UnsupportedTargetError,
+    check_is,
+    silent,
+)
+
+from .profiling import PROFILE_TARGETS
+
+IMPORTANCE_BATCH = 16
+"""Images of one gradient; importance is the mean over such batches."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run's settings, checked and filled in; nothing is written yet.
+
+    Attributes:
+        settings: as given.
+        data: loaded and split.
+        spec: the model to start from.
+        plan: of that model.
+        task: its input and classes.
+        fine_tune: recipe of the first training.
+        recover: recipe of the training after slicing.
+        lesson: what is learnt in it beside the labels; none where nothing is.
+        augmentation: of training pictures.
+        bf16: whether to train in bfloat16.
+        groups: how much one removal takes.
+        tree: how a tree is searched, where one is.
+        tas: how widths are learnt, where they are.
+        sparse: which weights become zeros, where any do.
+        fine_tuned: whether the weights are taken to know the data's classes as they are, untrained by us.
+        knows_classes: whether the checkpoint itself names its classes.
+        notes: what a person should know of the checkpoint, a sentence each.
+        resampled: what of the checkpoint was brought to another size, with both sizes.
+    """
+
+    settings: RunSettings
+    data: Dataset
+    spec: ModelSpec
+    plan: ShapePlan
+    task: Task
+    fine_tune: TrainRecipe
+    recover: TrainRecipe
+    lesson: Distillation | None
+    augmentation: Augmentation
+    bf16: bool
+    groups: GroupSizes
+    tree: TreeSettings
+    tas: TasSettings
+    sparse: Sparsity
+    fine_tuned: bool = False
+    knows_classes: bool = False
+    notes: tuple[str, ...] = ()
+    resampled: tuple[str, ...] = ()
+
+
+def prepare(settings: RunSettings, progress: Progress = silent, own_classes: bool = False) -> Job:
+    """Checks everything that can be checked before any work starts, and loads the data.
+
+    Args:
+        settings: as given.
+        progress: told while a folder's pictures are checked.
+        own_classes: take the number of classes from the weights, not from the data.
+
+    Raises:
+        ModelError: the model is unknown, unsupported, or its checkpoint does not fit.
+        DataError: the data is unknown, not there, or too small.
+        PlanError: sizes that do not divide, or a budget that cannot be met.
+        UnsupportedTargetError: there is no such GPU.
+
+    Warns:
+        PocketVitWarning: what a person should know of the checkpoint.
+    """
+    check_is(settings, RunSettings)
+    use_threads(settings)
+    ranks = current_ranks()
+    use_device(choose_device(settings.device, count_gpus(), ranks.local_rank, ranks.local_size))
+    export_settings(settings)
+    spec = _model_spec(settings)
+    check_model(spec)
+    report = load_checkpoint_report(spec) if spec.checkpoint else None
+    known = report.classes if report else None
+    notes = (*report.notes, *_resampled_notes(report, settings, own_classes)) if report else ()
+    for note in notes:
+        warnings.warn(note, PocketVitWarning, stacklevel=2)
+    data = load_data(
+        settings.data,
+        seed=settings.seed,
+        train_limit=settings.train_limit,
+        skip_bad=settings.skip_bad,
+        class_order=settings.class_order,
+        class_map=Path(settings.class_map).expanduser() if settings.class_map else None,
+        mirror=settings.mirror,
+        progress=progress,
+    )
+    own_names = names_in_checkpoint(spec.checkpoint) if spec.checkpoint and not settings.reset_head else None
+    if own_names is not None and (not own_classes or sorted(own_names) == sorted(data.class_names)):
+        data = as_checkpoint_knows(data, own_names, asked=bool(settings.class_order or settings.class_map))
+    if settings.in_chans is None and not (settings.pretrained or settings.checkpoint):
+        spec = replace(spec, in_chans=data.channels)
+    classes = data.num_classes
+    if own_classes and not settings.reset_head and (known or settings.model):
+        classes = known or default_classes(spec)
+    elif known not in (None, classes) and not settings.reset_head:
+        raise ModelError(
+            f"The checkpoint {spec.checkpoint} has another number of classes than the data",
+            expected=classes,
+            got=known,
+            fix="Choose the data it was trained on, or give --reset-head to train a new classifier",
+        )
+    plan = check_model(spec, classes)
+    _check_cost(settings, plan)
+    names = data.class_names if classes == data.num_classes else tuple(f"class {i}" for i in range(classes))
+    if own_names is not None and len(own_names) == classes:
+        names = own_names
+    fresh = not (settings.pretrained or settings.checkpoint)
+    headless = spec.checkpoint is not None and (settings.reset_head or known is None)
+    task = Task(
+        data=settings.data,
+        split_seed=settings.seed,
+        train_limit=settings.train_limit,
+        preprocessing=_preprocessing(settings, spec, plan, data),
+        class_names=names,
+        source=_source(settings, spec, report),
+        trained=not (fresh or headless) or not own_classes,
+    )
+    already_trained = report is not None and not headless and not report.patch_resampled
+    fine_tune = _recipe(SCRATCH if fresh else FINE_TUNE, settings.fine_tune, settings, 0 if already_trained else None)
+    recover = _recipe(SCRATCH_RECOVER if fresh else RECOVER, settings.recover, settings)
+    bf16 = settings.bf16 == "on" or (settings.bf16 == "auto" and bf16_helps(plan))
+    groups = _group_sizes(settings.group_sizes)
+    told = settings.tree
+    tree = TreeSettings(told.depth, told.epsilon, told.cost_weight, groups, IMPORTANCE_BATCH, exact=told.exact)
+    odds = settings.tas
+    usual = TAS_AS_PUBLISHED if odds.exact else TasSettings()
+    rate = usual.lr if odds.lr is None else odds.lr
+    learnt = replace(usual, candidates=odds.candidates, tolerance=odds.tolerance, lr=rate)
+    changes = augmentation_for(data)
+    lesson = _lesson(settings)
+    zeros = sparsity(settings.sparse.sparsity, settings.sparse.scope, settings.sparse.layers)
+    knows = (report is not None and not headless) or (bool(settings.pretrained) and default_classes(spec) == classes)
+    fine_tuned = knows and (own_classes or fine_tune.epochs == 0) and names == data.class_names
+    return Job(
+        *(settings, data, spec, plan, task, fine_tune, recover, lesson, changes, bf16, groups, tree, learnt, zeros),
+        fine_tuned=fine_tuned,
+        knows_classes=own_names is not None,
+        notes=notes,
+        resampled=report.resampled if report else (),
+    )
+
+
+def _lesson(settings: RunSettings) -> Distillation | None:
+    methods = cast(tuple[DistillMethod, ...], settings.distill_methods)
+    told = Distillation(methods=methods, weight=settings.distill_weight, temperature=settings.temperature)
+    return told if settings.distill else None
+
+
+def cost_name(settings: RunSettings) -> str:
+    """Returns what choosing goes by: the cost that was asked for, or what the budget counts."""
+    return settings.cost or budget_cost(settings.budget)
+
+
+def profiled_target(settings: RunSettings) -> str | None:
+    """Returns the target whose latency table is needed; None where none is.
+
+    Raises:
+        PlanError: the cost and the budget are of two targets.
+    """
+    if settings.search == "unstructured":
+        return None
+    targets = {latency_target(name) for name in (cost_name(settings), budget_cost(settings.budget))} - {None}
+    if len(targets) > 1:
+        raise PlanError("--cost and --budget name two targets", got=", ".join(sorted(map(str, targets))))
+    return targets.pop() if targets else None
+
+
+def _check_cost(settings: RunSettings, plan: ShapePlan) -> None:
+    """Refuses a cost or a budget that cannot be; one of time is read when its table is there."""
+    if settings.search == "unstructured":
+        return
+    target = profiled_target(settings)
+    if target is None:
+        parse_budget(settings.budget, plan)
+    elif target not in PROFILE_TARGETS:
+        raise UnsupportedTargetError(
+            "The target cannot be profiled", expected=", ".join(PROFILE_TARGETS), got=repr(target)
+        )
+    if latency_target(cost_name(settings)) is None:
+        parse_cost(cost_name(settings), plan)
+    if settings.search in ("milp", "tas", "uniform") and cost_name(settings) != budget_cost(settings.budget):
+        raise PlanError(
+            f"{settings.search} chooses for the budget: it goes by what the budget counts",
+            expected=f"no --cost, or --cost {budget_cost(settings.budget)}",
+            got=settings.cost,
+            fix="Give a budget of that cost, or another --search",
+        )
+
+
+def export_settings(settings: RunSettings) -> ExportSettings:
+    """Returns what to export, and how to check it.
+
+    Raises:
+        DataError: a value is out of range.
+    """
+    return ExportSettings(
+        kinds=settings.kinds,
+        calibration_images=settings.calibration_images,
+        verify_images=settings.verify_images,
+        min_agreement=settings.min_agreement,
+        made_for=settings.made_for,
+        max_drop=settings.max_drop,
+        int8_recipe=settings.int8_recipe,
+        qat_epochs=settings.qat_epochs,
+        qat_from=settings.qat_from,
+        micro=MicroLimits(settings.micro_flash, settings.micro_ram),
+        opset=settings.opset,
+        seed=settings.seed,
+    )
+
+
+def use_threads(settings: RunSettings) -> None:
+    """Tells torch how many threads to use; results are repeatable for equal numbers of them."""
+    share = (os.cpu_count() or 1) // current_ranks().local_size
+    torch.set_num_threads(settings.threads or max(1, share))
+
+
+def _model_spec(settings: RunSettings) -> ModelSpec:
+    channels = 3 if settings.in_chans is None else settings.in_chans
+    if channels not in (1, 3):
+        raise PlanError("Images have 1 or 3 channels", got=channels, fix="Give --in-chans 1 or 3")
+    builtin = not settings.model
+    return ModelSpec(
+        name=settings.model or DEFAULT_MODEL,
+        img_size=DEFAULT_IMG_SIZE if builtin and settings.img_size is None else settings.img_size,
+        patch_size=DEFAULT_PATCH_SIZE if builtin and settings.patch_size is None else settings.patch_size,
+        in_chans=channels,
+        pretrained=bool(settings.pretrained),
+        checkpoint=Path(settings.checkpoint).expanduser() if settings.checkpoint else None,
+        reset_head=settings.reset_head,
+        overrides={**(DEFAULT_OVERRIDES if builtin and not settings.pretrained else {}), **settings.model_args},
+    )
+
+
+def _preprocessing(settings: RunSettings, spec: ModelSpec, plan: ShapePlan, data: Dataset) -> Preprocessing:
+    stats = input_stats(spec)
+    square = data.size is not None and data.size[0] == data.size[1] and plan.img_size[0] == plan.img_size[1]
+    stretched = square and settings.crop_pct is None
+    resize = settings.resize or ("stretch" if stretched else stats.crop_mode)
+    crop_pct = 1.0 if resize == "stretch" else stats.crop_pct
+    return Preprocessing(
+        height=plan.img_size[0],
+        width=plan.img_size[1],
+        channels=plan.in_chans,
+        mean=_each_channel(settings.mean or stats.mean, plan.in_chans),
+        std=_each_channel(settings.std or stats.std, plan.in_chans),
+        interpolation=settings.interpolation or stats.interpolation,  # type: ignore[arg-type]
+        resize=resize,  # type: ignore[arg-type]
+        crop_pct=crop_pct if settings.crop_pct is None else settings.crop_pct,
+    )
+
+
+def _each_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Returns one value for every channel: as timm does, a single one serves all."""
+    return values * channels if len(values) == 1 else values
+
+
+def _resampled_notes(report: LoadReport, settings: RunSettings, own_classes: bool) -> tuple[str, ...]:
+    """Says what becomes of resampled weights where that is not told by ``--epochs``."""
+    if not report.resampled or report.classes is None or settings.reset_head or settings.fine_tune.epochs is not None:
+        return ()
+    if own_classes:
+        return ("Resampled weights are exported as they are: fine-tune them before, with pocketvit run",)
+    if report.patch_resampled:
+        return (
+            "Weights for other patches do not count as fine-tuned: they are trained first; --epochs 0 takes them as is",
+        )
+    return ("Weights with resampled positions count as fine-tuned: --epochs 30 trains them at this size first",)
+
+
+def _source(settings: RunSettings, spec: ModelSpec, report: LoadReport | None) -> str:
+    if spec.checkpoint is not None:
+        changed = f", resampled: {', '.join(report.resampled)}" if report and report.resampled else ""
+        return f"timm {spec.name}, weights from {spec.checkpoint.name}{changed}"
+    return f"timm {spec.name}, {'published' if settings.pretrained else 'fresh'} weights, seed {settings.seed}"
+
+
+def _recipe(base: TrainRecipe, changes: TrainSettings, settings: RunSettings, epochs: int | None = None) -> TrainRecipe:
+    values: dict[str, Any] = {"distill_weight": settings.distill_weight, "temperature": settings.temperature}
+    if epochs is not None:
+        values["epochs"] = epochs
+    for name in ("epochs", "batch_size", "lr", "head_lr", "patience"):
+        if getattr(changes, name) is not None:
+            values[name] = getattr(changes, name)
+    if changes.lr is not None and changes.head_lr is None:
+        values["head_lr"] = changes.lr * base.head_lr / base.lr
+    return replace(base, **values)
+
+
+def _group_sizes(sizes: dict[str, int]) -> GroupSizes:
+    unknown = sorted(set(sizes) - {"mlp", "qk", "v", "embed"})
+    if unknown:
+        raise PlanError("Unknown kind of group", expected="mlp, qk, v or embed", got=", ".join(unknown))
+    return GroupSizes(**sizes)

@@ -1,0 +1,110 @@
+"""The journal of a profile: what every file took, beside the model itself, written down at once."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from device_bench.latency_table.files import Timed
+from runtime import ArtifactError, BlockPlan, ShapePlan, storage_errors
+
+
+def time_line(plan: ShapePlan, pooled_only: bool, seconds: float, told: dict[str, Any]) -> str:
+    """Returns the line of a file's time; ``told`` is what ``Taken`` holds besides."""
+    rows = [[block.num_heads, block.qk_dim, block.v_dim, block.mlp_dim] for block in plan.blocks]
+    line = {"embed_dim": plan.embed_dim, "blocks": rows, "pooled_only": pooled_only, "seconds": seconds}
+    return json.dumps(line | told) + "\n"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One time of one file.
+
+    Attributes:
+        file: what was timed.
+        stage: how.
+        seconds: its time.
+        reference_seconds: of the model itself, timed beside it.
+        note: what disturbed the machine; empty where nothing did.
+    """
+
+    file: Timed
+    stage: str
+    seconds: float
+    reference_seconds: float
+    note: str
+
+
+@dataclass(frozen=True)
+class Times:
+    """What was timed, in order.
+
+    Attributes:
+        lines: of the journal.
+    """
+
+    lines: tuple[Taken, ...]
+
+    def count(self) -> Counter[Timed]:
+        """Returns how often each file was timed."""
+        return Counter(line.file for line in self.lines)
+
+    def taken(self) -> dict[Timed, list[float]]:
+        """Returns the times of each file, nanoseconds, as on the machine when it was as fast as it usually was."""
+        usual = {
+            stage: median(line.reference_seconds for line in self.lines if line.stage == stage)
+            for stage in {line.stage for line in self.lines}
+        }
+        times: dict[Timed, list[float]] = {}
+        for line in self.lines:
+            times.setdefault(line.file, []).append(line.seconds / line.reference_seconds * usual[line.stage] * 1e9)
+        return times
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the table must know."""
+        disturbed = [line.note for line in self.lines if line.note]
+        if not disturbed:
+            return ()
+        return (
+            f"{len(disturbed) / len(self.lines):.0%} of the latency table's times were taken while the machine was "
+            f"disturbed, and its predictions may be off. At the last of them: {disturbed[-1]} "
+            "On an idle machine, measure anew with: pocketvit profile --force",
+        )
+
+
+def read_times(journal: Path, plan: ShapePlan) -> Times:
+    """Returns what a journal holds; a last line cut short by a kill is left out.
+
+    Raises:
+        ArtifactError: it is damaged.
+        StorageError: it cannot be written.
+    """
+    if not journal.is_file():
+        return Times(())
+    text = journal.read_text(encoding="utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    try:
+        lines = tuple(_read_line(json.loads(line), plan) for line in whole.splitlines())
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{journal} is damaged", got=error, fix="Measure anew with --force") from error
+    if whole != text:
+        with storage_errors(journal):
+            journal.write_text(whole, encoding="utf-8")
+    return Times(lines)
+
+
+def _read_line(line: dict[str, Any], plan: ShapePlan) -> Taken:
+    seconds, reference = float(line["seconds"]), float(line["reference_seconds"])
+    if not (0 < seconds < math.inf and 0 < reference < math.inf):
+        raise ValueError(f"times of {seconds} and {reference} s")
+    if not isinstance(line["pooled_only"], bool):
+        raise ValueError(f"pooled_only is {line['pooled_only']}")
+    one = replace(plan, embed_dim=line["embed_dim"], blocks=tuple(BlockPlan(*row) for row in line["blocks"]))
+    note = " ".join(line.get("notes", []))
+    return Taken((one, line["pooled_only"]), str(line["stage"]), seconds, reference, note)

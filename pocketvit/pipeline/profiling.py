@@ -1,0 +1,166 @@
+"""The latency table of an architecture on a target: measured once, kept, and taken up where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from device_bench.latency_table.files import Timed, part_depth, parts_to_time, wholes_to_time
+from device_bench.latency_table.fit import Conditions, fit_table
+from device_bench.machine.state import machine_state
+from device_bench.metrics.stats import percentile
+from device_bench.worker.apart import samples_apart
+from export.formats.tflite import timing_bytes
+from runtime import (
+    LatencyPrecision,
+    LatencyTable,
+    Progress,
+    ShapePlan,
+    UnsupportedTargetError,
+    encode,
+    read_latency,
+    silent,
+    storage_errors,
+    write_latency,
+)
+
+from .profile_times import read_times, time_line
+
+PROFILE_TARGETS = ("cpu",)
+_FILES_AT_ONCE = 32
+
+_FORMAT = 5
+"""Of tables, journals, and the files that are timed: another one is looked for under another name."""
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """How files are timed.
+
+    Attributes:
+        rounds: timed runs of each, one pass.
+        percent: the percentile of a pass that counts.
+        passes: apart in time; their median counts, since what slows the machine for a while is not in most of them.
+    """
+
+    rounds: int
+    percent: float
+    passes: int
+
+
+_PARTS, _WHOLES = _Timing(60, 5, 1), _Timing(40, 50, 3)
+"""A part is the small difference of two times, and needs the steadiest one; a prediction is of what is usual. Rounds of
+a part are of one block: files of several blocks have fewer, but no fewer than the following."""
+
+_FEWEST_ROUNDS = 12
+
+
+def profile(
+    plan: ShapePlan,
+    folder: Path,
+    *,
+    target: str = "cpu",
+    precision: LatencyPrecision = "fp32",
+    threads: int = 1,
+    force: bool = False,
+    progress: Progress = silent,
+) -> tuple[LatencyTable, Path]:
+    """Returns the latency table of an architecture on a target, and its file; measures it where there is none.
+
+    Every time that was taken is written down at once, so a stopped profile goes on where it was. The model itself is
+    timed beside all others and their times are taken relative to it, since for minutes a machine may be slower. Files
+    timed while something disturbed the machine are timed once more at once, and what was still disturbed then is said
+    in the table's notes.
+
+    Args:
+        plan: the architecture at its largest widths.
+        folder: where tables are kept.
+        target: where to measure.
+        precision: of the files.
+        threads: of the engine.
+        force: measure anew.
+        progress: told of the files timed.
+
+    Raises:
+        UnsupportedTargetError: the target cannot be profiled.
+        MissingExtraError: a writer or engine of files is not installed.
+        MeasurementError: the times make no sense.
+        StorageError: the folder cannot be written.
+    """
+    if target not in PROFILE_TARGETS:
+        raise UnsupportedTargetError("The target cannot be profiled", expected=", ".join(PROFILE_TARGETS), got=target)
+    conditions = _conditions(target, precision, threads)
+    asked = {"format": _FORMAT, "conditions": encode(conditions), "plan": encode(plan)}
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+    path = folder / f"{target}-{precision}-{digest}.json"
+    times = path.with_suffix(".jsonl")
+    if force:
+        with storage_errors(folder):
+            path.unlink(missing_ok=True)
+            times.unlink(missing_ok=True)
+    elif path.is_file():
+        return read_latency(path), path
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    parts = replace(_PARTS, rounds=max(_FEWEST_ROUNDS, _PARTS.rounds // part_depth(plan, precision)))
+    _measure(plan, parts_to_time(plan, precision), parts, conditions, times, "profile", progress)
+    _measure(plan, wholes_to_time(plan), _WHOLES, conditions, times, "whole models", progress)
+    journal = read_times(times, plan)
+    table = fit_table(plan, conditions, {file: median(taken) for file, taken in journal.taken().items()})
+    table = replace(table, notes=journal.notes)
+    write_latency(path, table)
+    return table, path
+
+
+def _conditions(target: str, precision: LatencyPrecision, threads: int) -> Conditions:
+    if threads < 1:
+        raise UnsupportedTargetError("threads must be at least 1", got=threads)
+    machine = machine_state()
+    version = machine.versions.get("ai-edge-litert", "")
+    return Conditions(
+        target, machine.cpu_model or machine.architecture or "unknown", "litert", version, threads, precision
+    )
+
+
+def _measure(
+    plan: ShapePlan,
+    files: Sequence[Timed],
+    timing: _Timing,
+    conditions: Conditions,
+    journal: Path,
+    stage: str,
+    progress: Progress,
+) -> None:
+    """Times what the journal does not hold yet, a few files at a time, in an order that no width follows."""
+    known, missing = read_times(journal, plan).count(), []
+    for number in range(timing.passes):
+        some = [file for file in files if known[file] <= number]
+        missing += random.Random(number).sample(some, len(some))
+    total, patient = timing.passes * len(files), True
+    done = total - len(missing)
+    for start in range(0, len(missing), _FILES_AT_ONCE):
+        some = missing[start : start + _FILES_AT_ONCE]
+        with tempfile.TemporaryDirectory() as folder:
+            beside = [(plan, True), *some]
+            paths = [Path(folder) / f"{number}.tflite" for number in range(len(beside))]
+            for path, (one, pooled_only) in zip(paths, beside, strict=True):
+                with storage_errors(path):
+                    path.write_bytes(timing_bytes(one, conditions.precision, pooled_only=pooled_only))
+            timed = samples_apart(paths, threads=conditions.threads, rounds=timing.rounds)
+            if timed.notes and patient:
+                progress(stage, done, total, f"measured again: {' '.join(timed.notes)}")
+                timed = samples_apart(paths, threads=conditions.threads, rounds=timing.rounds)
+                patient = not timed.notes  # what lasts is not waited for
+        reference, *seconds = (percentile(own, timing.percent) for own in timed.seconds)
+        told = {"stage": stage, "reference_seconds": reference} | ({"notes": list(timed.notes)} if timed.notes else {})
+        lines = "".join(time_line(*file, value, told) for file, value in zip(some, seconds, strict=True))
+        with storage_errors(journal), journal.open("a", encoding="utf-8") as handle:
+            handle.write(lines)
+        done += len(some)
+        progress(stage, done, total)

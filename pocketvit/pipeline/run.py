@@ -1,0 +1,152 @@
+"""The main job, stage by stage: fine-tune, search, slice, recover, export, verify, bench, report."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+from compress.data.data_list import list_data
+from compress.model.folder import read_task, save_model
+from compress.model.load import load_model
+from device_bench.report.page import write_report
+from device_bench.report.summary import RunSummary, summarise
+from device_bench.worker.apart import time_apart
+from export.exporter import check_extras, export_each, released
+from pocketvit.settings import EXPORT_SETTINGS, RunSettings
+from runtime import Artifact, PlanError, Progress, check_is, silent
+
+from .benching import BenchSettings, bench_stage
+from .checks import Checked, check_fine_tuned
+from .job import Job, export_settings, prepare, use_threads
+from .run_data import data_of_run, keep_notes
+from .runfolder import RunFolder, claim, read_settings
+from .stage import check_space, export_copies, log_notes, stage
+from .stages import export_stage, shrink_stages
+
+
+def run(
+    settings: RunSettings,
+    root: Path | str,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    bench: BenchSettings | None = None,
+    progress: Progress = silent,
+) -> RunSummary:
+    """Does the whole job in folder ``root`` and returns its table.
+
+    A file that does not pass its check is not measured and ends nothing: it is among the summary's ``refused``, its
+    figures and the reason with it.
+
+    Args:
+        settings: what to make smaller, how small, and how.
+        root: the run's folder.
+        resume: continue a run that was stopped.
+        force: replace a run that is there.
+        bench: what to measure of the files, and how long.
+        progress: told where the work is.
+
+    Raises:
+        PocketVitError: see the stages.
+    """
+    job = prepare(settings, progress)
+    checked = _check(job, Path(root), resume, progress)
+    check_extras(export_settings(settings).kinds)
+    with claim(Path(root), settings, resume=resume, force=force, data=list_data(job.data)) as folder:
+        keep_notes(folder, job.data, [checked])
+        shrink_stages(job, folder, progress)
+        export_stage(folder, job.data, export_settings(settings), progress)
+        bench_stage(folder, job.data, read_task(folder.sliced), bench or BenchSettings(), progress)
+        write_report(folder.root)
+    return summarise(folder.root)
+
+
+def compress(
+    settings: RunSettings, root: Path | str, *, resume: bool = False, force: bool = False, progress: Progress = silent
+) -> RunSummary:
+    """Does the first half of the job: a smaller, recovered model in ``root/sliced``.
+
+    Raises:
+        PocketVitError: see the stages.
+    """
+    job = prepare(settings, progress)
+    checked = _check(job, Path(root), resume, progress)
+    with claim(Path(root), settings, resume=resume, force=force, data=list_data(job.data)) as folder:
+        keep_notes(folder, job.data, [checked])
+        shrink_stages(job, folder, progress)
+    return summarise(folder.root)
+
+
+def export_run(root: Path | str, settings: RunSettings, progress: Progress = silent) -> list[Artifact]:
+    """Exports the models of a run that was compressed, to ``root/artifacts``.
+
+    Args:
+        root: the run's folder.
+        settings: what it says of export is used, and of the data where a folder of pictures lies now; the rest comes
+            from the run, and must be as there or left at its default.
+        progress: told where the work is.
+
+    Raises:
+        PlanError: the settings say something of model, data, training or pruning, which the run says itself.
+        RunFolderError: the folder is no run folder, its data has changed, or another process writes to it.
+        ArtifactError: the run holds no sliced model yet, or it is damaged.
+        RefusedFilesError: some files did not pass their check; raised last, with the manifests of all.
+    """
+    check_is(settings, RunSettings)
+    wanted, told = export_settings(settings), read_settings(RunFolder(Path(root)))
+    _check_export_alone(settings, told, Path(root))
+    use_threads(told)
+    if settings.data != RunSettings().data:
+        told = replace(told, data=settings.data)
+    data = data_of_run(RunFolder(Path(root)), told, read_task(RunFolder(Path(root)).sliced), progress)
+    with claim(Path(root), told, resume=True, force=False, data=list_data(data)) as folder:
+        keep_notes(folder, data)
+        return released(export_stage(folder, data, wanted, progress), folder.artifacts)
+
+
+def _check_export_alone(settings: RunSettings, told: RunSettings, root: Path) -> None:
+    usual = RunSettings()
+    changed = [
+        one.name
+        for one in fields(RunSettings)
+        if one.name not in {"data", *EXPORT_SETTINGS}
+        and getattr(settings, one.name) not in (getattr(usual, one.name), getattr(told, one.name))
+    ]
+    if changed:
+        raise PlanError(
+            f"The run {root} says itself what its model and data are",
+            expected=f"nothing but {', '.join(sorted(EXPORT_SETTINGS))}",
+            got=", ".join(changed),
+        )
+
+
+def export(
+    settings: RunSettings, root: Path | str, *, resume: bool = False, force: bool = False, progress: Progress = silent
+) -> list[Artifact]:
+    """Exports a model as it is, untrained by us and unpruned, to ``root/artifacts``.
+
+    Raises:
+        RefusedFilesError: some files did not pass their check; raised last, with the manifests of all.
+        PocketVitError: see ``prepare`` and ``export.export_model``.
+    """
+    job = prepare(settings, progress, own_classes=True)
+    checked = _check(job, Path(root), resume, progress)
+    data = list_data(job.data)
+    with claim(Path(root), settings, resume=resume, force=force, data=data) as folder, stage(folder, "export"):
+        keep_notes(folder, job.data, [checked])
+        log_notes(folder, job)
+        if not folder.artifacts.is_dir():
+            check_space(folder.root, job.plan, export_copies(settings.kinds))
+        model = load_model(job.spec, job.plan.num_classes, settings.seed)
+        save_model(folder.baseline, model, job.task)
+        outcome = export_each(
+            model, job.task, job.data, folder.artifacts, folder.name, export_settings(settings), progress, time_apart
+        )
+        return released(outcome, folder.artifacts)
+
+
+def _check(job: Job, root: Path, resume: bool, progress: Progress) -> Checked | None:
+    """Scores a fine-tuned checkpoint before anything is written; a run that is continued was checked before."""
+    if resume and (RunFolder(root).baseline / "task.json").is_file():
+        return None
+    return check_fine_tuned(job, progress, [f"it was resampled ({change})" for change in job.resampled])

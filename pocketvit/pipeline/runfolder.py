@@ -1,0 +1,264 @@
+"""A run's folder: who may write to it, with which settings, and what happened when."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pocketvit.settings import RunSettings
+from runtime import ArtifactError, RunFolderError, decode, encode, read_document, storage_errors, write_document
+
+if TYPE_CHECKING:
+    from compress.data.data_list import DataList
+
+SCHEMA = "pocketvit.run"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places in a run's folder."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """What the run is called, and its files."""
+        return self.root.resolve().name
+
+    @property
+    def settings(self) -> Path:
+        """What the run was told."""
+        return self.root / "run.json"
+
+    @property
+    def data(self) -> Path:
+        """Which pictures it was begun with."""
+        return self.root / "data.json"
+
+    @property
+    def unlabelled(self) -> Path:
+        """The same with the pictures that a teacher labels."""
+        return self.root / "unlabelled.json"
+
+    @property
+    def baseline(self) -> Path:
+        """The model before pruning."""
+        return self.root / "baseline"
+
+    @property
+    def sliced(self) -> Path:
+        """The model after pruning."""
+        return self.root / "sliced"
+
+    @property
+    def journal(self) -> Path:
+        """How the units to prune were chosen."""
+        return self.root / "search" / "journal.jsonl"
+
+    @property
+    def latency(self) -> Path:
+        """The latency table that choosing went by, where it went by time."""
+        return self.root / "search" / "latency.json"
+
+    def iteration(self, number: int) -> Path:
+        """What one round of a search over several found and made, counted from 1."""
+        return self.root / "search" / f"iteration-{number:02}"
+
+    @property
+    def artifacts(self) -> Path:
+        """The exported files."""
+        return self.root / "artifacts"
+
+    def bench(self, target: str) -> Path:
+        """The measurements on one target."""
+        return self.root / "bench" / f"{target}.json"
+
+    def log(self, event: str, **details: Any) -> None:
+        """Appends a line to ``log.jsonl``: when, what, and details.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        line = {"utc": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **details}
+        path = self.root / "log.jsonl"
+        with storage_errors(path), path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+
+
+@contextmanager
+def claim(
+    root: Path, settings: RunSettings, *, resume: bool, force: bool, data: DataList | None = None
+) -> Iterator[RunFolder]:
+    """Makes or takes up a run's folder, for this process alone.
+
+    Args:
+        root: the folder.
+        settings: of the run; a resumed one must have been made with the same.
+        resume: continue what is there; start where there is nothing.
+        force: throw away what is there.
+        data: the pictures; a resumed run must have been begun with the same, wherever they lie now. None where they do
+            not matter.
+
+    Raises:
+        RunFolderError: the folder exists and neither was asked for, is no run folder, was made with other settings or
+            other pictures, or is being written by another process; or its name cannot stand in those of files.
+        StorageError: there is no space, or no permission to write.
+    """
+    run = RunFolder(root)
+    _check_name(root)
+    if root.exists() and not root.is_dir():
+        raise RunFolderError(f"{root} is a file", fix="Choose another run with --name or --runs")
+    filled = root.is_dir() and any(path.name != ".lock" for path in root.iterdir())
+    if filled and not run.settings.is_file():
+        raise RunFolderError(f"{root} exists and is no run folder", fix="Choose another run with --name or --runs")
+    if filled and not (resume or force):
+        raise RunFolderError(
+            f"The run {root} exists already",
+            fix="Continue it with --resume, replace it with --force, or choose another --name",
+        )
+    with storage_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunFolderError(f"Another process is writing to {root}", fix="Wait for it, or stop it") from None
+        if filled and force:
+            _clear(root)
+        elif filled:
+            settings = _check_same(run, settings, may_move=data is not None and run.data.is_file())
+            if data is not None:
+                check_list(run, run.data, data)
+            _sweep(root)
+        if not run.settings.exists() or read_settings(run).data != settings.data:
+            write_document(run.settings, SCHEMA, VERSION, {"settings": encode(settings)})
+        if data is not None:
+            keep_list(run, run.data, data)
+        yield run
+
+
+def read_settings(run: RunFolder) -> RunSettings:
+    """Reads what a run was told.
+
+    Raises:
+        RunFolderError: the folder is no run folder.
+        ArtifactError: ``run.json`` is damaged or of a newer version.
+    """
+    if not run.settings.is_file():
+        raise RunFolderError(f"{run.root} is no run folder", expected="run.json in it")
+    body = read_document(run.settings, SCHEMA, VERSION)
+    return decode(RunSettings, body.get("settings"), str(run.settings))
+
+
+def keep_list(run: RunFolder, path: Path, now: DataList) -> None:
+    """Keeps the list of a run's pictures, or checks it against the one that is there.
+
+    Raises:
+        RunFolderError: see ``check_list``.
+        ArtifactError: the list is damaged.
+        StorageError: it cannot be written.
+    """
+    if path.is_file():
+        check_list(run, path, now)
+    else:
+        from compress.data.data_list import write_data_list
+
+        write_data_list(path, now)
+
+
+def check_list(run: RunFolder, path: Path, now: DataList) -> None:
+    """Checks that a run goes on with the pictures it was begun with; of older runs, which keep no list, it cannot.
+
+    Args:
+        run: the run.
+        path: of the list.
+        now: the pictures as they are.
+
+    Raises:
+        RunFolderError: pictures were added, removed, renamed or changed, or their labels or splits are others.
+        ArtifactError: the list is damaged.
+    """
+    if not path.is_file():
+        return
+    from compress.data.data_list import differences, read_data_list
+
+    before = read_data_list(path)
+    differ = differences(before, now)
+    if differ:
+        moved = f"{before.data} is now {now.data}; " if before.data != now.data else ""
+        raise RunFolderError(
+            f"The data of the run {run.root} has changed since it was begun",
+            expected=f"the {before.train + before.held_out + before.test:,} images listed in {path.name}",
+            got=f"{moved}{'; '.join(differ)}",
+            fix="Put the data back as it was, replace the run with --force, or choose another --name",
+        )
+
+
+_LONGEST_NAME = 200
+"""Most bytes in the name of a run; its files' names add to it, and no file system takes more than 255."""
+
+
+def _check_name(root: Path) -> None:
+    raw = os.fsencode(root.name)
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        shown = raw.decode("utf-8", "backslashreplace")
+        raise RunFolderError(f"The run's name {shown} is not UTF-8", fix="Choose another --name") from None
+    if len(raw) > _LONGEST_NAME:
+        raise RunFolderError(
+            f"The run's name {root.name[:40]}… is too long for the names of its files",
+            expected=f"at most {_LONGEST_NAME} bytes",
+            got=len(raw),
+            fix="Choose a shorter --name",
+        )
+
+
+def _check_same(run: RunFolder, settings: RunSettings, may_move: bool = False) -> RunSettings:
+    """Returns the settings of the run, with the new place of data that may have moved."""
+    try:
+        told = read_settings(run)
+        before = encode(told)
+    except ArtifactError as error:
+        raise RunFolderError(f"{error} The run cannot be resumed", fix="Replace it with --force") from error
+    now = encode(settings)
+    # a run goes on on any device
+    free = {"device", *(("data",) if may_move else ())}
+    differ = (key for key in now if key not in free and before[key] != now[key])
+    changed = [f"{key} was {before[key]!r} and is now {now[key]!r}" for key in differ]
+    if changed:
+        raise RunFolderError(
+            f"The run {run.root} was made with other settings: {'; '.join(changed)}",
+            fix="Resume with the same settings, replace it with --force, or choose another --name",
+        )
+    return replace(told, data=settings.data) if may_move else told
+
+
+def _sweep(root: Path) -> None:
+    """Removes what a killed process left half-written."""
+    for path in [*root.rglob(".*.tmp"), *root.rglob(".export-*")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _clear(root: Path) -> None:
+    with storage_errors(root):
+        for path in root.iterdir():
+            if path.name == ".lock":
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()

@@ -1,0 +1,154 @@
+"""What all stages share: their beginning and end in the log, and what a finished one leaves behind."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from compress.data.stratified import stratified
+from compress.model.folder import read_model, save_model
+from compress.model.vit import SlicedViT
+from runtime import (
+    ArtifactError,
+    EpochRecord,
+    ModelMetrics,
+    Progress,
+    ShapePlan,
+    StorageError,
+    if_long,
+    macs,
+    params,
+    read_metrics,
+    silent,
+    write_metrics,
+)
+
+from .job import Job
+from .runfolder import RunFolder
+from .scoring import score_finished
+
+_SPARE_BYTES = 64 * 2**20
+_WEIGHT_BYTES = 4
+
+TRAINED_COPIES = 12
+"""Of a model's weights on disk while it is trained, pruned and exported: models, their training states, files."""
+
+
+def finished(folder: Path) -> SlicedViT | None:
+    """Returns the model of a stage that ran to its end; its metrics are written last."""
+    try:
+        read_metrics(folder / "metrics.json")
+        model = read_model(folder)
+        (folder / "training.safetensors").unlink(missing_ok=True)
+        return model
+    except ArtifactError:
+        return None
+
+
+def save_stage(
+    folder: Path, model: SlicedViT, job: Job, epochs: tuple[EpochRecord, ...], progress: Progress = silent
+) -> None:
+    """Writes a stage's model and, last, its metrics.
+
+    Raises:
+        StorageError: there is no space, or no permission to write.
+    """
+    spec = job.task.preprocessing
+    splits = {"test": job.data.test, "held-out": job.data.held_out}
+    test, held_out = (
+        score_finished(
+            model,
+            job.data,
+            _some(job, indices),
+            spec,
+            if_long(progress),
+            f"score {name}",
+        )
+        for name, indices in splits.items()
+    )
+    save_model(folder, model, job.task)
+    metrics = ModelMetrics(
+        params=params(model.plan),
+        macs=macs(model.plan),
+        size_bytes=(folder / "model.safetensors").stat().st_size,
+        top1=test.top1,
+        test_images=test.images,
+        held_out_top1=held_out.top1,
+        epochs=epochs,
+    )
+    write_metrics(folder / "metrics.json", metrics)
+    (folder / "training.safetensors").unlink(missing_ok=True)
+
+
+def log_notes(folder: RunFolder, job: Job) -> None:
+    """Writes what a person should know of the checkpoint into the log."""
+    for note in job.notes:
+        folder.log("note", text=note)
+
+
+def _some(job: Job, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Returns the images that top-1 is taken on: all, or as many as were asked for, every class with its share."""
+    limit = job.settings.eval_limit
+    if not limit:
+        return indices
+    return np.sort(stratified(job.data.labels, indices, limit, np.random.default_rng([job.settings.seed, 5])))
+
+
+def check_space(root: Path, plan: ShapePlan, copies: int = TRAINED_COPIES) -> None:
+    """Refuses to start work that the disk cannot hold.
+
+    Args:
+        root: the run's folder.
+        plan: of the model that is written.
+        copies: how often its weights are written, at most at one time.
+
+    Raises:
+        StorageError: there is not enough space for the model's files.
+    """
+    check_bytes(root, written_bytes(plan, copies))
+
+
+def written_bytes(plan: ShapePlan, copies: int) -> int:
+    """Returns the bytes that a model's weights take on disk in so many copies."""
+    return copies * _WEIGHT_BYTES * params(plan)
+
+
+def export_copies(kinds: Sequence[str]) -> int:
+    """Returns how often the weights are written when files of ``kinds`` are: each, the model, and one in the making."""
+    return len(kinds) + 2
+
+
+def check_bytes(root: Path, needed: int) -> None:
+    """Refuses to start work that writes more than fits on the disk.
+
+    Args:
+        root: the folder that is written to; it may not be there yet.
+        needed: bytes.
+
+    Raises:
+        StorageError: there is less free than that and a little more.
+    """
+    there = next(place for place in (root.absolute(), *root.absolute().parents) if place.is_dir())
+    needed, free = needed + _SPARE_BYTES, shutil.disk_usage(there).free
+    if free < needed:
+        raise StorageError(
+            f"There is not enough space in {root}",
+            expected=f"{needed / 1e6:.0f} MB free",
+            got=f"{free / 1e6:.0f} MB",
+            fix="Free some disk space or choose another folder with --runs",
+        )
+
+
+@contextmanager
+def stage(folder: RunFolder, name: str) -> Iterator[None]:
+    """Logs when the work in the block started and, if it did, ended."""
+    started = time.monotonic()
+    folder.log("started", stage=name)
+    yield
+    folder.log("finished", stage=name, seconds=round(time.monotonic() - started, 3))

@@ -1,0 +1,401 @@
+"""The stages of the main job; each reads and writes the run's folder alone, and does nothing twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from compress.budget import Budget, Cost, Tables, parse_budget, parse_cost
+from compress.data.batches import training_batches
+from compress.data.dataset import Dataset
+from compress.data.load import search_set
+from compress.data.search_images import draw_search_images
+from compress.model.folder import read_model, read_task, weights_sha256
+from compress.model.load import load_model
+from compress.model.slicing import Kept, keep_all
+from compress.model.vit import SlicedViT
+from compress.recipe import TrainRecipe
+from compress.search.importance_choices import unit_importance
+from compress.search.journal import read_journal, write_journal
+from compress.search.milp import solve
+from compress.search.one_shot import Proposal, propose
+from compress.search.tas.search import TAS_STATE, search_tas
+from compress.search.tree.greedy import search_greedily
+from compress.search.tree.journal import TreeJournal
+from compress.search.tree.search import search_tree
+from compress.search.uniform import scale_evenly
+from compress.search.unstructured import Masks, magnitude_masks, sparse_weights
+from compress.train.fit import fit
+from device_bench.documents.sparsity import LayerZeros, Zeros, write_zeros
+from device_bench.worker.apart import time_apart
+from export.exporter import ExportOutcome, export_each
+from export.job import ExportSettings
+from runtime import (
+    Artifact,
+    ArtifactError,
+    EpochRecord,
+    PlanError,
+    Progress,
+    encode,
+    read_latency,
+    read_metrics,
+    sha256_of,
+    silent,
+    write_latency,
+)
+
+from .cutting import cut
+from .job import IMPORTANCE_BATCH, Job, cost_name, profiled_target
+from .profiling import profile
+from .runfolder import RunFolder
+from .stage import check_space, export_copies, finished, log_notes, save_stage, stage
+
+
+def fine_tune_stage(job: Job, folder: RunFolder, progress: Progress = silent) -> SlicedViT:
+    """Trains the model on the data, or takes it as it is, into ``baseline/``.
+
+    Raises:
+        ModelError: the weights cannot be had.
+        StorageError: there is no space, or no permission to write.
+    """
+    done = finished(folder.baseline)
+    if done is not None:
+        return done
+    with stage(folder, "fine-tune"):
+        log_notes(folder, job)
+        model = load_model(job.spec, job.plan.num_classes, job.settings.seed)
+        trained = fit(
+            model,
+            job.data,
+            job.task.preprocessing,
+            job.fine_tune,
+            augmentation=job.augmentation,
+            seed=job.settings.seed,
+            bf16=job.bf16,
+            state_path=folder.baseline / "training.safetensors",
+            stage="fine-tune",
+            progress=progress,
+        )
+        save_stage(folder.baseline, trained.model, job, trained.epochs, progress)
+    return trained.model
+
+
+def latency_stage(job: Job, folder: RunFolder, progress: Progress = silent) -> Tables:
+    """Takes the latency table that the cost or the budget needs, or measures it, into ``search/latency.json``.
+
+    Raises:
+        PlanError: the budget cannot be met.
+        MeasurementError: the times make no sense.
+        StorageError: there is no space, or no permission to write.
+    """
+    target = profiled_target(job.settings)
+    if target is None:
+        return {}
+    if folder.latency.is_file():
+        return {target: read_latency(folder.latency)}
+    told = job.settings
+    with stage(folder, "profile"):
+        table, _ = profile(
+            job.plan,
+            Path(told.profiles),
+            target=target,
+            precision=told.latency_precision,
+            threads=told.latency_threads,
+            progress=progress,
+        )
+        parse_budget(told.budget, job.plan, {target: table})
+        write_latency(folder.latency, table)
+    return {target: table}
+
+
+def search_stage(
+    job: Job, folder: RunFolder, baseline: SlicedViT, tables: Tables, progress: Progress = silent
+) -> Proposal:
+    """Chooses what to prune, into ``search/journal.jsonl``.
+
+    Raises:
+        PlanError: the budget cannot be met.
+        StorageError: there is no space, or no permission to write.
+    """
+    settings = {
+        "search": job.settings.search,
+        "cost": cost_name(job.settings),
+        "budget": job.settings.budget,
+        "latency_sha256": sha256_of(folder.latency) if tables else None,
+        "group_sizes": encode(job.groups),
+        "importance": job.settings.importance,
+        "images_per_class": job.settings.importance_images,
+        "seed": job.settings.seed,
+        "baseline_sha256": sha256_of(folder.baseline / "model.safetensors"),
+    }
+    if job.settings.search == "tas":
+        settings |= {"tas": encode(job.tas), "recipe": encode(_tas_recipe(job))}
+    try:
+        return read_journal(folder.journal, baseline.plan, settings)
+    except ArtifactError:
+        pass
+    with stage(folder, "search"):
+        images = search_set(job.data, job.settings.importance_images, job.settings.seed)
+        batches = training_batches(
+            job.data,
+            images,
+            job.task.preprocessing,
+            job.augmentation,
+            batch_size=IMPORTANCE_BATCH,
+            seed=job.settings.seed,
+            epoch=0,
+        )
+        total = -(-len(images) // IMPORTANCE_BATCH)
+        told = job.settings
+        importance = unit_importance(
+            told.importance, baseline, batches, seed=told.seed, bf16=job.bf16, progress=progress, total=total
+        )
+        budget, everything = parse_budget(job.settings.budget, baseline.plan, tables), keep_all(baseline.plan)
+        if job.settings.search == "milp":
+            proposal = solve(baseline.plan, importance, budget, everything, job.groups, progress=progress)
+        elif job.settings.search == "uniform":
+            proposal = scale_evenly(baseline.plan, importance, budget)
+        elif job.settings.search == "tas":
+            proposal = search_tas(
+                baseline,
+                importance,
+                budget,
+                job.data,
+                job.task.preprocessing,
+                _tas_recipe(job),
+                job.tas,
+                augmentation=job.augmentation,
+                seed=job.settings.seed,
+                bf16=job.bf16,
+                folder=folder.journal.parent,
+                progress=progress,
+            )
+        else:
+            cost = parse_cost(cost_name(job.settings), baseline.plan, tables)
+            proposal = propose(baseline.plan, importance, budget, everything, job.groups, cost=cost)
+        write_journal(folder.journal, settings, proposal)
+        (folder.journal.parent / TAS_STATE).unlink(missing_ok=True)
+    return proposal
+
+
+def _tas_recipe(job: Job) -> TrainRecipe:
+    """Returns how the weights are trained while widths are learnt."""
+    return replace(job.recover, epochs=job.settings.tas.epochs)
+
+
+def recover_stage(
+    job: Job, folder: RunFolder, baseline: SlicedViT, proposal: Proposal, progress: Progress = silent
+) -> SlicedViT:
+    """Slices the baseline and trains what is left, into ``sliced/``.
+
+    Raises:
+        StorageError: there is no space, or no permission to write.
+    """
+    done = finished(folder.sliced)
+    if done is not None and done.plan == proposal.plan:
+        return done
+    with stage(folder, "recover"):
+        model = cut(job, folder, baseline, proposal.kept, 1, progress)
+        return _recover(job, job.recover, folder.sliced, model, baseline, 1, progress)
+
+
+def zeros_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Progress = silent) -> SlicedViT:
+    """Makes the smallest weights zeros and trains the rest, into ``sliced/``; counts them in ``search/sparsity.json``.
+
+    Raises:
+        StorageError: there is no space, or no permission to write.
+    """
+    model = finished(folder.sliced)
+    if model is None:
+        with stage(folder, "recover"):
+            masks = magnitude_masks(baseline, job.sparse)
+            model = _recover(job, job.recover, folder.sliced, baseline, baseline, 1, progress, masks)
+    weights = sparse_weights(model, job.sparse.layers).items()
+    layers = tuple(LayerZeros(name, own.numel(), int((own == 0).sum())) for name, own in weights)
+    write_zeros(folder.root, Zeros(job.sparse.share, job.sparse.scope, layers))
+    return model
+
+
+def rounds_stage(
+    job: Job, folder: RunFolder, baseline: SlicedViT, tables: Tables, progress: Progress = silent
+) -> SlicedViT:
+    """Searches a tree, slices and recovers, round after round until the budget is met, into ``sliced/``.
+
+    What each round found and made stands in ``search/iteration-NN/``.
+
+    Raises:
+        PlanError: the budget is not met after the last round.
+        StorageError: there is no space, or no permission to write.
+    """
+    done = finished(folder.sliced)
+    if done is not None:
+        return done
+    budget, model = parse_budget(job.settings.budget, baseline.plan, tables), baseline
+    cost = parse_cost(cost_name(job.settings), baseline.plan, tables)
+    epochs: list[EpochRecord] = []
+    for number in range(1, job.settings.tree.iterations + 1):
+        if budget.of(model.plan) <= budget.limit:
+            break
+        place = folder.iteration(number)
+        made = finished(place)
+        if made is None:
+            with stage(folder, f"search {number}"):
+                kept = _search_round(job, place, model, budget, cost, cost.of(baseline.plan), number, progress)
+            with stage(folder, f"recover {number}"):
+                smaller = cut(job, folder, model, kept, number, progress)
+                last = budget.of(smaller.plan) <= budget.limit
+                made = _recover(job, _recipe(job, last), place, smaller, baseline, number, progress)
+        model = made
+        for record in read_metrics(place / "metrics.json").epochs:
+            epochs.append(replace(record, epoch=len(epochs) + 1))
+    if budget.of(model.plan) > budget.limit:
+        raise PlanError(
+            f"The budget {job.settings.budget} is not met after {job.settings.tree.iterations} rounds of search",
+            expected=f"at most {budget.cost.shown(budget.limit)}",
+            got=budget.cost.shown(budget.of(model.plan)),
+            fix="Allow more with --iterations, deeper trees with --depth or larger groups with --group-size, "
+            "and another --name",
+        )
+    save_stage(folder.sliced, model, job, tuple(epochs), progress)
+    return model
+
+
+def _search_round(
+    job: Job,
+    place: Path,
+    model: SlicedViT,
+    budget: Budget,
+    cost: Cost,
+    total: int,
+    number: int,
+    progress: Progress,
+) -> Kept:
+    """Searches from one model; what it does is recorded in ``journal.jsonl``, where it goes on when it was killed."""
+    told = job.settings
+    images = draw_search_images(
+        job.data,
+        job.task.preprocessing,
+        job.augmentation,
+        per_class=told.importance_images,
+        seed=told.seed,
+        iteration=number,
+    )
+    asked = {
+        "search": told.search,
+        "weights_sha256": weights_sha256(model),
+        "cost": cost.name,
+        "total": total,
+        "budget": told.budget,
+        "limit": budget.limit,
+        "tree": encode(job.tree),
+        "images": len(images),
+    }
+    journal = TreeJournal(place / "journal.jsonl", asked)
+    shown = _of_round(progress, number, told.tree.iterations) if told.search == "dfbnb" else progress
+    if told.search == "greedy":
+        found = search_greedily(
+            model, images, cost, total, job.tree, budget, bf16=job.bf16, journal=journal, progress=shown
+        )
+    else:
+        found = search_tree(
+            model, images, cost, total, job.tree, budget=budget, bf16=job.bf16, journal=journal, progress=shown
+        )
+    if found.best_smaller is None:
+        raise PlanError("The search found nothing that can go", fix="Choose smaller groups with --group-size")
+    return found.best_smaller.kept
+
+
+def _of_round(progress: Progress, number: int, most: int) -> Progress:
+    """Returns a callback that says which round it is."""
+
+    def told(stage: str, done: int, total: int, note: str = "") -> None:
+        progress(f"{stage} {number}", done, total, f"round {number} of at most {most}, {note}")
+
+    return told
+
+
+def _recipe(job: Job, last: bool) -> TrainRecipe:
+    """Returns the recipe of a round's recovery: shorter where another round comes after it."""
+    if last:
+        return job.recover
+    asked = job.settings.tree.round_epochs
+    return replace(job.recover, epochs=-(-job.recover.epochs // 4) if asked is None else asked)
+
+
+def _recover(
+    job: Job,
+    recipe: TrainRecipe,
+    place: Path,
+    model: SlicedViT,
+    baseline: SlicedViT,
+    number: int,
+    progress: Progress,
+    masks: Masks | None = None,
+) -> SlicedViT:
+    """Trains a sliced model with the baseline as teacher, into folder ``place``."""
+    trained = fit(
+        model,
+        job.data,
+        job.task.preprocessing,
+        recipe,
+        augmentation=job.augmentation,
+        seed=job.settings.seed + number,
+        bf16=job.bf16,
+        teacher=baseline if job.lesson and job.lesson.needs_teacher else None,
+        distillation=job.lesson,
+        masks=masks,
+        state_path=place / "training.safetensors",
+        stage=f"recover {number}" if job.settings.search == "dfbnb" else "recover",
+        progress=progress,
+    )
+    save_stage(place, trained.model, job, trained.epochs, progress)
+    return trained.model
+
+
+def shrink_stages(job: Job, folder: RunFolder, progress: Progress = silent) -> None:
+    """Makes ``baseline/`` and ``sliced/`` by the search that was asked for.
+
+    Raises:
+        PocketVitError: see the single stages.
+    """
+    if not (folder.baseline / "metrics.json").is_file():
+        check_space(folder.root, job.plan)
+    tables = latency_stage(job, folder, progress)
+    baseline = fine_tune_stage(job, folder, progress)
+    # a run that an older version began goes on with the pictures as they were prepared then
+    prepared = read_task(folder.baseline).preprocessing
+    job = replace(job, task=replace(job.task, preprocessing=prepared))
+    if job.settings.search in ("dfbnb", "greedy"):
+        rounds_stage(job, folder, baseline, tables, progress)
+    elif job.settings.search == "unstructured":
+        zeros_stage(job, folder, baseline, progress)
+    else:
+        recover_stage(job, folder, baseline, search_stage(job, folder, baseline, tables, progress), progress)
+
+
+def export_stage(
+    folder: RunFolder, data: Dataset, settings: ExportSettings, progress: Progress = silent
+) -> ExportOutcome:
+    """Exports the sliced model in every form, and the baseline as float TFLite to compare with, verified.
+
+    A file that is refused keeps none of the others from being made.
+
+    Raises:
+        ArtifactError: there is no baseline or no sliced model.
+        StorageError: there is no space, or no permission to write.
+        MissingExtraError: a converter or engine is not installed.
+    """
+    accepted: list[Artifact] = []
+    refused: list[Artifact] = []
+    if not folder.artifacts.is_dir():
+        check_space(folder.root, read_model(folder.sliced).plan, export_copies(settings.kinds))
+    with stage(folder, "export"):
+        plain = replace(settings, kinds=("fp32",), int8_recipe="")
+        for source, name, wanted in ((folder.baseline, "baseline", plain), (folder.sliced, folder.name, settings)):
+            model, task = read_model(source), read_task(source)
+            outcome = export_each(model, task, data, folder.artifacts, name, wanted, progress, time_apart)
+            accepted += outcome.accepted
+            refused += outcome.refused
+    for artifact in refused:
+        folder.log("refused", file=artifact.file, reason=artifact.refused)
+    return ExportOutcome(tuple(accepted), tuple(refused))

@@ -1,0 +1,1 @@
+"""The table, the tests and the report of a study."""

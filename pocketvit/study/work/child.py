@@ -1,0 +1,128 @@
+"""The process that does one step of a cell: the command line itself, ended when whoever started it ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from runtime import PocketVitError
+
+from .attempts import begin_attempt
+from .process import SAYS, THEN
+
+BEAT_S = 2.0
+_PR_SET_PDEATHSIG = 1
+
+
+def main(words: Sequence[str]) -> None:
+    """Does steps of a cell, until one fails; all in one process, since loading torch takes longer than many a step.
+
+    Args:
+        words: the process that started this one; the folder whose working time is kept, or ``-``; and the steps, each
+            after a ``THEN``: ``fine-tune FOLDER``, ``answer FOLDER``, or a command of ``pocketvit`` with its options.
+    """
+    parent, folder, *rest = words
+    die_with(int(parent))
+    if folder != "-":
+        _keep_time(Path(folder))
+    sys.exit(steps_in_turn(steps_of(rest)))
+
+
+def steps_in_turn(steps: Sequence[Sequence[str]]) -> int:
+    """Does steps one after another, and returns the exit code of the first that fails, or 0."""
+    for step in steps:
+        sys.stderr.write(f"{SAYS}{shlex.join(step)}\n")
+        sys.stderr.flush()
+        own = {"fine-tune": _fine_tune, "answer": _answer}.get(step[0])
+        code = _command(step) if own is None else _own(own, Path(step[1]))
+        if code:
+            return code
+    return 0
+
+
+def steps_of(words: Sequence[str]) -> list[list[str]]:
+    """Returns the steps that are told.
+
+    >>> steps_of([THEN, "fine-tune", "a", THEN, "answer", "a"])
+    [['fine-tune', 'a'], ['answer', 'a']]
+    """
+    steps: list[list[str]] = []
+    for word in words:
+        if word == THEN:
+            steps.append([])
+        else:
+            steps[-1].append(word)
+    return steps
+
+
+def _command(step: Sequence[str]) -> int:
+    """Runs a command of ``pocketvit``, and returns its exit code."""
+    from pocketvit.cli import main as command_line
+
+    sys.argv = ["pocketvit", *step]
+    try:
+        command_line()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+    return 0
+
+
+def _own(step: Callable[[Path], None], folder: Path) -> int:
+    """Does a step that is no command, and returns an exit code as one would."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    try:
+        step(folder)
+    except PocketVitError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def die_with(parent: int) -> None:
+    """Has the system end this process when the one that started it ends; where it cannot, nothing is changed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it ended before that was asked for
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _keep_time(folder: Path, sleep: Callable[[float], None] = time.sleep) -> None:
+    beat = begin_attempt(folder)
+
+    def keep() -> None:
+        while True:
+            sleep(BEAT_S)
+            with suppress(OSError):  # a figure beside the work must not keep it from being done
+                beat()
+
+    threading.Thread(target=keep, daemon=True).start()
+
+
+def _fine_tune(folder: Path) -> None:
+    from pocketvit.cli.console import shown
+    from pocketvit.study.baselines import train_baseline
+
+    with shown() as progress:
+        train_baseline(folder, progress)
+
+
+def _answer(folder: Path) -> None:
+    from pocketvit.cli.console import shown
+    from pocketvit.study.answers import answer
+
+    with shown() as progress:
+        answer(folder, progress)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

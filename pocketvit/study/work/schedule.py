@@ -1,0 +1,62 @@
+"""In which order units of work are done: as soon as what they start from is there, and never the same model twice."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+
+from runtime import PocketVitError, StorageError
+
+from .pools import Pool
+from .process import Outcome, Work
+
+
+def carry_out(
+    works: Sequence[Work],
+    pool: Pool,
+    prepare: Callable[[Work], None],
+    done: Callable[[Outcome], None],
+) -> None:
+    """Does all of ``works``; one whose start failed fails with it, all others go on.
+
+    Args:
+        works: of different names; what another one needs may stand anywhere in them, or be done already.
+        pool: does them.
+        prepare: makes the folder of a work ready, when what it needs is there.
+        done: told what became of each.
+
+    Raises:
+        StorageError: there is no space, or no permission to write.
+    """
+    names = {work.name for work in works}
+    waiting = [work for work in works if work.needs in names]
+    ended = [outcome for work in works if work not in waiting if (outcome := _begun(work, pool, prepare))]
+    running = len(works) - len(waiting) - len(ended)
+    while running or ended:
+        if ended:
+            outcome = ended.pop()
+        else:
+            outcome, running = pool.next_done(), running - 1
+        done(outcome)
+        for work in [own for own in waiting if own.needs == outcome.name]:
+            waiting.remove(work)
+            if outcome.error is not None:
+                ended.append(
+                    Outcome(work.name, f"The model that it starts from failed: {outcome.error}", outcome.where)
+                )
+            elif refused := _begun(work, pool, prepare):
+                ended.append(refused)
+            else:
+                running += 1
+
+
+def _begun(work: Work, pool: Pool, prepare: Callable[[Work], None]) -> Outcome | None:
+    """Begins a unit of work; returns what became of it where it cannot be begun."""
+    try:
+        prepare(work)
+    except StorageError:  # no other one could be begun either
+        raise
+    except PocketVitError as error:
+        return Outcome(work.name, str(error), platform.node())
+    pool.submit(work)
+    return None

@@ -1,0 +1,123 @@
+"""The interface of the programs that execute an exported file, and what all of them check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.errors import ArtifactError, DataError
+
+EngineName = Literal["litert", "onnxruntime", "torch"]
+Device = Literal["cpu", "cuda", "tensorrt"]
+DTYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(kind) for name, kind in (("float", "f4"), ("int8", "i1"), ("uint8", "u1"), ("int16", "i2"))
+}
+
+
+class Engine(Protocol):
+    """A loaded model file.
+
+    Attributes:
+        name: of the engine.
+        version: of the engine.
+        input_name: of the image tensor.
+        input_shape: its dimensions; -1 is free (batch).
+        input_dtype: its type.
+        input_qparams: its (scale, zero point), or none for float.
+        output_name: of the logits tensor.
+        output_shape: its dimensions.
+        output_dtype: its type.
+        output_qparams: its (scale, zero point), or none for float.
+    """
+
+    name: EngineName
+    version: str
+    input_name: str
+    input_shape: tuple[int, ...]
+    input_dtype: np.dtype[Any]
+    input_qparams: tuple[float, int] | None
+    output_name: str
+    output_shape: tuple[int, ...]
+    output_dtype: np.dtype[Any]
+    output_qparams: tuple[float, int] | None
+
+    def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Returns the raw output ``(B, classes)`` for a raw input of the file's own type and shape.
+
+        Raises:
+            DataError: the input is of another type or shape.
+        """
+
+
+class Event(Protocol):
+    """A mark in a GPU's stream of work, stamped by the GPU when it gets there."""
+
+    def record(self) -> None:
+        """Puts the mark behind all work queued so far."""
+
+    def elapsed_time(self, end: Any) -> float:
+        """Returns the time from this mark to ``end``, ms; both must have been reached."""
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A run whose input and output stay where the engine computes.
+
+    Attributes:
+        run: starts one inference; it may return before a GPU is done.
+        wait: returns when all work that was started is done.
+        output: returns the last inference's raw output ``(B, classes)``, copied to the host.
+        event: makes a mark in the stream of work; None where the engine gives none.
+    """
+
+    run: Callable[[], None]
+    wait: Callable[[], None]
+    output: Callable[[], npt.NDArray[Any]]
+    event: Callable[[], Event] | None = None
+
+
+class DeviceEngine(Engine, Protocol):
+    """An engine that can keep tensors on its device.
+
+    Attributes:
+        device: where it computes.
+    """
+
+    device: Device
+
+    def resident(self, batch: npt.NDArray[Any]) -> Resident:
+        """Copies ``batch`` to the device once, for any number of runs."""
+
+
+def check_one(path: Path, inputs: int, outputs: int) -> None:
+    """Checks that a file has one input and one output.
+
+    Raises:
+        ArtifactError: it has not.
+    """
+    if (inputs, outputs) != (1, 1):
+        raise ArtifactError(
+            f"{path} is not an image classifier",
+            expected="one input and one output",
+            got=f"{inputs} and {outputs}",
+        )
+
+
+def check_fit(engine: Engine, batch: npt.NDArray[Any], error: Exception | None = None) -> None:
+    """Says that ``batch`` was at fault when it was; asked only after a failure, so a timed run pays nothing.
+
+    Raises:
+        DataError: the input is of another type or shape than the file's.
+    """
+    sizes = [size for size, wanted in zip(batch.shape, engine.input_shape, strict=False) if wanted in (size, -1)]
+    if batch.dtype != engine.input_dtype or not len(sizes) == batch.ndim == len(engine.input_shape):
+        raise DataError(
+            "The input does not fit the model",
+            expected=f"{engine.input_dtype} {engine.input_shape}",
+            got=f"{batch.dtype} {batch.shape}",
+        ) from error

@@ -1,0 +1,1 @@
+"""From picture files to the numbers a model is fed."""

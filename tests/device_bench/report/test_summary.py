@@ -1,0 +1,185 @@
+from dataclasses import replace
+
+import pytest
+
+from device_bench.documents.results import read_result, write_result
+from device_bench.metrics.stats import median_interval, ratio_of_medians
+from device_bench.report.summary import summarise
+from device_bench.report.verdict import verdict
+from device_bench.targets.fleet import Fleet
+from device_bench.targets.fleet_folder import write_fleet
+from runtime import ArtifactError, RunFolderError, macs, params
+from tests.device_bench.conftest import BASELINE, FILES, SLICED
+from tests.device_bench.fleets import emulated, failure
+
+
+def test_rows_are_the_models_then_the_files_from_plain_to_integer(run):
+    assert [row.name for row in summarise(run).rows] == [
+        "baseline",
+        "sliced",
+        "baseline.fp32.tflite",
+        "digits.fp32.tflite",
+        "digits.int8.tflite",
+        "digits.int8-full.tflite",
+        "digits.onnx",
+        "digits.int8.onnx",
+    ]
+
+
+def test_figures_come_from_where_they_should(run):
+    summary = summarise(run)
+    baseline, sliced = summary.row("baseline"), summary.row("sliced")
+    assert (baseline.params, baseline.macs) == (params(BASELINE), macs(BASELINE))
+    assert (sliced.top1, sliced.top1_images, sliced.agreement, sliced.timings) == (0.979, 1000, None, ())
+    reference, row = summary.row("baseline.fp32.tflite"), summary.row("digits.int8.tflite")
+    assert reference.params == params(BASELINE)
+    assert (row.params, row.macs) == (params(SLICED), macs(SLICED))
+    assert row.size_bytes == (run / "artifacts" / "digits.int8.tflite").stat().st_size
+    assert (row.top1, row.top1_images, row.agreement) == (0.977, 500, 0.996)
+
+
+def test_timings_come_from_the_raw_values(run):
+    bench, summary = read_result(run / "bench" / "cpu.json"), summarise(run)
+    timing = summary.row("digits.int8.tflite").on("cpu")
+    values = bench.of("digits.int8.tflite").latency.values
+    assert timing.median_s == median_interval(values)
+    assert timing.speedup == ratio_of_medians(bench.of("baseline.fp32.tflite").latency.values, values)
+    assert timing.speedup.low < 21.4 / 6.9 < timing.speedup.high
+    assert summary.row("baseline.fp32.tflite").on("cpu").speedup is None
+    assert summary.row("digits.int8.tflite").on("gpu") is None
+
+
+def test_without_the_reference_there_is_no_speedup(run):
+    path = run / "bench" / "cpu.json"
+    bench = read_result(path)
+    write_result(path, replace(bench, files=bench.files[1:]))
+    timing = summarise(run).row("digits.int8.tflite").on("cpu")
+    assert timing.median_s is not None
+    assert timing.speedup is None
+
+
+def test_a_reference_with_other_threads_is_none(run):
+    path = run / "bench" / "cpu.json"
+    bench = read_result(path)
+    write_result(path, replace(bench, files=(replace(bench.files[0], threads=4), *bench.files[1:])))
+    assert summarise(run).row("digits.int8.tflite").on("cpu").speedup is None
+
+
+def test_the_timing_of_an_older_file_is_left_out_and_said(run):
+    path = run / "bench" / "cpu.json"
+    bench = read_result(path)
+    write_result(path, replace(bench, files=(*bench.files[:-1], replace(bench.files[-1], sha256="0" * 64))))
+    summary = summarise(run)
+    assert summary.row(FILES[-1][0]).timings == ()
+    assert any("timed an older digits.int8.onnx" in note for note in summary.notes)
+
+
+def test_a_missing_memory_figure_says_why(run):
+    summary = summarise(run)
+    assert summary.row("digits.int8-full.tflite").on("cpu").peak_rss_bytes is None
+    assert any("stopped after 120 s" in note for note in summary.notes)
+
+
+@pytest.mark.parametrize("missing", ["baseline", "sliced", "artifacts", "bench"])
+def test_a_run_that_has_not_come_so_far_is_read(run, missing):
+    (run / missing).rename(run.parent / missing)
+    summary = summarise(run)
+    if missing in ("baseline", "sliced"):
+        row = summary.row(missing)
+        assert (row.params, row.macs, row.size_bytes, row.top1) == (None,) * 4
+    elif missing == "artifacts":
+        assert len(summary.rows) == 2
+    else:
+        assert summary.targets == ()
+
+
+def test_a_plan_without_metrics_still_has_its_cost(run):
+    (run / "sliced" / "metrics.json").unlink()
+    row = summarise(run).row("sliced")
+    assert (row.params, row.macs, row.top1) == (params(SLICED), macs(SLICED), None)
+
+
+def test_other_targets_stand_beside_the_cpu(run):
+    bench = read_result(run / "bench" / "cpu.json")
+    write_result(run / "bench" / "board.json", replace(bench, target="board"))
+    summary = summarise(run)
+    assert summary.targets == ("cpu", "board")
+    assert summary.row("digits.onnx").on("board") is not None
+
+
+def test_two_results_for_one_target_are_refused(run):
+    write_result(run / "bench" / "again.json", read_result(run / "bench" / "cpu.json"))
+    with pytest.raises(RunFolderError, match="two results"):
+        summarise(run)
+
+
+def test_what_is_no_run_folder_is_refused(tmp_path):
+    with pytest.raises(RunFolderError, match="does not exist"):
+        summarise(tmp_path / "absent")
+    with pytest.raises(RunFolderError, match="no run folder"):
+        summarise(tmp_path)
+
+
+def test_damage_is_refused(run):
+    (run / "artifacts" / "digits.onnx").write_bytes(b"short")
+    with pytest.raises(ArtifactError, match="damaged"):
+        summarise(run)
+
+
+def test_the_verdict_says_what_was_measured(run):
+    text = verdict(summarise(run))
+    assert "97.9 %" in text
+    assert "(−0.4 points)" in text  # noqa: RUF001
+    assert "digits.int8-full.tflite, takes 6.1" in text
+    assert "faster than baseline.fp32.tflite" in text
+
+
+def test_the_verdict_does_not_call_noise_a_speedup(run):
+    path = run / "bench" / "cpu.json"
+    bench = read_result(path)
+    same = bench.files[0].measurements
+    write_result(path, replace(bench, files=tuple(replace(item, measurements=same) for item in bench.files)))
+    assert "no measurable difference" in verdict(summarise(run))
+
+
+def test_the_verdict_says_when_a_file_is_slower(run):
+    path = run / "bench" / "cpu.json"
+    bench = read_result(path)
+    latency = bench.files[0].latency
+    slower = (replace(latency, values=tuple(2 * value for value in latency.values)),)
+    files = (bench.files[0], *(replace(item, measurements=slower) for item in bench.files[1:]))
+    write_result(path, replace(bench, files=files))
+    assert "the speed of baseline.fp32.tflite, measured turn by turn with it, so it is slower" in verdict(
+        summarise(run)
+    )
+
+
+def test_the_verdict_of_an_empty_run(tmp_path):
+    (tmp_path / "baseline").mkdir()
+    assert verdict(summarise(tmp_path)) == "This run has no figures to compare yet."
+
+
+def test_the_verdict_without_a_bench_speaks_of_size(run):
+    (run / "bench" / "cpu.json").unlink()
+    text = verdict(summarise(run))
+    assert "The smallest file" in text
+    assert text.endswith("No latency was measured.")
+
+
+def test_times_come_before_counts(run):
+    bench = read_result(run / "bench" / "cpu.json")
+    write_fleet(run / "bench", Fleet((emulated(bench, "a-board"), replace(bench, target="b-board"))))
+    summary = summarise(run)
+    assert summary.targets == ("cpu", "b-board", "a-board")
+    timing = summary.row("digits.onnx").on("a-board")
+    assert timing.emulated
+    assert (timing.median_s, timing.speedup, timing.peak_rss_bytes) == (None, None, None)
+    assert timing.instructions.of("all") == 5_000_000_000
+    assert not any("a-board" in note for note in summary.notes)
+    assert summary.row("digits.onnx").on("cpu").instructions is None
+
+
+def test_targets_without_a_result_are_known(run):
+    assert summarise(run).unmeasured == ()
+    write_fleet(run / "bench", Fleet((), (failure("attic"),)))
+    assert summarise(run).unmeasured == (failure("attic"),)

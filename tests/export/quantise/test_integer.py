@@ -1,0 +1,375 @@
+"""Integers: grids, the graph made of integers, its simulation against the engine, equalisation, correction, choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compress.data.augment import augmentation_for
+from compress.data.batches import plain_batches
+from compress.data.dataset import Dataset
+from compress.evaluate import logits_of
+from compress.model.load import ModelSpec, load_model
+from compress.model.vit import SlicedViT, build
+from compress.recipe import TrainRecipe
+from compress.train.fit import fit
+from export.formats.tflite import write_int8
+from export.graph.build import vit_graph
+from export.graph.ir import Graph, QParams
+from export.quantise.calibrate import Stats, activation_qparams, int8_range, observe, weight_qparams
+from export.quantise.choose import Candidate, Kitchen, Subject, Wanted, choose_accurate, choose_fast
+from export.quantise.equalise import equalising_scales
+from export.quantise.integer import quantise
+from export.quantise.qat import QatRecipe, train_quantised
+from export.quantise.recipes import CPU_RECIPES, DYNAMIC, STATIC, STATIC_ATTENTION, Recipe, full_recipes, modes_of
+from export.quantise.rounding import correct_biases, simulate
+from export.verify import compare_logits, real_logits
+from export.writers.tflite import tflite_bytes
+from runtime import Parity, open_engine
+from tests.export.conftest import SPEC
+
+ALL = (*CPU_RECIPES["x86"], *full_recipes())
+
+
+@pytest.fixture(scope="session")
+def trained(digits: Dataset) -> SlicedViT:
+    overrides = {"embed_dim": 48, "depth": 3, "num_heads": 3}
+    model = load_model(ModelSpec("vit_tiny_patch16_224", 32, 8, 1, overrides=overrides), 10)
+    recipe = TrainRecipe(epochs=25, batch_size=32, lr=2e-3, head_lr=2e-3, warmup=0.1, patience=25, clip_norm=1.0)
+    return fit(model, digits, SPEC, recipe, augmentation=augmentation_for(digits), seed=0, bf16=False).model
+
+
+def pictures(digits: Dataset, indices: np.ndarray) -> np.ndarray:
+    batches = [images.numpy() for images, _ in plain_batches(digits, indices, SPEC)]
+    return np.ascontiguousarray(np.concatenate(batches).transpose(0, 2, 3, 1))
+
+
+@pytest.fixture(scope="session")
+def subject(trained: SlicedViT, digits: Dataset) -> Subject:
+    some = digits.test[:120]
+    return Subject(
+        trained,
+        pictures(digits, digits.held_out[:48]),
+        pictures(digits, some),
+        logits_of(trained, digits, some, SPEC),
+        digits.labels[some],
+    )
+
+
+def with_outliers(model: SlicedViT, factor: float = 50.0) -> SlicedViT:
+    """The same function with a few channels of norms, queries and values ``factor`` times larger."""
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    for index, block in enumerate(model.plan.blocks):
+        at = f"blocks.{index}"
+        for norm, readers in (("norm1", ("attn.q", "attn.k", "attn.v")), ("norm2", ("mlp.fc1",))):
+            for part in ("weight", "bias"):
+                weights[f"{at}.{norm}.{part}"][:3] *= factor
+            for reader in readers:
+                weights[f"{at}.{reader}.weight"][:, :3] /= factor
+        for large, small in (("attn.q", "attn.k"),):
+            for part in ("weight", "bias"):
+                weights[f"{at}.{large}.{part}"][:2] *= factor
+                weights[f"{at}.{small}.{part}"][:2] /= factor
+        for part in ("weight", "bias"):
+            weights[f"{at}.attn.v.{part}"][-2:] *= factor
+        weights[f"{at}.attn.proj.weight"][:, -2:] /= factor
+        assert block.num_heads * block.v_dim > 4
+    return build(model.plan, weights)
+
+
+# grids
+
+
+def test_stored_and_rounded_by_hand() -> None:
+    grid = QParams((0.5,), 10)
+    assert grid.stored(np.array([0.0, 1.0, 1.2, -100.0, 100.0])).tolist() == [10, 12, 12, -128, 127]
+    assert grid.rounded(np.array([1.2, 100.0])).tolist() == [1.0, 58.5]
+    by_row = QParams((1.0, 2.0), 0, "int8", 0)
+    assert by_row.stored(np.array([[3.0, 4.0], [3.9, -8.0]])).tolist() == [[3, 4], [2, -4]]
+
+
+@given(
+    st.floats(-100, 0, allow_nan=False),
+    st.floats(0, 100, allow_nan=False),
+    st.sampled_from(["minmax", "mse"]),
+    st.booleans(),
+)
+def test_every_grid_holds_zero_exactly_and_its_range_nearly(
+    low: float, high: float, ranges: str, symmetric: bool
+) -> None:
+    values = np.linspace(low, high, 200, dtype=np.float32)
+    grid = activation_qparams(Stats(low, high, np.ones(1), np.zeros(1), values), symmetric, ranges)
+    assert grid.rounded(np.zeros(1))[0] == 0.0
+    assert not symmetric or grid.zero_point == 0
+    widest = int8_range(min(low, 0.0), max(high, 0.0), symmetric)
+    # evenly spread values leave nothing to cut off
+    assert grid.scale[0] <= widest.scale[0] * (1 + 1e-9)
+    error = np.abs(widest.rounded(values) - values)
+    assert error.max() <= widest.scale[0] * 1.01
+
+
+def test_ranges_by_error_cut_off_a_lone_outlier() -> None:
+    values = np.concatenate([np.random.default_rng(0).normal(size=20000), [30.0]]).astype(np.float32)
+    stats = Stats(float(values.min()), 30.0, np.ones(1), np.zeros(1), values)
+    wide, narrow = (activation_qparams(stats, False, ranges) for ranges in ("minmax", "mse"))
+    assert narrow.scale[0] < wide.scale[0]
+    errors = [float(np.square(grid.rounded(values) - values).mean()) for grid in (wide, narrow)]
+    assert errors[1] < errors[0]
+    assert activation_qparams(stats, False, "percentile").scale[0] < wide.scale[0] / 3
+
+
+def test_weights_have_a_scale_for_every_output() -> None:
+    weight = np.array([[1.0, -2.0], [0.5, 0.25]])
+    assert weight_qparams(weight).scale == pytest.approx((2 / 127, 0.5 / 127))
+    assert weight_qparams(weight, None).scale == pytest.approx((2 / 127,))
+
+
+# graphs
+
+
+def test_what_counts_in_integers(trained: SlicedViT, subject: Subject) -> None:
+    graph = vit_graph(trained)
+    seen = observe(graph, subject.calibration)
+
+    def made(recipe: Recipe) -> Graph:
+        return quantise(graph, modes_of(graph, recipe), seen, recipe.ranges)
+
+    dynamic = made(DYNAMIC)
+    assert set(dynamic.qparams) == {
+        op.inputs[1]
+        for op in graph.ops
+        if op.kind == "fully_connected" or (op.kind == "batch_matmul" and op.inputs[1] in graph.constants)
+    }
+    assert [op.kind for op in dynamic.ops] == [op.kind for op in graph.ops]
+    mixed = made(STATIC_ATTENTION)
+    assert mixed.input not in mixed.qparams
+    assert mixed.output not in mixed.qparams
+    assert "blocks.0.attn.scores" in mixed.qparams
+    assert "blocks.0.attn.softmax" not in mixed.qparams
+    for op in mixed.ops:
+        if op.kind == "batch_matmul" and op.inputs[1] in mixed.qparams and op.inputs[1] not in mixed.constants:
+            assert mixed.qparams[op.inputs[1]].zero_point == 0
+    full = made(full_recipes()[0])
+    assert all(name in full.qparams for name in full.shapes)
+    assert not any(op.kind in ("quantize", "dequantize") for op in full.ops)
+    assert full.qparams["blocks.0.mlp.fc1.bias"].dtype == "int32"
+    # epsilon is far less than a step of any variance; positions are not
+    assert not any(op.output.endswith("variance_eps") for op in full.ops)
+    assert any(op.output == "patches.placed" for op in full.ops)
+    partly = made(replace(STATIC, float_layers=("blocks.1.mlp.fc1",)))
+    assert "blocks.1.mlp.fc1.weight" not in partly.qparams
+    assert "blocks.0.mlp.fc1.weight" in partly.qparams
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ALL, ids=lambda recipe: recipe.name)
+def test_the_simulation_is_what_the_engine_computes(
+    recipe: Recipe, trained: SlicedViT, subject: Subject, tmp_path: Path
+) -> None:
+    plain = vit_graph(trained)
+    scales = equalising_scales(trained.plan, plain, observe(plain, subject.calibration))
+    graph = vit_graph(trained, scales=scales) if recipe.equalised else plain
+    seen = observe(graph, subject.calibration)
+    made = quantise(graph, modes_of(graph, recipe), seen, recipe.ranges)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(tflite_bytes(made))
+    found, wanted = real_logits(open_engine(path), subject.images), simulate(made, subject.images)
+    float_parity = compare_logits(found, subject.logits, subject.labels)
+    own_parity = compare_logits(found, wanted, None, "none")
+    assert own_parity.sqnr_db is not None
+    assert float_parity.sqnr_db is not None
+    assert own_parity.sqnr_db > 25
+    assert own_parity.sqnr_db > float_parity.sqnr_db
+    assert float_parity.top1_agreement >= 0.95
+
+
+@pytest.mark.slow
+def test_positions_too_small_to_matter_still_bring_patches_to_the_grid_of_all_tokens(
+    trained: SlicedViT, subject: Subject, tmp_path: Path
+) -> None:
+    weights = {name: value.clone() for name, value in trained.state_dict().items()}
+    weights["pos_embed"] *= 1e-3
+    # it reaches further than any patch, so that the grids differ
+    weights["cls_token"] += torch.linspace(-50, 50, weights["cls_token"].shape[-1])
+    model = build(trained.plan, weights)
+    write_int8(model, tmp_path / "small.tflite", subject.calibration, full_recipes()[0])
+    assert np.isfinite(real_logits(open_engine(tmp_path / "small.tflite"), subject.images)).all()
+
+
+def test_int16_activations_between_int8_weights(trained: SlicedViT, subject: Subject, tmp_path: Path) -> None:
+    graph, path = vit_graph(trained), tmp_path / "m.tflite"
+    seen = observe(graph, subject.calibration)
+    recipe = full_recipes("int16")[0]
+    made = quantise(graph, modes_of(graph, recipe), seen, recipe.ranges)
+    assert {grid.dtype for name, grid in made.qparams.items() if not name.endswith((".weight", ".bias"))} == {"int16"}
+    assert made.qparams["blocks.0.mlp.fc1.weight"].dtype == "int8"
+    path.write_bytes(tflite_bytes(made))
+    engine = open_engine(path)
+    assert engine.input_dtype == np.int16
+    parity = compare_logits(real_logits(engine, subject.images[:60]), subject.logits[:60], None, "")
+    assert parity.top1_agreement >= 0.95
+
+
+@pytest.mark.slow
+def test_equalised_channels_bear_outliers(trained: SlicedViT, subject: Subject) -> None:
+    hard = with_outliers(trained)
+    with torch.no_grad():
+        same = hard(torch.from_numpy(subject.images).permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(same, subject.logits, atol=1e-4 * np.abs(subject.logits).max())
+    recipe = full_recipes()[0]
+    graph = vit_graph(hard)
+    seen = observe(graph, subject.calibration)
+    scales = equalising_scales(hard.plan, graph, seen)
+    equal = vit_graph(hard, scales=scales)
+    plain = simulate(quantise(graph, modes_of(graph, recipe), seen, recipe.ranges), subject.images)
+    seen = observe(equal, subject.calibration)
+    cured = simulate(quantise(equal, modes_of(equal, recipe), seen, recipe.ranges), subject.images)
+    before, after = (compare_logits(logits, subject.logits, None, "").sqnr_db for logits in (plain, cured))
+    assert before is not None
+    assert after is not None
+    assert after > before + 3
+    sizes = seen["blocks.1.attn.q"].channels
+    assert sizes.max() / np.median(sizes) < 10
+
+
+def test_corrected_biases_take_the_mean_error_away(trained: SlicedViT, subject: Subject) -> None:
+    graph = vit_graph(trained)
+    seen = observe(graph, subject.calibration)
+    recipe = full_recipes()[0]
+    made = quantise(graph, modes_of(graph, recipe), seen, recipe.ranges)
+    wanted = simulate(graph, subject.calibration)
+    before, after = (
+        np.abs((simulate(one, subject.calibration) - wanted).mean(axis=0)).mean()
+        for one in (made, correct_biases(made, seen, subject.calibration))
+    )
+    assert after < before
+
+
+@pytest.mark.slow
+def test_training_under_rounding_brings_the_logits_closer(
+    trained: SlicedViT, subject: Subject, digits: Dataset, tmp_path: Path
+) -> None:
+    graph = vit_graph(trained)
+    seen = observe(graph, subject.calibration)
+    full = full_recipes()[0]
+    made = quantise(graph, modes_of(graph, full), seen, full.ranges)
+    # five bits fewer, so that there is something to learn
+    coarse = replace(
+        made,
+        qparams={
+            name: QParams(tuple(32 * s for s in grid.scale), grid.zero_point // 32, grid.dtype, grid.axis)
+            if name.endswith(("fc1", "fc2"))
+            else grid
+            for name, grid in made.qparams.items()
+        },
+    )
+    after = train_quantised(
+        coarse, trained, digits, SPEC, QatRecipe(epochs=2, batch_size=32, lr=1e-4, teacher_weight=1.0)
+    )
+
+    def error(one: Graph) -> float:
+        # what is added to all classes alike changes no answer, and the loss does not see it
+        difference = simulate(one, subject.images) - subject.logits
+        return float(np.square(difference - difference.mean(axis=1, keepdims=True)).mean())
+
+    assert error(after) < 0.9 * error(coarse)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(tflite_bytes(after))
+    found = real_logits(open_engine(path), subject.images)
+    assert compare_logits(found, simulate(after, subject.images), None, "").sqnr_db > 25
+
+
+# choice
+
+
+def made_up(name: str, agreement: float, drop: float, sqnr: float) -> Candidate:
+    parity = Parity(100, 1.0, 0.1, sqnr, agreement, 0.9 - drop / 100, 0.9)
+    return Candidate(Recipe(name, "dynamic"), Graph("i", "o", (), {}, {}), Path(f"{name}.tflite"), parity)
+
+
+class FakeKitchen(Kitchen):
+    """Serves candidates whose accuracy is given."""
+
+    def __init__(self, menu: dict[str, tuple[float, float, float]]) -> None:
+        self.menu, self.served = menu, []
+
+    def candidate(self, recipe: Recipe, graph: Graph | None = None) -> Candidate:
+        self.served.append(recipe.name)
+        return replace(made_up(recipe.name, *self.menu.get(recipe.name, (0.5, 10.0, 1.0))), recipe=recipe)
+
+    def sensitivities(self, recipe: Recipe) -> list[str]:
+        return [f"layer{i}" for i in range(20)]
+
+
+A, B, C = (Recipe(name, "dynamic") for name in "abc")
+
+
+def test_the_fastest_that_is_good_enough_is_taken() -> None:
+    kitchen = FakeKitchen({"a": (0.98, 0.0, 30.0), "b": (0.995, 0.1, 35.0), "c": (0.999, 0.0, 45.0)})
+    timed: list[Sequence[Path]] = []
+
+    def timer(files: Sequence[Path]) -> list[float]:
+        timed.append(files)
+        return [1e-3, 2e-3]
+
+    chosen, trials = choose_fast(kitchen, (A, B, C), Wanted(0.99), timer)
+    assert chosen.recipe == B
+    assert [str(path) for path in timed[0]] == ["b.tflite", "c.tflite"]
+    assert [trial.latency_s for trial in trials] == [None, 1e-3, 2e-3]
+    assert [trial.top1_agreement for trial in trials] == [0.98, 0.995, 0.999]
+    # as fast as each other: the more accurate one
+    chosen, _ = choose_fast(kitchen, (A, B, C), Wanted(0.99), lambda files: [1e-3, 1.01e-3])
+    assert chosen.recipe == C
+    # nothing to time with: the one expected to be fastest
+    assert choose_fast(kitchen, (A, B, C), Wanted(0.99), None)[0].recipe == B
+    assert choose_fast(kitchen, (A, B, C), Wanted(None, 0.05), None)[0].recipe == A
+    # a last check turns the fastest down, or all of them
+    times = {"b.tflite": 1e-3, "c.tflite": 2e-3}
+
+    def clock(files: Sequence[Path]) -> list[float]:
+        return [times[path.name] for path in files]
+
+    chosen, _ = choose_fast(kitchen, (A, B, C), Wanted(0.99), clock, lambda path: path.stem != "b")
+    assert chosen.recipe == C
+    assert choose_fast(kitchen, (A, B), Wanted(0.99), None, lambda path: False)[0].recipe == B
+
+
+def test_where_none_is_good_enough_more_is_tried() -> None:
+    kitchen = FakeKitchen({"a": (0.9, 2.0, 20.0), "b": (0.95, 1.0, 25.0), "b_equalised": (0.995, 0.0, 40.0)})
+    chosen, trials = choose_fast(kitchen, (A, B), Wanted(0.99), None)
+    assert chosen.recipe.equalised
+    assert [trial.recipe for trial in trials] == ["a", "b", "a_equalised", "b_equalised"]
+    kitchen = FakeKitchen({"b": (0.95, 1.0, 25.0), "b_4_float": (0.995, 0.0, 40.0)})
+    chosen, trials = choose_fast(kitchen, (A, B), Wanted(0.99), None)
+    assert chosen.recipe.float_layers == ("layer0", "layer1", "layer2", "layer3")
+    kitchen = FakeKitchen({"b": (0.95, 1.0, 25.0)})
+    chosen, trials = choose_fast(kitchen, (A, B), Wanted(0.99), None)
+    assert chosen.recipe == B
+    assert trials[-1].recipe == "b_16_float"
+
+
+def test_of_equally_fast_ones_the_closest_is_taken() -> None:
+    kitchen = FakeKitchen({"a": (0.99, 0.0, 30.0), "b": (0.98, 0.5, 33.0)})
+    assert choose_accurate(kitchen, (A, B))[0].recipe == B
+
+
+@pytest.mark.slow
+def test_the_most_sensitive_layer_comes_first(subject: Subject, tmp_path: Path) -> None:
+    kitchen = Kitchen(subject, tmp_path)
+    layers = kitchen.sensitivities(STATIC)
+    assert sorted(layers) == sorted(op.output for op in kitchen.graph(False)[0].ops if op.kind == "fully_connected")
+    graph, seen = kitchen.graph(False)
+
+    def harm(layer: str) -> float:
+        alone = quantise(graph, {layer: "integer"}, seen, STATIC.ranges)
+        return float(np.square(simulate(alone, subject.images) - subject.logits).sum())
+
+    assert harm(layers[0]) > 2 * harm(layers[-1])
+    assert harm(layers[0]) > harm(layers[len(layers) // 2])

@@ -1,0 +1,34 @@
+"""The order in which recipes are tried for processors that are not at hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from export.quantise.recipes import CPU_RECIPES, DYNAMIC, STATIC_ATTENTION, Family, instructions_of_fp32
+
+
+@pytest.mark.parametrize("family", ["pi4", "pi5", "android"])
+def test_recipes_are_ordered_by_counted_instructions(family: Family) -> None:
+    counted = [instructions_of_fp32(family, recipe) for recipe in CPU_RECIPES[family]]
+    known = [count for count in counted if count is not None]
+    assert len(known) == len(counted) == 4
+    assert known == sorted(known)
+    assert all(0 < count < 1 for count in known)
+
+
+def test_a_core_with_dot_products_gains_far_more_from_integers_than_one_without() -> None:
+    with_them, without = (instructions_of_fp32(family, STATIC_ATTENTION) for family in ("pi5", "pi4"))
+    assert with_them is not None
+    assert without is not None
+    assert with_them < without / 2
+
+
+def test_what_was_not_counted_has_no_count() -> None:
+    assert instructions_of_fp32("x86", DYNAMIC) is None
+    assert instructions_of_fp32("pi4", replace(DYNAMIC, float_layers=("fc1",))) is None
+    assert instructions_of_fp32("pi4", replace(DYNAMIC, name="unknown")) is None
+    equalised = replace(DYNAMIC, name=f"{DYNAMIC.name}_equalised", equalised=True)
+    assert instructions_of_fp32("pi4", equalised) == instructions_of_fp32("pi4", DYNAMIC)
+    assert set(CPU_RECIPES["x86"]) == set(CPU_RECIPES["pi4"])

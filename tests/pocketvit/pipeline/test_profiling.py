@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from device_bench.worker.apart import Samples
+from export.formats.tflite import timing_bytes
+from pocketvit.pipeline import profiling
+from runtime import BlockPlan, LatencyPrecision, LatencyTable, ShapePlan, decode, encode, latency_of, read_latency
+from tests.tables import model_ns
+
+PLAN = ShapePlan((32, 32), (8, 8), 1, 10, 32, (BlockPlan(2, 16, 16, 64),) * 2, 0.25)
+BUSY = "Other processes took 87% of a core while it was measured."
+
+Disturbed = Callable[[int], bool]
+
+
+def never(call: int) -> bool:
+    return False
+
+
+class Machine:
+    """A made-up machine that something disturbs at some calls, where everything takes twice as long.
+
+    Something that it does not see itself makes it slower for a while.
+    """
+
+    def __init__(self, disturbed: Disturbed, slower: Disturbed) -> None:
+        self.disturbed, self.slower, self.calls = disturbed, slower, 0
+
+    def samples(self, files: Sequence[Path], *, threads: int, rounds: int) -> Samples:
+        busy, slow, self.calls = self.disturbed(self.calls), self.slower(self.calls), self.calls + 1
+        told = [json.loads(file.read_text()) for file in files]
+        ns = [model_ns(decode(ShapePlan, plan, "a plan"), pooled_only) for plan, pooled_only in told]
+        seconds = tuple((one * (2e-9 if busy else 1e-9) * (1.3 if slow else 1),) * rounds for one in ns)
+        return Samples(seconds, (BUSY,) if busy else ())
+
+
+def profiled(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, disturbed: Disturbed = never, slower: Disturbed = never
+) -> tuple[LatencyTable, Path, int, list[str]]:
+    machine, said = Machine(disturbed, slower), []
+
+    def told(plan: ShapePlan, precision: str, *, pooled_only: bool) -> bytes:
+        return json.dumps([encode(plan), pooled_only]).encode()
+
+    monkeypatch.setattr(profiling, "timing_bytes", told)
+    monkeypatch.setattr(profiling, "samples_apart", machine.samples)
+    table, path = profiling.profile(
+        PLAN, folder, progress=lambda stage, done, total, note="": said.append(note) if note else None
+    )
+    return table, path, machine.calls, said
+
+
+def test_a_quiet_machine_gets_no_notes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table, path, _, said = profiled(monkeypatch, tmp_path)
+    assert table.notes == ()
+    assert said == []
+    assert "notes" not in path.with_suffix(".jsonl").read_text()
+
+
+def test_a_while_in_which_the_machine_is_slower_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    steady, _, calls, _ = profiled(monkeypatch, tmp_path / "steady")
+    table, path, _, _ = profiled(monkeypatch, tmp_path / "slower", slower=lambda call: call > 0.7 * calls)
+    predict, usual = latency_of(table), latency_of(steady)
+    assert predict(PLAN) == pytest.approx(usual(PLAN), rel=1e-3)
+    narrow = replace(PLAN, embed_dim=16, blocks=(BlockPlan(1, 8, 8, 16),) * 2)
+    assert predict(narrow) == pytest.approx(usual(narrow), rel=1e-2)
+    assert (
+        len({json.loads(line)["reference_seconds"] for line in path.with_suffix(".jsonl").read_text().splitlines()})
+        == 2
+    )
+
+
+def test_what_was_disturbed_for_a_moment_is_timed_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    quiet, _, calls, _ = profiled(monkeypatch, tmp_path / "quiet")
+    table, _, more, said = profiled(monkeypatch, tmp_path / "moment", lambda call: call in (0, 5))
+    assert table == quiet
+    assert more == calls + 2
+    assert said == [f"measured again: {BUSY}"] * 2
+
+
+def test_what_stays_disturbed_is_said_and_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _, _, calls, _ = profiled(monkeypatch, tmp_path / "quiet")
+    table, path, more, said = profiled(monkeypatch, tmp_path / "busy", lambda call: True)
+    assert said == [f"measured again: {BUSY}"] * 2  # once for the parts, once for whole models
+    assert more == calls + 2
+    (note,) = table.notes
+    assert note.startswith("100% of the latency table's times were taken while the machine was disturbed")
+    assert BUSY in note
+    assert "pocketvit profile --force" in note
+    assert read_latency(path).notes == table.notes
+
+
+def test_the_share_that_was_disturbed_is_said_of_a_table_taken_up_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _, path, calls, _ = profiled(monkeypatch, tmp_path, lambda call: 0 < call < 3)
+    path.unlink()
+    table, _, more, _ = profiled(monkeypatch, tmp_path)
+    assert more == 0 < calls
+    lines = path.with_suffix(".jsonl").read_text().splitlines()
+    share = sum("notes" in json.loads(line) for line in lines) / len(lines)
+    assert 0 < share < 0.5
+    assert table.notes[0].startswith(f"{share:.0%} of the latency table's times")
+
+
+def test_tables_of_other_files_are_looked_for_under_another_name() -> None:
+    """Where this fails the files that are timed have changed: raise ``_FORMAT``, then renew the digest here."""
+    digests = []
+    for precision in get_args(LatencyPrecision):
+        model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(timing_bytes(PLAN, precision), 0))
+        graph = model.subgraphs[0]
+        shapes = [tuple(map(int, np.atleast_1d(tensor.shape))) for tensor in graph.tensors]
+        codes = [code.builtinCode for code in model.operatorCodes]
+        operators = [(codes[op.opcodeIndex], [shapes[i] for i in (*op.inputs, *op.outputs)]) for op in graph.operators]
+        digests.append(hashlib.sha256(repr(operators).encode()).hexdigest()[:12])
+    assert (profiling._FORMAT, *digests) == (5, "3229631c8902", "d0546e110921")

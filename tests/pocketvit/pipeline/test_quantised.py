@@ -1,0 +1,97 @@
+"""The export options that say how integers are chosen, as a user gives them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from export.making import host_family
+from runtime import read_artifact
+from tests.pocketvit.conftest import Command
+
+pytestmark = pytest.mark.slow
+
+SHORT = ("--calibration-images", 4, "--verify-images", 40, "--min-agreement", 0)
+
+
+@pytest.fixture
+def run_folder(tiny_run: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "runs" / "tiny"
+    shutil.copytree(tiny_run, folder)
+    return folder
+
+
+def test_the_manifest_says_what_was_tried_and_for_what(run_folder: Path, pocketvit: Command) -> None:
+    answer = pocketvit("export", run_folder, *SHORT, "--formats", "int8,fp16,onnx-fp16", "--for", "pi4", "--json")
+    assert answer.code == 0, answer.err
+    by_name = {one["file"]: one for one in json.loads(answer.out)["artifacts"]}
+    int8 = by_name["tiny.int8.tflite"]
+    assert int8["made_for"] == "pi4"
+    assert int8["asked"]["made_for"] == "pi4"
+    tried = {trial["recipe"]: trial for trial in int8["trials"]}
+    # the one that executes fewest instructions on that core comes first
+    assert int8["recipe"] == min(tried, key=lambda name: tried[name]["instructions_of_fp32"])
+    assert {trial["recipe"] for trial in int8["trials"]} >= {"dynamic_wi8_afp32", "static_wi8_ai8_float_islands"}
+    # no time of this machine says anything about that one
+    assert all(trial["latency_s"] is None for trial in int8["trials"])
+    assert int8["calibration"]["images"] == 4
+    for name in ("tiny.fp16.tflite", "tiny.fp16.onnx"):
+        assert by_name[name]["precision"] == "fp16"
+        plain = name.replace("fp16.tflite", "fp32.tflite").replace(".fp16", "")
+        assert by_name[name]["size_bytes"] < 0.75 * read_artifact(run_folder / "artifacts" / plain).size_bytes
+
+
+def test_on_the_machine_it_is_made_for_recipes_are_timed(run_folder: Path, pocketvit: Command) -> None:
+    answer = pocketvit("export", run_folder, *SHORT, "--formats", "int8", "--for", "x86", "--json")
+    assert answer.code == 0, answer.err
+    (int8,) = [one for one in json.loads(answer.out)["artifacts"] if one["file"] == "tiny.int8.tflite"]
+    timed = {trial["recipe"]: trial["latency_s"] for trial in int8["trials"]}
+    if host_family() != "x86":
+        assert set(timed.values()) == {None}
+        return
+    assert None not in timed.values()
+    assert timed[int8["recipe"]] <= 1.02 * min(timed.values())
+
+
+def test_the_drop_that_is_allowed_is_kept(run_folder: Path, pocketvit: Command) -> None:
+    answer = pocketvit("export", run_folder, *SHORT, "--formats", "int8-full", "--max-drop", 100, "--json")
+    assert answer.code == 0, answer.err
+    (full,) = [one for one in json.loads(answer.out)["artifacts"] if one["file"] == "tiny.int8-full.tflite"]
+    assert full["asked"] == {"max_drop": 100.0, "qat_epochs": 0}
+    assert all(trial["top1_drop"] is not None for trial in full["trials"])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--for", "pi3"), "x86, pi4, pi5 or android"),
+        (("--max-drop", "-1"), "0 to 100"),
+        (("--qat", "-1"), "qat_epochs must not be negative"),
+        (("--calibration-images", 1), "Calibration needs at least 2 images"),
+        (("--formats", "coreml"), "Unknown kind of file"),
+        (("--micro-ram", 0), "ram_bytes must be positive"),
+    ],
+)
+def test_bad_options_end_with_2(
+    run_folder: Path, pocketvit: Command, options: tuple[str | int, ...], text: str
+) -> None:
+    answer = pocketvit("export", run_folder, *options)
+    assert answer.code == 2
+    assert text in " ".join(answer.err.split())
+    assert "Traceback" not in answer.err
+
+
+def test_a_microcontroller_file_says_its_arena(run_folder: Path, pocketvit: Command) -> None:
+    pytest.importorskip("tflite_micro", reason="TensorFlow Lite Micro's interpreter is not installed")
+    answer = pocketvit("export", run_folder, *SHORT, "--formats", "tflite-micro", "--json")
+    assert answer.code == 0, answer.err
+    (micro,) = [one for one in json.loads(answer.out)["artifacts"] if one["file"] == "tiny.micro.tflite"]
+    assert micro["arena_bytes"] > 1000
+    assert micro["input"]["dtype"] == micro["output"]["dtype"] == "int8"
+    refused = pocketvit("export", run_folder, *SHORT, "--formats", "tflite-micro", "--micro-ram", 1000)
+    assert refused.code == 1
+    assert "tiny.micro.tflite" in refused.err
+    assert "fewer tokens" in " ".join(refused.err.split())
