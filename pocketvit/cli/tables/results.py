@@ -17,9 +17,8 @@ from device_bench.metrics.instructions import Instructions
 from device_bench.metrics.stats import median_interval, p90_interval, percentile
 from device_bench.report.summary import REFUSED_BEFORE, RunSummary, Timing
 from device_bench.targets.finding import Finding
+from pocketvit.wrapped_tables import wrapped_tables
 from runtime import MULTIPLE, Artifact, LatencyTable, latency_of, macs, params
-
-from .fitted import fitted
 
 if TYPE_CHECKING:  # export loads torch, which most tables have no use for
     from export.inspect.check_file import Verification
@@ -46,7 +45,7 @@ def summary_tables(summary: RunSummary, width: int) -> list[Table]:
         **_others(summary),
     }
     title = f"{summary.name}, timed on {target}" if target else summary.name
-    return fitted([row.name for row, _ in rows], columns, width, title=title, end=("sliced",))
+    return wrapped_tables([row.name for row, _ in rows], columns, width, title=title, end=("sliced",))
 
 
 def _others(summary: RunSummary) -> dict[str, list[str]]:
@@ -172,7 +171,7 @@ class BenchTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yields what fits the console's width."""
         names, columns = [file.file for file in self.result.files], _bench_columns(self.result)
-        yield from fitted(names, columns, options.max_width)
+        yield from wrapped_tables(names, columns, options.max_width)
         if self.result.emulated:
             yield Text(f"{self.result.target} is emulated: no time, instructions of one run instead.")
         for failure in self.result.failures:

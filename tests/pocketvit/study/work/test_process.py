@@ -163,7 +163,7 @@ def test_work_that_is_stopped_ends_its_process_even_a_deaf_one(
 def test_a_child_ends_with_the_process_that_started_it() -> None:
     program = (
         "import os, subprocess, sys, time\n"
-        "child = 'import sys, time; from pocketvit.study.work.child import die_with; die_with(int(sys.argv[1]));'\n"
+        "child = 'import sys, time; from pocketvit.cli.study_child import die_with; die_with(int(sys.argv[1]));'\n"
         "child += 'print(1, flush=True); time.sleep(600)'\n"
         "one = subprocess.Popen([sys.executable, '-c', child, str(os.getpid())], stdout=subprocess.PIPE)\n"
         "one.stdout.readline()\n"
