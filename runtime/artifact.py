@@ -11,14 +11,14 @@ from runtime.pictures.preprocess import Preprocessing
 from .codec import decode, encode
 from .errors import ArtifactError
 from .files import read_document, sha256_of, write_document
+from .formats import format_of
 from .plan import ShapePlan
 
 SCHEMA = "pocketvit.artifact"
 VERSION = 5
 
-Format = Literal["onnx", "tflite", "torch"]
-Precision = Literal["fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro"]
-SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite", ".pt2": "torch"}
+Precision = str
+"""Of a file's weights and operators: ``fp32``, ``fp16``, ``int8``, ``int8-full``, … or that of a registered kind."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Artifact:
     file: str
     sha256: str
     size_bytes: int
-    format: Format
+    format: str
     precision: Precision
     recipe: str
     plan: ShapePlan
@@ -220,8 +220,7 @@ def read_artifact(file: Path, verify: bool = True) -> Artifact:
     Raises:
         ArtifactError: file or manifest is missing, damaged, tampered with, or of a newer version.
     """
-    if file.suffix not in SUFFIXES:
-        raise ArtifactError(f"{file} is not an artifact", expected="a .onnx or .tflite file, or a .pt2 archive")
+    form = format_of(file)
     if not file.is_file():
         raise ArtifactError(f"The artifact {file} does not exist")
     manifest = manifest_path(file)
@@ -233,7 +232,7 @@ def read_artifact(file: Path, verify: bool = True) -> Artifact:
         )
     artifact = decode(Artifact, read_document(manifest, SCHEMA, VERSION), str(manifest))
     _check_agreement(manifest, artifact)
-    if artifact.format != SUFFIXES[file.suffix]:
+    if artifact.format != form.name:
         raise ArtifactError(f"{manifest} describes another format", expected=file.suffix, got=artifact.format)
     if verify:
         check_bytes(file, artifact)

@@ -16,7 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from export.graph.ir import KINDS, LINEAR, Graph, Op
-from runtime import ArtifactError, DataError, MissingExtraError, Progress, UnsupportedTargetError, silent
+from export.quantise.form import Form
+from runtime import Artifact, ArtifactError, DataError, MissingExtraError, Progress, UnsupportedTargetError, silent
+
+from .tflite import INT8_FULL, tflite_form
 
 MICRO_KINDS = tuple(kind for kind in KINDS if kind not in ("gelu", "tanh"))
 """Operators TensorFlow Lite Micro runs in int8 as our other engines do. It has no GELU; its TANH writes steps of 1/128
@@ -264,3 +267,31 @@ def _words(chatter: IO[bytes]) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = "; ".join(line.rstrip(".") for line in lines[:2])
     return "".join(c if c.isprintable() else " " for c in said)[:300]
+
+
+def micro_form() -> Form:
+    """Returns how quantised graphs become TFLite files for TensorFlow Lite Micro."""
+    return replace(tflite_form(), prepare=micro_graph)
+
+
+def check_fits(artifact: Artifact, settings: Any) -> None:
+    """Refuses a file that does not fit ``settings.micro``, the limits of an ``ExportSettings``.
+
+    Raises:
+        ArtifactError: the file or its arena is too big.
+    """
+    assert artifact.arena_bytes is not None
+    check_micro(artifact.file, artifact.size_bytes, artifact.arena_bytes, settings.micro)
+
+
+TFLITE_MICRO = replace(
+    INT8_FULL,
+    name="tflite-micro",
+    summary="TFLite in int8 for microcontrollers, with the operators of TensorFlow Lite Micro",
+    precision="tflite-micro",
+    suffix="micro.tflite",
+    form=micro_form,
+    run=run_micro,
+    check=check_fits,
+    default=False,
+)

@@ -80,7 +80,7 @@ def test_another_length_is_found(file: Path, length: int) -> None:
 def test_what_is_not_there_is_named(file: Path) -> None:
     with pytest.raises(ArtifactError, match=r"other\.tflite does not exist"):
         read_artifact(file.with_name("other.tflite"))
-    with pytest.raises(ArtifactError, match=r"is not an artifact. Expected a \.onnx or \.tflite file"):
+    with pytest.raises(ArtifactError, match=r"is not a model file. Expected a file that ends in \.onnx"):
         read_artifact(file.with_suffix(".pt"))
     manifest_path(file).unlink()
     with pytest.raises(ArtifactError, match=r"has no manifest. Expected model\.tflite\.json beside it. Copy it along"):
