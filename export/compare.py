@@ -13,23 +13,39 @@ import numpy.typing as npt
 from runtime import Parity, open_engine
 from runtime.formats import format_of
 
+NO_CLASSES = "the output is not classes"
+
 
 def compare_logits(
     logits: npt.NDArray[np.float32],
     reference: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64] | None,
     no_labels_reason: str | None = None,
+    classes: bool = True,
 ) -> Parity:
-    """Returns how ``logits`` compare with ``reference``, both ``(N, classes)``."""
+    """Returns how ``logits`` compare with ``reference``, both ``(N, classes)``.
+
+    Args:
+        logits: outputs of the file.
+        reference: outputs of the torch model.
+        labels: true classes ``(N,)``, or None.
+        no_labels_reason: why there are none.
+        classes: whether the outputs are logits of classes; if not, they may have any shape ``(N, ...)`` and no top-1
+            is compared.
+    """
     difference = logits.astype(np.float64) - reference.astype(np.float64)
     max_abs = float(np.abs(difference).max())
     signal, noise = float((reference.astype(np.float64) ** 2).sum()), float((difference**2).sum())
+    max_rel = max_abs / max(float(np.abs(reference).max()), 1e-30)
+    sqnr_db = 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else None
+    if not classes:
+        return Parity(len(reference), max_abs, max_rel, sqnr_db, None, None, None, NO_CLASSES)
     top1, wanted = logits.argmax(axis=1), reference.argmax(axis=1)
     return Parity(
         images=len(reference),
         max_abs=max_abs,
-        max_rel=max_abs / max(float(np.abs(reference).max()), 1e-30),
-        sqnr_db=10 * math.log10(signal / noise) if noise > 0 and signal > 0 else None,
+        max_rel=max_rel,
+        sqnr_db=sqnr_db,
         top1_agreement=float((top1 == wanted).mean()),
         top1=None if labels is None else float((top1 == labels).mean()),
         reference_top1=None if labels is None else float((wanted == labels).mean()),

@@ -266,9 +266,10 @@ def _judge(artifact: Artifact, kind: ExportKind, path: Path, job: ExportJob) -> 
         ParityError: it does not have the widths of its plan, or fails a check of ``_check``.
     """
     try:
-        found = read_widths(path, artifact.plan)
-        if found != artifact.plan:
-            raise ParityError(f"{path.name} does not have the widths of its plan", expected=artifact.plan, got=found)
+        plan = job.model.plan
+        found = read_widths(path, plan)
+        if found != plan:
+            raise ParityError(f"{path.name} does not have the widths of its plan", expected=plan, got=found)
         _check(artifact, kind, job)
     except ArtifactError as error:
         raise ParityError(str(error)) from error

@@ -47,12 +47,13 @@ def measure_parity(
     for size in (1, BATCH) if free else (max(1, session.artifact.input.shape[0]),):
         parts = []
         for start in range(0, len(inputs), size):
-            parts.append(session.logits(inputs[start : start + size]))
+            parts.append(session.outputs(inputs[start : start + size]))
             done += len(parts[-1])
             progress("verify", done, total, f"{file}, {size} at a time")
         runs.append(np.concatenate(parts))
-    parity = compare_logits(runs[0], reference, labels, no_labels_reason)
-    if not free:
+    classes = session.artifact.output_kind == "classes"
+    parity = compare_logits(runs[0], reference, labels, no_labels_reason, classes)
+    if not free or not classes:
         return parity
     return replace(parity, batch_agreement=float((runs[0].argmax(axis=1) == runs[1].argmax(axis=1)).mean()))
 
@@ -69,15 +70,15 @@ def check_parity(artifact: Artifact, min_agreement: float | None) -> None:
             batch.
     """
     parity, kind = artifact.parity, kind_of(artifact)
-    held_to = kind.held_to if kind else "nothing"
+    held_to, agreement = kind.held_to if kind else "nothing", parity.top1_agreement
     if not math.isfinite(parity.max_abs):
         raise ParityError(f"{artifact.file} answers with numbers that are not finite")
     if held_to == "logits":
-        if parity.max_rel > FLOAT_TOLERANCE or parity.top1_agreement < 1.0:
+        if parity.max_rel > FLOAT_TOLERANCE or (agreement is not None and agreement < 1.0):
             raise ParityError(
                 f"{artifact.file} does not compute what the torch model computes",
                 expected=f"logits within {FLOAT_TOLERANCE:g} relative and 100 % of top-1",
-                got=f"{parity.max_rel:.2e} and {parity.top1_agreement:.2%} of {parity.images} images",
+                got=f"{parity.max_rel:.2e}, and {parity.top1_agreement} of the top-1 of {parity.images} images",
                 fix="This is a fault of the conversion: report it with the plan",
             )
     if parity.batch_agreement is not None and min_agreement is not None:
@@ -89,11 +90,11 @@ def check_parity(artifact: Artifact, min_agreement: float | None) -> None:
                 got=f"another one on {others} of {parity.images}",
                 fix="This is a fault of the conversion: report it with the plan",
             )
-    if held_to == "top-1" and min_agreement is not None and parity.top1_agreement < min_agreement:
+    if held_to == "top-1" and min_agreement is not None and agreement is not None and agreement < min_agreement:
         raise ParityError(
             f"{artifact.file} agrees too seldom with the float model",
             expected=f"the same top-1 on at least {min_agreement:.2%} of {parity.images} images",
-            got=f"{parity.top1_agreement:.2%}",
+            got=f"{agreement:.2%}",
             fix="Accept less with --min-agreement, or train longer",
         )
 

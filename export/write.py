@@ -114,7 +114,7 @@ def _trained(
     )
     after = builder.candidate(replace(chosen.recipe, name=f"{chosen.recipe.name}_qat"), graph)
     trials = (*trials, trial_of(after))
-    better = after.parity.top1_agreement > chosen.parity.top1_agreement
+    better = (after.parity.top1_agreement or 0.0) > (chosen.parity.top1_agreement or 0.0)
     if after.parity.top1 is not None and chosen.parity.top1 is not None:
         better = after.parity.top1 > chosen.parity.top1
     return (after if better else chosen), trials
@@ -131,7 +131,7 @@ def _agrees(job: ExportJob, kind: ExportKind, path: Path, reference: Reference, 
         lambda done: progress(f"{kind.name} check", done, count, path.stem),
         threads=torch.get_num_threads(),
     )
-    return compare_logits(found, reference.logits, None).top1_agreement >= job.min_agreement
+    return (compare_logits(found, reference.logits, None).top1_agreement or 0.0) >= job.min_agreement
 
 
 def _with_margin(job: ExportJob, builder: CandidateBuilder) -> float | None:

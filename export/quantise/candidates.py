@@ -159,7 +159,7 @@ def _said(parity: Parity) -> str:
     distance = "equal" if parity.sqnr_db is None else f"{parity.sqnr_db:.1f} dB"
     drop = drop_of(parity)
     lost = "" if drop is None else f", top-1 {-drop:+.2f} points"
-    return f"agrees on {parity.top1_agreement:.1%} of {parity.images} images, SQNR {distance}{lost}"
+    return f"agrees on {parity.top1_agreement or 0.0:.1%} of {parity.images} images, SQNR {distance}{lost}"
 
 
 def drop_of(parity: Parity) -> float | None:

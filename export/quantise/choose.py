@@ -38,7 +38,7 @@ class Wanted:
         drop = drop_of(parity)
         if self.max_drop is not None and (drop is None or drop > self.max_drop):
             return False
-        return self.agreement is None or parity.top1_agreement >= self.agreement
+        return self.agreement is None or (parity.top1_agreement or 0.0) >= self.agreement
 
 
 def choose_fast(
@@ -119,7 +119,7 @@ def trial_of(one: Candidate, latency_s: float | None = None, processor: str | No
     return Trial(
         recipe=one.recipe.name,
         images=parity.images,
-        top1_agreement=parity.top1_agreement,
+        top1_agreement=parity.top1_agreement or 0.0,
         top1_drop=drop_of(parity),
         sqnr_db=parity.sqnr_db,
         latency_s=latency_s,
