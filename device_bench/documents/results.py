@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import median
 
 from device_bench.machine.state import MachineState
-from device_bench.metrics.instructions import Instructions
-from device_bench.metrics.measure import Measurement, Sampling
 from runtime import MeasurementError, Precision, decode, encode
 
 from .figures import Accuracy, Arithmetic, Energy, Failure, MemoryUse, Peak, Startup, Throughput, without_zeros
+from .instructions import Instructions
+from .measurement import Measurement, Sampling
 from .sealed import read_sealed, write_sealed
 
 SCHEMA = "pocketvit.bench"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib.resources import as_file, files
 from importlib.resources.abc import Traversable
 
+from device_bench.clock import Clock
 from device_bench.documents.figures import Arithmetic, Peak
 from runtime import ArtifactError, Engine, MissingExtraError, open_engine
 
@@ -31,8 +32,6 @@ MODELS: dict[tuple[str, Arithmetic], tuple[str, ...]] = {
 
 RUNS, SECONDS = 30, 0.5
 _WARM_UP, _FEWEST = 2, 3
-
-Clock = Callable[[], int]
 
 
 def measure_peaks(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from device_bench.clock import Clock
 from device_bench.documents.figures import Throughput
 from runtime import Engine, MeasurementError, PocketVitError, Progress, open_engine, silent
 
@@ -24,7 +25,6 @@ WINDOWS = 5
 
 MAX_BATCH = 64
 
-Clock = Callable[[], int]
 Open = Callable[..., Engine]
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from device_bench.documents.figures import Energy
+from device_bench.documents.measurement import Measurement, Sampling
 from device_bench.machine.state import MachineState, machine_state
 from runtime import (
     Engine,
@@ -24,7 +25,7 @@ from runtime import (
 )
 
 from .inputs import input_shape, random_input
-from .measure import Measurement, Sampling, measure_interleaved, settle
+from .measure import measure_interleaved, settle
 
 Mark = Callable[[int], None]
 """Told the number of the file whose turn it is, or -1."""

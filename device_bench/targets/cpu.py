@@ -18,10 +18,10 @@ from device_bench.documents.figures import (
     Peak,
     Throughput,
 )
+from device_bench.documents.measurement import Measurement
 from device_bench.documents.request import BenchRequest, check_files
 from device_bench.documents.results import BenchResult, FileResult
 from device_bench.machine.state import is_emulated, machine_state
-from device_bench.metrics.measure import Measurement
 from device_bench.metrics.startup import REPEATS, Starts, measure_starts, without_folder
 from device_bench.metrics.steadiness import machine_notes, series_notes
 from device_bench.metrics.timing import Turns

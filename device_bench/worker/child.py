@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from device_bench.metrics.measure import Sampling
+from device_bench.documents.measurement import Sampling
 from device_bench.metrics.timing import no_mark
 from runtime import MissingExtraError, PocketVitError, Progress, decode, encode
 

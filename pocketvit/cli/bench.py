@@ -60,9 +60,9 @@ def bench(
 
     A file that cannot be measured costs its own row, a device its own column: exit code 1, or 2 where nothing could.
     """
+    from device_bench.documents.measurement import Sampling
     from device_bench.documents.request import BenchRequest, check_files
     from device_bench.energy.carbon import find_grid
-    from device_bench.metrics.measure import Sampling
     from device_bench.targets.fleet import LOCAL, bench_fleet
     from device_bench.targets.inventory import read_inventory, resolve
     from pocketvit.jobs.distinct_names import distinct_names

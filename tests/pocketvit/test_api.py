@@ -17,7 +17,7 @@ from compress.search.one_shot import GroupSizes
 from compress.search.tas.settings import TasSettings
 from compress.search.tree.settings import TreeSettings
 from compress.search.unstructured import Sparsity
-from device_bench.metrics.measure import Sampling
+from device_bench.documents.measurement import Sampling
 from pocketvit.distill_settings import DistillSettings
 from pocketvit.pipeline.benching import BenchSettings
 from pocketvit.pipeline.runfolder import claim, read_settings

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from device_bench.documents.figures import Accuracy, Energy, Failure, MemoryUse, Peak, Startup, Throughput, confusion
+from device_bench.documents.instructions import Instructions
+from device_bench.documents.measurement import Measurement, Sampling
 from device_bench.documents.results import BenchResult, FileResult, read_result, write_result
 from device_bench.machine.state import MachineState
-from device_bench.metrics.instructions import Instructions
-from device_bench.metrics.measure import Measurement, Sampling
 from runtime import ArtifactError, MeasurementError
 from tests.device_bench.conftest import bench_result
 
