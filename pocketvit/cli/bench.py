@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from device_bench.metrics import METRICS
 from runtime import DataError, UnsupportedTargetError, encode
 
 from .output import fail, print_json, say
@@ -91,6 +92,9 @@ def bench(
             say(f"First {' and '.join(own)} alone, since other work here would be in those times; then all others.")
         fleet = bench_fleet(devices, request, progress)
     _tell(fleet, devices, json_file)
+
+
+bench.__doc__ = f"{bench.__doc__}\n\n    Metrics: {', '.join(METRICS)}."
 
 
 def _tell(fleet: "Fleet", devices: Sequence["Device"], json_file: Path | None) -> None:
