@@ -5,10 +5,13 @@ A further metric is one module with a ``Metric`` and one line here, or ``METRICS
 
 from __future__ import annotations
 
-from runtime import MeasurementError
+from typing import TYPE_CHECKING
+
+from runtime.errors import MeasurementError
 from runtime.registry import Registry
 
-from .base import Metric
+if TYPE_CHECKING:  # listing the names imports nothing else
+    from .base import Metric
 
 METRICS: Registry[Metric] = Registry(
     "metric",
