@@ -18,6 +18,7 @@ import numpy.typing as npt
 from export.graph.ir import KINDS, LINEAR, Graph, Op
 from export.quantise.form import Form
 from runtime import Artifact, ArtifactError, DataError, MissingExtraError, Progress, UnsupportedTargetError, silent
+from runtime.formats import TFLITE
 
 from .tflite import INT8_FULL, tflite_form
 
@@ -206,8 +207,8 @@ def run_micro(
         ArtifactError: no such file, or the interpreter cannot load or run it, crashes on it or hangs.
         DataError: the images are not what the file takes, or not finite.
     """
-    if path.suffix != ".tflite" or not path.is_file():
-        raise ArtifactError(f"{path} cannot run on a microcontroller", expected="an existing .tflite file")
+    if path.suffix != TFLITE.suffix or not path.is_file():
+        raise ArtifactError(f"{path} cannot run on a microcontroller", expected=f"an existing {TFLITE.suffix} file")
     if images.ndim != 4 or not len(images) or not np.isfinite(images).all():
         raise DataError("Images must be finite and (N, H, W, C), N at least 1", got=f"shape {images.shape}")
     with tempfile.TemporaryDirectory() as scratch:
