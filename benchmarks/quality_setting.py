@@ -16,7 +16,8 @@ import numpy as np
 from compress.data.augment import Augmentation, augmentation_for
 from compress.data.batches import training_batches
 from compress.data.dataset import Dataset
-from compress.data.load import load_data, search_set
+from compress.data.load import load_data
+from compress.data.splits import search_set
 from compress.evaluate import score
 from compress.importance import CRITERIA
 from compress.importance.base import ImportanceInputs

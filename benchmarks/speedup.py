@@ -18,7 +18,8 @@ import numpy as np
 from compress.budget import parse_budget
 from compress.data.augment import augmentation_for
 from compress.data.batches import training_batches
-from compress.data.load import load_data, search_set
+from compress.data.load import load_data
+from compress.data.splits import search_set
 from compress.importance.scores import fisher_scores
 from compress.importance.units import group_importance
 from compress.model.load import ModelSpec, load_model

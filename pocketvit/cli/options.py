@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from compress.data import data_forms
 from compress.search.sparse_settings import SparseSettings
 from compress.search.tas.settings import TasSettings
 from compress.search.tree.settings import TreeSettings
@@ -25,7 +26,7 @@ def _option(panel: str, help_text: str, *names: str, **more: Any) -> Any:
 def run_settings(
     data: Annotated[
         str,
-        _option(_MODEL, "digits, fashion-mnist, cifar10, cifar100 (each but digits also :FOLDER), imagefolder:PATH."),
+        _option(_MODEL, f"{', '.join(data_forms())}."),
     ] = "digits",
     model: Annotated[str, _option(_MODEL, "A timm architecture; without it, a small ViT for the digits.")] = "",
     img_size: Annotated[str | None, _option(_MODEL, "Input side in pixels, or HEIGHTxWIDTH, such as 32x64.")] = None,

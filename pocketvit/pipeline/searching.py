@@ -6,8 +6,8 @@ from pathlib import Path
 
 from compress.budget import Tables, parse_budget, parse_cost
 from compress.data.batches import training_batches
-from compress.data.load import search_set
 from compress.data.search_images import SearchImages, draw_search_images
+from compress.data.splits import search_set
 from compress.importance import CRITERIA
 from compress.importance.base import ImportanceInputs
 from compress.importance.units import Importance
