@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,21 +9,18 @@ import torch
 from torch import nn
 
 from compress.budget import COUNTS, Budget, parse_budget
-from compress.importance import Importance, fisher_scores, group_importance
+from compress.importance import CRITERIA
+from compress.importance.base import ImportanceInputs
+from compress.importance.scores import fisher_scores, taylor_scores
+from compress.importance.units import Importance, group_importance
 from compress.model.slicing import keep_all, slice_vit
 from compress.model.vit import SlicedViT
-from compress.search.importance_choices import (
-    CRITERIA,
-    Criterion,
-    l2_scores,
-    random_importance,
-    taylor_scores,
-    unit_importance,
-)
 from compress.search.milp import solve
 from compress.search.one_shot import propose
 from runtime import PlanError, macs
 from tests.compress.tiny import TINY_PLAN, images_for, tiny_vit
+
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class OneWeight(nn.Module):
@@ -43,18 +39,12 @@ def batches_for(model: SlicedViT) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(images_for(model.plan, 4, seed), torch.arange(4) % model.plan.num_classes) for seed in range(3)]
 
 
-def every_part(importance: Importance) -> Iterator[np.ndarray]:
-    yield importance.embed
-    for block in importance.blocks:
-        yield from (block.qk, block.v, block.mlp)
+def measured(criterion: str, model: SlicedViT, batches: Iterable[Batch] = (), seed: int = 0) -> Importance:
+    return CRITERIA[criterion].importance(ImportanceInputs(model, batches, seed=seed))
 
 
 def same(one: Importance, other: Importance) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(every_part(one), every_part(other), strict=True))
-
-
-def test_the_criteria_are_those_that_are_typed() -> None:
-    assert get_args(Criterion) == CRITERIA
+    return all(np.array_equal(a, b) for a, b in zip(one.parts(), other.parts(), strict=True))
 
 
 def test_taylor_by_hand() -> None:
@@ -95,7 +85,7 @@ def test_taylor_of_a_vit_against_autograd() -> None:
 
 def test_l2_of_a_unit_is_the_squared_norm_of_its_weights() -> None:
     model = tiny_vit()
-    found = group_importance(TINY_PLAN, l2_scores(model))
+    found = measured("l2", model)
     weights = {name: value.detach().double().numpy() for name, value in model.named_parameters()}
     mlp = [
         np.linalg.norm(
@@ -119,11 +109,11 @@ def test_l2_of_a_unit_is_the_squared_norm_of_its_weights() -> None:
 
 def test_random_is_seeded_and_even() -> None:
     model = tiny_vit()
-    one, again, other = (random_importance(model, seed) for seed in (5, 5, 6))
+    one, again, other = (measured("random", model, seed=seed) for seed in (5, 5, 6))
     assert same(one, again)
     assert not same(one, other)
     wide = tiny_vit(replace(TINY_PLAN, embed_dim=8, blocks=(replace(TINY_PLAN.blocks[0], mlp_dim=4096),)))
-    drawn = random_importance(wide, 0).blocks[0].mlp / (8 + 1 + 8)  # fc1's row, its bias, fc2's column
+    drawn = measured("random", wide, seed=0).blocks[0].mlp / (8 + 1 + 8)  # fc1's row, its bias, fc2's column
     # of 4096 draws from 0 to 1: mean within 4 standard errors, no tenth twice as full as another
     assert abs(drawn.mean() - 0.5) < 4 / np.sqrt(12 * 4096)
     counts, _ = np.histogram(drawn, bins=10, range=(0, 1))
@@ -134,10 +124,10 @@ def test_random_is_seeded_and_even() -> None:
 def test_random_favours_no_kind_of_unit() -> None:
     model = tiny_vit()
     ones = {name: torch.ones_like(value) for name, value in model.named_parameters()}
-    sizes = list(every_part(group_importance(TINY_PLAN, ones)))
+    sizes = list(group_importance(TINY_PLAN, ones).parts())
     shares = [np.zeros_like(size) for size in sizes]
     for seed in range(200):
-        for share, drawn, size in zip(shares, every_part(random_importance(model, seed)), sizes, strict=True):
+        for share, drawn, size in zip(shares, measured("random", model, seed=seed).parts(), sizes, strict=True):
             share += drawn / size / 200
     # 200 draws each: within 5 standard errors of a half, whatever the size of the unit
     assert len({float(size.flat[0]) for size in sizes}) > 2
@@ -145,14 +135,14 @@ def test_random_favours_no_kind_of_unit() -> None:
 
 
 def test_random_does_not_look_at_weights() -> None:
-    assert same(random_importance(tiny_vit(seed=1), 3), random_importance(tiny_vit(seed=2), 3))
+    assert same(measured("random", tiny_vit(seed=1), seed=3), measured("random", tiny_vit(seed=2), seed=3))
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("share", ["0.7", "0.4"])
-def test_what_each_criterion_cuts_meets_the_budget(criterion: Criterion, share: str) -> None:
+def test_what_each_criterion_cuts_meets_the_budget(criterion: str, share: str) -> None:
     model = tiny_vit()
-    importance = unit_importance(criterion, model, batches_for(model), seed=1)
+    importance = measured(criterion, model, batches_for(model), seed=1)
     budget = parse_budget(f"macs={share}", model.plan)
     for select in (propose, solve):
         proposal = select(model.plan, importance, budget, keep_all(model.plan))
@@ -166,7 +156,7 @@ def test_criteria_choose_differently() -> None:
     model = tiny_vit()
     budget = Budget(COUNTS["params"], 7 * Budget(COUNTS["params"], 0).of(model.plan) // 10)
     kept = [
-        propose(model.plan, unit_importance(one, model, batches_for(model)), budget, keep_all(model.plan)).kept
+        propose(model.plan, measured(one, model, batches_for(model)), budget, keep_all(model.plan)).kept
         for one in CRITERIA
     ]
     assert len(set(kept)) == len(CRITERIA)
@@ -178,16 +168,16 @@ def test_those_that_need_no_images_draw_none() -> None:
         yield
 
     model = tiny_vit()
-    assert same(unit_importance("l2", model, none()), group_importance(model.plan, l2_scores(model)))
-    assert same(unit_importance("random", model, none(), seed=2), random_importance(model, 2))
+    for criterion in ("l2", "random"):
+        assert same(measured(criterion, model, none()), measured(criterion, model))
 
 
 @pytest.mark.parametrize("criterion", ["fisher", "taylor"])
-def test_without_images_there_is_no_importance(criterion: Criterion) -> None:
+def test_without_images_there_is_no_importance(criterion: str) -> None:
     with pytest.raises(PlanError, match="needs images"):
-        unit_importance(criterion, tiny_vit(), [])
+        measured(criterion, tiny_vit(), [])
 
 
 def test_an_unknown_criterion_is_refused() -> None:
     with pytest.raises(PlanError, match="fisher, taylor, l2, random"):
-        unit_importance("l1", tiny_vit(), [])  # type: ignore[arg-type]
+        CRITERIA["l1"]

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from compress.importance import fisher_scores, group_importance
+from compress.importance.scores import fisher_scores
+from compress.importance.units import group_importance
 from compress.model.vit import SlicedViT
 from runtime import PlanError
-
-from .tiny import ARCHITECTURES, TINY_PLAN, images_for, sliced_model, tiny_vit
+from tests.compress.tiny import ARCHITECTURES, TINY_PLAN, images_for, sliced_model, tiny_vit
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
