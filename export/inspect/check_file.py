@@ -24,7 +24,7 @@ from runtime import (
     silent,
 )
 
-from .inspection import check_readable, read_widths_apart
+from .inspection import check_readable, read_widths_in_sandbox
 from .running import GpuAnalysis, Ran
 from .sandbox import Sandbox
 
@@ -92,7 +92,7 @@ def verify_file(
     progress: Progress = silent,
     sandbox: Sandbox | None = None,
 ) -> Verification:
-    """Checks a file against its manifest and runs it on random images, in a process apart.
+    """Checks a file against its manifest and runs it on random images, in a sandboxed process.
 
     Args:
         path: a ``.tflite``, ``.onnx`` or ``.pt2`` file; its manifest stands beside it.
@@ -115,13 +115,12 @@ def verify_file(
     if sandbox is None:
         with Sandbox() as sandbox:
             return verify_file(path, images=images, against=against, progress=progress, sandbox=sandbox)
-    apart = sandbox
-    checks = [_size(path, artifact), _hash(path, artifact), _widths(path, artifact, apart)]
-    own, more = _run("run", path, artifact, images, apart, progress)
+    checks = [_size(path, artifact), _hash(path, artifact), _widths(path, artifact, sandbox)]
+    own, more = _run("run", path, artifact, images, sandbox, progress)
     checks += more
     comparison = None
     if against is not None:
-        other, more = _run("tensorflow", path, artifact, images, apart, progress)
+        other, more = _run("tensorflow", path, artifact, images, sandbox, progress)
         checks += more
         if other is not None:
             comparison = Comparison(other.engine, other.version, *_differences(own, other), other.gpu)
@@ -155,7 +154,7 @@ def _widths(path: Path, artifact: Artifact, sandbox: Sandbox) -> FileCheck:
     plan = artifact.plan
 
     def look() -> FileCheck:
-        found = read_widths_apart(path, plan, sandbox)
+        found = read_widths_in_sandbox(path, plan, sandbox)
         if found == plan:
             return FileCheck("widths", True, f"embed_dim {plan.embed_dim}, {len(plan.blocks)} blocks, as planned")
         differing = [str(i) for i, (a, b) in enumerate(zip(found.blocks, plan.blocks, strict=True)) if a != b]
@@ -171,7 +170,7 @@ def _run(
     """Runs the file; returns what it answered, and whether that is sound."""
     suffix = " in TensorFlow" if job == "tensorflow" else ""
     try:
-        asked = sandbox.ask(job, path, progress, images=images)
+        asked = sandbox.run(job, path, progress, images=images)
         ran = decode(Ran, asked, "what the engine answered")
     except MissingExtraError:
         raise

@@ -74,8 +74,8 @@ def inspect_file(
 ) -> Inspection:
     """Looks into a ``.tflite``, ``.onnx`` or ``.pt2`` file, which may be hostile.
 
-    A process apart opens it. A ``.pt2`` file's operators are read by the standard library alone, and its graph is not
-    run.
+    A sandboxed process opens it. The operators of a ``.pt2`` file are read by the standard library alone, and its graph
+    is not run.
 
     Args:
         path: the file; its manifest may stand beside it.
@@ -102,14 +102,14 @@ def inspect_file(
         widths, widths_reason = _widths(path, sandbox)
         delegate = unknown_partitions("torch runs every operator itself")
         return Inspection(path.name, contents, widths, widths_reason, delegate, None, _UNTIMED if time else _NOT_ASKED)
-    contents = decode(Contents, sandbox.ask("contents", path), answer)
+    contents = decode(Contents, sandbox.run("contents", path), answer)
     partitions = unknown_partitions("ONNX Runtime runs every operator in kernels of its own")
     if contents.format == "tflite":
-        partitions = decode(Partitions, sandbox.ask("partitions", path), answer)
+        partitions = decode(Partitions, sandbox.run("partitions", path), answer)
     widths, widths_reason = _widths(path, sandbox)
     times = None
     if time:
-        asked = sandbox.ask("times", path, progress, threads=threads, budget_s=budget_s)
+        asked = sandbox.run("times", path, progress, threads=threads, budget_s=budget_s)
         times = decode(Times, asked, answer)
     return Inspection(path.name, contents, widths, widths_reason, partitions, times, None if time else _NOT_ASKED)
 
@@ -126,20 +126,20 @@ def check_readable(path: Path) -> None:
         raise ArtifactError(f"The model file {path} does not exist")
 
 
-def read_widths_apart(path: Path, plan: ShapePlan, sandbox: Sandbox) -> ShapePlan:
-    """Does what ``read_widths`` does, in a process apart.
+def read_widths_in_sandbox(path: Path, plan: ShapePlan, sandbox: Sandbox) -> ShapePlan:
+    """Does what ``read_widths`` does, in the process of ``sandbox``.
 
     Raises:
         ArtifactError: the file's layers are not those of a Vision Transformer with as many blocks.
     """
-    return decode(ShapePlan, sandbox.ask("widths", path, plan=encode(plan)), "the widths")
+    return decode(ShapePlan, sandbox.run("widths", path, plan=encode(plan)), "the widths")
 
 
 def _widths(path: Path, sandbox: Sandbox) -> tuple[Widths | None, str | None]:
     if not manifest_path(path).is_file():
         return None, "no manifest stands beside the file"
     try:
-        found = read_widths_apart(path, read_artifact(path, verify=False).plan, sandbox)
+        found = read_widths_in_sandbox(path, read_artifact(path, verify=False).plan, sandbox)
     except MissingExtraError:
         raise
     except ArtifactError as error:
