@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from compress.data.batches import plain_batches
 from compress.data.dataset import Dataset
-from compress.data.stratified import stratified
+from compress.data.splits import stratified
 from compress.evaluate import logits_of
 from compress.model.folder import Task
 from compress.model.vit import SlicedViT

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from compress.data.dataset import Dataset
-from compress.data.stratified import stratified
+from compress.data.splits import stratified
 from compress.model.folder import Task
 from device_bench.documents.measurement import Sampling
 from device_bench.documents.op_times import OpTimes, TimeRow, read_times, times_path, write_times

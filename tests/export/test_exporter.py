@@ -12,7 +12,7 @@ import pytest
 
 from compress.data.batches import plain_batches
 from compress.data.dataset import Dataset
-from compress.data.stratified import stratified
+from compress.data.splits import stratified
 from compress.evaluate import logits_of
 from compress.model.load import ModelSpec, load_model
 from compress.model.vit import SlicedViT, build
