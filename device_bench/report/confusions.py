@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from device_bench import format
 from device_bench.documents.figures import Accuracy
 from device_bench.documents.results import FileResult
+from device_bench.metrics.base import REFERENCE
 
-from .summary import REFERENCE, RunSummary
+from .summary import RunSummary
 
 MOST_CLASSES = 20
 """Classes up to which a matrix can be read."""
@@ -41,21 +43,16 @@ class Matrix:
     """The confusion matrix of one file.
 
     Attributes:
-        file: its name.
-        accuracy: it is of.
+        file: name of the file.
         rows: cells by true class and answer.
+        caption: a smaller text after the name.
         compared: whether the changes are against the baseline's file.
     """
 
     file: str
-    accuracy: Accuracy
     rows: tuple[tuple[MatrixCell, ...], ...]
-    compared: bool
-
-    @property
-    def moved(self) -> bool:
-        """Whether any cell differs from the baseline's."""
-        return any(cell.change for row in self.rows for cell in row)
+    caption: str = ""
+    compared: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +72,11 @@ class Confusions:
     files: tuple[str, ...]
     names: tuple[str, ...]
     heads: tuple[str, ...]
+
+    @property
+    def referenced(self) -> bool:
+        """Whether the first file is the one that others are compared with."""
+        return self.files[:1] == (REFERENCE,)
 
     @property
     def compared(self) -> bool:
@@ -111,10 +113,10 @@ def confusions(summary: RunSummary, results: Sequence[FileResult]) -> Confusions
     names = _class_names(summary, measured[0][0], classes)
     against = measured[0][1] if measured[0][0] == REFERENCE else None
     matrices = tuple(_matrix(name, own, against) for name, own in measured) if classes <= MOST_CLASSES else ()
-    short = all(len(name) <= 3 for name in names)
-    heads = names if short else tuple(str(i + 1) for i in range(classes))
-    if not short and matrices:
-        names = tuple(f"{i + 1} {name}" for i, name in enumerate(names))
+    if matrices:
+        names, heads = short_heads(names)
+    else:
+        heads = names
     return Confusions(matrices, _pairs(names, measured), tuple(name for name, _ in measured), names, heads)
 
 
@@ -127,20 +129,47 @@ def _class_names(summary: RunSummary, file: str, classes: int) -> tuple[str, ...
 
 
 def _matrix(name: str, own: Accuracy, against: Accuracy | None) -> Matrix:
-    matrix, before = own.confusion, against.confusion if against is not None and against is not own else None
-    alike = before is not None and [sum(row) for row in before] == [sum(row) for row in matrix]
+    before = against.confusion if against is not None and against is not own else None
+    compared = before is not None and [sum(row) for row in before] == [sum(row) for row in own.confusion]
+    rows = matrix_cells(own.confusion, before if compared else None)
+    moved = any(cell.change for row in rows for cell in row)
+    same = ", no difference" if compared and not moved else ""
+    return Matrix(name, rows, f"top-1 {format.percent(own.top1)} of {format.whole(own.images)}{same}", compared)
+
+
+def matrix_cells(
+    counts: Sequence[Sequence[int]], before: Sequence[Sequence[int]] | None = None
+) -> tuple[tuple[MatrixCell, ...], ...]:
+    """Returns the coloured cells of a confusion matrix.
+
+    Args:
+        counts: images by true class and answer.
+        before: the matrix that changes are against; None for no changes.
+    """
     rows = []
-    for i, row in enumerate(matrix):
+    for i, row in enumerate(counts):
         total = sum(row) or 1
         cells = []
         for j, count in enumerate(row):
-            change = count - before[i][j] if alike and before else 0
+            change = count - before[i][j] if before else 0
             # errors are few: without the root the faintest colour would do for all of them
             share = count / total if i == j else (count / total) ** 0.5
             level = 0 if count == 0 else max(1, round(_LEVELS * share))
             cells.append(MatrixCell(count, level, i == j, change))
         rows.append(tuple(cells))
-    return Matrix(name, own, tuple(rows), alike)
+    return tuple(rows)
+
+
+def short_heads(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the names of a matrix's rows and of its columns: numbers stand for long names.
+
+    >>> short_heads(("cat", "dog")), short_heads(("cat", "horse"))
+    ((('cat', 'dog'), ('cat', 'dog')), (('1 cat', '2 horse'), ('1', '2')))
+    """
+    if all(len(name) <= 3 for name in names):
+        return names, names
+    heads = tuple(str(i + 1) for i in range(len(names)))
+    return tuple(f"{head} {name}" for head, name in zip(heads, names, strict=True)), heads
 
 
 def _pairs(
