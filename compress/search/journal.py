@@ -10,7 +10,7 @@ from typing import Any
 from compress.model.slicing import Kept, plan_of
 from runtime import ArtifactError, ShapePlan, decode, encode, write_bytes
 
-from .one_shot import Proposal
+from .base import Proposal
 
 SCHEMA = "pocketvit.journal"
 VERSION = 1

@@ -10,14 +10,19 @@ from typing import Any
 import numpy as np
 
 from compress.budget import Budget, Cost
-from compress.importance import BlockImportance, Floats, Importance, part_of
+from compress.importance.units import Floats, Importance, check_finite, part_of
 from compress.model.slicing import BlockKept, Kept
 from runtime import MULTIPLE, PlanError, ShapePlan
 
-from .one_shot import Proposal, check_finite
+from .base import Proposal, SearchInputs
 
 _FLOORS = (0.98, 0.95, 0.9, 0.0)
 """Shares of the budget that a result should cost at least, one after the other until there is one."""
+
+
+def choose(inputs: SearchInputs) -> Proposal:
+    """Chooses units by ``scale_evenly``."""
+    return scale_evenly(inputs.model.plan, inputs.take_importance(), inputs.required_budget)
 
 
 def scale_evenly(plan: ShapePlan, importance: Importance, budget: Budget) -> Proposal:
@@ -57,13 +62,9 @@ def scale_evenly(plan: ShapePlan, importance: Importance, budget: Budget) -> Pro
     for i, block in enumerate(found.blocks):
         now = now.with_block(i, block)
         told = {"action": "block", "block": i, **asdict(block)}
-        lost = _total(importance.blocks[i]) - _total(stays.blocks[i])
+        lost = importance.blocks[i].total - stays.blocks[i].total
         steps.append({**told, "importance": lost, "cost": budget.of(now)})
     return Proposal(found, kept, tuple(steps))
-
-
-def _total(block: BlockImportance) -> float:
-    return float(block.qk.sum() + block.v.sum() + block.mlp.sum())
 
 
 def even_plan(plan: ShapePlan, cost: Cost, low: int, high: int) -> ShapePlan | None:

@@ -10,9 +10,8 @@ from typing import Any
 
 from device_bench import format
 from device_bench.columns import Column
-from device_bench.documents.figures import EnergyTier, Failure, Throughput
+from device_bench.documents.figures import ARITHMETIC, EnergyTier, Failure, Throughput
 from device_bench.documents.instructions import Instructions
-from device_bench.documents.request import MODEL_SUFFIXES
 from device_bench.documents.results import BenchResult, FileResult, read_result
 from device_bench.interval import Interval
 from device_bench.metrics.base import Measured
@@ -32,6 +31,7 @@ from runtime import (
     read_metrics,
     read_plan,
 )
+from runtime.formats import model_files
 
 from .gain import Gain, gains
 
@@ -39,7 +39,7 @@ REFUSED_BEFORE = "it did not pass its check; the version that made it kept no re
 """Why a file was refused whose manifest does not say it."""
 
 _FORMATS = ("tflite", "onnx", "torch")
-_PRECISIONS = ("fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro")
+_PRECISIONS = tuple(ARITHMETIC)
 
 
 @dataclass(frozen=True)
@@ -307,8 +307,7 @@ def _model(folder: Path) -> Model:
 
 
 def _artifacts(folder: Path) -> tuple[Artifact, ...]:
-    files = [path for suffix in MODEL_SUFFIXES for path in folder.glob(f"*{suffix}")]
-    return tuple(sorted((read_artifact(file) for file in files), key=_order))
+    return tuple(sorted((read_artifact(file) for file in model_files(folder)), key=_order))
 
 
 def _order(artifact: Artifact) -> tuple[bool, int, int, str]:
@@ -353,8 +352,8 @@ def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[s
     return SummaryRow(
         name=artifact.file,
         precision=artifact.precision,
-        params=params(artifact.plan),
-        macs=macs(artifact.plan),
+        params=artifact.params,
+        macs=artifact.macs,
         size_bytes=artifact.size_bytes,
         top1=parity.top1,
         top1_images=None if parity.top1 is None else parity.images,

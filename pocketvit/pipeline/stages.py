@@ -5,29 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from compress.budget import Budget, Cost, Tables, parse_budget, parse_cost
-from compress.data.batches import training_batches
+from compress.budget import Tables, parse_budget
 from compress.data.dataset import Dataset
-from compress.data.load import search_set
-from compress.data.search_images import draw_search_images
 from compress.model.folder import read_model, read_task, weights_sha256
 from compress.model.load import load_model
-from compress.model.slicing import Kept, keep_all
+from compress.model.slicing import Kept
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
-from compress.search.importance_choices import unit_importance
+from compress.search.base import Proposal
 from compress.search.journal import read_journal, write_journal
-from compress.search.milp import solve
-from compress.search.one_shot import Proposal, propose
-from compress.search.tas.search import TAS_STATE, search_tas
-from compress.search.tree.greedy import search_greedily
-from compress.search.tree.journal import TreeJournal
-from compress.search.tree.search import search_tree
-from compress.search.uniform import scale_evenly
-from compress.search.unstructured import Masks, magnitude_masks, sparse_weights
 from compress.train.fit import fit
+from compress.train.masks import Masks
 from device_bench.documents.sparsity import LayerZeros, Zeros, write_zeros
-from device_bench.worker.apart import time_apart
+from device_bench.metrics.isolated import time_isolated
 from export.exporter import ExportOutcome, export_each
 from export.job import ExportSettings
 from runtime import (
@@ -36,6 +26,7 @@ from runtime import (
     EpochRecord,
     PlanError,
     Progress,
+    ShapePlan,
     encode,
     read_latency,
     read_metrics,
@@ -45,9 +36,10 @@ from runtime import (
 )
 
 from .cutting import cut
-from .job import IMPORTANCE_BATCH, Job, cost_name, profiled_target
+from .job import Job, cost_name, profiled_target
 from .profiling import profile
 from .runfolder import RunFolder
+from .searching import in_basis, search_inputs
 from .stage import check_space, export_copies, finished, log_notes, save_stage, stage
 
 
@@ -127,60 +119,20 @@ def search_stage(
         "images_per_class": job.settings.importance_images,
         "seed": job.settings.seed,
         "baseline_sha256": sha256_of(folder.baseline / "model.safetensors"),
+        **job.method.recorded(job.method_settings, job.recover),
     }
-    if job.settings.search == "tas":
-        settings |= {"tas": encode(job.tas), "recipe": encode(_tas_recipe(job))}
     try:
         return read_journal(folder.journal, baseline.plan, settings)
     except ArtifactError:
         pass
     with stage(folder, "search"):
-        images = search_set(job.data, job.settings.importance_images, job.settings.seed)
-        batches = training_batches(
-            job.data,
-            images,
-            job.task.preprocessing,
-            job.augmentation,
-            batch_size=IMPORTANCE_BATCH,
-            seed=job.settings.seed,
-            epoch=0,
-        )
-        total = -(-len(images) // IMPORTANCE_BATCH)
-        told = job.settings
-        importance = unit_importance(
-            told.importance, baseline, batches, seed=told.seed, bf16=job.bf16, progress=progress, total=total
-        )
-        budget, everything = parse_budget(job.settings.budget, baseline.plan, tables), keep_all(baseline.plan)
-        if job.settings.search == "milp":
-            proposal = solve(baseline.plan, importance, budget, everything, job.groups, progress=progress)
-        elif job.settings.search == "uniform":
-            proposal = scale_evenly(baseline.plan, importance, budget)
-        elif job.settings.search == "tas":
-            proposal = search_tas(
-                baseline,
-                importance,
-                budget,
-                job.data,
-                job.task.preprocessing,
-                _tas_recipe(job),
-                job.tas,
-                augmentation=job.augmentation,
-                seed=job.settings.seed,
-                bf16=job.bf16,
-                folder=folder.journal.parent,
-                progress=progress,
-            )
-        else:
-            cost = parse_cost(cost_name(job.settings), baseline.plan, tables)
-            proposal = propose(baseline.plan, importance, budget, everything, job.groups, cost=cost)
+        model = in_basis(job, baseline, progress)
+        inputs = search_inputs(job, model, model.plan, tables, folder.journal.parent, progress)
+        proposal = job.method.run(replace(inputs, asked=settings))
         write_journal(folder.journal, settings, proposal)
-        (folder.journal.parent / TAS_STATE).unlink(missing_ok=True)
+        for name in job.method.scratch:
+            (folder.journal.parent / name).unlink(missing_ok=True)
     return proposal
-
-
-def _tas_recipe(job: Job) -> TrainRecipe:
-    """Returns how the weights are trained while widths are learnt."""
-    return replace(job.recover, epochs=job.settings.tas.epochs)
 
 
 def recover_stage(
@@ -195,24 +147,25 @@ def recover_stage(
     if done is not None and done.plan == proposal.plan:
         return done
     with stage(folder, "recover"):
-        model = cut(job, folder, baseline, proposal.kept, 1, progress)
+        model = cut(job, folder, in_basis(job, baseline, progress), proposal.kept, 1, progress)
         return _recover(job, job.recover, folder.sliced, model, baseline, 1, progress)
 
 
 def zeros_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Progress = silent) -> SlicedViT:
-    """Makes the smallest weights zeros and trains the rest, into ``sliced/``; counts them in ``search/sparsity.json``.
+    """Makes weights zero and trains the rest, into ``sliced/``; counts the zeros in ``search/sparsity.json``.
 
     Raises:
         StorageError: there is no space, or no permission to write.
     """
+    inputs = search_inputs(job, baseline, baseline.plan, {}, folder.journal.parent, progress)
+    masks = job.method.run(inputs).masks or {}
     model = finished(folder.sliced)
     if model is None:
         with stage(folder, "recover"):
-            masks = magnitude_masks(baseline, job.sparse)
             model = _recover(job, job.recover, folder.sliced, baseline, baseline, 1, progress, masks)
-    weights = sparse_weights(model, job.sparse.layers).items()
-    layers = tuple(LayerZeros(name, own.numel(), int((own == 0).sum())) for name, own in weights)
-    write_zeros(folder.root, Zeros(job.sparse.share, job.sparse.scope, layers))
+    weights = model.state_dict()
+    layers = tuple(LayerZeros(name, weights[name].numel(), int((weights[name] == 0).sum())) for name in masks)
+    write_zeros(folder.root, Zeros(inputs.settings.sparsity, inputs.settings.scope, layers))
     return model
 
 
@@ -231,16 +184,16 @@ def rounds_stage(
     if done is not None:
         return done
     budget, model = parse_budget(job.settings.budget, baseline.plan, tables), baseline
-    cost = parse_cost(cost_name(job.settings), baseline.plan, tables)
+    iterations = job.method_settings.iterations
     epochs: list[EpochRecord] = []
-    for number in range(1, job.settings.tree.iterations + 1):
+    for number in range(1, iterations + 1):
         if budget.of(model.plan) <= budget.limit:
             break
         place = folder.iteration(number)
         made = finished(place)
         if made is None:
             with stage(folder, f"search {number}"):
-                kept = _search_round(job, place, model, budget, cost, cost.of(baseline.plan), number, progress)
+                kept = _search_round(job, place, model, baseline.plan, tables, number, progress)
             with stage(folder, f"recover {number}"):
                 smaller = cut(job, folder, model, kept, number, progress)
                 last = budget.of(smaller.plan) <= budget.limit
@@ -250,7 +203,7 @@ def rounds_stage(
             epochs.append(replace(record, epoch=len(epochs) + 1))
     if budget.of(model.plan) > budget.limit:
         raise PlanError(
-            f"The budget {job.settings.budget} is not met after {job.settings.tree.iterations} rounds of search",
+            f"The budget {job.settings.budget} is not met after {iterations} rounds of search",
             expected=f"at most {budget.cost.shown(budget.limit)}",
             got=budget.cost.shown(budget.of(model.plan)),
             fix="Allow more with --iterations, deeper trees with --depth or larger groups with --group-size, "
@@ -261,48 +214,20 @@ def rounds_stage(
 
 
 def _search_round(
-    job: Job,
-    place: Path,
-    model: SlicedViT,
-    budget: Budget,
-    cost: Cost,
-    total: int,
-    number: int,
-    progress: Progress,
+    job: Job, place: Path, model: SlicedViT, whole: ShapePlan, tables: Tables, number: int, progress: Progress
 ) -> Kept:
-    """Searches from one model; what it does is recorded in ``journal.jsonl``, where it goes on when it was killed."""
-    told = job.settings
-    images = draw_search_images(
-        job.data,
-        job.task.preprocessing,
-        job.augmentation,
-        per_class=told.importance_images,
-        seed=told.seed,
-        iteration=number,
-    )
+    """Searches from one model; ``journal.jsonl`` records the search, which goes on there when it was killed."""
+    shown = progress if job.method.one_round else _of_round(progress, number, job.method_settings.iterations)
+    inputs = search_inputs(job, model, whole, tables, place, shown, number)
     asked = {
-        "search": told.search,
+        "search": job.settings.search,
         "weights_sha256": weights_sha256(model),
-        "cost": cost.name,
-        "total": total,
-        "budget": told.budget,
-        "limit": budget.limit,
-        "tree": encode(job.tree),
-        "images": len(images),
+        "cost": inputs.required_cost.name,
+        "total": inputs.total,
+        "budget": job.settings.budget,
+        "limit": inputs.required_budget.limit,
     }
-    journal = TreeJournal(place / "journal.jsonl", asked)
-    shown = _of_round(progress, number, told.tree.iterations) if told.search == "dfbnb" else progress
-    if told.search == "greedy":
-        found = search_greedily(
-            model, images, cost, total, job.tree, budget, bf16=job.bf16, journal=journal, progress=shown
-        )
-    else:
-        found = search_tree(
-            model, images, cost, total, job.tree, budget=budget, bf16=job.bf16, journal=journal, progress=shown
-        )
-    if found.best_smaller is None:
-        raise PlanError("The search found nothing that can go", fix="Choose smaller groups with --group-size")
-    return found.best_smaller.kept
+    return job.method.run(replace(inputs, asked=asked)).kept
 
 
 def _of_round(progress: Progress, number: int, most: int) -> Progress:
@@ -318,7 +243,7 @@ def _recipe(job: Job, last: bool) -> TrainRecipe:
     """Returns the recipe of a round's recovery: shorter where another round comes after it."""
     if last:
         return job.recover
-    asked = job.settings.tree.round_epochs
+    asked = job.method_settings.round_epochs
     return replace(job.recover, epochs=-(-job.recover.epochs // 4) if asked is None else asked)
 
 
@@ -345,7 +270,7 @@ def _recover(
         distillation=job.lesson,
         masks=masks,
         state_path=place / "training.safetensors",
-        stage=f"recover {number}" if job.settings.search == "dfbnb" else "recover",
+        stage="recover" if job.method.kind != "rounds" or job.method.one_round else f"recover {number}",
         progress=progress,
     )
     save_stage(place, trained.model, job, trained.epochs, progress)
@@ -365,9 +290,9 @@ def shrink_stages(job: Job, folder: RunFolder, progress: Progress = silent) -> N
     # a run that an older version began goes on with the pictures as they were prepared then
     prepared = read_task(folder.baseline).preprocessing
     job = replace(job, task=replace(job.task, preprocessing=prepared))
-    if job.settings.search in ("dfbnb", "greedy"):
+    if job.method.kind == "rounds":
         rounds_stage(job, folder, baseline, tables, progress)
-    elif job.settings.search == "unstructured":
+    elif job.method.kind == "zeros":
         zeros_stage(job, folder, baseline, progress)
     else:
         recover_stage(job, folder, baseline, search_stage(job, folder, baseline, tables, progress), progress)
@@ -393,7 +318,7 @@ def export_stage(
         plain = replace(settings, kinds=("fp32",), int8_recipe="")
         for source, name, wanted in ((folder.baseline, "baseline", plain), (folder.sliced, folder.name, settings)):
             model, task = read_model(source), read_task(source)
-            outcome = export_each(model, task, data, folder.artifacts, name, wanted, progress, time_apart)
+            outcome = export_each(model, task, data, folder.artifacts, name, wanted, progress, time_isolated)
             accepted += outcome.accepted
             refused += outcome.refused
     for artifact in refused:

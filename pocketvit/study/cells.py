@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from compress.distill.lesson import check_lesson
 from compress.model.load import load_model
-from export.job import KINDS
-from export.making import host_family
+from compress.search import METHODS
+from export.formats import KINDS
+from export.quantise.processors import host_processor
 from pocketvit.cli.distill_options import settings_of
 from pocketvit.cli.options import run_settings
 from pocketvit.distill_settings import DistillSettings
@@ -156,9 +157,9 @@ def _all(study: Study) -> Iterator[Cell]:
 
 
 def _budgets(study: Study, method: Method, model: Options) -> tuple[str, ...]:
-    search = {**study.common, **model, **method.options}.get("search")
+    search = str({**study.common, **model, **method.options}.get("search", "one-shot"))
     # neither a student nor zeros in place of weights make a model smaller than its widths
-    if method.command == "distill" or search == "unstructured":
+    if method.command == "distill" or (search in METHODS and not METHODS[search].needs_budget):
         return ("",)
     own = method.options.get("budget")
     return study.budgets if own is None else (str(own),)
@@ -204,4 +205,4 @@ def _cell(study: Study, method_name: str, model_name: str, data: str, budget: st
 
 def _timed(settings: RunSettings) -> bool:
     """Whether ``int8`` is made by the recipe that proves fastest on this machine."""
-    return "int8" in settings.kinds and settings.made_for == host_family() and not settings.int8_recipe
+    return "int8" in settings.kinds and settings.made_for == host_processor() and not settings.int8_recipe

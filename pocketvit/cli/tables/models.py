@@ -12,11 +12,11 @@ from device_bench import format
 from device_bench.columns import Column
 from device_bench.report.summary import REFUSED_BEFORE
 from device_bench.report.tables import PARITY_COLUMNS
-from runtime import MULTIPLE, Artifact, LatencyTable, latency_of, macs, params
+from runtime import MULTIPLE, Artifact, LatencyTable, latency_of
 
 _ARTIFACT: tuple[Column[Artifact], ...] = (
-    Column("params", lambda own: params(own.plan), format.count),
-    Column("MACs", lambda own: macs(own.plan), format.count),
+    Column("params", lambda own: own.params, format.count),
+    Column("MACs", lambda own: own.macs, format.count),
     Column("size", lambda own: own.size_bytes, format.size),
     *(column for column in PARITY_COLUMNS if "report" not in column.views),
     Column("top-1", lambda own: own.parity.top1, format.percent),
