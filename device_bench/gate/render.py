@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from device_bench import format
 from device_bench.columns import Column
-from device_bench.report.markdown import escape, grid
+from device_bench.report.render.markdown import escape, grid
 
 from .judge import Check, Gate
 
@@ -68,7 +68,7 @@ def junit(gates: Sequence[Gate]) -> bytes:
     return data + b"\n"
 
 
-_COLUMNS: tuple[Column[Check], ...] = (
+CHECK_COLUMNS: tuple[Column[Check], ...] = (
     Column("base", lambda check: value_text(check, check.base)),
     Column("new", lambda check: value_text(check, check.new)),
     Column("change", lambda check: change_text(check)),
@@ -84,7 +84,7 @@ def markdown(gates: Sequence[Gate]) -> str:
     for gate in gates:
         rows = []
         for check in gate.checks:
-            cells = [escape(column.cell(check).value) for column in _COLUMNS]
+            cells = [escape(column.cell(check).value) for column in CHECK_COLUMNS]
             if check.passed is False:
                 cells[4] = f"**{cells[4]}**"
             rows.append([escape(check.metric), *cells])
@@ -92,8 +92,8 @@ def markdown(gates: Sequence[Gate]) -> str:
             f"### {escape(gate.new)}: {'passed' if gate.passed else 'FAILED'}",
             f"Against {'the stored ' if gate.against == 'baseline' else ''}{escape(gate.base)}.",
             grid(
-                ["metric", *(column.heading for column in _COLUMNS)],
-                [True, *(column.words for column in _COLUMNS)],
+                ["metric", *(column.heading for column in CHECK_COLUMNS)],
+                [True, *(column.words for column in CHECK_COLUMNS)],
                 rows,
             ),
         ]

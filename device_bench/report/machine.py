@@ -14,7 +14,7 @@ from device_bench.metrics import METRICS
 from device_bench.metrics.base import Measured
 from runtime import Artifact
 
-from .document import Heading, Paragraph, Row, Section, Table, blocks, table
+from .render.document import Heading, Paragraph, Row, Section, Table, blocks, table
 from .summary import RunSummary
 
 _NAMES = {

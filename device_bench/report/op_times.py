@@ -8,8 +8,8 @@ from device_bench import format
 from device_bench.documents.op_times import OpTimes, read_times
 from runtime import ArtifactError
 
-from .document import Block, Paragraph, Picture, Section, Subheading, blocks, bullets
 from .pictures import times_drawing
+from .render.document import Block, Paragraph, Picture, Section, Subheading, blocks, bullets
 from .summary import RunSummary
 from .tradeoffs import short_names
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runtime import ShapePlan, write_bytes
+from runtime import ShapePlan
 
-from .document import Document, Paragraph, Picture, Section, blocks, bullets, paragraph, table
-from .html import html
 from .machine import machine_section, sources_section
-from .markdown import markdown
 from .op_times import times_section
-from .overview import overview
 from .pictures import training_drawing, widths_drawing
+from .render.document import Document, Paragraph, Picture, Section, blocks, bullets, paragraph, table
+from .render.save import save
 from .search import search_section
 from .summary import ROW_COLUMNS, RunSummary, summarise
-from .tables import calibration, failures, gains_section, parity, refusals
+from .tables import calibration, failures, gains_section, overview, parity, refusals
 from .targets import TargetPart, main_section, target_parts, target_sections
 from .verdict import tiles, verdict
 from .zeros import zeros_section
@@ -41,23 +39,7 @@ def write_report(run: Path | str) -> tuple[Path, Path]:
         StorageError: the report cannot be written.
     """
     run = Path(run)
-    document = report_of(summarise(run), run)
-    return write_document_of(document, run)
-
-
-def write_document_of(document: Document, folder: Path) -> tuple[Path, Path]:
-    """Writes ``report.md``, ``report.html`` and the drawings of a report into a folder.
-
-    Raises:
-        MissingExtraError: jinja2 is not installed.
-        StorageError: a file cannot be written.
-    """
-    texts = {"report.md": markdown(document), "report.html": html(document)}
-    for drawing in document.drawings:
-        write_bytes(folder / drawing.file, drawing.svg.encode())
-    for name, text in texts.items():
-        write_bytes(folder / name, text.encode())
-    return folder / "report.md", folder / "report.html"
+    return save(report_of(summarise(run), run), run)
 
 
 def report_of(summary: RunSummary, run: Path) -> Document:

@@ -13,7 +13,7 @@ from device_bench.report.plots import panels as plots
 from device_bench.report.plots import times as times_plots
 from device_bench.report.plots import tradeoff as tradeoff_plots
 
-from .document import Drawing
+from .render.document import Drawing
 from .summary import RunSummary
 from .tradeoffs import Tradeoff
 

@@ -11,8 +11,8 @@ from device_bench.report.plots import search as search_plots
 from device_bench.report.plots import tas as tas_plots
 from runtime import ArtifactError, ShapePlan, macs, params
 
-from .document import Drawing, Paragraph, Picture, Section, blocks, table
 from .pictures import drawing
+from .render.document import Drawing, Paragraph, Picture, Section, blocks, table
 from .summary import RunSummary
 
 _CHOSEN = "what the round chose, the highest log2(accuracy) − λ·log2(cost share)"  # noqa: RUF001

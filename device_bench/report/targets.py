@@ -13,7 +13,8 @@ from device_bench.metrics.base import REFERENCE, Measured, Metric, said_once
 from device_bench.metrics.latency import conditions
 
 from .confusions import confusions
-from .document import (
+from .pictures import latency_drawing, shapes_drawing, tradeoff_drawing
+from .render.document import (
     Block,
     Footnotes,
     Matrices,
@@ -27,7 +28,6 @@ from .document import (
     paragraph,
     table,
 )
-from .pictures import latency_drawing, shapes_drawing, tradeoff_drawing
 from .summary import RunSummary, SummaryRow
 from .tradeoffs import Tradeoff, accuracy_words, short_names, tradeoffs
 

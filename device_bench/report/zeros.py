@@ -11,8 +11,8 @@ from device_bench.columns import Column, split
 from device_bench.documents.sparsity import Zeros, read_zeros
 from runtime import Artifact, ArtifactError
 
-from .document import Fold, Paragraph, Section, blocks, paragraph, table
 from .gain import Gain
+from .render.document import Fold, Paragraph, Section, blocks, paragraph, table
 from .summary import RunSummary
 
 _WRITING = ("attn.proj.weight", "mlp.fc2.weight")

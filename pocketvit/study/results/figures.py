@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from device_bench.report.document import Drawing
 from device_bench.report.pictures import drawing, tradeoff_drawing
 from device_bench.report.plots import panels as plots
+from device_bench.report.render.document import Drawing
 from device_bench.report.tradeoffs import Point, Tradeoff
 
 from .collect import Row, StudyResult

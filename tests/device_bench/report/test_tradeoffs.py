@@ -6,9 +6,9 @@ import pytest
 import device_bench.columns
 import device_bench.interval
 import device_bench.metrics.base
-import device_bench.report.confusions
-import device_bench.report.document
-import device_bench.report.markdown
+import device_bench.report.render.document
+import device_bench.report.render.markdown
+import device_bench.report.render.matrices
 import device_bench.report.tradeoffs
 from device_bench.columns import of_view
 from device_bench.documents.measurement import Sampling
@@ -18,8 +18,8 @@ from device_bench.interval import share_interval
 from device_bench.metrics.base import Measured, said_once
 from device_bench.metrics.energy import ENERGY
 from device_bench.report.confusions import confusions
-from device_bench.report.document import table
 from device_bench.report.machine import machine_rows, untold
+from device_bench.report.render.document import table
 from device_bench.report.summary import summarise
 from device_bench.report.tradeoffs import Point, accuracy_words, frontier, short_names, tradeoffs
 from tests.device_bench.conftest import MACHINE
@@ -32,9 +32,9 @@ from tests.device_bench.report_fixtures import enrich
         device_bench.columns,
         device_bench.interval,
         device_bench.metrics.base,
-        device_bench.report.confusions,
-        device_bench.report.document,
-        device_bench.report.markdown,
+        device_bench.report.render.matrices,
+        device_bench.report.render.document,
+        device_bench.report.render.markdown,
         device_bench.report.tradeoffs,
     ],
     ids=lambda module: module.__name__,

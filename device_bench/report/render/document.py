@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, TypeVar
 from device_bench import format
 from device_bench.columns import Cell, Column
 
-from .confusions import Confusions
+from .matrices import Confusions
 
 S = TypeVar("S")
 
