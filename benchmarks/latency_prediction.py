@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compress.budget import parse_budget, parse_cost
-from compress.importance import BlockImportance, Importance
+from compress.importance.units import BlockImportance, Importance
 from compress.model.load import ModelSpec, check_model
 from compress.model.slicing import keep_all
 from compress.model.vit import SlicedViT

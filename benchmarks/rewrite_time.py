@@ -29,7 +29,7 @@ from device_bench.targets.emulated import CORES, count_instructions
 from export.graph.build import DEFAULT_REWRITES, Rewrites, vit_graph
 from export.quantise.calibrate import observe
 from export.quantise.integer import quantise
-from export.quantise.recipes import STATIC_ATTENTION, Recipe, full_recipes, modes_of
+from export.quantise.recipes import STATIC_ATTENTION, Recipe, modes_of, recipes_for
 from export.writers.tflite import tflite_bytes
 
 MODELS = {
@@ -43,7 +43,7 @@ MODELS = {
     "tiny": ModelSpec("vit_tiny_patch16_224"),
     "small": ModelSpec("vit_small_patch16_224"),
 }
-KINDS: dict[str, Recipe | None] = {"fp32": None, "int8": STATIC_ATTENTION, "int8-full": full_recipes()[0]}
+KINDS: dict[str, Recipe | None] = {"fp32": None, "int8": STATIC_ATTENTION, "int8-full": recipes_for("int8-full")[0]}
 SPEED = {"digits": 20, "tiny": 1, "small": 1}
 """So many times the rounds: runs of a millisecond need more of them."""
 

@@ -30,7 +30,6 @@ from runtime import (
     Progress,
     decode,
     encode,
-    macs,
     manifest_path,
     read_artifact,
     sha256_of,
@@ -71,7 +70,8 @@ def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask 
     known, failures = _start(request, progress, ask)
     if is_emulated():
         return _answers_alone(request, known, failures, progress, ask)
-    arithmetics = sorted({ARITHMETIC[item.manifest.precision] for item in known if item.manifest})
+    precisions = {item.manifest.precision for item in known if item.manifest}
+    arithmetics = sorted({ARITHMETIC[precision] for precision in precisions if precision in ARITHMETIC})
     peaks = _peaks(request, arithmetics, progress, ask)
     turns, known, failed = _time(request, known, progress, ask)
     results = tuple(_result(request, item, latency) for item, latency in zip(known, turns.latencies, strict=True))
@@ -193,8 +193,8 @@ def _result(request: BenchRequest, item: _Known, latency: Measurement | None) ->
         measurements=(latency,) if latency else (),
         memory=item.starts.memory,
         startup=item.starts.startup if request.startup else None,
-        macs=macs(manifest.plan) if manifest else None,
-        arithmetic=ARITHMETIC[manifest.precision] if manifest else None,
+        macs=manifest.macs if manifest else None,
+        arithmetic=ARITHMETIC.get(manifest.precision) if manifest else None,
         notes=series_notes(latency.values, latency.steady) if latency else (),
     )
 

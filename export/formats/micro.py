@@ -6,13 +6,17 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from export.graph.ir import KINDS, LINEAR, Graph, Op
-from runtime import ArtifactError, DataError, Progress, UnsupportedTargetError, silent
+from export.quantise.form import Form
+from runtime import Artifact, ArtifactError, DataError, Progress, UnsupportedTargetError, silent
 from runtime.worker.parent import SILENCE_S, Worker, WorkerError, python_module
+
+from .tflite import INT8_FULL, tflite_form
 
 MICRO_KINDS = tuple(kind for kind in KINDS if kind not in ("gelu", "tanh"))
 """Operators TensorFlow Lite Micro runs in int8 as our other engines do. It has no GELU; its TANH writes steps of 1/128
@@ -224,3 +228,31 @@ def run_micro(
 def _cause(lines: Sequence[str]) -> str:
     """Returns the first lines that the interpreter wrote: they name the cause, and later lines its consequences."""
     return "; ".join(line.rstrip(".") for line in lines[:2])[:300]
+
+
+def micro_form() -> Form:
+    """Returns how quantised graphs become TFLite files for TensorFlow Lite Micro."""
+    return replace(tflite_form(), prepare=micro_graph)
+
+
+def check_fits(artifact: Artifact, settings: Any) -> None:
+    """Refuses a file that does not fit ``settings.micro``, the limits of an ``ExportSettings``.
+
+    Raises:
+        ArtifactError: the file or its arena is too big.
+    """
+    assert artifact.arena_bytes is not None
+    check_micro(artifact.file, artifact.size_bytes, artifact.arena_bytes, settings.micro)
+
+
+TFLITE_MICRO = replace(
+    INT8_FULL,
+    name="tflite-micro",
+    summary="TFLite in int8 for microcontrollers, with the operators of TensorFlow Lite Micro",
+    precision="tflite-micro",
+    suffix="micro.tflite",
+    form=micro_form,
+    run=run_micro,
+    check=check_fits,
+    default=False,
+)

@@ -23,8 +23,10 @@ from runtime import (
     sha256_of,
     silent,
 )
+from runtime.formats import format_of
 
 from .inspection import check_readable, read_widths_in_sandbox
+from .readers import READERS
 from .running import GpuAnalysis, Ran
 from .sandbox import Sandbox
 
@@ -123,7 +125,9 @@ def verify_file(
         other, more = _run("tensorflow", path, artifact, images, sandbox, progress)
         checks += more
         if other is not None:
-            comparison = Comparison(other.engine, other.version, *_differences(own, other), other.gpu)
+            max_abs, agreement = _differences(own, other)
+            agreement = agreement if artifact.output_kind == "classes" else None
+            comparison = Comparison(other.engine, other.version, max_abs, agreement, other.gpu)
     return Verification(path.name, images, tuple(checks), artifact.parity, comparison)
 
 
@@ -132,7 +136,7 @@ def _check_other(path: Path, against: str | None) -> None:
         return
     if against != "tensorflow":
         raise UnsupportedTargetError("No such engine to compare with", expected="tensorflow", got=against)
-    if path.suffix != ".tflite":
+    if format_of(path).name != "tflite":
         raise UnsupportedTargetError(f"{path.name} does not run in TensorFlow's interpreter", expected="a .tflite file")
     if find_spec("tensorflow") is None:
         raise MissingExtraError("tensorflow", "tensorflow")
@@ -152,6 +156,9 @@ def _hash(path: Path, artifact: Artifact) -> FileCheck:
 
 def _widths(path: Path, artifact: Artifact, sandbox: Sandbox) -> FileCheck:
     plan = artifact.plan
+    if plan is None or artifact.format not in READERS:
+        why = "the manifest has no plan" if plan is None else f"{artifact.format} files have no reader"
+        return FileCheck("widths", True, f"not compared: {why}")
 
     def look() -> FileCheck:
         found = read_widths_in_sandbox(path, plan, sandbox)

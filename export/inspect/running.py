@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime import ArtifactError, MissingExtraError, open_engine, quiet
+from runtime.engines import engine_of
 from runtime.worker.child import Reporter
 
 SEED = 0
@@ -71,7 +72,7 @@ def run_seeded(path: Path, images: int, reporter: Reporter) -> Ran:
         MissingExtraError: the engine is not installed.
         ArtifactError: it cannot load or run the file.
     """
-    name = {".onnx": "ONNX Runtime", ".pt2": "torch"}.get(path.suffix, "LiteRT")
+    name = engine_of(path).title
     reporter.doing(name, "loading")
     engine = open_engine(path)
     reporter.doing(name, "running")

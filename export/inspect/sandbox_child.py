@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from runtime import ArtifactError, MissingExtraError, PocketVitError, decode
+from runtime.engines import engine_of
+from runtime.formats import format_of
 from runtime.worker.child import Reporter, limit, serve
 
-_MEMORY_BYTES = 4 * 2**30
-_TORCH_BYTES = 12 * 2**30
-"""The libraries of torch alone take most of 4 GiB."""
+from .readers import READERS, Reader, reader_of
+
 _MEMORY_PER_BYTE = 8
 """Further address space of a job for each byte of its file."""
 
@@ -27,7 +28,8 @@ def _limited(job: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(reporter: Reporter, path: str, **request: Any) -> Any:
         file = Path(path)
-        base = _TORCH_BYTES if file.suffix == ".pt2" else _MEMORY_BYTES
+        form = format_of(file).name
+        base = READERS[form].memory_bytes if form in READERS else Reader.memory_bytes
         limit("RLIMIT_AS", base + _MEMORY_PER_BYTE * file.stat().st_size)
         return job(file, reporter, **request)
 
@@ -51,28 +53,23 @@ def _refusal(error: Exception, request: dict[str, Any]) -> PocketVitError:
 
 
 def _contents(path: Path, reporter: Reporter) -> Any:
-    from export.graph.file_model import read_model
-
     from .contents import summarise
 
-    return summarise(read_model(path), path.stat().st_size)
+    return summarise(reader_of(path).model(path), path.stat().st_size)
 
 
 def _partitions(path: Path, reporter: Reporter) -> Any:
-    from .partitions import find_partitions
-
-    reporter.doing("LiteRT", "loading")
+    find_partitions = reader_of(path).partitions
+    assert find_partitions is not None
+    reporter.doing(engine_of(path).title, "loading")
     return find_partitions(path)
 
 
 def _times(path: Path, reporter: Reporter, threads: int, budget_s: float) -> Any:
-    from . import op_times
-
-    if path.suffix == ".onnx":
-        reporter.doing("ONNX Runtime", "running")
-        return op_times.onnx_times(path, threads, budget_s, reporter.progress)
-    reporter.doing("LiteRT", "running")
-    return op_times.tflite_times(path, threads, budget_s, reporter.progress)
+    times = reader_of(path).times
+    assert times is not None
+    reporter.doing(engine_of(path).title, "running")
+    return times(path, threads, budget_s, reporter.progress)
 
 
 def _widths(path: Path, reporter: Reporter, plan: Any) -> Any:
