@@ -72,7 +72,7 @@ class CommandOption:
     @property
     def help(self) -> str:
         """The sentence for ``--help``."""
-        return self.option.help.replace("{choices}", in_words(self.choices))
+        return self.option.described(self.choices)
 
     @property
     def metavar(self) -> str:
@@ -93,9 +93,13 @@ class CommandOption:
         text, kind, choices = str(raw), _plain(self.kind), self.choices
         if not text and self.default == ():
             return ()
-        if choices and get_origin(kind) is not tuple and text and text not in choices:
-            raise PlanError(f"--{self.key} is one of {len(choices)}", expected=in_words(choices), got=repr(text))
-        return _read(f"--{self.key}", kind, text)
+        value = _read(f"--{self.key}", kind, text)
+        several = isinstance(value, tuple)
+        wrong = [own for own in (value if several else (value,)) if choices and own and own not in choices]
+        if wrong:
+            what = f"--{self.key} takes some of" if several else f"--{self.key} is one of"
+            raise PlanError(f"{what} {len(choices)}", expected=in_words(choices), got=", ".join(map(repr, wrong)))
+        return value
 
     def _read_pairs(self, texts: tuple[str, ...]) -> dict[str, Any]:
         kind = get_args(_plain(self.kind))[1]

@@ -72,7 +72,7 @@ class RunSettings:
 
     data: Annotated[
         str,
-        _model("Dataset: digits, fashion-mnist, cifar10, cifar100 (each but digits also :FOLDER), imagefolder:PATH."),
+        _model("Dataset: {choices}.", forms="compress.data:data_forms"),
     ] = "digits"
     model: Annotated[str, _model("timm architecture; without it, a small ViT that suits the digits.")] = ""
     img_size: Annotated[
@@ -129,8 +129,11 @@ class RunSettings:
     sparse: SparseSettings = field(default_factory=SparseSettings)
     method_settings: dict[str, Any] = field(default_factory=dict)
     importance: Annotated[
-        Literal["fisher", "taylor", "l2", "random"],
-        _pruning("Criterion that units are ranked by (dfbnb and greedy take fisher): {choices}."),
+        str,
+        _pruning(
+            "Criterion that units are ranked by (dfbnb and greedy take fisher): {choices}.",
+            choices="compress.importance:CRITERIA",
+        ),
     ] = "fisher"
     group_sizes: Annotated[
         dict[str, int],
@@ -171,11 +174,7 @@ class RunSettings:
     ] = None
     kinds: Annotated[
         tuple[str, ...],
-        _export(
-            "Files to write, comma-separated: onnx, onnx-fp16, onnx-int8, fp32, fp16, int8, int8-full, "
-            "int8-full-16x8, tflite-micro, torch.",
-            name="--formats",
-        ),
+        _export("Files to write, comma-separated: {choices}.", name="--formats", choices="export.formats:KINDS"),
     ] = ("onnx", "onnx-int8", "fp32", "int8", "int8-full")
     calibration_images: Annotated[int, _export("Held-out images that set integer ranges; 0 chooses.")] = 0
     verify_images: Annotated[int, _export("Test images that every file is run on; 0 chooses.")] = 0
@@ -183,8 +182,12 @@ class RunSettings:
         float, _export("Least share of images on which fp16 and int8 have the float model's top-1, 0 to 1.")
     ] = 0.99
     made_for: Annotated[
-        Literal["x86", "pi4", "pi5", "android"],
-        _export("Processors that the recipe of int8 is chosen for: {choices}.", name="--for"),
+        str,
+        _export(
+            "Processors that the recipe of int8 is chosen for: {choices}.",
+            name="--for",
+            choices="runtime.processors:PROCESSORS",
+        ),
     ] = "x86"
     max_drop: Annotated[
         float | None, _export("Most points of top-1 that an integer file may lose on held-out images.")

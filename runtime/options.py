@@ -21,6 +21,8 @@ class Option:
         negative: whether a true-or-false option has a ``--no-NAME``.
         choices: the registry whose names the option takes, as ``"module:attribute"``; empty for any value, or for
             those of a ``Literal``.
+        forms: a function that returns the forms of the value for ``{choices}``, as ``"module:function"``; they are not
+            checked.
 
     >>> from typing import Annotated
     >>> epochs: Annotated[int, Option("Most passes over the training images.", panel="Training")] = 20
@@ -31,13 +33,16 @@ class Option:
     panel: str = ""
     negative: bool = True
     choices: str = ""
+    forms: str = ""
 
     def names(self) -> tuple[str, ...]:
         """Returns the names in the registry of ``choices``; empty where there is none."""
-        if not self.choices:
-            return ()
-        module, attribute = self.choices.split(":")
-        return tuple(getattr(import_module(module), attribute))
+        return tuple(_imported(self.choices)) if self.choices else ()
+
+    def described(self, names: tuple[str, ...]) -> str:
+        """Returns the help with ``names``, or the forms of the value, for ``{choices}``."""
+        listed = _imported(self.forms)() if self.forms else names
+        return self.help.replace("{choices}", in_words(listed))
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,11 @@ def in_words(names: tuple[str, ...]) -> str:
     'one, two or three'
     """
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
+
+
+def _imported(place: str) -> Any:
+    module, attribute = place.split(":")
+    return getattr(import_module(module), attribute)
 
 
 @cache

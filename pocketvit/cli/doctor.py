@@ -10,7 +10,7 @@ from .common import Json
 
 def doctor(*, as_json: Json = False) -> None:
     """Show what this machine and installation can do, what is missing, and how to get it."""
-    from pocketvit.cli.tables.results import doctor_table
+    from pocketvit.cli.tables.targets import doctor_table
     from pocketvit.console import stdout_console
     from pocketvit.jobs.doctor import examine
 

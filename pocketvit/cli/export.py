@@ -58,7 +58,7 @@ def export(
         body = {"folder": str(folder), "artifacts": [encode(a) for a in artifacts]}
         print_json("pocketvit.artifacts", {**body, "refused": [encode(a) for a in refused]})
     else:
-        from pocketvit.cli.tables.results import artifact_table, refused_lines
+        from pocketvit.cli.tables.models import artifact_table, refused_lines
         from pocketvit.console import stdout_console
 
         console = stdout_console()

@@ -26,7 +26,7 @@ def inspect(
     The file may be damaged or hostile: another process opens it.
     """
     from export.inspect.inspection import inspect_file
-    from pocketvit.cli.tables.results import inspection_tables
+    from pocketvit.cli.tables.inspection import inspection_tables
     from pocketvit.console import stdout_console
     from pocketvit.progress import show_progress
 

@@ -28,7 +28,7 @@ def profile(
     This takes minutes. A profile that was stopped goes on where it was. A run that needs a table measures it itself.
     """
     from device_bench import format
-    from pocketvit.cli.tables.results import latency_tables
+    from pocketvit.cli.tables.models import latency_tables
     from pocketvit.console import stdout_console
     from pocketvit.pipeline.job import prepare
     from pocketvit.pipeline.profiling import profile as measure

@@ -18,7 +18,8 @@ def summary_body(summary: RunSummary) -> dict[str, Any]:
 
 def print_summary(summary: RunSummary) -> None:
     """Prints the tables of a run, and its notes to stderr."""
-    from pocketvit.cli.tables.results import refused_lines, summary_tables
+    from pocketvit.cli.tables.models import refused_lines
+    from pocketvit.cli.tables.results import summary_tables
     from pocketvit.console import stdout_console
 
     console = stdout_console()

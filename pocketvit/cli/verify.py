@@ -23,7 +23,7 @@ def verify(
 ) -> None:
     """Check a file against its manifest and by running it; exits with 1 when a check fails."""
     from export.inspect.check_file import verify_file
-    from pocketvit.cli.tables.results import verification_tables
+    from pocketvit.cli.tables.inspection import verification_tables
     from pocketvit.console import stdout_console
     from pocketvit.progress import show_progress
 

@@ -17,7 +17,8 @@ import pocketvit
 from device_bench.report.summary import summarise
 from device_bench.targets.finding import Finding
 from pocketvit.cli.app import COMMANDS, app
-from pocketvit.cli.tables.results import doctor_table, summary_tables
+from pocketvit.cli.tables.results import summary_tables
+from pocketvit.cli.tables.targets import doctor_table
 from pocketvit.console import PlainConsole, stdout_console
 from pocketvit.jobs import doctor
 from pocketvit.jobs.predicting import Outcome
