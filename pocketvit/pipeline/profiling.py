@@ -29,6 +29,7 @@ from runtime import (
     storage_errors,
     write_latency,
 )
+from runtime.formats import TFLITE
 
 from .profile_times import read_times, time_line
 
@@ -148,7 +149,7 @@ def _measure(
         some = missing[start : start + _FILES_AT_ONCE]
         with tempfile.TemporaryDirectory() as folder:
             beside = [(plan, True), *some]
-            paths = [Path(folder) / f"{number}.tflite" for number in range(len(beside))]
+            paths = [Path(folder) / f"{number}{TFLITE.suffix}" for number in range(len(beside))]
             for path, (one, pooled_only) in zip(paths, beside, strict=True):
                 with storage_errors(path):
                     path.write_bytes(timing_bytes(one, conditions.precision, pooled_only=pooled_only))
