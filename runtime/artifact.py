@@ -8,13 +8,10 @@ from typing import Literal
 
 from runtime.pictures.preprocess import Preprocessing
 
-from .codec import decode, encode
+from .documents import Document
 from .errors import ArtifactError
-from .files import read_document, sha256_of, write_document
+from .files import sha256_of
 from .plan import ShapePlan
-
-SCHEMA = "pocketvit.artifact"
-VERSION = 5
 
 Format = Literal["onnx", "tflite", "torch"]
 Precision = Literal["fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro"]
@@ -196,6 +193,9 @@ class Artifact:
     refused: str | None = None
 
 
+ARTIFACT_DOCUMENT = Document("pocketvit.artifact", 5, Artifact)
+
+
 def manifest_path(file: Path) -> Path:
     """Returns where the manifest of ``file`` stands."""
     return file.with_name(file.name + ".json")
@@ -207,7 +207,7 @@ def write_artifact(file: Path, artifact: Artifact) -> None:
     Raises:
         StorageError: the manifest cannot be written.
     """
-    write_document(manifest_path(file), SCHEMA, VERSION, encode(artifact))
+    ARTIFACT_DOCUMENT.write(manifest_path(file), artifact)
 
 
 def read_artifact(file: Path, verify: bool = True) -> Artifact:
@@ -231,7 +231,7 @@ def read_artifact(file: Path, verify: bool = True) -> Artifact:
             expected=f"{manifest.name} beside it",
             fix="Copy it along with the file, or export again",
         )
-    artifact = decode(Artifact, read_document(manifest, SCHEMA, VERSION), str(manifest))
+    artifact = ARTIFACT_DOCUMENT.read(manifest)
     _check_agreement(manifest, artifact)
     if artifact.format != SUFFIXES[file.suffix]:
         raise ArtifactError(f"{manifest} describes another format", expected=file.suffix, got=artifact.format)

@@ -5,19 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from statistics import median
 
 from device_bench.machine.state import MachineState
 from device_bench.metrics.instructions import Instructions
 from device_bench.metrics.measure import Measurement, Sampling
-from runtime import MeasurementError, Precision, decode, encode
+from runtime import Document, MeasurementError, Precision
 
 from .figures import Accuracy, Arithmetic, Energy, Failure, MemoryUse, Peak, Startup, Throughput, without_zeros
-from .sealed import read_sealed, write_sealed
-
-SCHEMA = "pocketvit.bench"
-VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -163,20 +158,10 @@ class BenchResult:
         return max(own, key=lambda peak: peak.best, default=None)
 
 
-def write_result(path: Path, result: BenchResult) -> None:
-    """Writes ``result`` as JSON with a digest of its content, atomically.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
-    write_sealed(path, SCHEMA, VERSION, encode(result))
-
-
-def read_result(path: Path) -> BenchResult:
-    """Reads a result written by ``write_result`` and checks that nobody changed it since.
-
-    Raises:
-        ArtifactError: the file is missing, truncated, edited, invalid, or of a newer version.
-    """
-    body = read_sealed(path, SCHEMA, VERSION, "Results are never edited by hand: measure again")
-    return decode(BenchResult, without_zeros(body), str(path))
+BENCH_DOCUMENT = Document(
+    "pocketvit.bench",
+    4,
+    BenchResult,
+    upgrade=without_zeros,
+    sealed="Results are never edited by hand: measure again",
+)

@@ -148,14 +148,14 @@ def _several(devices: Sequence["Device"]) -> bool:
 
 
 def _keep(fleet: "Fleet", devices: Sequence["Device"], place: Path) -> None:
-    from device_bench.documents.results import write_result
+    from device_bench.documents.results import BENCH_DOCUMENT
     from device_bench.targets.fleet_folder import write_fleet
 
     if _several(devices) or place.is_dir():
         paths = write_fleet(place, fleet)
         say(f"Kept in {', '.join(map(str, paths))}")
     elif not fleet.empty:
-        write_result(place, fleet.results[0])
+        BENCH_DOCUMENT.write(place, fleet.results[0])
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from compress.data.dataset import Dataset
 from compress.data.stratified import stratified
 from compress.model.folder import Task
 from device_bench.documents.op_times import OpTimes, TimeRow, read_times, times_path, write_times
-from device_bench.documents.results import read_result, write_result
+from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.energy.carbon import find_grid
 from device_bench.metrics.accuracy import TestImages, write_test_images
 from device_bench.metrics.measure import Sampling
@@ -92,7 +92,7 @@ def bench_stage(
                 images=images,
                 progress=progress,
             )
-            write_result(path, result)
+            BENCH_DOCUMENT.write(path, result)
     if settings.times_s:
         with stage(folder, "times"):
             for file in files:
@@ -112,7 +112,7 @@ def packed(data: Dataset, task: Task, count: int) -> TestImages:
 def _measured(path: Path, files: list[Path]) -> bool:
     """Whether all of these very files were measured; what failed is tried again."""
     try:
-        return {file.sha256 for file in read_result(path).files} == {sha256_of(file) for file in files}
+        return {file.sha256 for file in BENCH_DOCUMENT.read(path).files} == {sha256_of(file) for file in files}
     except ArtifactError:
         return False
 

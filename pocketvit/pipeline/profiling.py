@@ -18,16 +18,15 @@ from device_bench.metrics.stats import percentile
 from device_bench.worker.apart import samples_apart
 from export.formats.tflite import timing_bytes
 from runtime import (
+    LATENCY_DOCUMENT,
     LatencyPrecision,
     LatencyTable,
     Progress,
     ShapePlan,
     UnsupportedTargetError,
     encode,
-    read_latency,
     silent,
     storage_errors,
-    write_latency,
 )
 
 from .profile_times import read_times, time_line
@@ -105,7 +104,7 @@ def profile(
             path.unlink(missing_ok=True)
             times.unlink(missing_ok=True)
     elif path.is_file():
-        return read_latency(path), path
+        return LATENCY_DOCUMENT.read(path), path
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     parts = replace(_PARTS, rounds=max(_FEWEST_ROUNDS, _PARTS.rounds // part_depth(plan, precision)))
@@ -114,7 +113,7 @@ def profile(
     journal = read_times(times, plan)
     table = fit_table(plan, conditions, {file: median(taken) for file, taken in journal.taken().items()})
     table = replace(table, notes=journal.notes)
-    write_latency(path, table)
+    LATENCY_DOCUMENT.write(path, table)
     return table, path
 
 

@@ -26,22 +26,21 @@ from compress.search.tree.search import search_tree
 from compress.search.uniform import scale_evenly
 from compress.search.unstructured import Masks, magnitude_masks, sparse_weights
 from compress.train.fit import fit
-from device_bench.documents.sparsity import LayerZeros, Zeros, write_zeros
+from device_bench.documents.sparsity import ZEROS_DOCUMENT, LayerZeros, Zeros, zeros_path
 from device_bench.worker.apart import time_apart
 from export.exporter import ExportOutcome, export_each
 from export.job import ExportSettings
 from runtime import (
+    LATENCY_DOCUMENT,
+    METRICS_DOCUMENT,
     Artifact,
     ArtifactError,
     EpochRecord,
     PlanError,
     Progress,
     encode,
-    read_latency,
-    read_metrics,
     sha256_of,
     silent,
-    write_latency,
 )
 
 from .cutting import cut
@@ -92,7 +91,7 @@ def latency_stage(job: Job, folder: RunFolder, progress: Progress = silent) -> T
     if target is None:
         return {}
     if folder.latency.is_file():
-        return {target: read_latency(folder.latency)}
+        return {target: LATENCY_DOCUMENT.read(folder.latency)}
     told = job.settings
     with stage(folder, "profile"):
         table, _ = profile(
@@ -104,7 +103,7 @@ def latency_stage(job: Job, folder: RunFolder, progress: Progress = silent) -> T
             progress=progress,
         )
         parse_budget(told.budget, job.plan, {target: table})
-        write_latency(folder.latency, table)
+        LATENCY_DOCUMENT.write(folder.latency, table)
     return {target: table}
 
 
@@ -212,7 +211,7 @@ def zeros_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Prog
             model = _recover(job, job.recover, folder.sliced, baseline, baseline, 1, progress, masks)
     weights = sparse_weights(model, job.sparse.layers).items()
     layers = tuple(LayerZeros(name, own.numel(), int((own == 0).sum())) for name, own in weights)
-    write_zeros(folder.root, Zeros(job.sparse.share, job.sparse.scope, layers))
+    ZEROS_DOCUMENT.write(zeros_path(folder.root), Zeros(job.sparse.share, job.sparse.scope, layers))
     return model
 
 
@@ -246,7 +245,7 @@ def rounds_stage(
                 last = budget.of(smaller.plan) <= budget.limit
                 made = _recover(job, _recipe(job, last), place, smaller, baseline, number, progress)
         model = made
-        for record in read_metrics(place / "metrics.json").epochs:
+        for record in METRICS_DOCUMENT.read(place / "metrics.json").epochs:
             epochs.append(replace(record, epoch=len(epochs) + 1))
     if budget.of(model.plan) > budget.limit:
         raise PlanError(

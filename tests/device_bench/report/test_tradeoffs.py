@@ -5,7 +5,7 @@ import pytest
 
 import device_bench.report.grids
 import device_bench.report.tradeoffs
-from device_bench.documents.results import read_result, write_result
+from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.format import MISSING
 from device_bench.report.confusions import confusions
 from device_bench.report.grids import energy_grid, energy_notes, wilson_share
@@ -54,7 +54,7 @@ def test_accuracy_is_of_the_target_where_there_is_one(run):
     assert accuracy_words(found, summary, "cpu") == "Top-1 was measured on cpu itself, on 500 images."
 
     half = tuple(replace(file, accuracy=None) if file is own else file for file in bench.files)
-    write_result(run / "bench" / "cpu.json", replace(bench, files=half))
+    BENCH_DOCUMENT.write(run / "bench" / "cpu.json", replace(bench, files=half))
     summary = summarise(run)
     words = accuracy_words(tradeoffs(summary, "cpu"), summary, "cpu")
     assert "that of digits.int8.tflite (hollow) at export" in words
@@ -138,5 +138,5 @@ def test_every_field_that_a_machine_tells_is_a_row():
 
 
 def test_an_older_state_without_the_newer_fields_is_shown(run):
-    state = read_result(run / "bench" / "cpu.json").before
+    state = BENCH_DOCUMENT.read(run / "bench" / "cpu.json").before
     assert [what for what, _, _ in machine_rows(state, state)][:2] == ["Processor", "Logical cores"]
