@@ -25,7 +25,7 @@ import numpy as np
 from compress.model.load import ModelSpec, load_model
 from compress.model.vit import SlicedViT
 from device_bench import format
-from device_bench.metrics.measure import Sampling
+from device_bench.documents.measurement import Sampling
 from device_bench.metrics.stats import median_interval, ratio_of_medians
 from device_bench.targets import bench
 from device_bench.targets.emulated import CoreName, count_instructions

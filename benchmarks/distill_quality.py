@@ -39,9 +39,8 @@ from compress_quality import folder_of
 from quality_setting import locked, mean_sd
 
 from compress.data.augment import Augmentation, augmentation_for
-from compress.data.dataset import Dataset
+from compress.data.dataset import UNLABELLED, Dataset
 from compress.data.load import load_data
-from compress.distill.response import UNLABELLED
 from compress.distill.settings import RESPONSE_T2, RESPONSE_T4, Distillation
 from compress.distill.teacher_folder import record_of, save_teacher, trained_teacher
 from compress.distill.teachers import Teacher, TimmSpec, teacher_score, timm_teacher

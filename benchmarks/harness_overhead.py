@@ -35,9 +35,10 @@ import torch
 from compress.model.load import ModelSpec, check_model
 from compress.model.vit import SlicedViT
 from device_bench import format
+from device_bench.documents.measurement import Sampling
 from device_bench.machine.state import machine_state
 from device_bench.metrics.inputs import random_input
-from device_bench.metrics.measure import Sampling, measure_interleaved
+from device_bench.metrics.measure import measure_interleaved
 from device_bench.metrics.stats import median_interval, percentile
 from device_bench.worker.apart import marker_of
 from device_bench.worker.child import teller

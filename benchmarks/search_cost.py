@@ -40,7 +40,7 @@ from compress.model.slicing import Kept, compose, keep_all, plan_of
 from compress.model.vit import SlicedViT
 from compress.search.tree.journal import TreeJournal, removal_of
 from compress.search.tree.search import SearchResult, search_tree
-from compress.search.tree.settings import TreeSettings
+from compress.search.tree.settings import TreeEffort, TreeSettings
 from compress.train.fit import bf16_helps
 from runtime import ShapePlan, encode, params, write_bytes
 
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--epsilon", type=float, default=0.005)
     parser.add_argument("--seed", type=int, default=0, help="of the images; they stand for an iteration's")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="numbers of TreeSettings")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="numbers of TreeEffort")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model, task = read_model(options.model), read_task(options.model)
@@ -131,13 +131,13 @@ def main() -> None:
         data, task.preprocessing, augmentation, per_class=per_class, seed=options.seed, iteration=0
     )
     told = {name: json.loads(value) for name, value in (pair.split("=") for pair in options.set)}
-    default = replace(TreeSettings(depth=options.depth, epsilon=options.epsilon), **told)
+    default, effort = TreeSettings(depth=options.depth, epsilon=options.epsilon), TreeEffort(**told)
     exact = replace(default, exact=True)
-    by_default, exactly = (searched(model, images, settings, options.out) for settings in (default, exact))
+    by_default, exactly = (searched(model, images, settings, effort, options.out) for settings in (default, exact))
     known, root = models_of(read_lines(exactly.journal), model.plan)
     walk = Walk(known, exact.depth, exact.epsilon)
     walk.visit(root)
-    print(report(by_default, exactly, walk, len(images), len(model.plan.blocks), pace(model, images, exact)))
+    print(report(by_default, exactly, walk, len(images), len(model.plan.blocks), pace(model, images, effort)))
 
 
 @dataclass(frozen=True)
@@ -155,15 +155,20 @@ class Searched:
     seconds: float | None
 
 
-def searched(model: SlicedViT, images: SearchImages, settings: TreeSettings, out: Path) -> Searched:
+def searched(model: SlicedViT, images: SearchImages, settings: TreeSettings, effort: TreeEffort, out: Path) -> Searched:
     """Searches one tree, or takes the outcome from its journal."""
     bf16, total = bf16_helps(model.plan), params(model.plan)
     pixels = hashlib.sha256(images.pixels.tobytes()).hexdigest()
-    asked = {"weights_sha256": weights_sha256(model), "tree": encode(settings), "images": pixels, "bf16": bf16}
+    asked = {
+        "weights_sha256": weights_sha256(model),
+        "tree": encode(settings) | encode(effort),
+        "images": pixels,
+        "bf16": bf16,
+    }
     name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     path, clock, started = out / f"{name}.jsonl", out / f"{name}.seconds", time.monotonic()
     fresh, journal = not path.is_file(), TreeJournal(path, asked)
-    found = search_tree(model, images, COUNTS["params"], total, settings, bf16=bf16, journal=journal)
+    found = search_tree(model, images, COUNTS["params"], total, settings, effort=effort, bf16=bf16, journal=journal)
     if fresh:
         write_bytes(clock, f"{time.monotonic() - started:.1f}".encode())
     return Searched(found, path, float(clock.read_text()) if clock.is_file() else None)
@@ -204,17 +209,17 @@ def _read(
     known[kept] = Known(value, look["complete"], look["images"], block, children)
 
 
-def pace(model: SlicedViT, images: SearchImages, settings: TreeSettings) -> tuple[float, float]:
+def pace(model: SlicedViT, images: SearchImages, effort: TreeEffort) -> tuple[float, float]:
     """Returns seconds of one whole evaluation and of one gradient pass of ``model``: the better of two."""
     evaluations, gradients, bf16 = [], [], bf16_helps(model.plan)
     for _ in range(2):
         started = time.monotonic()
         with evaluating(model), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            for pictures, _labels in images.batches(settings.eval_batch):
+            for pictures, _labels in images.batches(effort.eval_batch):
                 model(pictures)
         evaluations.append(time.monotonic() - started)
         started = time.monotonic()
-        fisher_scores(model, images.batches(settings.gradient_batch), bf16=bf16)
+        fisher_scores(model, images.batches(effort.gradient_batch), bf16=bf16)
         gradients.append(time.monotonic() - started)
     return min(evaluations), min(gradients)
 

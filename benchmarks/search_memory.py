@@ -21,8 +21,9 @@ from compress.evaluate import evaluating
 from compress.importance import fisher_scores, group_importance
 from compress.model.load import ModelSpec, load_model
 from compress.model.slicing import keep_all, slice_vit
-from compress.search.one_shot import GroupSizes, removals
-from compress.search.tree.settings import TreeSettings
+from compress.search.base import GroupSizes
+from compress.search.one_shot import removals
+from compress.search.tree.settings import TreeEffort
 from compress.train.fit import bf16_helps
 from runtime import Preprocessing
 
@@ -56,7 +57,7 @@ def main() -> None:
         for pictures, _labels in some.batches(25):
             smaller(pictures)
     forward = (time.monotonic() - started) / len(some)
-    each = TreeSettings().gradient_share * count * gradient
+    each = TreeEffort().gradient_share * count * gradient
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"{options.model}, {count:,} images, {options.threads} threads, bf16 gradients {'on' if bf16 else 'off'}\n")
     print("| | |")

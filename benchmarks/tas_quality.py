@@ -61,13 +61,13 @@ from compress.model.slicing import Kept, slice_vit
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
 from compress.search.tas.search import TAS_STATE, search_tas
-from compress.search.tas.settings import TAS_AS_PUBLISHED, TasSettings
+from compress.search.tas.settings import ODDS_AS_PUBLISHED, OddsRecipe
 from compress.search.uniform import even_plan, most_important
 from runtime import decode, encode, macs, params, write_bytes
 
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)
 BUDGET, TOLERANCE = "macs=0.6", 0.05
-TAS, PUBLISHED = TasSettings(tolerance=TOLERANCE), replace(TAS_AS_PUBLISHED, tolerance=TOLERANCE)
+TAS, PUBLISHED = OddsRecipe(tolerance=TOLERANCE), replace(ODDS_AS_PUBLISHED, tolerance=TOLERANCE)
 LONGER = "uniform-longer"
 METHODS = ("tas", "uniform", LONGER)
 SEARCH = "search"
@@ -117,7 +117,7 @@ class Asked:
     sizes: Sizes
     lr: float
     mend: bool
-    tas: TasSettings
+    tas: OddsRecipe
     kind: str
     suffix: str
 

@@ -19,15 +19,17 @@ from compress.model.folder import read_model, save_model, weights_sha256
 from compress.model.reconstruction import reconstruct
 from compress.model.slicing import Kept, keep_all, slice_vit
 from compress.model.vit import SlicedViT
+from compress.search.base import GroupSizes
 from compress.search.milp import solve
-from compress.search.one_shot import GroupSizes, propose
+from compress.search.one_shot import propose
 from compress.search.tree.journal import TreeJournal
 from compress.search.tree.search import search_tree
-from compress.search.tree.settings import TreeSettings
+from compress.search.tree.settings import TreeEffort, TreeSettings
 from runtime import encode, write_bytes
 
 OURS = ("milp", "dfbnb", "one-shot")
-TREE = TreeSettings(depth=6, sizes=GroupSizes(mlp=128, qk=16, v=16, embed=8), gradient_batch=GRADIENT_BATCH)
+TREE = TreeSettings(depth=6)
+EFFORT = TreeEffort(GroupSizes(mlp=128, qk=16, v=16, embed=8), gradient_batch=GRADIENT_BATCH)
 ROUNDS = 12
 BETWEEN = 0.25
 """Epochs of recovery after every round of ``dfbnb`` but the last, which has what is left of the total."""
@@ -92,12 +94,12 @@ def rounds(setting: Setting, baseline: SlicedViT, budget: Budget, epochs: float,
     model, searched, recovered = baseline, 0.0, 0.0
     for number in range(1, ROUNDS + 1):
         place = folder / f"round-{number:02}"
-        known, asked = place / "seconds.json", {"weights": weights_sha256(model), "tree": encode(TREE)}
+        known, asked = place / "seconds.json", {"weights": weights_sha256(model), "tree": encode(TREE) | encode(EFFORT)}
         images = drawn(setting, number)
         started, journal = time.monotonic(), TreeJournal(place / "journal.jsonl", asked)
         total = budget.of(baseline.plan)
         found = search_tree(
-            model, images, budget.cost, total, TREE, budget=budget, bf16=True, journal=journal
+            model, images, budget.cost, total, TREE, effort=EFFORT, budget=budget, bf16=True, journal=journal
         ).best_smaller
         assert found is not None, "the groups are larger than the model"
         seconds = json.loads(known.read_text()) if known.is_file() else {"search": time.monotonic() - started}

@@ -27,7 +27,6 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from compress.data.dataset import Dataset
 from runtime import ModelError, PocketVitError
 
 STEP_TIMEOUT_S = 1800.0
@@ -67,7 +66,7 @@ class Ranks:
     local_rank: int = 0
     local_size: int = 1
     control: Any = None
-    data: Dataset | None = None
+    data: Any = None
     broken: bool = False
 
     def share(self, count: int) -> slice:
@@ -125,7 +124,7 @@ class Ranks:
             )
 
     @contextmanager
-    def together(self, follow: Callable[..., None], data: Dataset, *task: Any) -> Iterator[None]:
+    def together(self, follow: Callable[..., None], data: Any, *task: Any) -> Iterator[None]:
         """Has every other rank call ``follow(data, *task)`` while rank 0 does the same in the block.
 
         Args:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from compress.search import METHODS
+from compress.search.sparse_settings import SparseSettings
+from compress.search.tas.settings import TasSettings
+from compress.search.tree.settings import TreeSettings
 from runtime import Interpolation, LatencyPrecision, PlanError, check_fields
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
@@ -35,79 +39,6 @@ class TrainSettings:
     lr: float | None = None
     head_lr: float | None = None
     patience: int | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-
-@dataclass(frozen=True)
-class TreeSearch:
-    """How ``search = "dfbnb"`` searches; the defaults are the published ones.
-
-    Attributes:
-        iterations: most rounds of searching, slicing and recovering; it ends before when the budget is met.
-        depth: most actions on one path of a tree.
-        epsilon: a node this much worse than the best is still branched.
-        cost_weight: lambda of the objective.
-        exact: decide as the published search does, at several times the work.
-        round_epochs: most epochs of recovery after every round but the last; None takes a quarter of the last's.
-
-    Raises:
-        PlanError: a value is of another type.
-    """
-
-    iterations: int = 15
-    depth: int = 6
-    epsilon: float = 0.005
-    cost_weight: float = 1.0
-    exact: bool = False
-    round_epochs: int | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-
-@dataclass(frozen=True)
-class TasSearch:
-    """How ``search = "tas"`` learns widths and depth.
-
-    Attributes:
-        epochs: of the search; in each, one half of the training images is for the weights and one for the odds.
-        candidates: most candidates of a width or of the depth.
-        tolerance: share of the budget by which the result may stay below it.
-        exact: learn as published, for networks of fresh weights, and not as suits a trained one.
-        lr: learning rate of the odds; None takes the usual one of either way.
-
-    Raises:
-        PlanError: a value is of another type.
-    """
-
-    epochs: int = 20
-    candidates: int = 8
-    tolerance: float = 0.05
-    exact: bool = False
-    lr: float | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-
-@dataclass(frozen=True)
-class SparseSearch:
-    """How ``search = "unstructured"`` chooses weights.
-
-    Attributes:
-        sparsity: share of the weights of the chosen layers that become zeros, more than 0 and less than 1.
-        scope: ``layer`` takes this share of each matrix, ``global`` of all of them ranked together.
-        layers: of every block, some of ``qkv``, ``proj``, ``fc1`` and ``fc2``.
-
-    Raises:
-        PlanError: a value is of another type.
-    """
-
-    sparsity: float = 0.9
-    scope: str = "layer"
-    layers: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -209,9 +140,9 @@ class RunSettings:
     latency_precision: LatencyPrecision = "fp32"
     latency_threads: int = 1
     profiles: str = "profiles"
-    tree: TreeSearch = field(default_factory=TreeSearch)
-    tas: TasSearch = field(default_factory=TasSearch)
-    sparse: SparseSearch = field(default_factory=SparseSearch)
+    tree: TreeSettings = field(default_factory=TreeSettings)
+    tas: TasSettings = field(default_factory=TasSettings)
+    sparse: SparseSettings = field(default_factory=SparseSettings)
     importance: Literal["fisher", "taylor", "l2", "random"] = "fisher"
     group_sizes: dict[str, int] = field(default_factory=dict)
     importance_images: int = 25
@@ -257,14 +188,8 @@ class RunSettings:
         _check_search(self)
         if self.importance_images < 1:
             raise PlanError("importance_images must be at least 1", got=self.importance_images)
-        if self.tree.iterations < 1:
-            raise PlanError("iterations must be at least 1", got=self.tree.iterations)
         if self.latency_threads < 1:
             raise PlanError("latency_threads must be at least 1", got=self.latency_threads)
-        if self.tree.round_epochs is not None and self.tree.round_epochs < 0:
-            raise PlanError("round_epochs must not be negative", got=self.tree.round_epochs)
-        if self.tas.epochs < 1:
-            raise PlanError("The epochs of a search must be at least 1", got=self.tas.epochs)
         if self.eval_limit < 0:
             raise PlanError("--eval-limit must not be negative", expected="0 for all images", got=self.eval_limit)
         if self.threads < 0:
@@ -305,27 +230,27 @@ def _check_input(settings: RunSettings) -> None:
         )
 
 
-def _check_search(told: RunSettings) -> None:
-    """Refuses what a search has no use for and would seem to have followed."""
-    if told.search in ("dfbnb", "greedy") and told.importance != "fisher":
+def _check_search(settings: RunSettings) -> None:
+    """Refuses options that the search method would ignore."""
+    method = METHODS[settings.search]
+    if method.ranks_by and settings.importance != "fisher":
+        free = [name for name, own in METHODS.items() if not own.ranks_by]
         raise PlanError(
-            f"{told.search} goes by Fisher importance, which it takes anew on the models along its way",
+            f"{method.name} goes by {method.ranks_by}",
             expected="no --importance, or --importance fisher",
-            got=told.importance,
-            fix="Compare criteria with --search one-shot, milp, tas or uniform",
+            got=settings.importance,
+            fix=f"Compare criteria with --search {', '.join(free[:-1])} or {free[-1]}",
         )
-    if told.search != "unstructured":
+    if method.needs_budget:
         return
-    if told.budget:
+    if settings.budget:
         raise PlanError(
-            "unstructured makes zeros and removes no width, so what the model costs stays and no budget can be met",
+            f"{method.name} makes zeros and removes no width, so what the model costs stays and no budget can be met",
             expected="no --budget (in Python: budget='')",
-            got=told.budget,
+            got=settings.budget,
             fix="Say how many zeros with --sparsity, or take another --search",
         )
-    if told.cost:
-        raise PlanError("unstructured goes by the magnitude of weights, not by cost", expected="no --cost")
-    if told.importance != "fisher":
-        raise PlanError("unstructured goes by the magnitude of weights", expected="no --importance")
-    if told.qat_epochs:
+    if settings.cost:
+        raise PlanError(f"{method.name} goes by {method.ranks_by}, not by cost", expected="no --cost")
+    if settings.qat_epochs:
         raise PlanError("--qat trains every weight, and the zeros would not stay", expected="no --qat")

@@ -12,6 +12,9 @@ from PIL import Image
 
 from runtime import open_image
 
+UNLABELLED = -1
+"""Label of a picture whose class is not known."""
+
 
 class Images(Protocol):
     """A store of pictures, decoded when asked for."""

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from compress.distill.response import UNLABELLED
 from runtime import IMAGE_SUFFIXES, DataError, PictureFile, Progress, in_words, list_pictures, message, silent
 
-from .dataset import Dataset, FileImages, Images
+from .dataset import UNLABELLED, Dataset, FileImages, Images
 from .image_folder import check_images
 
 UNLABELLED_PREFIX = "unlabelled:"

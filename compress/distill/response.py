@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-UNLABELLED = -1
-"""The label of a picture whose class nobody has said."""
+from compress.data.dataset import UNLABELLED
 
 
 def soft_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:

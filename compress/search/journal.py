@@ -10,7 +10,7 @@ from compress.model.slicing import Kept, plan_of
 from runtime import ArtifactError, ShapePlan, decode, encode
 from runtime.journals import STEPS_JOURNAL
 
-from .one_shot import Proposal
+from .base import Proposal
 
 
 def write_journal(path: Path, settings: Mapping[str, Any], proposal: Proposal) -> None:

@@ -13,10 +13,11 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from compress.budget import Budget
 from compress.importance import BlockImportance, Importance
-from compress.model.slicing import BlockKept, Kept, plan_of
+from compress.model.slicing import BlockKept, Kept, keep_all, plan_of
 from runtime import BlockPlan, PlanError, Progress, ShapePlan, quiet, silent
 
-from .one_shot import GroupSizes, Proposal, check_finite
+from .base import GroupSizes, Proposal, SearchInputs
+from .one_shot import check_finite
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -29,6 +30,12 @@ _TIME_LIMIT_S = 120.0
 
 _OBJECTIVE = 1e4
 """Integer programs are scaled to about this loss: HiGHS stops at an absolute gap of 1e-6."""
+
+
+def choose(inputs: SearchInputs) -> Proposal:
+    """Chooses units by ``solve``."""
+    plan, importance, budget = inputs.model.plan, inputs.take_importance(), inputs.required_budget
+    return solve(plan, importance, budget, keep_all(plan), inputs.groups, progress=inputs.progress)
 
 
 def solve(

@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from compress.budget import Budget, Cost
 from compress.importance import Importance
-from compress.model.slicing import BlockKept, Kept, plan_of, widths_of
-from runtime import MULTIPLE, PlanError, ShapePlan, check_fields
+from compress.model.slicing import BlockKept, Kept, keep_all, plan_of, widths_of
+from runtime import PlanError, ShapePlan
+
+from .base import GroupSizes, Proposal, SearchInputs
 
 _UNEVEN_MULTIPLES = 8
 
 Action = Literal["mlp", "qk", "v", "head", "embed"]
-
-
-@dataclass(frozen=True)
-class GroupSizes:
-    """How many units one action removes: multiples of 8, by kind.
-
-    Raises:
-        PlanError: a size is not a positive multiple of 8.
-    """
-
-    mlp: int = MULTIPLE
-    qk: int = MULTIPLE
-    v: int = MULTIPLE
-    embed: int = MULTIPLE
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name, size in asdict(self).items():
-            if size < MULTIPLE or size % MULTIPLE:
-                raise PlanError(f"The group size of {name} must be a positive multiple of {MULTIPLE}", got=size)
 
 
 @dataclass(frozen=True)
@@ -57,19 +39,10 @@ class Removal:
     kept: Kept
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """What to keep to meet a budget, and how it was chosen.
-
-    Attributes:
-        plan: the plan that is left.
-        kept: the units that stay, as indices into the model.
-        steps: every removal in order: action, block, importance, cost after it.
-    """
-
-    plan: ShapePlan
-    kept: Kept
-    steps: tuple[dict[str, Any], ...]
+def choose(inputs: SearchInputs) -> Proposal:
+    """Chooses units by ``propose``."""
+    plan, importance = inputs.model.plan, inputs.take_importance()
+    return propose(plan, importance, inputs.required_budget, keep_all(plan), inputs.groups, cost=inputs.cost)
 
 
 def propose(

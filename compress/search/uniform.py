@@ -14,10 +14,16 @@ from compress.importance import BlockImportance, Floats, Importance, part_of
 from compress.model.slicing import BlockKept, Kept
 from runtime import MULTIPLE, PlanError, ShapePlan
 
-from .one_shot import Proposal, check_finite
+from .base import Proposal, SearchInputs
+from .one_shot import check_finite
 
 _FLOORS = (0.98, 0.95, 0.9, 0.0)
 """Shares of the budget that a result should cost at least, one after the other until there is one."""
+
+
+def choose(inputs: SearchInputs) -> Proposal:
+    """Chooses units by ``scale_evenly``."""
+    return scale_evenly(inputs.model.plan, inputs.take_importance(), inputs.required_budget)
 
 
 def scale_evenly(plan: ShapePlan, importance: Importance, budget: Budget) -> Proposal:

@@ -29,9 +29,9 @@ from compress.evaluate import score
 from compress.model.folder import weights_sha256
 from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
-from compress.search.unstructured import Masks, digest_of, hold_zeros, with_zeros
 from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, if_long, silent
 
+from .masks import Masks, digest_of, hold_zeros, with_zeros
 from .state import TrainingState, read_state, write_state
 from .task import Packed, TrainTask, check_task, packed, unpacked
 

@@ -14,8 +14,9 @@ from compress.distill.teachers import Teacher
 from compress.distributed import check_shareable
 from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
-from compress.search.unstructured import Masks
 from runtime import ModelError, Preprocessing, ShapePlan
+
+from .masks import Masks
 
 Packed = nn.Module | tuple[ShapePlan, dict[str, torch.Tensor]]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from device_bench.metrics.instructions import Instructions
 from runtime import Document, MeasurementError, Precision, tool_version
+
+from .instructions import Instructions
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from device_bench.metrics.measure import Sampling
 from runtime import ArtifactError, MeasurementError, UnsupportedTargetError, check_fields
+
+from .measurement import Sampling
 
 MODEL_SUFFIXES = (".onnx", ".tflite", ".pt2")
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import median
+from typing import Any
 
 from device_bench.machine.state import MachineState
-from device_bench.metrics.instructions import Instructions
-from device_bench.metrics.measure import Measurement, Sampling
 from runtime import Document, MeasurementError, Precision
 
 from .figures import Accuracy, Arithmetic, Energy, Failure, MemoryUse, Peak, Startup, Throughput, without_zeros
+from .instructions import Instructions
+from .measurement import Measurement, Sampling
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class FileResult:
         accuracy: on labelled images, on this target; null where none were given.
         notes: what a reader must know of these figures, such as a drift or two modes in the times.
         instructions: executed for one run; null where the target does not count them.
+        metrics: values of further metrics by name, as JSON.
 
     Raises:
         MeasurementError: a field cannot be what it says it is.
@@ -61,6 +63,7 @@ class FileResult:
     accuracy: Accuracy | None = None
     notes: tuple[str, ...] = ()
     instructions: Instructions | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.file or re.search(r"[/\\]", self.file):
@@ -160,7 +163,7 @@ class BenchResult:
 
 BENCH_DOCUMENT = Document(
     "pocketvit.bench",
-    4,
+    5,
     BenchResult,
     upgrade=without_zeros,
     sealed="Results are never edited by hand: measure again",

@@ -19,9 +19,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from device_bench.clock import Clock
+from device_bench.interval import Interval
 from device_bench.metrics.inputs import random_input
-from device_bench.metrics.measure import Clock
-from device_bench.metrics.stats import Interval
 from device_bench.metrics.timing import no_mark
 from device_bench.worker.apart import SILENCE_S, Ask, ask
 from runtime import MeasurementError, Progress, decode, encode, open_engine, silent

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median_low
+from statistics import median, median_low
 
+from device_bench import format
 from device_bench.documents.figures import MemoryUse, Startup
 from device_bench.worker.apart import SILENCE_S, Ask, ask
 from runtime import decode, open_engine
 
+from .base import Measured, Metric, column
 from .inputs import random_input
 from .memory import current_rss_bytes, peak_rss_bytes
 
@@ -151,3 +153,45 @@ def _import_engine(file: Path) -> None:
         version(package)
     except ImportError:
         return
+
+
+def _median_of(values: Callable[[Startup], Sequence[float]]) -> Callable[[Measured], float | None]:
+    return lambda own: median(values(own.file.startup)) if own.file.startup else None
+
+
+def _starts(own: Measured) -> str:
+    return f"of {format.plural(len(own.file.startup.load_s), 'start')}" if own.file.startup else ""
+
+
+_SHOWN = frozenset({"bench", "run", "report"})
+
+STARTUP = Metric(
+    name="startup",
+    title="load and first inference",
+    wanted=lambda request: request.startup,
+    columns=(
+        column(
+            "Load",
+            _median_of(lambda own: own.load_s),
+            text=format.seconds,
+            detail=_starts,
+            short="load",
+            views=_SHOWN,
+        ),
+        column(
+            "First inference",
+            _median_of(lambda own: own.first_run_s),
+            text=format.seconds,
+            detail=_starts,
+            short="first run",
+            views=_SHOWN,
+        ),
+    ),
+    section="Speed",
+    part="Start and latency",
+    note=lambda measured: (
+        "Each start was in a fresh process, median of them; load is from the open file to an engine that can run."
+        if any(own.file.startup for own in measured)
+        else ""
+    ),
+)

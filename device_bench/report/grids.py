@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from device_bench import format
 from device_bench.documents.figures import Accuracy, Energy
+from device_bench.documents.instructions import Instructions
 from device_bench.documents.results import BenchResult, FileResult
-from device_bench.metrics.instructions import Instructions
-from device_bench.metrics.stats import Interval, percentile
+from device_bench.interval import Interval, share_interval
+from device_bench.metrics.stats import percentile
 
 from .summary import REFERENCE, RunSummary, Timing
-
-_Z95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -226,20 +224,7 @@ def wilson(accuracy: Accuracy) -> Interval:
     Ref:
         Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
     """
-    return wilson_share(accuracy.top1, accuracy.images)
-
-
-def wilson_share(share: float, images: int) -> Interval:
-    """Returns a share of ``images`` with its 95 % interval.
-
-    >>> found = wilson_share(0.5, 100)
-    >>> round(found.low, 3), round(found.high, 3)
-    (0.404, 0.596)
-    """
-    square = _Z95**2
-    middle = (share + square / (2 * images)) / (1 + square / images)
-    half = _Z95 * math.sqrt(share * (1 - share) / images + square / (4 * images**2)) / (1 + square / images)
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+    return share_interval(accuracy.top1, accuracy.images)
 
 
 def _percents(interval: Interval) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from statistics import median
 
 from device_bench.documents.figures import EnergyTier, Failure, Throughput
+from device_bench.documents.instructions import Instructions
 from device_bench.documents.results import BENCH_DOCUMENT, BenchResult, FileResult
-from device_bench.metrics.instructions import Instructions
-from device_bench.metrics.stats import Interval, median_interval, p90_interval, ratio_of_medians
+from device_bench.interval import Interval
+from device_bench.metrics.stats import median_interval, p90_interval, ratio_of_medians
 from device_bench.targets.fleet import DeviceFailure
 from device_bench.targets.fleet_folder import read_failures
 from runtime import (

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from device_bench.documents.figures import (
     ARITHMETIC,
-    Accuracy,
     Arithmetic,
-    Energy,
     Failure,
     MemoryUse,
     Peak,
-    Throughput,
 )
+from device_bench.documents.measurement import Measurement
 from device_bench.documents.request import BenchRequest, check_files
 from device_bench.documents.results import BenchResult, FileResult
 from device_bench.machine.state import is_emulated, machine_state
-from device_bench.metrics.measure import Measurement
+from device_bench.metrics import METRICS
 from device_bench.metrics.startup import REPEATS, Starts, measure_starts, without_folder
 from device_bench.metrics.steadiness import machine_notes, series_notes
 from device_bench.metrics.timing import Turns
-from device_bench.worker.apart import Answer, Ask, ask
+from device_bench.worker.apart import Ask, ask
 from runtime import (
     Artifact,
     ArtifactError,
@@ -39,8 +37,6 @@ from runtime import (
     silent,
     tool_version,
 )
-
-T = TypeVar("T")
 
 _PEAK_TRIES = 3
 
@@ -80,7 +76,7 @@ def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask 
     results = tuple(_result(request, item, latency) for item, latency in zip(known, turns.latencies, strict=True))
     peaks, doubts = _peaks_above(request, arithmetics, peaks, results, progress, ask)
     results = tuple(
-        _with_extras(request, item, result, progress, ask) for item, result in zip(known, results, strict=True)
+        _with_metrics(request, item, result, progress, ask) for item, result in zip(known, results, strict=True)
     )
     return BenchResult(
         target=request.target,
@@ -103,11 +99,10 @@ def _answers_alone(
     """Returns what is true of an emulated machine: that the files run there, and how they answer."""
     before = machine_state()
     unknown = MemoryUse(None, None, "the processor is emulated")
-    wanted = replace(request, throughput_s=0.0, energy=False)
     results = []
     for item in known:
         bare = _result(request, item, None)
-        results.append(_with_extras(wanted, item, replace(bare, memory=unknown, startup=None), progress, ask))
+        results.append(_with_metrics(request, item, replace(bare, memory=unknown, startup=None), progress, ask))
     return BenchResult(
         target=request.target,
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -190,30 +185,24 @@ def _result(request: BenchRequest, item: _Known, latency: Measurement | None) ->
     )
 
 
-def _with_extras(request: BenchRequest, item: _Known, result: FileResult, progress: Progress, ask: Ask) -> FileResult:
-    """Adds what else was asked of the file, one process each; what cannot be measured is said in a note."""
-    job = {"file": str(item.file.resolve()), "threads": request.threads, "seed": request.seed}
-    if request.throughput_s:
-        answer = ask("throughput", {**job, "budget_s": request.throughput_s}, progress, silence_s=request.timeout_s)
-        result = _with(result, item, "throughput", tuple[Throughput, ...], answer)
-    if request.energy:
-        progress("energy", 0, 1, result.file)
-        answer = ask("energy", {**job, "country": request.country}, progress, silence_s=request.timeout_s)
-        result = _with(result, item, "energy", Energy, answer)
-    if request.images is not None:
-        answer = ask(
-            "accuracy", {**job, "images": str(request.images.resolve())}, progress, silence_s=request.timeout_s
-        )
-        result = _with(result, item, "accuracy", Accuracy, answer)
+def _with_metrics(request: BenchRequest, item: _Known, result: FileResult, progress: Progress, ask: Ask) -> FileResult:
+    """Adds each metric that has a measurement of its own, in one process each; a failure becomes a note."""
+    for name, metric in METRICS.items():
+        if metric.measure is None or not metric.wanted(request) or (is_emulated() and not metric.emulated):
+            continue
+        progress(name, 0, 1, result.file)
+        job = {"file": str(item.file.resolve()), "threads": request.threads, "seed": request.seed}
+        answer = ask(name, {**job, "options": metric.options(request)}, progress, silence_s=request.timeout_s)
+        if answer.error is not None:
+            note = f"Its {name} could not be measured. {without_folder(str(answer.error), item.file)}"
+            result = replace(result, notes=(*result.notes, note))
+            continue
+        value = decode(metric.type, answer.result, f"the {name} of {result.file}")
+        figure: Mapping[str, Any] = {name: value}
+        if name not in {field.name for field in fields(result)}:
+            figure = {"metrics": {**result.metrics, name: encode(value)}}
+        result = replace(result, **figure)
     return result
-
-
-def _with(result: FileResult, item: _Known, field: str, kind: Any, answer: Answer) -> FileResult:
-    if answer.error is None:
-        figure: Mapping[str, Any] = {field: decode(kind, answer.result, f"the {field} of {result.file}")}
-        return replace(result, **figure)
-    note = f"Its {field} could not be measured. {without_folder(str(answer.error), item.file)}"
-    return replace(result, notes=(*result.notes, note))
 
 
 def _peaks(request: BenchRequest, arithmetics: Sequence[str], progress: Progress, ask: Ask) -> tuple[Peak, ...]:

@@ -24,11 +24,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from device_bench.clock import Clock
 from device_bench.documents.figures import MemoryUse
+from device_bench.documents.measurement import Measurement, Sampling
 from device_bench.documents.results import BenchResult, FileResult
 from device_bench.machine.state import MachineState, machine_state
 from device_bench.metrics.inputs import input_shape, random_input
-from device_bench.metrics.measure import Clock, Measurement, Sampling, measure_interleaved
+from device_bench.metrics.measure import measure_interleaved
 from runtime import (
     Artifact,
     Device,

@@ -11,15 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from device_bench.metrics.measure import Sampling
+from device_bench.documents.measurement import Sampling
 from device_bench.metrics.timing import no_mark
-from runtime import MissingExtraError, PocketVitError, Progress, decode, encode
+from runtime import MeasurementError, MissingExtraError, PocketVitError, Progress, decode, encode
 
 from .apart import marker_of
 
 _TELL_EVERY_S = 0.1
 
 Mark = Callable[[int], None]
+Job = Callable[[dict[str, Any], Progress, Mark], Any]
 
 
 def main() -> int:
@@ -34,7 +35,8 @@ def main() -> int:
     request = json.load(sys.stdin)
     try:
         mark = marker_of(request["turns"]) if "turns" in request else no_mark
-        result = _JOBS[request["job"]](request, teller(stream), mark)
+        job = _JOBS.get(request["job"]) or _metric(request["job"])
+        result = job(request, teller(stream), mark)
     except PocketVitError as error:
         missing = [error.package, error.extra] if isinstance(error, MissingExtraError) else None
         _tell(stream, {"error": type(error).__name__, "text": str(error), "missing": missing})
@@ -93,45 +95,26 @@ def _latency(request: dict[str, Any], progress: Progress, mark: Mark) -> Any:
     )
 
 
-def _throughput(request: dict[str, Any], progress: Progress, mark: Mark) -> Any:
-    from device_bench.metrics.throughput import measure_throughput
-
-    return measure_throughput(
-        Path(request["file"]),
-        threads=request["threads"],
-        budget_s=request["budget_s"],
-        seed=request["seed"],
-        progress=progress,
-        sign=lambda: mark(0),
-    )
-
-
 def _peaks(request: dict[str, Any], progress: Progress, mark: Mark) -> Any:
     from device_bench.metrics.peaks import measure_peaks
 
     return measure_peaks(request["threads"], tuple(request["arithmetics"]), sign=lambda: mark(0))
 
 
-def _energy(request: dict[str, Any], progress: Progress, mark: Mark) -> Any:
-    from device_bench.metrics.timing import measure_energy_of
+def _metric(name: str) -> Job:
+    """Returns the job that measures one metric of one file."""
+    from device_bench.metrics import METRICS
+    from device_bench.metrics.base import Task
 
-    return measure_energy_of(
-        Path(request["file"]),
-        threads=request["threads"],
-        seed=request["seed"],
-        country=request["country"],
-        sign=lambda: mark(0),
-    )
+    measure = METRICS[name].measure
+    if measure is None:
+        raise MeasurementError(f"{name} is not measured in a process of its own")
 
+    def job(request: dict[str, Any], progress: Progress, mark: Mark) -> Any:
+        file, options = Path(request["file"]), request.get("options", {})
+        return measure(Task(file, request["threads"], request["seed"], options, progress, lambda: mark(0)))
 
-def _accuracy(request: dict[str, Any], progress: Progress, mark: Mark) -> Any:
-    from device_bench.metrics.accuracy import accuracy_of, read_test_images
-    from runtime import load
-
-    images = read_test_images(Path(request["images"]))
-    mark(0)
-    session = load(request["file"], threads=request["threads"])
-    return accuracy_of(session, images, progress=progress, sign=lambda: mark(0))
+    return job
 
 
 def _duel(request: dict[str, Any], progress: Progress, mark: Mark) -> Any:
@@ -161,14 +144,11 @@ def _bench(request: dict[str, Any], progress: Progress, mark: Mark) -> Any:
     return bench_files(wanted, progress)
 
 
-_JOBS: dict[str, Callable[[dict[str, Any], Progress, Mark], Any]] = {
+_JOBS: dict[str, Job] = {
     "start": _start,
     "time": _time,
     "latency": _latency,
-    "throughput": _throughput,
     "peaks": _peaks,
-    "energy": _energy,
-    "accuracy": _accuracy,
     "duel": _duel,
     "bench": _bench,
 }

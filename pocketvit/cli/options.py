@@ -8,7 +8,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from pocketvit.settings import DEFAULT_BUDGET, RunSettings, SparseSearch, TasSearch, TrainSettings, TreeSearch
+from compress.search.sparse_settings import SparseSettings
+from compress.search.tas.settings import TasSettings
+from compress.search.tree.settings import TreeSettings
+from pocketvit.settings import DEFAULT_BUDGET, RunSettings, TrainSettings
 from runtime import PlanError
 
 EXPORT_PANEL = "Export"
@@ -210,9 +213,13 @@ def run_settings(
         latency_precision=latency_precision,  # type: ignore[arg-type]
         latency_threads=latency_threads,
         profiles=profiles,
-        tree=TreeSearch(iterations, depth, epsilon, cost_weight, exact, round_epochs),
-        tas=TasSearch(search_epochs, candidates, tolerance, exact, odds_lr),
-        sparse=SparseSearch(sparsity, sparsity_scope, tuple(part.strip() for part in sparsity_layers.split(","))),
+        tree=TreeSettings(iterations, depth, epsilon, cost_weight, exact, round_epochs),
+        tas=TasSettings(search_epochs, candidates, tolerance, exact, odds_lr),
+        sparse=SparseSettings(
+            sparsity,
+            sparsity_scope,  # type: ignore[arg-type]
+            tuple(part.strip() for part in sparsity_layers.split(",")),  # type: ignore[misc]
+        ),
         importance=importance,  # type: ignore[arg-type]
         group_sizes={key: _integer("--group-size", text) for key, text in name_values("--group-size", group_size)},
         importance_images=importance_images,

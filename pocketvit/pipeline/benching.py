@@ -10,11 +10,11 @@ import numpy as np
 from compress.data.dataset import Dataset
 from compress.data.stratified import stratified
 from compress.model.folder import Task
+from device_bench.documents.measurement import Sampling
 from device_bench.documents.op_times import OpTimes, TimeRow, read_times, times_path, write_times
 from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.energy.carbon import find_grid
 from device_bench.metrics.accuracy import TestImages, write_test_images
-from device_bench.metrics.measure import Sampling
 from device_bench.targets import bench
 from export.inspect.inspection import inspect_file
 from runtime import ArtifactError, PocketVitError, Progress, check_fields, sha256_of, silent, to_pixels

@@ -22,10 +22,8 @@ from compress.model.checkpoint_fit import LoadReport
 from compress.model.folder import Task
 from compress.model.load import ModelSpec, check_model, default_classes, input_stats, load_checkpoint_report
 from compress.recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
-from compress.search.one_shot import GroupSizes
-from compress.search.tas.settings import TAS_AS_PUBLISHED, TasSettings
-from compress.search.tree.settings import TreeSettings
-from compress.search.unstructured import Sparsity, sparsity
+from compress.search import METHODS
+from compress.search.base import GroupSizes, SearchMethod
 from compress.train.fit import bf16_helps
 from export.formats.micro import MicroLimits
 from export.job import ExportSettings
@@ -71,9 +69,6 @@ class Job:
         augmentation: of training pictures.
         bf16: whether to train in bfloat16.
         groups: how much one removal takes.
-        tree: how a tree is searched, where one is.
-        tas: how widths are learnt, where they are.
-        sparse: which weights become zeros, where any do.
         fine_tuned: whether the weights are taken to know the data's classes as they are, untrained by us.
         knows_classes: whether the checkpoint itself names its classes.
         notes: what a person should know of the checkpoint, a sentence each.
@@ -91,13 +86,20 @@ class Job:
     augmentation: Augmentation
     bf16: bool
     groups: GroupSizes
-    tree: TreeSettings
-    tas: TasSettings
-    sparse: Sparsity
     fine_tuned: bool = False
     knows_classes: bool = False
     notes: tuple[str, ...] = ()
     resampled: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> SearchMethod:
+        """The search method of the run."""
+        return METHODS[self.settings.search]
+
+    @property
+    def method_settings(self) -> Any:
+        """The settings of the search method; None where it has none."""
+        return getattr(self.settings, self.method.group) if self.method.group else None
 
 
 def prepare(settings: RunSettings, progress: Progress = silent, own_classes: bool = False) -> Job:
@@ -175,19 +177,12 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     recover = _recipe(SCRATCH_RECOVER if fresh else RECOVER, settings.recover, settings)
     bf16 = settings.bf16 == "on" or (settings.bf16 == "auto" and bf16_helps(plan))
     groups = _group_sizes(settings.group_sizes)
-    told = settings.tree
-    tree = TreeSettings(told.depth, told.epsilon, told.cost_weight, groups, IMPORTANCE_BATCH, exact=told.exact)
-    odds = settings.tas
-    usual = TAS_AS_PUBLISHED if odds.exact else TasSettings()
-    rate = usual.lr if odds.lr is None else odds.lr
-    learnt = replace(usual, candidates=odds.candidates, tolerance=odds.tolerance, lr=rate)
     changes = augmentation_for(data)
     lesson = _lesson(settings)
-    zeros = sparsity(settings.sparse.sparsity, settings.sparse.scope, settings.sparse.layers)
     knows = (report is not None and not headless) or (bool(settings.pretrained) and default_classes(spec) == classes)
     fine_tuned = knows and (own_classes or fine_tune.epochs == 0) and names == data.class_names
     return Job(
-        *(settings, data, spec, plan, task, fine_tune, recover, lesson, changes, bf16, groups, tree, learnt, zeros),
+        *(settings, data, spec, plan, task, fine_tune, recover, lesson, changes, bf16, groups),
         fine_tuned=fine_tuned,
         knows_classes=own_names is not None,
         notes=notes,
@@ -212,7 +207,7 @@ def profiled_target(settings: RunSettings) -> str | None:
     Raises:
         PlanError: the cost and the budget are of two targets.
     """
-    if settings.search == "unstructured":
+    if not METHODS[settings.search].needs_budget:
         return None
     targets = {latency_target(name) for name in (cost_name(settings), budget_cost(settings.budget))} - {None}
     if len(targets) > 1:
@@ -222,7 +217,8 @@ def profiled_target(settings: RunSettings) -> str | None:
 
 def _check_cost(settings: RunSettings, plan: ShapePlan) -> None:
     """Refuses a cost or a budget that cannot be; one of time is read when its table is there."""
-    if settings.search == "unstructured":
+    method = METHODS[settings.search]
+    if not method.needs_budget:
         return
     target = profiled_target(settings)
     if target is None:
@@ -233,9 +229,9 @@ def _check_cost(settings: RunSettings, plan: ShapePlan) -> None:
         )
     if latency_target(cost_name(settings)) is None:
         parse_cost(cost_name(settings), plan)
-    if settings.search in ("milp", "tas", "uniform") and cost_name(settings) != budget_cost(settings.budget):
+    if not method.any_cost and cost_name(settings) != budget_cost(settings.budget):
         raise PlanError(
-            f"{settings.search} chooses for the budget: it goes by what the budget counts",
+            f"{method.name} chooses for the budget: it goes by what the budget counts",
             expected=f"no --cost, or --cost {budget_cost(settings.budget)}",
             got=settings.cost,
             fix="Give a budget of that cost, or another --search",

@@ -5,27 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from compress.budget import Budget, Cost, Tables, parse_budget, parse_cost
+from compress.budget import Tables, parse_budget, parse_cost
 from compress.data.batches import training_batches
 from compress.data.dataset import Dataset
 from compress.data.load import search_set
-from compress.data.search_images import draw_search_images
+from compress.data.search_images import SearchImages, draw_search_images
+from compress.importance import Importance
 from compress.model.folder import read_model, read_task, weights_sha256
 from compress.model.load import load_model
-from compress.model.slicing import Kept, keep_all
+from compress.model.slicing import Kept
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
+from compress.search.base import Proposal, SearchInputs
 from compress.search.importance_choices import unit_importance
 from compress.search.journal import read_journal, write_journal
-from compress.search.milp import solve
-from compress.search.one_shot import Proposal, propose
-from compress.search.tas.search import TAS_STATE, search_tas
-from compress.search.tree.greedy import search_greedily
-from compress.search.tree.journal import TreeJournal
-from compress.search.tree.search import search_tree
-from compress.search.uniform import scale_evenly
-from compress.search.unstructured import Masks, magnitude_masks, sparse_weights
 from compress.train.fit import fit
+from compress.train.masks import Masks
 from device_bench.documents.sparsity import ZEROS_DOCUMENT, LayerZeros, Zeros, zeros_path
 from device_bench.worker.apart import time_apart
 from export.exporter import ExportOutcome, export_each
@@ -38,6 +33,7 @@ from runtime import (
     EpochRecord,
     PlanError,
     Progress,
+    ShapePlan,
     encode,
     sha256_of,
     silent,
@@ -116,6 +112,7 @@ def search_stage(
         PlanError: the budget cannot be met.
         StorageError: there is no space, or no permission to write.
     """
+    inputs = search_inputs(job, baseline, baseline.plan, tables, folder.journal.parent, progress)
     settings = {
         "search": job.settings.search,
         "cost": cost_name(job.settings),
@@ -126,60 +123,84 @@ def search_stage(
         "images_per_class": job.settings.importance_images,
         "seed": job.settings.seed,
         "baseline_sha256": sha256_of(folder.baseline / "model.safetensors"),
+        **job.method.recorded(inputs),
     }
-    if job.settings.search == "tas":
-        settings |= {"tas": encode(job.tas), "recipe": encode(_tas_recipe(job))}
     try:
         return read_journal(folder.journal, baseline.plan, settings)
     except ArtifactError:
         pass
     with stage(folder, "search"):
-        images = search_set(job.data, job.settings.importance_images, job.settings.seed)
+        proposal = job.method.run(replace(inputs, asked=settings))
+        write_journal(folder.journal, settings, proposal)
+        for name in job.method.scratch:
+            (folder.journal.parent / name).unlink(missing_ok=True)
+    return proposal
+
+
+def search_inputs(
+    job: Job, model: SlicedViT, whole: ShapePlan, tables: Tables, place: Path, progress: Progress, number: int = 1
+) -> SearchInputs:
+    """Returns what the search method of a run chooses from.
+
+    Args:
+        job: the run.
+        model: the model to prune.
+        whole: plan of the baseline.
+        tables: latency tables that the budget or the cost needs.
+        place: folder of the search.
+        progress: called as the search advances.
+        number: of the round, from 1.
+    """
+    settings = job.settings
+    budget = parse_budget(settings.budget, whole, tables) if job.method.needs_budget else None
+    cost = parse_cost(cost_name(settings), whole, tables) if budget else None
+
+    def take_importance() -> Importance:
+        images = search_set(job.data, settings.importance_images, settings.seed)
         batches = training_batches(
             job.data,
             images,
             job.task.preprocessing,
             job.augmentation,
             batch_size=IMPORTANCE_BATCH,
-            seed=job.settings.seed,
+            seed=settings.seed,
             epoch=0,
         )
         total = -(-len(images) // IMPORTANCE_BATCH)
-        told = job.settings
-        importance = unit_importance(
-            told.importance, baseline, batches, seed=told.seed, bf16=job.bf16, progress=progress, total=total
+        return unit_importance(
+            settings.importance, model, batches, seed=settings.seed, bf16=job.bf16, progress=progress, total=total
         )
-        budget, everything = parse_budget(job.settings.budget, baseline.plan, tables), keep_all(baseline.plan)
-        if job.settings.search == "milp":
-            proposal = solve(baseline.plan, importance, budget, everything, job.groups, progress=progress)
-        elif job.settings.search == "uniform":
-            proposal = scale_evenly(baseline.plan, importance, budget)
-        elif job.settings.search == "tas":
-            proposal = search_tas(
-                baseline,
-                importance,
-                budget,
-                job.data,
-                job.task.preprocessing,
-                _tas_recipe(job),
-                job.tas,
-                augmentation=job.augmentation,
-                seed=job.settings.seed,
-                bf16=job.bf16,
-                folder=folder.journal.parent,
-                progress=progress,
-            )
-        else:
-            cost = parse_cost(cost_name(job.settings), baseline.plan, tables)
-            proposal = propose(baseline.plan, importance, budget, everything, job.groups, cost=cost)
-        write_journal(folder.journal, settings, proposal)
-        (folder.journal.parent / TAS_STATE).unlink(missing_ok=True)
-    return proposal
 
+    def draw_images() -> SearchImages:
+        return draw_search_images(
+            job.data,
+            job.task.preprocessing,
+            job.augmentation,
+            per_class=settings.importance_images,
+            seed=settings.seed,
+            iteration=number,
+        )
 
-def _tas_recipe(job: Job) -> TrainRecipe:
-    """Returns how the weights are trained while widths are learnt."""
-    return replace(job.recover, epochs=job.settings.tas.epochs)
+    return SearchInputs(
+        model=model,
+        settings=job.method_settings,
+        budget=budget,
+        cost=cost,
+        total=cost.of(whole) if cost else 0,
+        groups=job.groups,
+        data=job.data,
+        spec=job.task.preprocessing,
+        augmentation=job.augmentation,
+        recipe=job.recover,
+        take_importance=take_importance,
+        draw_images=draw_images,
+        gradient_batch=IMPORTANCE_BATCH,
+        asked={},
+        folder=place,
+        seed=settings.seed,
+        bf16=job.bf16,
+        progress=progress,
+    )
 
 
 def recover_stage(
@@ -199,19 +220,20 @@ def recover_stage(
 
 
 def zeros_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Progress = silent) -> SlicedViT:
-    """Makes the smallest weights zeros and trains the rest, into ``sliced/``; counts them in ``search/sparsity.json``.
+    """Makes weights zero and trains the rest, into ``sliced/``; counts the zeros in ``search/sparsity.json``.
 
     Raises:
         StorageError: there is no space, or no permission to write.
     """
+    inputs = search_inputs(job, baseline, baseline.plan, {}, folder.journal.parent, progress)
+    masks = job.method.run(inputs).masks or {}
     model = finished(folder.sliced)
     if model is None:
         with stage(folder, "recover"):
-            masks = magnitude_masks(baseline, job.sparse)
             model = _recover(job, job.recover, folder.sliced, baseline, baseline, 1, progress, masks)
-    weights = sparse_weights(model, job.sparse.layers).items()
-    layers = tuple(LayerZeros(name, own.numel(), int((own == 0).sum())) for name, own in weights)
-    ZEROS_DOCUMENT.write(zeros_path(folder.root), Zeros(job.sparse.share, job.sparse.scope, layers))
+    weights = model.state_dict()
+    layers = tuple(LayerZeros(name, weights[name].numel(), int((weights[name] == 0).sum())) for name in masks)
+    ZEROS_DOCUMENT.write(zeros_path(folder.root), Zeros(inputs.settings.sparsity, inputs.settings.scope, layers))
     return model
 
 
@@ -230,16 +252,16 @@ def rounds_stage(
     if done is not None:
         return done
     budget, model = parse_budget(job.settings.budget, baseline.plan, tables), baseline
-    cost = parse_cost(cost_name(job.settings), baseline.plan, tables)
+    iterations = job.method_settings.iterations
     epochs: list[EpochRecord] = []
-    for number in range(1, job.settings.tree.iterations + 1):
+    for number in range(1, iterations + 1):
         if budget.of(model.plan) <= budget.limit:
             break
         place = folder.iteration(number)
         made = finished(place)
         if made is None:
             with stage(folder, f"search {number}"):
-                kept = _search_round(job, place, model, budget, cost, cost.of(baseline.plan), number, progress)
+                kept = _search_round(job, place, model, baseline.plan, tables, number, progress)
             with stage(folder, f"recover {number}"):
                 smaller = cut(job, folder, model, kept, number, progress)
                 last = budget.of(smaller.plan) <= budget.limit
@@ -249,7 +271,7 @@ def rounds_stage(
             epochs.append(replace(record, epoch=len(epochs) + 1))
     if budget.of(model.plan) > budget.limit:
         raise PlanError(
-            f"The budget {job.settings.budget} is not met after {job.settings.tree.iterations} rounds of search",
+            f"The budget {job.settings.budget} is not met after {iterations} rounds of search",
             expected=f"at most {budget.cost.shown(budget.limit)}",
             got=budget.cost.shown(budget.of(model.plan)),
             fix="Allow more with --iterations, deeper trees with --depth or larger groups with --group-size, "
@@ -260,48 +282,20 @@ def rounds_stage(
 
 
 def _search_round(
-    job: Job,
-    place: Path,
-    model: SlicedViT,
-    budget: Budget,
-    cost: Cost,
-    total: int,
-    number: int,
-    progress: Progress,
+    job: Job, place: Path, model: SlicedViT, whole: ShapePlan, tables: Tables, number: int, progress: Progress
 ) -> Kept:
-    """Searches from one model; what it does is recorded in ``journal.jsonl``, where it goes on when it was killed."""
-    told = job.settings
-    images = draw_search_images(
-        job.data,
-        job.task.preprocessing,
-        job.augmentation,
-        per_class=told.importance_images,
-        seed=told.seed,
-        iteration=number,
-    )
+    """Searches from one model; ``journal.jsonl`` records the search, which goes on there when it was killed."""
+    shown = progress if job.method.one_round else _of_round(progress, number, job.method_settings.iterations)
+    inputs = search_inputs(job, model, whole, tables, place, shown, number)
     asked = {
-        "search": told.search,
+        "search": job.settings.search,
         "weights_sha256": weights_sha256(model),
-        "cost": cost.name,
-        "total": total,
-        "budget": told.budget,
-        "limit": budget.limit,
-        "tree": encode(job.tree),
-        "images": len(images),
+        "cost": inputs.required_cost.name,
+        "total": inputs.total,
+        "budget": job.settings.budget,
+        "limit": inputs.required_budget.limit,
     }
-    journal = TreeJournal(place / "journal.jsonl", asked)
-    shown = _of_round(progress, number, told.tree.iterations) if told.search == "dfbnb" else progress
-    if told.search == "greedy":
-        found = search_greedily(
-            model, images, cost, total, job.tree, budget, bf16=job.bf16, journal=journal, progress=shown
-        )
-    else:
-        found = search_tree(
-            model, images, cost, total, job.tree, budget=budget, bf16=job.bf16, journal=journal, progress=shown
-        )
-    if found.best_smaller is None:
-        raise PlanError("The search found nothing that can go", fix="Choose smaller groups with --group-size")
-    return found.best_smaller.kept
+    return job.method.run(replace(inputs, asked=asked)).kept
 
 
 def _of_round(progress: Progress, number: int, most: int) -> Progress:
@@ -317,7 +311,7 @@ def _recipe(job: Job, last: bool) -> TrainRecipe:
     """Returns the recipe of a round's recovery: shorter where another round comes after it."""
     if last:
         return job.recover
-    asked = job.settings.tree.round_epochs
+    asked = job.method_settings.round_epochs
     return replace(job.recover, epochs=-(-job.recover.epochs // 4) if asked is None else asked)
 
 
@@ -344,7 +338,7 @@ def _recover(
         distillation=job.lesson,
         masks=masks,
         state_path=place / "training.safetensors",
-        stage=f"recover {number}" if job.settings.search == "dfbnb" else "recover",
+        stage="recover" if job.method.kind != "rounds" or job.method.one_round else f"recover {number}",
         progress=progress,
     )
     save_stage(place, trained.model, job, trained.epochs, progress)
@@ -364,9 +358,9 @@ def shrink_stages(job: Job, folder: RunFolder, progress: Progress = silent) -> N
     # a run that an older version began goes on with the pictures as they were prepared then
     prepared = read_task(folder.baseline).preprocessing
     job = replace(job, task=replace(job.task, preprocessing=prepared))
-    if job.settings.search in ("dfbnb", "greedy"):
+    if job.method.kind == "rounds":
         rounds_stage(job, folder, baseline, tables, progress)
-    elif job.settings.search == "unstructured":
+    elif job.method.kind == "zeros":
         zeros_stage(job, folder, baseline, progress)
     else:
         recover_stage(job, folder, baseline, search_stage(job, folder, baseline, tables, progress), progress)

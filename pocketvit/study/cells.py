@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from compress.distill.lesson import check_lesson
 from compress.model.load import load_model
+from compress.search import METHODS
 from export.job import KINDS
 from export.making import host_family
 from pocketvit.cli.distill_options import settings_of
@@ -156,9 +157,9 @@ def _all(study: Study) -> Iterator[Cell]:
 
 
 def _budgets(study: Study, method: Method, model: Options) -> tuple[str, ...]:
-    search = {**study.common, **model, **method.options}.get("search")
+    search = str({**study.common, **model, **method.options}.get("search", "one-shot"))
     # neither a student nor zeros in place of weights make a model smaller than its widths
-    if method.command == "distill" or search == "unstructured":
+    if method.command == "distill" or (search in METHODS and not METHODS[search].needs_budget):
         return ("",)
     own = method.options.get("budget")
     return study.budgets if own is None else (str(own),)

@@ -15,7 +15,7 @@ from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
 from compress.search.tree.journal import TreeJournal
 from compress.search.tree.search import search_tree
-from compress.search.tree.settings import TreeSettings
+from compress.search.tree.settings import TreeEffort, TreeSettings
 from compress.train.fit import fit
 from runtime import Preprocessing, params
 from tests.compress.plain_search import Plain
@@ -38,9 +38,10 @@ def test_the_walk_counts_what_the_plain_search_counts(
     trained: SlicedViT, tmp_path: Path, seed: int, epsilon: float
 ) -> None:
     images = draw_search_images(load_data("digits"), SPEC, GENTLE, per_class=6, seed=seed, iteration=0)
-    settings = TreeSettings(depth=3, epsilon=epsilon, gradient_batch=20, eval_batch=10, exact=True)
+    settings, effort = TreeSettings(depth=3, epsilon=epsilon, exact=True), TreeEffort(gradient_batch=20, eval_batch=10)
     journal = TreeJournal(tmp_path / "j.jsonl", {"seed": seed})
-    found = search_tree(trained, images, COUNTS["params"], params(trained.plan), settings, journal=journal)
+    total = params(trained.plan)
+    found = search_tree(trained, images, COUNTS["params"], total, settings, effort=effort, journal=journal)
     known, root = models_of(read_lines(tmp_path / "j.jsonl"), trained.plan)
     walk = Walk(known, settings.depth, settings.epsilon)
     walk.visit(root)

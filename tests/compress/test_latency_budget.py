@@ -10,8 +10,9 @@ import pytest
 
 from compress.budget import parse_budget, parse_cost, smallest_plan
 from compress.model.slicing import keep_all
+from compress.search.base import GroupSizes
 from compress.search.milp import solve
-from compress.search.one_shot import GroupSizes, propose
+from compress.search.one_shot import propose
 from runtime import BlockPlan, PlanError, ShapePlan
 from tests.compress.search.test_one_shot import random_importance
 from tests.tables import stair_table

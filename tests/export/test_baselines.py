@@ -18,7 +18,9 @@ from compress.data.dataset import Dataset
 from compress.distill.response import distillation_loss
 from compress.evaluate import logits_of
 from compress.model.vit import SlicedViT
-from compress.search.unstructured import Sparsity, magnitude_masks, with_zeros
+from compress.search.sparse_settings import SparseSettings
+from compress.search.unstructured import magnitude_masks
+from compress.train.masks import with_zeros
 from export.exporter import export_model
 from export.graph.build import DEFAULT_REWRITES, vit_graph
 from export.graph.execute import run_graph
@@ -47,7 +49,7 @@ def some(digits: Dataset) -> Dataset:
 
 @pytest.fixture(scope="module")
 def sparse(sliced: SlicedViT) -> SlicedViT:
-    return with_zeros(sliced, magnitude_masks(sliced, Sparsity(SHARE)))
+    return with_zeros(sliced, magnitude_masks(sliced, SparseSettings(SHARE)))
 
 
 # recipes by name
@@ -237,7 +239,7 @@ def zeros_in(values: list[np.ndarray]) -> int:
 
 
 def test_zeros_are_zeros_in_the_files(sliced: SlicedViT, sparse: SlicedViT, digits: Dataset, tmp_path: Path) -> None:
-    masks = magnitude_masks(sliced, Sparsity(SHARE))
+    masks = magnitude_masks(sliced, SparseSettings(SHARE))
     wanted = sum(int((~mask).sum()) for mask in masks.values())
     settings = ExportSettings(("onnx", "fp32", "int8-full"), **PLAIN)  # type: ignore[arg-type]
     task = task_for(digits)
@@ -266,5 +268,5 @@ def test_only_a_model_with_zeros_where_centring_would_fill_them_goes_without(
 ) -> None:
     assert rewrites_for(sliced) == DEFAULT_REWRITES
     assert rewrites_for(sparse) == DEFAULT_REWRITES.without("centre")
-    others = with_zeros(sliced, magnitude_masks(sliced, Sparsity(SHARE, layers=("qkv", "fc1"))))
+    others = with_zeros(sliced, magnitude_masks(sliced, SparseSettings(SHARE, layers=("qkv", "fc1"))))
     assert rewrites_for(others) == DEFAULT_REWRITES

@@ -13,20 +13,20 @@ import pocketvit
 from compress.distill.settings import Distillation
 from compress.model.load import ModelSpec
 from compress.recipe import TrainRecipe
-from compress.search.one_shot import GroupSizes
-from compress.search.tas.settings import TasSettings
-from compress.search.tree.settings import TreeSettings
-from compress.search.unstructured import Sparsity
-from device_bench.metrics.measure import Sampling
+from compress.search.base import GroupSizes
+from compress.search.sparse_settings import SparseSettings
+from compress.search.tas.settings import OddsRecipe, TasSettings
+from compress.search.tree.settings import TreeEffort, TreeSettings
+from device_bench.documents.measurement import Sampling
 from pocketvit.distill_settings import DistillSettings
 from pocketvit.pipeline.benching import BenchSettings
 from pocketvit.pipeline.runfolder import claim, read_settings
-from pocketvit.settings import RunSettings, SparseSearch, TasSearch, TrainSettings, TreeSearch
+from pocketvit.settings import RunSettings, TrainSettings
 from runtime import PlanError, PocketVitError, decode, encode
 from tests.device_bench.conftest import make_run
 
-SETTINGS = (RunSettings, TrainSettings, TreeSearch, TasSearch, SparseSearch, DistillSettings, BenchSettings)
-DEEPER = (Distillation, GroupSizes, ModelSpec, Sparsity, TasSettings, TrainRecipe, TreeSettings, Sampling)
+SETTINGS = (RunSettings, TrainSettings, TreeSettings, TasSettings, SparseSettings, DistillSettings, BenchSettings)
+DEEPER = (Distillation, GroupSizes, ModelSpec, OddsRecipe, TrainRecipe, TreeEffort, Sampling)
 NEEDED = {ModelSpec: {"name": "vit_tiny_patch16_224"}, TrainRecipe: {"epochs": 1}}
 
 
@@ -42,7 +42,7 @@ NEEDED = {ModelSpec: {"name": "vit_tiny_patch16_224"}, TrainRecipe: {"epochs": 1
         ({"kinds": "fp32"}, "such as ('fp32',)", "'fp32'"),
         ({"distill_methods": "response"}, "such as ('response',)", "'response'"),
         ({"fine_tune": {"epochs": 3}}, "a TrainSettings", "{'epochs': 3}"),
-        ({"tree": TasSearch()}, "a TreeSearch", "TasSearch("),
+        ({"tree": TasSettings()}, "a TreeSettings", "TasSettings("),
         ({"mean": 0.5}, "such as (0.5,)", "0.5"),
         ({"budget": 0.75}, "a text", "0.75"),
         ({"model_args": [("depth", 2)]}, "a dict", "[('depth', 2)]"),
@@ -77,7 +77,7 @@ def test_paths_and_lists_work_and_are_kept_as_ever(tmp_path: Path) -> None:
         mean=[0.5],  # type: ignore[arg-type]
         kinds=["fp32"],  # type: ignore[arg-type]
         distill_methods=["response"],  # type: ignore[arg-type]
-        sparse=SparseSearch(layers=["fc1"]),  # type: ignore[arg-type]
+        sparse=SparseSettings(layers=["fc1"]),  # type: ignore[arg-type]
     )
     usual = RunSettings(
         data="digits",
@@ -86,7 +86,7 @@ def test_paths_and_lists_work_and_are_kept_as_ever(tmp_path: Path) -> None:
         profiles=str(tmp_path),
         mean=(0.5,),
         kinds=("fp32",),
-        sparse=SparseSearch(layers=("fc1",)),
+        sparse=SparseSettings(layers=("fc1",)),
     )
     assert given == usual
     assert decode(RunSettings, json.loads(json.dumps(encode(given))), "run.json") == usual

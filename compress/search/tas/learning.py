@@ -27,7 +27,7 @@ from .candidates import Choice, candidates_of, plan_with
 from .cost import CostTable, cost_hinge
 from .journal import by_kind, rounded
 from .plan import Floats, argmax_plan
-from .settings import TasSettings
+from .settings import OddsRecipe
 from .state import TasState, moments_of, restore_moments
 from .supernet import Sample, draw_sample, run_sample
 
@@ -56,7 +56,7 @@ class Learning:
         data: Dataset,
         spec: Preprocessing,
         recipe: TrainRecipe,
-        settings: TasSettings,
+        settings: OddsRecipe,
         augmentation: Augmentation,
         seed: int,
         bf16: bool,
@@ -91,9 +91,10 @@ class Learning:
         for extras in (*self.table.before, *self.table.last):
             digest.update(extras.heads.tobytes() + extras.mlp.tobytes())
         digest.update(self.table.ends.tobytes())
-        told = (self.recipe, self.settings, self.augmentation, self.spec, self.seed, self.bf16, self.plan)
+        told = (self.augmentation, self.spec, self.seed, self.bf16, self.plan)
         asked = (self.budget.cost.name, self.budget.limit, data_digest(self.data), weights_sha256(self.net))
-        return "|".join(map(repr, (*told, *asked, digest.hexdigest())))
+        settings = repr(self.settings).replace("OddsRecipe(", "TasSettings(", 1)  # the class's name in earlier versions
+        return "|".join((repr(self.recipe), settings, *map(repr, (*told, *asked, digest.hexdigest()))))
 
     @property
     def finished(self) -> bool:

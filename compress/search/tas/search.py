@@ -23,7 +23,8 @@ from compress.importance import Importance
 from compress.model.slicing import keep_all
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
-from compress.search.one_shot import Proposal, check_finite
+from compress.search.base import Proposal
+from compress.search.one_shot import check_finite
 from compress.train.fit import SAVE_EVERY_S
 from runtime import PlanError, Preprocessing, Progress, ShapePlan, silent
 
@@ -31,7 +32,7 @@ from .candidates import plan_with
 from .journal import TasJournal
 from .learning import Learning
 from .plan import most_likely
-from .settings import TasSettings
+from .settings import OddsRecipe
 from .state import read_tas_state, write_tas_state
 from .units import Lost, kept_first, lost_importance, order_of, ordered
 
@@ -46,7 +47,7 @@ def search_tas(
     data: Dataset,
     spec: Preprocessing,
     recipe: TrainRecipe,
-    settings: TasSettings | None = None,
+    settings: OddsRecipe | None = None,
     *,
     augmentation: Augmentation,
     seed: int = 0,
@@ -91,7 +92,7 @@ def search_tas(
         return Proposal(model.plan, keep_all(model.plan), ())
     if recipe.epochs < 1:
         raise PlanError("A transformable architecture search needs at least one epoch", got=recipe.epochs)
-    settings, order = settings or TasSettings(), order_of(importance)
+    settings, order = settings or OddsRecipe(), order_of(importance)
     learning = Learning(ordered(model, order), budget, data, spec, recipe, settings, augmentation, seed, bf16)
     lowest = _lowest(learning)
     keeper = _Keeper(folder, learning, clock)

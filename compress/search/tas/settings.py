@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from runtime import PlanError, check_fields
@@ -18,6 +18,41 @@ Optimizer = Literal["sgd", "adam"]
 
 @dataclass(frozen=True)
 class TasSettings:
+    """How ``tas`` learns widths and depth.
+
+    Attributes:
+        epochs: of the search; each trains the weights on one half of the training images and the odds on the other.
+        candidates: most candidates of a width or of the depth.
+        tolerance: share of the budget by which the result may stay below it, 0..1.
+        exact: learn the odds as published, for networks of fresh weights, instead of in the way that suits a trained
+            model.
+        lr: learning rate of the odds; None takes 4, or with ``exact`` 0.05.
+
+    Raises:
+        PlanError: a value is of another type or out of range.
+    """
+
+    epochs: int = 20
+    candidates: int = 8
+    tolerance: float = 0.05
+    exact: bool = False
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.epochs < 1:
+            raise PlanError("The epochs of a search must be at least 1", got=self.epochs)
+        self.odds_recipe()
+
+    def odds_recipe(self) -> OddsRecipe:
+        """Returns how the odds are learnt by these settings."""
+        usual = ODDS_AS_PUBLISHED if self.exact else OddsRecipe()
+        lr = usual.lr if self.lr is None else self.lr
+        return replace(usual, candidates=self.candidates, tolerance=self.tolerance, lr=lr)
+
+
+@dataclass(frozen=True)
+class OddsRecipe:
     """How odds over widths and depth are learnt; the defaults suit a trained model.
 
     Plain gradient steps keep the log-odds of all choices in one unit, what the loss changed by: so they can be traded
@@ -74,7 +109,7 @@ class TasSettings:
             raise PlanError("Samples get colder: cold must not be above hot", got=f"{self.hot} to {self.cold}")
 
 
-TAS_AS_PUBLISHED = TasSettings(
+ODDS_AS_PUBLISHED = OddsRecipe(
     least_share=0.3,
     cost_weight=2.0,
     optimizer="adam",

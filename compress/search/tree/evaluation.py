@@ -15,7 +15,7 @@ from compress.evaluate import evaluating
 from compress.model.vit import SlicedViT
 
 from .early_stop import Sequential
-from .settings import TreeSettings
+from .settings import TreeEffort, TreeSettings
 
 _LEAST_STEP = 8
 
@@ -53,11 +53,14 @@ class Evaluation:
         images: the Search Set.
         total: what the unpruned model costs.
         settings: how the tree is searched.
+        effort: images per step, and the chance of giving up a model wrongly.
         bf16: under bfloat16 autocast.
     """
 
-    def __init__(self, images: SearchImages, total: int, settings: TreeSettings, bf16: bool) -> None:
-        self.images, self.total, self.settings, self.bf16 = images, total, settings, bf16
+    def __init__(
+        self, images: SearchImages, total: int, settings: TreeSettings, effort: TreeEffort, bf16: bool
+    ) -> None:
+        self.images, self.total, self.settings, self.effort, self.bf16 = images, total, settings, effort, bf16
         self.order: npt.NDArray[np.int64] = np.arange(len(images))
         self.hard = 0
 
@@ -75,13 +78,13 @@ class Evaluation:
         if most < least:
             return Seen(most, False, 0, None)
         model = copy_on(model, device_in_use())
-        test = Sequential(self.hard, count - least, 0.0 if self.settings.exact else self.settings.error)
+        test = Sequential(self.hard, count - least, 0.0 if self.settings.exact else self.effort.error)
         margins = np.zeros(count, np.float32)
         reachable, done = count, 0
         while done < count and reachable >= least:
             # no fewer than the mistakes it takes
             step = test.next_step(done) or max(_LEAST_STEP, reachable - least + 1)
-            positions = self.order[done : done + min(step, self.settings.eval_batch)]
+            positions = self.order[done : done + min(step, self.effort.eval_batch)]
             right, margins[positions] = self.answers(model, positions)
             reachable -= int((~right).sum())
             done += len(positions)

@@ -13,7 +13,7 @@ from runtime import Progress, silent
 from .journal import TreeJournal
 from .progress import Descent
 from .search import Alike, Node, SearchResult, Step, Tree
-from .settings import TreeSettings
+from .settings import TreeEffort, TreeSettings
 
 
 def search_greedily(
@@ -24,6 +24,7 @@ def search_greedily(
     settings: TreeSettings,
     budget: Budget,
     *,
+    effort: TreeEffort | None = None,
     bf16: bool = False,
     journal: TreeJournal | None = None,
     progress: Progress = silent,
@@ -38,8 +39,9 @@ def search_greedily(
         images: the Search Set.
         cost: what the objective counts.
         total: what the unpruned model costs.
-        settings: group sizes and the weight of the cost; depth and epsilon are not used.
+        settings: the weight of the cost; depth and epsilon are not used.
         budget: where to end.
+        effort: group sizes, and how much work a decision takes.
         bf16: evaluate and differentiate under bfloat16 autocast.
         journal: where operations are recorded and replayed from.
         progress: told of every model looked at.
@@ -52,7 +54,7 @@ def search_greedily(
         ArtifactError: the journal is of another search.
         StorageError: the journal cannot be written.
     """
-    tree = Tree(images, cost, total, settings, budget, bf16, journal, progress)
+    tree = Tree(images, cost, total, settings, effort or TreeEffort(), budget, bf16, journal, progress)
     tree.outlook = outlook = Descent(budget.of(model.plan), budget.limit)
     root, _ = tree.look(model, keep_all(model.plan), (), Alike(len(tree.images)))
     node, found, known = root, None, tree.known(model)

@@ -33,7 +33,7 @@ from runtime import Progress, ShapePlan, encode, silent
 from .evaluation import Evaluation, Seen, objective
 from .journal import TreeJournal, removal_of, removed_units
 from .progress import Outlook, short_change
-from .settings import TreeSettings
+from .settings import TreeEffort, TreeSettings
 
 ACTIONS: tuple[Action, ...] = ("mlp", "qk", "v", "head", "embed")
 """The five actions, in the order in which an exact search visits children."""
@@ -138,6 +138,7 @@ def search_tree(
     total: int,
     settings: TreeSettings | None = None,
     *,
+    effort: TreeEffort | None = None,
     budget: Budget | None = None,
     bf16: bool = False,
     journal: TreeJournal | None = None,
@@ -150,7 +151,8 @@ def search_tree(
         images: the Search Set.
         cost: what the objective counts.
         total: what the unpruned model of the first iteration costs.
-        settings: depth, tolerance, group sizes.
+        settings: depth, epsilon, weight of the cost.
+        effort: group sizes, and how much work a decision takes.
         budget: where a path ends, and which is not undershot by more than 2 % while another action is left.
         bf16: evaluate and differentiate under bfloat16 autocast.
         journal: where operations are recorded and replayed from.
@@ -160,7 +162,9 @@ def search_tree(
         ArtifactError: the journal is of another search.
         StorageError: the journal cannot be written.
     """
-    tree = Tree(images, cost, total, settings or TreeSettings(), budget, bf16, journal, progress)
+    tree = Tree(
+        images, cost, total, settings or TreeSettings(), effort or TreeEffort(), budget, bf16, journal, progress
+    )
     tree.search(model)
     progress("search", tree.used, tree.used, tree.note(tree.root))
     return SearchResult(tree.best, tree.best_smaller, tree.root, tree.nodes, tree.branched, tree.repeats, tree.used)
@@ -180,15 +184,17 @@ class Tree:
         cost: Cost,
         total: int,
         settings: TreeSettings,
+        effort: TreeEffort,
         budget: Budget | None,
         bf16: bool,
         journal: TreeJournal | None,
         progress: Progress,
     ) -> None:
-        self.images, self.cost, self.total, self.settings, self.budget = images, cost, total, settings, budget
+        self.images, self.cost, self.total, self.budget = images, cost, total, budget
+        self.settings, self.effort = settings, effort
         self.bf16, self.journal, self.progress = bf16, journal, progress
         self.seen: set[Kept] = set()
-        self.evaluation = Evaluation(images, total, self.settings, bf16)
+        self.evaluation = Evaluation(images, total, settings, effort, bf16)
         self.nodes = self.branched = self.repeats = self.used = 0
         self.outlook = Outlook(settings.depth, len(ACTIONS), self.gradient_work())
 
@@ -233,21 +239,21 @@ class Tree:
     @property
     def refresh(self) -> int:
         """Actions after which importance is taken anew."""
-        return 1 if self.settings.exact else self.settings.refresh
+        return 1 if self.settings.exact else self.effort.refresh
 
     def known(self, model: SlicedViT) -> Known:
         """Returns the importance of the units of ``model``, to be taken when it is first needed."""
 
         def take() -> Importance:
             chosen = self.images.spread(self.gradient_work() // GRADIENT_COST)
-            scores = fisher_scores(model, chosen.batches(self.settings.gradient_batch), bf16=self.bf16)
+            scores = fisher_scores(model, chosen.batches(self.effort.gradient_batch), bf16=self.bf16)
             return group_importance(model.plan, scores)
 
         return Known(0, take)
 
     def gradient_work(self) -> int:
         """Returns the forward-equivalents of taking importance once."""
-        share = 1.0 if self.settings.exact else self.settings.gradient_share
+        share = 1.0 if self.settings.exact else self.effort.gradient_share
         return GRADIENT_COST * max(1, round(share * len(self.images)))
 
     def ends(self, plan: ShapePlan, path: tuple[Step, ...]) -> bool:
@@ -266,7 +272,7 @@ class Tree:
         importance = known.importance()
         multiples = multiples_of(self.cost)
         everything = keep_all(model.plan)
-        options = self.legal(model, removals(model.plan, importance, everything, self.settings.sizes, multiples))
+        options = self.legal(model, removals(model.plan, importance, everything, self.effort.sizes, multiples))
         before = self.cost.of(model.plan)
 
         def rank(option: Removal) -> float:
@@ -292,7 +298,7 @@ class Tree:
         importance holds those of batches of B, which are B times smaller: ``B / 2 * I`` nats.
         """
         saved = math.log2(self.cost.of(model.plan) / self.cost.of(widths_of(model.plan, option.kept)))
-        lost = self.settings.gradient_batch / 2 * option.importance / math.log(2)
+        lost = self.effort.gradient_batch / 2 * option.importance / math.log(2)
         return self.settings.cost_weight * saved - lost
 
     def negligible(self, option: Removal) -> bool:
@@ -301,7 +307,7 @@ class Tree:
         The root is how far the loss of an image moves, root mean square and to first order, in nats; so of N images
         with their losses spread over a nat and more, less than one is as close to a tie.
         """
-        moved = math.sqrt(self.settings.gradient_batch * max(0.0, option.importance))
+        moved = math.sqrt(self.effort.gradient_batch * max(0.0, option.importance))
         return not self.settings.exact and len(self.images) * moved < 1
 
     def unseen(self, model: SlicedViT, kept: Kept, path: tuple[Step, ...]) -> Node:

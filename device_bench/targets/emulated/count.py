@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-from device_bench.metrics.instructions import CLASSES, Instructions
+from device_bench.documents.instructions import CLASSES, Instructions
 from device_bench.targets.remote.bundle import bundle
 from runtime import ArtifactError, MeasurementError, Progress, silent, storage_errors
 

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from device_bench import format
 from device_bench.documents.figures import Energy, EnergyTier, Startup, Throughput
+from device_bench.documents.instructions import Instructions
 from device_bench.documents.results import BenchResult, FileResult
-from device_bench.metrics.instructions import Instructions
 from device_bench.metrics.stats import median_interval, p90_interval, percentile
 from device_bench.report.summary import REFUSED_BEFORE, RunSummary, Timing
 from device_bench.targets.finding import Finding

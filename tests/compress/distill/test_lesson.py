@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from compress.data.augment import Augmentation, augment
 from compress.data.batches import training_batches
-from compress.data.dataset import ArrayImages
+from compress.data.dataset import UNLABELLED, ArrayImages
 from compress.distill.features import feature_loss
 from compress.distill.lesson import Lesson
 from compress.distill.outputs import depth_of, outputs_of
 from compress.distill.relations import angle_loss, distance_loss
-from compress.distill.response import UNLABELLED, distillation_loss
+from compress.distill.response import distillation_loss
 from compress.distill.settings import (
     DISTILL_METHODS,
     RESPONSE_T2,

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from compress.data.dataset import UNLABELLED
 from compress.distill.features import feature_loss, on_one_grid, projection_of
 from compress.distill.relations import angle_loss, distance_loss
-from compress.distill.response import UNLABELLED, distillation_loss, label_loss, mutual_losses, soft_loss
+from compress.distill.response import distillation_loss, label_loss, mutual_losses, soft_loss
 from compress.distill.shallow import ShallowHead, self_loss
 
 RIGHT_TRIANGLE = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]], dtype=torch.float64)

@@ -14,10 +14,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from compress.data.dataset import FileImages
+from compress.data.dataset import UNLABELLED, FileImages
 from compress.data.unlabelled import JoinedImages, with_unlabelled
 from compress.distill.outputs import depth_of, outputs_of
-from compress.distill.response import UNLABELLED
 from compress.distill.teacher_folder import open_teacher, read_teacher, record_of, save_teacher
 from compress.distill.teachers import TimmSpec, folder_teacher, sliced_teacher, teacher_score, timm_teacher
 from compress.evaluate import Score, score

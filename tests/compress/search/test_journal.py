@@ -11,8 +11,9 @@ import pytest
 from compress.budget import COUNTS, Budget
 from compress.importance import BlockImportance, Importance
 from compress.model.slicing import keep_all
+from compress.search.base import Proposal
 from compress.search.journal import read_journal, write_journal
-from compress.search.one_shot import Proposal, propose
+from compress.search.one_shot import propose
 from runtime import ArtifactError, StorageError, encode, macs
 from tests.compress.tiny import TINY_PLAN, sliced_model
 

@@ -15,8 +15,9 @@ import compress.search.milp
 from compress.budget import COUNTS, Budget, smallest_plan
 from compress.importance import BlockImportance, Importance
 from compress.model.slicing import BlockKept, Kept, keep_all, plan_of, slice_vit
+from compress.search.base import GroupSizes, Proposal
 from compress.search.milp import solve
-from compress.search.one_shot import GroupSizes, Proposal, propose
+from compress.search.one_shot import propose
 from runtime import BlockPlan, PlanError, ShapePlan
 from tests.compress.tiny import TINY_PLAN, tiny_vit
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from compress.budget import COUNTS, Budget, smallest_plan
 from compress.importance import BlockImportance, Importance
 from compress.model.slicing import keep_all, plan_of, slice_vit
-from compress.search.one_shot import GroupSizes, Proposal, propose, removals
+from compress.search.base import GroupSizes, Proposal
+from compress.search.one_shot import propose, removals
 from runtime import BlockPlan, PlanError, ShapePlan, encode, macs, params
 from tests.compress.strategies import kepts
 from tests.compress.tiny import TINY_PLAN, tiny_vit

@@ -9,18 +9,10 @@ import torch
 from compress.data.augment import augmentation_for
 from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
-from compress.search.unstructured import (
-    SPARSE_LAYERS,
-    SparseLayer,
-    Sparsity,
-    digest_of,
-    hold_zeros,
-    magnitude_masks,
-    sparse_weights,
-    sparsity,
-    with_zeros,
-)
+from compress.search.sparse_settings import SPARSE_LAYERS, SparseLayer, SparseSettings
+from compress.search.unstructured import magnitude_masks, sparse_weights
 from compress.train.fit import fit
+from compress.train.masks import digest_of, hold_zeros, with_zeros
 from runtime import PlanError
 from tests.compress.tiny import SPEC, TINY_PLAN, images_for, tiny_vit, toy_data
 
@@ -41,7 +33,7 @@ def test_the_smallest_go_by_hand() -> None:
     weights = {name: value.detach().clone() for name, value in tiny_vit().named_parameters()}
     wanted = weights["blocks.1.mlp.fc2.weight"]  # 16 x 16
     wanted.copy_(torch.arange(256).reshape(16, 16).float() - 100)
-    masks = magnitude_masks(build(TINY_PLAN, weights), Sparsity(0.25, "layer", ("fc2",)))
+    masks = magnitude_masks(build(TINY_PLAN, weights), SparseSettings(0.25, "layer", ("fc2",)))
     # 64 of 256: 0, both of 1 to 31, and of the two of magnitude 32 the first, which is -32
     gone = masks["blocks.1.mlp.fc2.weight"].logical_not() * wanted
     assert sorted(gone[gone != 0].tolist()) == [*range(-32, 0), *range(1, 32)]
@@ -51,7 +43,7 @@ def test_the_smallest_go_by_hand() -> None:
 def test_of_equals_the_first_go() -> None:
     weights = {name: value.detach().clone() for name, value in tiny_vit().named_parameters()}
     weights["blocks.0.mlp.fc1.weight"].fill_(0.5)
-    mask = magnitude_masks(build(TINY_PLAN, weights), Sparsity(0.5, "layer", ("fc1",)))["blocks.0.mlp.fc1.weight"]
+    mask = magnitude_masks(build(TINY_PLAN, weights), SparseSettings(0.5, "layer", ("fc1",)))["blocks.0.mlp.fc1.weight"]
     assert mask.flatten().tolist() == [False] * 192 + [True] * 192
 
 
@@ -59,7 +51,7 @@ def test_of_equals_the_first_go() -> None:
 @pytest.mark.parametrize("layers", [SPARSE_LAYERS, ("fc1", "fc2"), ("qkv",)])
 def test_every_layer_has_its_share_exactly(share: float, layers: tuple[SparseLayer, ...]) -> None:
     model = tiny_vit()
-    masks = magnitude_masks(model, Sparsity(share, "layer", layers))
+    masks = magnitude_masks(model, SparseSettings(share, "layer", layers))
     assert masks.keys() == sparse_weights(model, layers).keys()
     for name, weight in sparse_weights(with_zeros(model, masks), layers).items():
         assert int((weight == 0).sum()) == round(share * weight.numel())
@@ -70,7 +62,7 @@ def test_every_layer_has_its_share_exactly(share: float, layers: tuple[SparseLay
 @pytest.mark.parametrize("share", [0.1, 0.9])
 def test_all_layers_together_have_the_share_exactly(share: float) -> None:
     model = tiny_vit()
-    masks = magnitude_masks(model, Sparsity(share, "global"))
+    masks = magnitude_masks(model, SparseSettings(share, "global"))
     gone = torch.cat([~mask.flatten() for mask in masks.values()])
     size = torch.cat([weight.abs().flatten() for weight in sparse_weights(model).values()])
     assert int(gone.sum()) == round(share * len(size))
@@ -81,7 +73,7 @@ def test_all_layers_together_have_the_share_exactly(share: float) -> None:
 
 def test_only_the_chosen_layers_are_touched() -> None:
     model = tiny_vit()
-    masks = magnitude_masks(model, Sparsity(0.5, "global", ("proj", "qkv")))
+    masks = magnitude_masks(model, SparseSettings(0.5, "global", ("proj", "qkv")))
     assert list(masks)[:4] == [f"blocks.0.attn.{part}.weight" for part in ("q", "k", "v", "proj")]
     cut = dict(with_zeros(model, masks).named_parameters())
     for name, weight in model.named_parameters():
@@ -91,7 +83,7 @@ def test_only_the_chosen_layers_are_touched() -> None:
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_zeros_stay_through_training_and_the_others_learn(scope: str) -> None:
     model = tiny_vit()
-    masks = magnitude_masks(model, sparsity(0.8, scope, SPARSE_LAYERS))
+    masks = magnitude_masks(model, SparseSettings(0.8, scope, SPARSE_LAYERS))
     trained = train(model, masks).model
     assert trained.plan == model.plan
     before = dict(model.named_parameters())
@@ -102,14 +94,14 @@ def test_zeros_stay_through_training_and_the_others_learn(scope: str) -> None:
 
 def test_without_masks_training_fills_the_zeros() -> None:
     model = tiny_vit()
-    masks = magnitude_masks(model, Sparsity(0.8))
+    masks = magnitude_masks(model, SparseSettings(0.8))
     free = train(with_zeros(model, masks), None).model
     assert not any(zeros.any() for zeros in zeros_of(free, masks).values())
 
 
 def test_held_zeros_are_trained_around_as_a_parametrisation_would() -> None:
     model = tiny_vit()
-    masks = magnitude_masks(model, Sparsity(0.7))
+    masks = magnitude_masks(model, SparseSettings(0.7))
     cut = with_zeros(model, masks)
     images, labels = images_for(TINY_PLAN, 6), torch.arange(6) % 3
     weights = dict(cut.named_parameters())
@@ -139,7 +131,7 @@ def test_held_zeros_are_trained_around_as_a_parametrisation_would() -> None:
 
 def test_no_epochs_leave_the_zeros_alone() -> None:
     model = tiny_vit()
-    masks = magnitude_masks(model, Sparsity(0.6))
+    masks = magnitude_masks(model, SparseSettings(0.6))
     untrained = train(model, masks, TrainRecipe(epochs=0)).model
     for name, value in with_zeros(model, masks).named_parameters():
         assert torch.equal(value, dict(untrained.named_parameters())[name])
@@ -151,7 +143,7 @@ class KilledError(Exception):
 
 def test_a_killed_training_goes_on_with_its_masks(tmp_path: Path) -> None:
     model, state = tiny_vit(), tmp_path / "training.safetensors"
-    masks = magnitude_masks(model, Sparsity(0.8, "global"))
+    masks = magnitude_masks(model, SparseSettings(0.8, "global"))
     whole = train(model, masks)
     ticks = iter(range(0, 10_000, 40))  # every step is long enough to be saved
 
@@ -173,7 +165,7 @@ def test_a_killed_training_goes_on_with_its_masks(tmp_path: Path) -> None:
 
 def test_the_state_of_other_masks_is_not_gone_on_with(tmp_path: Path) -> None:
     model, state = tiny_vit(), tmp_path / "training.safetensors"
-    one, other = (magnitude_masks(model, Sparsity(share)) for share in (0.8, 0.5))
+    one, other = (magnitude_masks(model, SparseSettings(share)) for share in (0.8, 0.5))
     cut = with_zeros(model, one)  # zeros of ``one`` are zeros of both, so that the weights are the same at first
     short = TrainRecipe(epochs=1, batch_size=10, lr=1e-2, head_lr=1e-2)
     train(cut, one, short, state_path=state)
@@ -203,4 +195,4 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
 )
 def test_bad_sparsity_is_refused(arguments: tuple[float, str, tuple[str, ...]], text: str) -> None:
     with pytest.raises(PlanError, match=text):
-        sparsity(*arguments)
+        SparseSettings(*arguments)  # type: ignore[arg-type]

@@ -3,12 +3,13 @@ from dataclasses import replace
 
 import pytest
 
-import device_bench.report.grids
+import device_bench.interval
 import device_bench.report.tradeoffs
 from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.format import MISSING
+from device_bench.interval import share_interval
 from device_bench.report.confusions import confusions
-from device_bench.report.grids import energy_grid, energy_notes, wilson_share
+from device_bench.report.grids import energy_grid, energy_notes
 from device_bench.report.machine import machine_rows, untold
 from device_bench.report.summary import summarise
 from device_bench.report.tradeoffs import Point, accuracy_words, frontier, short_names, tradeoffs
@@ -16,7 +17,7 @@ from tests.device_bench.conftest import MACHINE
 from tests.device_bench.report_fixtures import enrich
 
 
-@pytest.mark.parametrize("module", [device_bench.report.tradeoffs, device_bench.report.grids], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [device_bench.report.tradeoffs, device_bench.interval], ids=lambda m: m.__name__)
 def test_examples_in_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
@@ -67,9 +68,9 @@ def test_names_are_shortened_only_where_they_stay_different():
 
 
 def test_the_interval_of_a_share_stays_between_none_and_all():
-    assert wilson_share(1.0, 10).low == pytest.approx(0.7225, abs=1e-4)
-    assert wilson_share(1.0, 10).high == pytest.approx(1.0)
-    assert wilson_share(0.0, 10).low == pytest.approx(0.0)
+    assert share_interval(1.0, 10).low == pytest.approx(0.7225, abs=1e-4)
+    assert share_interval(1.0, 10).high == pytest.approx(1.0)
+    assert share_interval(0.0, 10).low == pytest.approx(0.0)
 
 
 def test_an_energy_without_a_value_has_its_reason(run):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from device_bench.documents.figures import MemoryUse, Peak, Throughput
+from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
 from device_bench.machine.state import MachineState
 from device_bench.metrics.accuracy import TestImages, write_test_images
 from device_bench.metrics.inputs import random_input
-from device_bench.metrics.measure import Sampling
 from device_bench.metrics.startup import Start
 from device_bench.metrics.timing import time_files, time_in_turns
 from device_bench.targets import bench, run_request

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from device_bench.documents.measurement import Sampling
 from device_bench.machine.state import machine_state
-from device_bench.metrics.measure import Sampling
 from device_bench.targets import bench
 from device_bench.worker.apart import NOBODY, Answer, Samples, ask, samples_apart, time_apart
 from device_bench.worker.child import teller

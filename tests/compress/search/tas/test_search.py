@@ -20,10 +20,10 @@ from compress.importance import Importance
 from compress.model.slicing import keep_all, plan_of, slice_vit
 from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
-from compress.search.one_shot import Proposal
+from compress.search.base import Proposal
 from compress.search.tas.candidates import candidates_of, plan_with
 from compress.search.tas.search import TAS_JOURNAL, TAS_STATE, search_tas
-from compress.search.tas.settings import TAS_AS_PUBLISHED, TasSettings
+from compress.search.tas.settings import ODDS_AS_PUBLISHED, OddsRecipe
 from compress.train.fit import fit
 from runtime import BlockPlan, PlanError, ShapePlan, StorageError
 from tests.compress.search.test_one_shot import random_importance
@@ -35,8 +35,8 @@ PLAN = replace(
     TINY_PLAN, embed_dim=32, blocks=(BlockPlan(2, 16, 8, 64), BlockPlan(3, 8, 16, 48), BlockPlan(2, 8, 8, 64))
 )
 RECIPE = TrainRecipe(epochs=3, batch_size=8, lr=2e-3, head_lr=4e-3, warmup=0.2, patience=3, clip_norm=1.0)
-SETTINGS = TasSettings(candidates=4, least_share=0.2, tolerance=0.1)
-PUBLISHED = replace(TAS_AS_PUBLISHED, candidates=4, least_share=0.2, tolerance=0.1, lr=0.1)
+SETTINGS = OddsRecipe(candidates=4, least_share=0.2, tolerance=0.1)
+PUBLISHED = replace(ODDS_AS_PUBLISHED, candidates=4, least_share=0.2, tolerance=0.1, lr=0.1)
 STEPS = 3 * 2
 MACS = COUNTS["macs"]
 
@@ -187,7 +187,7 @@ def test_long_searches_record_about_as_often_as_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("calls", [1, 2, 3, 4, 5, STEPS])
 @pytest.mark.parametrize("clock", [restless_clock, lambda: lambda: 0.0])
 def test_a_killed_search_ends_as_an_undisturbed_one(
-    tmp_path: Path, calls: int, clock: Callable[[], Callable[[], float]], settings: TasSettings
+    tmp_path: Path, calls: int, clock: Callable[[], Callable[[], float]], settings: OddsRecipe
 ) -> None:
     whole = search(folder=tmp_path / "whole", settings=settings)
     with pytest.raises(Killed):
@@ -324,5 +324,5 @@ def test_bfloat16_searches_float32_weights() -> None:
 )
 def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(PlanError) as caught:
-        TasSettings(**changes)
+        OddsRecipe(**changes)
     assert text in str(caught.value)

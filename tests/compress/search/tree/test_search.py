@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from compress.search.one_shot import Removal
 from compress.search.tree.evaluation import objective
 from compress.search.tree.journal import TreeJournal
 from compress.search.tree.search import SearchResult, Tree, search_tree
-from compress.search.tree.settings import TreeSettings
+from compress.search.tree.settings import TreeEffort, TreeSettings
 from compress.train.fit import fit
 from runtime import PlanError, Preprocessing, params, silent
 from tests.compress.plain_search import Plain
@@ -54,8 +55,8 @@ def images_of(digits: Dataset, seed: int, per_class: int = 6) -> SearchImages:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_decides_what_the_plain_search_decides(trained: SlicedViT, digits: Dataset, seed: int) -> None:
     images = images_of(digits, seed)
-    settings = TreeSettings(depth=3, epsilon=0.1, gradient_batch=20, eval_batch=10, exact=True)
-    found = search_tree(trained, images, COUNTS["params"], params(trained.plan), settings)
+    settings, effort = TreeSettings(depth=3, epsilon=0.1, exact=True), TreeEffort(gradient_batch=20, eval_batch=10)
+    found = search_tree(trained, images, COUNTS["params"], params(trained.plan), settings, effort=effort)
     pictures, labels = images.at(np.arange(len(images)))
     plain = Plain(trained, pictures, labels, depth=3, epsilon=0.1, batch=20)
     plain.run()
@@ -86,9 +87,10 @@ def test_without_exact_it_is_rarely_worse(trained: SlicedViT, digits: Dataset) -
 def test_importance_is_taken_anew_after_so_many_actions(trained: SlicedViT, digits: Dataset, tmp_path: Path) -> None:
     images, total = images_of(digits, 1), params(trained.plan)
     for refresh, fresh in ((1, {0, 1, 2, 3}), (2, {0, 2}), (9, {0})):
-        settings = TreeSettings(depth=4, epsilon=0.0, refresh=refresh, gradient_share=1 / 3)
+        settings, effort = TreeSettings(depth=4, epsilon=0.0), TreeEffort(refresh=refresh, gradient_share=1 / 3)
         path = tmp_path / f"{refresh}.jsonl"
-        search_tree(trained, images, COUNTS["params"], total, settings, journal=TreeJournal(path, {}))
+        journal = TreeJournal(path, {})
+        search_tree(trained, images, COUNTS["params"], total, settings, effort=effort, journal=journal)
         dive = [json.loads(line) for line in path.read_text().splitlines()][1:5]
         assert [line["op"] for line in dive] == ["branch"] * 4
         assert {depth for depth, line in enumerate(dive) if line["images"]} == fresh
@@ -119,7 +121,7 @@ def test_what_loses_nothing_is_not_looked_at_again(
 def test_what_is_expected_to_change_an_answer_is_looked_at(trained: SlicedViT, digits: Dataset) -> None:
     """Of 60 images, in gradients of 16, one is within reach of a tie from sqrt(16 I) = 1 / 60 on."""
     images, total = images_of(digits, 1), params(trained.plan)
-    tree = Tree(images, COUNTS["params"], total, TreeSettings(), None, False, None, silent)
+    tree = Tree(images, COUNTS["params"], total, TreeSettings(), TreeEffort(), None, False, None, silent)
     for share, negligible in ((0.99, True), (1.01, False)):
         option = Removal("mlp", 0, share / (16 * len(images) ** 2), keep_all(trained.plan))
         assert tree.negligible(option) is negligible
@@ -262,7 +264,19 @@ def test_the_objective_by_hand() -> None:
     assert objective(0, 100, 25, 100, 1.0) == -math.inf
 
 
-@pytest.mark.parametrize("change", [{"depth": 0}, {"epsilon": -1.0}, {"cost_weight": math.inf}, {"eval_batch": 0}])
-def test_settings_out_of_range_are_refused(change: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (TreeSettings, {"depth": 0}),
+        (TreeSettings, {"iterations": 0}),
+        (TreeSettings, {"epsilon": -1.0}),
+        (TreeSettings, {"cost_weight": math.inf}),
+        (TreeSettings, {"round_epochs": -1}),
+        (TreeEffort, {"eval_batch": 0}),
+        (TreeEffort, {"gradient_share": 0.0}),
+        (TreeEffort, {"error": 1.0}),
+    ],
+)
+def test_settings_out_of_range_are_refused(kind: type[Any], change: dict[str, float]) -> None:
     with pytest.raises(PlanError, match="must"):
-        TreeSettings(**change)  # type: ignore[arg-type]
+        kind(**change)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
-from device_bench.metrics.measure import Sampling
 from device_bench.targets.base import Device
 from device_bench.targets.link import Link
 from device_bench.targets.remote import bench as remote

@@ -1,0 +1,195 @@
+"""A search method as data: its settings, what it needs, and the function that chooses. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from compress.budget import Budget, Cost
+from compress.recipe import TrainRecipe
+from runtime import MULTIPLE, PlanError, Preprocessing, Progress, ShapePlan, check_fields, silent
+
+if TYPE_CHECKING:
+    from compress.data.augment import Augmentation
+    from compress.data.dataset import Dataset
+    from compress.data.search_images import SearchImages
+    from compress.importance import Importance
+    from compress.model.slicing import Kept
+    from compress.model.vit import SlicedViT
+    from compress.train.masks import Masks
+
+
+@dataclass(frozen=True)
+class GroupSizes:
+    """How many units one removal takes, by kind; each is a multiple of 8.
+
+    Raises:
+        PlanError: a size is not a positive multiple of 8.
+    """
+
+    mlp: int = MULTIPLE
+    qk: int = MULTIPLE
+    v: int = MULTIPLE
+    embed: int = MULTIPLE
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name, size in asdict(self).items():
+            if size < MULTIPLE or size % MULTIPLE:
+                raise PlanError(f"The group size of {name} must be a positive multiple of {MULTIPLE}", got=size)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The outcome of a search.
+
+    Attributes:
+        plan: of the model that is left.
+        kept: the units that stay, as indices into the model that was searched.
+        steps: how the search got there, JSON values; each step has ``action``, ``block`` (-1 for the whole model),
+            ``importance`` (lost by it) and ``cost`` (of the model after it).
+        masks: the weights that become zeros, for methods of kind ``zeros``; None for the others.
+    """
+
+    plan: ShapePlan
+    kept: Kept
+    steps: tuple[dict[str, Any], ...] = ()
+    masks: Masks | None = None
+
+
+@dataclass(frozen=True)
+class SearchInputs:
+    """Everything that a search method may use.
+
+    Attributes:
+        model: the model to prune; methods leave it as it is.
+        settings: the method's settings, an instance of ``SearchMethod.settings``; None where it has none.
+        budget: the most the result may cost; None for methods without a budget.
+        cost: the cost that removals are ranked by; None for methods without a budget.
+        total: cost of the baseline.
+        groups: how many units one removal takes.
+        data: the dataset.
+        spec: the model's input.
+        augmentation: random changes to training pictures.
+        recipe: of the recovery; a method that trains starts from it.
+        take_importance: measures the importance of the model's units by the criterion that was asked for.
+        draw_images: draws the Search Set of this round.
+        gradient_batch: images of one gradient of the importance.
+        asked: header of the method's journals: what identifies this search, JSON values.
+        folder: where the method may keep journals and the state of an unfinished search.
+        seed: of everything random.
+        bf16: compute under bfloat16 autocast.
+        progress: called as the search advances.
+    """
+
+    model: SlicedViT
+    settings: Any
+    budget: Budget | None
+    cost: Cost | None
+    total: int
+    groups: GroupSizes
+    data: Dataset
+    spec: Preprocessing
+    augmentation: Augmentation
+    recipe: TrainRecipe
+    take_importance: Callable[[], Importance]
+    draw_images: Callable[[], SearchImages]
+    gradient_batch: int
+    asked: Mapping[str, Any]
+    folder: Path
+    seed: int = 0
+    bf16: bool = False
+    progress: Progress = silent
+
+    @property
+    def required_budget(self) -> Budget:
+        """The budget, for methods that have one."""
+        assert self.budget is not None
+        return self.budget
+
+    @property
+    def required_cost(self) -> Cost:
+        """The cost that removals are ranked by, for methods that have a budget."""
+        assert self.cost is not None
+        return self.cost
+
+
+Choose = Callable[[SearchInputs], Proposal]
+
+Kind = Literal["units", "rounds", "zeros"]
+"""What a method does.
+
+``units`` chooses the units to remove once; ``rounds`` searches, slices and recovers until the budget is met;
+``zeros`` removes no unit and makes weights zero, and its settings have the fields ``sparsity`` and ``scope``.
+"""
+
+
+@dataclass(frozen=True)
+class SearchMethod:
+    """A way to choose what to prune.
+
+    Attributes:
+        name: as ``--search`` takes it.
+        summary: what it does, in a few words for ``--help``.
+        choose: the function that chooses, or where it is, as ``"module:function"``: it is imported when it is first
+            called, so that listing methods imports no torch.
+        kind: what it does, see ``Kind``.
+        settings: dataclass of its settings, which is also its group of options; None where it has none. Methods of kind
+            ``rounds`` have ``iterations`` and ``round_epochs`` in it.
+        group: field of ``RunSettings`` that holds the settings; empty where there are none.
+        ranks_by: what it ranks units by where the run's ``importance`` has no say, as the end of "It goes by ...";
+            empty where the run's ``importance`` decides.
+        any_cost: whether removals may be ranked by another cost than the one that the budget limits.
+        one_round: for kind ``rounds``, whether one round is enough to meet the budget.
+        record: makes what the journal records of the settings, for methods whose settings decide the outcome; a
+            function, or where it is.
+        scratch: names of files in the search's folder that are of no use once it has finished.
+        explain: what the report says of the search; empty lets the report describe the steps.
+    """
+
+    name: str
+    summary: str
+    choose: Choose | str
+    kind: Kind = "units"
+    settings: type[Any] | None = None
+    group: str = ""
+    ranks_by: str = ""
+    any_cost: bool = False
+    one_round: bool = False
+    record: Callable[[SearchInputs], dict[str, Any]] | str | None = None
+    scratch: tuple[str, ...] = ()
+    explain: str = ""
+
+    @property
+    def needs_budget(self) -> bool:
+        """Whether the method removes units until a budget is met; otherwise it takes no budget."""
+        return self.kind != "zeros"
+
+    def run(self, inputs: SearchInputs) -> Proposal:
+        """Chooses what to prune.
+
+        Raises:
+            PlanError: the budget cannot be met.
+        """
+        proposal: Proposal = _function(self.choose)(inputs)
+        return proposal
+
+    def recorded(self, inputs: SearchInputs) -> dict[str, Any]:
+        """Returns what the journal records of the method's settings, JSON values."""
+        found: dict[str, Any] = _function(self.record)(inputs) if self.record else {}
+        return found
+
+
+def _function(place: Callable[..., Any] | str) -> Callable[..., Any]:
+    return _imported(place) if isinstance(place, str) else place
+
+
+@cache
+def _imported(place: str) -> Callable[..., Any]:
+    module, name = place.split(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found

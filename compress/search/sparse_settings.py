@@ -1,0 +1,42 @@
+"""Settings of unstructured magnitude pruning. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from runtime import PlanError, check_fields
+
+SparseLayer = Literal["qkv", "proj", "fc1", "fc2"]
+SparseScope = Literal["layer", "global"]
+
+SPARSE_LAYERS: tuple[SparseLayer, ...] = get_args(SparseLayer)
+"""The Linears of a block: query, key and value; the output projection; the two of the MLP."""
+
+SPARSE_SCOPES: tuple[SparseScope, ...] = get_args(SparseScope)
+
+
+@dataclass(frozen=True)
+class SparseSettings:
+    """Which weights ``unstructured`` makes zero.
+
+    Attributes:
+        sparsity: share of the weights of the chosen layers that become zeros, more than 0 and less than 1.
+        scope: ``layer`` takes this share of each matrix (query, key and value are three), ``global`` of all of them
+            ranked together.
+        layers: some of ``qkv``, ``proj``, ``fc1`` and ``fc2``, in every block.
+
+    Raises:
+        PlanError: a value is of another type or out of range.
+    """
+
+    sparsity: float = 0.9
+    scope: SparseScope = "layer"
+    layers: tuple[SparseLayer, ...] = SPARSE_LAYERS
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not 0 < self.sparsity < 1:
+            raise PlanError("The sparsity is a share", expected="more than 0 and less than 1", got=self.sparsity)
+        if not self.layers:
+            raise PlanError("There is no layer to prune", expected=f"some of {', '.join(SPARSE_LAYERS)}", got="none")
