@@ -29,7 +29,7 @@ from runtime import (
     storage_errors,
 )
 
-from .profile_times import read_times, time_line
+from .profile_times import TIMES_JOURNAL, read_times, time_line
 
 PROFILE_TARGETS = ("cpu",)
 _FILES_AT_ONCE = 32
@@ -158,8 +158,7 @@ def _measure(
                 patient = not timed.notes  # what lasts is not waited for
         reference, *seconds = (percentile(own, timing.percent) for own in timed.seconds)
         told = {"stage": stage, "reference_seconds": reference} | ({"notes": list(timed.notes)} if timed.notes else {})
-        lines = "".join(time_line(*file, value, told) for file, value in zip(some, seconds, strict=True))
-        with storage_errors(journal), journal.open("a", encoding="utf-8") as handle:
-            handle.write(lines)
+        lines = (time_line(*file, value, told) for file, value in zip(some, seconds, strict=True))
+        TIMES_JOURNAL.append(journal, *lines)
         done += len(some)
         progress(stage, done, total)
