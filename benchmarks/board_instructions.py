@@ -30,12 +30,12 @@ from device_bench.metrics.stats import median_interval, ratio_of_medians
 from device_bench.targets import bench
 from device_bench.targets.emulated import CoreName, count_instructions
 from export.formats.tflite import write_int8, write_tflite
-from export.quantise.recipes import DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION, full_recipes
+from export.quantise.recipes import DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION, recipes_for
 from runtime import ShapePlan, macs, write_bytes
 
 MODELS = {"tiny": "vit_tiny_patch16_224", "small": "vit_small_patch16_224"}
 RECIPES = {one.name: one for one in (STATIC_ATTENTION, DYNAMIC_ATTENTION, STATIC, DYNAMIC)}
-FULL = full_recipes()[0]
+FULL = recipes_for("int8-full")[0]
 COSTS = Path(__file__).parents[1] / "export" / "quantise" / "instruction_costs.json"
 RUNS = 2
 

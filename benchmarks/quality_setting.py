@@ -16,14 +16,16 @@ import numpy as np
 from compress.data.augment import Augmentation, augmentation_for
 from compress.data.batches import training_batches
 from compress.data.dataset import Dataset
-from compress.data.load import load_data, search_set
+from compress.data.load import load_data
+from compress.data.splits import search_set
 from compress.evaluate import score
-from compress.importance import Importance
+from compress.importance import CRITERIA
+from compress.importance.base import ImportanceInputs
+from compress.importance.units import Importance
 from compress.model.folder import Task
 from compress.model.load import ModelSpec, input_stats
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
-from compress.search.importance_choices import CRITERIA, unit_importance
 from compress.train.fit import fit
 from runtime import Preprocessing
 
@@ -120,7 +122,7 @@ def importance_of(setting: Setting, method: str, model: SlicedViT) -> Importance
         epoch=0,
     )
     criterion = next((one for one in CRITERIA if one == method), "fisher")
-    return unit_importance(criterion, model, batches, seed=setting.seed, bf16=True)
+    return CRITERIA[criterion].importance(ImportanceInputs(model, batches, seed=setting.seed, bf16=True))
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from compress.data.augment import augmentation_for
 from compress.data.load import load_data
 from compress.data.search_images import SearchImages, draw_search_images
 from compress.evaluate import evaluating
-from compress.importance import fisher_scores
+from compress.importance.scores import fisher_scores
 from compress.model.folder import read_model, read_task, weights_sha256
 from compress.model.slicing import Kept, compose, keep_all, plan_of
 from compress.model.vit import SlicedViT

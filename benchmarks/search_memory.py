@@ -18,7 +18,8 @@ import torch
 
 from compress.data.search_images import SearchImages
 from compress.evaluate import evaluating
-from compress.importance import fisher_scores, group_importance
+from compress.importance.scores import fisher_scores
+from compress.importance.units import group_importance
 from compress.model.load import ModelSpec, load_model
 from compress.model.slicing import keep_all, slice_vit
 from compress.search.base import GroupSizes

@@ -18,8 +18,10 @@ import numpy as np
 from compress.budget import parse_budget
 from compress.data.augment import augmentation_for
 from compress.data.batches import training_batches
-from compress.data.load import load_data, search_set
-from compress.importance import fisher_scores, group_importance
+from compress.data.load import load_data
+from compress.data.splits import search_set
+from compress.importance.scores import fisher_scores
+from compress.importance.units import group_importance
 from compress.model.load import ModelSpec, load_model
 from compress.model.slicing import keep_all, slice_vit
 from compress.model.vit import SlicedViT

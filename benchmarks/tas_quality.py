@@ -54,7 +54,7 @@ from quality_setting import (
 from ways_to_prune import mended
 
 from compress.budget import COUNTS, parse_budget
-from compress.importance import Importance
+from compress.importance.units import Importance
 from compress.model.folder import read_model, save_model
 from compress.model.load import ModelSpec, load_model
 from compress.model.slicing import Kept, slice_vit

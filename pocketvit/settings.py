@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from compress.importance import CRITERIA
 from compress.search import METHODS
 from compress.search.sparse_settings import SparseSettings
 from compress.search.tas.settings import TasSettings
 from compress.search.tree.settings import TreeSettings
 from runtime import Interpolation, LatencyPrecision, PlanError, check_fields
+from runtime.registry import Registry
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
 DEFAULT_OVERRIDES: dict[str, int | float | str | bool] = {"embed_dim": 96, "depth": 6, "num_heads": 3}
@@ -24,6 +26,9 @@ EXPORT_SETTINGS = frozenset(
 
 _MOST_STATISTIC = 1.5
 """No mean or standard deviation of pixels 0..1 is larger; those of pixels 0..255 are."""
+
+REGISTERED: dict[str, Registry[Any]] = {"search": METHODS, "importance": CRITERIA}
+"""Fields of ``RunSettings`` that name a thing in a registry."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +141,14 @@ class RunSettings:
     interpolation: Interpolation | None = None
     budget: str = DEFAULT_BUDGET
     cost: str = ""
-    search: Literal["one-shot", "milp", "greedy", "dfbnb", "tas", "uniform", "unstructured"] = "one-shot"
+    search: str = "one-shot"
     latency_precision: LatencyPrecision = "fp32"
     latency_threads: int = 1
     profiles: str = "profiles"
     tree: TreeSettings = field(default_factory=TreeSettings)
     tas: TasSettings = field(default_factory=TasSettings)
     sparse: SparseSettings = field(default_factory=SparseSettings)
-    importance: Literal["fisher", "taylor", "l2", "random"] = "fisher"
+    importance: str = "fisher"
     group_sizes: dict[str, int] = field(default_factory=dict)
     importance_images: int = 25
     reconstruct: bool = True
@@ -178,6 +183,14 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        for name, known in REGISTERED.items():
+            if getattr(self, name) not in known:
+                *most, last = known
+                raise PlanError(
+                    f"RunSettings does not take this for {name}",
+                    expected=f"{', '.join(most)} or {last}",
+                    got=repr(getattr(self, name)),
+                )
         if self.pretrained and self.checkpoint:
             raise PlanError("--pretrained and --checkpoint are two sources of weights", fix="Give one of them")
         if self.reset_head and not self.checkpoint:

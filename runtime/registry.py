@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .errors import PocketVitError, UnsupportedTargetError
 
@@ -56,8 +56,7 @@ class Registry(Mapping[str, T], Generic[T]):
         if name not in self._things:
             if name not in self._places:
                 raise self._error(f"Unknown {self.what}", expected=f"one of {', '.join(self)}", got=repr(name))
-            module, attribute = self._places[name].split(":")
-            self._things[name] = getattr(import_module(module), attribute)
+            self._things[name] = imported(self._places[name])
         return self._things[name]
 
     def __contains__(self, name: object) -> bool:
@@ -70,6 +69,12 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(list(iter(self)))
+
+
+def imported(place: str) -> Any:
+    """Returns the thing that ``"module:attribute"`` names, importing its module."""
+    module, attribute = place.split(":")
+    return getattr(import_module(module), attribute)
 
 
 def load_plugins() -> None:

@@ -19,17 +19,6 @@ from .dataset import Dataset, FileImages
 from .folder_layout import Layout, recognise
 
 
-@dataclass(frozen=True)
-class Look:
-    """What decoding a picture once has shown.
-
-    Attributes:
-        gray: whether it has no colour.
-    """
-
-    gray: bool
-
-
 def image_folder(folder: Path | None, skip_bad: bool, progress: Progress) -> Dataset:
     """Reads splits, or one folder, with a folder of pictures per class; see ``folder_layout`` for the names.
 
@@ -42,8 +31,7 @@ def image_folder(folder: Path | None, skip_bad: bool, progress: Progress) -> Dat
         DataError: no folder, no classes, no pictures, one that cannot be decoded, or folders that can be read in two
             ways.
     """
-    if folder is None:
-        raise DataError("imagefolder needs a path", expected="--data imagefolder:PATH")
+    assert folder is not None
     if not folder.is_dir():
         raise DataError(
             f"The image folder {folder} does not exist",
@@ -62,10 +50,10 @@ def image_folder(folder: Path | None, skip_bad: bool, progress: Progress) -> Dat
             expected=", ".join(sorted(IMAGE_SUFFIXES)),
             got=in_words(left_out) or None,
         )
-    looks = check_images([own.file.path for own in files], skip_bad, progress)
-    bad = looks.count(None)
+    grays = check_images([own.file.path for own in files], skip_bad, progress)
+    bad = grays.count(None)
     left_out.update({"that cannot be decoded": bad} if bad else {})
-    kept = [(own, look) for own, look in zip(files, looks, strict=True) if look is not None]
+    kept = [(own, gray) for own, gray in zip(files, grays, strict=True) if gray is not None]
     indices = {split.role: _indices([own.split for own, _ in kept], n) for n, split in enumerate(layout.splits)}
     for split in layout.splits:
         if split.folder and not len(indices[split.role]):
@@ -74,7 +62,7 @@ def image_folder(folder: Path | None, skip_bad: bool, progress: Progress) -> Dat
                 got=in_words(left_out) or None,
                 fix=f"Add some, or remove {split.folder}/; without it, {layout.splits[0].folder}/ can be given alone",
             )
-    gray = sum(look.gray for _, look in kept)
+    gray = sum(own_gray for _, own_gray in kept)
     images = FileImages(
         tuple(own.file.path for own, _ in kept),
         tuple(own.file.name for own, _ in kept),
@@ -158,23 +146,23 @@ def _found(layout: Layout, count: int, gray: int, left_out: Counter[str]) -> str
     return f"{splits}, {len(layout.classes):,} classes, {count:,} pictures ({colour}){missing}."
 
 
-def check_images(paths: Sequence[Path], skip_bad: bool, progress: Progress) -> list[Look | None]:
+def check_images(paths: Sequence[Path], skip_bad: bool, progress: Progress) -> list[bool | None]:
     """Decodes every picture once, so that a bad one is found now and not hours into training.
 
     Returns:
-        What was seen of each; None of a bad one.
+        Whether each is gray; None for one that cannot be decoded.
 
     Raises:
         DataError: one cannot be decoded, and bad ones are not to be left out.
     """
 
-    def look(path: Path) -> Look | str:
+    def look(path: Path) -> bool | str:
         try:
-            return Look(is_gray(open_image(path)))
+            return is_gray(open_image(path))
         except DataError as error:
             return str(error)
 
-    found: list[Look | None] = []
+    found: list[bool | None] = []
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         for done, (path, seen) in enumerate(zip(paths, pool.map(look, paths), strict=True), 1):
             if isinstance(seen, str) and not skip_bad:

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from compress.data import SOURCES, data_forms
 from runtime import DataError, Progress, if_long, message, silent
 
 from .class_order import ORDERS, check_same_classes, read_class_map, reordered, sorted_names
 from .copies import copy_warnings
 from .dataset import Dataset
-from .image_folder import image_folder
-from .sources import cifar, digits, fashion_mnist
-from .stratified import stratified
-
-HELD_OUT = 0.1
-"""Share of the training images held out to monitor training and to calibrate; never trained on."""
-
-TEST = 0.2
-"""Share of all images that becomes the test split where a dataset does not come with one."""
+from .splits import split
 
 
 def load_data(
@@ -58,28 +47,32 @@ def load_data(
             of classes that does not fit them.
     """
     kind, _, where = name.partition(":")
-    if kind not in _LOADERS:
-        near = difflib.get_close_matches(kind, _LOADERS, n=1)
+    if kind not in SOURCES:
+        near = difflib.get_close_matches(kind, SOURCES, n=1)
         raise DataError(
             f"No dataset is called '{name}'",
-            expected=", ".join([*list(_LOADERS)[:-1], "imagefolder:PATH"]),
+            expected=", ".join(data_forms()),
             fix=f"Did you mean {near[0]}" if near else "A folder of your own is --data imagefolder:PATH",
         )
-    if kind == "digits" and where:
-        raise DataError("The dataset 'digits' is built in and takes no folder", got=name)
+    source = SOURCES[kind]
+    if where and source.folder == "none":
+        raise DataError(f"The dataset '{kind}' takes no folder", got=name)
+    if not where and source.folder == "required":
+        raise DataError(f"{kind} needs a path", expected=f"--data {source.form}")
     if class_order and class_order not in ORDERS:
         raise DataError("--class-order is one of two", expected=" or ".join(ORDERS), got=repr(class_order))
     if class_order and class_map is not None:
         raise DataError("--class-order and --class-map are two orders of classes", fix="Give one of them")
-    if class_order and kind != "imagefolder":
+    if class_order and not source.named_by_folders:
+        named = [own.form for own in SOURCES.values() if own.named_by_folders]
         raise DataError(
-            f"The classes of {kind} have an order of their own",
-            expected="--class-order for imagefolder:PATH alone",
+            f"The classes of {kind} have a fixed order",
+            expected=f"--class-order for {', '.join(named)} alone",
             fix="Leave it out, or give --class-map",
         )
-    raw = _LOADERS[kind](Path(where).expanduser() if where else None, skip_bad, progress)
-    split = _split(replace(raw, name=name), seed, train_limit)
-    data = reordered(split, _order(split.class_names, class_order, class_map))
+    raw = source.load(Path(where).expanduser() if where else None, skip_bad, progress)
+    whole = split(replace(raw, name=name), seed, train_limit)
+    data = reordered(whole, _order(whole.class_names, class_order, class_map))
     warnings = (*_mirror_warnings(data, mirror), *_missing_warnings(data), *copy_warnings(data, if_long(progress)))
     for stage, notes in (("data", data.notes), ("warning", warnings)):
         for note in notes:
@@ -119,67 +112,3 @@ def _missing_warnings(data: Dataset) -> tuple[str, ...]:
     without = [name for label, name in enumerate(data.class_names) if not (data.labels[data.test] == label).any()]
     more = f" and {len(without) - 3} more" if len(without) > 3 else ""
     return (f"No test image is of the class {', '.join(without[:3])}{more}.",) if without else ()
-
-
-def search_set(data: Dataset, per_class: int, seed: int) -> npt.NDArray[np.int64]:
-    """Returns up to ``per_class`` random training indices of every class, shuffled.
-
-    Ref: docs, "Search Set": fresh images of the training split for every iteration of the search.
-    """
-    generator = np.random.default_rng([seed, 0x5EA6C4])
-    labels = data.labels[data.train]
-    chosen = [generator.permutation(data.train[labels == c])[:per_class] for c in range(data.num_classes)]
-    return generator.permutation(np.concatenate(chosen))
-
-
-def _split(raw: Dataset, seed: int, train_limit: int | None) -> Dataset:
-    """Splits off what a dataset does not come split: test (20 %) and held-out (10 % of the rest), per class."""
-    counts = np.bincount(raw.labels[raw.train], minlength=raw.num_classes)
-    fewest = int(counts.min())
-    if raw.num_classes < 2 or fewest < 3:
-        small = raw.class_names[int(counts.argmin())]
-        raise DataError(
-            f"The dataset '{raw.name}' is too small to split",
-            expected="two classes or more, with at least 3 training images each",
-            got=f"{raw.num_classes} classes; '{small}' has {fewest}",
-            fix=" ".join(("Found:", *raw.notes)) if raw.notes else None,
-        )
-    train, test, held_out = raw.train, raw.test, raw.held_out
-    if not len(test):
-        train, test = _divide(raw.labels, train, TEST, np.random.default_rng([seed, 1]))
-    if not len(held_out):
-        train, held_out = _divide(raw.labels, train, HELD_OUT, np.random.default_rng([seed, 2]))
-    if train_limit is not None:
-        if train_limit < raw.num_classes:
-            raise DataError(
-                "--train-limit leaves a class empty", expected=f"{raw.num_classes} or more", got=train_limit
-            )
-        if train_limit < len(train):
-            train = stratified(raw.labels, train, train_limit, np.random.default_rng([seed, 3]))
-    return replace(raw, train=np.sort(train), held_out=np.sort(held_out), test=np.sort(test))
-
-
-def _divide(
-    labels: npt.NDArray[np.int64], indices: npt.NDArray[np.int64], share: float, generator: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Returns (rest, part): ``share`` of every class, at least one image of each, chosen at random."""
-    part = []
-    for c in np.unique(labels[indices]):
-        own = generator.permutation(indices[labels[indices] == c])
-        part.append(own[: max(1, round(share * len(own)))])
-    chosen = np.concatenate(part)
-    return np.setdiff1d(indices, chosen), chosen
-
-
-_LOADERS: dict[str, Callable[[Path | None, bool, Progress], Dataset]] = {
-    "digits": digits,
-    "fashion-mnist": fashion_mnist,
-    "cifar10": cifar("CIFAR10"),
-    "cifar100": cifar("CIFAR100"),
-    "imagefolder": image_folder,
-}
-
-
-def known_data() -> tuple[str, ...]:
-    """Returns the names ``load_data`` takes."""
-    return tuple(_LOADERS)

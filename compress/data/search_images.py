@@ -14,7 +14,7 @@ from runtime import Preprocessing, normalise
 from .augment import Augmentation
 from .batches import Batch, augmented_pixels
 from .dataset import Dataset
-from .load import search_set
+from .splits import search_set
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,8 @@ def with_unlabelled(data: Dataset, folder: Path, *, skip_bad: bool = False, prog
             expected=", ".join(sorted(IMAGE_SUFFIXES)),
             got=in_words(tree.left_out) or None,
         )
-    looks = check_images([file.path for file in tree.files], skip_bad, progress)
-    kept = [file for file, look in zip(tree.files, looks, strict=True) if look is not None]
+    grays = check_images([file.path for file in tree.files], skip_bad, progress)
+    kept = [file for file, gray in zip(tree.files, grays, strict=True) if gray is not None]
     if not kept:
         raise DataError(f"The folder {folder} holds no picture that can be decoded")
     left_out = f"; {in_words(tree.left_out)}" if tree.left_out else ""

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from compress.budget import Budget, Cost
 from compress.recipe import TrainRecipe
 from runtime import MULTIPLE, PlanError, Preprocessing, Progress, ShapePlan, check_fields, silent
+from runtime.registry import imported
 
 if TYPE_CHECKING:
     from compress.data.augment import Augmentation
     from compress.data.dataset import Dataset
     from compress.data.search_images import SearchImages
-    from compress.importance import Importance
+    from compress.importance.units import Importance
     from compress.model.slicing import Kept
     from compress.model.vit import SlicedViT
     from compress.train.masks import Masks
@@ -145,8 +144,8 @@ class SearchMethod:
             empty where the run's ``importance`` decides.
         any_cost: whether removals may be ranked by another cost than the one that the budget limits.
         one_round: for kind ``rounds``, whether one round is enough to meet the budget.
-        record: makes what the journal records of the settings, for methods whose settings decide the outcome; a
-            function, or where it is.
+        record: makes what the journal records of the settings and the recipe, for methods whose outcome depends on
+            them; a function, or where it is.
         scratch: names of files in the search's folder that are of no use once it has finished.
         explain: what the report says of the search; empty lets the report describe the steps.
     """
@@ -160,7 +159,7 @@ class SearchMethod:
     ranks_by: str = ""
     any_cost: bool = False
     one_round: bool = False
-    record: Callable[[SearchInputs], dict[str, Any]] | str | None = None
+    record: Callable[[Any, TrainRecipe], dict[str, Any]] | str | None = None
     scratch: tuple[str, ...] = ()
     explain: str = ""
 
@@ -178,18 +177,16 @@ class SearchMethod:
         proposal: Proposal = _function(self.choose)(inputs)
         return proposal
 
-    def recorded(self, inputs: SearchInputs) -> dict[str, Any]:
-        """Returns what the journal records of the method's settings, JSON values."""
-        found: dict[str, Any] = _function(self.record)(inputs) if self.record else {}
+    def recorded(self, settings: Any, recipe: TrainRecipe) -> dict[str, Any]:
+        """Returns what the journal records of the method's settings, JSON values.
+
+        Args:
+            settings: the method's settings.
+            recipe: of the recovery.
+        """
+        found: dict[str, Any] = _function(self.record)(settings, recipe) if self.record else {}
         return found
 
 
 def _function(place: Callable[..., Any] | str) -> Callable[..., Any]:
-    return _imported(place) if isinstance(place, str) else place
-
-
-@cache
-def _imported(place: str) -> Callable[..., Any]:
-    module, name = place.split(":")
-    found: Callable[..., Any] = getattr(import_module(module), name)
-    return found
+    return imported(place) if isinstance(place, str) else place

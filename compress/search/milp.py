@@ -12,12 +12,11 @@ import numpy.typing as npt
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from compress.budget import Budget
-from compress.importance import BlockImportance, Importance
+from compress.importance.units import BlockImportance, Importance, check_finite
 from compress.model.slicing import BlockKept, Kept, keep_all, plan_of
 from runtime import BlockPlan, PlanError, Progress, ShapePlan, quiet, silent
 
 from .base import GroupSizes, Proposal, SearchInputs
-from .one_shot import check_finite
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

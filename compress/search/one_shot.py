@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from compress.budget import Budget, Cost
-from compress.importance import Importance
+from compress.importance.units import Importance, check_finite
 from compress.model.slicing import BlockKept, Kept, keep_all, plan_of, widths_of
-from runtime import PlanError, ShapePlan
+from runtime import ShapePlan
 
 from .base import GroupSizes, Proposal, SearchInputs
 
@@ -109,20 +109,6 @@ def multiples_of(cost: Cost) -> int:
     is never better. Time falls in steps, and it takes several groups to reach the next one.
     """
     return _UNEVEN_MULTIPLES if cost.uneven else 1
-
-
-def check_finite(importance: Importance) -> None:
-    """Refuses importance from which nothing can be chosen.
-
-    Raises:
-        PlanError: a value is not a finite number.
-    """
-    parts = [importance.embed, *(part for block in importance.blocks for part in (block.qk, block.v, block.mlp))]
-    if not all(np.isfinite(part).all() for part in parts):
-        raise PlanError(
-            "The importance of some units is not finite",
-            fix="The model's training diverged: train it again with a lower learning rate",
-        )
 
 
 def removals(

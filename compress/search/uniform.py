@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from compress.budget import Budget, Cost
-from compress.importance import BlockImportance, Floats, Importance, part_of
+from compress.importance.units import Floats, Importance, check_finite, part_of
 from compress.model.slicing import BlockKept, Kept
 from runtime import MULTIPLE, PlanError, ShapePlan
 
 from .base import Proposal, SearchInputs
-from .one_shot import check_finite
 
 _FLOORS = (0.98, 0.95, 0.9, 0.0)
 """Shares of the budget that a result should cost at least, one after the other until there is one."""
@@ -63,13 +62,9 @@ def scale_evenly(plan: ShapePlan, importance: Importance, budget: Budget) -> Pro
     for i, block in enumerate(found.blocks):
         now = now.with_block(i, block)
         told = {"action": "block", "block": i, **asdict(block)}
-        lost = _total(importance.blocks[i]) - _total(stays.blocks[i])
+        lost = importance.blocks[i].total - stays.blocks[i].total
         steps.append({**told, "importance": lost, "cost": budget.of(now)})
     return Proposal(found, kept, tuple(steps))
-
-
-def _total(block: BlockImportance) -> float:
-    return float(block.qk.sum() + block.v.sum() + block.mlp.sum())
 
 
 def even_plan(plan: ShapePlan, cost: Cost, low: int, high: int) -> ShapePlan | None:

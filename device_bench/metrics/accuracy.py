@@ -136,6 +136,8 @@ def accuracy_of(
         MissingExtraError: Pillow is not installed.
     """
     artifact = session.artifact
+    if artifact.output_kind != "classes":
+        raise DataError(f"{artifact.file} has no accuracy: its output is a {artifact.output_kind} and not classes")
     if artifact.class_names != images.class_names:
         raise DataError(
             f"{artifact.file} knows other classes than the test images",

@@ -12,8 +12,9 @@ from statistics import median, median_low
 
 from device_bench import format
 from device_bench.documents.figures import MemoryUse, Startup
-from device_bench.worker.apart import SILENCE_S, Ask, ask
+from device_bench.worker.isolated import Ask, run_isolated
 from runtime import decode, open_engine
+from runtime.worker.parent import SILENCE_S
 
 from .base import Measured, Metric, column
 from .inputs import random_input
@@ -108,7 +109,7 @@ def start(file: Path, threads: int = 1, *, clock: Callable[[], int] = time.perf_
 
 
 def measure_starts(
-    file: Path, threads: int = 1, *, repeats: int = REPEATS, timeout_s: float = SILENCE_S, ask: Ask = ask
+    file: Path, threads: int = 1, *, repeats: int = REPEATS, timeout_s: float = SILENCE_S, ask: Ask = run_isolated
 ) -> Starts:
     """Starts ``file`` in ``repeats`` fresh processes, one after another.
 
@@ -120,7 +121,7 @@ def measure_starts(
         threads: of the engine, at least 1.
         repeats: how many processes, at least 1.
         timeout_s: after which a process is killed, s.
-        ask: has a job done by a fresh process.
+        ask: runs a job in a fresh process.
     """
     starts = []
     for _ in range(repeats):
@@ -128,7 +129,7 @@ def measure_starts(
         if answer.error is not None:
             what = without_folder(str(answer.error), file)
             return Starts(None, MemoryUse(None, None, what), what)
-        starts.append(decode(Start, answer.result, "the start's result"))
+        starts.append(decode(Start, answer.value, "the start's result"))
     return Starts(
         Startup(tuple(one.load_s for one in starts), tuple(one.first_run_s for one in starts)),
         MemoryUse(median_low(one.peak_rss_bytes for one in starts), median_low(one.rss_before_bytes for one in starts)),

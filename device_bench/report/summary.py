@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from device_bench.documents.figures import EnergyTier, Failure, Throughput
+from device_bench.documents.figures import ARITHMETIC, EnergyTier, Failure, Throughput
 from device_bench.documents.instructions import Instructions
 from device_bench.documents.results import BENCH_DOCUMENT, BenchResult, FileResult
 from device_bench.interval import Interval
@@ -29,6 +29,7 @@ from runtime import (
     params,
     read_artifact,
 )
+from runtime.formats import model_files
 from runtime.journals import RUN_LOG
 
 from .gain import Gain, gains
@@ -39,7 +40,7 @@ REFUSED_BEFORE = "it did not pass its check; the version that made it kept no re
 REFERENCE = "baseline.fp32.tflite"
 """The file every speed-up is a ratio to: the unpruned model in the plainest precision."""
 
-_PRECISIONS = ("fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro")
+_PRECISIONS = tuple(ARITHMETIC)
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def summarise(run: Path | str) -> RunSummary:
     run = Path(run)
     _check_run(run)
     baseline, sliced = _model(run / "baseline"), _model(run / "sliced")
-    artifacts, refused = _artifacts(run / "artifacts"), _artifacts(run / "artifacts" / "rejected", "pt2")
+    artifacts, refused = _artifacts(run / "artifacts"), _artifacts(run / "artifacts" / "rejected")
     benches = {path.name: BENCH_DOCUMENT.read(path) for path in sorted((run / "bench").glob("*.json"))}
     targets = [bench.target for bench in benches.values()]
     if len(set(targets)) != len(targets):
@@ -264,9 +265,8 @@ def _model(folder: Path) -> Model:
     )
 
 
-def _artifacts(folder: Path, *more: str) -> tuple[Artifact, ...]:
-    files = [path for suffix in ("onnx", "tflite", *more) for path in folder.glob(f"*.{suffix}")]
-    return tuple(sorted((read_artifact(file) for file in files), key=_order))
+def _artifacts(folder: Path) -> tuple[Artifact, ...]:
+    return tuple(sorted((read_artifact(file) for file in model_files(folder)), key=_order))
 
 
 def _order(artifact: Artifact) -> tuple[bool, bool, int, str]:
@@ -274,7 +274,7 @@ def _order(artifact: Artifact) -> tuple[bool, bool, int, str]:
     return (
         not artifact.file.startswith("baseline."),
         artifact.format != "tflite",
-        _PRECISIONS.index(artifact.precision),
+        _PRECISIONS.index(artifact.precision) if artifact.precision in _PRECISIONS else len(_PRECISIONS),
         artifact.file,
     )
 
@@ -311,8 +311,8 @@ def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[s
     return SummaryRow(
         name=artifact.file,
         precision=artifact.precision,
-        params=params(artifact.plan),
-        macs=macs(artifact.plan),
+        params=artifact.params,
+        macs=artifact.macs,
         size_bytes=artifact.size_bytes,
         top1=parity.top1,
         top1_images=None if parity.top1 is None else parity.images,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from device_bench import format
 from device_bench.documents.sparsity import ZEROS_DOCUMENT, Zeros, zeros_path
-from runtime import Artifact, ArtifactError, macs
+from runtime import Artifact, ArtifactError
 
 from .gain import Gain
 from .summary import RunSummary
@@ -72,7 +72,7 @@ def zeros_part(summary: RunSummary, run: Path) -> ZerosPart | None:
 
 def _pair(summary: RunSummary) -> tuple[Artifact, Artifact] | None:
     """Returns the float TFLite files of the baseline and of the model with zeros."""
-    floats = [one for one in summary.artifacts if (one.format, one.precision) == ("tflite", "fp32")]
+    floats = [one for one in summary.artifacts if (one.format, one.precision) == ("tflite", "fp32") and one.plan]
     before = next((one for one in floats if one.file.startswith("baseline.")), None)
     after = next((one for one in floats if not one.file.startswith("baseline.")), None)
     return (before, after) if before and after else None
@@ -87,7 +87,7 @@ def _counted(zeros: Zeros) -> str:
 
 
 def _stored(before: Artifact, after: Artifact) -> str:
-    same = macs(before.plan) == macs(after.plan)
+    same = before.macs == after.macs
     text = (
         f"{after.file} computes {'the same' if same else 'other'} multiply-accumulates as {before.file} and takes "
         f"{format.size(after.size_bytes)} on disk, where that takes {format.size(before.size_bytes)} "
@@ -122,7 +122,7 @@ def _timed(gain: Gain) -> str:
 
 
 def _rows(before: Artifact, after: Artifact, gains: tuple[Gain, ...]) -> tuple[ZerosRow, ...]:
-    old, new = macs(before.plan), macs(after.plan)
+    old, new = before.macs, after.macs
     rows = [
         ZerosRow("MACs", format.count(old), format.count(new), format.change(old, new)),
         _sizes("Size on disk", before.size_bytes, after.size_bytes),

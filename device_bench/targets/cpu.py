@@ -15,7 +15,7 @@ from device_bench.documents.figures import (
     MemoryUse,
     Peak,
 )
-from device_bench.documents.measurement import Measurement
+from device_bench.documents.measurement import Measurement, Sampling
 from device_bench.documents.request import BenchRequest, check_files
 from device_bench.documents.results import BenchResult, FileResult
 from device_bench.machine.state import is_emulated, machine_state
@@ -23,20 +23,20 @@ from device_bench.metrics import METRICS
 from device_bench.metrics.startup import REPEATS, Starts, measure_starts, without_folder
 from device_bench.metrics.steadiness import machine_notes, series_notes
 from device_bench.metrics.timing import Turns
-from device_bench.worker.apart import Ask, ask
+from device_bench.worker.isolated import Ask, run_isolated
 from runtime import (
     Artifact,
     ArtifactError,
     Progress,
     decode,
     encode,
-    macs,
     manifest_path,
     read_artifact,
     sha256_of,
     silent,
     tool_version,
 )
+from runtime.worker.child import Reporter
 
 _PEAK_TRIES = 3
 
@@ -51,7 +51,7 @@ class _Known:
     starts: Starts
 
 
-def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask = ask) -> BenchResult:
+def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask = run_isolated) -> BenchResult:
     """Measures the files of ``request``, interleaved, one image at a time.
 
     A manifest beside a file is optional; where there is one, the file must be the one it describes. A file that is
@@ -60,7 +60,7 @@ def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask 
     Args:
         request: what to measure of which files.
         progress: told of files and rounds done.
-        ask: has a job done by a fresh process.
+        ask: runs a job in a fresh process.
 
     Raises:
         ArtifactError: a file does not exist, or is no model file by its name.
@@ -70,7 +70,8 @@ def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask 
     known, failures = _start(request, progress, ask)
     if is_emulated():
         return _answers_alone(request, known, failures, progress, ask)
-    arithmetics = sorted({ARITHMETIC[item.manifest.precision] for item in known if item.manifest})
+    precisions = {item.manifest.precision for item in known if item.manifest}
+    arithmetics = sorted({ARITHMETIC[precision] for precision in precisions if precision in ARITHMETIC})
     peaks = _peaks(request, arithmetics, progress, ask)
     turns, known, failed = _time(request, known, progress, ask)
     results = tuple(_result(request, item, latency) for item, latency in zip(known, turns.latencies, strict=True))
@@ -91,6 +92,19 @@ def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask 
         peaks=peaks,
         notes=(*machine_notes(turns.before, turns.after), *doubts),
     )
+
+
+def run_bench(
+    reporter: Reporter, files: list[str], images: str | None, sampling: dict[str, Any], **options: Any
+) -> BenchResult:
+    """Runs ``bench_files`` as a job of ``device_bench.worker.child``; the arguments are those of a ``BenchRequest``."""
+    request = BenchRequest(
+        tuple(Path(file).resolve() for file in files),
+        sampling=decode(Sampling, sampling, "the request"),
+        images=Path(images) if images else None,
+        **options,
+    )
+    return bench_files(request, reporter.progress)
 
 
 def _answers_alone(
@@ -156,7 +170,7 @@ def _time(
         }
         answer = ask("latency", job, progress, silence_s=request.timeout_s)
         if answer.error is None:
-            return decode(Turns, answer.result, "the times"), left, failures
+            return decode(Turns, answer.value, "the times"), left, failures
         if answer.turn is None or not 0 <= answer.turn < len(left):
             raise answer.error
         guilty = left.pop(answer.turn)
@@ -179,8 +193,8 @@ def _result(request: BenchRequest, item: _Known, latency: Measurement | None) ->
         measurements=(latency,) if latency else (),
         memory=item.starts.memory,
         startup=item.starts.startup if request.startup else None,
-        macs=macs(manifest.plan) if manifest else None,
-        arithmetic=ARITHMETIC[manifest.precision] if manifest else None,
+        macs=manifest.macs if manifest else None,
+        arithmetic=ARITHMETIC.get(manifest.precision) if manifest else None,
         notes=series_notes(latency.values, latency.steady) if latency else (),
     )
 
@@ -191,13 +205,18 @@ def _with_metrics(request: BenchRequest, item: _Known, result: FileResult, progr
         if metric.measure is None or not metric.wanted(request) or (is_emulated() and not metric.emulated):
             continue
         progress(name, 0, 1, result.file)
-        job = {"file": str(item.file.resolve()), "threads": request.threads, "seed": request.seed}
-        answer = ask(name, {**job, "options": metric.options(request)}, progress, silence_s=request.timeout_s)
+        job = {
+            "metric": name,
+            "file": str(item.file.resolve()),
+            "threads": request.threads,
+            "seed": request.seed,
+        }
+        answer = ask("metric", {**job, "options": metric.options(request)}, progress, silence_s=request.timeout_s)
         if answer.error is not None:
             note = f"Its {name} could not be measured. {without_folder(str(answer.error), item.file)}"
             result = replace(result, notes=(*result.notes, note))
             continue
-        value = decode(metric.type, answer.result, f"the {name} of {result.file}")
+        value = decode(metric.type, answer.value, f"the {name} of {result.file}")
         figure: Mapping[str, Any] = {name: value}
         if name not in {field.name for field in fields(result)}:
             figure = {"metrics": {**result.metrics, name: encode(value)}}
@@ -213,7 +232,7 @@ def _peaks(request: BenchRequest, arithmetics: Sequence[str], progress: Progress
     job = {"threads": request.threads, "arithmetics": list(arithmetics)}
     answer = ask("peaks", job, progress, silence_s=request.timeout_s)
     progress("peaks", 1, 1)
-    return () if answer.error is not None else decode(tuple[Peak, ...], answer.result, "the peaks")
+    return () if answer.error is not None else decode(tuple[Peak, ...], answer.value, "the peaks")
 
 
 def _peaks_above(

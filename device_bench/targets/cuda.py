@@ -40,7 +40,6 @@ from runtime import (
     Progress,
     Resident,
     UnsupportedTargetError,
-    macs,
     manifest_path,
     open_device_engine,
     read_artifact,
@@ -278,7 +277,7 @@ def _result(item: _Loaded, threads: int, latency: Measurement, copied: Measureme
         batch=input_shape(engine, item.file.name)[0],
         measurements=(latency, copied),
         memory=MemoryUse(None, None, "Memory of the GPU is not measured"),
-        macs=macs(manifest.plan) if manifest else None,
+        macs=manifest.macs if manifest else None,
         notes=notes,
     )
 

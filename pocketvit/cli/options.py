@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from compress.data import data_forms
 from compress.search.sparse_settings import SparseSettings
 from compress.search.tas.settings import TasSettings
 from compress.search.tree.settings import TreeSettings
-from pocketvit.settings import DEFAULT_BUDGET, RunSettings, TrainSettings
+from pocketvit.settings import DEFAULT_BUDGET, REGISTERED, RunSettings, TrainSettings
 from runtime import PlanError
 
 EXPORT_PANEL = "Export"
@@ -25,7 +26,7 @@ def _option(panel: str, help_text: str, *names: str, **more: Any) -> Any:
 def run_settings(
     data: Annotated[
         str,
-        _option(_MODEL, "digits, fashion-mnist, cifar10, cifar100 (each but digits also :FOLDER), imagefolder:PATH."),
+        _option(_MODEL, f"{', '.join(data_forms())}."),
     ] = "digits",
     model: Annotated[str, _option(_MODEL, "A timm architecture; without it, a small ViT for the digits.")] = "",
     img_size: Annotated[str | None, _option(_MODEL, "Input side in pixels, or HEIGHTxWIDTH, such as 32x64.")] = None,
@@ -209,7 +210,7 @@ def run_settings(
         interpolation=interpolation,  # type: ignore[arg-type]
         budget=budget if budget is not None else "" if search == "unstructured" else DEFAULT_BUDGET,
         cost=cost,
-        search=search,  # type: ignore[arg-type]
+        search=search,
         latency_precision=latency_precision,  # type: ignore[arg-type]
         latency_threads=latency_threads,
         profiles=profiles,
@@ -220,7 +221,7 @@ def run_settings(
             sparsity_scope,  # type: ignore[arg-type]
             tuple(part.strip() for part in sparsity_layers.split(",")),  # type: ignore[misc]
         ),
-        importance=importance,  # type: ignore[arg-type]
+        importance=importance,
         group_sizes={key: _integer("--group-size", text) for key, text in name_values("--group-size", group_size)},
         importance_images=importance_images,
         reconstruct=reconstruct,
@@ -317,6 +318,7 @@ def _check_choices(values: dict[str, str | None]) -> None:
         kind = get_type_hints(RunSettings)[name]
         literals = (kind, *get_args(kind)) if get_args(kind) else ()
         known = [own for one in literals if get_origin(one) is Literal for own in get_args(one) if own]
+        known += REGISTERED.get(name, ())
         if value and value not in known:
             option = "--for" if name == "made_for" else f"--{name.replace('_', '-')}"
             expected = f"{', '.join(known[:-1])} or {known[-1]}"

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from compress.data.class_order import ORDERS, sorted_names
 from compress.data.dataset import Dataset
-from compress.data.stratified import stratified
+from compress.data.splits import stratified
 from compress.devices import device_in_use
 from compress.distill.teachers import Teacher, teacher_logits
 from compress.evaluate import logits_of

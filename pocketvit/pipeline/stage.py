@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from compress.data.stratified import stratified
+from compress.data.splits import stratified
 from compress.model.folder import read_model, save_model
 from compress.model.vit import SlicedViT
 from runtime import (

@@ -5,24 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from compress.budget import Tables, parse_budget, parse_cost
-from compress.data.batches import training_batches
+from compress.budget import Tables, parse_budget
 from compress.data.dataset import Dataset
-from compress.data.load import search_set
-from compress.data.search_images import SearchImages, draw_search_images
-from compress.importance import Importance
 from compress.model.folder import read_model, read_task, weights_sha256
 from compress.model.load import load_model
 from compress.model.slicing import Kept
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
-from compress.search.base import Proposal, SearchInputs
-from compress.search.importance_choices import unit_importance
+from compress.search.base import Proposal
 from compress.search.journal import read_journal, write_journal
 from compress.train.fit import fit
 from compress.train.masks import Masks
 from device_bench.documents.sparsity import ZEROS_DOCUMENT, LayerZeros, Zeros, zeros_path
-from device_bench.worker.apart import time_apart
+from device_bench.metrics.isolated import time_isolated
 from export.exporter import ExportOutcome, export_each
 from export.job import ExportSettings
 from runtime import (
@@ -40,9 +35,10 @@ from runtime import (
 )
 
 from .cutting import cut
-from .job import IMPORTANCE_BATCH, Job, cost_name, profiled_target
+from .job import Job, cost_name, profiled_target
 from .profiling import profile
 from .runfolder import RunFolder
+from .searching import in_basis, search_inputs
 from .stage import check_space, export_copies, finished, log_notes, save_stage, stage
 
 
@@ -112,7 +108,6 @@ def search_stage(
         PlanError: the budget cannot be met.
         StorageError: there is no space, or no permission to write.
     """
-    inputs = search_inputs(job, baseline, baseline.plan, tables, folder.journal.parent, progress)
     settings = {
         "search": job.settings.search,
         "cost": cost_name(job.settings),
@@ -123,84 +118,20 @@ def search_stage(
         "images_per_class": job.settings.importance_images,
         "seed": job.settings.seed,
         "baseline_sha256": sha256_of(folder.baseline / "model.safetensors"),
-        **job.method.recorded(inputs),
+        **job.method.recorded(job.method_settings, job.recover),
     }
     try:
         return read_journal(folder.journal, baseline.plan, settings)
     except ArtifactError:
         pass
     with stage(folder, "search"):
+        model = in_basis(job, baseline, progress)
+        inputs = search_inputs(job, model, model.plan, tables, folder.journal.parent, progress)
         proposal = job.method.run(replace(inputs, asked=settings))
         write_journal(folder.journal, settings, proposal)
         for name in job.method.scratch:
             (folder.journal.parent / name).unlink(missing_ok=True)
     return proposal
-
-
-def search_inputs(
-    job: Job, model: SlicedViT, whole: ShapePlan, tables: Tables, place: Path, progress: Progress, number: int = 1
-) -> SearchInputs:
-    """Returns what the search method of a run chooses from.
-
-    Args:
-        job: the run.
-        model: the model to prune.
-        whole: plan of the baseline.
-        tables: latency tables that the budget or the cost needs.
-        place: folder of the search.
-        progress: called as the search advances.
-        number: of the round, from 1.
-    """
-    settings = job.settings
-    budget = parse_budget(settings.budget, whole, tables) if job.method.needs_budget else None
-    cost = parse_cost(cost_name(settings), whole, tables) if budget else None
-
-    def take_importance() -> Importance:
-        images = search_set(job.data, settings.importance_images, settings.seed)
-        batches = training_batches(
-            job.data,
-            images,
-            job.task.preprocessing,
-            job.augmentation,
-            batch_size=IMPORTANCE_BATCH,
-            seed=settings.seed,
-            epoch=0,
-        )
-        total = -(-len(images) // IMPORTANCE_BATCH)
-        return unit_importance(
-            settings.importance, model, batches, seed=settings.seed, bf16=job.bf16, progress=progress, total=total
-        )
-
-    def draw_images() -> SearchImages:
-        return draw_search_images(
-            job.data,
-            job.task.preprocessing,
-            job.augmentation,
-            per_class=settings.importance_images,
-            seed=settings.seed,
-            iteration=number,
-        )
-
-    return SearchInputs(
-        model=model,
-        settings=job.method_settings,
-        budget=budget,
-        cost=cost,
-        total=cost.of(whole) if cost else 0,
-        groups=job.groups,
-        data=job.data,
-        spec=job.task.preprocessing,
-        augmentation=job.augmentation,
-        recipe=job.recover,
-        take_importance=take_importance,
-        draw_images=draw_images,
-        gradient_batch=IMPORTANCE_BATCH,
-        asked={},
-        folder=place,
-        seed=settings.seed,
-        bf16=job.bf16,
-        progress=progress,
-    )
 
 
 def recover_stage(
@@ -215,7 +146,7 @@ def recover_stage(
     if done is not None and done.plan == proposal.plan:
         return done
     with stage(folder, "recover"):
-        model = cut(job, folder, baseline, proposal.kept, 1, progress)
+        model = cut(job, folder, in_basis(job, baseline, progress), proposal.kept, 1, progress)
         return _recover(job, job.recover, folder.sliced, model, baseline, 1, progress)
 
 
@@ -386,7 +317,7 @@ def export_stage(
         plain = replace(settings, kinds=("fp32",), int8_recipe="")
         for source, name, wanted in ((folder.baseline, "baseline", plain), (folder.sliced, folder.name, settings)):
             model, task = read_model(source), read_task(source)
-            outcome = export_each(model, task, data, folder.artifacts, name, wanted, progress, time_apart)
+            outcome = export_each(model, task, data, folder.artifacts, name, wanted, progress, time_isolated)
             accepted += outcome.accepted
             refused += outcome.refused
     for artifact in refused:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -33,6 +34,7 @@ _LOOK_EVERY_S = 1.0
 
 Turn = Callable[[int], None]
 Job = Callable[..., Any]
+"""A function of a ``Reporter`` and the arguments of a request."""
 
 
 def _no_turn(number: int) -> None:
@@ -95,14 +97,16 @@ class Reporter:
             signal.setitimer(signal.ITIMER_REAL, self._alarm_s)
 
 
-def serve(jobs: Mapping[str, Job], translate: Callable[[Exception, dict[str, Any]], Exception] | None = None) -> int:
+def serve(
+    jobs: Mapping[str, Job | str], translate: Callable[[Exception, dict[str, Any]], Exception] | None = None
+) -> int:
     """Runs the jobs that the parent requests on stdin, one JSON line each, until stdin ends; returns 0.
 
     A job is called with a ``Reporter`` and the arguments of its request. Standard output is reserved for messages;
     whatever else is printed goes to stderr.
 
     Args:
-        jobs: functions by name.
+        jobs: functions by name; a text ``module:function`` is imported when the job is requested.
         translate: turns any exception of a job, with the arguments of its request, into the one that is handled. A
             ``PocketVitError`` is sent to the parent; another exception ends the process.
     """
@@ -118,7 +122,7 @@ def serve(jobs: Mapping[str, Job], translate: Callable[[Exception, dict[str, Any
         reporter.begin(request.get("turns"), request.get("alarm_s", 0.0))
         arguments = request["request"]
         try:
-            answer = {"result": encode(jobs[request["job"]](reporter, **arguments))}
+            answer = {"result": encode(_function(jobs[request["job"]])(reporter, **arguments))}
         except Exception as error:
             failure = error if translate is None else translate(error, arguments)
             if not isinstance(failure, PocketVitError):
@@ -127,6 +131,14 @@ def serve(jobs: Mapping[str, Job], translate: Callable[[Exception, dict[str, Any
         reporter.send(answer)
         reporter.begin(None, 0.0)
     return 0
+
+
+def _function(job: Job | str) -> Job:
+    if not isinstance(job, str):
+        return job
+    module, _, name = job.partition(":")
+    function: Job = getattr(import_module(module), name)
+    return function
 
 
 def shared_turn(path: str) -> Turn:

@@ -228,6 +228,17 @@ class Worker:
         if self._turns is not None:
             self._turns.close()
 
+    def start(self) -> MessageProcess:
+        """Starts the process unless it runs, and returns it.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        if self._child is None or self._child.process.poll() is not None:
+            self._stop()
+            self._child = MessageProcess(self._command, self._environment())
+        return self._child
+
     @property
     def turn(self) -> int | None:
         """Number of the file in use; none when no file is."""
@@ -247,9 +258,7 @@ class Worker:
             WorkerError: the process crashed or hung.
             OSError: the process cannot be started.
         """
-        if self._child is None or self._child.process.poll() is not None:
-            self._stop()
-            self._child = MessageProcess(self._command, self._environment())
+        child = self.start()
         message: dict[str, Any] = {"job": job, "parent": os.getpid(), "request": request}
         if self._turns is None:
             message["alarm_s"] = 1.5 * self.silence_s + 5  # should this process no longer be there to kill it
@@ -258,9 +267,9 @@ class Worker:
             self._turns.reset()
         try:
             with contextlib.suppress(OSError):  # a process that died at once; its end is noticed below
-                self._child.stdin.write(json.dumps(message).encode() + b"\n")
-                self._child.stdin.flush()
-            answer = self._listen(self._child, progress)
+                child.stdin.write(json.dumps(message).encode() + b"\n")
+                child.stdin.flush()
+            answer = self._listen(child, progress)
         except BaseException:
             self._stop()
             raise

@@ -19,7 +19,7 @@ from compress.devices import copy_on, device_of
 from compress.distill.settings import Distillation
 from compress.distill.teachers import Teacher, sliced_teacher
 from compress.evaluate import logits_of, score
-from compress.importance import fisher_scores
+from compress.importance.scores import fisher_scores
 from compress.recipe import TrainRecipe
 from compress.train.fit import Trained, fit, fit_network
 from runtime import BlockPlan

@@ -22,7 +22,7 @@ def choose(inputs: SearchInputs) -> Proposal:
         inputs.required_budget,
         inputs.data,
         inputs.spec,
-        _recipe(inputs),
+        replace(inputs.recipe, epochs=settings.epochs),
         settings.odds_recipe(),
         augmentation=inputs.augmentation,
         seed=inputs.seed,
@@ -32,13 +32,6 @@ def choose(inputs: SearchInputs) -> Proposal:
     )
 
 
-def record(inputs: SearchInputs) -> dict[str, Any]:
-    """Returns what the journal records of the settings."""
-    settings: TasSettings = inputs.settings
-    return {"tas": encode(settings.odds_recipe()), "recipe": encode(_recipe(inputs))}
-
-
-def _recipe(inputs: SearchInputs) -> TrainRecipe:
-    """Returns how the weights of the supernet are trained: as in the recovery, for the epochs of the search."""
-    settings: TasSettings = inputs.settings
-    return replace(inputs.recipe, epochs=settings.epochs)
+def record(settings: TasSettings, recipe: TrainRecipe) -> dict[str, Any]:
+    """Returns what the journal records: how the odds and the weights of the supernet are learnt."""
+    return {"tas": encode(settings.odds_recipe()), "recipe": encode(replace(recipe, epochs=settings.epochs))}

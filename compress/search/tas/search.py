@@ -19,12 +19,11 @@ import numpy as np
 from compress.budget import Budget
 from compress.data.augment import Augmentation
 from compress.data.dataset import Dataset
-from compress.importance import Importance
+from compress.importance.units import Importance, check_finite
 from compress.model.slicing import keep_all
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
 from compress.search.base import Proposal
-from compress.search.one_shot import check_finite
 from compress.train.fit import SAVE_EVERY_S
 from runtime import PlanError, Preprocessing, Progress, ShapePlan, silent
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from compress.importance import Importance
+from compress.importance.units import Importance
 from compress.model.slicing import BlockKept, Kept, keep_all
 from compress.model.vit import EMBED, Axis, SlicedViT, build, parameter_axes
 from runtime import ShapePlan

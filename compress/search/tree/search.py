@@ -24,7 +24,8 @@ from typing import Any
 
 from compress.budget import Budget, Cost
 from compress.data.search_images import SearchImages
-from compress.importance import Importance, fisher_scores, group_importance, part_of
+from compress.importance.scores import fisher_scores
+from compress.importance.units import Importance, group_importance, part_of
 from compress.model.slicing import Kept, compose, keep_all, slice_vit, widths_of
 from compress.model.vit import SlicedViT
 from compress.search.one_shot import Action, Removal, multiples_of, price, removals

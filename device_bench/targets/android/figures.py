@@ -14,7 +14,7 @@ from device_bench.documents.results import FileResult
 from device_bench.energy.measure import UPDATES, WINDOW_S, measure_energy
 from device_bench.energy.source import NoSource, PolledPower, SourceError
 from device_bench.metrics.steadiness import series_notes
-from runtime import Artifact, ArtifactError, PocketVitError, macs, manifest_path, read_artifact, sha256_of
+from runtime import Artifact, ArtifactError, PocketVitError, manifest_path, read_artifact, sha256_of
 
 from .benchmark_model import DELEGATES, Options, shortfalls
 from .fuel_gauge import find_gauge
@@ -147,8 +147,8 @@ def file_result(
         measurements=() if latency is None else (latency,),
         memory=own.memory,
         startup=starts if request.startup and not emulated else None,
-        macs=macs(manifest.plan) if manifest else None,
-        arithmetic=ARITHMETIC[manifest.precision] if manifest and job.backend == "cpu" else None,
+        macs=manifest.macs if manifest else None,
+        arithmetic=ARITHMETIC.get(manifest.precision) if manifest and job.backend == "cpu" else None,
         energy=own.energy,
         notes=tuple(notes),
     )

@@ -98,7 +98,7 @@ def count_file(board: Board, file: Path, runs: int = RUNS, *, timeout_s: float =
         folder.mkdir(exist_ok=True)
         (folder / "packages.zip").write_bytes(bundle())
         shutil.copyfile(file, folder / model)
-    argv = [_PYTHON, "-m", "device_bench.worker.count_invokes", f"/{_FOLDER}/{model}", str(runs)]
+    argv = [_PYTHON, "-m", "device_bench.metrics.count_invokes", f"/{_FOLDER}/{model}", str(runs)]
     variables = {**_VARIABLES, "PYTHONPATH": f"/{_FOLDER}/packages.zip"}
     try:
         done = board.counted(argv, variables, timeout_s=timeout_s)

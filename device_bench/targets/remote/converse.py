@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from device_bench.documents.answers import error_of, parse_answer
 from device_bench.targets.link import Link
 from runtime import MeasurementError, PocketVitError, Progress, decode, encode, silent
+from runtime.worker.messages import carried_error, parse_message
 
 from . import supervisor
 
@@ -190,7 +190,7 @@ class _Talk:
             elif "result" in answer:
                 return answer["result"]
             elif "error" in answer:
-                raise error_of(answer)
+                raise carried_error(answer)
             else:
                 raise self._unexpected(answer)
 
@@ -247,7 +247,7 @@ class _Talk:
                 continue
             if line is None:
                 raise self._ended()
-            answer = parse_answer(line.decode("utf-8", "replace"))
+            answer = parse_message(line)
             if answer:
                 return answer
 

@@ -17,7 +17,7 @@ from device_bench.documents.results import BenchResult, FileResult
 from device_bench.metrics.stats import median_interval, p90_interval, percentile
 from device_bench.report.summary import REFUSED_BEFORE, RunSummary, Timing
 from device_bench.targets.finding import Finding
-from runtime import MULTIPLE, Artifact, LatencyTable, latency_of, macs, params
+from runtime import MULTIPLE, Artifact, LatencyTable, latency_of
 
 from .fitted import fitted
 
@@ -137,8 +137,8 @@ def artifact_table(artifacts: Sequence[Artifact]) -> Table:
         parity = artifact.parity
         table.add_row(
             artifact.file,
-            format.count(params(artifact.plan)),
-            format.count(macs(artifact.plan)),
+            format.count(artifact.params),
+            format.count(artifact.macs),
             format.size(artifact.size_bytes),
             str(parity.images),
             format.error(parity.max_abs),

@@ -131,7 +131,7 @@ def test_a_class_map_that_does_not_fit_is_refused(
 
 def test_orders_that_cannot_be(folder: Path, tmp_path: Path) -> None:
     assert "text or natural" in refusal(load_data, f"imagefolder:{folder}", class_order="random")
-    assert "an order of their own" in refusal(load_data, "digits", class_order="natural")
+    assert "a fixed order" in refusal(load_data, "digits", class_order="natural")
     both = {"class_order": "natural", "class_map": tmp_path / "a.txt"}
     assert "two orders" in refusal(load_data, f"imagefolder:{folder}", **both)
 

@@ -14,11 +14,12 @@ import pytest
 import torchvision
 from PIL import Image
 
-from compress.data import image_folder
+from compress.data import SOURCES, image_folder
 from compress.data.augment import augmentation_for
 from compress.data.dataset import Dataset, FileImages
-from compress.data.load import known_data, load_data, search_set
-from compress.data.sources import read_idx
+from compress.data.load import load_data
+from compress.data.named_data import read_idx
+from compress.data.splits import search_set
 from runtime import DataError
 
 SEED = 3
@@ -101,7 +102,7 @@ def test_unknown_names_are_answered_with_near_ones() -> None:
     assert "Did you mean digits." in refusal("digts")
     assert "imagefolder:PATH" in refusal("zzz")
     assert "takes no folder" in refusal("digits:/tmp")
-    assert known_data() == ("digits", "fashion-mnist", "cifar10", "cifar100", "imagefolder")
+    assert tuple(SOURCES) == ("digits", "fashion-mnist", "cifar10", "cifar100", "imagefolder")
 
 
 def idx(array: npt.NDArray[np.uint8]) -> bytes:
@@ -242,7 +243,7 @@ def test_fashion_mnist_that_cannot_be_downloaded_names_the_package(
         raise urllib.error.URLError("no route")
 
     monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", offline)
-    monkeypatch.setattr("compress.data.sources._FASHION_FOLDERS", (tmp_path / "none",))
+    monkeypatch.setattr("compress.data.named_data._FASHION_FOLDERS", (tmp_path / "none",))
     monkeypatch.setenv("POCKETVIT_DATA", str(tmp_path))
     text = refusal("fashion-mnist")
     assert f"FashionMNIST is not in {tmp_path} and cannot be downloaded" in text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from compress.budget import COUNTS, Budget
-from compress.importance import BlockImportance, Importance
+from compress.importance.units import BlockImportance, Importance
 from compress.model.slicing import keep_all
 from compress.search.base import Proposal
 from compress.search.journal import read_journal, write_journal

@@ -13,7 +13,7 @@ import pytest
 
 import compress.search.milp
 from compress.budget import COUNTS, Budget, smallest_plan
-from compress.importance import BlockImportance, Importance
+from compress.importance.units import BlockImportance, Importance
 from compress.model.slicing import BlockKept, Kept, keep_all, plan_of, slice_vit
 from compress.search.base import GroupSizes, Proposal
 from compress.search.milp import solve

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.budget import COUNTS, Budget, smallest_plan
-from compress.importance import BlockImportance, Importance
+from compress.importance.units import BlockImportance, Importance
 from compress.model.slicing import keep_all, plan_of, slice_vit
 from compress.search.base import GroupSizes, Proposal
 from compress.search.one_shot import propose, removals

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from compress.budget import COUNTS, Budget, parse_budget
-from compress.importance import group_importance
+from compress.importance.base import ImportanceInputs
+from compress.importance.scores import l2, random
 from compress.model.slicing import keep_all, slice_vit
-from compress.search.importance_choices import l2_scores, random_importance
 from compress.search.uniform import even_plan, most_important, scale_evenly
 from runtime import BlockPlan, PlanError, ShapePlan, macs
 from tests.compress.tiny import TINY_PLAN, images_for, tiny_vit
@@ -46,7 +46,7 @@ def test_where_nothing_fits_there_is_no_plan() -> None:
 @pytest.mark.parametrize("plan", [ALIKE, TINY_PLAN])
 def test_what_is_scaled_meets_the_budget_and_keeps_the_most_important(plan: ShapePlan, budget: str) -> None:
     model = tiny_vit(plan)
-    importance, limit = group_importance(plan, l2_scores(model)), parse_budget(budget, plan)
+    importance, limit = l2(ImportanceInputs(model, ())), parse_budget(budget, plan)
     proposal = scale_evenly(plan, importance, limit)
     assert limit.of(proposal.plan) <= limit.limit
     assert [b.num_heads for b in proposal.plan.blocks] == [b.num_heads for b in plan.blocks]
@@ -64,13 +64,13 @@ def test_what_is_scaled_meets_the_budget_and_keeps_the_most_important(plan: Shap
 
 
 def test_a_budget_for_everything_keeps_everything() -> None:
-    importance = random_importance(tiny_vit(ALIKE), 0)
+    importance = random(ImportanceInputs(tiny_vit(ALIKE), ()))
     proposal = scale_evenly(ALIKE, importance, Budget(COUNTS["macs"], macs(ALIKE)))
     assert proposal.kept == keep_all(ALIKE)
 
 
 def test_what_cannot_be_met_is_refused() -> None:
-    importance = random_importance(tiny_vit(ALIKE), 0)
+    importance = random(ImportanceInputs(tiny_vit(ALIKE), ()))
     with pytest.raises(PlanError, match="cannot be met"):
         scale_evenly(ALIKE, importance, Budget(COUNTS["macs"], 10))
     with pytest.raises(PlanError, match="heads and blocks"):

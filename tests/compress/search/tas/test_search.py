@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from compress.budget import COUNTS, Budget, parse_cost
 from compress.data.augment import Augmentation
-from compress.importance import Importance
+from compress.importance.units import Importance
 from compress.model.slicing import keep_all, plan_of, slice_vit
 from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe

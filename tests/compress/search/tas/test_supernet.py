@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from compress.importance import group_importance
+from compress.importance.units import group_importance
 from compress.model.slicing import keep_all, plan_of, slice_vit
 from compress.model.vit import SlicedViT
 from compress.search.tas.candidates import DEPTH, EMBED, Candidates, Choice, candidates_of, plan_with

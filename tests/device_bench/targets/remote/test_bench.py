@@ -84,10 +84,9 @@ def test_the_bundle_runs_by_itself(tmp_path):
     import subprocess
 
     (tmp_path / "agent.pyz").write_bytes(bundle())
-    done = subprocess.run(
-        [sys.executable, "-P", tmp_path / "agent.pyz"],
-        input='{"job": "peaks", "threads": 0, "arithmetics": []}', capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    request = '{"job": "peaks", "request": {"threads": 0, "arithmetics": []}}'
+    command = [sys.executable, "-P", tmp_path / "agent.pyz"]
+    done = subprocess.run(command, input=request, capture_output=True, text=True, check=True)
     assert done.stdout == '{"result": []}\n'
 
 

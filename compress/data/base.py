@@ -1,0 +1,49 @@
+"""A source of data: its name and the function that opens it. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from runtime import Progress
+from runtime.registry import imported
+
+if TYPE_CHECKING:
+    from .dataset import Dataset
+
+    Open = Callable[[Path | None, bool, Progress], Dataset]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of labelled pictures.
+
+    Attributes:
+        name: as ``--data`` takes it.
+        open: the function that reads the pictures, or where it is, as ``"module:function"``. Its arguments are the
+            folder that follows the name (None where none was given), whether to leave out pictures that cannot be
+            decoded, and a callback of progress. It returns a ``Dataset``: what it leaves unsplit is split by seed.
+        folder: whether ``:FOLDER`` follows the name.
+        named_by_folders: whether the classes are named by folders, so that ``--class-order`` may order them.
+    """
+
+    name: str
+    open: Open | str
+    folder: Literal["none", "optional", "required"] = "none"
+    named_by_folders: bool = False
+
+    @property
+    def form(self) -> str:
+        """What ``--data`` takes, such as ``cifar10[:FOLDER]``."""
+        return self.name + {"none": "", "optional": "[:FOLDER]", "required": ":PATH"}[self.folder]
+
+    def load(self, folder: Path | None, skip_bad: bool, progress: Progress) -> Dataset:
+        """Reads the pictures.
+
+        Raises:
+            DataError: the data is not there or damaged.
+        """
+        function: Open = imported(self.open) if isinstance(self.open, str) else self.open
+        return function(folder, skip_bad, progress)

@@ -1,0 +1,103 @@
+"""The importance of every prunable unit of a model, and the sums that it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from compress.model.slicing import Kept
+from compress.model.vit import EMBED, Axis, parameter_axes
+from runtime import PlanError, ShapePlan
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class BlockImportance:
+    """Importance of the units of one block; all values are at least 0 and add up over a group.
+
+    Attributes:
+        qk: ``(num_heads, qk_dim)``.
+        v: ``(num_heads, v_dim)``.
+        mlp: ``(mlp_dim,)``.
+    """
+
+    qk: Floats
+    v: Floats
+    mlp: Floats
+
+    @property
+    def total(self) -> float:
+        """Sum over all units of the block."""
+        return float(self.qk.sum() + self.v.sum() + self.mlp.sum())
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Importance of every prunable unit of a model.
+
+    Attributes:
+        embed: ``(embed_dim,)``, the dimensions of the residual stream.
+        blocks: one entry for each block.
+    """
+
+    embed: Floats
+    blocks: tuple[BlockImportance, ...]
+
+    def parts(self) -> Iterator[Floats]:
+        """Yields the values of every kind of unit: of the stream, then of each block."""
+        yield self.embed
+        for block in self.blocks:
+            yield from (block.qk, block.v, block.mlp)
+
+
+def group_importance(plan: ShapePlan, scores: Mapping[str, torch.Tensor]) -> Importance:
+    """Sums scores of single parameters into importance of units: ``I(W_g) = sum of I(w) over the group``.
+
+    Args:
+        plan: of the model that the scores are of.
+        scores: for the name of every parameter a non-negative tensor of its shape.
+    """
+    sums: dict[Axis, torch.Tensor] = {}
+    for name, axes in parameter_axes(plan).items():
+        score = scores[name].double()
+        for dim, axis in enumerate(axes):
+            if axis is not None:
+                others = [d for d in range(score.ndim) if d != dim]
+                part = score.sum(dim=others) if others else score  # torch takes no dims for all of them
+                sums[axis] = sums[axis] + part if axis in sums else part
+    blocks = []
+    for i, block in enumerate(plan.blocks):
+        qk = sums[Axis("qk", i)].view(block.num_heads, block.qk_dim)
+        v = sums[Axis("v", i)].view(block.num_heads, block.v_dim)
+        blocks.append(BlockImportance(qk.numpy(), v.numpy(), sums[Axis("mlp", i)].numpy()))
+    return Importance(sums[EMBED].numpy(), tuple(blocks))
+
+
+def part_of(importance: Importance, kept: Kept) -> Importance:
+    """Returns the importance of the units that are kept, as it was before the others were removed."""
+    blocks = []
+    for own, keep in zip(importance.blocks, kept.blocks, strict=True):
+        qk, v = (
+            np.stack([scores[head, list(dims)] for head, dims in zip(keep.heads, per_head, strict=True)])
+            for scores, per_head in ((own.qk, keep.qk), (own.v, keep.v))
+        )
+        blocks.append(BlockImportance(qk, v, own.mlp[list(keep.mlp)]))
+    return Importance(importance.embed[list(kept.embed)], tuple(blocks))
+
+
+def check_finite(importance: Importance) -> None:
+    """Refuses importance from which nothing can be chosen.
+
+    Raises:
+        PlanError: a value is not a finite number.
+    """
+    if not all(np.isfinite(part).all() for part in importance.parts()):
+        raise PlanError(
+            "The importance of some units is not finite",
+            fix="The model's training diverged: train it again with a lower learning rate",
+        )

@@ -1,0 +1,92 @@
+"""What a run gives to its search method: the model in the criterion's basis, importance, images, budget and cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compress.budget import Tables, parse_budget, parse_cost
+from compress.data.batches import training_batches
+from compress.data.search_images import SearchImages, draw_search_images
+from compress.data.splits import search_set
+from compress.importance import CRITERIA
+from compress.importance.base import ImportanceInputs
+from compress.importance.units import Importance
+from compress.model.vit import SlicedViT
+from compress.search.base import SearchInputs
+from runtime import Progress, ShapePlan
+
+from .job import IMPORTANCE_BATCH, Job, cost_name
+
+
+def in_basis(job: Job, model: SlicedViT, progress: Progress) -> SlicedViT:
+    """Returns the model in the basis of the run's criterion; it computes the same."""
+    return CRITERIA[job.settings.importance].folded(_importance_inputs(job, model, progress))
+
+
+def search_inputs(
+    job: Job, model: SlicedViT, whole: ShapePlan, tables: Tables, place: Path, progress: Progress, number: int = 1
+) -> SearchInputs:
+    """Returns what the search method of a run chooses from.
+
+    Args:
+        job: the run.
+        model: the model to prune.
+        whole: plan of the baseline.
+        tables: latency tables that the budget or the cost needs.
+        place: folder of the search.
+        progress: called as the search advances.
+        number: of the round, from 1.
+    """
+    settings = job.settings
+    budget = parse_budget(settings.budget, whole, tables) if job.method.needs_budget else None
+    cost = parse_cost(cost_name(settings), whole, tables) if budget else None
+
+    def take_importance() -> Importance:
+        return CRITERIA[settings.importance].importance(_importance_inputs(job, model, progress))
+
+    def draw_images() -> SearchImages:
+        return draw_search_images(
+            job.data,
+            job.task.preprocessing,
+            job.augmentation,
+            per_class=settings.importance_images,
+            seed=settings.seed,
+            iteration=number,
+        )
+
+    return SearchInputs(
+        model=model,
+        settings=job.method_settings,
+        budget=budget,
+        cost=cost,
+        total=cost.of(whole) if cost else 0,
+        groups=job.groups,
+        data=job.data,
+        spec=job.task.preprocessing,
+        augmentation=job.augmentation,
+        recipe=job.recover,
+        take_importance=take_importance,
+        draw_images=draw_images,
+        gradient_batch=IMPORTANCE_BATCH,
+        asked={},
+        folder=place,
+        seed=settings.seed,
+        bf16=job.bf16,
+        progress=progress,
+    )
+
+
+def _importance_inputs(job: Job, model: SlicedViT, progress: Progress) -> ImportanceInputs:
+    """Returns the model and the augmented training images that importance is measured on."""
+    images = search_set(job.data, job.settings.importance_images, job.settings.seed)
+    batches = training_batches(
+        job.data,
+        images,
+        job.task.preprocessing,
+        job.augmentation,
+        batch_size=IMPORTANCE_BATCH,
+        seed=job.settings.seed,
+        epoch=0,
+    )
+    total = -(-len(images) // IMPORTANCE_BATCH)
+    return ImportanceInputs(model, batches, total, job.settings.seed, job.bf16, progress)
