@@ -15,7 +15,7 @@ from device_bench.documents.op_times import OpTimes, TimeRow, read_times, times_
 from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.energy.carbon import find_grid
 from device_bench.metrics.accuracy import TestImages, write_test_images
-from device_bench.targets import bench
+from device_bench.targets.bench import bench
 from export.inspect.inspection import inspect_file
 from runtime import ArtifactError, PocketVitError, Progress, check_fields, sha256_of, silent, to_pixels
 from runtime.formats import model_files

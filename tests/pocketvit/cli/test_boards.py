@@ -11,7 +11,7 @@ import pytest
 from device_bench.documents.results import BENCH_DOCUMENT, BenchResult
 from device_bench.metrics.accuracy import read_test_images, write_test_images
 from device_bench.metrics.chosen_images import choose_images
-from device_bench.targets import bench
+from device_bench.targets.bench import bench
 from device_bench.targets.emulated import Boards, emulated_board
 from tests.boards.adb import Phone
 from tests.boards.sshd import ssh_server
