@@ -15,6 +15,7 @@ from pathlib import Path
 
 from device_bench.metrics.inputs import random_input
 from runtime import Engine, open_device_engine, open_engine
+from runtime.engines import engine_of
 
 FIRST_MARK = 424200
 """The descriptor whose closing is mark 0; the emulator's plugin knows the same number."""
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _loaded(path: Path) -> tuple[Engine, Callable[[], object]]:
-    if path.suffix == ".onnx":
+    if engine_of(path).resident:
         resident = open_device_engine(path, device="cpu")
         return resident, resident.resident(random_input(resident, path.name, _SEED)).run
     engine = open_engine(path)

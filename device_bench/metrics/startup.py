@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from device_bench import format
 from device_bench.documents.figures import MemoryUse, Startup
 from device_bench.worker.isolated import Ask, run_isolated
 from runtime import decode, open_engine
+from runtime.engines import engine_of
+from runtime.formats import is_model_file
 from runtime.worker.parent import SILENCE_S
 
 from .base import Measured, Metric, column
@@ -22,11 +25,6 @@ from .memory import current_rss_bytes, peak_rss_bytes
 
 REPEATS = 3
 _RUNS = 3
-_LIBRARIES = {
-    ".tflite": ("ai_edge_litert.interpreter", "ai-edge-litert"),
-    ".onnx": ("onnxruntime", "onnxruntime"),
-    ".pt2": ("torch", "torch"),
-}
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def start(file: Path, threads: int = 1, *, clock: Callable[[], int] = time.perf_
         MissingExtraError: the engine is not installed.
     """
     before = current_rss_bytes()
-    if file.suffix in _LIBRARIES:
+    if is_model_file(file):
         _import_engine(file)
     started = clock()
     engine = open_engine(file, threads=threads)
@@ -147,13 +145,12 @@ def without_folder(text: str, file: Path) -> str:
 
 
 def _import_engine(file: Path) -> None:
-    """Imports what ``open_engine`` would, so that its time is not the file's; what is missing is told there."""
-    module, package = _LIBRARIES[file.suffix]
-    try:
-        import_module(module)
-        version(package)
-    except ImportError:
-        return
+    """Imports the engine, so that its time does not count as the file's; ``open_engine`` reports a missing one."""
+    kind = engine_of(file)
+    with contextlib.suppress(ImportError):
+        import_module(kind.module)
+        if kind.package:
+            version(kind.package)
 
 
 def _median_of(values: Callable[[Startup], Sequence[float]]) -> Callable[[Measured], float | None]:

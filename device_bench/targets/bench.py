@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult
-from runtime import Progress, silent
+from device_bench.targets import TARGETS
+from runtime import Progress, UnsupportedTargetError, silent
 
-from .base import Device
+from .base import Device, TimeTogether
 
 
 def bench(
@@ -89,3 +91,17 @@ def bench_device(
     wanted = replace(request, target=device.address, threads=device.threads or request.threads)
     found = device.target.bench(device, wanted, progress, stop=stop or threading.Event())
     return found if isinstance(found, tuple) else (found,)
+
+
+def time_together(address: str) -> TimeTogether:
+    """Returns what times the files of a latency table on a target.
+
+    Raises:
+        UnsupportedTargetError: there is no such target, or no table can be measured there.
+    """
+    with suppress(UnsupportedTargetError):
+        found = Device(address).target.time_together
+        if found is not None:
+            return found
+    known = ", ".join(form for form, target in TARGETS.items() if target.time_together)
+    raise UnsupportedTargetError("The target cannot be profiled", expected=known, got=repr(address))

@@ -294,14 +294,9 @@ def _bench(device: Device, request: BenchRequest, progress: Progress, *, stop: t
 
 def _check(device: Device) -> tuple[Finding, ...]:
     return tuple(
-        Finding(
-            device.label,
-            engine.title,
-            _version((engine.package, *engine.same)),
-            f"pip install 'pocketvit[{engine.extra}]'",
-        )
+        Finding(device.label, engine.title, _version((engine.package, *engine.same)), engine.fix)
         for engine in ENGINES.values()
-        if engine.portable
+        if engine.package
     )
 
 

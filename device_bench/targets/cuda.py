@@ -18,12 +18,11 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from device_bench.clock import Clock
 from device_bench.documents.figures import MemoryUse
@@ -49,12 +48,15 @@ from runtime import (
     silent,
     tool_version,
 )
+from runtime.engines import ENGINES
+from runtime.formats import FORMATS
 
 from .base import Device as TargetDevice
 from .base import Target
 from .finding import Finding
 
-CudaEngine = Literal["onnxruntime", "tensorrt", "torch"]
+CudaEngine = str
+"""Name of an engine that serves CUDA, or ``tensorrt``."""
 WITH_COPIES = "latency_with_copies"
 
 _QUERY = "name,driver_version,temperature.gpu,clocks.sm,utilization.gpu"
@@ -63,12 +65,6 @@ _FIX = (
     "Install the NVIDIA driver until `nvidia-smi` lists a GPU; then for .onnx files the package onnxruntime-gpu in "
     "place of onnxruntime, for .pt2 files a CUDA build of torch"
 )
-_SUFFIXES: Mapping[str | None, tuple[str, ...]] = {
-    None: (".onnx", ".pt2"),
-    "onnxruntime": (".onnx",),
-    "tensorrt": (".onnx",),
-    "torch": (".pt2",),
-}
 _HOW = {
     "torch": "latency is the GPU's time between two CUDA events around one inference, image and logits on the GPU",
     "onnxruntime": "latency is the host's time around one run with image and logits bound on the GPU, which is "
@@ -245,14 +241,18 @@ def _check_files(files: Sequence[Path], engine: CudaEngine | None) -> None:
     names = [file.name for file in files]
     if not names or len(set(names)) != len(names):
         raise MeasurementError("A bench needs files of different names", got=", ".join(names) or "none")
-    if engine not in _SUFFIXES:
-        expected = ", ".join(name for name in _SUFFIXES if name)
-        raise UnsupportedTargetError("No such engine for cuda", expected=expected, got=engine)
-    wrong = [file.name for file in files if file.suffix not in _SUFFIXES[engine]]
+    formats = {kind.name: kind.formats for kind in ENGINES.values() if "cuda" in kind.devices}
+    tensorrt = [kind for kind in ENGINES.values() if "tensorrt" in kind.devices]
+    formats["tensorrt"] = tuple(name for kind in tensorrt for name in kind.formats)
+    if engine is not None and engine not in formats:
+        raise UnsupportedTargetError("No such engine for cuda", expected=", ".join(formats), got=engine)
+    read = formats[engine] if engine else [name for names in formats.values() for name in names]
+    suffixes = dict.fromkeys(FORMATS[name].suffix for name in read)
+    wrong = [file.name for file in files if file.suffix not in suffixes]
     if wrong:
         raise UnsupportedTargetError(
             f"{', '.join(wrong)} cannot run on cuda{f' with {engine}' if engine else ''}",
-            expected=" or ".join(f"a {suffix} file" for suffix in _SUFFIXES[engine]),
+            expected=" or ".join(f"a {suffix} file" for suffix in suffixes),
             fix="Export it again with --formats onnx,torch",
         )
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from export.graph.ir import KINDS, LINEAR, Graph, Op
 from export.quantise.form import Form
 from runtime import Artifact, ArtifactError, DataError, Progress, UnsupportedTargetError, silent
+from runtime.formats import TFLITE
 from runtime.worker.parent import SILENCE_S, Worker, WorkerError, python_module
 
 from .tflite import INT8_FULL, tflite_form
@@ -200,8 +201,8 @@ def run_micro(
         ArtifactError: no such file, or the interpreter cannot load or run it, crashes on it or hangs.
         DataError: the images are not what the file takes, or not finite.
     """
-    if path.suffix != ".tflite" or not path.is_file():
-        raise ArtifactError(f"{path} cannot run on a microcontroller", expected="an existing .tflite file")
+    if path.suffix != TFLITE.suffix or not path.is_file():
+        raise ArtifactError(f"{path} cannot run on a microcontroller", expected=f"an existing {TFLITE.suffix} file")
     if images.ndim != 4 or not len(images) or not np.isfinite(images).all():
         raise DataError("Images must be finite and (N, H, W, C), N at least 1", got=f"shape {images.shape}")
     with tempfile.TemporaryDirectory() as scratch, Worker(_COMMAND, silence_s=silence_s) as worker:

@@ -82,7 +82,7 @@ def core_of(target: str | None) -> CoreName | None:
     if target is None:
         return None
     device = Device(target)
-    if device.scheme != "emu:" or device.place not in CORES:
+    if device.scheme != "emu" or device.place not in CORES:
         raise UnsupportedTargetError(
             "A gate counts instructions on an emulated board, or times both files on this machine",
             expected=f"{', '.join(f'emu:{core}' for core in CORES)}, or no --target",

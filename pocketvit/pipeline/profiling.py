@@ -14,8 +14,8 @@ from statistics import median
 from device_bench.latency_table.files import Timed, part_depth, parts_to_time, wholes_to_time
 from device_bench.latency_table.fit import Conditions, fit_table
 from device_bench.machine.state import machine_state
-from device_bench.metrics.isolated import sample_isolated
 from device_bench.metrics.stats import percentile
+from device_bench.targets.bench import time_together
 from export.formats.tflite import timing_bytes
 from runtime import (
     LATENCY_DOCUMENT,
@@ -28,10 +28,10 @@ from runtime import (
     silent,
     storage_errors,
 )
+from runtime.formats import TFLITE
 
 from .profile_times import TIMES_JOURNAL, read_times, time_line
 
-PROFILE_TARGETS = ("cpu",)
 _FILES_AT_ONCE = 32
 
 _FORMAT = 5
@@ -92,12 +92,11 @@ def profile(
         MeasurementError: the times make no sense.
         StorageError: the folder cannot be written.
     """
-    if target not in PROFILE_TARGETS:
-        raise UnsupportedTargetError("The target cannot be profiled", expected=", ".join(PROFILE_TARGETS), got=target)
+    time_together(target)
     conditions = _conditions(target, precision, threads)
     asked = {"format": _FORMAT, "conditions": encode(conditions), "plan": encode(plan)}
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
-    path = folder / f"{target}-{precision}-{digest}.json"
+    path = folder / f"{target.replace(':', '-')}-{precision}-{digest}.json"
     times = path.with_suffix(".jsonl")
     if force:
         with storage_errors(folder):
@@ -147,14 +146,14 @@ def _measure(
         some = missing[start : start + _FILES_AT_ONCE]
         with tempfile.TemporaryDirectory() as folder:
             beside = [(plan, True), *some]
-            paths = [Path(folder) / f"{number}.tflite" for number in range(len(beside))]
+            paths = [Path(folder) / f"{number}{TFLITE.suffix}" for number in range(len(beside))]
             for path, (one, pooled_only) in zip(paths, beside, strict=True):
                 with storage_errors(path):
                     path.write_bytes(timing_bytes(one, conditions.precision, pooled_only=pooled_only))
-            timed = sample_isolated(paths, threads=conditions.threads, rounds=timing.rounds)
+            timed = time_together(conditions.target)(paths, threads=conditions.threads, rounds=timing.rounds)
             if timed.notes and patient:
                 progress(stage, done, total, f"measured again: {' '.join(timed.notes)}")
-                timed = sample_isolated(paths, threads=conditions.threads, rounds=timing.rounds)
+                timed = time_together(conditions.target)(paths, threads=conditions.threads, rounds=timing.rounds)
                 patient = not timed.notes  # what lasts is not waited for
         reference, *seconds = (percentile(own, timing.percent) for own in timed.seconds)
         told = {"stage": stage, "reference_seconds": reference} | ({"notes": list(timed.notes)} if timed.notes else {})

@@ -30,26 +30,33 @@ class EngineKind:
         title: of the engine in tables, such as ``LiteRT``.
         open: loads a file, given its path, a number of threads and a device, into an ``Engine``.
         formats: names of the formats it reads, of ``runtime.formats.FORMATS``.
-        package: name of the distribution that holds it, as pip knows it.
         module: name of the module to import to load it.
-        extra: the extra of this project that installs it.
+        package: name of the distribution that holds it, as pip knows it; empty where none does.
+        extra: the extra of this project that installs it; empty where none does.
         devices: where it can compute.
         resident: whether it can keep tensors where it computes: ``open`` then returns a ``DeviceEngine``.
         portable: whether a bench may install its package on a board.
         same: other distributions that hold the same module.
+        describe: returns further words on the loaded module, such as what it can compute with; None for none.
     """
 
     name: EngineName
     title: str
     open: Callable[[Path, int, Device], Any]
     formats: tuple[str, ...]
-    package: str
     module: str
-    extra: str
+    package: str = ""
+    extra: str = ""
     devices: tuple[Device, ...] = ("cpu",)
     resident: bool = False
-    portable: bool = True
+    portable: bool = False
     same: tuple[str, ...] = ()
+    describe: Callable[[Any], str] | None = None
+
+    @property
+    def fix(self) -> str:
+        """The command that installs it."""
+        return f"pip install 'pocketvit[{self.extra}]'" if self.extra else f"pip install {self.package}"
 
 
 class Engine(Protocol):

@@ -94,5 +94,12 @@ def open_litert(path: Path, threads: int, device: Device = "cpu") -> LiteRtEngin
 
 
 LITERT = EngineKind(
-    "litert", "LiteRT", open_litert, ("tflite",), "ai-edge-litert", "ai_edge_litert.interpreter", extra="litert"
+    "litert",
+    "LiteRT",
+    open_litert,
+    ("tflite",),
+    "ai_edge_litert.interpreter",
+    package="ai-edge-litert",
+    extra="litert",
+    portable=True,
 )

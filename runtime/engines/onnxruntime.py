@@ -171,9 +171,11 @@ ONNXRUNTIME = EngineKind(
     OnnxRuntimeEngine,
     ("onnx",),
     "onnxruntime",
-    "onnxruntime",
+    package="onnxruntime",
     extra="onnx",
+    portable=True,
     devices=tuple(PROVIDERS),
     resident=True,
     same=("onnxruntime-gpu",),
+    describe=lambda module: f"with {', '.join(module.get_available_providers())}",
 )

@@ -129,9 +129,8 @@ TORCH = EngineKind(
     TorchEngine,
     ("torch",),
     "torch",
-    "torch",
+    package="torch",
     extra="compress",
     devices=("cpu", "cuda"),
     resident=True,
-    portable=False,
 )

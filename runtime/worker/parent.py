@@ -163,13 +163,14 @@ class MessageProcess:
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the process and to all that it started."""
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # they have ended
             os.killpg(self.process.pid, number)
 
     def close(self) -> None:
-        """Kills the process and all that it started, and closes its streams."""
-        self.signal(signal.SIGKILL)
-        self.process.wait()
+        """Kills the process and all that it started unless it has ended, and closes its streams."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
         self._reader.join(_PATIENCE_S)
         with contextlib.suppress(OSError):
             self.stdin.close()
@@ -317,6 +318,7 @@ class Worker:
 
     def _stop(self) -> None:
         if self._child is not None:
+            self._child.signal(signal.SIGKILL)  # also what a process that has ended left behind
             self._child.close()
             self._child = None
 

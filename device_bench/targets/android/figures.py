@@ -15,6 +15,7 @@ from device_bench.energy.measure import UPDATES, WINDOW_S, measure_energy
 from device_bench.energy.source import NoSource, PolledPower, SourceError
 from device_bench.metrics.steadiness import series_notes
 from runtime import Artifact, ArtifactError, PocketVitError, manifest_path, read_artifact, sha256_of
+from runtime.formats import TFLITE
 
 from .benchmark_model import DELEGATES, Options, shortfalls
 from .fuel_gauge import find_gauge
@@ -65,8 +66,8 @@ def look_at(request: BenchRequest) -> tuple[list[Known], list[Failure]]:
     """Looks at the files here: which can be sent at all, and why the others cannot."""
     known, failures = [], []
     for number, file in enumerate(request.files):
-        if file.suffix != ".tflite":
-            what = f"{PROGRAM} runs .tflite files alone; a {file.suffix} file needs a Python on the phone."
+        if file.suffix != TFLITE.suffix:
+            what = f"{PROGRAM} runs {TFLITE.suffix} files alone; a {file.suffix} file needs a Python on the phone."
             failures.append(Failure(file.name, what))
             continue
         if "\\" in file.name:
@@ -79,7 +80,9 @@ def look_at(request: BenchRequest) -> tuple[list[Known], list[Failure]]:
         except ArtifactError as error:
             failures.append(Failure(file.name, str(error).replace(str(file), file.name)))
             continue
-        known.append(Known(file, manifest, manifest.sha256 if manifest else sha256_of(file), f"model-{number}.tflite"))
+        known.append(
+            Known(file, manifest, manifest.sha256 if manifest else sha256_of(file), f"model-{number}{TFLITE.suffix}")
+        )
     return known, failures
 
 

@@ -53,7 +53,7 @@ def profiled(
         return json.dumps([encode(plan), pooled_only]).encode()
 
     monkeypatch.setattr(profiling, "timing_bytes", told)
-    monkeypatch.setattr(profiling, "sample_isolated", machine.samples)
+    monkeypatch.setattr(profiling, "time_together", lambda target: machine.samples)
     table, path = profiling.profile(
         PLAN, folder, progress=lambda stage, done, total, note="": said.append(note) if note else None
     )
