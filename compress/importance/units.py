@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +88,41 @@ def part_of(importance: Importance, kept: Kept) -> Importance:
         )
         blocks.append(BlockImportance(qk, v, own.mlp[list(keep.mlp)]))
     return Importance(importance.embed[list(kept.embed)], tuple(blocks))
+
+
+@dataclass(frozen=True)
+class LostImportance:
+    """Importance of the units that are removed.
+
+    Attributes:
+        embed: of the stream's dimensions.
+        depth: of all units of the blocks that are removed whole.
+        blocks: of the units removed from each block that stays.
+    """
+
+    embed: float
+    depth: float
+    blocks: tuple[float, ...]
+
+
+def lost_importance(importance: Importance, kept: Kept) -> LostImportance:
+    """Returns the importance of the units that are not kept."""
+    blocks = []
+    for own, keep in zip(importance.blocks, kept.blocks, strict=False):
+        qk, v = (
+            _without(scores, ((head, dim) for head, dims in zip(keep.heads, per_head, strict=True) for dim in dims))
+            for scores, per_head in ((own.qk, keep.qk), (own.v, keep.v))
+        )
+        blocks.append(qk + v + _without(own.mlp, ((unit,) for unit in keep.mlp)))
+    depth = sum(block.total for block in importance.blocks[len(kept.blocks) :])
+    return LostImportance(_without(importance.embed, ((dim,) for dim in kept.embed)), depth, tuple(blocks))
+
+
+def _without(scores: Floats, kept: Iterable[tuple[int, ...]]) -> float:
+    """Returns the sum of the scores at all other places."""
+    removed = np.ones(scores.shape, dtype=bool)
+    removed[tuple(np.array(list(kept)).T)] = False
+    return float(scores[removed].sum())
 
 
 def check_finite(importance: Importance) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from compress.budget import Budget, Cost
-from compress.importance.units import Floats, Importance, check_finite, part_of
+from compress.importance.units import Floats, Importance, check_finite, lost_importance
 from compress.model.slicing import BlockKept, Kept
 from runtime import MULTIPLE, PlanError, ShapePlan
 
 from .base import Proposal, SearchInputs
+from .steps import width_steps
 
 _FLOORS = (0.98, 0.95, 0.9, 0.0)
 """Shares of the budget that a result should cost at least, one after the other until there is one."""
@@ -49,22 +50,7 @@ def scale_evenly(plan: ShapePlan, importance: Importance, budget: Budget) -> Pro
         least = replace(plan, embed_dim=MULTIPLE, blocks=_scaled(plan, 0.0, 0.0))
         raise budget.unreachable(budget.of(least))
     kept = most_important(plan, importance, found)
-    stays, now = part_of(importance, kept), replace(plan, embed_dim=found.embed_dim)
-    steps: list[dict[str, Any]] = [
-        {
-            "action": "embed",
-            "block": -1,
-            "embed_dim": now.embed_dim,
-            "importance": float(importance.embed.sum() - stays.embed.sum()),
-            "cost": budget.of(now),
-        }
-    ]
-    for i, block in enumerate(found.blocks):
-        now = now.with_block(i, block)
-        told = {"action": "block", "block": i, **asdict(block)}
-        lost = importance.blocks[i].total - stays.blocks[i].total
-        steps.append({**told, "importance": lost, "cost": budget.of(now)})
-    return Proposal(found, kept, tuple(steps))
+    return Proposal(found, kept, width_steps(plan, found, budget, lost_importance(importance, kept)))
 
 
 def even_plan(plan: ShapePlan, cost: Cost, low: int, high: int) -> ShapePlan | None:

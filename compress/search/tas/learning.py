@@ -20,13 +20,14 @@ from compress.data.dataset import Dataset
 from compress.model.folder import weights_sha256
 from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
+from compress.search.knapsack import Floats
 from compress.train.fit import learning_rate, make_optimizer
 from runtime import PlanError, Preprocessing, encode
 
 from .candidates import Choice, candidates_of, plan_with
 from .cost import CostTable, cost_hinge
 from .journal import by_kind, rounded
-from .plan import Floats, argmax_plan
+from .plan import argmax_plan
 from .settings import OddsRecipe
 from .state import TasState, moments_of, restore_moments
 from .supernet import Sample, draw_sample, run_sample

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from compress.importance.units import Importance
+from compress.importance.units import Floats, Importance
 from compress.model.slicing import BlockKept, Kept, keep_all
 from compress.model.vit import EMBED, Axis, SlicedViT, build, parameter_axes
 from runtime import ShapePlan
@@ -71,35 +69,5 @@ def ordered(model: SlicedViT, order: UnitOrder) -> SlicedViT:
     return build(model.plan, weights)
 
 
-@dataclass(frozen=True)
-class Lost:
-    """Importance that goes.
-
-    Attributes:
-        embed: of the stream's dimensions.
-        depth: of all units of the blocks that go.
-        blocks: of the units that go from each block that stays.
-    """
-
-    embed: float
-    depth: float
-    blocks: tuple[float, ...]
-
-
-def lost_importance(importance: Importance, kept: Kept) -> Lost:
-    """Returns the importance of what is not kept."""
-    stay = len(kept.blocks)
-    gone = sum(float(part.sum()) for b in importance.blocks[stay:] for part in (b.qk, b.v, b.mlp))
-    own = []
-    for block, keep in zip(importance.blocks, kept.blocks, strict=False):
-        heads = [head for head in range(len(block.qk)) if head not in keep.heads]
-        own.append(float(block.qk[heads].sum() + block.v[heads].sum()) + _lost(block.mlp, keep.mlp))
-    return Lost(_lost(importance.embed, kept.embed), gone, tuple(own))
-
-
-def _lost(scores: npt.NDArray[np.float64], kept: Iterable[int]) -> float:
-    return float(np.delete(scores, list(kept)).sum())
-
-
-def _ranked(scores: npt.NDArray[np.float64]) -> tuple[int, ...]:
+def _ranked(scores: Floats) -> tuple[int, ...]:
     return tuple(np.argsort(-scores, kind="stable").tolist())

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import compress.search.milp
+import compress.search.knapsack
 from compress.budget import COUNTS, Budget, smallest_plan
 from compress.importance.units import BlockImportance, Importance
 from compress.model.slicing import BlockKept, Kept, keep_all, plan_of, slice_vit
@@ -193,8 +193,10 @@ def test_it_is_exact_where_bounds_alone_are_not(cost: Any, seed: int, monkeypatc
     """Against all trade-offs of cost and loss, merged block by block."""
     importance, start, sizes = random_importance(MID, seed), keep_all(MID), GroupSizes(mlp=(8, 16)[seed % 2])
     measure, asked = Budget(COUNTS[cost], 0).of, []
-    exact = compress.search.milp.milp
-    monkeypatch.setattr(compress.search.milp, "milp", lambda *args, **kwargs: asked.append(1) or exact(*args, **kwargs))
+    exact = compress.search.knapsack.milp
+    monkeypatch.setattr(
+        compress.search.knapsack, "milp", lambda *args, **kwargs: asked.append(1) or exact(*args, **kwargs)
+    )
     options = [list(block_options(*pair, sizes)) for pair in zip(start.blocks, importance.blocks, strict=True)]
     curves = []
     for embed_dim in reachable(MID.embed_dim, sizes.embed):
@@ -342,14 +344,14 @@ HALF = Budget(COUNTS["macs"], Budget(COUNTS["macs"], 0).of(MID) // 2)
 
 def test_a_program_without_an_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     late = SimpleNamespace(status=1, message="Time limit reached.")
-    monkeypatch.setattr(compress.search.milp, "milp", lambda *args, **kwargs: late)
+    monkeypatch.setattr(compress.search.knapsack, "milp", lambda *args, **kwargs: late)
     with pytest.raises(PlanError, match=r"could not be solved\. Got Time limit reached\. Choose larger groups"):
         solve(MID, random_importance(MID, 1), HALF, keep_all(MID))
 
 
 def test_an_answer_over_the_budget_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a solver may give whose tolerance is too wide for the cost."""
-    importance, exact, over = random_importance(MID, 1), compress.search.milp.milp, []
+    importance, exact, over = random_importance(MID, 1), compress.search.knapsack.milp, []
     right = solve(MID, importance, HALF, keep_all(MID))
 
     def tolerant(objective: Any, *, constraints: Any, **options: Any) -> Any:
@@ -357,7 +359,7 @@ def test_an_answer_over_the_budget_is_asked_for_again(monkeypatch: pytest.Monkey
         over.append(once)
         return exact(objective, constraints=constraints[: 1 if once else None], **options)
 
-    monkeypatch.setattr(compress.search.milp, "milp", tolerant)
+    monkeypatch.setattr(compress.search.knapsack, "milp", tolerant)
     assert solve(MID, importance, HALF, keep_all(MID)) == right
     assert over[:2] == [True, False]
 
