@@ -13,7 +13,7 @@ import numpy as np
 
 from runtime import ArtifactError, decode, encode, read_document, write_document
 
-from .dataset import ArrayImages, Dataset, FileImages, Images
+from .dataset import ArrayImages, Dataset, FileImages, ImageStore
 from .unlabelled import JoinedImages
 
 SCHEMA = "pocketvit.data"
@@ -172,13 +172,13 @@ def _splits(own: DataList) -> str:
     return f"{own.train:,} to train on, {own.held_out:,} held out, {own.test:,} to test on"
 
 
-def _content(images: Images, labels: Sequence[str]) -> str:
+def _content(images: ImageStore, labels: Sequence[str]) -> str:
     digest = hashlib.sha256("\n".join(labels).encode())
     _add_content(digest, images)
     return digest.hexdigest()
 
 
-def _add_content(digest: hashlib._Hash, images: Images) -> None:
+def _add_content(digest: hashlib._Hash, images: ImageStore) -> None:
     if isinstance(images, ArrayImages):
         digest.update(f"{images.pixels.dtype} {images.pixels.shape} ".encode())
         digest.update(np.ascontiguousarray(images.pixels).data)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from compress.model.slicing import Kept
+from compress.model.slicing import KeptUnits
 from compress.model.vit import EMBED, Axis, parameter_axes
 from runtime import PlanError, ShapePlan
 
@@ -78,7 +78,7 @@ def group_importance(plan: ShapePlan, scores: Mapping[str, torch.Tensor]) -> Imp
     return Importance(sums[EMBED].numpy(), tuple(blocks))
 
 
-def part_of(importance: Importance, kept: Kept) -> Importance:
+def part_of(importance: Importance, kept: KeptUnits) -> Importance:
     """Returns the importance of the units that are kept, as it was before the others were removed."""
     blocks = []
     for own, keep in zip(importance.blocks, kept.blocks, strict=True):
@@ -105,7 +105,7 @@ class LostImportance:
     blocks: tuple[float, ...]
 
 
-def lost_importance(importance: Importance, kept: Kept) -> LostImportance:
+def lost_importance(importance: Importance, kept: KeptUnits) -> LostImportance:
     """Returns the importance of the units that are not kept."""
     blocks = []
     for own, keep in zip(importance.blocks, kept.blocks, strict=False):
@@ -125,7 +125,7 @@ def _without(scores: Floats, kept: Iterable[tuple[int, ...]]) -> float:
     return float(scores[removed].sum())
 
 
-def check_finite(importance: Importance) -> None:
+def check_finite_importance(importance: Importance) -> None:
     """Refuses importance from which nothing can be chosen.
 
     Raises:

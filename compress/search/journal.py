@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compress.model.slicing import Kept, plan_of
+from compress.model.slicing import KeptUnits, plan_of
 from runtime import ArtifactError, ShapePlan, decode, encode, write_bytes
 
 from .base import Proposal
@@ -51,7 +51,7 @@ def read_journal(path: Path, plan: ShapePlan, settings: Mapping[str, Any]) -> Pr
         header, *steps, last = lines
         if (header["schema"], header["schema_version"]) != (SCHEMA, VERSION) or header["settings"] != dict(settings):
             raise ArtifactError(f"{path} is the journal of another search")
-        kept = decode(Kept, last["kept"], f"{path}: kept")
+        kept = decode(KeptUnits, last["kept"], f"{path}: kept")
         left = plan_of(plan, kept)
         if encode(left) != last["plan"]:
             raise ArtifactError(f"{path} is the journal of another model")

@@ -9,8 +9,8 @@ from itertools import product
 import numpy as np
 
 from compress.budget import Budget
-from compress.importance.units import BlockImportance, Importance, LostImportance, check_finite
-from compress.model.slicing import BlockKept, Kept, keep_all, plan_of
+from compress.importance.units import BlockImportance, Importance, LostImportance, check_finite_importance
+from compress.model.slicing import KeptBlock, KeptUnits, keep_all, plan_of
 from runtime import BlockPlan, Progress, ShapePlan, silent
 
 from .base import GroupSizes, Proposal, SearchInputs
@@ -31,7 +31,7 @@ def solve(
     plan: ShapePlan,
     importance: Importance,
     budget: Budget,
-    start: Kept,
+    start: KeptUnits,
     sizes: GroupSizes | None = None,
     *,
     progress: Progress = silent,
@@ -67,7 +67,7 @@ def solve(
 
     Ref: Sinha and Zoltners 1979, The Multiple-Choice Knapsack Problem; Fisher 1981, the Lagrangian bound.
     """
-    check_finite(importance)
+    check_finite_importance(importance)
     sizes = sizes or GroupSizes()
     whole = plan_of(plan, start)
     if budget.of(whole) <= budget.limit:
@@ -89,7 +89,7 @@ def solve(
     losses = [float(group.losses[pick]) for group, pick in zip(groups, picks, strict=True)]
     pairs = zip(options[::2], options[1::2], strict=True)
     chosen = [replace(attention, mlp_dim=mlp.mlp_dim) for attention, mlp in pairs]
-    kept = Kept(embed.keep(0, embed_dim), tuple(b.keep(w) for b, w in zip(blocks, chosen, strict=True)))
+    kept = KeptUnits(embed.keep(0, embed_dim), tuple(b.keep(w) for b, w in zip(blocks, chosen, strict=True)))
     result = plan_of(plan, kept)
     assert budget.of(result) <= budget.limit, "the cost of the parts is not that of the whole"
     lost = tuple(a + m for a, m in zip(losses[::2], losses[1::2], strict=True))
@@ -207,7 +207,7 @@ class _Block:
     mlp: _Ranked
 
     @classmethod
-    def of(cls, keep: BlockKept, scores: BlockImportance) -> _Block:
+    def of(cls, keep: KeptBlock, scores: BlockImportance) -> _Block:
         """Ranks the units of ``keep``."""
         heads = list(keep.heads)
         return cls(
@@ -235,11 +235,11 @@ class _Block:
         losses = self.mlp.lost[0, [widths.mlp_dim - width for width in mlp]]
         return _Group(tuple(replace(least, mlp_dim=width) for width in mlp), losses)
 
-    def keep(self, widths: BlockPlan) -> BlockKept:
+    def keep(self, widths: BlockPlan) -> KeptBlock:
         """Returns the most important units at these widths; of equal heads the first goes."""
         kept = self.qk.kept[:, widths.qk_dim] + self.v.kept[:, widths.v_dim]
         rows = sorted(np.argsort(kept, kind="stable")[len(kept) - widths.num_heads :].tolist())
-        return BlockKept(
+        return KeptBlock(
             tuple(self.heads[row] for row in rows),
             tuple(self.qk.keep(row, widths.qk_dim) for row in rows),
             tuple(self.v.keep(row, widths.v_dim) for row in rows),

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from compress.budget import Budget, Cost
-from compress.importance.units import Floats, Importance, check_finite, lost_importance
-from compress.model.slicing import BlockKept, Kept
+from compress.importance.units import Floats, Importance, check_finite_importance, lost_importance
+from compress.model.slicing import KeptBlock, KeptUnits
 from runtime import MULTIPLE, PlanError, ShapePlan
 
 from .base import Proposal, SearchInputs
@@ -43,7 +43,7 @@ def scale_evenly(plan: ShapePlan, importance: Importance, budget: Budget) -> Pro
     Raises:
         PlanError: no widths meet the budget, or an importance is not finite.
     """
-    check_finite(importance)
+    check_finite_importance(importance)
     tried = (even_plan(plan, budget.cost, math.ceil(floor * budget.limit), budget.limit) for floor in _FLOORS)
     found = next((one for one in tried if one is not None), None)
     if found is None:
@@ -114,7 +114,7 @@ def _nearest(width: float) -> int:
     return MULTIPLE * max(1, round(width / MULTIPLE))
 
 
-def most_important(plan: ShapePlan, importance: Importance, smaller: ShapePlan) -> Kept:
+def most_important(plan: ShapePlan, importance: Importance, smaller: ShapePlan) -> KeptUnits:
     """Returns the most important units at the widths of ``smaller``, in every head its own; all heads stay.
 
     Args:
@@ -131,8 +131,8 @@ def most_important(plan: ShapePlan, importance: Importance, smaller: ShapePlan) 
     for scores, widths in zip(importance.blocks, smaller.blocks, strict=True):
         qk = tuple(_first(own, widths.qk_dim) for own in scores.qk)
         v = tuple(_first(own, widths.v_dim) for own in scores.v)
-        blocks.append(BlockKept(tuple(range(widths.num_heads)), qk, v, _first(scores.mlp, widths.mlp_dim)))
-    return Kept(_first(importance.embed, smaller.embed_dim), tuple(blocks))
+        blocks.append(KeptBlock(tuple(range(widths.num_heads)), qk, v, _first(scores.mlp, widths.mlp_dim)))
+    return KeptUnits(_first(importance.embed, smaller.embed_dim), tuple(blocks))
 
 
 def _first(scores: Floats, count: int) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from runtime import PlanError, Preprocessing, encode
 
 from .candidates import Choice, candidates_of, plan_with
 from .cost import CostTable, cost_hinge
-from .journal import by_kind, rounded
+from .journal import by_kind, rounded_odds
 from .plan import argmax_plan
 from .settings import OddsRecipe
 from .state import TasState, moments_of, restore_moments
@@ -36,7 +36,7 @@ _PAIR = 2
 """Candidates of a width that take part in a step of the weights."""
 
 
-class Learning:
+class OddsTraining:
     """The moving parts of one search.
 
     Attributes:
@@ -206,7 +206,7 @@ class Learning:
             "valid_loss": valid,
             "cost": self.cost,
             "expected_cost": float(expected),
-            "odds": by_kind({choice: rounded(p) for choice, p in odds.items()}),
+            "odds": by_kind({choice: rounded_odds(p) for choice, p in odds.items()}),
         }
 
     @property

@@ -17,7 +17,7 @@ import numpy as np
 from compress.budget import Budget
 from compress.data.augment import Augmentation
 from compress.data.dataset import Dataset
-from compress.importance.units import Importance, check_finite, lost_importance
+from compress.importance.units import Importance, check_finite_importance, lost_importance
 from compress.model.slicing import keep_all
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
@@ -28,7 +28,7 @@ from runtime import PlanError, Preprocessing, Progress, silent
 
 from .candidates import plan_with
 from .journal import TasJournal
-from .learning import Learning
+from .learning import OddsTraining
 from .plan import most_likely
 from .settings import OddsRecipe
 from .state import read_tas_state, write_tas_state
@@ -85,13 +85,13 @@ def search_tas(
 
     Ref: Dong and Yang 2019, Network Pruning via Transformable Architecture Search, arXiv 1905.09717.
     """
-    check_finite(importance)
+    check_finite_importance(importance)
     if budget.of(model.plan) <= budget.limit:
         return Proposal(model.plan, keep_all(model.plan), ())
     if recipe.epochs < 1:
         raise PlanError("A transformable architecture search needs at least one epoch", got=recipe.epochs)
     settings, order = settings or OddsRecipe(), order_of(importance)
-    learning = Learning(ordered(model, order), budget, data, spec, recipe, settings, augmentation, seed, bf16)
+    learning = OddsTraining(ordered(model, order), budget, data, spec, recipe, settings, augmentation, seed, bf16)
     lowest = _lowest(learning)
     keeper = _Keeper(folder, learning, clock)
     while not learning.finished:
@@ -107,7 +107,7 @@ def search_tas(
     return Proposal(plan, kept, width_steps(model.plan, plan, budget, lost, depth=True))
 
 
-def _lowest(learning: Learning) -> int:
+def _lowest(learning: OddsTraining) -> int:
     """Returns the least that the result may cost: the tolerance below the budget, or where no plan is, twice it.
 
     Raises:
@@ -133,7 +133,7 @@ def _lowest(learning: Learning) -> int:
 class _Keeper:
     """Keeps a search's journal and state on disk, where there is a folder, and continues what is there."""
 
-    def __init__(self, folder: Path | None, learning: Learning, clock: Callable[[], float]) -> None:
+    def __init__(self, folder: Path | None, learning: OddsTraining, clock: Callable[[], float]) -> None:
         self._folder, self._learning, self._clock = folder, learning, clock
         self._every = max(1, learning.total_steps // learning.settings.records)
         self._records, self._saved = 0, clock()

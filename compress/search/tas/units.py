@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from compress.importance.units import Floats, Importance
-from compress.model.slicing import BlockKept, Kept, keep_all
+from compress.model.slicing import KeptBlock, KeptUnits, keep_all
 from compress.model.vit import EMBED, Axis, SlicedViT, build, parameter_axes
 from runtime import ShapePlan
 
@@ -37,7 +37,7 @@ def order_of(importance: Importance) -> UnitOrder:
     )
 
 
-def kept_first(plan: ShapePlan, order: UnitOrder, smaller: ShapePlan) -> Kept:
+def kept_first(plan: ShapePlan, order: UnitOrder, smaller: ShapePlan) -> KeptUnits:
     """Returns the units of ``plan`` that stay in ``smaller``: the first of each kind, in the first blocks.
 
     Args:
@@ -49,8 +49,8 @@ def kept_first(plan: ShapePlan, order: UnitOrder, smaller: ShapePlan) -> Kept:
     for keep, block, heads, mlp in zip(keep_all(plan).blocks, smaller.blocks, order.heads, order.mlp, strict=False):
         stay = tuple(sorted(heads[: block.num_heads]))
         qk, v = (tuple(dims[head] for head in stay) for dims in (keep.qk, keep.v))
-        blocks.append(BlockKept(stay, qk, v, tuple(sorted(mlp[: block.mlp_dim]))))
-    return Kept(tuple(sorted(order.embed[: smaller.embed_dim])), tuple(blocks))
+        blocks.append(KeptBlock(stay, qk, v, tuple(sorted(mlp[: block.mlp_dim]))))
+    return KeptUnits(tuple(sorted(order.embed[: smaller.embed_dim])), tuple(blocks))
 
 
 def ordered(model: SlicedViT, order: UnitOrder) -> SlicedViT:
