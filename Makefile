@@ -24,9 +24,9 @@ RUN_OPTIONS = $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") \
 	$(if $(BUDGET),--budget "$(BUDGET)") $(if $(NAME),--name "$(NAME)") $(if $(RUNS),--runs "$(RUNS)") $(ARGS)
 
 .PHONY: help export-tflite test test-devices test-commands test-rooms boards-of-commands \
-	boards-of-rooms lint bench gate default-artifacts clean
+	boards-of-rooms lint docs bench gate default-artifacts clean
 
-help:  ## Say what there is
+help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 export-tflite: $(VENV)/.installed  ## Fine-tune, prune, recover, export, verify, bench and report (MODEL= CHECKPOINT= DATA= BUDGET= …)
@@ -66,6 +66,11 @@ lint: $(VENV)/.installed-dev  ## Check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# NO_MKDOCS_2_WARNING: the theme prints a notice about its successor otherwise
+docs: $(VENV)/.installed-docs  ## Build the documentation site, build/site/index.html; fail on a dead link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The site is build/site/index.html"
+
 bench: $(VENV)/.installed  ## Run the benchmarks and print their tables
 	$(BIN)/python benchmarks/speedup.py $(ARGS)
 
@@ -87,4 +92,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,docs]'
 	@touch $(VENV)/.installed $@

@@ -25,17 +25,17 @@ import numpy as np
 from compress.model.load import ModelSpec, load_model
 from compress.model.vit import SlicedViT
 from device_bench import format
-from device_bench.metrics.measure import Sampling
+from device_bench.documents.measurement import Sampling
 from device_bench.metrics.stats import median_interval, ratio_of_medians
 from device_bench.targets import bench
 from device_bench.targets.emulated import CoreName, count_instructions
 from export.formats.tflite import write_int8, write_tflite
-from export.quantise.recipes import DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION, full_recipes
+from export.quantise.recipes import DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION, recipes_for
 from runtime import ShapePlan, macs, write_bytes
 
 MODELS = {"tiny": "vit_tiny_patch16_224", "small": "vit_small_patch16_224"}
 RECIPES = {one.name: one for one in (STATIC_ATTENTION, DYNAMIC_ATTENTION, STATIC, DYNAMIC)}
-FULL = full_recipes()[0]
+FULL = recipes_for("int8-full")[0]
 COSTS = Path(__file__).parents[1] / "export" / "quantise" / "instruction_costs.json"
 RUNS = 2
 

@@ -40,9 +40,9 @@ from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
 from compress.train.fit import fit
 from device_bench import format
+from device_bench.metrics.isolated import time_isolated
 from device_bench.metrics.measure import settle
 from device_bench.metrics.stats import median_interval, ratio_of_medians
-from device_bench.worker.apart import time_apart
 from export.exporter import export_model
 from export.formats.tflite import write_int8
 from export.job import ExportSettings
@@ -121,7 +121,7 @@ def prepare(name: str, folder: Path) -> dict[str, Path]:
         verify_images=VERIFY_IMAGES[name],
         min_agreement=AGREEMENT[name],
     )
-    export_model(model, task, data, folder / "ours", name, settings, timer=time_apart)
+    export_model(model, task, data, folder / "ours", name, settings, timer=time_isolated)
     chosen = np.sort(np.random.default_rng(0).permutation(data.held_out)[:64])
     files = {title: folder / "ours" / f"{name}.{suffix}" for suffix, title in OURS.items()}
     mixed = folder / "ours" / "dynamic-attention.tflite"

@@ -24,7 +24,7 @@ from statistics import median
 from compress.model.load import ModelSpec, load_model
 from device_bench import format
 from device_bench.gate.duel import Duel, duel
-from device_bench.worker.apart import ask
+from device_bench.worker.isolated import run_isolated
 from export.formats.tflite import timing_bytes
 from runtime import encode, write_bytes
 
@@ -64,7 +64,7 @@ def make_gates(name: str, folder: Path, gates: int | None, slowdowns: list[float
     for made, (slowdown, number) in enumerate(left):
         with a_core_busy(number % 2 == 1):
             command = (sys.executable, str(Path(__file__).with_name("gate_power_child.py")), str(slowdown))
-            found = duel(file, file, ask=partial(ask, command=command))
+            found = duel(file, file, ask=partial(run_isolated, command=command))
         with log.open("a") as handle:
             handle.write(json.dumps(row_of(found, slowdown, number)) + "\n")
         print(

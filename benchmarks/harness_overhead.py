@@ -35,15 +35,15 @@ import torch
 from compress.model.load import ModelSpec, check_model
 from compress.model.vit import SlicedViT
 from device_bench import format
+from device_bench.documents.measurement import Sampling
 from device_bench.machine.state import machine_state
 from device_bench.metrics.inputs import random_input
-from device_bench.metrics.measure import Sampling, measure_interleaved
+from device_bench.metrics.measure import measure_interleaved
 from device_bench.metrics.stats import median_interval, percentile
-from device_bench.worker.apart import marker_of
-from device_bench.worker.child import teller
 from export.formats.onnx import write_onnx
 from export.formats.tflite import timing_bytes
 from runtime import Progress, open_engine
+from runtime.worker.child import Reporter, shared_turn
 
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)
 WARMUP = 10
@@ -65,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Path(folder, "progress").open("w", encoding="utf-8") as stream:
         turn = Path(folder, "turn")
         turn.write_bytes(bytes(64))
-        harness = harness_of(teller(stream), marker_of(str(turn)), options.seed)
+        harness = harness_of(Reporter(stream).progress, shared_turn(str(turn)), options.seed)
         print(f"{machine_state().cpu_model}, one thread, {options.pairs} pairs of blocks of {options.runs} runs\n")
         print("| engine | harness | bare | harness / bare [95 %] | bare / bare [95 %] |")
         print("|---|---|---|---|---|")

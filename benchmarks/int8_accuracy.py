@@ -38,7 +38,7 @@ from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
 from compress.train.fit import fit
 from device_bench import format
-from device_bench.worker.apart import time_apart
+from device_bench.metrics.isolated import time_isolated
 from export.exporter import export_model
 from export.job import ExportSettings
 from runtime import ParityError, write_bytes
@@ -147,7 +147,7 @@ def cell(options: argparse.Namespace, name: str, made: tuple[SlicedViT, Task]) -
     for qat in (0, options.qat):
         settings = ExportSettings(kinds=KINDS if not qat else ("int8-full",), qat_epochs=qat, verify_images=2000)
         try:
-            exported = export_model(model, task, data, folder / f"qat-{qat}", "m", settings, timer=time_apart)
+            exported = export_model(model, task, data, folder / f"qat-{qat}", "m", settings, timer=time_isolated)
         except ParityError as error:
             print(f"{name}: {error}", flush=True)
             continue
@@ -188,7 +188,7 @@ def speeds(name: str, files: Sequence[Path]) -> list[list[str]]:
     """Returns a row with how many times faster than our float file each is, timed in turns in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         named = [Path(shutil.copy(path, Path(folder) / f"{path.parent.name}.{path.name}")) for path in files]
-        seconds = time_apart(named, rounds=100, percent=50)
+        seconds = time_isolated(named, rounds=100, percent=50)
     ratios = ", ".join(
         f"{path.parent.name}/{path.name.removeprefix('m.')} {format.times(seconds[0] / own)}"
         for path, own in zip(files[1:], seconds[1:], strict=True)

@@ -33,8 +33,8 @@ from compress.model.vit import SlicedViT
 from compress.search.milp import solve
 from compress.search.one_shot import propose
 from device_bench import format
+from device_bench.metrics.isolated import sample_isolated
 from device_bench.metrics.stats import median_interval, ratio_of_medians
-from device_bench.worker.apart import samples_apart
 from export.formats.tflite import write_int8, write_tflite
 from pocketvit.pipeline.profiling import profile
 from runtime import ArtifactError, encode, macs, params
@@ -70,7 +70,7 @@ def main() -> None:
             name: write(model, Path(folder) / f"{i}", options.precision)
             for i, (name, model) in enumerate(models.items())
         }
-        timed = samples_apart(list(files.values()), rounds=options.rounds)
+        timed = sample_isolated(list(files.values()), rounds=options.rounds)
     values = dict(zip(files, timed.seconds, strict=True))
     print(f"{options.search}, {options.precision}, LiteRT, one thread, {table.cpu_model}\n")
     print("| model | MACs | parameters | top-1 | predicted | measured | baseline / this | by MACs / this |")

@@ -32,7 +32,7 @@ from compress.model.vit import SlicedViT
 from compress.search.one_shot import propose
 from device_bench import format
 from device_bench.latency_table.files import random_plans
-from device_bench.worker.apart import samples_apart
+from device_bench.metrics.isolated import sample_isolated
 from export.formats.tflite import write_int8, write_tflite
 from pocketvit.pipeline.profiling import profile
 from runtime import BlockPlan, LatencyPrecision, LatencyTable, ShapePlan, latency_of, macs
@@ -120,7 +120,7 @@ def timed(plans: Sequence[ShapePlan], precision: LatencyPrecision, rounds: int) 
     """Returns the median latency of a model of each plan, s, and what disturbed the machine."""
     with tempfile.TemporaryDirectory() as folder:
         files = [write(one, precision, Path(folder) / f"{number}.tflite") for number, one in enumerate(plans)]
-        samples = samples_apart(files, rounds=rounds)
+        samples = sample_isolated(files, rounds=rounds)
     return [median(own) for own in samples.seconds], samples.notes
 
 

@@ -19,7 +19,8 @@ from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 from device_bench.metrics.peaks import LAYERS, MODELS, ROWS, WIDTH
 from export.graph.ir import Builder
 from export.quantise.calibrate import Stats
-from export.quantise.integer import Ranges, quantise
+from export.quantise.integer import quantise
+from export.quantise.recipes import Ranges
 from export.writers.tflite import tflite_bytes
 
 FOLDER = Path(__file__).resolve().parents[1] / "device_bench" / "metrics" / "peak_models"

@@ -23,13 +23,13 @@ import numpy as np
 from compress.model.load import ModelSpec, load_model
 from compress.model.vit import SlicedViT
 from device_bench import format
+from device_bench.metrics.isolated import sample_isolated
 from device_bench.metrics.stats import median_interval, ratio_of_medians
 from device_bench.targets.emulated import CORES, count_instructions
-from device_bench.worker.apart import samples_apart
 from export.graph.build import DEFAULT_REWRITES, Rewrites, vit_graph
 from export.quantise.calibrate import observe
 from export.quantise.integer import quantise
-from export.quantise.recipes import STATIC_ATTENTION, Recipe, full_recipes, modes_of
+from export.quantise.recipes import STATIC_ATTENTION, Recipe, modes_of, recipes_for
 from export.writers.tflite import tflite_bytes
 
 MODELS = {
@@ -43,7 +43,7 @@ MODELS = {
     "tiny": ModelSpec("vit_tiny_patch16_224"),
     "small": ModelSpec("vit_small_patch16_224"),
 }
-KINDS: dict[str, Recipe | None] = {"fp32": None, "int8": STATIC_ATTENTION, "int8-full": full_recipes()[0]}
+KINDS: dict[str, Recipe | None] = {"fp32": None, "int8": STATIC_ATTENTION, "int8-full": recipes_for("int8-full")[0]}
 SPEED = {"digits": 20, "tiny": 1, "small": 1}
 """So many times the rounds: runs of a millisecond need more of them."""
 
@@ -86,7 +86,7 @@ def timed(paths: list[Path], rounds: int, repeats: int) -> str:
     """Returns the medians of both files and the second over the first, as cells."""
     found: list[list[float]] = [[], []]
     for _ in range(repeats):
-        for seconds, every in zip(samples_apart(paths, rounds=rounds).seconds, found, strict=True):
+        for seconds, every in zip(sample_isolated(paths, rounds=rounds).seconds, found, strict=True):
             every += seconds
     medians = [format.seconds_interval(median_interval(one)) for one in found]
     ratio = ratio_of_medians(found[1], found[0])

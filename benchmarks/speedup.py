@@ -27,7 +27,7 @@ from compress.model.slicing import keep_all, slice_vit
 from compress.model.vit import SlicedViT
 from compress.search.one_shot import propose
 from device_bench import format
-from device_bench.metrics.measure import Sampling
+from device_bench.documents.measurement import Sampling
 from device_bench.metrics.stats import median_interval, ratio_of_medians
 from device_bench.targets import bench
 from export.formats.tflite import write_int8, write_tflite

@@ -26,8 +26,8 @@ import numpy.typing as npt
 
 from compress.model.load import ModelSpec, load_model
 from device_bench import format
+from device_bench.metrics.isolated import sample_isolated
 from device_bench.metrics.stats import median_interval, ratio_of_medians
-from device_bench.worker.apart import samples_apart
 from export.formats.tflite import write_int8
 from export.graph.build import vit_graph
 from export.graph.ir import Builder, Graph
@@ -88,7 +88,7 @@ def main() -> None:
             files[WHOLE, 1].write_bytes(tflite_bytes(vit_graph(model)))
         if options.beside is not None:
             files[BESIDE, 1] = options.beside
-        values = samples_apart(list(files.values()), rounds=options.rounds).seconds
+        values = sample_isolated(list(files.values()), rounds=options.rounds).seconds
     seconds = dict(zip(files, values, strict=True))
     recipe = DYNAMIC_ATTENTION.name if integers else "fp32"
     print(f"{options.model}, {options.img_size} px, {recipe}, LiteRT, one thread\n")

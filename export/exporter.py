@@ -15,8 +15,9 @@ import torch
 from compress.data.dataset import Dataset
 from compress.model.folder import Task, weights_sha256
 from compress.model.vit import SlicedViT
-from export.formats.micro import check_micro, run_micro
+from export.formats import KINDS, ExportKind
 from export.inspect.gzipped import gzip_size
+from export.inspect.readers import READERS
 from export.inspect.widths import read_widths
 from export.quantise.choose import Timer
 from runtime import (
@@ -39,10 +40,13 @@ from runtime import (
     tool_version,
     write_artifact,
 )
+from runtime.engines import ENGINES
+from runtime.formats import FORMATS
 
-from .job import RECIPES, ExportSettings, Job, Reference, reference_of, verified_on
-from .making import Made, make_file
-from .verify import check_drop, check_parity, compare_logits, measure_parity
+from .compare import compare_logits
+from .job import ExportJob, ExportSettings, Reference, reference_of, verified_on
+from .verify import check_drop, check_parity, measure_parity
+from .write import Written, write_file
 
 REJECTED = "rejected"
 """The folder, beside the released files, of those that were refused."""
@@ -147,12 +151,13 @@ def export_each(
         MissingExtraError: a converter or engine is not installed; known before any file is made.
     """
     folder = Path(folder)
-    job = Job(model, task, data, folder, name, settings or ExportSettings(), _provenance(model, task), timer)
+    job = ExportJob(model, task, data, folder, name, settings or ExportSettings(), _provenance(model, task), timer)
     check_extras(job.settings.kinds)
+    kinds = [KINDS[name] for name in job.settings.kinds]
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    done = {kind: _finished(job, kind) or _refused_before(job, kind) for kind in job.settings.kinds}
-    missing = [kind for kind in job.settings.kinds if done[kind] is None]
+    done = {kind.name: _finished(job, kind) or _refused_before(job, kind) for kind in kinds}
+    missing = [kind for kind in kinds if done[kind.name] is None]
     errors: list[Exception] = []
     if missing:
         reference = reference_of(job, progress)
@@ -160,7 +165,7 @@ def export_each(
             for position, kind in enumerate(missing):
                 progress("export", position, len(missing), job.file(kind).name)
                 try:
-                    done[kind] = _export(job, kind, Path(scratch), reference, progress)
+                    done[kind.name] = _export(job, kind, Path(scratch), reference, progress)
                 except (OSError, MissingExtraError):
                     raise
                 except Exception as error:
@@ -181,21 +186,20 @@ def check_extras(kinds: Sequence[str]) -> None:
     Raises:
         MissingExtraError: one is not.
     """
-    onnx, torch_alone = any(kind.startswith("onnx") for kind in kinds), all(kind == "torch" for kind in kinds)
-    lite = any(not kind.startswith("onnx") and kind != "torch" for kind in kinds)
-    needed = (*(("onnx", "onnxruntime") if onnx else ()), *(("ai_edge_litert", "flatbuffers") if lite else ()))
-    for package in () if torch_alone else needed:
-        if find_spec(package) is None:
-            raise MissingExtraError(package.replace("_", "-"), "export")
+    for kind in (KINDS[name] for name in kinds):
+        engine = ENGINES[FORMATS[kind.format].engine]
+        for package in (*kind.packages, engine.module.partition(".")[0]):
+            if find_spec(package) is None:
+                raise MissingExtraError(package.replace("_", "-"), "export")
 
 
-def _export(job: Job, kind: str, scratch: Path, reference: Reference, progress: Progress) -> Artifact:
+def _export(job: ExportJob, kind: ExportKind, scratch: Path, reference: Reference, progress: Progress) -> Artifact:
     """Makes, verifies and places the file of ``kind``; its manifest says why where it was refused."""
     path = scratch / job.file(kind).name
-    made = make_file(job, kind, path, reference, progress)
-    artifact = _verified(_describe(job, kind, path, made), path, reference, progress)
+    written = write_file(job, kind, path, reference, progress)
+    artifact = _verified(_describe(job, kind, path, written), kind, path, reference, progress)
     try:
-        _judge(artifact, path, job)
+        _judge(artifact, kind, path, job)
     except ParityError as error:
         progress(f"{path.name} refused", 1, 1, str(error))
         rejected = job.folder / REJECTED
@@ -207,28 +211,27 @@ def _export(job: Job, kind: str, scratch: Path, reference: Reference, progress: 
     return _place(artifact, path, job.folder)
 
 
-def _describe(job: Job, kind: str, path: Path, made: Made) -> Artifact:
+def _describe(job: ExportJob, kind: ExportKind, path: Path, written: Written) -> Artifact:
     """Returns the manifest of a file just written; its parity is not measured yet."""
     engine = open_engine(path)
-    onnx, pt2 = kind.startswith("onnx"), kind == "torch"
     return Artifact(
         file=path.name,
         sha256=sha256_of(path),
         size_bytes=path.stat().st_size,
-        format="onnx" if onnx else "torch" if pt2 else "tflite",
-        precision=("fp32" if kind in ("onnx", "torch") else kind.removeprefix("onnx-")),  # type: ignore[arg-type]
-        recipe=made.recipe,
+        format=kind.format,
+        precision=kind.precision,
+        recipe=written.recipe,
         plan=job.model.plan,
         preprocessing=job.task.preprocessing,
-        input=_tensor(engine, "input", "NCHW" if onnx or pt2 else "NHWC"),
+        input=_tensor(engine, "input", FORMATS[kind.format].layout),
         output=_tensor(engine, "output", "NC"),
         class_names=job.task.class_names,
         parity=Parity(0, 0.0, 0.0, None, 0.0, None, None, "not run yet"),
         calibration=job.calibration(kind),
         provenance=job.provenance,
-        made_for=job.settings.made_for if kind == "int8" else None,
+        made_for=job.settings.made_for if kind.choice == "fastest" else None,
         asked=job.asked(kind),
-        trials=made.trials,
+        trials=written.trials,
         gzip_bytes=gzip_size(path),
     )
 
@@ -245,9 +248,9 @@ def _tensor(engine: Engine, side: str, layout: str) -> TensorSpec:
     )
 
 
-def _verified(artifact: Artifact, path: Path, reference: Reference, progress: Progress) -> Artifact:
-    if artifact.precision == "tflite-micro":
-        run = run_micro(path, reference.inputs, progress)
+def _verified(artifact: Artifact, kind: ExportKind, path: Path, reference: Reference, progress: Progress) -> Artifact:
+    if kind.run is not None:
+        run = kind.run(path, reference.inputs, progress)
         parity = compare_logits(run.logits, reference.logits, reference.labels, reference.no_labels_reason)
         return replace(artifact, parity=parity, arena_bytes=run.arena_bytes)
     session = Session(artifact, open_engine(path, threads=torch.get_num_threads()))
@@ -257,26 +260,27 @@ def _verified(artifact: Artifact, path: Path, reference: Reference, progress: Pr
     return replace(artifact, parity=parity)
 
 
-def _judge(artifact: Artifact, path: Path, job: Job) -> None:
+def _judge(artifact: Artifact, kind: ExportKind, path: Path, job: ExportJob) -> None:
     """Raises where a file must not be released.
 
     Raises:
         ParityError: it does not have the widths of its plan, or fails a check of ``_check``.
     """
     try:
-        found = read_widths(path, artifact.plan)
-        if found != artifact.plan:
-            raise ParityError(f"{path.name} does not have the widths of its plan", expected=artifact.plan, got=found)
-        _check(artifact, job)
+        plan = job.model.plan
+        found = read_widths(path, plan) if kind.format in READERS else plan
+        if found != plan:
+            raise ParityError(f"{path.name} does not have the widths of its plan", expected=plan, got=found)
+        _check(artifact, kind, job)
     except ArtifactError as error:
         raise ParityError(str(error)) from error
 
 
-def _check(artifact: Artifact, job: Job) -> None:
+def _check(artifact: Artifact, kind: ExportKind, job: ExportJob) -> None:
     check_drop(artifact, job.settings.max_drop)
     check_parity(artifact, job.min_agreement)
-    if artifact.arena_bytes is not None:
-        check_micro(artifact.file, artifact.size_bytes, artifact.arena_bytes, job.settings.micro)
+    if kind.check is not None:
+        kind.check(artifact, job.settings)
 
 
 def _place(artifact: Artifact, path: Path, folder: Path) -> Artifact:
@@ -294,17 +298,17 @@ def _remove(file: Path) -> None:
     file.unlink(missing_ok=True)
 
 
-def _finished(job: Job, kind: str) -> Artifact | None:
+def _finished(job: ExportJob, kind: ExportKind) -> Artifact | None:
     """Returns the manifest of a file that needs no new export, or None."""
     try:
         artifact = read_artifact(job.file(kind))
-        _check(artifact, job)
+        _check(artifact, kind, job)
     except (ArtifactError, ParityError):
         return None
     return artifact if _same(artifact, job, kind) else None
 
 
-def _refused_before(job: Job, kind: str) -> Artifact | None:
+def _refused_before(job: ExportJob, kind: ExportKind) -> Artifact | None:
     """Returns the manifest of a file that was refused and would be again, or None."""
     path = job.folder / REJECTED / job.file(kind).name
     try:
@@ -314,17 +318,17 @@ def _refused_before(job: Job, kind: str) -> Artifact | None:
     if artifact.refused is None or not _same(artifact, job, kind) or artifact.parity.images != verified_on(job):
         return None
     try:
-        _judge(artifact, path, job)
+        _judge(artifact, kind, path, job)
     except ParityError as error:
         return replace(artifact, refused=str(error))
     return None
 
 
-def _same(artifact: Artifact, job: Job, kind: str) -> bool:
+def _same(artifact: Artifact, job: ExportJob, kind: ExportKind) -> bool:
     """Says whether a file was made of the same model in the way that is asked for."""
     return (
         artifact.provenance == job.provenance
-        and artifact.recipe == RECIPES.get(kind, artifact.recipe)
+        and artifact.recipe == (kind.recipe or artifact.recipe)
         and artifact.asked == job.asked(kind)
         and artifact.preprocessing == job.task.preprocessing
         and artifact.class_names == job.task.class_names

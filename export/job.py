@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,50 +15,17 @@ from compress.data.splits import stratified
 from compress.evaluate import logits_of
 from compress.model.folder import Task
 from compress.model.vit import SlicedViT
+from export.formats import KINDS, ExportKind, default_kinds
 from export.formats.micro import DEFAULT_LIMITS, MicroLimits
 from export.quantise.choose import Timer
-from export.quantise.recipes import CPU_RECIPES, INT8_RECIPES, Family
+from export.quantise.processors import PROCESSORS
+from export.quantise.recipes import Recipe, recipes_for
 from export.writers.onnx import OPSET, OPSETS
 from runtime import Calibration, DataError, Progress, Provenance, check_fields, macs, silent
 
-KINDS = (
-    "onnx",
-    "onnx-fp16",
-    "onnx-int8",
-    "torch",
-    "fp32",
-    "fp16",
-    "int8",
-    "int8-full",
-    "int8-full-16x8",
-    "tflite-micro",
-)
-"""What can be exported: ONNX in three precisions, torch in one, and TFLite in six forms."""
-
-DEFAULT_KINDS = ("onnx", "onnx-int8", "fp32", "int8", "int8-full")
-"""What is exported unless something else is asked for."""
-
-_SUFFIX = {
-    "onnx": "onnx",
-    "onnx-fp16": "fp16.onnx",
-    "onnx-int8": "int8.onnx",
-    **{kind: f"{kind.removeprefix('tflite-')}.tflite" for kind in KINDS if not kind.startswith("onnx")},
-    "torch": "pt2",
-}
-RECIPES = {
-    "onnx": "fp32",
-    "onnx-fp16": "fp16_weights",
-    "torch": "fp32",
-    "fp32": "fp32",
-    "fp16": "fp16_weights",
-}
-QUANTISED = ("onnx-int8", "int8", "int8-full", "int8-full-16x8", "tflite-micro")
-TRAINABLE = ("int8-full", "tflite-micro")
 _VERIFY_MACS = 4e11
 _CALIBRATION_MACS = 1e11
 _CALIBRATION_IMAGES = (32, 256)
-_CHOICE_MACS = 2e11
-_CHOICE_IMAGES = (32, 1000)
 
 
 @dataclass(frozen=True)
@@ -65,14 +33,14 @@ class ExportSettings:
     """What to export and how to check it.
 
     Attributes:
-        kinds: some of ``KINDS``.
+        kinds: names of ``export.formats.KINDS``.
         calibration_images: held-out images that set integer ranges; 0 takes 32 to 256 of them, more for small models.
         verify_images: test images every file is run on; 0 takes the whole test split, or for a big model an
             evenly spaced part of it, at least 32.
         min_agreement: least share of images on which ``fp16`` and ``int8`` have the float model's top-1, 0..1.
-        made_for: family of processors that ``int8`` is chosen for.
+        made_for: family of processors that ``int8`` is chosen for, of ``export.quantise.processors.PROCESSORS``.
         max_drop: most points of top-1 an integer file may lose on held-out images; None holds them to nothing more.
-        int8_recipe: of ``INT8_RECIPES``, what ``int8`` is made by; empty chooses.
+        int8_recipe: recipe of ``int8``, of ``export.quantise.recipes.RECIPES``; empty chooses one.
         qat_epochs: of quantisation-aware training of ``int8-full`` and ``tflite-micro``; 0 trains nothing.
         qat_from: the first of these epochs, counted from 1, that rounds; those before train in float.
         seed: of the choice of calibration images, and of training.
@@ -83,11 +51,11 @@ class ExportSettings:
         DataError: a value is out of range.
     """
 
-    kinds: tuple[str, ...] = DEFAULT_KINDS
+    kinds: tuple[str, ...] = field(default_factory=default_kinds)
     calibration_images: int = 0
     verify_images: int = 0
     min_agreement: float = 0.99
-    made_for: Family = "x86"
+    made_for: str = "x86"
     max_drop: float | None = None
     int8_recipe: str = ""
     qat_epochs: int = 0
@@ -107,8 +75,8 @@ class ExportSettings:
             raise DataError("verify_images must not be negative", got=self.verify_images)
         if not 0 <= self.min_agreement <= 1:
             raise DataError("min_agreement is a share", expected="0 to 1", got=self.min_agreement)
-        if self.made_for not in CPU_RECIPES:
-            raise DataError("Unknown family of processors", expected=", ".join(CPU_RECIPES), got=self.made_for)
+        if self.made_for not in PROCESSORS:
+            raise DataError("Unknown family of processors", expected=", ".join(PROCESSORS), got=self.made_for)
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise DataError("max_drop is in points of top-1", expected="0 to 100", got=self.max_drop)
         if self.opset not in OPSETS:
@@ -126,12 +94,14 @@ class ExportSettings:
                 expected=f"--qat-from 1 to {self.qat_epochs}" if self.qat_epochs else "--qat-from only with --qat",
                 got=self.qat_from,
             )
-        if self.int8_recipe and self.int8_recipe not in INT8_RECIPES:
-            raise DataError("Unknown recipe of int8", expected=", ".join(INT8_RECIPES), got=repr(self.int8_recipe))
-        if self.int8_recipe and "int8" not in self.kinds:
+        fast = [kind for kind in KINDS.values() if kind.choice == "fastest"]
+        named = list(dict.fromkeys(recipe.name for kind in fast for recipe in recipes_for(kind.name)))
+        if self.int8_recipe and self.int8_recipe not in named:
+            raise DataError("Unknown recipe of int8", expected=", ".join(named), got=repr(self.int8_recipe))
+        if self.int8_recipe and not any(kind.name in self.kinds for kind in fast):
             raise DataError(
                 "A recipe of int8 was named, and no int8 file asked for",
-                expected="int8 among --formats",
+                expected=f"{' or '.join(kind.name for kind in fast)} among --formats",
                 got=", ".join(self.kinds),
             )
 
@@ -147,7 +117,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Job:
+class ExportJob:
     """What is exported, from what, to where."""
 
     model: SlicedViT
@@ -159,31 +129,40 @@ class Job:
     provenance: Provenance
     timer: Timer | None
 
-    def file(self, kind: str) -> Path:
-        """Returns where the file of ``kind`` goes."""
-        return self.folder / f"{self.name}.{_SUFFIX[kind]}"
+    def file(self, kind: ExportKind) -> Path:
+        """Returns the path of the file of ``kind``."""
+        return self.folder / f"{self.name}.{kind.suffix}"
 
-    def calibration(self, kind: str) -> Calibration | None:
-        """Returns which images set its integer ranges, or None where there are none."""
-        if kind not in QUANTISED:
+    def options(self, kind: ExportKind) -> dict[str, Any]:
+        """Returns the settings that a file of ``kind`` is written with."""
+        return {name: getattr(self.settings, name) for name in kind.options}
+
+    def calibration(self, kind: ExportKind) -> Calibration | None:
+        """Returns which images set the integer ranges of a kind, or None for a float kind."""
+        if kind.form is None:
             return None
         least, most = _CALIBRATION_IMAGES
         own = min(max(least, min(most, int(_CALIBRATION_MACS / macs(self.model.plan)))), len(self.data.held_out) // 2)
         images = min(self.settings.calibration_images or own, len(self.data.held_out))
         return Calibration(self.data.name, "held-out", images, self.settings.seed)
 
-    def asked(self, kind: str) -> dict[str, int | float | str]:
-        """What the choice of recipe goes by."""
+    def recipe(self, kind: ExportKind) -> Recipe | None:
+        """Returns the recipe that was asked for, or None where it is to be chosen."""
+        if kind.choice != "fastest":
+            return None
+        return next((one for one in recipes_for(kind.name) if one.name == self.settings.int8_recipe), None)
+
+    def asked(self, kind: ExportKind) -> dict[str, int | float | str]:
+        """Returns the settings that a file of ``kind`` depends on, as its manifest keeps them."""
         settings = self.settings
         asked: dict[str, int | float | str] = {}
-        if kind in QUANTISED and settings.max_drop is not None:
+        if kind.form is not None and settings.max_drop is not None:
             asked["max_drop"] = settings.max_drop
-        if kind.startswith("onnx"):
-            asked["opset"] = settings.opset
-        if kind == "int8":
+        asked |= self.options(kind)
+        if kind.choice == "fastest":
             asked |= {"made_for": settings.made_for, "min_agreement": settings.min_agreement}
-            asked |= {"recipe": settings.int8_recipe} if settings.int8_recipe else {}
-        if kind in TRAINABLE:
+            asked |= {"recipe": settings.int8_recipe} if self.recipe(kind) else {}
+        if kind.trainable:
             asked["qat_epochs"] = settings.qat_epochs
             asked |= {"qat_from": settings.qat_from} if settings.qat_from > 1 else {}
         return asked
@@ -200,13 +179,13 @@ def images_of(data: Dataset, indices: npt.NDArray[np.int64], task: Task) -> npt.
     return np.ascontiguousarray(np.concatenate(batches).transpose(0, 2, 3, 1))
 
 
-def verified_on(job: Job) -> int:
+def verified_on(job: ExportJob) -> int:
     """Returns on how many test images files are verified."""
     wanted = job.settings.verify_images or max(32, int(_VERIFY_MACS / macs(job.model.plan)))
     return min(wanted, len(job.data.test))
 
 
-def reference_of(job: Job, progress: Progress = silent) -> Reference:
+def reference_of(job: ExportJob, progress: Progress = silent) -> Reference:
     """Returns the test images that files are verified on, and what the torch model says of them."""
     model, task, data = job.model, job.task, job.data
     # no evenly spaced part: where classes come in turns, that could hold a few of them alone

@@ -1,7 +1,8 @@
-"""The manifest beside every exported file: what it is, what goes in, what comes out, how well it was checked."""
+"""The manifest of an exported file: its model, its input and output, and how well it was verified."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,16 +10,26 @@ from typing import Literal
 from runtime.pictures.preprocess import Preprocessing
 
 from .codec import decode, encode
+from .cost import macs, params
 from .errors import ArtifactError
 from .files import read_document, sha256_of, write_document
+from .formats import format_of
 from .plan import ShapePlan
 
 SCHEMA = "pocketvit.artifact"
-VERSION = 5
+VERSION = 6
 
-Format = Literal["onnx", "tflite", "torch"]
-Precision = Literal["fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro"]
-SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite", ".pt2": "torch"}
+Precision = str
+"""Precision of a file's weights and operators: that of a kind of file, such as ``fp32``, ``int8`` or ``int8-full``."""
+OutputKind = Literal["classes", "vector", "grid"]
+"""What a file answers with: a logit for each class, one vector, or a vector for each patch."""
+
+_PRECISION = re.compile(r"[\w.-]{1,40}", re.ASCII)
+_OUTPUT_LAYOUTS: dict[OutputKind, tuple[str, ...]] = {
+    "classes": ("NC",),
+    "vector": ("NC",),
+    "grid": ("NLC", "NHWC", "NCHW"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,8 @@ class TensorSpec:
         name: the tensor's name in the file.
         shape: its dimensions; -1 is free (batch).
         dtype: numpy's name of its type.
-        layout: ``NHWC``, ``NCHW`` or ``NC``.
+        layout: ``NHWC`` or ``NCHW`` for images and for grids of patches, ``NLC`` for a sequence of patches, ``NC`` for
+            one vector.
         scale: real = scale * (stored - zero_point), for integers; null for float.
         zero_point: see ``scale``.
 
@@ -41,7 +53,7 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     dtype: Literal["float32", "int8", "int16"]
-    layout: Literal["NHWC", "NCHW", "NC"]
+    layout: Literal["NHWC", "NCHW", "NLC", "NC"]
     scale: float | None = None
     zero_point: int | None = None
 
@@ -63,26 +75,26 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Parity:
-    """How the written file, run on real images, compares with the torch model it came from.
+    """Comparison of the written file with the torch model it came from, both run on real images.
 
     Attributes:
         images: number of images both ran on.
-        max_abs: largest absolute difference of a logit.
-        max_rel: ``max_abs`` over the largest absolute logit of the reference.
-        sqnr_db: signal to quantisation noise of the logits, dB; null when they are identical.
-        top1_agreement: share of images with the same top-1 class, 0..1.
+        max_abs: largest absolute difference of an output.
+        max_rel: ``max_abs`` over the largest absolute output of the reference.
+        sqnr_db: signal to quantisation noise of the outputs, dB; null when they are identical.
+        top1_agreement: share of images with the same top-1 class, 0..1; null where the output is not classes.
         top1: top-1 accuracy of the file on those images, 0..1; null with a reason.
-        reference_top1: the same of the torch model.
+        reference_top1: top-1 accuracy of the torch model on those images, 0..1; null with a reason.
         top1_reason: why ``top1`` is null.
-        batch_agreement: share of those images with the same top-1 class whether they come one at a time, as in the
-            figures above, or 32 at a time; null where the file takes a single image.
+        batch_agreement: share of those images with the same top-1 class in batches of one, as in the figures above,
+            and of 32; null where the file takes a single image or its output is not classes.
     """
 
     images: int
     max_abs: float
     max_rel: float
     sqnr_db: float | None
-    top1_agreement: float
+    top1_agreement: float | None
     top1: float | None
     reference_top1: float | None
     top1_reason: str | None = None
@@ -152,35 +164,36 @@ class Artifact:
     """The manifest of one exported file.
 
     Attributes:
-        file: its name.
-        sha256: of its bytes.
-        size_bytes: of it.
-        format: ``onnx``, ``tflite`` or ``torch``.
-        precision: of its weights and operators.
-        recipe: how it was quantised, or ``fp32``.
-        plan: the model's shape.
-        preprocessing: how pictures become its input.
-        input: its image tensor.
-        output: its logits.
-        class_names: of the outputs.
-        parity: how it compares with the torch model.
+        file: name of the file.
+        sha256: digest of its bytes.
+        size_bytes: its size.
+        format: name of its format, of ``runtime.formats.FORMATS``.
+        precision: precision of its weights and operators.
+        recipe: name of the recipe of integers, or ``fp32``.
+        plan: the model's shape; null for a model that was not sliced by PocketViT.
+        preprocessing: how a picture becomes the input.
+        input: the image tensor.
+        output: the output tensor.
+        class_names: names of the classes; empty where they are not known or ``output_kind`` is not ``classes``.
+        parity: comparison with the torch model.
         calibration: the images that set integer ranges, or null.
-        provenance: where it comes from.
+        provenance: the origin of the file.
         made_for: family of processors the recipe was chosen for; null where none was.
-        asked: the settings that the choice of recipe went by.
+        asked: the settings that the choice of recipe depended on.
         trials: the recipes it was chosen from.
         arena_bytes: least arena that TensorFlow Lite Micro ran it in; null for files of other kinds.
-        gzip_bytes: of the file compressed by gzip; null where it was not taken.
+        gzip_bytes: size of the file compressed by gzip; null where it was not measured.
         refused: why the file was not released; null where it was.
+        output_kind: whether the output is a logit for each class, one vector, or a vector for each patch.
     """
 
     file: str
     sha256: str
     size_bytes: int
-    format: Format
+    format: str
     precision: Precision
     recipe: str
-    plan: ShapePlan
+    plan: ShapePlan | None
     preprocessing: Preprocessing
     input: TensorSpec
     output: TensorSpec
@@ -194,10 +207,21 @@ class Artifact:
     arena_bytes: int | None = None
     gzip_bytes: int | None = None
     refused: str | None = None
+    output_kind: OutputKind = "classes"
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-accumulates of one image; None without a plan."""
+        return None if self.plan is None else macs(self.plan)
+
+    @property
+    def params(self) -> int | None:
+        """Number of parameters; None without a plan."""
+        return None if self.plan is None else params(self.plan)
 
 
 def manifest_path(file: Path) -> Path:
-    """Returns where the manifest of ``file`` stands."""
+    """Returns the path of the manifest of ``file``."""
     return file.with_name(file.name + ".json")
 
 
@@ -214,14 +238,13 @@ def read_artifact(file: Path, verify: bool = True) -> Artifact:
     """Reads the manifest of an exported file and checks that the file is the one it describes.
 
     Args:
-        file: the ``.onnx``, ``.tflite`` or ``.pt2`` file.
+        file: the model file, of one of ``runtime.formats.FORMATS``.
         verify: also compare size and SHA-256.
 
     Raises:
         ArtifactError: file or manifest is missing, damaged, tampered with, or of a newer version.
     """
-    if file.suffix not in SUFFIXES:
-        raise ArtifactError(f"{file} is not an artifact", expected="a .onnx or .tflite file, or a .pt2 archive")
+    form = format_of(file)
     if not file.is_file():
         raise ArtifactError(f"The artifact {file} does not exist")
     manifest = manifest_path(file)
@@ -233,7 +256,7 @@ def read_artifact(file: Path, verify: bool = True) -> Artifact:
         )
     artifact = decode(Artifact, read_document(manifest, SCHEMA, VERSION), str(manifest))
     _check_agreement(manifest, artifact)
-    if artifact.format != SUFFIXES[file.suffix]:
+    if artifact.format != form.name:
         raise ArtifactError(f"{manifest} describes another format", expected=file.suffix, got=artifact.format)
     if verify:
         check_bytes(file, artifact)
@@ -241,12 +264,10 @@ def read_artifact(file: Path, verify: bool = True) -> Artifact:
 
 
 def _check_agreement(manifest: Path, artifact: Artifact) -> None:
-    plan, spec = artifact.plan, artifact.preprocessing
-    if len(artifact.class_names) != plan.num_classes:
-        raise ArtifactError(
-            f"{manifest} names the wrong number of classes", expected=plan.num_classes, got=len(artifact.class_names)
-        )
-    if (spec.height, spec.width, spec.channels) != (*plan.img_size, plan.in_chans):
+    plan, spec, output = artifact.plan, artifact.preprocessing, artifact.output
+    if not _PRECISION.fullmatch(artifact.precision):
+        raise ArtifactError(f"{manifest} has an impossible precision", got=repr(artifact.precision[:80]))
+    if plan is not None and (spec.height, spec.width, spec.channels) != (*plan.img_size, plan.in_chans):
         raise ArtifactError(
             f"{manifest} prepares images of another size than its plan reads",
             expected=f"{plan.img_size[0]}x{plan.img_size[1]}x{plan.in_chans}",
@@ -260,11 +281,25 @@ def _check_agreement(manifest: Path, artifact: Artifact) -> None:
             expected=" or ".join(f"{layout} {shape}" for layout, shape in layouts.items()),
             got=f"{artifact.input.layout} {artifact.input.shape[1:]}",
         )
-    if artifact.output.layout != "NC" or artifact.output.shape[1] != plan.num_classes:
+    if output.layout not in _OUTPUT_LAYOUTS[artifact.output_kind]:
+        raise ArtifactError(
+            f"{manifest} describes an output that is no {artifact.output_kind}",
+            expected=" or ".join(_OUTPUT_LAYOUTS[artifact.output_kind]),
+            got=f"{output.layout} {output.shape[1:]}",
+        )
+    names = len(artifact.class_names)
+    if artifact.output_kind != "classes":
+        if names:
+            raise ArtifactError(f"{manifest} names classes of a {artifact.output_kind}", expected="none", got=names)
+        return
+    classes = output.shape[1] if plan is None else plan.num_classes
+    if names != classes and (plan is not None or names):
+        raise ArtifactError(f"{manifest} names the wrong number of classes", expected=classes, got=names)
+    if output.shape[1] != classes:
         raise ArtifactError(
             f"{manifest} describes an output that is not its classes",
-            expected=f"NC ({plan.num_classes},)",
-            got=f"{artifact.output.layout} {artifact.output.shape[1:]}",
+            expected=f"NC ({classes},)",
+            got=f"{output.layout} {output.shape[1:]}",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from runtime.pictures.preprocess import normalise, open_image, preprocess
 
 from .artifact import Artifact, TensorSpec, read_artifact
 from .engines import Device, Engine, EngineName, open_engine
-from .errors import ArtifactError, DataError
+from .errors import ArtifactError, DataError, UnsupportedTargetError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one image.
+    """A model's prediction for one image.
 
     Attributes:
-        index: the top-1 class.
-        name: its name.
+        index: of the top-1 class.
+        name: of the top-1 class; its index as text where the manifest names no classes.
         confidence: its softmax probability, 0..1.
         logits: of all classes, ``(classes,)`` float32.
     """
@@ -67,16 +67,27 @@ class Session:
 
         Raises:
             DataError: an image cannot be read, or one image was given in place of several.
+            UnsupportedTargetError: the output is not classes; ``values`` returns it.
+        """
+        self._check_classes()
+        return [self._prediction(logits) for logits in self.values(images)]
+
+    def values(self, images: Iterable[Picture]) -> npt.NDArray[np.float32]:
+        """Returns the output for each image in real units, ``(N, ...)`` float32: logits, a vector or a grid.
+
+        Args:
+            images: as in ``predict``.
+
+        Raises:
+            DataError: as in ``predict``.
         """
         if isinstance(images, str) or not isinstance(images, Iterable) or _is_one_image(images):
             raise DataError("predict reads several images", got=f"one {type(images).__name__}", fix="Put it in a list")
-        spec = self.artifact.preprocessing
-        predictions = []
+        spec, outputs = self.artifact.preprocessing, []
         for image in images:
             picture = open_image(Path(image)) if isinstance(image, (str, Path)) else image
-            logits = self.logits(preprocess(picture, spec)[None])[0]
-            predictions.append(_prediction(logits, self.artifact.class_names))
-        return predictions
+            outputs.append(self.outputs(preprocess(picture, spec)[None]))
+        return np.concatenate(outputs) if outputs else self._no_outputs()
 
     def predict_pixels(self, pixels: npt.NDArray[np.uint8]) -> list[Prediction]:
         """Returns a prediction for each of some pictures that have the model's size and channels already.
@@ -88,7 +99,9 @@ class Session:
 
         Raises:
             DataError: the pixels are of another type or shape.
+            UnsupportedTargetError: the output is not classes.
         """
+        self._check_classes()
         spec = self.artifact.preprocessing
         wanted = (spec.height, spec.width, spec.channels)
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != wanted:
@@ -99,12 +112,20 @@ class Session:
                 got=got,
                 fix="Pictures of any size go to predict",
             )
-        return [
-            _prediction(self.logits(normalise(picture[None], spec))[0], self.artifact.class_names) for picture in pixels
-        ]
+        return [self._prediction(self.outputs(normalise(picture[None], spec))[0]) for picture in pixels]
 
     def logits(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Returns float32 logits ``(B, classes)`` for preprocessed images ``(B, H, W, C)``.
+
+        Raises:
+            DataError: as in ``outputs``.
+            UnsupportedTargetError: the output is not classes.
+        """
+        self._check_classes()
+        return self.outputs(inputs)
+
+    def outputs(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Returns the output in real units, ``(B, ...)`` float32, for preprocessed images ``(B, H, W, C)``.
 
         Changes layout, quantises and dequantises as the file needs, and runs it as many times as its
         batch size asks.
@@ -124,7 +145,7 @@ class Session:
         if len(inputs) % step and batch > 1:
             raise DataError("The images do not fill whole batches", expected=f"a multiple of {batch}", got=len(inputs))
         parts = [self.run_raw(self.to_raw(inputs[i : i + step])) for i in range(0, len(inputs), step)]
-        return np.concatenate(parts) if parts else np.zeros((0, len(self.artifact.class_names)), np.float32)
+        return np.concatenate(parts) if parts else self._no_outputs()
 
     def to_raw(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         """Returns preprocessed images ``(B, H, W, C)`` in the file's own layout and type."""
@@ -135,7 +156,7 @@ class Session:
         return inputs if spec.scale is None else quantise(inputs, spec.scale, spec.zero_point or 0, spec.dtype)
 
     def run_raw(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Runs one raw batch and returns dequantised logits ``(B, classes)``."""
+        """Runs one raw batch and returns its output in real units, ``(B, ...)`` float32."""
         spec = self.artifact.output
         output = self.engine.run(raw)
         if spec.scale is None:
@@ -144,13 +165,30 @@ class Session:
             np.float32
         )
 
+    def _no_outputs(self) -> npt.NDArray[np.float32]:
+        return np.zeros((0, *self.artifact.output.shape[1:]), np.float32)
+
+    def _check_classes(self) -> None:
+        kind = self.artifact.output_kind
+        if kind != "classes":
+            raise UnsupportedTargetError(
+                f"{self.artifact.file} has no classes to predict",
+                expected="an output of one logit for each class",
+                got=f"a {kind} of shape {self.artifact.output.shape[1:]}",
+                fix="Session.values returns it",
+            )
+
+    def _prediction(self, logits: npt.NDArray[np.float32]) -> Prediction:
+        index, names = int(logits.argmax()), self.artifact.class_names
+        return Prediction(index, names[index] if names else str(index), float(softmax(logits)[index]), logits)
+
 
 def load(path: str | Path, engine: EngineName | None = None, threads: int = 1, device: Device = "cpu") -> Session:
     """Loads an exported file with its manifest, checked by SHA-256, into its engine.
 
     Args:
-        path: the ``.tflite``, ``.onnx`` or ``.pt2`` file; its manifest stands beside it.
-        engine: ``litert``, ``onnxruntime`` or ``torch``; by default the one for the format.
+        path: the model file, with its manifest in the same folder.
+        engine: name of one of ``runtime.engines.ENGINES`` that reads the format; by default the format's.
         threads: worker threads, at least 1.
         device: ``cpu``, or a GPU as in ``open_engine``.
 
@@ -203,8 +241,3 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 def _is_one_image(images: object) -> bool:
     return isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3)))
-
-
-def _prediction(logits: npt.NDArray[np.float32], class_names: Sequence[str]) -> Prediction:
-    index = int(logits.argmax())
-    return Prediction(index, class_names[index], float(softmax(logits)[index]), logits)

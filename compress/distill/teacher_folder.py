@@ -12,13 +12,13 @@ from compress.data.dataset import Dataset
 from compress.evaluate import Score
 from compress.model.tensors import write_tensors
 from runtime import EpochRecord, ModelError, Preprocessing, decode, encode, read_document, write_document
+from runtime.formats import is_model_file
 
 from .teachers import Teacher, TimmSpec, file_teacher, folder_teacher, timm_teacher
 
 SCHEMA = "pocketvit.teacher"
 VERSION = 1
 FILE, WEIGHTS = "teacher.json", "model.safetensors"
-_EXPORTED = {".onnx", ".tflite", ".pt2"}
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def open_teacher(
         ArtifactError: a file is damaged.
     """
     path = Path(source).expanduser()
-    if path.suffix in _EXPORTED:
+    if is_model_file(path):
         return file_teacher(path, data)
     if (path / FILE).is_file() and not (path / "plan.json").is_file():
         return trained_teacher(path, data)

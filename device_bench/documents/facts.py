@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from device_bench.metrics.instructions import Instructions
 from runtime import MeasurementError, Precision, decode, encode, tool_version
 
+from .instructions import Instructions
 from .sealed import read_sealed, write_sealed
 
 SCHEMA = "pocketvit.gate-baseline"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from device_bench.metrics.measure import Sampling
 from runtime import ArtifactError, MeasurementError, UnsupportedTargetError, check_fields
+from runtime.formats import format_of
 
-MODEL_SUFFIXES = (".onnx", ".tflite", ".pt2")
+from .measurement import Sampling
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,7 @@ def check_files(request: BenchRequest) -> None:
         ArtifactError: a file does not exist, or is no model file by its name.
     """
     for file in request.files:
-        if file.suffix not in MODEL_SUFFIXES:
-            raise ArtifactError(
-                f"{file} is not a model file", expected=f"a file that ends in {', '.join(MODEL_SUFFIXES)}"
-            )
+        format_of(file)
         if not file.is_file():
             raise ArtifactError(f"The model file {file} does not exist")
     if request.images is not None and not request.images.is_file():

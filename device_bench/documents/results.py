@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from device_bench.machine.state import MachineState
-from device_bench.metrics.instructions import Instructions
-from device_bench.metrics.measure import Measurement, Sampling
 from runtime import MeasurementError, Precision, decode, encode
 
 from .figures import Accuracy, Arithmetic, Energy, Failure, MemoryUse, Peak, Startup, Throughput, without_zeros
+from .instructions import Instructions
+from .measurement import Measurement, Sampling
 from .sealed import read_sealed, write_sealed
 
 SCHEMA = "pocketvit.bench"
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class FileResult:
         accuracy: on labelled images, on this target; null where none were given.
         notes: what a reader must know of these figures, such as a drift or two modes in the times.
         instructions: executed for one run; null where the target does not count them.
+        metrics: values of further metrics by name, as JSON.
 
     Raises:
         MeasurementError: a field cannot be what it says it is.
@@ -66,6 +68,7 @@ class FileResult:
     accuracy: Accuracy | None = None
     notes: tuple[str, ...] = ()
     instructions: Instructions | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.file or re.search(r"[/\\]", self.file):

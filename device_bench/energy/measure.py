@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 
+from device_bench.clock import Clock
 from device_bench.documents.figures import Energy
 from device_bench.machine.state import machine_state
-from device_bench.metrics.measure import Clock
 from runtime import MeasurementError, PocketVitError, Progress, silent
 
 from .carbon import Grid, find_grid, with_grid

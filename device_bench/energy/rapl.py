@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from device_bench.clock import Clock
 from device_bench.documents.figures import EnergyTier
-from device_bench.metrics.measure import Clock
 
 from .source import NoSource, SourceError
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from device_bench.clock import Clock
 from device_bench.documents.figures import EnergyTier
-from device_bench.metrics.measure import Clock
 from runtime import MeasurementError
 
 Importer = Callable[[str], Any]

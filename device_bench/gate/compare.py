@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from device_bench.documents.results import BenchResult, FileResult
+from device_bench.interval import Interval
 from device_bench.machine.state import MachineState
-from device_bench.metrics.stats import Interval, ratio_of_medians
+from device_bench.metrics.stats import ratio_of_medians
 
 NOT_IN_TURNS = "not measured in turns: whatever differed between the two moments counts as a difference of the files"
 

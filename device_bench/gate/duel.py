@@ -19,12 +19,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from device_bench.clock import Clock
+from device_bench.interval import Interval
 from device_bench.metrics.inputs import random_input
-from device_bench.metrics.measure import Clock
-from device_bench.metrics.stats import Interval
 from device_bench.metrics.timing import no_mark
-from device_bench.worker.apart import SILENCE_S, Ask, ask
+from device_bench.worker.isolated import Ask, run_isolated
 from runtime import MeasurementError, Progress, decode, encode, open_engine, silent
+from runtime.worker.child import Reporter
+from runtime.worker.parent import SILENCE_S
 
 from .sign_test import ALPHA, detectable, ratio_interval, shown_above, shown_below
 
@@ -159,7 +161,7 @@ def duel(
     threads: int = 1,
     seed: int | None = None,
     silence_s: float = SILENCE_S,
-    ask: Ask = ask,
+    ask: Ask = run_isolated,
     clock: Clock = time.perf_counter_ns,
     progress: Progress = silent,
 ) -> Duel:
@@ -172,7 +174,7 @@ def duel(
         threads: of each engine, at least 1.
         seed: of the lots; by default a new one each time.
         silence_s: a process that gives no sign for so long is ended, s.
-        ask: has a job done by a fresh process.
+        ask: runs a job in a fresh process.
         clock: a monotonic clock in nanoseconds, for the budget.
         progress: told of the seconds spent.
 
@@ -267,39 +269,39 @@ def _turn(run: Run, repeats: int, clock: Clock) -> float:
 def _launch(ask: Ask, base: Path, new: Path, request: dict[str, Any], silence_s: float) -> tuple[Round, ...]:
     answer = ask("duel", {"base": str(base.resolve()), "new": str(new.resolve()), **request}, silence_s=silence_s)
     if answer.error is None:
-        return decode(tuple[Round, ...], answer.result, "the rounds")
+        return decode(tuple[Round, ...], answer.value, "the rounds")
     if answer.turn is None:
         raise answer.error
     raise MeasurementError(f"{(base, new)[answer.turn].name} failed while it was timed", got=answer.error)
 
 
-def duel_here(
-    base: Path,
-    new: Path,
-    *,
+def run_launch(
+    reporter: Reporter,
+    base: str,
+    new: str,
     threads: int,
     seed: int,
     seconds: float,
     before: Sequence[float],
-    rules: Rules,
-    mark: Callable[[int], None],
+    rules: dict[str, Any],
 ) -> tuple[Round, ...]:
-    """Does one launch of a duel in this process, which should be a fresh one.
+    """Runs one launch of a duel as a job of ``device_bench.worker.child``.
 
     Args:
-        base: a ``.onnx`` or ``.tflite`` file.
-        new: another, or the same.
-        threads: of each engine.
-        seed: of the lots.
-        seconds: after which to stop, s.
+        reporter: its turns are 0 for the base and 1 for the new file.
+        base: path of a ``.onnx`` or ``.tflite`` file.
+        new: path of another file, or the same.
+        threads: threads of each engine.
+        seed: seed of the order.
+        seconds: after which to begin no further round, s.
         before: ``log(new / base)`` of the rounds of earlier launches.
-        rules: when to stop earlier.
-        mark: told whose turn it is: 0 for the base, 1 for the new file.
+        rules: the ``Rules`` that end it earlier, as JSON values.
 
     Raises:
         ArtifactError: a file cannot be loaded.
         MissingExtraError: an engine is not installed.
     """
+    limits = decode(Rules, rules, "the request")
 
     def loader(path: Path) -> Callable[[], Run]:
         def load() -> Run:
@@ -309,12 +311,12 @@ def duel_here(
         return load
 
     return fight(
-        loader(base),
-        loader(new),
+        loader(Path(base)),
+        loader(Path(new)),
         seconds,
         random.Random(seed),
-        mark=mark,
-        sure=lambda own: sure([*before, *own], rules),
+        mark=reporter.turn,
+        sure=lambda own: sure([*before, *own], limits),
     )
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from device_bench.metrics.stats import Interval
+from device_bench.interval import Interval
 
 ALPHA = 0.01
 """The chance of a false alarm, over all looks together."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from runtime.engines import ENGINES
+
 from .arm_cores import arm_cores
 
-PACKAGES = ("numpy", "ai-edge-litert", "onnxruntime", "torch")
 _PLAUSIBLE_C = (-40.0, 150.0)  # sensors that are absent or asleep report values far outside
 
 Runner = Callable[[Sequence[str]], str | None]
@@ -248,7 +249,7 @@ def _virtualised(root: Path, cpuinfo: str) -> bool | None:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for package in PACKAGES:
+    for package in ("numpy", *(engine.package for engine in ENGINES.values() if engine.package)):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

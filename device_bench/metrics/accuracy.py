@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from device_bench import format
 from device_bench.documents.figures import Accuracy, confusion
+from device_bench.interval import share_interval
 from runtime import (
     ArtifactError,
     DataError,
@@ -18,10 +20,13 @@ from runtime import (
     Progress,
     Session,
     atomic_path,
+    load,
     normalise,
     preprocess,
     silent,
 )
+
+from .base import REFERENCE, VIEWS, Measured, Metric, Task, column
 
 _STEP = 16
 _KEYS = ("pictures", "labels", "data", "split", "class_names")
@@ -131,6 +136,8 @@ def accuracy_of(
         MissingExtraError: Pillow is not installed.
     """
     artifact = session.artifact
+    if artifact.output_kind != "classes":
+        raise DataError(f"{artifact.file} has no accuracy: its output is a {artifact.output_kind} and not classes")
     if artifact.class_names != images.class_names:
         raise DataError(
             f"{artifact.file} knows other classes than the test images",
@@ -170,3 +177,86 @@ def _refusal(path: Path, got: Any) -> ArtifactError:
 
 def _few(names: tuple[str, ...]) -> str:
     return f"{len(names)}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+
+
+def _measure(task: Task) -> Accuracy:
+    images = read_test_images(Path(task.options["images"]))
+    task.sign()
+    session = load(str(task.file), threads=task.threads)
+    return accuracy_of(session, images, progress=task.progress, sign=task.sign)
+
+
+def _if_known(value: Callable[[Accuracy], Any]) -> Callable[[Measured], Any]:
+    return lambda own: value(own.file.accuracy) if own.file.accuracy else None
+
+
+def _images(own: Measured) -> str:
+    return f"of {format.whole(own.file.accuracy.images)}" if own.file.accuracy else ""
+
+
+def _split(own: Measured) -> str:
+    return own.file.accuracy.split if own.file.accuracy else ""
+
+
+def _interval(accuracy: Accuracy) -> str:
+    found = share_interval(accuracy.top1, accuracy.images)
+    return f"{100 * found.low:.1f} to {100 * found.high:.1f} %"
+
+
+def _against(own: Measured) -> str | None:
+    """Returns the difference to the reference, where both answered the same images."""
+    reference = own.bench.of(REFERENCE)
+    here, there = own.file.accuracy, reference.accuracy if reference else None
+    if here is None or there is None:
+        return None
+    if own.file.file == REFERENCE:
+        return "reference"
+    alike = (here.data, here.split, here.images) == (there.data, there.split, there.images)
+    return format.points(there.top1, here.top1) if alike else None
+
+
+_REPORT = frozenset({"report"})
+
+ACCURACY = Metric(
+    name="accuracy",
+    title="accuracy on the target",
+    type=Accuracy,
+    measure=_measure,
+    wanted=lambda request: request.images is not None,
+    options=lambda request: {"images": str(request.images.resolve())} if request.images else {},
+    emulated=True,
+    columns=(
+        column(
+            "Top-1 here",
+            _if_known(lambda own: own.top1),
+            text=format.percent,
+            detail=_images,
+            short="top-1",
+            views=VIEWS,
+        ),
+        column(
+            "Images answered",
+            _if_known(lambda own: own.images),
+            text=format.whole,
+            short="images",
+            views=frozenset({"bench"}),
+        ),
+        column("95 % interval", _if_known(_interval), views=_REPORT),
+        column(f"Against {REFERENCE}", _against, views=_REPORT),
+        column(
+            "At export",
+            lambda own: own.exported_top1 if own.file.accuracy else None,
+            text=format.percent,
+            detail=lambda own: f"of {format.whole(own.exported_images)}",
+            views=_REPORT,
+        ),
+        column("Images", _if_known(lambda own: own.data), detail=_split, views=_REPORT),
+    ),
+    section="Accuracy on {target}",
+    note=lambda measured: (
+        "Labelled images, answered by each file on the target itself. The interval is Wilson's: a difference well "
+        "inside it can be chance."
+        if any(own.file.accuracy for own in measured)
+        else ""
+    ),
+)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from device_bench import format
+
+from .base import Measured, Metric, column
 
 
 def peak_rss_bytes(proc: Path = Path("/proc/self")) -> int:
@@ -52,3 +57,27 @@ def _ru_maxrss_bytes() -> int:
     import resource
 
     return maxrss_to_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, sys.platform)
+
+
+def _remarks(measured: Sequence[Measured]) -> Iterable[tuple[str, str]]:
+    for own in measured:
+        if own.file.memory.peak_rss_bytes is None and not own.bench.emulated:
+            yield own.file.file, f"no peak memory, {own.file.memory.reason}"
+
+
+MEMORY = Metric(
+    name="memory",
+    title="peak memory",
+    optional=False,
+    columns=(
+        column(
+            "Peak memory",
+            lambda own: own.file.memory.peak_rss_bytes,
+            text=format.size,
+            short="memory",
+            views=frozenset({"bench", "fleet", "run", "models"}),
+        ),
+    ),
+    section=None,
+    remarks=_remarks,
+)

@@ -12,9 +12,12 @@ from collections.abc import Callable, Sequence
 from importlib.resources import as_file, files
 from importlib.resources.abc import Traversable
 
+from device_bench import format
+from device_bench.clock import Clock
 from device_bench.documents.figures import Arithmetic, Peak
 from runtime import ArtifactError, Engine, MissingExtraError, open_engine
 
+from .base import VIEWS, Measured, Metric, column
 from .inputs import random_input
 
 ROWS, WIDTH, LAYERS = 168, 384, 16
@@ -31,8 +34,6 @@ MODELS: dict[tuple[str, Arithmetic], tuple[str, ...]] = {
 
 RUNS, SECONDS = 30, 0.5
 _WARM_UP, _FEWEST = 2, 3
-
-Clock = Callable[[], int]
 
 
 def measure_peaks(
@@ -93,3 +94,65 @@ def _gflops(
         if len(values) >= _FEWEST and (end - begun) * 1e-9 >= seconds:
             break
     return tuple(values)
+
+
+def _peak(own: Measured) -> str:
+    peak = own.bench.peak_of(own.file)
+    return f"of {format.gflops(peak.best)}, {peak.arithmetic}" if peak else ""
+
+
+def _note(measured: Sequence[Measured]) -> str:
+    if not any(own.file.flops for own in measured):
+        return ""
+    text = (
+        "Operations are two for each multiply-accumulate, floating-point or what stands for them in integers; "
+        "what is reached is at the median latency."
+    )
+    peaks = measured[0].bench.peaks
+    if peaks:
+        words = "; ".join(
+            f"{format.gflops(peak.best)} in {peak.arithmetic} ({peak.engine}, {format.plural(peak.threads, 'thread')})"
+            for peak in peaks
+        )
+        return (
+            f"{text} Share of peak is of the most that this machine was seen to do in matrix products of the same "
+            f"arithmetic with as many threads: {words}."
+        )
+    if any(own.file.gflops_per_s for own in measured):
+        return f"{text} The machine's peak was not measured, so no share of it is given."
+    return text
+
+
+ARITHMETIC_RATE = Metric(
+    name="arithmetic",
+    title="GFLOP/s and share of peak",
+    optional=False,
+    columns=(
+        column(
+            "Operations per image",
+            lambda own: own.file.flops,
+            text=format.flop,
+            short="per image",
+            views=frozenset({"bench", "report"}),
+        ),
+        column(
+            "Reached",
+            lambda own: own.file.gflops_per_s,
+            text=format.gflops,
+            short="GFLOP/s",
+            unit="GFLOP/s",
+            views=VIEWS - {"fleet"},
+        ),
+        column(
+            "Share of peak",
+            lambda own: own.peak_share,
+            text=format.percent,
+            detail=_peak,
+            short="of peak",
+            views=VIEWS - {"fleet"},
+        ),
+    ),
+    section="Speed",
+    part="Throughput and arithmetic",
+    note=_note,
+)

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median_low
+from statistics import median, median_low
 
+from device_bench import format
 from device_bench.documents.figures import MemoryUse, Startup
-from device_bench.worker.apart import SILENCE_S, Ask, ask
+from device_bench.worker.isolated import Ask, run_isolated
 from runtime import decode, open_engine
+from runtime.engines import engine_of
+from runtime.formats import is_model_file
+from runtime.worker.parent import SILENCE_S
 
+from .base import Measured, Metric, column
 from .inputs import random_input
 from .memory import current_rss_bytes, peak_rss_bytes
 
 REPEATS = 3
 _RUNS = 3
-_LIBRARIES = {
-    ".tflite": ("ai_edge_litert.interpreter", "ai-edge-litert"),
-    ".onnx": ("onnxruntime", "onnxruntime"),
-    ".pt2": ("torch", "torch"),
-}
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def start(file: Path, threads: int = 1, *, clock: Callable[[], int] = time.perf_
         MissingExtraError: the engine is not installed.
     """
     before = current_rss_bytes()
-    if file.suffix in _LIBRARIES:
+    if is_model_file(file):
         _import_engine(file)
     started = clock()
     engine = open_engine(file, threads=threads)
@@ -106,7 +107,7 @@ def start(file: Path, threads: int = 1, *, clock: Callable[[], int] = time.perf_
 
 
 def measure_starts(
-    file: Path, threads: int = 1, *, repeats: int = REPEATS, timeout_s: float = SILENCE_S, ask: Ask = ask
+    file: Path, threads: int = 1, *, repeats: int = REPEATS, timeout_s: float = SILENCE_S, ask: Ask = run_isolated
 ) -> Starts:
     """Starts ``file`` in ``repeats`` fresh processes, one after another.
 
@@ -118,7 +119,7 @@ def measure_starts(
         threads: of the engine, at least 1.
         repeats: how many processes, at least 1.
         timeout_s: after which a process is killed, s.
-        ask: has a job done by a fresh process.
+        ask: runs a job in a fresh process.
     """
     starts = []
     for _ in range(repeats):
@@ -126,7 +127,7 @@ def measure_starts(
         if answer.error is not None:
             what = without_folder(str(answer.error), file)
             return Starts(None, MemoryUse(None, None, what), what)
-        starts.append(decode(Start, answer.result, "the start's result"))
+        starts.append(decode(Start, answer.value, "the start's result"))
     return Starts(
         Startup(tuple(one.load_s for one in starts), tuple(one.first_run_s for one in starts)),
         MemoryUse(median_low(one.peak_rss_bytes for one in starts), median_low(one.rss_before_bytes for one in starts)),
@@ -144,10 +145,51 @@ def without_folder(text: str, file: Path) -> str:
 
 
 def _import_engine(file: Path) -> None:
-    """Imports what ``open_engine`` would, so that its time is not the file's; what is missing is told there."""
-    module, package = _LIBRARIES[file.suffix]
-    try:
-        import_module(module)
-        version(package)
-    except ImportError:
-        return
+    """Imports the engine, so that its time does not count as the file's; ``open_engine`` reports a missing one."""
+    kind = engine_of(file)
+    with contextlib.suppress(ImportError):
+        import_module(kind.module)
+        if kind.package:
+            version(kind.package)
+
+
+def _median_of(values: Callable[[Startup], Sequence[float]]) -> Callable[[Measured], float | None]:
+    return lambda own: median(values(own.file.startup)) if own.file.startup else None
+
+
+def _starts(own: Measured) -> str:
+    return f"of {format.plural(len(own.file.startup.load_s), 'start')}" if own.file.startup else ""
+
+
+_SHOWN = frozenset({"bench", "run", "report"})
+
+STARTUP = Metric(
+    name="startup",
+    title="load and first inference",
+    wanted=lambda request: request.startup,
+    columns=(
+        column(
+            "Load",
+            _median_of(lambda own: own.load_s),
+            text=format.seconds,
+            detail=_starts,
+            short="load",
+            views=_SHOWN,
+        ),
+        column(
+            "First inference",
+            _median_of(lambda own: own.first_run_s),
+            text=format.seconds,
+            detail=_starts,
+            short="first run",
+            views=_SHOWN,
+        ),
+    ),
+    section="Speed",
+    part="Start and latency",
+    note=lambda measured: (
+        "Each start was in a fresh process, median of them; load is from the open file to an engine that can run."
+        if any(own.file.startup for own in measured)
+        else ""
+    ),
+)

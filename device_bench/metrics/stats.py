@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from device_bench.interval import CONFIDENCE, Interval
 from runtime import MeasurementError
 
 RESAMPLES = 2000
-CONFIDENCE = 0.95
 _CHUNK_VALUES = 1_000_000  # bounds the memory of one vectorised step to some 20 MB
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its confidence interval, in the unit of the values it comes from.
-
-    Attributes:
-        value: the estimate.
-        low: lower end of the interval.
-        high: upper end of the interval.
-        confidence: how often such an interval holds the true value, in (0, 1).
-    """
-
-    value: float
-    low: float
-    high: float
-    confidence: float = CONFIDENCE
 
 
 def percentile(values: Sequence[float], q: float) -> float:

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from device_bench import format
+from device_bench.clock import Clock
 from device_bench.documents.figures import Throughput
 from runtime import Engine, MeasurementError, PocketVitError, Progress, open_engine, silent
 
+from .base import Measured, Metric, Number, Task, column
 from .inputs import random_input
 
 WINDOWS = 5
@@ -24,7 +27,6 @@ WINDOWS = 5
 
 MAX_BATCH = 64
 
-Clock = Callable[[], int]
 Open = Callable[..., Engine]
 
 
@@ -202,3 +204,60 @@ def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _measure(task: Task) -> tuple[Throughput, ...]:
+    return measure_throughput(
+        task.file,
+        threads=task.threads,
+        budget_s=task.options["budget_s"],
+        seed=task.seed,
+        progress=task.progress,
+        sign=task.sign,
+    )
+
+
+def _arrangement(own: Measured) -> str:
+    best = own.file.best_throughput
+    return format.arrangement(best.batch, best.streams, best.threads) if best else ""
+
+
+def _best(own: Measured) -> float | None:
+    return own.file.best_throughput.median if own.file.best_throughput else None
+
+
+def _one_image(own: Measured) -> float | None:
+    alone = [one for one in own.file.throughput if (one.batch, one.streams) == (1, 1)]
+    return alone[0].median if alone else None
+
+
+THROUGHPUT = Metric(
+    name="throughput",
+    title="throughput",
+    type=tuple[Throughput, ...],
+    measure=_measure,
+    wanted=lambda request: request.throughput_s > 0,
+    options=lambda request: {"budget_s": request.throughput_s},
+    columns=(
+        column(
+            "Best throughput",
+            _best,
+            text=format.rate,
+            detail=_arrangement,
+            short="images/s",
+            unit="images/s",
+            views=frozenset({"bench", "run", "report"}),
+        ),
+        column(
+            "Batch and streams",
+            lambda own: own.file.best_throughput,
+            text=lambda best: f"{best.batch}, {best.streams}",
+            short="batch, streams",
+            views=frozenset({"bench"}),
+        ),
+        column("One image at a time", _one_image, text=format.rate, views=frozenset({"report"})),
+    ),
+    numbers=(Number("images_per_s", "images/s", _best, format.rate, unit="images/s"),),
+    section="Speed",
+    part="Throughput and arithmetic",
+)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from device_bench.documents.figures import Energy
+from device_bench.documents.measurement import Measurement, Sampling
 from device_bench.machine.state import MachineState, machine_state
 from runtime import (
     Engine,
@@ -23,8 +23,8 @@ from runtime import (
     silent,
 )
 
-from .inputs import input_shape, random_input
-from .measure import Measurement, Sampling, measure_interleaved, settle
+from .inputs import random_input
+from .measure import measure_interleaved, settle
 
 Mark = Callable[[int], None]
 """Told the number of the file whose turn it is, or -1."""
@@ -141,36 +141,6 @@ def time_files(
             except Exception as error:  # engines raise what they like
                 raise MeasurementError(f"{names[number]} failed while it was measured", got=error) from error
     return tuple(map(tuple, values))
-
-
-def measure_energy_of(
-    file: Path, *, threads: int = 1, seed: int = 0, country: str | None = None, sign: Callable[[], None]
-) -> Energy:
-    """Measures the energy of an inference of ``file`` with the best source that this machine has.
-
-    Args:
-        file: the ``.onnx`` or ``.tflite`` file.
-        threads: of the engine, at least 1.
-        seed: of the input.
-        country: whose grid the CO2 is of, ISO 3166 alpha-3.
-        sign: called before each run, to show that nothing hangs.
-
-    Raises:
-        ArtifactError: the file cannot be loaded.
-        MissingExtraError: an engine is not installed.
-        MeasurementError: the file fails while it runs.
-    """
-    from device_bench.energy.measure import find_source, measure_energy
-
-    sign()
-    engine = open_engine(file, threads=threads)
-    batch = random_input(engine, file.name, seed)
-
-    def run() -> None:
-        sign()
-        engine.run(batch)
-
-    return measure_energy(run, input_shape(engine, file.name)[0], find_source(), country=country)
 
 
 def _runner(engine: Engine, name: str, seed: int) -> Callable[[], object]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from device_bench import format
 from device_bench.documents.results import BenchResult
-from device_bench.metrics.stats import Interval, ratio_of_medians
-from runtime import Artifact, macs
+from device_bench.interval import Interval
+from device_bench.metrics.stats import ratio_of_medians
+from runtime import Artifact
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def gains(
             if baseline is None or baseline is artifact:
                 continue
             measured = _ratio(bench, baseline, artifact)
-            if measured is not None:
-                share = macs(artifact.plan) / macs(baseline.plan)
+            if measured is not None and artifact.macs and baseline.macs:
+                share = artifact.macs / baseline.macs
                 predicted = (table or {}).get(artifact.precision)
                 names = artifact.file, baseline.file, artifact.precision, bench.target
                 found.append(Gain(*names, share, measured, predicted))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from device_bench.documents.figures import EnergyTier, Failure, Throughput
+from device_bench import format
+from device_bench.columns import Column
+from device_bench.documents.figures import ARITHMETIC, EnergyTier, Failure, Throughput
+from device_bench.documents.instructions import Instructions
 from device_bench.documents.results import BenchResult, FileResult, read_result
-from device_bench.metrics.instructions import Instructions
-from device_bench.metrics.stats import Interval, median_interval, p90_interval, ratio_of_medians
+from device_bench.interval import Interval
+from device_bench.metrics.base import Measured
 from device_bench.targets.fleet import DeviceFailure
 from device_bench.targets.fleet_folder import read_failures
 from runtime import (
@@ -27,16 +31,15 @@ from runtime import (
     read_metrics,
     read_plan,
 )
+from runtime.formats import model_files
 
 from .gain import Gain, gains
 
 REFUSED_BEFORE = "it did not pass its check; the version that made it kept no reason"
 """Why a file was refused whose manifest does not say it."""
 
-REFERENCE = "baseline.fp32.tflite"
-"""The file every speed-up is a ratio to: the unpruned model in the plainest precision."""
-
-_PRECISIONS = ("fp32", "fp16", "int8", "int8-full", "int8-full-16x8", "tflite-micro")
+_FORMATS = ("tflite", "onnx", "torch")
+_PRECISIONS = tuple(ARITHMETIC)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Timing:
         top1_images: on how many images.
         emulated: whether the target is, so that there is no time.
         instructions: executed for one run; none where they were not counted.
+        metrics: values of further metrics by name.
     """
 
     target: str
@@ -101,6 +105,7 @@ class Timing:
     top1_images: int | None = None
     emulated: bool = False
     instructions: Instructions | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,32 @@ class SummaryRow:
     def on(self, target: str) -> Timing | None:
         """Returns the timing on ``target``, or none."""
         return next((timing for timing in self.timings if timing.target == target), None)
+
+
+_BOTH = frozenset({"run", "models"})
+
+ROW_COLUMNS: tuple[Column[SummaryRow], ...] = (
+    Column("Parameters", lambda row: row.params, format.count, short="params", views=_BOTH),
+    Column("MACs", lambda row: row.macs, format.count, views=_BOTH),
+    Column(
+        "Size",
+        lambda row: row.size_bytes,
+        format.size,
+        lambda row: f"gzip {format.size(row.gzip_bytes)}" if row.gzip_bytes else "",
+        short="size",
+        views=_BOTH,
+    ),
+    Column(
+        "Top-1",
+        lambda row: row.top1,
+        format.percent,
+        lambda row: f"of {format.whole(row.top1_images)}" if row.top1_images else "",
+        short="top-1",
+        views=_BOTH,
+    ),
+    Column("Agrees with torch", lambda row: row.agreement, format.percent, short="agrees", views=_BOTH),
+)
+"""Columns that a model or file has whatever was measured of it."""
 
 
 @dataclass(frozen=True)
@@ -185,10 +216,17 @@ class RunSummary:
             raise KeyError(target)
         return found
 
-    def results_on(self, target: str) -> tuple[FileResult, ...]:
-        """Returns what was measured on ``target`` of the files as they are now, in the order of the rows."""
+    def measured(self, row: SummaryRow, target: str) -> Measured | None:
+        """Returns the figures of a row's file on ``target``, or None where it was not measured as it is now."""
+        if row.on(target) is None:
+            return None
         _, bench = self.bench_on(target)
-        return tuple(result for row in self.rows if row.on(target) and (result := bench.of(row.name)))
+        result = bench.of(row.name)
+        return Measured(bench, result, row.top1, row.top1_images) if result else None
+
+    def measured_on(self, target: str) -> tuple[Measured, ...]:
+        """Returns the figures of every file on ``target``, in the order of the rows."""
+        return tuple(found for row in self.rows if (found := self.measured(row, target)))
 
     @property
     def failures(self) -> tuple[tuple[str, Failure], ...]:
@@ -209,7 +247,7 @@ def summarise(run: Path | str) -> RunSummary:
     run = Path(run)
     _check_run(run)
     baseline, sliced = _model(run / "baseline"), _model(run / "sliced")
-    artifacts, refused = _artifacts(run / "artifacts"), _artifacts(run / "artifacts" / "rejected", "pt2")
+    artifacts, refused = _artifacts(run / "artifacts"), _artifacts(run / "artifacts" / "rejected")
     benches = {path.name: read_result(path) for path in sorted((run / "bench").glob("*.json"))}
     targets = [bench.target for bench in benches.values()]
     if len(set(targets)) != len(targets):
@@ -268,19 +306,18 @@ def _model(folder: Path) -> Model:
     )
 
 
-def _artifacts(folder: Path, *more: str) -> tuple[Artifact, ...]:
-    files = [path for suffix in ("onnx", "tflite", *more) for path in folder.glob(f"*.{suffix}")]
-    return tuple(sorted((read_artifact(file) for file in files), key=_order))
+def _artifacts(folder: Path) -> tuple[Artifact, ...]:
+    return tuple(sorted((read_artifact(file) for file in model_files(folder)), key=_order))
 
 
-def _order(artifact: Artifact) -> tuple[bool, bool, int, str]:
-    """Baseline files first, then TFLite before ONNX, then from plain to fully integer."""
-    return (
-        not artifact.file.startswith("baseline."),
-        artifact.format != "tflite",
-        _PRECISIONS.index(artifact.precision),
-        artifact.file,
-    )
+def _order(artifact: Artifact) -> tuple[bool, int, int, str]:
+    """Sorts baseline files first, then by format, then from float to fully integer."""
+
+    def place(names: tuple[str, ...], name: str) -> int:
+        return names.index(name) if name in names else len(names)
+
+    baseline = artifact.file.startswith("baseline.")
+    return not baseline, place(_FORMATS, artifact.format), place(_PRECISIONS, artifact.precision), artifact.file
 
 
 def _model_row(name: str, model: Model) -> SummaryRow:
@@ -315,8 +352,8 @@ def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[s
     return SummaryRow(
         name=artifact.file,
         precision=artifact.precision,
-        params=params(artifact.plan),
-        macs=macs(artifact.plan),
+        params=artifact.params,
+        macs=artifact.macs,
         size_bytes=artifact.size_bytes,
         top1=parity.top1,
         top1_images=None if parity.top1 is None else parity.images,
@@ -327,24 +364,23 @@ def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[s
 
 
 def _timing(bench: BenchResult, result: FileResult) -> Timing:
-    latency, energy, accuracy = result.latency, result.energy, result.accuracy
-    peak, startup = bench.peak_of(result), result.startup
-    reached = result.gflops_per_s
+    energy, accuracy, startup = result.energy, result.accuracy, result.startup
+    measured = Measured(bench, result)
     return Timing(
         target=bench.target,
         threads=result.threads,
         engine=f"{result.engine} {result.engine_version}",
         batch=result.batch,
-        median_s=median_interval(latency.values) if latency else None,
-        p90_s=p90_interval(latency.values) if latency else None,
+        median_s=measured.median_s,
+        p90_s=measured.p90_s,
         peak_rss_bytes=result.memory.peak_rss_bytes,
         memory_reason=result.memory.reason,
-        speedup=_speedup(bench, result),
+        speedup=measured.speedup,
         load_s=median(startup.load_s) if startup else None,
         first_run_s=median(startup.first_run_s) if startup else None,
         throughput=result.best_throughput,
-        gflops_per_s=reached,
-        peak_share=reached / peak.best if reached is not None and peak else None,
+        gflops_per_s=result.gflops_per_s,
+        peak_share=measured.peak_share,
         energy_tier=energy.tier if energy else None,
         joules_per_image=energy.joules_per_image if energy else None,
         grams_co2_per_image=energy.grams_co2_per_image if energy else None,
@@ -352,13 +388,5 @@ def _timing(bench: BenchResult, result: FileResult) -> Timing:
         top1_images=accuracy.images if accuracy else None,
         emulated=bench.emulated,
         instructions=result.instructions,
+        metrics=result.metrics,
     )
-
-
-def _speedup(bench: BenchResult, result: FileResult) -> Interval | None:
-    reference = bench.of(REFERENCE)
-    if reference is None or reference is result or reference.latency is None or result.latency is None:
-        return None
-    if (reference.threads, reference.batch) != (result.threads, result.batch):
-        return None
-    return ratio_of_medians(reference.latency.values, result.latency.values)

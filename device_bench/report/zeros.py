@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from device_bench import format
+from device_bench.columns import Column, split
 from device_bench.documents.sparsity import Zeros, read_zeros
-from runtime import Artifact, ArtifactError, macs
+from runtime import Artifact, ArtifactError
 
 from .gain import Gain
+from .render.document import Fold, Paragraph, Section, blocks, paragraph, table
 from .summary import RunSummary
 
 _WRITING = ("attn.proj.weight", "mlp.fc2.weight")
@@ -70,9 +73,40 @@ def zeros_part(summary: RunSummary, run: Path) -> ZerosPart | None:
     return ZerosPart(tuple(told), _rows(*pair, gains) if pair else (), files, layers)
 
 
+_CHANGES: tuple[Callable[[ZerosRow], str], ...] = (
+    lambda row: row.before,
+    lambda row: row.after,
+    lambda row: row.change or format.MISSING,
+)
+_LAYERS: tuple[Column[tuple[str, str, str]], ...] = (
+    Column("Weights", lambda layer: layer[1]),
+    Column("Zeros", lambda layer: layer[2]),
+)
+
+
+def zeros_section(summary: RunSummary, run: Path) -> Section | None:
+    """Returns the section of the report on zeros; None for a run that was not pruned by making any."""
+    part = zeros_part(summary, run)
+    if part is None:
+        return None
+    columns = [
+        Column(heading, cell, text=split) for heading, cell in zip((*part.files, "Change"), _CHANGES, strict=True)
+    ]
+    layers = table("Layer", _LAYERS, part.layers, lambda layer: layer[0])
+    return Section(
+        "What zeros bought",
+        blocks(
+            paragraph(part.note),
+            [Paragraph(sentence) for sentence in part.sentences],
+            table("Figure", columns, part.rows, lambda row: row.what),
+            Fold("Zeros of every layer", layers) if layers else None,
+        ),
+    )
+
+
 def _pair(summary: RunSummary) -> tuple[Artifact, Artifact] | None:
     """Returns the float TFLite files of the baseline and of the model with zeros."""
-    floats = [one for one in summary.artifacts if (one.format, one.precision) == ("tflite", "fp32")]
+    floats = [one for one in summary.artifacts if (one.format, one.precision) == ("tflite", "fp32") and one.plan]
     before = next((one for one in floats if one.file.startswith("baseline.")), None)
     after = next((one for one in floats if not one.file.startswith("baseline.")), None)
     return (before, after) if before and after else None
@@ -87,7 +121,7 @@ def _counted(zeros: Zeros) -> str:
 
 
 def _stored(before: Artifact, after: Artifact) -> str:
-    same = macs(before.plan) == macs(after.plan)
+    same = before.macs == after.macs
     text = (
         f"{after.file} computes {'the same' if same else 'other'} multiply-accumulates as {before.file} and takes "
         f"{format.size(after.size_bytes)} on disk, where that takes {format.size(before.size_bytes)} "
@@ -122,7 +156,7 @@ def _timed(gain: Gain) -> str:
 
 
 def _rows(before: Artifact, after: Artifact, gains: tuple[Gain, ...]) -> tuple[ZerosRow, ...]:
-    old, new = macs(before.plan), macs(after.plan)
+    old, new = before.macs, after.macs
     rows = [
         ZerosRow("MACs", format.count(old), format.count(new), format.change(old, new)),
         _sizes("Size on disk", before.size_bytes, after.size_bytes),

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult
-from device_bench.metrics.measure import Sampling
 from runtime import Progress, UnsupportedTargetError, silent
 
 from .base import Device

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from runtime import UnsupportedTargetError
+from runtime.processors import PROCESSORS
 
-CpuFamily = Literal["x86", "pi4", "pi5", "android"]
 Backend = Literal["cpu", "gpu", "npu"]
-CPU_FAMILIES: tuple[CpuFamily, ...] = ("x86", "pi4", "pi5", "android")
 BACKENDS: tuple[Backend, ...] = ("cpu", "gpu", "npu")
 
 # what ssh and adb take for a name of a host, and nothing that a shell or an option parser would take for more
@@ -28,7 +27,7 @@ class Device:
             for the only one, ``emu:pi4`` or ``emu:pi5``, ``cpu`` or ``cuda``.
         name: what the inventory and the report call it; by default its address.
         threads: of each engine there; by default what the bench asks.
-        cpu_family: which int8 recipe suits it.
+        cpu_family: family of its processor, of ``runtime.processors.PROCESSORS``.
         python: the program that runs Python there.
         ssh_config: file given to ``ssh -F``; by default the user's own.
         benchmark_model: LiteRT's program of that name for the phone, on this machine.
@@ -43,7 +42,7 @@ class Device:
     address: str
     name: str = ""
     threads: int | None = None
-    cpu_family: CpuFamily | None = None
+    cpu_family: str | None = None
     python: str = "python3"
     ssh_config: Path | None = None
     benchmark_model: Path | None = None
@@ -76,9 +75,9 @@ class Device:
             raise UnsupportedTargetError(f"threads of {self.label} must be at least 1", got=self.threads)
         if not self.python or any(character in self.python for character in "\0\n\r"):
             raise UnsupportedTargetError(f"python of {self.label} is no program", got=repr(self.python))
-        if self.cpu_family is not None and self.cpu_family not in CPU_FAMILIES:
+        if self.cpu_family is not None and self.cpu_family not in PROCESSORS:
             raise UnsupportedTargetError(
-                f"cpu_family of {self.label} is not known", expected=", ".join(CPU_FAMILIES), got=repr(self.cpu_family)
+                f"cpu_family of {self.label} is not known", expected=", ".join(PROCESSORS), got=repr(self.cpu_family)
             )
         unknown = [backend for backend in self.backends if backend not in BACKENDS]
         if unknown or not self.backends:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 
 from runtime import PocketVitError
+from runtime.engines import ENGINES
 
 from .base import Device
 from .finding import Finding
@@ -58,10 +59,10 @@ def _emulated(device: Device) -> tuple[Finding, ...]:
 
 
 def _cpu(device: Device) -> tuple[Finding, ...]:
-    engines = (("LiteRT", ("ai-edge-litert",), "litert"), ("ONNX Runtime", ("onnxruntime", "onnxruntime-gpu"), "onnx"))
     return tuple(
-        Finding(device.label, name, _version(packages), f"pip install 'pocketvit[{extra}]'")
-        for name, packages, extra in engines
+        Finding(device.label, kind.title, _version((kind.package, *kind.same)), kind.fix)
+        for kind in ENGINES.values()
+        if kind.package
     )
 
 

@@ -3,44 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from device_bench.documents.figures import (
     ARITHMETIC,
-    Accuracy,
     Arithmetic,
-    Energy,
     Failure,
     MemoryUse,
     Peak,
-    Throughput,
 )
+from device_bench.documents.measurement import Measurement, Sampling
 from device_bench.documents.request import BenchRequest, check_files
 from device_bench.documents.results import BenchResult, FileResult
 from device_bench.machine.state import is_emulated, machine_state
-from device_bench.metrics.measure import Measurement
+from device_bench.metrics import METRICS
 from device_bench.metrics.startup import REPEATS, Starts, measure_starts, without_folder
 from device_bench.metrics.steadiness import machine_notes, series_notes
 from device_bench.metrics.timing import Turns
-from device_bench.worker.apart import Answer, Ask, ask
+from device_bench.worker.isolated import Ask, run_isolated
 from runtime import (
     Artifact,
     ArtifactError,
     Progress,
     decode,
     encode,
-    macs,
     manifest_path,
     read_artifact,
     sha256_of,
     silent,
     tool_version,
 )
-
-T = TypeVar("T")
+from runtime.worker.child import Reporter
 
 _PEAK_TRIES = 3
 
@@ -55,7 +51,7 @@ class _Known:
     starts: Starts
 
 
-def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask = ask) -> BenchResult:
+def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask = run_isolated) -> BenchResult:
     """Measures the files of ``request``, interleaved, one image at a time.
 
     A manifest beside a file is optional; where there is one, the file must be the one it describes. A file that is
@@ -64,7 +60,7 @@ def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask 
     Args:
         request: what to measure of which files.
         progress: told of files and rounds done.
-        ask: has a job done by a fresh process.
+        ask: runs a job in a fresh process.
 
     Raises:
         ArtifactError: a file does not exist, or is no model file by its name.
@@ -74,13 +70,14 @@ def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask 
     known, failures = _start(request, progress, ask)
     if is_emulated():
         return _answers_alone(request, known, failures, progress, ask)
-    arithmetics = sorted({ARITHMETIC[item.manifest.precision] for item in known if item.manifest})
+    precisions = {item.manifest.precision for item in known if item.manifest}
+    arithmetics = sorted({ARITHMETIC[precision] for precision in precisions if precision in ARITHMETIC})
     peaks = _peaks(request, arithmetics, progress, ask)
     turns, known, failed = _time(request, known, progress, ask)
     results = tuple(_result(request, item, latency) for item, latency in zip(known, turns.latencies, strict=True))
     peaks, doubts = _peaks_above(request, arithmetics, peaks, results, progress, ask)
     results = tuple(
-        _with_extras(request, item, result, progress, ask) for item, result in zip(known, results, strict=True)
+        _with_metrics(request, item, result, progress, ask) for item, result in zip(known, results, strict=True)
     )
     return BenchResult(
         target=request.target,
@@ -97,17 +94,29 @@ def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask 
     )
 
 
+def run_bench(
+    reporter: Reporter, files: list[str], images: str | None, sampling: dict[str, Any], **options: Any
+) -> BenchResult:
+    """Runs ``bench_files`` as a job of ``device_bench.worker.child``; the arguments are those of a ``BenchRequest``."""
+    request = BenchRequest(
+        tuple(Path(file).resolve() for file in files),
+        sampling=decode(Sampling, sampling, "the request"),
+        images=Path(images) if images else None,
+        **options,
+    )
+    return bench_files(request, reporter.progress)
+
+
 def _answers_alone(
     request: BenchRequest, known: Sequence[_Known], failures: Sequence[Failure], progress: Progress, ask: Ask
 ) -> BenchResult:
     """Returns what is true of an emulated machine: that the files run there, and how they answer."""
     before = machine_state()
     unknown = MemoryUse(None, None, "the processor is emulated")
-    wanted = replace(request, throughput_s=0.0, energy=False)
     results = []
     for item in known:
         bare = _result(request, item, None)
-        results.append(_with_extras(wanted, item, replace(bare, memory=unknown, startup=None), progress, ask))
+        results.append(_with_metrics(request, item, replace(bare, memory=unknown, startup=None), progress, ask))
     return BenchResult(
         target=request.target,
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -161,7 +170,7 @@ def _time(
         }
         answer = ask("latency", job, progress, silence_s=request.timeout_s)
         if answer.error is None:
-            return decode(Turns, answer.result, "the times"), left, failures
+            return decode(Turns, answer.value, "the times"), left, failures
         if answer.turn is None or not 0 <= answer.turn < len(left):
             raise answer.error
         guilty = left.pop(answer.turn)
@@ -184,36 +193,35 @@ def _result(request: BenchRequest, item: _Known, latency: Measurement | None) ->
         measurements=(latency,) if latency else (),
         memory=item.starts.memory,
         startup=item.starts.startup if request.startup else None,
-        macs=macs(manifest.plan) if manifest else None,
-        arithmetic=ARITHMETIC[manifest.precision] if manifest else None,
+        macs=manifest.macs if manifest else None,
+        arithmetic=ARITHMETIC.get(manifest.precision) if manifest else None,
         notes=series_notes(latency.values, latency.steady) if latency else (),
     )
 
 
-def _with_extras(request: BenchRequest, item: _Known, result: FileResult, progress: Progress, ask: Ask) -> FileResult:
-    """Adds what else was asked of the file, one process each; what cannot be measured is said in a note."""
-    job = {"file": str(item.file.resolve()), "threads": request.threads, "seed": request.seed}
-    if request.throughput_s:
-        answer = ask("throughput", {**job, "budget_s": request.throughput_s}, progress, silence_s=request.timeout_s)
-        result = _with(result, item, "throughput", tuple[Throughput, ...], answer)
-    if request.energy:
-        progress("energy", 0, 1, result.file)
-        answer = ask("energy", {**job, "country": request.country}, progress, silence_s=request.timeout_s)
-        result = _with(result, item, "energy", Energy, answer)
-    if request.images is not None:
-        answer = ask(
-            "accuracy", {**job, "images": str(request.images.resolve())}, progress, silence_s=request.timeout_s
-        )
-        result = _with(result, item, "accuracy", Accuracy, answer)
+def _with_metrics(request: BenchRequest, item: _Known, result: FileResult, progress: Progress, ask: Ask) -> FileResult:
+    """Adds each metric that has a measurement of its own, in one process each; a failure becomes a note."""
+    for name, metric in METRICS.items():
+        if metric.measure is None or not metric.wanted(request) or (is_emulated() and not metric.emulated):
+            continue
+        progress(name, 0, 1, result.file)
+        job = {
+            "metric": name,
+            "file": str(item.file.resolve()),
+            "threads": request.threads,
+            "seed": request.seed,
+        }
+        answer = ask("metric", {**job, "options": metric.options(request)}, progress, silence_s=request.timeout_s)
+        if answer.error is not None:
+            note = f"Its {name} could not be measured. {without_folder(str(answer.error), item.file)}"
+            result = replace(result, notes=(*result.notes, note))
+            continue
+        value = decode(metric.type, answer.value, f"the {name} of {result.file}")
+        figure: Mapping[str, Any] = {name: value}
+        if name not in {field.name for field in fields(result)}:
+            figure = {"metrics": {**result.metrics, name: encode(value)}}
+        result = replace(result, **figure)
     return result
-
-
-def _with(result: FileResult, item: _Known, field: str, kind: Any, answer: Answer) -> FileResult:
-    if answer.error is None:
-        figure: Mapping[str, Any] = {field: decode(kind, answer.result, f"the {field} of {result.file}")}
-        return replace(result, **figure)
-    note = f"Its {field} could not be measured. {without_folder(str(answer.error), item.file)}"
-    return replace(result, notes=(*result.notes, note))
 
 
 def _peaks(request: BenchRequest, arithmetics: Sequence[str], progress: Progress, ask: Ask) -> tuple[Peak, ...]:
@@ -224,7 +232,7 @@ def _peaks(request: BenchRequest, arithmetics: Sequence[str], progress: Progress
     job = {"threads": request.threads, "arithmetics": list(arithmetics)}
     answer = ask("peaks", job, progress, silence_s=request.timeout_s)
     progress("peaks", 1, 1)
-    return () if answer.error is not None else decode(tuple[Peak, ...], answer.result, "the peaks")
+    return () if answer.error is not None else decode(tuple[Peak, ...], answer.value, "the peaks")
 
 
 def _peaks_above(

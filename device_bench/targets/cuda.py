@@ -17,18 +17,19 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
+from device_bench.clock import Clock
 from device_bench.documents.figures import MemoryUse
+from device_bench.documents.measurement import Measurement, Sampling
 from device_bench.documents.results import BenchResult, FileResult
 from device_bench.machine.state import MachineState, machine_state
 from device_bench.metrics.inputs import input_shape, random_input
-from device_bench.metrics.measure import Clock, Measurement, Sampling, measure_interleaved
+from device_bench.metrics.measure import measure_interleaved
 from runtime import (
     Artifact,
     Device,
@@ -38,7 +39,6 @@ from runtime import (
     Progress,
     Resident,
     UnsupportedTargetError,
-    macs,
     manifest_path,
     open_device_engine,
     read_artifact,
@@ -46,8 +46,11 @@ from runtime import (
     silent,
     tool_version,
 )
+from runtime.engines import ENGINES
+from runtime.formats import FORMATS
 
-CudaEngine = Literal["onnxruntime", "tensorrt", "torch"]
+CudaEngine = str
+"""Name of an engine that serves CUDA, or ``tensorrt``."""
 WITH_COPIES = "latency_with_copies"
 
 _QUERY = "name,driver_version,temperature.gpu,clocks.sm,utilization.gpu"
@@ -56,12 +59,6 @@ _FIX = (
     "Install the NVIDIA driver until `nvidia-smi` lists a GPU; then for .onnx files the package onnxruntime-gpu in "
     "place of onnxruntime, for .pt2 files a CUDA build of torch"
 )
-_SUFFIXES: Mapping[str | None, tuple[str, ...]] = {
-    None: (".onnx", ".pt2"),
-    "onnxruntime": (".onnx",),
-    "tensorrt": (".onnx",),
-    "torch": (".pt2",),
-}
 _HOW = {
     "torch": "latency is the GPU's time between two CUDA events around one inference, image and logits on the GPU",
     "onnxruntime": "latency is the host's time around one run with image and logits bound on the GPU, which is "
@@ -238,14 +235,18 @@ def _check_files(files: Sequence[Path], engine: CudaEngine | None) -> None:
     names = [file.name for file in files]
     if not names or len(set(names)) != len(names):
         raise MeasurementError("A bench needs files of different names", got=", ".join(names) or "none")
-    if engine not in _SUFFIXES:
-        expected = ", ".join(name for name in _SUFFIXES if name)
-        raise UnsupportedTargetError("No such engine for cuda", expected=expected, got=engine)
-    wrong = [file.name for file in files if file.suffix not in _SUFFIXES[engine]]
+    formats = {kind.name: kind.formats for kind in ENGINES.values() if "cuda" in kind.devices}
+    tensorrt = [kind for kind in ENGINES.values() if "tensorrt" in kind.devices]
+    formats["tensorrt"] = tuple(name for kind in tensorrt for name in kind.formats)
+    if engine is not None and engine not in formats:
+        raise UnsupportedTargetError("No such engine for cuda", expected=", ".join(formats), got=engine)
+    read = formats[engine] if engine else [name for names in formats.values() for name in names]
+    suffixes = dict.fromkeys(FORMATS[name].suffix for name in read)
+    wrong = [file.name for file in files if file.suffix not in suffixes]
     if wrong:
         raise UnsupportedTargetError(
             f"{', '.join(wrong)} cannot run on cuda{f' with {engine}' if engine else ''}",
-            expected=" or ".join(f"a {suffix} file" for suffix in _SUFFIXES[engine]),
+            expected=" or ".join(f"a {suffix} file" for suffix in suffixes),
             fix="Export it again with --formats onnx,torch",
         )
 
@@ -276,7 +277,7 @@ def _result(item: _Loaded, threads: int, latency: Measurement, copied: Measureme
         batch=input_shape(engine, item.file.name)[0],
         measurements=(latency, copied),
         memory=MemoryUse(None, None, "Memory of the GPU is not measured"),
-        macs=macs(manifest.plan) if manifest else None,
+        macs=manifest.macs if manifest else None,
         notes=notes,
     )
 

@@ -1,1 +1,1 @@
-"""Measurements in a process of their own."""
+"""Jobs of measuring in worker processes."""

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from export.graph.ir import KINDS, LINEAR, Graph, Op
-from runtime import ArtifactError, DataError, MissingExtraError, Progress, UnsupportedTargetError, silent
+from export.quantise.form import Form
+from runtime import Artifact, ArtifactError, DataError, Progress, UnsupportedTargetError, silent
+from runtime.formats import TFLITE
+from runtime.worker.parent import SILENCE_S, Worker, WorkerError, python_module
+
+from .tflite import INT8_FULL, tflite_form
 
 MICRO_KINDS = tuple(kind for kind in KINDS if kind not in ("gelu", "tanh"))
 """Operators TensorFlow Lite Micro runs in int8 as our other engines do. It has no GELU; its TANH writes steps of 1/128
@@ -25,11 +26,8 @@ whatever scale the file asks for."""
 GELU_SLOPE = 1.702
 """GELU is x * sigmoid(GELU_SLOPE * x), off by at most 0.0204 (Hendrycks & Gimpel 2016, arXiv 1606.08415, section 2)."""
 
-SILENCE_S = 120.0
-"""So long may one image take, or one try at loading a file."""
-
 _COMMUTING = ("mean", "reshape", "transpose", "slice")
-_CHILD = Path(__file__).with_name("micro_child.py")
+_COMMAND = python_module("export.formats.micro_child")
 _FIX = "The file is damaged or was not exported for microcontrollers: export it again"
 
 
@@ -190,77 +188,72 @@ def check_micro(file: str, file_bytes: int, arena_bytes: int, limits: MicroLimit
 def run_micro(
     path: Path, images: npt.NDArray[np.float32], progress: Progress = silent, silence_s: float = SILENCE_S
 ) -> MicroRun:
-    """Runs an int8 ``.tflite`` file in TensorFlow Lite Micro's interpreter, in a process of its own.
+    """Runs an int8 ``.tflite`` file in TensorFlow Lite Micro's interpreter, in a worker process.
 
     Args:
         path: a file with int8 input and output.
         images: preprocessed, ``(N, H, W, C)``, N at least 1; they are quantised as the file asks.
-        progress: told after every image.
-        silence_s: an image that takes longer counts as a hang.
+        progress: called with the number of images done.
+        silence_s: an image, or an attempt to load the file, that takes longer counts as a hang, s.
 
     Raises:
         MissingExtraError: tflite-micro is not installed.
         ArtifactError: no such file, or the interpreter cannot load or run it, crashes on it or hangs.
         DataError: the images are not what the file takes, or not finite.
     """
-    if path.suffix != ".tflite" or not path.is_file():
-        raise ArtifactError(f"{path} cannot run on a microcontroller", expected="an existing .tflite file")
+    if path.suffix != TFLITE.suffix or not path.is_file():
+        raise ArtifactError(f"{path} cannot run on a microcontroller", expected=f"an existing {TFLITE.suffix} file")
     if images.ndim != 4 or not len(images) or not np.isfinite(images).all():
         raise DataError("Images must be finite and (N, H, W, C), N at least 1", got=f"shape {images.shape}")
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, Worker(_COMMAND, silence_s=silence_s) as worker:
         inside, outside = Path(scratch) / "images.npy", Path(scratch) / "logits.npy"
         np.save(inside, images.astype(np.float32, copy=False))
-        # without -P modules that stand beside the script would be taken for Python's own
-        command = [sys.executable, "-P", str(_CHILD), str(path.resolve()), str(inside), str(outside), str(silence_s)]
-        said = _ask(command, path, len(images), progress)
+        request = {"model": str(path), "images": str(inside), "logits": str(outside)}
+        try:
+            found = worker.run("run", request, progress).checked()
+        except WorkerError as failure:
+            if failure.hung:
+                raise ArtifactError(
+                    f"TensorFlow Lite Micro hung on {path}", got="no answer in the time allowed for one image", fix=_FIX
+                ) from None
+            got = f"{failure.how} {_cause(failure.lines)}".strip()
+            raise ArtifactError(f"TensorFlow Lite Micro crashed on {path}", got=got, fix=_FIX) from None
+        if "refused" in found:
+            expected, got = found["refused"]
+            got = _cause(worker.stderr_lines()) or got
+            raise ArtifactError(f"TensorFlow Lite Micro cannot run {path}", expected=expected, got=got, fix=_FIX)
         logits: npt.NDArray[np.float32] = np.load(outside)
-    return MicroRun(logits, int(said["arena_bytes"]), path.stat().st_size, str(said["version"]))
+    return MicroRun(logits, int(found["arena_bytes"]), path.stat().st_size, str(found["version"]))
 
 
-def _ask(command: list[str], path: Path, count: int, progress: Progress) -> Mapping[str, Any]:
-    """Has the child run the file; it ends itself when it hangs.
+def _cause(lines: Sequence[str]) -> str:
+    """Returns the first lines that the interpreter wrote: they name the cause, and later lines its consequences."""
+    return "; ".join(line.rstrip(".") for line in lines[:2])[:300]
+
+
+def micro_form() -> Form:
+    """Returns how quantised graphs become TFLite files for TensorFlow Lite Micro."""
+    return replace(tflite_form(), prepare=micro_graph)
+
+
+def check_fits(artifact: Artifact, settings: Any) -> None:
+    """Refuses a file that does not fit ``settings.micro``, the limits of an ``ExportSettings``.
 
     Raises:
-        MissingExtraError: tflite-micro is not installed.
-        ArtifactError: the file is at fault.
-        DataError: the images are.
+        ArtifactError: the file or its arena is too big.
     """
-    last: dict[str, Any] = {}
-    with tempfile.TemporaryFile() as chatter:
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=chatter) as child:
-            assert child.stdout is not None
-            try:
-                for line in child.stdout:
-                    last = json.loads(line)
-                    if "done" in last:
-                        progress("run in TensorFlow Lite Micro", last["done"], count)
-            except BaseException:
-                child.kill()
-                raise
-        words = _words(chatter)
-    if "missing" in last:
-        raise MissingExtraError("tflite-micro", "micro")
-    if "misfit" in last:
-        raise DataError(f"The images do not fit {path}", expected=last["misfit"][0], got=last["misfit"][1])
-    if "refusal" in last:
-        expected, got = last["refusal"]
-        raise ArtifactError(f"TensorFlow Lite Micro cannot run {path}", expected=expected, got=words or got, fix=_FIX)
-    if child.returncode == 0 and "arena_bytes" in last:
-        return last
-    if child.returncode == -getattr(signal, "SIGALRM", 0):
-        raise ArtifactError(
-            f"TensorFlow Lite Micro hung on {path}", got="no answer in the time allowed for one image", fix=_FIX
-        )
-    how = f"exit status {child.returncode}"
-    if child.returncode < 0:
-        how = f"signal {signal.Signals(-child.returncode).name}"
-    raise ArtifactError(f"TensorFlow Lite Micro crashed on {path}", got=f"{how} {words}".strip(), fix=_FIX)
+    assert artifact.arena_bytes is not None
+    check_micro(artifact.file, artifact.size_bytes, artifact.arena_bytes, settings.micro)
 
 
-def _words(chatter: IO[bytes]) -> str:
-    """Returns the first lines the interpreter wrote, where it names the cause; what follows are consequences."""
-    chatter.seek(0)
-    text = chatter.read(4000).decode(errors="replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = "; ".join(line.rstrip(".") for line in lines[:2])
-    return "".join(c if c.isprintable() else " " for c in said)[:300]
+TFLITE_MICRO = replace(
+    INT8_FULL,
+    name="tflite-micro",
+    summary="TFLite in int8 for microcontrollers, with the operators of TensorFlow Lite Micro",
+    precision="tflite-micro",
+    suffix="micro.tflite",
+    form=micro_form,
+    run=run_micro,
+    check=check_fits,
+    default=False,
+)

@@ -1,83 +1,94 @@
-"""The process in which TensorFlow Lite Micro runs a file: a crash or hang in it ends nothing else.
-
-Started by ``micro`` as a script, so it imports nothing of this package.
-"""
+"""The process in which TensorFlow Lite Micro runs a file: a crash or hang in it ends nothing else."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from runtime import DataError, MissingExtraError
+from runtime.worker.child import Reporter, end_with_parent, limit, serve
+
+_NAME = "TensorFlow Lite Micro"
 _ROOM = 64 * 2**20
-"""Bytes of arena tried at most: far beyond any microcontroller."""
+"""The largest arena that is tried, in bytes: far more than any microcontroller has."""
 
 _STEP = 16
 _ADDRESS_SPACE = 4 * 2**30
 
-
-class RefusedError(Exception):
-    """The file or the images are at fault; says what was expected and got."""
+Open = Callable[[int], Any]
 
 
-def main(model: str, images: str, answers: str, silence_s: str) -> int:
-    """Runs ``model`` on the images of one ``.npy`` file and writes their logits to another.
+class _RefusedError(Exception):
+    """The interpreter cannot take the file; the arguments are what was expected and what was got."""
 
-    A step that takes longer than ``silence_s`` ends this process.
+
+def run(reporter: Reporter, model: str, images: str, logits: str) -> dict[str, Any]:
+    """Runs ``model`` on the images ``(N, H, W, C)`` of one ``.npy`` file and writes their logits to another.
+
+    Returns:
+        ``arena_bytes`` and ``version``; or ``refused``, with what was expected and what was got.
+
+    Raises:
+        MissingExtraError: tflite-micro is not installed.
+        DataError: the images are not of the size that the file takes.
     """
-    # the interpreter chats on stdout too, which is for answers alone
-    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    _Watch.silence_s = float(silence_s)
-    _Watch.begin()
-    _limit(2 * Path(images).stat().st_size)
+    limit("RLIMIT_AS", _ADDRESS_SPACE + 2 * Path(images).stat().st_size)
     try:
         from tflite_micro import __version__, runtime
     except ImportError:
-        return _tell(stream, missing="tflite-micro")
+        raise MissingExtraError("tflite-micro", "micro") from None
     data, pictures = Path(model).read_bytes(), np.load(images)
 
     def opened(room: int) -> Any:
+        reporter.doing(_NAME, "loading")
         return runtime.Interpreter.from_bytes(data, arena_size=room)
 
     try:
+        found, raw = _answers(opened, pictures, model, reporter)
+    except _RefusedError as refused:
+        return {"refused": refused.args}
+    np.save(logits, found)
+    return {"arena_bytes": least_arena(opened, raw), "version": __version__}
+
+
+def _answers(
+    opened: Open, pictures: npt.NDArray[np.float32], model: str, reporter: Reporter
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
+    """Returns the logits of all pictures, and the last picture as int8."""
+    try:
         interpreter = opened(_ROOM)
-        scale, zero_point = _grid(interpreter.get_input_details(0))
-        out_scale, out_zero = _grid(interpreter.get_output_details(0))
-    except RefusedError as refused:
-        return _tell(stream, refusal=refused.args)
+        details = interpreter.get_input_details(0), interpreter.get_output_details(0)
+        (scale, zero_point), (out_scale, out_zero) = map(_qparams, details)
+    except _RefusedError:
+        raise
     except Exception as error:  # the flatbuffer reader fails on damaged files in every way there is
-        return _tell(stream, refusal=("a model it can load", f"{type(error).__qualname__}: {str(error)[:200]}"))
-    wanted = tuple(int(size) for size in interpreter.get_input_details(0)["shape"])
+        raise _RefusedError("a model it can load", f"{type(error).__qualname__}: {str(error)[:200]}") from error
+    wanted = tuple(int(size) for size in details[0]["shape"])
     if (1, *pictures.shape[1:]) != wanted:
-        return _tell(stream, misfit=(f"{('N', *wanted[1:])}", f"{('N', *pictures.shape[1:])}"))
+        raise DataError(f"The images do not fit {model}", expected=("N", *wanted[1:]), got=("N", *pictures.shape[1:]))
     outputs = []
-    for position, picture in enumerate(pictures):
+    for done, picture in enumerate(pictures, 1):
         raw = np.clip(np.rint(picture[None] / scale) + zero_point, -128, 127).astype(np.int8)
         try:
             interpreter.set_input(raw, 0)
             interpreter.invoke()
         except Exception as error:  # pybind turns whatever went wrong into some exception
-            return _tell(stream, refusal=("a model it can run", str(error)[:200]))
+            raise _RefusedError("a model it can run", str(error)[:200]) from error
         outputs.append(interpreter.get_output(0).ravel())
-        _tell(stream, done=position + 1)
-    logits = (np.stack(outputs).astype(np.float32) - np.float32(out_zero)) * out_scale
-    np.save(answers, logits.astype(np.float32))
-    return _tell(stream, arena_bytes=least_arena(opened, raw), version=__version__)
+        reporter.progress(f"run in {_NAME}", done, len(pictures))
+    return ((np.stack(outputs).astype(np.float32) - np.float32(out_zero)) * out_scale).astype(np.float32), raw
 
 
-def least_arena(opened: Callable[[int], Any], raw: npt.NDArray[np.int8]) -> int:
+def least_arena(opened: Open, raw: npt.NDArray[np.int8]) -> int:
     """Returns the least multiple of 16 bytes in which the model loads and runs, by bisection.
 
-    What the interpreter itself reports leaves out memory that it takes for a moment while it loads.
+    The figure that the interpreter reports leaves out memory that it needs only while it loads.
 
     Args:
         opened: loads the model into an arena of so many bytes.
@@ -93,14 +104,14 @@ def least_arena(opened: Callable[[int], Any], raw: npt.NDArray[np.int8]) -> int:
     return enough * _STEP
 
 
-def _runs(opened: Callable[[int], Any], raw: npt.NDArray[np.int8], room: int) -> bool:
+def _runs(opened: Open, raw: npt.NDArray[np.int8], room: int) -> bool:
     """Tries it in a copy of this process: where there is too little room, the interpreter may crash."""
-    _Watch.begin()
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            _Watch.begin()
+            end_with_parent(parent)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             interpreter = opened(room)
             interpreter.set_input(raw, 0)
@@ -111,43 +122,13 @@ def _runs(opened: Callable[[int], Any], raw: npt.NDArray[np.int8], room: int) ->
     return os.waitpid(child, 0)[1] == 0
 
 
-def _grid(detail: dict[str, Any]) -> tuple[np.float32, int]:
+def _qparams(detail: dict[str, Any]) -> tuple[np.float32, int]:
     """Returns scale and zero point of an int8 tensor."""
     dtype, how = np.dtype(detail["dtype"]).name, detail["quantization_parameters"]
     if dtype != "int8" or len(how["scales"]) != 1 or not how["scales"][0] > 0:
-        raise RefusedError("an int8 input and output, each with one scale", dtype)
+        raise _RefusedError("an int8 input and output, each with one scale", dtype)
     return np.float32(how["scales"][0]), int(how["zero_points"][0])
 
 
-def _tell(stream: TextIO, **said: Any) -> int:
-    stream.write(json.dumps(said) + "\n")
-    stream.flush()
-    _Watch.begin()
-    return 0
-
-
-class _Watch:
-    """Ends this process where one step takes too long, even while native code holds it."""
-
-    silence_s = 0.0
-
-    @classmethod
-    def begin(cls) -> None:
-        """Begins another step."""
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, cls.silence_s)
-
-
-def _limit(images_bytes: int) -> None:
-    """Keeps a hostile file from taking all memory, and a crash from leaving a core file."""
-    for name, value in (("RLIMIT_CORE", 0), ("RLIMIT_AS", _ADDRESS_SPACE + images_bytes)):
-        with contextlib.suppress(ImportError, AttributeError, ValueError, OSError):
-            import resource
-
-            kind = getattr(resource, name)
-            hard = resource.getrlimit(kind)[1]
-            resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
-
-
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(serve({"run": run}))

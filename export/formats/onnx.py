@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from compress.model.vit import SlicedViT
 from export.graph.build import Rewrites, vit_graph
 from export.graph.ir import LINEAR, Graph
 from export.graph.zeros import rewrites_for
-from export.quantise.integer import Mode, Ranges
-from export.quantise.recipes import Recipe
+from export.quantise.form import Form
+from export.quantise.recipes import Mode, Recipe
 from export.writers.onnx import OPSET, RMS_NORM_IS_ONE, onnx_bytes
+from runtime.formats import FORMATS
 
-ONNX_RECIPES = tuple(
-    Recipe(f"static_wi8_au8_{method}", "integer", ranges=Ranges(method), corrected=True) for method in ("mse", "minmax")
-)
-"""int8 weights for each output, inputs of Linears in uint8 with ranges from calibration, everything else float32.
+from . import ExportKind
 
-Ranges that are taken from the input as it comes are those of a whole batch: an image would be answered otherwise among
-others than alone.
-"""
+if TYPE_CHECKING:
+    from compress.model.vit import SlicedViT
 
 
 def write_onnx(model: SlicedViT, path: Path, *, half: bool = False, opset: int = OPSET) -> None:
@@ -32,7 +31,7 @@ def write_onnx(model: SlicedViT, path: Path, *, half: bool = False, opset: int =
         model: what to write.
         path: where to.
         half: store weights as float16, in half the space; the engine computes in float32.
-        opset: version of ONNX's operators, of ``onnx_writer.OPSETS``.
+        opset: version of ONNX's operators, of ``export.writers.onnx.OPSETS``.
 
     Raises:
         MissingExtraError: onnx is not installed.
@@ -51,5 +50,52 @@ def onnx_rewrites(model: SlicedViT, opset: int) -> Rewrites:
 
 
 def onnx_modes(graph: Graph, recipe: Recipe) -> Mapping[str, Mode]:
-    """Says how each operator of ``graph`` counts: Linears as the recipe says, all others in float."""
+    """Returns the mode of each operator: that of the recipe for Linears, float for all others."""
     return {op.output: recipe.linears for op in graph.ops if op.kind in LINEAR}
+
+
+def onnx_form(opset: int = OPSET) -> Form:
+    """Returns how quantised graphs become ONNX files."""
+    return Form(
+        FORMATS["onnx"].suffix,
+        lambda graph: onnx_bytes(graph, opset=opset),
+        lambda model: onnx_rewrites(model, opset),
+        modes=onnx_modes,
+    )
+
+
+ONNX = ExportKind(
+    "onnx",
+    "ONNX in float32",
+    format="onnx",
+    precision="fp32",
+    suffix="onnx",
+    recipe="fp32",
+    write=write_onnx,
+    options=("opset",),
+    held_to="logits",
+    packages=("onnx",),
+    default=True,
+)
+ONNX_FP16 = replace(
+    ONNX,
+    name="onnx-fp16",
+    summary="ONNX with float16 weights",
+    precision="fp16",
+    suffix="fp16.onnx",
+    recipe="fp16_weights",
+    write=partial(write_onnx, half=True),
+    held_to="top-1",
+    default=False,
+)
+ONNX_INT8 = replace(
+    ONNX,
+    name="onnx-int8",
+    summary="ONNX with int8 weights, and int8 inputs of Linears",
+    precision="int8",
+    suffix="int8.onnx",
+    recipe="",
+    write=None,
+    form=onnx_form,
+    held_to="top-1",
+)

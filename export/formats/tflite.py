@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from compress.model.vit import SlicedViT
 from export.graph.build import DEFAULT_REWRITES, vit_graph
-from export.graph.ir import Graph
 from export.graph.zeros import rewrites_for
-from export.quantise.calibrate import Stats, observe
-from export.quantise.integer import quantise
+from export.quantise.form import Form
 from export.quantise.recipes import STATIC_ATTENTION, Recipe, modes_of
 from export.writers.tflite import tflite_bytes
 from runtime import LatencyPrecision, ShapePlan
+from runtime.formats import FORMATS
+
+from . import ExportKind
+
+if TYPE_CHECKING:
+    from compress.model.vit import SlicedViT
 
 
 def write_tflite(model: SlicedViT, path: Path, half: bool = False) -> None:
@@ -37,14 +41,17 @@ def write_tflite(model: SlicedViT, path: Path, half: bool = False) -> None:
 def write_int8(
     model: SlicedViT, path: Path, images: npt.NDArray[np.float32], recipe: Recipe = STATIC_ATTENTION
 ) -> None:
-    """Writes ``model`` to ``path`` by one recipe, chosen by nobody and verified by nobody: see ``export_model``.
+    """Writes ``model`` to ``path`` by one recipe, without verifying the file; ``export_model`` chooses and verifies.
 
     Args:
-        model: what to write.
-        path: where to.
-        images: to calibrate on, ``(N, H, W, C)``.
-        recipe: how to quantise.
+        model: the model to write.
+        path: of the file.
+        images: to calibrate on, ``(N, H, W, C)`` float32.
+        recipe: of the integers.
     """
+    from export.quantise.calibrate import observe
+    from export.quantise.integer import quantise
+
     graph = vit_graph(model, rewrites_for(model))
     path.write_bytes(tflite_bytes(quantise(graph, modes_of(graph, recipe), observe(graph, images), recipe.ranges)))
 
@@ -59,18 +66,80 @@ def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: b
             others.
         seed: of the weights.
     """
+    import torch
+
+    from compress.model.vit import SlicedViT
+    from export.quantise.calibrate import Stats
+    from export.quantise.integer import quantise
+
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     model = SlicedViT(plan).eval()
     torch.set_rng_state(state)
     graph = vit_graph(model, DEFAULT_REWRITES if pooled_only else DEFAULT_REWRITES.without("pooled_only"))
     if precision == "int8":
-        graph = quantise(
-            graph, modes_of(graph, STATIC_ATTENTION), _made_up(graph), replace(STATIC_ATTENTION.ranges, method="minmax")
-        )
+        made_up = dict.fromkeys(graph.shapes, Stats(-4.0, 4.0, np.ones(1), np.zeros(1), np.zeros(1, np.float32)))
+        ranges = replace(STATIC_ATTENTION.ranges, method="minmax")
+        graph = quantise(graph, modes_of(graph, STATIC_ATTENTION), made_up, ranges)
     return tflite_bytes(graph)
 
 
-def _made_up(graph: Graph) -> dict[str, Stats]:
-    one = Stats(-4.0, 4.0, np.ones(1), np.zeros(1), np.zeros(1, np.float32))
-    return dict.fromkeys(graph.shapes, one)
+def tflite_form() -> Form:
+    """Returns how quantised graphs become TFLite files."""
+    return Form(FORMATS["tflite"].suffix, tflite_bytes, rewrites_for)
+
+
+FP32 = ExportKind(
+    "fp32",
+    "TFLite in float32",
+    format="tflite",
+    precision="fp32",
+    suffix="fp32.tflite",
+    recipe="fp32",
+    write=write_tflite,
+    held_to="logits",
+    packages=("ai_edge_litert", "flatbuffers"),
+    default=True,
+)
+FP16 = replace(
+    FP32,
+    name="fp16",
+    summary="TFLite with float16 weights",
+    precision="fp16",
+    suffix="fp16.tflite",
+    recipe="fp16_weights",
+    write=partial(write_tflite, half=True),
+    held_to="top-1",
+    default=False,
+)
+INT8 = replace(
+    FP32,
+    name="int8",
+    summary="TFLite with int8 weights, by the recipe that is fastest on the processor",
+    precision="int8",
+    suffix="int8.tflite",
+    recipe="",
+    write=None,
+    form=tflite_form,
+    choice="fastest",
+    held_to="top-1",
+)
+INT8_FULL = replace(
+    INT8,
+    name="int8-full",
+    summary="TFLite with int8 throughout, for chips without floats",
+    precision="int8-full",
+    suffix="int8-full.tflite",
+    choice="most accurate",
+    trainable=True,
+    held_to="nothing",
+)
+INT8_FULL_16X8 = replace(
+    INT8_FULL,
+    name="int8-full-16x8",
+    summary="TFLite with int8 weights and int16 activations throughout",
+    precision="int8-full-16x8",
+    suffix="int8-full-16x8.tflite",
+    trainable=False,
+    default=False,
+)

@@ -22,6 +22,8 @@ from runtime.engines.torch_archive import (
     read_torch_archive,
 )
 
+from . import ExportKind
+
 if TYPE_CHECKING:  # what only reads a file needs no torch
     from compress.model.vit import SlicedViT
 
@@ -145,3 +147,15 @@ def _op(node: dict[str, Any]) -> FileOp:
 def _kind(node: dict[str, Any]) -> str:
     """Returns an operator's name without torch's path to it and its overload."""
     return str(node["target"]).split(".")[3]
+
+
+TORCH = ExportKind(
+    "torch",
+    "a torch program in float32 (.pt2)",
+    format="torch",
+    precision="fp32",
+    suffix="pt2",
+    recipe="fp32",
+    write=write_torch,
+    held_to="logits",
+)

@@ -6,13 +6,16 @@ Every rewrite is exact in real numbers: outputs differ by rounding alone, and ea
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compress.model.vit import SlicedViT
 from runtime import BlockPlan, ShapePlan
 
 from .ir import Array, Builder, Graph
+
+if TYPE_CHECKING:
+    from compress.model.vit import SlicedViT
 
 INPUT, OUTPUT = "image", "logits"
 

@@ -1,6 +1,6 @@
-"""What stands in a ``.tflite`` or ``.onnx`` file: tensors and operators, read without an engine.
+"""The tensors and operators of a ``.tflite`` or ``.onnx`` file, read without an engine.
 
-Meant for ``sandbox``: a damaged file may raise anything, and take long.
+A damaged file may raise any error and take long to read, so files of unknown source are read in a ``Sandbox``.
 """
 
 from __future__ import annotations
@@ -51,16 +51,6 @@ class FileModel:
     tensors: Mapping[str, FileTensor]
 
 
-def read_model(path: Path) -> FileModel:
-    """Returns the operators and tensors of a ``.tflite`` or ``.onnx`` file.
-
-    Raises:
-        ArtifactError: it is not such a file, or keeps its weights in other files.
-        MissingExtraError: the package that knows the format is not installed.
-    """
-    return _onnx_model(path) if path.suffix == ".onnx" else _tflite_model(path)
-
-
 def tflite_schema() -> Any:
     """Returns the module that reads TFLite's flatbuffers.
 
@@ -103,7 +93,13 @@ def op_names(model: Any, data: bytes | bytearray) -> list[str]:
     return found
 
 
-def _tflite_model(path: Path) -> FileModel:
+def tflite_model(path: Path) -> FileModel:
+    """Returns the operators and tensors of a ``.tflite`` file.
+
+    Raises:
+        ArtifactError: the file is damaged or of another format.
+        MissingExtraError: ai-edge-litert is not installed.
+    """
     data = path.read_bytes()
     model = open_tflite(path, data)
     schema = tflite_schema()
@@ -159,7 +155,13 @@ def _text(name: bytes | None) -> str:
     return (name or b"").decode(errors="replace")[:200]
 
 
-def _onnx_model(path: Path) -> FileModel:
+def onnx_model(path: Path) -> FileModel:
+    """Returns the operators and tensors of a ``.onnx`` file.
+
+    Raises:
+        ArtifactError: the file is damaged or of another format, or keeps its weights in other files.
+        MissingExtraError: onnx is not installed.
+    """
     try:
         import onnx
     except ImportError:

@@ -23,8 +23,10 @@ from runtime import (
     sha256_of,
     silent,
 )
+from runtime.formats import format_of
 
-from .inspection import check_readable, read_widths_apart
+from .inspection import check_readable, read_widths_in_sandbox
+from .readers import READERS
 from .running import GpuAnalysis, Ran
 from .sandbox import Sandbox
 
@@ -92,7 +94,7 @@ def verify_file(
     progress: Progress = silent,
     sandbox: Sandbox | None = None,
 ) -> Verification:
-    """Checks a file against its manifest and runs it on random images, in a process apart.
+    """Checks a file against its manifest and runs it on random images, in a sandboxed process.
 
     Args:
         path: a ``.tflite``, ``.onnx`` or ``.pt2`` file; its manifest stands beside it.
@@ -115,16 +117,17 @@ def verify_file(
     if sandbox is None:
         with Sandbox() as sandbox:
             return verify_file(path, images=images, against=against, progress=progress, sandbox=sandbox)
-    apart = sandbox
-    checks = [_size(path, artifact), _hash(path, artifact), _widths(path, artifact, apart)]
-    own, more = _run("run", path, artifact, images, apart, progress)
+    checks = [_size(path, artifact), _hash(path, artifact), _widths(path, artifact, sandbox)]
+    own, more = _run("run", path, artifact, images, sandbox, progress)
     checks += more
     comparison = None
     if against is not None:
-        other, more = _run("tensorflow", path, artifact, images, apart, progress)
+        other, more = _run("tensorflow", path, artifact, images, sandbox, progress)
         checks += more
         if other is not None:
-            comparison = Comparison(other.engine, other.version, *_differences(own, other), other.gpu)
+            max_abs, agreement = _differences(own, other)
+            agreement = agreement if artifact.output_kind == "classes" else None
+            comparison = Comparison(other.engine, other.version, max_abs, agreement, other.gpu)
     return Verification(path.name, images, tuple(checks), artifact.parity, comparison)
 
 
@@ -133,7 +136,7 @@ def _check_other(path: Path, against: str | None) -> None:
         return
     if against != "tensorflow":
         raise UnsupportedTargetError("No such engine to compare with", expected="tensorflow", got=against)
-    if path.suffix != ".tflite":
+    if format_of(path).name != "tflite":
         raise UnsupportedTargetError(f"{path.name} does not run in TensorFlow's interpreter", expected="a .tflite file")
     if find_spec("tensorflow") is None:
         raise MissingExtraError("tensorflow", "tensorflow")
@@ -153,9 +156,12 @@ def _hash(path: Path, artifact: Artifact) -> FileCheck:
 
 def _widths(path: Path, artifact: Artifact, sandbox: Sandbox) -> FileCheck:
     plan = artifact.plan
+    if plan is None or artifact.format not in READERS:
+        why = "the manifest has no plan" if plan is None else f"{artifact.format} files have no reader"
+        return FileCheck("widths", True, f"not compared: {why}")
 
     def look() -> FileCheck:
-        found = read_widths_apart(path, plan, sandbox)
+        found = read_widths_in_sandbox(path, plan, sandbox)
         if found == plan:
             return FileCheck("widths", True, f"embed_dim {plan.embed_dim}, {len(plan.blocks)} blocks, as planned")
         differing = [str(i) for i, (a, b) in enumerate(zip(found.blocks, plan.blocks, strict=True)) if a != b]
@@ -171,7 +177,7 @@ def _run(
     """Runs the file; returns what it answered, and whether that is sound."""
     suffix = " in TensorFlow" if job == "tensorflow" else ""
     try:
-        asked = sandbox.ask(job, path, progress, images=images)
+        asked = sandbox.run(job, path, progress, images=images)
         ran = decode(Ran, asked, "what the engine answered")
     except MissingExtraError:
         raise

@@ -52,7 +52,7 @@ class Contents:
         sizes: weights, biases, other constants, structure; they add up to the file.
     """
 
-    format: Literal["tflite", "onnx", "torch"]
+    format: str
     size_bytes: int
     ops: tuple[OpRow, ...]
     sizes: tuple[SizeRow, ...]
@@ -112,8 +112,7 @@ def summarise(model: FileModel, size_bytes: int) -> Contents:
     if any((row.macs or 0) > _INT64 for row in ops):
         raise ArtifactError("The shapes in the file are impossible", expected="MACs that fit 64 bits")
     ops.sort(key=lambda row: (-(row.macs or 0), -row.count, row.kind, row.precision))
-    forms: dict[str, Literal["onnx", "torch"]] = {"onnx": "onnx", "torch": "torch"}
-    return Contents(forms.get(model.format, "tflite"), size_bytes, tuple(ops), reader.sizes(size_bytes))
+    return Contents(model.format, size_bytes, tuple(ops), reader.sizes(size_bytes))
 
 
 class _Reader:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.formats.torch import torch_model
 from runtime import (
     ArtifactError,
     BlockPlan,
@@ -19,19 +18,18 @@ from runtime import (
     read_artifact,
     silent,
 )
+from runtime.formats import format_of
 
-from .contents import Contents, summarise
+from .contents import Contents
 from .op_times import Times
 from .partitions import Partitions, unknown_partitions
+from .readers import reader_of
 from .sandbox import Sandbox
 
 TIME_BUDGET_S = 9.0
 """About so long is a file timed."""
 
-SUFFIXES = (".onnx", ".tflite", ".pt2")
-
 _NOT_ASKED = "it was not asked for"
-_UNTIMED = "torch files are timed as a whole, by a bench"
 
 
 @dataclass(frozen=True)
@@ -72,22 +70,19 @@ def inspect_file(
     progress: Progress = silent,
     sandbox: Sandbox | None = None,
 ) -> Inspection:
-    """Looks into a ``.tflite``, ``.onnx`` or ``.pt2`` file, which may be hostile.
-
-    A process apart opens it. A ``.pt2`` file's operators are read by the standard library alone, and its graph is not
-    run.
+    """Reads the contents of a model file in a sandbox, and times its parts.
 
     Args:
-        path: the file; its manifest may stand beside it.
-        time: also measure where its time goes.
-        budget_s: about how long that may take, s.
+        path: the file, which may be hostile; its manifest is read where there is one.
+        time: whether to time its parts.
+        budget_s: about how long the timing may take, s.
         threads: of the engine, while timed.
-        progress: told while timing.
+        progress: called while timing.
         sandbox: the process that opens the file; by default one for this call.
 
     Raises:
         ArtifactError: there is no such file, it is damaged, or its engine cannot load it.
-        UnsupportedTargetError: no threads.
+        UnsupportedTargetError: ``threads`` is below 1, or the format has no reader.
         MissingExtraError: the package that reads the format, or its engine, is not installed.
     """
     check_readable(path)
@@ -96,50 +91,47 @@ def inspect_file(
     if sandbox is None:
         with Sandbox() as sandbox:
             return inspect_file(path, time=time, budget_s=budget_s, threads=threads, progress=progress, sandbox=sandbox)
-    answer = f"what the reader of {path.name} said"
-    if path.suffix == ".pt2":
-        contents = summarise(torch_model(path), path.stat().st_size)
-        widths, widths_reason = _widths(path, sandbox)
-        delegate = unknown_partitions("torch runs every operator itself")
-        return Inspection(path.name, contents, widths, widths_reason, delegate, None, _UNTIMED if time else _NOT_ASKED)
-    contents = decode(Contents, sandbox.ask("contents", path), answer)
-    partitions = unknown_partitions("ONNX Runtime runs every operator in kernels of its own")
-    if contents.format == "tflite":
-        partitions = decode(Partitions, sandbox.ask("partitions", path), answer)
+    reader = reader_of(path)
+    contents = decode(Contents, sandbox.run("contents", path), f"the contents of {path.name}")
+    partitions = unknown_partitions(reader.no_partitions)
+    if reader.partitions is not None:
+        partitions = decode(Partitions, sandbox.run("partitions", path), f"the partitions of {path.name}")
     widths, widths_reason = _widths(path, sandbox)
-    times = None
-    if time:
-        asked = sandbox.ask("times", path, progress, threads=threads, budget_s=budget_s)
-        times = decode(Times, asked, answer)
-    return Inspection(path.name, contents, widths, widths_reason, partitions, times, None if time else _NOT_ASKED)
+    times, no_times = None, reader.no_times if time else _NOT_ASKED
+    if time and reader.times is not None:
+        asked = sandbox.run("times", path, progress, threads=threads, budget_s=budget_s)
+        times = decode(Times, asked, f"the times of {path.name}")
+    return Inspection(path.name, contents, widths, widths_reason, partitions, times, no_times or None)
 
 
 def check_readable(path: Path) -> None:
-    """Checks that ``path`` is a file and called like a model.
+    """Checks that ``path`` is a file with the suffix of a model file.
 
     Raises:
-        ArtifactError: it is not.
+        ArtifactError: it does not exist, or no format has its suffix.
     """
-    if path.suffix not in SUFFIXES:
-        raise ArtifactError(f"{path} is not a model file", expected="a .onnx or .tflite file, or a .pt2 archive")
+    format_of(path)
     if not path.is_file():
         raise ArtifactError(f"The model file {path} does not exist")
 
 
-def read_widths_apart(path: Path, plan: ShapePlan, sandbox: Sandbox) -> ShapePlan:
-    """Does what ``read_widths`` does, in a process apart.
+def read_widths_in_sandbox(path: Path, plan: ShapePlan, sandbox: Sandbox) -> ShapePlan:
+    """Does what ``read_widths`` does, in the process of ``sandbox``.
 
     Raises:
         ArtifactError: the file's layers are not those of a Vision Transformer with as many blocks.
     """
-    return decode(ShapePlan, sandbox.ask("widths", path, plan=encode(plan)), "the widths")
+    return decode(ShapePlan, sandbox.run("widths", path, plan=encode(plan)), "the widths")
 
 
 def _widths(path: Path, sandbox: Sandbox) -> tuple[Widths | None, str | None]:
     if not manifest_path(path).is_file():
         return None, "no manifest stands beside the file"
     try:
-        found = read_widths_apart(path, read_artifact(path, verify=False).plan, sandbox)
+        plan = read_artifact(path, verify=False).plan
+        if plan is None:
+            return None, "its manifest has no plan"
+        found = read_widths_in_sandbox(path, plan, sandbox)
     except MissingExtraError:
         raise
     except ArtifactError as error:

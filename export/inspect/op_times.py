@@ -127,7 +127,7 @@ def tflite_times(path: Path, threads: int, budget_s: float, progress: Progress) 
         ArtifactError: LiteRT cannot load or run the file.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        cutter = _Cutter(path, Path(scratch) / "cut.tflite", threads)
+        cutter = _Cutter(path, Path(scratch) / path.name, threads)
         whole = cutter.load(None)
         once = min(whole.seconds() for _ in range(3))
         # half the file, on average, for each cut and round

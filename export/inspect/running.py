@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime import ArtifactError, MissingExtraError, open_engine, quiet
-
-from .teller import Teller
+from runtime.engines import engine_of
+from runtime.worker.child import Reporter
 
 SEED = 0
 Array = npt.NDArray[Any]
@@ -65,32 +65,32 @@ class Ran:
     gpu: GpuAnalysis | None = None
 
 
-def run_seeded(path: Path, images: int, teller: Teller) -> Ran:
+def run_seeded(path: Path, images: int, reporter: Reporter) -> Ran:
     """Runs ``images`` random images, one at a time, in the engine for the format.
 
     Raises:
         MissingExtraError: the engine is not installed.
         ArtifactError: it cannot load or run the file.
     """
-    name = {".onnx": "ONNX Runtime", ".pt2": "torch"}.get(path.suffix, "LiteRT")
-    teller.doing(name, "loading")
+    name = engine_of(path).title
+    reporter.doing(name, "loading")
     engine = open_engine(path)
-    teller.doing(name, "running")
+    reporter.doing(name, "running")
     shape = tuple(size if size > 0 else 1 for size in engine.input_shape)
     outputs = _answers(
-        engine.run, shape, engine.input_dtype, engine.input_qparams, images, path, teller, f"run in {name}"
+        engine.run, shape, engine.input_dtype, engine.input_qparams, images, path, reporter, f"run in {name}"
     )
     return _ran(engine.name, engine.version, engine.input_shape, engine.input_dtype, outputs, engine.output_qparams)
 
 
-def run_in_tensorflow(path: Path, images: int, teller: Teller) -> Ran:
+def run_in_tensorflow(path: Path, images: int, reporter: Reporter) -> Ran:
     """Does what ``run_seeded`` does, in TensorFlow's interpreter, and asks its analyzer about the GPU delegate.
 
     Raises:
         MissingExtraError: tensorflow is not installed.
         ArtifactError: it cannot load or run the file.
     """
-    teller.doing("TensorFlow", "loading")
+    reporter.doing("TensorFlow", "loading")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         with quiet():
@@ -112,10 +112,10 @@ def run_in_tensorflow(path: Path, images: int, teller: Teller) -> Ran:
         answer: Array = interpreter.get_tensor(outside["index"])
         return answer
 
-    teller.doing("TensorFlow", "running")
+    reporter.doing("TensorFlow", "running")
     dtype = np.dtype(inside["dtype"])
-    outputs = _answers(run, shape, dtype, _qparams(inside), images, path, teller, "run in TensorFlow")
-    teller.doing("TensorFlow's analyzer", "reading")
+    outputs = _answers(run, shape, dtype, _qparams(inside), images, path, reporter, "run in TensorFlow")
+    reporter.doing("TensorFlow's analyzer", "reading")
     gpu = read_analysis(_analysis(tensorflow, path))
     return _ran("tensorflow", tensorflow.__version__, shape, dtype, outputs, _qparams(outside), gpu)
 
@@ -127,7 +127,7 @@ def _answers(
     qparams: QParams,
     images: int,
     path: Path,
-    teller: Teller,
+    reporter: Reporter,
     stage: str,
 ) -> Array:
     generator, outputs = np.random.default_rng(SEED), []
@@ -140,7 +140,7 @@ def _answers(
             outputs.append(run(batch.astype(dtype)))
         except Exception as error:  # ONNX Runtime's exceptions share no public base but Exception
             raise ArtifactError(f"{path} loads but does not run", got=str(error)[:300]) from error
-        teller.progress(stage, i + 1, images)
+        reporter.progress(stage, i + 1, images)
     return np.stack(outputs)
 
 

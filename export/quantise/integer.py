@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 
 from export.graph.ir import LINEAR, Graph, Op, QParams
 
 from .calibrate import Stats, activation_qparams, int8_range, weight_qparams
-
-Mode = Literal["float", "dynamic", "integer"]
-"""How an operator counts; ``dynamic`` has int8 weights and quantises its float input as it comes."""
+from .recipes import Mode, Ranges
 
 PASSING = ("reshape", "transpose", "slice")
 """Operators that move values and change none: they count as their neighbours do."""
@@ -23,21 +20,6 @@ FIXED = {
     "int16": {"softmax": QParams((1 / 32768,), 0, "int16"), "logistic": QParams((1 / 32768,), 0, "int16")},
 }
 """Outputs whose scale the engines prescribe."""
-
-
-@dataclass(frozen=True)
-class Ranges:
-    """How integers are chosen from what calibration saw.
-
-    Attributes:
-        method: ``minmax``, ``mse`` or ``percentile``, as ``activation_qparams`` has them.
-        activations: the type of every activation; weights are int8 always.
-        outside: the image and the logits are integers too.
-    """
-
-    method: Literal["minmax", "mse", "percentile"] = "mse"
-    activations: Literal["int8", "int16"] = "int8"
-    outside: bool = False
 
 
 def quantise(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, Stats], ranges: Ranges) -> Graph:

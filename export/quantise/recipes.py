@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Literal
 
 from export.graph.ir import LINEAR, Graph
+from runtime import DataError
+from runtime.registry import Registry
 
-from .integer import Mode, Ranges
+Mode = Literal["float", "dynamic", "integer"]
+"""How an operator computes; ``dynamic`` has int8 weights and quantises its float input as it comes."""
 
-Family = Literal["x86", "pi4", "pi5", "android"]
-"""Kinds of processor that ``int8`` files are made for."""
+
+@dataclass(frozen=True)
+class Ranges:
+    """How integer ranges are chosen from calibrated activations.
+
+    Attributes:
+        method: ``minmax``, ``mse`` or ``percentile``, as in ``activation_qparams``.
+        activations: type of every activation; weights are always int8.
+        outside: whether the image and the logits are integers too.
+    """
+
+    method: Literal["minmax", "mse", "percentile"] = "mse"
+    activations: Literal["int8", "int16"] = "int8"
+    outside: bool = False
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which operators count in integers.
+    """Which operators compute in integers.
 
     Attributes:
-        name: as manifests spell it: ``w`` weights, ``a`` activations, ``i8`` int8.
-        linears: Linears and the patch embedding.
-        attention: the two products of attention.
-        others: everything else.
-        ranges: how integers are chosen.
-        equalised: channels are made equally large first.
-        corrected: biases make up for the mean error of rounding.
-        float_layers: Linears that stay float, by name.
+        name: as in manifests: ``w`` weights, ``a`` activations, ``i8`` int8.
+        linears: mode of Linears and of the patch embedding.
+        attention: mode of the two products of attention.
+        others: mode of everything else.
+        ranges: how integer ranges are chosen.
+        equalised: whether the channels of the residual stream are first scaled to be equally large.
+        passes: functions ``"module:function"`` that change the integer graph one after another, such as the correction
+            of biases; each takes the graph, the float graph's statistics and the calibration images, and returns a
+            graph.
+        float_layers: names of Linears that stay float.
+        kinds: names of the kinds of file, of ``export.formats.KINDS``, whose engines run it.
     """
 
     name: str
@@ -37,67 +53,60 @@ class Recipe:
     others: Mode = "float"
     ranges: Ranges = field(default_factory=Ranges)
     equalised: bool = False
-    corrected: bool = False
+    passes: tuple[str, ...] = ()
     float_layers: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
 
-DYNAMIC = Recipe("dynamic_wi8_afp32", "dynamic")
-DYNAMIC_ATTENTION = Recipe("dynamic_wi8_afp32_attention_ai8", "dynamic", "integer")
-STATIC = Recipe("static_wi8_ai8_float_islands", "integer", corrected=True)
-STATIC_ATTENTION = Recipe("static_wi8_ai8_attention_ai8_float_islands", "integer", "integer", corrected=True)
+CORRECT_BIASES = ("export.quantise.rounding:correct_biases",)
 
-COUNTED_FOR: dict[Family, str] = {"pi4": "pi4", "pi5": "pi5", "android": "pi5"}
-"""The board whose counts a family goes by; a phone's cores have dot products of 8-bit integers as a Pi 5's have."""
-
-_COSTS: dict[str, dict[str, float]] = json.loads(
-    files(__package__).joinpath("instruction_costs.json").read_text(encoding="utf-8")
+DYNAMIC = Recipe("dynamic_wi8_afp32", "dynamic", kinds=("int8",))
+DYNAMIC_ATTENTION = Recipe("dynamic_wi8_afp32_attention_ai8", "dynamic", "integer", kinds=("int8",))
+STATIC = Recipe("static_wi8_ai8_float_islands", "integer", passes=CORRECT_BIASES, kinds=("int8",))
+STATIC_ATTENTION = Recipe(
+    "static_wi8_ai8_attention_ai8_float_islands", "integer", "integer", passes=CORRECT_BIASES, kinds=("int8",)
 )
 
+ONNX_RECIPES = tuple(
+    Recipe(f"static_wi8_au8_{method}", "integer", ranges=Ranges(method), passes=CORRECT_BIASES, kinds=("onnx-int8",))
+    for method in ("mse", "minmax")
+)
+"""int8 weights for each output, inputs of Linears in uint8 with calibrated ranges, everything else float32.
 
-def instructions_of_fp32(family: Family, recipe: Recipe) -> float | None:
-    """Returns the instructions of a run over those of the float32 file, or None where they were not counted.
-
-    They were counted on an emulated core of that family, for ViTs of two sizes, whole and sliced
-    (``benchmarks/board_instructions.py``). Channels made equally large cost nothing; layers left float are not known.
-    """
-    if recipe.float_layers:
-        return None
-    return _COSTS.get(COUNTED_FOR.get(family, ""), {}).get(recipe.name.removesuffix("_equalised"))
-
-
-def _fewest_first(family: Family) -> tuple[Recipe, ...]:
-    recipes = (STATIC_ATTENTION, DYNAMIC_ATTENTION, STATIC, DYNAMIC)
-    return tuple(sorted(recipes, key=lambda recipe: instructions_of_fp32(family, recipe) or 0.0))
+Ranges taken from the input as it comes would be those of a whole batch: an image would be answered differently in a
+batch than alone.
+"""
 
 
-CPU_RECIPES: dict[Family, tuple[Recipe, ...]] = {
-    family: _fewest_first(family) for family in ("x86", "pi4", "pi5", "android")
-}
-"""Recipes of ``int8``, the one that executes fewest instructions first; x86's are timed."""
+def _integer_throughout(
+    activations: Literal["int8", "int16"], method: Literal["minmax", "mse", "percentile"], equalised: bool
+) -> Recipe:
+    """Returns a recipe with integers throughout, in the input and the output too."""
+    kinds = ("int8-full", "tflite-micro") if activations == "int8" else ("int8-full-16x8",)
+    name = f"static_wi8_a{activations.replace('nt', '')}_{method}{'_equalised' if equalised else ''}"
+    ranges = Ranges(method, activations, outside=True)
+    return Recipe(name, "integer", "integer", "integer", ranges, equalised, CORRECT_BIASES, kinds=kinds)
 
 
-INT8_RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION)
-}
-"""Recipes of ``int8`` that can be asked for, by name."""
+RECIPES: Registry[Recipe] = Registry("recipe of integers", {}, error=DataError)
+"""Recipes by name, each kind's in the order in which they are tried."""
 
-
-def full_recipes(activations: Literal["int8", "int16"] = "int8") -> tuple[Recipe, ...]:
-    """Returns the recipes of ``int8-full``: integers throughout, in and out."""
-    spelled = {"int8": "static_wi8_ai8", "int16": "static_wi8_ai16"}[activations]
-    return tuple(
-        Recipe(
-            f"{spelled}_{method}{'_equalised' if equalised else ''}",
-            "integer",
-            "integer",
-            "integer",
-            Ranges(method, activations, outside=True),
-            equalised,
-            corrected=True,
-        )
-        for method in (("mse", "minmax", "percentile") if activations == "int8" else ("minmax",))
+for _recipe in (
+    *(DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION),
+    *ONNX_RECIPES,
+    *(
+        _integer_throughout("int8", method, equalised)
+        for method in ("mse", "minmax", "percentile")
         for equalised in (False, True)
-    )
+    ),
+    *(_integer_throughout("int16", "minmax", equalised) for equalised in (False, True)),
+):
+    RECIPES.register(_recipe.name, _recipe)
+
+
+def recipes_for(kind: str) -> tuple[Recipe, ...]:
+    """Returns the recipes that suit a kind of file of ``export.formats.KINDS``."""
+    return tuple(recipe for recipe in RECIPES.values() if kind in recipe.kinds)
 
 
 def modes_of(graph: Graph, recipe: Recipe) -> Mapping[str, Mode]:

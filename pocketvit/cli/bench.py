@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from device_bench.metrics import METRICS
 from runtime import DataError, UnsupportedTargetError, encode
 
 from .output import fail, print_json, say
@@ -60,9 +61,9 @@ def bench(
 
     A file that cannot be measured costs its own row, a device its own column: exit code 1, or 2 where nothing could.
     """
+    from device_bench.documents.measurement import Sampling
     from device_bench.documents.request import BenchRequest, check_files
     from device_bench.energy.carbon import find_grid
-    from device_bench.metrics.measure import Sampling
     from device_bench.targets.fleet import LOCAL, bench_fleet
     from device_bench.targets.inventory import read_inventory, resolve
     from pocketvit.jobs.distinct_names import distinct_names
@@ -91,6 +92,9 @@ def bench(
             say(f"First {' and '.join(own)} alone, since other work here would be in those times; then all others.")
         fleet = bench_fleet(devices, request, progress)
     _tell(fleet, devices, json_file)
+
+
+bench.__doc__ = f"{bench.__doc__}\n\n    Metrics: {', '.join(METRICS)}."
 
 
 def _tell(fleet: "Fleet", devices: Sequence["Device"], json_file: Path | None) -> None:

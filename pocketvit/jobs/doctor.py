@@ -9,12 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from device_bench.targets.finding import Finding
 from runtime import MissingExtraError
+from runtime.engines import ENGINES, EngineKind
+from runtime.formats import FORMATS
 
 if TYPE_CHECKING:
     from device_bench.machine.state import MachineState
@@ -259,25 +262,26 @@ def _gpu(probe: Probe) -> str | None:
 
 def _engines(probe: Probe, gpu: str | None) -> list[Finding]:
     """Returns which engines run, and on what."""
-    litert, torch = probe.version("ai-edge-litert"), probe.version("torch")
     runtime = _import(probe, "onnxruntime")
     providers: list[str] = list(runtime.get_available_providers()) if runtime is not None else []
-    findings = [
-        Finding("engines", "LiteRT (.tflite)", litert, "pip install 'pocketvit[litert]'"),
-        Finding(
-            "engines",
-            "ONNX Runtime (.onnx)",
-            f"{runtime.__version__}, with {', '.join(providers)}" if runtime is not None else None,
-            "pip install 'pocketvit[onnx]'",
-        ),
-        Finding("engines", "torch (.pt2)", torch, "pip install 'pocketvit[compress]'"),
-        Finding("engines", "NVIDIA GPU", gpu, _GPU_FIX),
-    ]
+    findings = [*map(partial(_engine, probe), ENGINES.values()), Finding("engines", "NVIDIA GPU", gpu, _GPU_FIX)]
     for name, provider in (("CUDA", "CUDAExecutionProvider"), ("TensorRT", "TensorrtExecutionProvider")):
         there = provider in providers and gpu is not None
         fix = _GPU_FIX if gpu is None else _ORT_FIX
         findings.append(Finding("engines", f"ONNX Runtime on {name}", "yes, not tried" if there else None, fix))
     return [*findings, Finding("engines", "torch on CUDA", *_torch_cuda(probe, gpu))]
+
+
+def _engine(probe: Probe, kind: EngineKind) -> Finding:
+    """Returns the version of an engine and what it can compute with."""
+    name = f"{kind.title} ({', '.join(FORMATS[form].suffix for form in kind.formats)})"
+    if not kind.package:
+        return Finding("engines", name, "registered by a plug-in")
+    if kind.describe is None:
+        return Finding("engines", name, probe.version(kind.package), kind.fix)
+    module = _import(probe, kind.module)
+    found = None if module is None else f"{module.__version__}, {kind.describe(module)}"
+    return Finding("engines", name, found, kind.fix)
 
 
 def _torch_cuda(probe: Probe, gpu: str | None) -> tuple[str | None, str]:

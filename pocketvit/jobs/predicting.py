@@ -7,24 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from rich.table import Table
 
 from device_bench import format
 from runtime import IMAGE_SUFFIXES, DataError, Prediction, atomic_path, contact_sheet, in_words, list_pictures, load
+from runtime.artifact import OutputKind
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model says of some pictures.
+    """The outputs of a model for some pictures.
 
     Attributes:
         paths: the pictures.
-        predictions: one each.
-        labels: the true class of each, or None where it is not known.
-        class_names: of all classes.
+        predictions: one for each picture; empty where the output is not classes.
+        labels: the true class of each picture, or None where it is not known.
+        class_names: names of all classes, or their numbers where the manifest names none.
         skipped: pictures that were left out because they cannot be read, with the reason.
+        output_kind: whether the output is classes, a vector or a grid.
+        values: the output for each picture, where it is not classes.
     """
 
     paths: tuple[Path, ...]
@@ -32,9 +37,16 @@ class Outcome:
     labels: tuple[int | None, ...]
     class_names: tuple[str, ...]
     skipped: tuple[tuple[Path, str], ...] = ()
+    output_kind: OutputKind = "classes"
+    values: tuple[npt.NDArray[np.float32], ...] = ()
 
     def as_json(self) -> list[dict[str, Any]]:
         """Returns one JSON object per picture; loss is in nats, and null where the true class is not known."""
+        if self.output_kind != "classes":
+            return [
+                {"image": str(path), "output": self.output_kind, "shape": list(own.shape), "values": own.tolist()}
+                for path, own in zip(self.paths, self.values, strict=True)
+            ]
         return [
             {
                 "image": str(path),
@@ -53,6 +65,12 @@ class Outcome:
         known = any(label is not None for label in self.labels)
         table = Table(header_style="bold")
         table.add_column("image", overflow="fold")
+        if self.output_kind != "classes":
+            table.add_column("output")
+            table.caption = "This file has no classes; --json prints the values."
+            for path, own in zip(self.paths, self.values, strict=True):
+                table.add_row(str(path), f"a {self.output_kind} of {' x '.join(map(str, own.shape))} values")
+            return table
         table.add_column("class", no_wrap=True)
         table.add_column("confidence", justify="right")
         if known:
@@ -73,7 +91,7 @@ def predict(
     """Runs an artifact on pictures.
 
     Args:
-        artifact: the ``.tflite`` or ``.onnx`` file.
+        artifact: the model file, with its manifest in the same folder.
         images: pictures, or folders whose pictures are taken, however deep.
         label: the true class of all of them; without it, a picture's folder where that names a class.
         threads: of the engine.
@@ -85,13 +103,21 @@ def predict(
         MissingExtraError: the engine or Pillow is not installed.
     """
     session = load(artifact, threads=threads)
-    names = session.artifact.class_names
+    kind, classes = session.artifact.output_kind, session.artifact.output.shape[-1]
+    names = session.artifact.class_names or tuple(map(str, range(classes)))
+    if kind != "classes":
+        names = ()
+    if label is not None and kind != "classes":
+        raise DataError(f"{artifact.name} has no classes: its output is a {kind}", fix="Leave out --label")
     if label is not None and label not in names:
         raise DataError("The label names no class of this model", expected=f"one of {', '.join(names[:20])}", got=label)
-    paths, predictions, skipped = [], [], []
+    paths, predictions, values, skipped = [], [], [], []
     for path in (path for image in images for path in _pictures(image)):
         try:
-            predictions += session.predict([path])
+            if kind == "classes":
+                predictions += session.predict([path])
+            else:
+                values.append(session.values([path])[0])
             paths.append(path)
         except DataError as error:
             if not skip_bad:
@@ -101,16 +127,18 @@ def predict(
         raise DataError("None of the pictures can be read", got=f"{skipped[0][1]} And {len(skipped) - 1} more")
     by_name = {name: index for index, name in enumerate(names)}
     labels = tuple(by_name.get(label if label is not None else path.resolve().parent.name) for path in paths)
-    return Outcome(tuple(paths), tuple(predictions), labels, names, tuple(skipped))
+    return Outcome(tuple(paths), tuple(predictions), labels, names, tuple(skipped), kind, tuple(values))
 
 
 def draw(outcome: Outcome, path: Path) -> None:
     """Draws the pictures with their predictions to ``path``.
 
     Raises:
-        DataError: ``path`` is no kind of picture.
+        DataError: ``path`` is no kind of picture, or the output is not classes.
         StorageError: it cannot be written.
     """
+    if outcome.output_kind != "classes":
+        raise DataError(f"A {outcome.output_kind} has no classes to draw", fix="Leave out --plot")
     if path.suffix.lower() not in _SUFFIXES - {".gif"}:
         raise DataError(f"{path} is no kind of picture", expected="a name that ends in .png or .jpg")
     sheet = contact_sheet(outcome.paths, outcome.predictions, outcome.labels, class_names=outcome.class_names)

@@ -10,14 +10,15 @@ import numpy as np
 from compress.data.dataset import Dataset
 from compress.data.splits import stratified
 from compress.model.folder import Task
+from device_bench.documents.measurement import Sampling
 from device_bench.documents.op_times import OpTimes, TimeRow, read_times, times_path, write_times
 from device_bench.documents.results import read_result, write_result
 from device_bench.energy.carbon import find_grid
 from device_bench.metrics.accuracy import TestImages, write_test_images
-from device_bench.metrics.measure import Sampling
 from device_bench.targets import bench
 from export.inspect.inspection import inspect_file
 from runtime import ArtifactError, PocketVitError, Progress, check_fields, sha256_of, silent, to_pixels
+from runtime.formats import model_files
 
 from .runfolder import RunFolder
 from .stage import stage
@@ -70,9 +71,7 @@ def bench_stage(
         MeasurementError: no file could be measured.
         StorageError: there is no space, or no permission to write.
     """
-    files = sorted(
-        [*folder.artifacts.glob("*.onnx"), *folder.artifacts.glob("*.tflite"), *folder.artifacts.glob("*.pt2")]
-    )
+    files = model_files(folder.artifacts)
     path = folder.bench("cpu")
     if not files:  # every one was refused
         return

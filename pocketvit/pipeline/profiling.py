@@ -14,8 +14,8 @@ from statistics import median
 from device_bench.latency_table.files import Timed, part_depth, parts_to_time, wholes_to_time
 from device_bench.latency_table.fit import Conditions, fit_table
 from device_bench.machine.state import machine_state
+from device_bench.metrics.isolated import sample_isolated
 from device_bench.metrics.stats import percentile
-from device_bench.worker.apart import samples_apart
 from export.formats.tflite import timing_bytes
 from runtime import (
     LatencyPrecision,
@@ -29,6 +29,7 @@ from runtime import (
     storage_errors,
     write_latency,
 )
+from runtime.formats import TFLITE
 
 from .profile_times import read_times, time_line
 
@@ -148,14 +149,14 @@ def _measure(
         some = missing[start : start + _FILES_AT_ONCE]
         with tempfile.TemporaryDirectory() as folder:
             beside = [(plan, True), *some]
-            paths = [Path(folder) / f"{number}.tflite" for number in range(len(beside))]
+            paths = [Path(folder) / f"{number}{TFLITE.suffix}" for number in range(len(beside))]
             for path, (one, pooled_only) in zip(paths, beside, strict=True):
                 with storage_errors(path):
                     path.write_bytes(timing_bytes(one, conditions.precision, pooled_only=pooled_only))
-            timed = samples_apart(paths, threads=conditions.threads, rounds=timing.rounds)
+            timed = sample_isolated(paths, threads=conditions.threads, rounds=timing.rounds)
             if timed.notes and patient:
                 progress(stage, done, total, f"measured again: {' '.join(timed.notes)}")
-                timed = samples_apart(paths, threads=conditions.threads, rounds=timing.rounds)
+                timed = sample_isolated(paths, threads=conditions.threads, rounds=timing.rounds)
                 patient = not timed.notes  # what lasts is not waited for
         reference, *seconds = (percentile(own, timing.percent) for own in timed.seconds)
         told = {"stage": stage, "reference_seconds": reference} | ({"notes": list(timed.notes)} if timed.notes else {})

@@ -17,6 +17,7 @@ from compress.evaluate import Score, score, score_of_logits
 from compress.model.vit import SlicedViT
 from export.formats.tflite import write_tflite
 from runtime import Preprocessing, Progress, open_engine, silent
+from runtime.formats import TFLITE
 
 
 def score_finished(
@@ -44,7 +45,7 @@ def score_finished(
         return score(model, data, indices, spec, progress=progress, stage=stage)
     answers: list[npt.NDArray[np.float32]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "model.tflite"
+        file = Path(scratch) / f"model{TFLITE.suffix}"
         write_tflite(model, file)
         engine = open_engine(file, threads=torch.get_num_threads())
         for images, _ in plain_batches(data, indices, spec, batch_size=16):

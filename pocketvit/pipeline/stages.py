@@ -17,7 +17,7 @@ from compress.search.journal import read_journal, write_journal
 from compress.train.fit import fit
 from compress.train.masks import Masks
 from device_bench.documents.sparsity import LayerZeros, Zeros, write_zeros
-from device_bench.worker.apart import time_apart
+from device_bench.metrics.isolated import time_isolated
 from export.exporter import ExportOutcome, export_each
 from export.job import ExportSettings
 from runtime import (
@@ -318,7 +318,7 @@ def export_stage(
         plain = replace(settings, kinds=("fp32",), int8_recipe="")
         for source, name, wanted in ((folder.baseline, "baseline", plain), (folder.sliced, folder.name, settings)):
             model, task = read_model(source), read_task(source)
-            outcome = export_each(model, task, data, folder.artifacts, name, wanted, progress, time_apart)
+            outcome = export_each(model, task, data, folder.artifacts, name, wanted, progress, time_isolated)
             accepted += outcome.accepted
             refused += outcome.refused
     for artifact in refused:

@@ -8,6 +8,7 @@ from pathlib import Path
 from compress.model.folder import read_task
 from device_bench.documents.figures import Accuracy, without_zeros
 from device_bench.metrics.accuracy import accuracy_of
+from export.formats import kind_of
 from pocketvit.pipeline.benching import packed
 from pocketvit.pipeline.run_data import data_of_run
 from pocketvit.pipeline.runfolder import RunFolder, read_settings
@@ -23,6 +24,7 @@ from runtime import (
     silent,
     write_document,
 )
+from runtime.formats import model_files
 
 FILE = "answers.json"
 SCHEMA = "pocketvit.study-answers"
@@ -67,15 +69,6 @@ class Answers:
     files: tuple[FileAnswers, ...]
 
 
-def kind_of(artifact: Artifact) -> str:
-    """Returns what ``--formats`` calls a file."""
-    if artifact.format == "tflite":
-        return artifact.precision
-    if artifact.format == "onnx":
-        return "onnx" if artifact.precision == "fp32" else f"onnx-{artifact.precision}"
-    return "torch"
-
-
 def answer(root: Path, progress: Progress = silent) -> None:
     """Has the exported files of a run's sliced model answer the test images, into ``answers.json``.
 
@@ -88,13 +81,13 @@ def answer(root: Path, progress: Progress = silent) -> None:
     told, task = read_settings(folder), read_task(folder.sliced)
     data = data_of_run(folder, told, task)
     images = packed(data, task, len(data.test))
-    paths = sorted(path for ending in ("onnx", "tflite", "pt2") for path in folder.artifacts.glob(f"*.{ending}"))
     found = []
-    for path in paths:
+    for path in model_files(folder.artifacts):
         if path.name.startswith(f"{folder.name}."):
             artifact = read_artifact(path)
-            micro = artifact.precision == "tflite-micro"
-            accuracy = None if micro else accuracy_of(_session(artifact, path), images, progress=progress)
+            kind = kind_of(artifact)
+            own_run = kind is not None and kind.run is not None
+            accuracy = None if own_run else accuracy_of(_session(artifact, path), images, progress=progress)
             found.append(_answers(artifact, accuracy))
     body = Answers(tuple(map(int, images.labels)), images.class_names, tuple(found))
     write_document(root / FILE, SCHEMA, VERSION, encode(body))
@@ -117,7 +110,7 @@ def _session(artifact: Artifact, path: Path) -> Session:
 def _answers(artifact: Artifact, accuracy: Accuracy | None) -> FileAnswers:
     return FileAnswers(
         file=artifact.file,
-        kind=kind_of(artifact),
+        kind=kind.name if (kind := kind_of(artifact)) else artifact.precision,
         sha256=artifact.sha256,
         size_bytes=artifact.size_bytes,
         gzip_bytes=artifact.gzip_bytes,

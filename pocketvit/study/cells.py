@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from compress.distill.lesson import check_lesson
 from compress.model.load import load_model
 from compress.search import METHODS
-from export.job import KINDS
-from export.making import host_family
+from export.formats import KINDS
+from export.quantise.processors import host_processor
 from pocketvit.cli.distill_options import settings_of
 from pocketvit.cli.options import run_settings
 from pocketvit.distill_settings import DistillSettings
@@ -205,4 +205,4 @@ def _cell(study: Study, method_name: str, model_name: str, data: str, budget: st
 
 def _timed(settings: RunSettings) -> bool:
     """Whether ``int8`` is made by the recipe that proves fastest on this machine."""
-    return "int8" in settings.kinds and settings.made_for == host_family() and not settings.int8_recipe
+    return "int8" in settings.kinds and settings.made_for == host_processor() and not settings.int8_recipe

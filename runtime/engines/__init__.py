@@ -1,82 +1,125 @@
-"""Opens an exported file in the program that executes it."""
+"""The programs that execute model files, by name, and how a file is opened in one."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import get_args
+from typing import cast
 
-from runtime.artifact import SUFFIXES
 from runtime.errors import ArtifactError, UnsupportedTargetError
+from runtime.formats import FORMATS, format_of
+from runtime.registry import Registry
 
-from .base import Device, DeviceEngine, Engine, EngineName
-from .litert import LiteRtEngine
-from .onnxruntime import OnnxRuntimeEngine
-from .torch import TorchEngine
+from .base import Device, DeviceEngine, Engine, EngineKind, EngineName
 
-DEFAULT_ENGINES: dict[str, EngineName] = {"tflite": "litert", "onnx": "onnxruntime", "torch": "torch"}
+# ONNX Runtime's Linux builds otherwise report models and use over the network, and leave files behind
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+ENGINES: Registry[EngineKind] = Registry(
+    "engine",
+    {
+        "litert": "runtime.engines.litert:LITERT",
+        "onnxruntime": "runtime.engines.onnxruntime:ONNXRUNTIME",
+        "torch": "runtime.engines.torch:TORCH",
+    },
+)
+"""Engines by name."""
+
+
+def engine_of(path: Path) -> EngineKind:
+    """Returns the engine that runs a model file by default, by its suffix.
+
+    Raises:
+        ArtifactError: no format has this suffix.
+    """
+    return ENGINES[format_of(path).engine]
+
+
+def devices() -> tuple[Device, ...]:
+    """Returns every device that some engine computes on."""
+    return tuple(dict.fromkeys(device for one in ENGINES.values() for device in one.devices))
 
 
 def open_engine(path: Path, engine: EngineName | None = None, threads: int = 1, device: Device = "cpu") -> Engine:
-    """Loads a model file into the engine for its format, without looking for a manifest.
+    """Loads a model file into an engine, without reading a manifest.
 
     Args:
-        path: a ``.tflite``, ``.onnx`` or ``.pt2`` file.
-        engine: ``litert``, ``onnxruntime`` or ``torch``; by default the one for the format.
+        path: a file of one of ``runtime.formats.FORMATS``.
+        engine: one of ``ENGINES`` that reads the format; by default the one of the format.
         threads: worker threads, at least 1. In torch they are the whole process's (see ``TorchEngine``).
-        device: ``cpu``; ``cuda`` for ``.onnx`` and ``.pt2`` files; ``tensorrt`` for ``.onnx`` files.
+        device: one that the engine serves: ``cpu``; ``cuda`` for ``.onnx`` and ``.pt2`` files; ``tensorrt`` for
+            ``.onnx`` files.
 
     Raises:
-        UnsupportedTargetError: no such engine or device, or it does not read this format, or no threads, or there is
-            no GPU. Nothing ever falls back to the CPU.
+        UnsupportedTargetError: there is no such engine or device, the engine does not read this format, ``threads``
+            is below 1, or there is no GPU. Nothing ever falls back to the CPU.
         MissingExtraError: the engine is not installed.
         ArtifactError: the file cannot be loaded.
     """
-    if device != "cpu":
-        return open_device_engine(path, engine, threads, device)
-    wanted = _engine_for(path, engine, threads)
-    if wanted == "litert":
-        return LiteRtEngine(path, threads)
-    return OnnxRuntimeEngine(path, threads) if wanted == "onnxruntime" else TorchEngine(path, threads)
+    return cast(Engine, _open(path, engine, threads, device, resident=False))
 
 
 def open_device_engine(
     path: Path, engine: EngineName | None = None, threads: int = 1, device: Device = "cuda"
 ) -> DeviceEngine:
-    """Does what ``open_engine`` does, with an engine that can keep tensors where it computes.
+    """Loads a model file into an engine that can keep tensors where it computes.
 
     Args:
         path: a ``.onnx`` or ``.pt2`` file.
-        engine: ``onnxruntime`` or ``torch``; by default the one for the format.
+        engine: as in ``open_engine``.
         threads: worker threads, at least 1.
         device: as in ``open_engine``.
 
     Raises:
-        UnsupportedTargetError: as in ``open_engine``; and for ``.tflite`` files.
+        UnsupportedTargetError: as in ``open_engine``; or the engine cannot keep tensors on a device.
         MissingExtraError: the engine is not installed.
         ArtifactError: the file cannot be loaded.
     """
-    if device not in get_args(Device):
-        raise UnsupportedTargetError("No such device", expected=", ".join(get_args(Device)), got=device)
-    wanted = _engine_for(path, engine, threads)
-    if wanted == "litert" or (wanted == "torch" and device == "tensorrt"):
-        expected = "a .onnx file" if device == "tensorrt" else "a .onnx or .pt2 file"
-        raise UnsupportedTargetError(
-            f"{path.name} does not run on {device}", expected=expected, fix="Export it again with --formats onnx,torch"
-        )
-    return OnnxRuntimeEngine(path, threads, device) if wanted == "onnxruntime" else TorchEngine(path, threads, device)
+    return cast(DeviceEngine, _open(path, engine, threads, device, resident=True))
 
 
-def _engine_for(path: Path, engine: EngineName | None, threads: int) -> EngineName:
+def _open(path: Path, engine: EngineName | None, threads: int, device: Device, resident: bool) -> object:
     if threads < 1:
         raise UnsupportedTargetError("threads must be at least 1", got=threads)
-    if path.suffix not in SUFFIXES:
-        raise ArtifactError(f"{path} is not a model file", expected="a .onnx or .tflite file, or a .pt2 archive")
+    if device not in devices():
+        raise UnsupportedTargetError("No such device", expected=", ".join(devices()), got=device)
+    kind = _engine(path, engine)
+    if not _serves(kind, device, resident):
+        served = [FORMATS[name] for one in ENGINES.values() if _serves(one, device, resident) for name in one.formats]
+        raise UnsupportedTargetError(
+            f"{path.name} does not run on {device}",
+            expected=f"a {' or '.join(form.suffix for form in served)} file",
+            fix=f"Export it again with --formats {','.join(form.name for form in served)}",
+        )
+    return kind.open(path, threads, device)
+
+
+def _serves(kind: EngineKind, device: Device, resident: bool) -> bool:
+    return device in kind.devices and (kind.resident or not resident)
+
+
+def _engine(path: Path, engine: EngineName | None) -> EngineKind:
+    form = format_of(path)
     if not path.is_file():
         raise ArtifactError(f"The model file {path} does not exist")
-    wanted = DEFAULT_ENGINES[SUFFIXES[path.suffix]]
-    if engine is not None and engine != wanted:
-        raise UnsupportedTargetError(f"{path.name} does not run on that engine", expected=wanted, got=engine)
-    return wanted
+    name = engine or form.engine
+    readers = [one.name for one in ENGINES.values() if form.name in one.formats]
+    if name not in readers:
+        raise UnsupportedTargetError(
+            f"{path.name} does not run on that engine", expected=" or ".join(readers), got=name
+        )
+    return ENGINES[name]
 
 
-__all__ = ["DEFAULT_ENGINES", "Device", "DeviceEngine", "Engine", "EngineName", "open_device_engine", "open_engine"]
+__all__ = [
+    "ENGINES",
+    "Device",
+    "DeviceEngine",
+    "Engine",
+    "EngineKind",
+    "EngineName",
+    "devices",
+    "engine_of",
+    "open_device_engine",
+    "open_engine",
+]

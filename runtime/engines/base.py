@@ -5,18 +5,58 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import ArtifactError, DataError
 
-EngineName = Literal["litert", "onnxruntime", "torch"]
-Device = Literal["cpu", "cuda", "tensorrt"]
+EngineName = str
+"""Name of an engine in ``runtime.engines.ENGINES``."""
+Device = str
+"""Where an engine computes: ``cpu``, ``cuda`` or ``tensorrt``, or another device that a registered engine serves."""
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(kind) for name, kind in (("float", "f4"), ("int8", "i1"), ("uint8", "u1"), ("int16", "i2"))
 }
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """A program that executes model files.
+
+    Attributes:
+        name: of the engine in documents and error texts, such as ``litert``.
+        title: of the engine in tables, such as ``LiteRT``.
+        open: loads a file, given its path, a number of threads and a device, into an ``Engine``.
+        formats: names of the formats it reads, of ``runtime.formats.FORMATS``.
+        module: name of the module to import to load it.
+        package: name of the distribution that holds it, as pip knows it; empty where none does.
+        extra: the extra of this project that installs it; empty where none does.
+        devices: where it can compute.
+        resident: whether it can keep tensors where it computes: ``open`` then returns a ``DeviceEngine``.
+        portable: whether a bench may install its package on a board.
+        same: other distributions that hold the same module.
+        describe: returns further words on the loaded module, such as what it can compute with; None for none.
+    """
+
+    name: EngineName
+    title: str
+    open: Callable[[Path, int, Device], Any]
+    formats: tuple[str, ...]
+    module: str
+    package: str = ""
+    extra: str = ""
+    devices: tuple[Device, ...] = ("cpu",)
+    resident: bool = False
+    portable: bool = False
+    same: tuple[str, ...] = ()
+    describe: Callable[[Any], str] | None = None
+
+    @property
+    def fix(self) -> str:
+        """The command that installs it."""
+        return f"pip install 'pocketvit[{self.extra}]'" if self.extra else f"pip install {self.package}"
 
 
 class Engine(Protocol):

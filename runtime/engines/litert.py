@@ -11,7 +11,7 @@ import numpy.typing as npt
 from runtime.errors import ArtifactError, MissingExtraError
 from runtime.quiet import quiet
 
-from .base import DTYPES, EngineName, check_fit, check_one
+from .base import DTYPES, Device, EngineKind, EngineName, check_fit, check_one
 
 
 class LiteRtEngine:
@@ -86,3 +86,20 @@ def _qparams(path: Path, detail: dict[str, Any]) -> tuple[float, int] | None:
     if not scale > 0:
         raise ArtifactError(f"{path} has an integer tensor without a scale", got=detail["name"])
     return float(scale), int(zero_point)
+
+
+def open_litert(path: Path, threads: int, device: Device = "cpu") -> LiteRtEngine:
+    """Loads a ``.tflite`` file; ``device`` is always ``cpu``."""
+    return LiteRtEngine(path, threads)
+
+
+LITERT = EngineKind(
+    "litert",
+    "LiteRT",
+    open_litert,
+    ("tflite",),
+    "ai_edge_litert.interpreter",
+    package="ai-edge-litert",
+    extra="litert",
+    portable=True,
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,7 @@ import numpy.typing as npt
 
 from runtime.errors import ArtifactError, MissingExtraError, UnsupportedTargetError
 
-from .base import DTYPES, Device, EngineName, Resident, check_fit, check_one
-
-# its Linux builds report models and use over the network otherwise, and leave files behind; before it is imported
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+from .base import DTYPES, Device, EngineKind, EngineName, Resident, check_fit, check_one
 
 _DTYPES = {f"tensor({name})": dtype for name, dtype in DTYPES.items()}
 
@@ -167,3 +163,19 @@ def _dtype(path: Path, name: str) -> np.dtype[Any]:
     if name not in _DTYPES:
         raise ArtifactError(f"{path} has a tensor of an unsupported type", expected=", ".join(_DTYPES), got=name)
     return _DTYPES[name]
+
+
+ONNXRUNTIME = EngineKind(
+    "onnxruntime",
+    "ONNX Runtime",
+    OnnxRuntimeEngine,
+    ("onnx",),
+    "onnxruntime",
+    package="onnxruntime",
+    extra="onnx",
+    portable=True,
+    devices=tuple(PROVIDERS),
+    resident=True,
+    same=("onnxruntime-gpu",),
+    describe=lambda module: f"with {', '.join(module.get_available_providers())}",
+)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from runtime.errors import ArtifactError, MissingExtraError, UnsupportedTargetError
 from runtime.quiet import quiet
 
-from .base import Device, EngineName, Resident, check_fit, check_one
+from .base import Device, EngineKind, EngineName, Resident, check_fit, check_one
 from .torch_archive import pack_torch_archive, read_torch_archive
 
 
@@ -43,8 +43,6 @@ class TorchEngine:
                 import torch
         except ImportError:
             raise MissingExtraError("torch", "compress") from None
-        if device not in ("cpu", "cuda"):
-            raise UnsupportedTargetError("torch computes elsewhere", expected="cpu or cuda", got=device)
         self.version, self.threads = str(torch.__version__), threads
         self.device: Device = device
         if device == "cuda":
@@ -123,3 +121,16 @@ def _check_cuda(torch: Any) -> None:
             got=f"torch {torch.__version__}, {built}",
             fix="Install the NVIDIA driver until `nvidia-smi` lists a GPU, and a CUDA build of torch",
         )
+
+
+TORCH = EngineKind(
+    "torch",
+    "torch",
+    TorchEngine,
+    ("torch",),
+    "torch",
+    package="torch",
+    extra="compress",
+    devices=("cpu", "cuda"),
+    resident=True,
+)

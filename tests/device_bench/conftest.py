@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from device_bench.documents.figures import MemoryUse
+from device_bench.documents.measurement import Measurement, Sampling
 from device_bench.documents.results import BenchResult, FileResult, write_result
 from device_bench.machine.state import MachineState
-from device_bench.metrics.measure import Measurement, Sampling
 from runtime import (
     Artifact,
     BlockPlan,

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from device_bench.documents.figures import MemoryUse
+from device_bench.documents.instructions import Instructions
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult, FileResult
-from device_bench.metrics.instructions import Instructions
 from device_bench.targets.fleet import DeviceFailure
 
 NO_TIME = "an emulated board's memory is not its own"

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from device_bench.documents.figures import Accuracy, Energy, Failure, Peak, Startup, Throughput
+from device_bench.documents.measurement import Measurement
 from device_bench.documents.op_times import OpTimes, TimeRow, write_times
 from device_bench.documents.results import BenchResult, FileResult, read_result, write_result
-from device_bench.metrics.measure import Measurement
 from runtime import macs, read_artifact
 
 PARTS = ("attn", "mlp", "norm1", "norm2")

@@ -8,7 +8,7 @@ import device_bench.metrics.measure
 import device_bench.metrics.memory
 import device_bench.metrics.stats
 from device_bench import format as f
-from device_bench.metrics.stats import Interval
+from device_bench.interval import Interval
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from compress.search.sparse_settings import SparseSettings
 from compress.search.unstructured import magnitude_masks
 from compress.train.masks import with_zeros
 from export.exporter import export_model
+from export.formats.tflite import tflite_form
 from export.graph.build import DEFAULT_REWRITES, vit_graph
 from export.graph.execute import run_graph
 from export.graph.ir import LINEAR, Graph
@@ -29,10 +30,10 @@ from export.graph.zeros import rewrites_for
 from export.inspect.widths import read_widths
 from export.job import ExportSettings
 from export.quantise.calibrate import observe
-from export.quantise.choose import Kitchen, Subject
+from export.quantise.candidates import CandidateBuilder, Subject
 from export.quantise.integer import quantise
 from export.quantise.qat import Before, QatRecipe, train_quantised
-from export.quantise.recipes import INT8_RECIPES, full_recipes, modes_of
+from export.quantise.recipes import modes_of, recipes_for
 from runtime import DataError, read_artifact
 
 from .conftest import SPEC, task_for
@@ -69,7 +70,7 @@ def test_a_recipe_asked_for_is_the_one_that_is_made(
     assert kept.recipe == name == kept.asked["recipe"]
     assert [trial.recipe for trial in kept.trials] == [name]
     # one that is asked for by another name is another file
-    other = next(one for one in INT8_RECIPES if one != name)
+    other = next(one.name for one in recipes_for("int8") if one.name != name)
     (again,) = export_model(sliced, task_for(digits), digits, tmp_path, "m", replace(settings, int8_recipe=other))
     assert again.recipe == other
     assert again.sha256 != made.sha256
@@ -104,7 +105,7 @@ def test_what_cannot_be_is_refused(changes: dict[str, object], text: str) -> Non
 
 
 def quantiser(graph: Graph, images: np.ndarray) -> Graph:
-    full = full_recipes()[0]
+    full = recipes_for("int8-full")[0]
     return quantise(graph, modes_of(graph, full), observe(graph, images), full.ranges)
 
 
@@ -198,12 +199,12 @@ def test_what_is_quantised_after_training_is_calibrated_on_it(
     sliced: SlicedViT, digits: Dataset, calibration: np.ndarray, tmp_path: Path
 ) -> None:
     subject = Subject(sliced, calibration, calibration, logits_of(sliced, digits, digits.held_out[:8], SPEC), None)
-    kitchen, recipe = Kitchen(subject, tmp_path), full_recipes()[0]
-    graph, _ = kitchen.graph(recipe.equalised)
-    same = kitchen.quantised_from(recipe, graph)
-    assert same.qparams == kitchen.quantised(recipe).qparams
+    builder, recipe = CandidateBuilder(subject, tmp_path, tflite_form()), recipes_for("int8-full")[0]
+    graph, _ = builder.graph(recipe.equalised)
+    same = builder.quantised_from(recipe, graph)
+    assert same.qparams == builder.quantised(recipe).qparams
     louder = {name: 3 * value if name.endswith("fc1.weight") else value for name, value in graph.constants.items()}
-    other = kitchen.quantised_from(recipe, replace(graph, constants=louder))
+    other = builder.quantised_from(recipe, replace(graph, constants=louder))
     name = "blocks.0.mlp.fc1"
     assert other.qparams[name].scale[0] > 1.5 * same.qparams[name].scale[0]
 

@@ -16,11 +16,12 @@ from compress.data.splits import stratified
 from compress.evaluate import logits_of
 from compress.model.load import ModelSpec, load_model
 from compress.model.vit import SlicedViT, build
-from export import making
 from export.exporter import export_model
+from export.formats import KINDS
+from export.formats import onnx as onnx_format
 from export.formats.onnx import write_onnx
 from export.formats.tflite import write_tflite
-from export.job import KINDS, ExportSettings
+from export.job import ExportSettings
 from runtime import DataError, ParityError, load, manifest_path, read_artifact, sha256_of
 
 from .conftest import OVERRIDES, SPEC, Exported, task_for
@@ -189,8 +190,8 @@ def test_a_wrong_float_file_is_refused(
     sliced: SlicedViT, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = load_model(ModelSpec("vit_tiny_patch16_224", 32, 8, 1, overrides=OVERRIDES), 10, seed=1)
-    honest = making.write_onnx
-    monkeypatch.setattr(making, "write_onnx", lambda model, path, **how: honest(other, path, **how))
+    honest = onnx_format.vit_graph
+    monkeypatch.setattr(onnx_format, "vit_graph", lambda model, *how: honest(other, *how))
     settings = ExportSettings(kinds=("onnx",), verify_images=40)
     with pytest.raises(ParityError, match="widths of its plan"):
         export_model(sliced, task_for(digits), digits, tmp_path, "bad", settings)

@@ -13,9 +13,9 @@ import torch
 from compress.model.vit import SlicedViT
 from device_bench.targets.software_gpu.driver import SoftwareVulkan
 from device_bench.targets.software_gpu.run import gpu_parity
-from export.formats.tflite import write_tflite
-from export.quantise.choose import Kitchen, Subject
-from export.quantise.recipes import DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION, Recipe, full_recipes
+from export.formats.tflite import tflite_form, write_tflite
+from export.quantise.candidates import CandidateBuilder, Subject
+from export.quantise.recipes import DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION, Recipe, recipes_for
 from export.writers.tflite import tflite_bytes
 from runtime import BlockPlan, ShapePlan
 
@@ -31,7 +31,7 @@ PLANS = {
     "average": replace(SMALL, pooling="avg_all", act="gelu_tanh"),
     "clip": replace(SMALL, norm_pre=True, act="quick_gelu", patch_bias=False, img_size=(16, 32), patch_size=(8, 16)),
 }
-FULL, FULL_EQUALISED = full_recipes()[:2]
+FULL, FULL_EQUALISED = recipes_for("int8-full")[:2]
 ROUNDED = [
     ("digits", STATIC_ATTENTION),
     ("digits", FULL),
@@ -85,8 +85,10 @@ def test_integer_files_answer_on_the_gpu_nearly_as_on_the_cpu(
 ) -> None:
     path, images = tmp_path / "int8.tflite", images_for(PLANS[name])
     nothing = np.zeros((IMAGES, PLANS[name].num_classes), np.float32)
-    kitchen = Kitchen(Subject(sharp_model(PLANS[name]), images, images, nothing, None), tmp_path)
-    path.write_bytes(tflite_bytes(kitchen.quantised(recipe)))
+    builder = CandidateBuilder(
+        Subject(sharp_model(PLANS[name]), images, images, nothing, None), tmp_path, tflite_form()
+    )
+    path.write_bytes(tflite_bytes(builder.quantised(recipe)))
     found = gpu_parity(path, images, software_gpu)
     assert found.whole
     assert found.cosines.mean() >= FLOOR

@@ -12,7 +12,7 @@ import pytest
 
 from compress.data.dataset import Dataset
 from compress.model.vit import SlicedViT, build
-from export import exporter, making
+from export import exporter
 from export.exporter import RefusedFilesError, export_each, export_model
 from export.job import ExportSettings
 from runtime import MissingExtraError, ParityError, read_artifact
@@ -62,13 +62,13 @@ def refused(ties: SlicedViT, digits: Dataset, tmp_path_factory: pytest.TempPathF
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Returns the kinds that are made from now on."""
     kinds: list[str] = []
-    honest = exporter.make_file
+    honest = exporter.write_file
 
     def make(job: Any, kind: str, *more: Any) -> Any:
         kinds.append(kind)
         return honest(job, kind, *more)
 
-    monkeypatch.setattr(exporter, "make_file", make)
+    monkeypatch.setattr(exporter, "write_file", make)
     return kinds
 
 
@@ -152,7 +152,7 @@ def test_an_unexpected_failure_of_one_kind_is_raised_when_all_others_are_made(
 
     settings = ExportSettings(kinds=("onnx", "fp32", "torch"), verify_images=20)
     with monkeypatch.context() as patched:
-        patched.setattr(making, "write_onnx", broken)
+        patched.setattr("export.formats.onnx.vit_graph", broken)
         with pytest.raises(ValueError, match="a fault of ours"):
             export_model(sliced, task_for(digits), digits, tmp_path, "m", settings)
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".json") == ["m.fp32.tflite", "m.pt2"]

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from export.compare import compare_logits
 from export.quantise.calibrate import check_calibration
-from export.verify import check_parity, compare_logits
+from export.verify import check_parity
 from runtime import (
     Artifact,
     BlockPlan,

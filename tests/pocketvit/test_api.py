@@ -17,7 +17,7 @@ from compress.search.base import GroupSizes
 from compress.search.sparse_settings import SparseSettings
 from compress.search.tas.settings import OddsRecipe, TasSettings
 from compress.search.tree.settings import TreeEffort, TreeSettings
-from device_bench.metrics.measure import Sampling
+from device_bench.documents.measurement import Sampling
 from pocketvit.distill_settings import DistillSettings
 from pocketvit.pipeline.benching import BenchSettings
 from pocketvit.pipeline.runfolder import claim, read_settings

@@ -49,8 +49,30 @@ def test_older_versions_still_load_and_keep_their_rule_of_cropping(tmp_path: Pat
     assert read_artifact(file) == tiny_artifact(file, FLOAT_IN, FLOAT_OUT, preprocessing=before)
 
 
-def test_version_5_is_what_is_written(file: Path) -> None:
-    assert manifest_path(file).read_bytes() == (GOLDEN / "artifact-v5.json").read_bytes()
+def test_version_5_still_loads(file: Path) -> None:
+    manifest_path(file).write_bytes((GOLDEN / "artifact-v5.json").read_bytes())
+    assert read_artifact(file) == tiny_artifact(file, FLOAT_IN, FLOAT_OUT)
+
+
+def test_version_6_is_what_is_written(file: Path) -> None:
+    assert manifest_path(file).read_bytes() == (GOLDEN / "artifact-v6.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "layout"), [("vector", (1, 5), "NC"), ("grid", (1, 4, 5), "NLC"), ("grid", (1, 2, 2, 5), "NHWC")]
+)
+def test_a_file_without_plan_and_classes_round_trips(tmp_path: Path, kind: Any, shape: Any, layout: Any) -> None:
+    output = TensorSpec("features", shape, "float32", layout)
+    file = written_artifact(tmp_path, plan=None, output=output, class_names=(), output_kind=kind)
+    artifact = read_artifact(file)
+    assert (artifact.plan, artifact.output_kind, artifact.output) == (None, kind, output)
+    assert (artifact.macs, artifact.params) == (None, None)
+
+
+def test_classes_need_no_names_without_a_plan(tmp_path: Path) -> None:
+    assert read_artifact(written_artifact(tmp_path, plan=None, class_names=())).class_names == ()
+    with pytest.raises(ArtifactError, match=r"names the wrong number of classes\. Expected 3\. Got 2"):
+        read_artifact(written_artifact(tmp_path, plan=None, class_names=("a", "b")))
 
 
 def test_what_a_recipe_s_place_went_by_round_trips(tmp_path: Path) -> None:
@@ -80,7 +102,7 @@ def test_another_length_is_found(file: Path, length: int) -> None:
 def test_what_is_not_there_is_named(file: Path) -> None:
     with pytest.raises(ArtifactError, match=r"other\.tflite does not exist"):
         read_artifact(file.with_name("other.tflite"))
-    with pytest.raises(ArtifactError, match=r"is not an artifact. Expected a \.onnx or \.tflite file"):
+    with pytest.raises(ArtifactError, match=r"is not a model file. Expected a file that ends in \.onnx"):
         read_artifact(file.with_suffix(".pt"))
     manifest_path(file).unlink()
     with pytest.raises(ArtifactError, match=r"has no manifest. Expected model\.tflite\.json beside it. Copy it along"):
@@ -107,13 +129,17 @@ def test_a_truncated_manifest_is_an_artifact_error(file: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "text"),
     [
-        (("schema_version",), 6, "newer PocketViT.*pip install --upgrade"),
+        (("schema_version",), 7, "newer PocketViT.*pip install --upgrade"),
         (("schema",), "pocketvit.plan", "another kind of document"),
         (("class_names",), ["a", "b"], "names the wrong number of classes. Expected 3. Got 2"),
         (("class_names",), "abc", "class_names has the wrong type or value. Expected a list"),
         (("class_names", 0), "\ud800", "without lone surrogates"),
-        (("format",), "pth", "format has the wrong type or value. Expected one of 'onnx', 'tflite'"),
-        (("precision",), "fp64", "precision has the wrong type"),
+        (("format",), "pth", r"describes another format. Expected \.tflite. Got pth"),
+        (("precision",), "<b>", "has an impossible precision. Got '<b>'"),
+        (("output_kind",), "text", "output_kind has the wrong type or value"),
+        (("output_kind",), "vector", "names classes of a vector. Expected none. Got 3"),
+        (("output_kind",), "grid", "an output that is no grid. Expected NLC or NHWC or NCHW. Got NC"),
+        (("class_names",), [], "names the wrong number of classes. Expected 3. Got 0"),
         (("plan", "embed_dim"), 12, "plan is not valid: embed_dim"),
         (("plan", "num_classes"), 4, "names the wrong number of classes"),
         (("plan", "img_size"), [16, 16], "another size than its plan reads. Expected 16x16x3. Got 8x8x3"),

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from device_bench.clock import Clock
 from device_bench.documents.figures import Failure
 from device_bench.documents.request import BenchRequest, check_files
 from device_bench.documents.results import BenchResult
 from device_bench.machine.state import MachineState
-from device_bench.metrics.measure import Clock
 from device_bench.metrics.steadiness import machine_notes
 from device_bench.targets.base import Backend, Device
 from device_bench.targets.finding import Finding

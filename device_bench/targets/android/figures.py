@@ -14,7 +14,8 @@ from device_bench.documents.results import FileResult
 from device_bench.energy.measure import UPDATES, WINDOW_S, measure_energy
 from device_bench.energy.source import NoSource, PolledPower, SourceError
 from device_bench.metrics.steadiness import series_notes
-from runtime import Artifact, ArtifactError, PocketVitError, macs, manifest_path, read_artifact, sha256_of
+from runtime import Artifact, ArtifactError, PocketVitError, manifest_path, read_artifact, sha256_of
+from runtime.formats import TFLITE
 
 from .benchmark_model import DELEGATES, Options, shortfalls
 from .fuel_gauge import find_gauge
@@ -65,8 +66,8 @@ def look_at(request: BenchRequest) -> tuple[list[Known], list[Failure]]:
     """Looks at the files here: which can be sent at all, and why the others cannot."""
     known, failures = [], []
     for number, file in enumerate(request.files):
-        if file.suffix != ".tflite":
-            what = f"{PROGRAM} runs .tflite files alone; a {file.suffix} file needs a Python on the phone."
+        if file.suffix != TFLITE.suffix:
+            what = f"{PROGRAM} runs {TFLITE.suffix} files alone; a {file.suffix} file needs a Python on the phone."
             failures.append(Failure(file.name, what))
             continue
         if "\\" in file.name:
@@ -79,7 +80,9 @@ def look_at(request: BenchRequest) -> tuple[list[Known], list[Failure]]:
         except ArtifactError as error:
             failures.append(Failure(file.name, str(error).replace(str(file), file.name)))
             continue
-        known.append(Known(file, manifest, manifest.sha256 if manifest else sha256_of(file), f"model-{number}.tflite"))
+        known.append(
+            Known(file, manifest, manifest.sha256 if manifest else sha256_of(file), f"model-{number}{TFLITE.suffix}")
+        )
     return known, failures
 
 
@@ -147,8 +150,8 @@ def file_result(
         measurements=() if latency is None else (latency,),
         memory=own.memory,
         startup=starts if request.startup and not emulated else None,
-        macs=macs(manifest.plan) if manifest else None,
-        arithmetic=ARITHMETIC[manifest.precision] if manifest and job.backend == "cpu" else None,
+        macs=manifest.macs if manifest else None,
+        arithmetic=ARITHMETIC.get(manifest.precision) if manifest and job.backend == "cpu" else None,
         energy=own.energy,
         notes=tuple(notes),
     )

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from device_bench.clock import Clock
 from device_bench.energy.source import NoSource, PolledPower, SourceError, Watch
-from device_bench.metrics.measure import Clock
 
 from .state import Battery, Shell, parse_battery
 

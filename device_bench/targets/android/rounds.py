@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from device_bench.clock import Clock
 from device_bench.documents.figures import MemoryUse
-from device_bench.metrics.measure import STEADY, Clock, Measurement, Sampling
+from device_bench.documents.measurement import Measurement, Sampling
+from device_bench.metrics.measure import STEADY
 from device_bench.targets.base import Backend
 from runtime import MeasurementError, Progress, UnsupportedTargetError, silent
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-from device_bench.metrics.instructions import CLASSES, Instructions
+from device_bench.documents.instructions import CLASSES, Instructions
 from device_bench.targets.remote.bundle import bundle
 from runtime import ArtifactError, MeasurementError, Progress, silent, storage_errors
 
@@ -98,7 +98,7 @@ def count_file(board: Board, file: Path, runs: int = RUNS, *, timeout_s: float =
         folder.mkdir(exist_ok=True)
         (folder / "packages.zip").write_bytes(bundle())
         shutil.copyfile(file, folder / model)
-    argv = [_PYTHON, "-m", "device_bench.worker.count_invokes", f"/{_FOLDER}/{model}", str(runs)]
+    argv = [_PYTHON, "-m", "device_bench.metrics.count_invokes", f"/{_FOLDER}/{model}", str(runs)]
     variables = {**_VARIABLES, "PYTHONPATH": f"/{_FOLDER}/packages.zip"}
     try:
         done = board.counted(argv, variables, timeout_s=timeout_s)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from device_bench.metrics.instructions import CLASSES
+from device_bench.documents.instructions import CLASSES
 from runtime import MeasurementError
 
 

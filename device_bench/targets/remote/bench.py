@@ -14,14 +14,12 @@ from device_bench.targets.base import Device
 from device_bench.targets.finding import Finding
 from device_bench.targets.link import Link
 from runtime import MeasurementError, Progress, decode, encode, manifest_path, silent, tool_version
+from runtime.engines import engine_of
 
-from .bootstrap import bootstrap
+from .bootstrap import PORTABLE, bootstrap
 from .bundle import bundle
 from .converse import Order, Parcel, Survey, converse
 from .supervisor import OLDEST_PYTHON
-
-ENGINES = {".tflite": "ai-edge-litert", ".onnx": "onnxruntime", ".pt2": "torch"}
-"""The package that runs a file, by its suffix."""
 
 _LEAST_FREE = 50e6
 _SLACK_S = 30.0
@@ -55,7 +53,8 @@ def bench_over_link(
     """
     check_files(request)
     if request.bootstrap:
-        packages = sorted({"numpy", *(ENGINES[file.suffix] for file in request.files)} - {"torch"})
+        engines = [engine_of(file) for file in request.files]
+        packages = sorted({"numpy", *(engine.package for engine in engines if engine.portable)})
         bootstrap(device, link, packages, progress, stop=stop)
     lacking: list[Path] = []
     threads = device.threads or request.threads
@@ -68,7 +67,7 @@ def bench_over_link(
 
     answer = converse(link, device.python, plan, progress, stop=stop)
     result = decode(BenchResult, answer, f"the result of {device.label}")
-    failures = [Failure(file.name, _cure(device, [ENGINES[file.suffix]])) for file in lacking]
+    failures = [Failure(file.name, _cure(device, [engine_of(file).package])) for file in lacking]
     return replace(result, target=device.address, tool_version=tool_version(), failures=(*result.failures, *failures))
 
 
@@ -107,11 +106,11 @@ def _lacking(device: Device, files: tuple[Path, ...], survey: Survey) -> list[Pa
         MeasurementError: nothing can be run at all.
     """
     if "numpy" not in survey.versions:
-        needed = sorted({"numpy", *(ENGINES[file.suffix] for file in files)})
+        needed = sorted({"numpy", *(engine_of(file).package for file in files)})
         raise MeasurementError(f"numpy is not installed for the Python on {device.label}", fix=_cure(device, needed))
-    lacking = [file for file in files if ENGINES[file.suffix] not in survey.versions]
+    lacking = [file for file in files if engine_of(file).package not in survey.versions]
     if len(lacking) == len(files):
-        engines = sorted({ENGINES[file.suffix] for file in files})
+        engines = sorted({engine_of(file).package for file in files})
         raise MeasurementError(
             f"{' and '.join(engines)} cannot be found by the Python on {device.label}", fix=_cure(device, engines)
         )
@@ -137,10 +136,7 @@ def findings_of(device: Device, survey: Survey) -> tuple[Finding, ...]:
             python if new_enough else None,
             f"It is {survey.python}: install {oldest} or newer there, and name it in targets.toml: python = …",
         ),
-        *(
-            Finding(label, package, survey.versions.get(package), _cure(device, [package]))
-            for package in ("numpy", "ai-edge-litert", "onnxruntime")
-        ),
+        *(Finding(label, package, survey.versions.get(package), _cure(device, [package])) for package in PORTABLE),
         Finding(
             label,
             "free space",

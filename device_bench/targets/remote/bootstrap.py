@@ -14,13 +14,14 @@ from pathlib import Path
 from device_bench.targets.base import Device
 from device_bench.targets.link import Link
 from runtime import MeasurementError, Progress, silent
+from runtime.engines import ENGINES
 
 from . import make_venv
 from .converse import ROOT, Order, Parcel, Survey, converse
 from .supervisor import MODULES
 
 VENV = f"{ROOT}/venv"
-_FETCHED = ("numpy", "ai-edge-litert", "onnxruntime")
+PORTABLE = ("numpy", *(engine.package for engine in ENGINES.values() if engine.portable))
 _SILENCE_S = 300.0
 _OLDEST_GLIBC, _FALLBACK_GLIBC = 17, 31
 
@@ -65,7 +66,7 @@ def bootstrap(
             if all(package in survey.versions for package in packages):
                 return None
             # an environment is made anew as a whole, so what an earlier one had comes along
-            kept = set(survey.versions) & set(_FETCHED) if survey.venv else set()
+            kept = set(survey.versions) & set(PORTABLE) if survey.venv else set()
             wanted = sorted({*packages, *kept})
             progress("fetch", 0, 1, device.label)
             wheels = fetch_wheels(device, survey, wanted, Path(folder), run)

@@ -5,22 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import queue
 import shlex
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from device_bench.documents.answers import error_of, parse_answer
 from device_bench.targets.link import Link
 from runtime import MeasurementError, PocketVitError, Progress, decode, encode, silent
+from runtime.worker.messages import carried_error
+from runtime.worker.parent import MessageProcess
 
 from . import supervisor
 
@@ -37,6 +36,7 @@ LOST_S = 60
 _BEAT_S = 5.0
 _PATIENCE_S = 10.0
 _CHUNK = 1 << 16
+_LOOK_EVERY_S = 0.2
 _FIRST = "import sys;exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())))"
 
 
@@ -134,19 +134,15 @@ def converse(
         MeasurementError: the device cannot be reached, is not fit for it, fell silent, or was stopped.
         PocketVitError: whatever the program answers.
     """
-    with tempfile.TemporaryFile() as said:
-        try:
-            process = subprocess.Popen(
-                link.argv(command_line(python)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
-                start_new_session=True,
-            )  # fmt: skip
-        except OSError as error:
-            raise MeasurementError(f"The program that reaches {link.label} cannot be run", got=error.strerror) from None
-        talk = _Talk(link, process, said, progress, stop or threading.Event())
-        try:
-            return talk.hold(plan, connect_s)
-        finally:
-            talk.end()
+    try:
+        process = MessageProcess(link.argv(command_line(python)))
+    except OSError as error:
+        raise MeasurementError(f"The program that reaches {link.label} cannot be run", got=error.strerror) from None
+    talk = _Talk(link, process, progress, stop or threading.Event())
+    try:
+        return talk.hold(plan, connect_s)
+    finally:
+        talk.end()
 
 
 def command_line(python: str) -> str:
@@ -156,20 +152,14 @@ def command_line(python: str) -> str:
 
 
 class _Talk:
-    def __init__(
-        self, link: Link, process: subprocess.Popen[bytes], said: IO[bytes], progress: Progress, stop: threading.Event
-    ) -> None:
-        self._link, self._process, self._said, self._progress, self._stop = link, process, said, progress, stop
-        self._lines: queue.Queue[bytes | None] = queue.Queue()
+    def __init__(self, link: Link, process: MessageProcess, progress: Progress, stop: threading.Event) -> None:
+        self._link, self._process, self._progress, self._stop = link, process, progress, stop
         self._over = threading.Event()
         self._writing = threading.Lock()
         self._moved = time.monotonic()
         self._met = False
-        assert process.stdin is not None
-        self._input = process.stdin
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._read, self._beat)]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        self._start(self._beat)
 
     def hold(self, plan: Callable[[Survey], Order | None], connect_s: float) -> Any:
         program = Path(supervisor.__file__).read_bytes()
@@ -190,7 +180,7 @@ class _Talk:
             elif "result" in answer:
                 return answer["result"]
             elif "error" in answer:
-                raise error_of(answer)
+                raise carried_error(answer)
             else:
                 raise self._unexpected(answer)
 
@@ -200,32 +190,26 @@ class _Talk:
         # a writer may be stuck in a full pipe and hold the file: the descriptor is closed below by the program's end
         if self._writing.acquire(timeout=0.5):
             with contextlib.suppress(OSError):
-                self._input.close()
+                self._process.stdin.close()
             self._writing.release()
         else:
-            self._signal(signal.SIGTERM)
+            self._process.signal(signal.SIGTERM)
         try:
-            self._process.wait(_PATIENCE_S if self._met else 1.0)
+            self._process.process.wait(_PATIENCE_S if self._met else 1.0)
         except subprocess.TimeoutExpired:
-            self._signal(signal.SIGKILL)
-            self._process.wait()
+            self._process.signal(signal.SIGKILL)
+            self._process.process.wait()
         for thread in self._threads:
             thread.join(_PATIENCE_S)
-        with contextlib.suppress(OSError):
-            self._input.close()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._process.close()
 
-    def _signal(self, number: signal.Signals) -> None:
-        """Ends the program here with all it started, such as a jump host's own client."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
+    def _start(self, work: Callable[..., None], *arguments: Any) -> None:
+        self._threads.append(threading.Thread(target=work, args=arguments, daemon=True))
+        self._threads[-1].start()
 
     def _send(self, pieces: Sequence[bytes | Parcel]) -> None:
         """Writes in a thread, so that what the device says meanwhile is heard."""
-        thread = threading.Thread(target=self._write, args=(pieces,), daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        self._start(self._write, pieces)
 
     def _next(self, seconds: float, what: str) -> dict[str, Any]:
         """Returns the next answer that is one."""
@@ -234,20 +218,16 @@ class _Talk:
             if self._stop.is_set():
                 raise MeasurementError(f"{self._link.label} was stopped")
             try:
-                line = self._lines.get(timeout=0.2)
+                answer = self._process.read(_LOOK_EVERY_S)
             except queue.Empty:
-                # something that outlives the program here may keep its output open
-                if self._process.poll() is not None:
-                    raise self._ended() from None
                 if time.monotonic() > self._moved + seconds:
                     raise MeasurementError(
                         f"{self._link.label} {what} for {seconds:g} s and was given up",
                         fix="See whether it is up and reachable, and try again; or give it longer with --timeout",
                     ) from None
                 continue
-            if line is None:
+            if answer is None:
                 raise self._ended()
-            answer = parse_answer(line.decode("utf-8", "replace"))
             if answer:
                 return answer
 
@@ -264,13 +244,12 @@ class _Talk:
 
     def _ended(self) -> PocketVitError:
         """Returns what it means that the program here ended without an answer."""
-        status = self._process.wait(_PATIENCE_S)
-        self._said.seek(0)
-        said = self._said.read().decode("utf-8", "replace").strip()
-        known = self._link.explain(status, said)
+        status = self._process.process.wait(_PATIENCE_S)
+        lines = self._process.stderr_lines()
+        known = self._link.explain(status, "\n".join(lines))
         if known is not None:
             return known
-        last = (said.splitlines() or ["no message"])[-1][:300]
+        last = lines[-1][:300] if lines else "no message"
         if status == 127 or "not found" in last:
             return MeasurementError(
                 f"There is no Python 3 on {self._link.label} under that name",
@@ -283,13 +262,6 @@ class _Talk:
             fix="See whether it is still up, and try again",
         )
 
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        with contextlib.suppress(ValueError, OSError):
-            for line in self._process.stdout:
-                self._lines.put(line)
-        self._lines.put(None)
-
     def _write(self, pieces: Sequence[bytes | Parcel]) -> None:
         sizes = [len(piece) if isinstance(piece, bytes) else _size(piece) for piece in pieces]
         total, sent = sum(sizes), 0
@@ -298,8 +270,8 @@ class _Talk:
                 for chunk in _chunks(piece):
                     if self._over.is_set():
                         return
-                    self._input.write(chunk)
-                    self._input.flush()
+                    self._process.stdin.write(chunk)
+                    self._process.stdin.flush()
                     sent += len(chunk)
                     self._moved = time.monotonic()
                     if len(pieces) > 1:
@@ -309,8 +281,8 @@ class _Talk:
         while not self._over.wait(min(_BEAT_S, LOST_S / 4)):
             if self._writing.acquire(blocking=False):
                 try:
-                    self._input.write(b"\n")
-                    self._input.flush()
+                    self._process.stdin.write(b"\n")
+                    self._process.stdin.flush()
                 except (OSError, ValueError):
                     return
                 finally:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from device_bench.documents.figures import Accuracy, Energy, Failure, MemoryUse, Peak, Startup, Throughput, confusion
+from device_bench.documents.instructions import Instructions
+from device_bench.documents.measurement import Measurement, Sampling
 from device_bench.documents.results import BenchResult, FileResult, read_result, write_result
 from device_bench.machine.state import MachineState
-from device_bench.metrics.instructions import Instructions
-from device_bench.metrics.measure import Measurement, Sampling
 from runtime import ArtifactError, MeasurementError
 from tests.device_bench.conftest import bench_result
 
@@ -18,6 +18,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "bench_v1.json"
 GOLDEN_2 = GOLDEN.with_name("bench_v2.json")
 GOLDEN_3 = GOLDEN.with_name("bench_v3.json")
 GOLDEN_4 = GOLDEN.with_name("bench_v4.json")
+GOLDEN_5 = GOLDEN.with_name("bench_v5.json")
 
 BEFORE = MachineState(
     board="Example Pi 5",
@@ -76,6 +77,7 @@ FULL = FileResult(
         "digits", "test", 3, ((0, 0, 2), (0, 1, 1), (1, 1, 1), (2, 0, 1), (2, 2, 3)), (0, 0, 1, 1, 0, 2, 2, 2)
     ),
     notes=("The times jump between two levels, 2.00 ms and 2.20 ms.",),
+    metrics={"operators": 12, "wear": {"cycles": 1.5}},
 )
 
 WHOLE = BenchResult(
@@ -128,6 +130,8 @@ WHOLE = BenchResult(
     notes=("Other processes used 0.40 cores.",),
 )
 
+FOURTH = replace(WHOLE, files=tuple(replace(one, metrics={}) for one in WHOLE.files))
+
 
 @pytest.fixture
 def written(run):
@@ -171,19 +175,24 @@ def test_what_version_1_did_not_have_is_at_its_default():
 def test_the_golden_file_of_version_2_loads():
     assert document(GOLDEN_2)["schema_version"] == 2
     accuracy = Accuracy("digits", "test", 3, ((0, 0, 9), (0, 1, 1), (1, 1, 10), (2, 0, 2), (2, 2, 8)))
-    files = tuple(replace(one, accuracy=one.accuracy and accuracy, instructions=None) for one in WHOLE.files)
+    files = tuple(replace(one, accuracy=one.accuracy and accuracy, instructions=None) for one in FOURTH.files)
     assert read_result(GOLDEN_2) == replace(WHOLE, files=files)
 
 
 def test_the_golden_file_of_version_3_loads():
     assert document(GOLDEN_3)["schema_version"] == 3
-    assert read_result(GOLDEN_3) == WHOLE
+    assert read_result(GOLDEN_3) == FOURTH
 
 
-def test_the_golden_file_of_version_4_is_what_was_written(tmp_path):
-    assert read_result(GOLDEN_4) == WHOLE
+def test_the_golden_file_of_version_4_loads():
+    assert document(GOLDEN_4)["schema_version"] == 4
+    assert read_result(GOLDEN_4) == FOURTH
+
+
+def test_the_golden_file_of_version_5_is_what_was_written(tmp_path):
+    assert read_result(GOLDEN_5) == WHOLE
     write_result(tmp_path / "again.json", WHOLE)
-    assert (tmp_path / "again.json").read_bytes() == GOLDEN_4.read_bytes()
+    assert (tmp_path / "again.json").read_bytes() == GOLDEN_5.read_bytes()
 
 
 def test_a_result_of_many_classes_stays_small(tmp_path):
@@ -199,8 +208,8 @@ def test_a_result_of_many_classes_stays_small(tmp_path):
     assert sum(map(sum, accuracy.confusion)) == accuracy.images == 2 * classes
 
 
-def test_the_golden_file_of_version_4_has_every_field():
-    told = set(told_of(read_result(GOLDEN_4)))
+def test_the_golden_file_of_version_5_has_every_field():
+    told = set(told_of(read_result(GOLDEN_5)))
     kinds = {kind for kind, _ in told}
     assert kinds >= {BenchResult, FileResult, MachineState, Sampling, Measurement, MemoryUse, Startup, Throughput}
     assert kinds >= {Energy, Accuracy, Peak, Failure, Instructions}
@@ -216,7 +225,7 @@ def told_of(value):
     elif is_dataclass(value):
         for field in fields(value):
             own = getattr(value, field.name)
-            if own not in (None, ()):
+            if own not in (None, (), {}):
                 yield type(value), field.name
             yield from told_of(own)
 
@@ -248,7 +257,7 @@ NO_JSON = "is not valid JSON.*not a number JSON knows"
         ('"country": "DEU"', '"country": "FRA"', EDITED),
         ('"digest": "', '"digest": "0', "Expected digest 0"),
         ('"digest"', '"digset"', "Expected a digest"),
-        ('"schema_version": 2', '"schema_version": 5', "newer PocketViT"),
+        ('"schema_version": 2', '"schema_version": 6', "newer PocketViT"),
     ],
 )
 def test_version_2_edited_by_hand_is_refused_with_the_reason(tmp_path, old, new, reason):
@@ -327,7 +336,7 @@ def refused_when_forged(tmp_path, golden, keys, value, reason):
 def test_a_golden_file_signed_again_is_itself(tmp_path):
     path = tmp_path / "same.json"
     path.write_text(json.dumps(signed(document(GOLDEN_3))))
-    assert read_result(path) == WHOLE
+    assert read_result(path) == FOURTH
 
 
 def document(path):
@@ -352,7 +361,7 @@ def signed(body):
         ('"cpu"', '"gpu"'),
         ('"threads": 1', '"threads": 2'),
         ('"digest"', '"digset"'),
-        ('"schema_version": 1', '"schema_version": 5'),
+        ('"schema_version": 1', '"schema_version": 6'),
         ('"pocketvit.bench"', '"pocketvit.plan"'),
     ],
 )

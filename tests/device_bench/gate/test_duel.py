@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from device_bench.gate.duel import BLOCKS, MAX_ROUNDS, Duel, Round, Rules, duel, fight
-from device_bench.worker.apart import ask
+from device_bench.worker.isolated import run_isolated
 from runtime import MeasurementError, PocketVitError
 
 TINY = Path(__file__).parents[2] / "golden" / "tiny-fp32.tflite"
@@ -94,12 +94,12 @@ def child(tmp_path: Path, text: str):
     """Returns what asks a process that does this and nothing else."""
     script = tmp_path / "child.py"
     script.write_text(text)
-    return partial(ask, command=(sys.executable, str(script)))
+    return partial(run_isolated, command=(sys.executable, str(script)))
 
 
 ANSWER = """
 import json, random, sys
-request = json.load(sys.stdin)
+request = json.loads(sys.stdin.readline())["request"]
 rng = random.Random(request["seed"])
 rounds = []
 for _ in range({rounds}):
@@ -160,8 +160,8 @@ def test_the_file_that_crashes_is_named(tmp_path):
     new = tmp_path / "new.tflite"
     text = """
 import json, os, signal, sys
-from device_bench.worker.apart import marker_of
-marker_of(json.load(sys.stdin)["turns"])(1)
+from runtime.worker.child import shared_turn
+shared_turn(json.loads(sys.stdin.readline())["turns"])(1)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     with pytest.raises(MeasurementError, match=r"new\.tflite failed while it was timed.*SIGKILL"):

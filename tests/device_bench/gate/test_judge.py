@@ -7,10 +7,10 @@ from xml.etree import ElementTree
 import pytest
 
 from device_bench.documents.facts import Baseline, Facts, baseline_of, read_baseline, write_baseline
+from device_bench.documents.instructions import Instructions
 from device_bench.gate.duel import Duel, Round, Rules
 from device_bench.gate.judge import Gate, Limits, gate_json, judge, read_limits
 from device_bench.gate.render import junit, markdown
-from device_bench.metrics.instructions import Instructions
 from runtime import ArtifactError, MeasurementError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "gate_baseline_v1.json"

@@ -16,7 +16,7 @@ from device_bench.latency_table.files import (
     wholes_to_time,
 )
 from device_bench.latency_table.fit import fit_table
-from device_bench.worker.apart import time_apart
+from device_bench.metrics.isolated import time_isolated
 from runtime import ArtifactError, BlockPlan, MeasurementError, ShapePlan, latency_of, macs
 from tests.device_bench.conftest import write_onnx
 from tests.tables import CONDITIONS, LAST, model_ns, stair_table, stair_times
@@ -139,8 +139,8 @@ def test_files_are_timed_apart_in_order(tmp_path: Path) -> None:
     small, large = tmp_path / "small.onnx", tmp_path / "large.onnx"
     write_onnx(small, (1, 4))
     write_onnx(large, (1, 4))
-    times = time_apart([large, small], rounds=4)
+    times = time_isolated([large, small], rounds=4)
     assert len(times) == 2
     assert all(0 < time < 10 for time in times)
     with pytest.raises(ArtifactError, match="does not exist"):
-        time_apart([tmp_path / "none.onnx"])
+        time_isolated([tmp_path / "none.onnx"])

@@ -33,6 +33,7 @@ def session(batch: int) -> Session:
     artifact = SimpleNamespace(
         file="a.onnx",
         class_names=NAMES,
+        output_kind="classes",
         preprocessing=Preprocessing(4, 4, 1, (0.0,), (1.0,)),
         input=TensorSpec("x", (batch, 4, 4, 1), "float32", "NHWC"),
         output=TensorSpec("y", (batch, 3), "float32", "NC"),

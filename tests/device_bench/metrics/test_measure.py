@@ -3,7 +3,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from device_bench.metrics.measure import STEADY, WINDOW, Measurement, Sampling, is_steady, measure_interleaved
+from device_bench.documents.measurement import Measurement, Sampling
+from device_bench.metrics.measure import STEADY, WINDOW, is_steady, measure_interleaved
 from runtime import MeasurementError, UnsupportedTargetError
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from device_bench.documents.figures import MemoryUse, Startup
 from device_bench.metrics.startup import Start, measure_starts, start
-from device_bench.worker.apart import Answer
 from runtime import ArtifactError, MeasurementError
+from runtime.worker.parent import JobResult
 
 
 def one_start(load_s, first_run_s, peak, before):
@@ -31,7 +31,7 @@ def test_every_start_counts_and_memory_is_their_median(tmp_path):
 
     def ask(job, request, *, silence_s):
         asked.append((job, request["threads"], silence_s))
-        return Answer(asdict(next(starts)))
+        return JobResult(asdict(next(starts)))
 
     found = measure_starts(tmp_path / "a.onnx", 2, timeout_s=9, ask=ask)
     assert asked == [("start", 2, 9)] * 3
@@ -42,7 +42,7 @@ def test_every_start_counts_and_memory_is_their_median(tmp_path):
 
 def test_one_start_that_fails_is_a_failure_without_the_folder(tmp_path):
     file = tmp_path / "a.onnx"
-    answers = iter([Answer(asdict(one_start(1.0, 1.0, 2, 1))), Answer(error=MeasurementError(f"It ate {file}"))])
+    answers = iter([JobResult(asdict(one_start(1.0, 1.0, 2, 1))), JobResult(error=MeasurementError(f"It ate {file}"))])
     found = measure_starts(file, ask=lambda *a, **k: next(answers))
     assert (found.startup, found.failure) == (None, "It ate a.onnx.")
     assert found.memory == MemoryUse(None, None, "It ate a.onnx.")

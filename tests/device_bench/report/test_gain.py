@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 
 from device_bench.documents.results import read_result, write_result
-from device_bench.metrics.stats import Interval, ratio_of_medians
+from device_bench.interval import Interval
+from device_bench.metrics.stats import ratio_of_medians
 from device_bench.report.gain import Gain
 from device_bench.report.summary import summarise
 from runtime import ArtifactError, macs

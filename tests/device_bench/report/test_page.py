@@ -228,8 +228,8 @@ def test_a_search_over_trees_has_a_figure_and_a_row_per_round(plain):
     markdown, html = texts(plain)
     rows = [line for line in markdown.splitlines() if re.match(r"\| [12] \|", line)]
     assert rows == [
-        "| 1 | 5 | 2 | 1 | 525 | +0.1043 | 86.0 % | 80.0 % | mlp 4, embed | – |",  # noqa: RUF001
-        "| 2 | 4 | 1 | 0 | 325 | +0.2283 | 82.0 % | 70.0 % | mlp 4 | – |",  # noqa: RUF001
+        "| 1 | 5 | 2 | 1 | 525 | +0.1043 | 86.0 % | 80.0 % | mlp 4, embed |",
+        "| 2 | 4 | 1 | 0 | 325 | +0.2283 | 82.0 % | 70.0 % | mlp 4 |",
     ]
     for text in ("mlp 4, embed", "+0.1043", "at most what is drawn", "search/iteration-*/journal.jsonl"):
         assert text in html

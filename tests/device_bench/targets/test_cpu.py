@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 
 from device_bench.documents.figures import MemoryUse, Peak, Throughput
+from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
 from device_bench.machine.state import MachineState
 from device_bench.metrics.accuracy import TestImages, write_test_images
 from device_bench.metrics.inputs import random_input
-from device_bench.metrics.measure import Sampling
 from device_bench.metrics.startup import Start
 from device_bench.metrics.timing import time_files, time_in_turns
 from device_bench.targets import bench, run_request
 from device_bench.targets.cpu import bench_files
-from device_bench.worker.apart import Answer
 from runtime import (
     ArtifactError,
     MeasurementError,
@@ -30,6 +29,7 @@ from runtime import (
     read_artifact,
     write_artifact,
 )
+from runtime.worker.parent import JobResult
 from tests.device_bench.conftest import SLICED, make_run, write_onnx
 
 HERE = Path(__file__).parents[1]
@@ -50,20 +50,21 @@ class Here:
 
     def __call__(self, job, request, progress=None, *, silence_s=None):
         names = [Path(file).name for file in request.get("files", [request.get("file", "")])]
+        job = request.get("metric", job)
         self.jobs.append((job, *names))
         for number, name in enumerate(names):
             if (job, name) in self.spoilt:
-                return Answer(error=self.spoilt[job, name], turn=number)
+                return JobResult(error=self.spoilt[job, name], turn=number)
         if job == "start":
             engine = open_engine(Path(request["file"]))
             batch = random_input(engine, names[0], 0).shape[0]
-            return Answer(asdict(Start(0.5, 0.25, 2, 1, engine.name, engine.version, batch)))
+            return JobResult(asdict(Start(0.5, 0.25, 2, 1, engine.name, engine.version, batch)))
         if job == "peaks":
-            return Answer(encode((Peak("litert", "int8", 1, (self.peaks.pop(0),)),)))
+            return JobResult(encode((Peak("litert", "int8", 1, (self.peaks.pop(0),)),)))
         if job == "throughput":
-            return Answer(encode((Throughput(1, 1, 1, (9.0,)),)))
+            return JobResult(encode((Throughput(1, 1, 1, (9.0,)),)))
         files = [Path(file) for file in request["files"]]
-        return Answer(encode(time_in_turns(files, sampling=SHORT, seed=request["seed"], progress=progress)))
+        return JobResult(encode(time_in_turns(files, sampling=SHORT, seed=request["seed"], progress=progress)))
 
 
 def measured(*files, ask=None, progress=lambda *said: None, **options):
@@ -136,7 +137,7 @@ def test_a_process_that_ends_in_no_files_turn_is_an_error(onnx_file):
     class Broken(Here):
         def __call__(self, job, request, progress=None, *, silence_s=None):
             if job == "latency":
-                return Answer(error=MeasurementError("No memory"))
+                return JobResult(error=MeasurementError("No memory"))
             return super().__call__(job, request, progress)
 
     with pytest.raises(MeasurementError, match="No memory"):

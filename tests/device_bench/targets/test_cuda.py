@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from device_bench.documents.measurement import Sampling
 from device_bench.machine.state import machine_state
-from device_bench.metrics.measure import Sampling
 from device_bench.targets.cuda import (
     WITH_COPIES,
     DeviceClock,

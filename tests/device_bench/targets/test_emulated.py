@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from device_bench.metrics.instructions import Instructions
+from device_bench.documents.instructions import Instructions
 from device_bench.targets.emulated import CORES, MARKER, Lack, boards_folder, count_instructions, emulated_board
 from device_bench.targets.emulated import missing_for_boards as missing
 from device_bench.targets.emulated.base import Package, Record, read_boards, recipe_key, write_record

@@ -19,18 +19,18 @@ from compress.model.load import ModelSpec, load_model
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
 from compress.train.fit import fit
+from export.compare import compare_logits, real_logits
 from export.formats.micro import DEFAULT_LIMITS, GELU_SLOPE, MICRO_KINDS, MicroLimits, check_micro, micro_graph
 from export.formats.micro import run_micro as run_micro_file
 from export.graph.build import DEFAULT_REWRITES, NO_REWRITES, Rewrites, vit_graph
 from export.graph.execute import run_graph
 from export.graph.ir import Builder, Graph
 from export.quantise.calibrate import observe
-from export.quantise.integer import Ranges, quantise
-from export.quantise.recipes import full_recipes, modes_of
+from export.quantise.integer import quantise
+from export.quantise.recipes import Ranges, modes_of, recipes_for
 from export.quantise.rounding import correct_biases
-from export.verify import compare_logits, real_logits
 from export.writers.tflite import tflite_bytes
-from runtime import ArtifactError, DataError, MissingExtraError, UnsupportedTargetError, open_engine
+from runtime import ArtifactError, DataError, MissingExtraError, UnsupportedTargetError
 from tests.export.conftest import SPEC, uneven
 from tests.export.graph.test_build import ARCHITECTURES, VIT, images_for, model_of
 
@@ -38,7 +38,7 @@ needs_micro = pytest.mark.skipif(
     importlib.util.find_spec("tflite_micro") is None, reason="tflite-micro is not installed: pip install tflite-micro"
 )
 GELUS = [name for name, plan in ARCHITECTURES.items() if plan.act.startswith("gelu")]
-FULL_INT8 = full_recipes()[0]
+FULL_INT8 = recipes_for("int8-full")[0]
 
 
 def int8_graph(graph: Graph, images: np.ndarray, prepare: Callable[[Graph], Graph] = micro_graph) -> Graph:
@@ -255,7 +255,7 @@ def test_every_operator_gives_the_integers_that_litert_gives(name: str, tmp_path
     )
     path = tmp_path / "one.tflite"
     path.write_bytes(tflite_bytes(made))
-    wanted = real_logits(open_engine(path), images)
+    wanted = real_logits(path, images)
     got = run_micro_file(path, images).logits
     step = made.qparams[made.output].scale[0]
     assert np.abs(got - wanted).max() <= (STEPS.get(name, 1) + 0.01) * step
@@ -272,9 +272,9 @@ def test_every_architecture_runs_and_answers_as_in_litert(name: str, tmp_path: P
     path.write_bytes(tflite_bytes(int8_graph(vit_graph(model_of(plan)), images)))
     told: list[int] = []
     run = run_micro_file(path, images, lambda stage, done, total, note="": told.append(done))
-    parity = compare_logits(run.logits, real_logits(open_engine(path), images), None, "")
+    parity = compare_logits(run.logits, real_logits(path, images), None, "")
     assert parity.sqnr_db is None or parity.sqnr_db > 15
-    assert told == list(range(1, 9))
+    assert (told[0], told[-1]) == (1, 8)
     assert run.file_bytes == path.stat().st_size
     assert "dev" in run.version or run.version[0].isdigit()
 

@@ -16,12 +16,13 @@ import torch
 from compress.data.dataset import Dataset
 from compress.model.vit import SlicedViT
 from export.exporter import export_model
+from export.formats import default_kinds
 from export.formats.torch import torch_model, torch_shapes, write_torch
 from export.inspect.check_file import verify_file
 from export.inspect.inspection import inspect_file
 from export.inspect.sandbox import Sandbox
 from export.inspect.widths import read_widths
-from export.job import DEFAULT_KINDS, ExportSettings
+from export.job import ExportSettings
 from runtime import (
     ArtifactError,
     DataError,
@@ -33,7 +34,6 @@ from runtime import (
     write_artifact,
 )
 from runtime.engines import open_device_engine
-from runtime.engines.torch import TorchEngine
 from runtime.engines.torch_archive import PROGRAM, SAMPLES, WEIGHTS, pack_torch_archive, read_torch_archive
 from tests.export.conftest import task_for
 from tests.export.small import LEAST, SMALL, artifact_of, small_model
@@ -141,8 +141,8 @@ def test_no_gpu_is_said_before_the_file_is_read(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedTargetError, match=r"torch reaches no GPU.* `nvidia-smi` lists") as caught:
         open_engine(tmp_path / "a.pt2", device="cuda")
     assert caught.value.exit_code == 2
-    with pytest.raises(UnsupportedTargetError, match="Expected cpu or cuda"):
-        TorchEngine(tmp_path / "a.pt2", 1, "tensorrt")
+    with pytest.raises(UnsupportedTargetError, match=r"does not run on tensorrt. Expected a \.onnx file"):
+        open_engine(tmp_path / "a.pt2", device="tensorrt")
 
 
 def test_the_widths_in_the_file_are_those_of_the_plan(file: Path) -> None:
@@ -200,7 +200,7 @@ def test_the_file_is_exported_with_a_manifest_and_verified(sliced: SlicedViT, di
     before = (tmp_path / "tiny.pt2").stat().st_mtime_ns
     export_model(sliced, task_for(digits, trained=False), digits, tmp_path, "tiny", settings)
     assert (tmp_path / "tiny.pt2").stat().st_mtime_ns == before
-    assert "torch" not in DEFAULT_KINDS
+    assert "torch" not in default_kinds()
 
 
 def with_program(records: Records, change: Callable[[Any], None], name: str = PROGRAM) -> Records:

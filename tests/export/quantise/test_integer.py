@@ -20,22 +20,24 @@ from compress.model.load import ModelSpec, load_model
 from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
 from compress.train.fit import fit
-from export.formats.tflite import write_int8
+from export.compare import compare_logits, real_logits
+from export.formats.tflite import tflite_form, write_int8
 from export.graph.build import vit_graph
 from export.graph.ir import Graph, QParams
 from export.quantise.calibrate import Stats, activation_qparams, int8_range, observe, weight_qparams
-from export.quantise.choose import Candidate, Kitchen, Subject, Wanted, choose_accurate, choose_fast
+from export.quantise.candidates import Candidate, CandidateBuilder, Subject
+from export.quantise.choose import Wanted, choose_accurate, choose_fast
 from export.quantise.equalise import equalising_scales
 from export.quantise.integer import quantise
+from export.quantise.processors import ordered_recipes
 from export.quantise.qat import QatRecipe, train_quantised
-from export.quantise.recipes import CPU_RECIPES, DYNAMIC, STATIC, STATIC_ATTENTION, Recipe, full_recipes, modes_of
+from export.quantise.recipes import DYNAMIC, STATIC, STATIC_ATTENTION, Recipe, modes_of, recipes_for
 from export.quantise.rounding import correct_biases, simulate
-from export.verify import compare_logits, real_logits
 from export.writers.tflite import tflite_bytes
 from runtime import Parity, open_engine
 from tests.export.conftest import SPEC
 
-ALL = (*CPU_RECIPES["x86"], *full_recipes())
+ALL = (*ordered_recipes("x86", "int8"), *recipes_for("int8-full"))
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +158,7 @@ def test_what_counts_in_integers(trained: SlicedViT, subject: Subject) -> None:
     for op in mixed.ops:
         if op.kind == "batch_matmul" and op.inputs[1] in mixed.qparams and op.inputs[1] not in mixed.constants:
             assert mixed.qparams[op.inputs[1]].zero_point == 0
-    full = made(full_recipes()[0])
+    full = made(recipes_for("int8-full")[0])
     assert all(name in full.qparams for name in full.shapes)
     assert not any(op.kind in ("quantize", "dequantize") for op in full.ops)
     assert full.qparams["blocks.0.mlp.fc1.bias"].dtype == "int32"
@@ -180,7 +182,7 @@ def test_the_simulation_is_what_the_engine_computes(
     made = quantise(graph, modes_of(graph, recipe), seen, recipe.ranges)
     path = tmp_path / "m.tflite"
     path.write_bytes(tflite_bytes(made))
-    found, wanted = real_logits(open_engine(path), subject.images), simulate(made, subject.images)
+    found, wanted = real_logits(path, subject.images), simulate(made, subject.images)
     float_parity = compare_logits(found, subject.logits, subject.labels)
     own_parity = compare_logits(found, wanted, None, "none")
     assert own_parity.sqnr_db is not None
@@ -199,21 +201,21 @@ def test_positions_too_small_to_matter_still_bring_patches_to_the_grid_of_all_to
     # it reaches further than any patch, so that the grids differ
     weights["cls_token"] += torch.linspace(-50, 50, weights["cls_token"].shape[-1])
     model = build(trained.plan, weights)
-    write_int8(model, tmp_path / "small.tflite", subject.calibration, full_recipes()[0])
-    assert np.isfinite(real_logits(open_engine(tmp_path / "small.tflite"), subject.images)).all()
+    write_int8(model, tmp_path / "small.tflite", subject.calibration, recipes_for("int8-full")[0])
+    assert np.isfinite(real_logits(tmp_path / "small.tflite", subject.images)).all()
 
 
 def test_int16_activations_between_int8_weights(trained: SlicedViT, subject: Subject, tmp_path: Path) -> None:
     graph, path = vit_graph(trained), tmp_path / "m.tflite"
     seen = observe(graph, subject.calibration)
-    recipe = full_recipes("int16")[0]
+    recipe = recipes_for("int8-full-16x8")[0]
     made = quantise(graph, modes_of(graph, recipe), seen, recipe.ranges)
     assert {grid.dtype for name, grid in made.qparams.items() if not name.endswith((".weight", ".bias"))} == {"int16"}
     assert made.qparams["blocks.0.mlp.fc1.weight"].dtype == "int8"
     path.write_bytes(tflite_bytes(made))
     engine = open_engine(path)
     assert engine.input_dtype == np.int16
-    parity = compare_logits(real_logits(engine, subject.images[:60]), subject.logits[:60], None, "")
+    parity = compare_logits(real_logits(path, subject.images[:60]), subject.logits[:60], None, "")
     assert parity.top1_agreement >= 0.95
 
 
@@ -223,7 +225,7 @@ def test_equalised_channels_bear_outliers(trained: SlicedViT, subject: Subject) 
     with torch.no_grad():
         same = hard(torch.from_numpy(subject.images).permute(0, 3, 1, 2)).numpy()
     np.testing.assert_allclose(same, subject.logits, atol=1e-4 * np.abs(subject.logits).max())
-    recipe = full_recipes()[0]
+    recipe = recipes_for("int8-full")[0]
     graph = vit_graph(hard)
     seen = observe(graph, subject.calibration)
     scales = equalising_scales(hard.plan, graph, seen)
@@ -242,7 +244,7 @@ def test_equalised_channels_bear_outliers(trained: SlicedViT, subject: Subject) 
 def test_corrected_biases_take_the_mean_error_away(trained: SlicedViT, subject: Subject) -> None:
     graph = vit_graph(trained)
     seen = observe(graph, subject.calibration)
-    recipe = full_recipes()[0]
+    recipe = recipes_for("int8-full")[0]
     made = quantise(graph, modes_of(graph, recipe), seen, recipe.ranges)
     wanted = simulate(graph, subject.calibration)
     before, after = (
@@ -258,7 +260,7 @@ def test_training_under_rounding_brings_the_logits_closer(
 ) -> None:
     graph = vit_graph(trained)
     seen = observe(graph, subject.calibration)
-    full = full_recipes()[0]
+    full = recipes_for("int8-full")[0]
     made = quantise(graph, modes_of(graph, full), seen, full.ranges)
     # five bits fewer, so that there is something to learn
     coarse = replace(
@@ -282,7 +284,7 @@ def test_training_under_rounding_brings_the_logits_closer(
     assert error(after) < 0.9 * error(coarse)
     path = tmp_path / "m.tflite"
     path.write_bytes(tflite_bytes(after))
-    found = real_logits(open_engine(path), subject.images)
+    found = real_logits(path, subject.images)
     assert compare_logits(found, simulate(after, subject.images), None, "").sqnr_db > 25
 
 
@@ -294,7 +296,7 @@ def made_up(name: str, agreement: float, drop: float, sqnr: float) -> Candidate:
     return Candidate(Recipe(name, "dynamic"), Graph("i", "o", (), {}, {}), Path(f"{name}.tflite"), parity)
 
 
-class FakeKitchen(Kitchen):
+class FakeCandidateBuilder(CandidateBuilder):
     """Serves candidates whose accuracy is given."""
 
     def __init__(self, menu: dict[str, tuple[float, float, float]]) -> None:
@@ -312,60 +314,60 @@ A, B, C = (Recipe(name, "dynamic") for name in "abc")
 
 
 def test_the_fastest_that_is_good_enough_is_taken() -> None:
-    kitchen = FakeKitchen({"a": (0.98, 0.0, 30.0), "b": (0.995, 0.1, 35.0), "c": (0.999, 0.0, 45.0)})
+    builder = FakeCandidateBuilder({"a": (0.98, 0.0, 30.0), "b": (0.995, 0.1, 35.0), "c": (0.999, 0.0, 45.0)})
     timed: list[Sequence[Path]] = []
 
     def timer(files: Sequence[Path]) -> list[float]:
         timed.append(files)
         return [1e-3, 2e-3]
 
-    chosen, trials = choose_fast(kitchen, (A, B, C), Wanted(0.99), timer)
+    chosen, trials = choose_fast(builder, (A, B, C), Wanted(0.99), timer)
     assert chosen.recipe == B
     assert [str(path) for path in timed[0]] == ["b.tflite", "c.tflite"]
     assert [trial.latency_s for trial in trials] == [None, 1e-3, 2e-3]
     assert [trial.top1_agreement for trial in trials] == [0.98, 0.995, 0.999]
     # as fast as each other: the more accurate one
-    chosen, _ = choose_fast(kitchen, (A, B, C), Wanted(0.99), lambda files: [1e-3, 1.01e-3])
+    chosen, _ = choose_fast(builder, (A, B, C), Wanted(0.99), lambda files: [1e-3, 1.01e-3])
     assert chosen.recipe == C
     # nothing to time with: the one expected to be fastest
-    assert choose_fast(kitchen, (A, B, C), Wanted(0.99), None)[0].recipe == B
-    assert choose_fast(kitchen, (A, B, C), Wanted(None, 0.05), None)[0].recipe == A
+    assert choose_fast(builder, (A, B, C), Wanted(0.99), None)[0].recipe == B
+    assert choose_fast(builder, (A, B, C), Wanted(None, 0.05), None)[0].recipe == A
     # a last check turns the fastest down, or all of them
     times = {"b.tflite": 1e-3, "c.tflite": 2e-3}
 
     def clock(files: Sequence[Path]) -> list[float]:
         return [times[path.name] for path in files]
 
-    chosen, _ = choose_fast(kitchen, (A, B, C), Wanted(0.99), clock, lambda path: path.stem != "b")
+    chosen, _ = choose_fast(builder, (A, B, C), Wanted(0.99), clock, lambda path: path.stem != "b")
     assert chosen.recipe == C
-    assert choose_fast(kitchen, (A, B), Wanted(0.99), None, lambda path: False)[0].recipe == B
+    assert choose_fast(builder, (A, B), Wanted(0.99), None, lambda path: False)[0].recipe == B
 
 
 def test_where_none_is_good_enough_more_is_tried() -> None:
-    kitchen = FakeKitchen({"a": (0.9, 2.0, 20.0), "b": (0.95, 1.0, 25.0), "b_equalised": (0.995, 0.0, 40.0)})
-    chosen, trials = choose_fast(kitchen, (A, B), Wanted(0.99), None)
+    builder = FakeCandidateBuilder({"a": (0.9, 2.0, 20.0), "b": (0.95, 1.0, 25.0), "b_equalised": (0.995, 0.0, 40.0)})
+    chosen, trials = choose_fast(builder, (A, B), Wanted(0.99), None)
     assert chosen.recipe.equalised
     assert [trial.recipe for trial in trials] == ["a", "b", "a_equalised", "b_equalised"]
-    kitchen = FakeKitchen({"b": (0.95, 1.0, 25.0), "b_4_float": (0.995, 0.0, 40.0)})
-    chosen, trials = choose_fast(kitchen, (A, B), Wanted(0.99), None)
+    builder = FakeCandidateBuilder({"b": (0.95, 1.0, 25.0), "b_4_float": (0.995, 0.0, 40.0)})
+    chosen, trials = choose_fast(builder, (A, B), Wanted(0.99), None)
     assert chosen.recipe.float_layers == ("layer0", "layer1", "layer2", "layer3")
-    kitchen = FakeKitchen({"b": (0.95, 1.0, 25.0)})
-    chosen, trials = choose_fast(kitchen, (A, B), Wanted(0.99), None)
+    builder = FakeCandidateBuilder({"b": (0.95, 1.0, 25.0)})
+    chosen, trials = choose_fast(builder, (A, B), Wanted(0.99), None)
     assert chosen.recipe == B
     assert trials[-1].recipe == "b_16_float"
 
 
 def test_of_equally_fast_ones_the_closest_is_taken() -> None:
-    kitchen = FakeKitchen({"a": (0.99, 0.0, 30.0), "b": (0.98, 0.5, 33.0)})
-    assert choose_accurate(kitchen, (A, B))[0].recipe == B
+    builder = FakeCandidateBuilder({"a": (0.99, 0.0, 30.0), "b": (0.98, 0.5, 33.0)})
+    assert choose_accurate(builder, (A, B))[0].recipe == B
 
 
 @pytest.mark.slow
 def test_the_most_sensitive_layer_comes_first(subject: Subject, tmp_path: Path) -> None:
-    kitchen = Kitchen(subject, tmp_path)
-    layers = kitchen.sensitivities(STATIC)
-    assert sorted(layers) == sorted(op.output for op in kitchen.graph(False)[0].ops if op.kind == "fully_connected")
-    graph, seen = kitchen.graph(False)
+    builder = CandidateBuilder(subject, tmp_path, tflite_form())
+    layers = builder.sensitivities(STATIC)
+    assert sorted(layers) == sorted(op.output for op in builder.graph(False)[0].ops if op.kind == "fully_connected")
+    graph, seen = builder.graph(False)
 
     def harm(layer: str) -> float:
         alone = quantise(graph, {layer: "integer"}, seen, STATIC.ranges)

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from export.quantise.recipes import CPU_RECIPES, DYNAMIC, STATIC_ATTENTION, Family, instructions_of_fp32
+from export.quantise.processors import instructions_of_fp32, ordered_recipes
+from export.quantise.recipes import DYNAMIC, STATIC_ATTENTION
 
 
 @pytest.mark.parametrize("family", ["pi4", "pi5", "android"])
-def test_recipes_are_ordered_by_counted_instructions(family: Family) -> None:
-    counted = [instructions_of_fp32(family, recipe) for recipe in CPU_RECIPES[family]]
+def test_recipes_are_ordered_by_counted_instructions(family: str) -> None:
+    counted = [instructions_of_fp32(family, recipe) for recipe in ordered_recipes(family, "int8")]
     known = [count for count in counted if count is not None]
     assert len(known) == len(counted) == 4
     assert known == sorted(known)
@@ -31,4 +32,4 @@ def test_what_was_not_counted_has_no_count() -> None:
     assert instructions_of_fp32("pi4", replace(DYNAMIC, name="unknown")) is None
     equalised = replace(DYNAMIC, name=f"{DYNAMIC.name}_equalised", equalised=True)
     assert instructions_of_fp32("pi4", equalised) == instructions_of_fp32("pi4", DYNAMIC)
-    assert set(CPU_RECIPES["x86"]) == set(CPU_RECIPES["pi4"])
+    assert set(ordered_recipes("x86", "int8")) == set(ordered_recipes("pi4", "int8"))

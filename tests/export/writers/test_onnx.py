@@ -15,7 +15,8 @@ from export.graph.execute import run_graph
 from export.graph.ir import Graph
 from export.graph.norms import find_norms
 from export.quantise.calibrate import observe
-from export.quantise.integer import Mode, Ranges, quantise
+from export.quantise.integer import quantise
+from export.quantise.recipes import Mode, Ranges
 from export.writers.onnx import OPSET, OPSETS, RMS_NORM_IS_ONE, onnx_bytes
 from runtime import BlockPlan, ShapePlan, open_engine
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from device_bench.worker.apart import Samples
+from device_bench.metrics.isolated import Samples
 from export.formats.tflite import timing_bytes
 from pocketvit.pipeline import profiling
 from runtime import BlockPlan, LatencyPrecision, LatencyTable, ShapePlan, decode, encode, latency_of, read_latency
@@ -53,7 +53,7 @@ def profiled(
         return json.dumps([encode(plan), pooled_only]).encode()
 
     monkeypatch.setattr(profiling, "timing_bytes", told)
-    monkeypatch.setattr(profiling, "samples_apart", machine.samples)
+    monkeypatch.setattr(profiling, "sample_isolated", machine.samples)
     table, path = profiling.profile(
         PLAN, folder, progress=lambda stage, done, total, note="": said.append(note) if note else None
     )

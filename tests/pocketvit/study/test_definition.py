@@ -141,7 +141,7 @@ def test_a_student_without_a_training_of_its_own_shares_none(tmp_path: Path) -> 
 def test_int8_for_this_machine_is_chosen_by_time_and_so_made_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pocketvit.study.cells.host_family", lambda: "x86")
+    monkeypatch.setattr("pocketvit.study.cells.host_processor", lambda: "x86")
     own = STUDY.replace('formats = "fp32"', 'formats = "fp32,int8"')
     assert all(cell.timed_export for cell in cells(tmp_path, own))
     other = own.replace("min-agreement = 0", 'min-agreement = 0\nfor = "pi5"')

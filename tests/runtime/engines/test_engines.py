@@ -153,7 +153,9 @@ def test_an_engine_that_does_not_read_the_format(onnx_file: Path) -> None:
 
 
 def test_files_that_are_not_models(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"is not a model file. Expected a \.onnx or \.tflite file"):
+    with pytest.raises(
+        ArtifactError, match=r"is not a model file. Expected a file that ends in \.onnx, \.tflite, \.pt2"
+    ):
         open_engine(tmp_path / "model.pt")
     with pytest.raises(ArtifactError, match=r"none\.onnx does not exist"):
         open_engine(tmp_path / "none.onnx")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult, read_result, write_result
-from device_bench.metrics.measure import Sampling
 from device_bench.targets.android.adb import adb_link, bench_over_adb, check_adb
 from device_bench.targets.android.client import Done, Runner
 from device_bench.targets.android.fuel_gauge import READ

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
-from device_bench.metrics.measure import Sampling
 from device_bench.targets.android.adb import bench_over_adb, check_adb
 from device_bench.targets.android.client import SystemRunner
 from device_bench.targets.base import Device

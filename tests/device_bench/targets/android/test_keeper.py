@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
-from device_bench.metrics.measure import Sampling
 from device_bench.targets.android.adb import bench_over_adb
 from device_bench.targets.android.client import Adb, SystemRunner
 from device_bench.targets.android.keeper import end_all_in, keeper_program, kept_folder

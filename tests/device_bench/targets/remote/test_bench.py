@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
-from device_bench.metrics.measure import Sampling
 from device_bench.targets.base import Device
 from device_bench.targets.link import Link
 from device_bench.targets.remote import bench as remote
@@ -84,10 +84,9 @@ def test_the_bundle_runs_by_itself(tmp_path):
     import subprocess
 
     (tmp_path / "agent.pyz").write_bytes(bundle())
-    done = subprocess.run(
-        [sys.executable, "-P", tmp_path / "agent.pyz"],
-        input='{"job": "peaks", "threads": 0, "arithmetics": []}', capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    request = '{"job": "peaks", "request": {"threads": 0, "arithmetics": []}}'
+    command = [sys.executable, "-P", tmp_path / "agent.pyz"]
+    done = subprocess.run(command, input=request, capture_output=True, text=True, check=True)
     assert done.stdout == '{"result": []}\n'
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
-from device_bench.metrics.measure import Sampling
 from device_bench.targets import ssh
 from device_bench.targets.base import Device
 from device_bench.targets.emulated import emulated_board

@@ -1,0 +1,80 @@
+"""What is counted of a file and never varies: its size, and the instructions that an emulated processor executes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from device_bench import format
+from device_bench.documents.instructions import Instructions
+
+from .base import VIEWS, Measured, Metric, Number, column
+
+
+def _counted(show: Callable[[Instructions], Any]) -> Callable[[Measured], Any]:
+    return lambda own: show(own.file.instructions) if own.file.instructions else None
+
+
+INSTRUCTIONS = Metric(
+    name="instructions",
+    title="executed instructions",
+    emulated=True,
+    optional=False,
+    columns=(
+        column(
+            "Instructions per run",
+            _counted(lambda own: own.of("all")),
+            text=format.count,
+            short="instructions",
+            views=VIEWS | {"models"},
+        ),
+        column(
+            "On vectors (SIMD)",
+            _counted(lambda own: own.of("simd") / own.of("all")),
+            text=format.percent,
+            short="SIMD",
+            views=VIEWS | {"models"},
+        ),
+        column(
+            "Dot products of integers",
+            _counted(lambda own: own.of("dot")),
+            text=format.count,
+            short="dot products",
+            views=VIEWS | {"models"},
+        ),
+    ),
+    numbers=(
+        Number(
+            "instructions",
+            "instructions",
+            _counted(lambda own: float(own.of("all"))),
+            lambda number: f"{format.count(round(number))} instr.",
+            unit="instr.",
+            reason=lambda own: "They are not counted.",
+            cost="instructions",
+            axis=lambda measured: "instructions of one run, 10⁹",
+            scale=1e9,
+        ),
+    ),
+    section=None,
+)
+
+SIZE = Metric(
+    name="size",
+    title="file size",
+    emulated=True,
+    optional=False,
+    numbers=(
+        Number(
+            "size_bytes",
+            "size",
+            lambda own: own.file.size_bytes,
+            lambda number: format.size(round(number)),
+            cost="size",
+            axis=lambda measured: "file size, MB",
+            scale=1e6,
+            averaged=False,
+        ),
+    ),
+    section=None,
+)

@@ -1,0 +1,177 @@
+"""Makes the pages of the site that come from the program: the command line, the Python names, and the root files."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+
+ROOMS = {
+    "pocketvit": "Whole jobs and their settings",
+    "compress": "Data and models",
+    "export": "Exported files",
+    "device_bench": "Measurements and reports",
+    "runtime": "Predictions, plans and errors",
+}
+
+PANEL = re.compile(r"^╭─+ (?P<title>.+?) ─*╮$")
+UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMG]?B|[kM]|[µmn]?s|[µm]J|[kM]?FLOP|px)(?:\W|$))")
+INTERVAL = re.compile(r"\[[-\d., ]+\]")
+COMMAND = re.compile(r"^(?P<name>[a-z][a-z-]+)(?: {2,}|:|$)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the generated pages to the site."""
+    pages = {
+        "reference/cli.md": command_line(),
+        "reference/api.md": python_names(),
+        "index.md": from_root("README.md"),
+        "contributing.md": from_root("CONTRIBUTING.md"),
+        "changelog.md": from_root("CHANGELOG.md"),
+    }
+    for path, content in pages.items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def from_root(name: str) -> str:
+    """Returns a Markdown file of the repository's root, with its links into ``docs/`` made relative to the site."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for old, new in {"docs/": "", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}.items():
+        text = text.replace(f"]({old}", f"]({new}")
+    return text
+
+
+def python_names() -> str:
+    """Returns the page of public Python names, grouped by room; mkdocstrings fills in the docstrings."""
+    pocketvit = import_module("pocketvit")
+    lines = [
+        "# Python",
+        "",
+        "`import pocketvit` is quick: each name below is imported when it is first used. "
+        "Loading an exported file and predicting with it need no torch.",
+    ]
+    found = {name: getattr(pocketvit, name) for name in pocketvit.__all__}
+    for room, title in ROOMS.items():
+        lines += ["", f"## {title}"]
+        for name, thing in sorted(found.items()):
+            if thing.__module__.split(".")[0] == room:
+                lines += ["", f"::: {thing.__module__}.{thing.__name__}", "    options:"]
+                lines += [f"      heading: pocketvit.{name}", f"      toc_label: {name}"]
+    return "\n".join(lines) + "\n"
+
+
+def command_line() -> str:
+    """Returns the page of all commands, as ``pocketvit COMMAND --help`` prints them."""
+    lines = [
+        "# Command line",
+        "",
+        "This page is what `pocketvit COMMAND --help` prints. "
+        "Exit codes: 0, everything went well; 1, a check failed; 2, the request cannot be met, "
+        "and one paragraph says what was expected and what to do.",
+    ]
+    words: list[tuple[str, ...]] = [(name,) for name in commands_of(())]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for word, text in zip(words, pool.map(help_of, words), strict=True):
+            lines += section(word, text, "##")
+            for name in commands_in(text):
+                lines += section((*word, name), help_of((*word, name)), "###")
+    return "\n".join(lines) + "\n"
+
+
+def commands_of(words: tuple[str, ...]) -> list[str]:
+    """Returns the names of the commands below ``words``.
+
+    Raises:
+        PluginError: the help of ``pocketvit`` lists none.
+    """
+    names = commands_in(help_of(words))
+    if not names:
+        raise PluginError("docs/hooks.py finds no commands in what 'pocketvit --help' prints")
+    return names
+
+
+def commands_in(text: str) -> list[str]:
+    """Returns the names in the panel of commands of a help text."""
+    panels = [lines for title, lines in panels_of(text) if title == "Commands"]
+    matches = [COMMAND.match(line) for lines in panels for line in lines]
+    return [match["name"] for match in matches if match]
+
+
+def help_of(words: tuple[str, ...]) -> str:
+    """Returns what ``pocketvit WORDS --help`` prints on a plain terminal of 100 columns."""
+    environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "pocketvit", *words, "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, encoding="utf-8", timeout=120)
+    if done.returncode:
+        raise PluginError(f"'pocketvit {' '.join(words)} --help' failed: {done.stderr.strip()}")
+    return done.stdout.replace("python -m pocketvit", "pocketvit")
+
+
+def panels_of(text: str) -> list[tuple[str, list[str]]]:
+    """Splits a help text into the titles and lines of its panels; what stands before them has the title ``""``."""
+    panels: list[tuple[str, list[str]]] = [("", [])]
+    for line in map(str.rstrip, text.splitlines()):
+        opened = PANEL.match(line)
+        if opened:
+            panels.append((opened["title"], []))
+        elif line.startswith("│"):
+            panels[-1][1].append(line.strip("│")[1:].rstrip())
+        elif not line.startswith("╰"):
+            panels[-1][1].append(line.strip())
+    return panels
+
+
+def section(words: tuple[str, ...], text: str, heading: str) -> list[str]:
+    """Returns the Markdown of one command: usage, description, and a list for each panel of options."""
+    (_, head), *panels = panels_of(text)
+    usage, *description = [line for line in head if line]
+    lines = ["", f"{heading} pocketvit {' '.join(words)} {{#{'-'.join(words)}}}", "", *description, ""]
+    lines += ["```text", usage.removeprefix("Usage:").strip(), "```"]
+    for title, rows in panels:
+        lines += ["", f"**{title}**", ""]
+        for name, explanation in entries_of(rows):
+            lines += [f"`{name}`", f":   {escaped(explanation)}", ""]
+    return lines
+
+
+def entries_of(rows: list[str]) -> list[tuple[str, str]]:
+    """Splits a panel into names and explanations: two columns, of which either may go on in the next line."""
+    starts = [gaps[-1].end() for row in rows if (gaps := list(re.finditer(r"(?:^|\S) {2,}(?=\S)", row)))]
+    column = max(set(starts), key=starts.count) if starts else 0
+    entries: list[tuple[str, str]] = []
+    for row in rows:
+        name, explanation = " ".join(row[:column].split()), row[column:].strip()
+        if name and not row.startswith(" "):
+            entries.append((name, explanation))
+        elif entries:
+            before = entries[-1]
+            entries[-1] = f"{before[0]} {name}".strip(), f"{before[1]} {explanation}".strip()
+    return entries
+
+
+def escaped(text: str) -> str:
+    """Returns plain text with the characters escaped that mean something in Markdown."""
+    return re.sub(r"([\\`*_<>\[\]|])", r"\\\1", text)
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Keeps numbers of tables in one line with their units, and intervals in one line."""
+    lines = []
+    for line in markdown.splitlines():
+        if line.startswith("|"):
+            line = UNIT.sub("\u00a0", line)
+            line = INTERVAL.sub(lambda match: match[0].replace(" ", "\u00a0"), line)
+        lines.append(line)
+    return "\n".join(lines)

@@ -1,0 +1,82 @@
+"""Runs a file that has no manifest yet, and compares its logits with those of the torch model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime import Parity, open_engine
+from runtime.formats import format_of
+
+NO_CLASSES = "the output is not classes"
+
+
+def compare_logits(
+    logits: npt.NDArray[np.float32],
+    reference: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64] | None,
+    no_labels_reason: str | None = None,
+    classes: bool = True,
+) -> Parity:
+    """Returns how ``logits`` compare with ``reference``, both ``(N, classes)``.
+
+    Args:
+        logits: outputs of the file.
+        reference: outputs of the torch model.
+        labels: true classes ``(N,)``, or None.
+        no_labels_reason: why there are none.
+        classes: whether the outputs are logits of classes; if not, they may have any shape ``(N, ...)`` and no top-1
+            is compared.
+    """
+    difference = logits.astype(np.float64) - reference.astype(np.float64)
+    max_abs = float(np.abs(difference).max())
+    signal, noise = float((reference.astype(np.float64) ** 2).sum()), float((difference**2).sum())
+    max_rel = max_abs / max(float(np.abs(reference).max()), 1e-30)
+    sqnr_db = 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else None
+    if not classes:
+        return Parity(len(reference), max_abs, max_rel, sqnr_db, None, None, None, NO_CLASSES)
+    top1, wanted = logits.argmax(axis=1), reference.argmax(axis=1)
+    return Parity(
+        images=len(reference),
+        max_abs=max_abs,
+        max_rel=max_rel,
+        sqnr_db=sqnr_db,
+        top1_agreement=float((top1 == wanted).mean()),
+        top1=None if labels is None else float((top1 == labels).mean()),
+        reference_top1=None if labels is None else float((wanted == labels).mean()),
+        top1_reason=no_labels_reason if labels is None else None,
+    )
+
+
+def real_logits(
+    path: Path, images: npt.NDArray[np.float32], done: Callable[[int], None] = lambda count: None, threads: int = 1
+) -> npt.NDArray[np.float32]:
+    """Returns the logits ``(N, classes)`` of a file without a manifest, run on one image at a time.
+
+    Args:
+        path: the file.
+        images: preprocessed images ``(N, H, W, C)`` float32.
+        done: called after every image with the number of images done.
+        threads: of the engine.
+    """
+    engine = open_engine(path, threads=threads)
+    channels_first = format_of(path).layout == "NCHW"
+    outputs = []
+    for count, image in enumerate(images, 1):
+        raw: npt.NDArray[Any] = np.ascontiguousarray(image.transpose(2, 0, 1) if channels_first else image)[None]
+        if engine.input_qparams is not None:
+            scale, zero_point = engine.input_qparams
+            limits = np.iinfo(engine.input_dtype)
+            raw = np.clip(np.rint(raw / np.float32(scale)) + zero_point, limits.min, limits.max)
+        outputs.append(engine.run(raw.astype(engine.input_dtype))[0])
+        done(count)
+    stacked = np.stack(outputs)
+    if engine.output_qparams is None:
+        return stacked.astype(np.float32)
+    scale, zero_point = engine.output_qparams
+    return ((stacked.astype(np.float32) - zero_point) * np.float32(scale)).astype(np.float32)

@@ -1,0 +1,177 @@
+"""Candidates of quantised files: built, run on images that no training saw, and compared with the float model."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from compress.model.vit import SlicedViT
+from export.compare import compare_logits, real_logits
+from export.graph.build import Scales, vit_graph
+from export.graph.ir import LINEAR, Graph
+from runtime import Parity, Progress, silent
+
+from .calibrate import Stats, observe
+from .equalise import equalising_scales
+from .form import Form
+from .integer import quantise
+from .recipes import Recipe
+from .rounding import simulate
+
+_SENSITIVITY_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is quantised, and the images it is done with.
+
+    Attributes:
+        model: a sliced ViT.
+        calibration: images that ranges are taken from, ``(N, H, W, C)``.
+        images: images that candidates are compared on.
+        logits: of the float model on them.
+        labels: theirs, or None.
+    """
+
+    model: SlicedViT
+    calibration: npt.NDArray[np.float32]
+    images: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A quantised file that was tried."""
+
+    recipe: Recipe
+    graph: Graph
+    path: Path
+    parity: Parity
+
+
+@dataclass
+class CandidateBuilder:
+    """Builds candidates of one subject; what they share is computed once.
+
+    Attributes:
+        subject: what is quantised.
+        folder: where candidates are written.
+        form: of their files.
+        kind: of file they are candidates for, for those who watch.
+        progress: told of every step that takes long, and of every candidate how it did.
+    """
+
+    subject: Subject
+    folder: Path
+    form: Form
+    kind: str = "int8"
+    progress: Progress = field(default=silent)
+    tried: int = 0
+    _scales: Scales | None = None
+    _seen: dict[bool, tuple[Graph, dict[str, Stats]]] = field(default_factory=dict)
+
+    def graph(self, equalised: bool) -> tuple[Graph, dict[str, Stats]]:
+        """Returns the float graph, its attention's channels always equalised, and its activations.
+
+        Args:
+            equalised: the residual stream's channels are, too.
+        """
+        if equalised not in self._seen:
+            scales = self._channels()
+            scales = scales if equalised else replace(scales, stream=None)
+            graph = self.form.prepare(vit_graph(self.subject.model, self.form.rewrites(self.subject.model), scales))
+            self._seen[equalised] = graph, self._observed(graph)
+        return self._seen[equalised]
+
+    def _channels(self) -> Scales:
+        """Returns what channels are divided by to be equally large."""
+        if self._scales is None:
+            model = self.subject.model
+            plain = self.form.prepare(vit_graph(model, self.form.rewrites(model)))
+            self._scales = equalising_scales(model.plan, plain, self._observed(plain))
+        return self._scales
+
+    def _observed(self, graph: Graph) -> dict[str, Stats]:
+        stage, images = f"{self.kind} calibration", self.subject.calibration
+        return observe(graph, images, tell=lambda done: self.progress(stage, done, len(images)))
+
+    def quantised(self, recipe: Recipe) -> Graph:
+        """Returns the graph that ``recipe`` makes."""
+        return self._rounded(recipe, *self.graph(recipe.equalised))
+
+    def quantised_from(self, recipe: Recipe, graph: Graph) -> Graph:
+        """Returns the graph that ``recipe`` makes of a float one of the same operators and other weights."""
+        return self._rounded(recipe, graph, self._observed(graph))
+
+    def _rounded(self, recipe: Recipe, graph: Graph, seen: dict[str, Stats]) -> Graph:
+        made = quantise(graph, self.form.modes(graph, recipe), seen, recipe.ranges)
+        for name in recipe.passes:
+            module, function = name.split(":")
+            made = getattr(import_module(module), function)(made, seen, self.subject.calibration)
+        return made
+
+    def candidate(self, recipe: Recipe, graph: Graph | None = None) -> Candidate:
+        """Writes the file of ``recipe`` and runs it."""
+        started, images = time.monotonic(), self.subject.images
+        self.graph(recipe.equalised)
+        self.tried += 1
+        stage = f"{self.kind} try {self.tried}"
+        self.progress(stage, 0, len(images), recipe.name)
+        graph = graph or self.quantised(recipe)
+        path = self.folder / f"{recipe.name}{self.form.suffix}"
+        path.write_bytes(self.form.write(graph))
+        logits = real_logits(
+            path,
+            images,
+            lambda done: self.progress(stage, done, len(images) + 1, recipe.name),
+            threads=torch.get_num_threads(),
+        )
+        parity = compare_logits(logits, self.subject.logits, self.subject.labels, "")
+        said = f"{recipe.name}: {_said(parity)}, took {time.monotonic() - started:.1f} s"
+        self.progress(stage, len(images) + 1, len(images) + 1, said)
+        return Candidate(recipe, graph, path, parity)
+
+    def sensitivities(self, recipe: Recipe) -> list[str]:
+        """Returns the Linears, those first whose rounding alone changes the logits most."""
+        graph, seen = self.graph(recipe.equalised)
+        images = self.subject.images[:_SENSITIVITY_IMAGES]
+        wanted = simulate(graph, images)
+        modes = self.form.modes(graph, recipe)
+        names = [op.output for op in graph.ops if op.kind in LINEAR and modes.get(op.output, "float") != "float"]
+        errors = {}
+        for done, name in enumerate(names):
+            self.progress(f"{self.kind} layers", done, len(names), f"what rounding {name} alone costs")
+            alone = quantise(graph, {name: modes[name]}, seen, replace(recipe.ranges, outside=False))
+            errors[name] = float(np.square(simulate(alone, images) - wanted).sum())
+        self.progress(f"{self.kind} layers", len(names), len(names))
+        return sorted(errors, key=lambda name: -errors[name])
+
+
+def _said(parity: Parity) -> str:
+    """Returns how a candidate did, in words."""
+    distance = "equal" if parity.sqnr_db is None else f"{parity.sqnr_db:.1f} dB"
+    drop = drop_of(parity)
+    lost = "" if drop is None else f", top-1 {-drop:+.2f} points"
+    return f"agrees on {parity.top1_agreement or 0.0:.1%} of {parity.images} images, SQNR {distance}{lost}"
+
+
+def drop_of(parity: Parity) -> float | None:
+    """Returns the points of top-1 that were lost, or None where labels are unknown."""
+    if parity.top1 is None or parity.reference_top1 is None:
+        return None
+    return 100 * (parity.reference_top1 - parity.top1)
+
+
+def score_of(one: Candidate) -> float:
+    """Returns what candidates are ranked by: how close their logits are to the float model's, dB.
+
+    A few images more or fewer with the same top-1 are chance; the logits of all of them are not.
+    """
+    return np.inf if one.parity.sqnr_db is None else one.parity.sqnr_db
