@@ -147,7 +147,8 @@ class SearchMethod:
         record: makes what the journal records of the settings and the recipe, for methods whose outcome depends on
             them; a function, or where it is.
         scratch: names of files in the search's folder that are of no use once it has finished.
-        explain: what the report says of the search; empty lets the report describe the steps.
+        explain: a sentence for the report on how the units were chosen; the journal keeps it. The report knows the
+            methods that come with PocketViT.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The journal of a search: JSON lines, a header, one line per step, and what is kept at the end."""
+"""The journal of a search as JSON lines: a header, one line per step, and the units that are kept."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ SCHEMA = "pocketvit.journal"
 VERSION = 1
 
 
-def write_journal(path: Path, settings: Mapping[str, Any], proposal: Proposal) -> None:
-    """Writes how a proposal came about, atomically.
+def write_journal(path: Path, settings: Mapping[str, Any], proposal: Proposal, explain: str = "") -> None:
+    """Writes the settings, the steps and the outcome of a search, atomically.
 
     Args:
         path: of the ``.jsonl`` file.
-        settings: what the search was asked for, JSON values.
+        settings: what identifies the search, JSON values.
         proposal: its outcome.
+        explain: a sentence for the report on how the units were chosen.
 
     Raises:
         StorageError: the file cannot be written.
@@ -30,7 +31,7 @@ def write_journal(path: Path, settings: Mapping[str, Any], proposal: Proposal) -
     lines = [
         {"schema": SCHEMA, "schema_version": VERSION, "settings": dict(settings)},
         *({"step": i, **step} for i, step in enumerate(proposal.steps, 1)),
-        {"plan": encode(proposal.plan), "kept": encode(proposal.kept)},
+        {"plan": encode(proposal.plan), "kept": encode(proposal.kept), **({"explain": explain} if explain else {})},
     ]
     write_bytes(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode())
 
@@ -41,10 +42,10 @@ def read_journal(path: Path, plan: ShapePlan, settings: Mapping[str, Any]) -> Pr
     Args:
         path: of the ``.jsonl`` file.
         plan: of the model that was searched.
-        settings: what the search must have been asked for.
+        settings: what the search must have been made with.
 
     Raises:
-        ArtifactError: the file is missing, damaged, unfinished, or of another search.
+        ArtifactError: the file is missing, damaged or unfinished, or belongs to another search.
     """
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

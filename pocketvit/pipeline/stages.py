@@ -129,7 +129,7 @@ def search_stage(
         model = in_basis(job, baseline, progress)
         inputs = search_inputs(job, model, model.plan, tables, folder.journal.parent, progress)
         proposal = job.method.run(replace(inputs, asked=settings))
-        write_journal(folder.journal, settings, proposal)
+        write_journal(folder.journal, settings, proposal, job.method.explain)
         for name in job.method.scratch:
             (folder.journal.parent / name).unlink(missing_ok=True)
     return proposal
