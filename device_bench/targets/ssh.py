@@ -12,7 +12,7 @@ from device_bench.targets.remote.bench import bench_over_link, findings_of
 from device_bench.targets.remote.connection import Survey, run_on_device
 from runtime import MeasurementError, PocketVitError, Progress, silent
 
-from .base import Device
+from .base import Device, Target
 from .finding import Finding
 from .link import Link
 
@@ -129,3 +129,6 @@ def check_ssh(device: Device) -> tuple[Finding, ...]:
     except PocketVitError as error:
         return (Finding(device.label, "link", None, str(error)),)
     return findings_of(device, surveys[0])
+
+
+SSH = Target(bench_over_ssh, check_ssh, "Linux boards", {CLIENT: "sudo apt install openssh-client"})

@@ -16,7 +16,7 @@ from device_bench.documents.request import BenchRequest, check_files
 from device_bench.documents.results import BenchResult
 from device_bench.machine.state import MachineState
 from device_bench.metrics.steadiness import machine_notes
-from device_bench.targets.base import Backend, Device
+from device_bench.targets.base import Backend, Device, Target
 from device_bench.targets.finding import Finding
 from device_bench.targets.link import Link
 from device_bench.targets.remote.bench import bench_over_link, findings_of
@@ -271,3 +271,6 @@ def _notes(before: AndroidState, after: AndroidState, request: BenchRequest, lef
 def _busy(machine: MachineState) -> MachineState:
     """Returns the state without its clocks: they are read between processes, when a phone rests at its lowest."""
     return replace(machine, clocks_hz=None)
+
+
+ADB = Target(bench_over_adb, check_adb, "Android phones", {"adb": "sudo apt install adb"})
