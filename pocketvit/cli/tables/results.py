@@ -14,8 +14,7 @@ from device_bench.documents.results import BenchResult
 from device_bench.metrics import METRICS
 from device_bench.metrics.base import Measured, said_once
 from device_bench.report.summary import ROW_COLUMNS, RunSummary, SummaryRow, Timing
-
-from .fitted import fitted
+from pocketvit.wrapped_tables import wrapped_tables
 
 _FILE: tuple[Column[Measured], ...] = (
     Column("precision", lambda own: own.file.precision),
@@ -46,7 +45,7 @@ def summary_tables(summary: RunSummary, width: int) -> list[Table]:
     for target in others:
         columns[f"on {target}"] = [_cost(row, target) for row in summary.rows]
     title = f"{summary.name}, timed on {first}" if first else summary.name
-    return fitted([row.name for row in summary.rows], columns, width, title=title, end=("sliced",))
+    return wrapped_tables([row.name for row in summary.rows], columns, width, title=title, end=("sliced",))
 
 
 def _cost(row: SummaryRow, target: str | None) -> str:
@@ -70,7 +69,7 @@ class BenchTable:
         result = self.result
         measured = [Measured(result, file) for file in result.files]
         columns = terminal_columns([*_FILE, *metric_columns("bench")], measured)
-        yield from fitted([file.file for file in result.files], columns, options.max_width)
+        yield from wrapped_tables([file.file for file in result.files], columns, options.max_width)
         if result.emulated:
             yield Text(f"{result.target} is emulated: no time, instructions of one run instead.")
         for failure in result.failures:

@@ -233,7 +233,7 @@ def _training_s(cell: Cell, run: Path, baseline: Path | None) -> float | None:
     """Returns the seconds that made a cell's model, or None where the log of the model it was given is gone."""
     own = worked(run)
     # a taught student's own training starts from nothing, whatever it is compared with
-    if baseline is None or cell.told is not None or own.fine_tune_s:
+    if baseline is None or cell.lesson is not None or own.fine_tune_s:
         return own.training_s
     return own.training_s + worked(baseline).fine_tune_s if (baseline / "log.jsonl").is_file() else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from pocketvit.cli.tables.fitted import fitted
+from pocketvit.wrapped_tables import wrapped_tables
 
 from . import words
 from .collect import StudyResult
@@ -21,7 +21,9 @@ def study_tables(result: StudyResult, width: int) -> list[Table]:
     for model, data in dict.fromkeys((row.model, row.data) for row in result.rows):
         rows = [row for row in result.rows if (row.model, row.data) == (model, data)]
         names = [words.name_of(row, rows) for row in rows]
-        tables += fitted(names, words.columns(rows, result.targets), width, title=f"{result.name}: {model} on {data}")
+        tables += wrapped_tables(
+            names, words.columns(rows, result.targets), width, title=f"{result.name}: {model} on {data}"
+        )
         compared = [own for own in result.comparisons if (own.model, own.data) == (model, data)]
         if compared:
             columns = {
@@ -31,5 +33,5 @@ def study_tables(result: StudyResult, width: int) -> list[Table]:
             }
             pairs = [f"{own.second} against {own.first}" for own in compared]
             title = f"Top-1 of the {compared[0].kind} files; p held to the table by Holm, * at most {result.alpha:g}"
-            tables += fitted(pairs, columns, width, title=title)
+            tables += wrapped_tables(pairs, columns, width, title=title)
     return tables
