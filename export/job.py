@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from compress.data.splits import stratified
 from compress.evaluate import logits_of
 from compress.model.folder import Task
 from compress.model.vit import SlicedViT
-from export.formats import KINDS, ExportKind, default_kinds
+from export.formats import DEFAULT_KINDS, KINDS, ExportKind
 from export.formats.micro import DEFAULT_LIMITS, MicroLimits
 from export.quantise.choose import Timer
 from export.quantise.processors import PROCESSORS
@@ -51,7 +51,7 @@ class ExportSettings:
         DataError: a value is out of range.
     """
 
-    kinds: tuple[str, ...] = field(default_factory=default_kinds)
+    kinds: tuple[str, ...] = DEFAULT_KINDS
     calibration_images: int = 0
     verify_images: int = 0
     min_agreement: float = 0.99

@@ -11,6 +11,7 @@ from compress.search.sparse_settings import SparseSettings
 from compress.search.tas.settings import TasSettings
 from compress.search.tree.settings import TreeSettings
 from runtime import Interpolation, LatencyPrecision, PlanError, check_fields
+from runtime.processors import PROCESSORS
 from runtime.registry import Registry
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
@@ -27,7 +28,7 @@ EXPORT_SETTINGS = frozenset(
 _MOST_STATISTIC = 1.5
 """No mean or standard deviation of pixels 0..1 is larger; those of pixels 0..255 are."""
 
-REGISTERED: dict[str, Registry[Any]] = {"search": METHODS, "importance": CRITERIA}
+REGISTERED: dict[str, Registry[Any]] = {"search": METHODS, "importance": CRITERIA, "made_for": PROCESSORS}
 """Fields of ``RunSettings`` that name a thing in a registry."""
 
 
@@ -168,7 +169,7 @@ class RunSettings:
     calibration_images: int = 0
     verify_images: int = 0
     min_agreement: float = 0.99
-    made_for: Literal["x86", "pi4", "pi5", "android"] = "x86"
+    made_for: str = "x86"
     max_drop: float | None = None
     int8_recipe: str = ""
     qat_epochs: int = 0

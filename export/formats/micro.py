@@ -255,5 +255,4 @@ TFLITE_MICRO = replace(
     form=micro_form,
     run=run_micro,
     check=check_fits,
-    default=False,
 )

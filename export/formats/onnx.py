@@ -75,7 +75,6 @@ ONNX = ExportKind(
     options=("opset",),
     held_to="logits",
     packages=("onnx",),
-    default=True,
 )
 ONNX_FP16 = replace(
     ONNX,
@@ -86,7 +85,6 @@ ONNX_FP16 = replace(
     recipe="fp16_weights",
     write=partial(write_onnx, half=True),
     held_to="top-1",
-    default=False,
 )
 ONNX_INT8 = replace(
     ONNX,

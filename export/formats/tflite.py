@@ -99,7 +99,6 @@ FP32 = ExportKind(
     write=write_tflite,
     held_to="logits",
     packages=("ai_edge_litert", "flatbuffers"),
-    default=True,
 )
 FP16 = replace(
     FP32,
@@ -110,7 +109,6 @@ FP16 = replace(
     recipe="fp16_weights",
     write=partial(write_tflite, half=True),
     held_to="top-1",
-    default=False,
 )
 INT8 = replace(
     FP32,
@@ -141,5 +139,4 @@ INT8_FULL_16X8 = replace(
     precision="int8-full-16x8",
     suffix="int8-full-16x8.tflite",
     trainable=False,
-    default=False,
 )

@@ -12,8 +12,10 @@ from compress.data import data_forms
 from compress.search.sparse_settings import SparseSettings
 from compress.search.tas.settings import TasSettings
 from compress.search.tree.settings import TreeSettings
+from export.formats import DEFAULT_KINDS, KINDS
 from pocketvit.settings import DEFAULT_BUDGET, REGISTERED, RunSettings, TrainSettings
 from runtime import PlanError
+from runtime.processors import PROCESSORS
 
 EXPORT_PANEL = "Export"
 _MODEL, _TRAIN, _PRUNE, _EXPORT = "Model and data", "Training", "Pruning", EXPORT_PANEL
@@ -152,19 +154,14 @@ def run_settings(
         bool, _option(_PRUNE, "Fit what slicing left to the whole model by least squares, before any training.")
     ] = True,
     importance_images: Annotated[int, _option(_PRUNE, "Images per class that importance is taken on.")] = 25,
-    formats: Annotated[
-        str,
-        _option(
-            _EXPORT,
-            "Files to write, comma-separated: onnx, onnx-fp16, onnx-int8, fp32, fp16, int8, int8-full, "
-            "int8-full-16x8, tflite-micro, torch.",
-        ),
-    ] = "onnx,onnx-int8,fp32,int8,int8-full",
+    formats: Annotated[str, _option(_EXPORT, f"Files to write, comma-separated: {', '.join(KINDS)}.")] = ",".join(
+        DEFAULT_KINDS
+    ),
     calibration_images: Annotated[int, _option(_EXPORT, "Held-out images that set integer ranges; 0 chooses.")] = 0,
     verify_images: Annotated[int, _option(_EXPORT, "Test images every file is run on; 0 chooses.")] = 0,
     min_agreement: Annotated[float, _option(_EXPORT, "Least share of images on which int8 agrees with float.")] = 0.99,
     made_for: Annotated[
-        str, _option(_EXPORT, "Processors that int8 is made for: x86, pi4, pi5 or android.", "--for")
+        str, _option(_EXPORT, f"Processors that int8 is made for: {', '.join(PROCESSORS)}.", "--for")
     ] = "x86",
     max_drop: Annotated[
         float | None, _option(_EXPORT, "Most points of top-1 an integer file may lose on held-out images.")
@@ -241,7 +238,7 @@ def run_settings(
         calibration_images=calibration_images,
         verify_images=verify_images,
         min_agreement=min_agreement,
-        made_for=made_for,  # type: ignore[arg-type]
+        made_for=made_for,
         max_drop=max_drop,
         int8_recipe=int8_recipe,
         qat_epochs=qat,
