@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 from device_bench import format
 
 S = TypeVar("S")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Cell:
     @property
     def line(self) -> str:
         """The figure and its detail in one line."""
-        return f"{self.value}{' ' if self.joined else ', '}{self.detail}" if self.detail else self.value
+        between = " " if self.joined or self.detail.startswith("of ") else ", "
+        return f"{self.value}{between}{self.detail}" if self.detail else self.value
 
 
 NONE = Cell(format.MISSING, known=False)
@@ -59,6 +61,8 @@ class Column(Generic[S]):
         unit: unit that ``short`` already names, left out of the terminal's cells.
         joined: whether the detail is part of the figure.
         words: whether the cells are words, which are aligned left and may be broken.
+        code: whether the cells are paths or digests.
+        long: whether the cells are sentences.
         views: the tables that have the column.
     """
 
@@ -70,7 +74,27 @@ class Column(Generic[S]):
     unit: str = ""
     joined: bool = False
     words: bool = False
+    code: bool = False
+    long: bool = False
     views: frozenset[str] = frozenset()
+
+    def of(self, get: Callable[[R], S | None]) -> Column[R]:
+        """Returns the same column for rows of another type.
+
+        Args:
+            get: returns what the column is of, or None where a row has none.
+        """
+
+        def value(row: R) -> Any:
+            own = get(row)
+            return None if own is None else self.value(own)
+
+        def detail(row: R) -> str:
+            own = get(row)
+            return "" if own is None or self.detail is None else self.detail(own)
+
+        more = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Column(**{**more, "value": value, "detail": detail if self.detail else None})
 
     def cell(self, row: S) -> Cell:
         """Returns the cell of a row; a dash where the row has no figure."""

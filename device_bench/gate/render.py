@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from device_bench import format
+from device_bench.columns import Column
+from device_bench.report.render.markdown import escape, grid
 
 from .judge import Check, Gate
 
@@ -66,33 +68,36 @@ def junit(gates: Sequence[Gate]) -> bytes:
     return data + b"\n"
 
 
+CHECK_COLUMNS: tuple[Column[Check], ...] = (
+    Column("base", lambda check: value_text(check, check.base)),
+    Column("new", lambda check: value_text(check, check.new)),
+    Column("change", lambda check: change_text(check)),
+    Column("limit", lambda check: check.limit),
+    Column("verdict", lambda check: verdict_of(check), words=True),
+    Column("", lambda check: check.note, words=True),
+)
+
+
 def markdown(gates: Sequence[Gate]) -> str:
     """Returns the gates as Markdown, such as a pull request shows."""
-    lines = []
+    parts = []
     for gate in gates:
-        verdict = "passed" if gate.passed else "FAILED"
-        lines += [
-            f"### {_cell(gate.new)}: {verdict}",
-            "",
-            f"Against {'the stored ' if gate.against == 'baseline' else ''}{_cell(gate.base)}.",
-            "",
-            "| metric | base | new | change | limit | verdict | |",
-            "|---|---:|---:|---:|---:|---|---|",
-        ]
+        rows = []
         for check in gate.checks:
-            mark = f"**{verdict_of(check)}**" if check.passed is False else verdict_of(check)
-            cells = [
-                check.metric,
-                value_text(check, check.base),
-                value_text(check, check.new),
-                change_text(check),
-                check.limit,
-                mark,
-                check.note,
-            ]
-            lines.append(f"| {' | '.join(cell if cell is mark else _cell(cell) for cell in cells)} |")
-        lines.append("")
-    return "\n".join(lines)
+            cells = [escape(column.cell(check).value) for column in CHECK_COLUMNS]
+            if check.passed is False:
+                cells[4] = f"**{cells[4]}**"
+            rows.append([escape(check.metric), *cells])
+        parts += [
+            f"### {escape(gate.new)}: {'passed' if gate.passed else 'FAILED'}",
+            f"Against {'the stored ' if gate.against == 'baseline' else ''}{escape(gate.base)}.",
+            grid(
+                ["metric", *(column.heading for column in CHECK_COLUMNS)],
+                [True, *(column.words for column in CHECK_COLUMNS)],
+                rows,
+            ),
+        ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _sentence(check: Check) -> str:
@@ -103,11 +108,3 @@ def _sentence(check: Check) -> str:
 def _xml(text: str) -> str:
     """Returns text without the control characters that XML cannot hold."""
     return text.translate(_FORBIDDEN).encode("utf-8", "replace").decode()
-
-
-def _cell(text: str) -> str:
-    """Returns text that stays in its cell and means no markup."""
-    escaped = text.replace("\\", "\\\\").replace("\n", " ")
-    for mark in "|`*_[]":
-        escaped = escaped.replace(mark, f"\\{mark}")
-    return escaped.replace("<", "&lt;").replace(">", "&gt;")

@@ -231,7 +231,7 @@ ACCURACY = Metric(
             _if_known(lambda own: own.top1),
             text=format.percent,
             detail=_images,
-            short="top-1 here",
+            short="top-1",
             views=VIEWS,
         ),
         column(
@@ -250,9 +250,9 @@ ACCURACY = Metric(
             detail=lambda own: f"of {format.whole(own.exported_images)}",
             views=_REPORT,
         ),
-        column("Images", _if_known(lambda own: own.data), detail=_split, words=True, views=_REPORT),
+        column("Images", _if_known(lambda own: own.data), detail=_split, views=_REPORT),
     ),
-    section="Accuracy",
+    section="Accuracy on {target}",
     note=lambda measured: (
         "Labelled images, answered by each file on the target itself. The interval is Wilson's: a difference well "
         "inside it can be chance."

@@ -153,7 +153,7 @@ class Metric:
         optional: whether a report says so when no file has the figure.
         columns: columns in every table.
         numbers: numbers for studies and pictures.
-        section: heading of the report's section; by default the title; None for no section.
+        section: heading of the report's section, where ``{target}`` may stand; by default the title; None for none.
         part: heading inside the section, which metrics may share.
         note: returns the words above the table.
         remarks: returns pairs of a file and what a reader must know of its figure.

@@ -34,7 +34,9 @@ def _warmup(own: Measured) -> str:
 
 
 def _speedup(own: Measured) -> Any:
-    return Cell("1×", "(reference)", joined=True) if own.file.file == REFERENCE else own.speedup  # noqa: RUF001
+    if own.file.file == REFERENCE and own.file.latency:
+        return Cell("1×", "(reference)", joined=True)  # noqa: RUF001
+    return own.speedup
 
 
 LATENCY = Metric(

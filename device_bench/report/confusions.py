@@ -3,98 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from device_bench import format
 from device_bench.documents.figures import Accuracy
 from device_bench.documents.results import FileResult
+from device_bench.metrics.base import REFERENCE
 
-from .summary import REFERENCE, RunSummary
+from .render.matrices import Confusions, Matrix, matrix_cells, short_heads
+from .summary import RunSummary
 
 MOST_CLASSES = 20
 """Classes up to which a matrix can be read."""
 
 MOST_PAIRS = 12
-
-_LEVELS = 5
-_NAME_EM, _EM_PX, _CELL_PX, _LEAST_CELL_PX = 9.0, 12, 30, 22
-
-
-@dataclass(frozen=True)
-class MatrixCell:
-    """Images of one class that got one answer.
-
-    Attributes:
-        count: how many.
-        level: 0 to 5, how strongly to colour it: by its share of the class.
-        right: whether the answer is the class.
-        change: against the baseline's file; 0 for that file itself.
-    """
-
-    count: int
-    level: int
-    right: bool
-    change: int
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """The confusion matrix of one file.
-
-    Attributes:
-        file: its name.
-        accuracy: it is of.
-        rows: cells by true class and answer.
-        compared: whether the changes are against the baseline's file.
-    """
-
-    file: str
-    accuracy: Accuracy
-    rows: tuple[tuple[MatrixCell, ...], ...]
-    compared: bool
-
-    @property
-    def moved(self) -> bool:
-        """Whether any cell differs from the baseline's."""
-        return any(cell.change for row in self.rows for cell in row)
-
-
-@dataclass(frozen=True)
-class Confusions:
-    """The confusions of all files on one target.
-
-    Attributes:
-        matrices: one per file, the baseline's first; empty where there are too many classes.
-        pairs: true class, answer, and how many images of it each file gave that answer, most first.
-        files: the columns of ``pairs``.
-        names: of the classes.
-        heads: the same, short enough for the columns of a matrix.
-    """
-
-    matrices: tuple[Matrix, ...]
-    pairs: tuple[tuple[str, str, tuple[int, ...]], ...]
-    files: tuple[str, ...]
-    names: tuple[str, ...]
-    heads: tuple[str, ...]
-
-    @property
-    def compared(self) -> bool:
-        """Whether any matrix shows changes."""
-        return any(matrix.compared for matrix in self.matrices)
-
-    @property
-    def name_em(self) -> float:
-        """Width of the column of names, em."""
-        return min(_NAME_EM, 1.2 + 0.6 * max(map(len, self.names)))
-
-    @property
-    def width_px(self) -> int:
-        """Width that a matrix wants, pixels."""
-        return round(_EM_PX * self.name_em + _CELL_PX * len(self.names))
-
-    @property
-    def least_px(self) -> int:
-        """Width below which it cannot be read and is scrolled."""
-        return round(_EM_PX * self.name_em + _LEAST_CELL_PX * len(self.names))
 
 
 def confusions(summary: RunSummary, results: Sequence[FileResult]) -> Confusions | None:
@@ -111,11 +32,12 @@ def confusions(summary: RunSummary, results: Sequence[FileResult]) -> Confusions
     names = _class_names(summary, measured[0][0], classes)
     against = measured[0][1] if measured[0][0] == REFERENCE else None
     matrices = tuple(_matrix(name, own, against) for name, own in measured) if classes <= MOST_CLASSES else ()
-    short = all(len(name) <= 3 for name in names)
-    heads = names if short else tuple(str(i + 1) for i in range(classes))
-    if not short and matrices:
-        names = tuple(f"{i + 1} {name}" for i, name in enumerate(names))
-    return Confusions(matrices, _pairs(names, measured), tuple(name for name, _ in measured), names, heads)
+    if matrices:
+        names, heads = short_heads(names)
+    else:
+        heads = names
+    pairs, files = _pairs(names, measured), tuple(name for name, _ in measured)
+    return Confusions(matrices, names, heads, pairs, files, against is not None)
 
 
 def _class_names(summary: RunSummary, file: str, classes: int) -> tuple[str, ...]:
@@ -127,20 +49,12 @@ def _class_names(summary: RunSummary, file: str, classes: int) -> tuple[str, ...
 
 
 def _matrix(name: str, own: Accuracy, against: Accuracy | None) -> Matrix:
-    matrix, before = own.confusion, against.confusion if against is not None and against is not own else None
-    alike = before is not None and [sum(row) for row in before] == [sum(row) for row in matrix]
-    rows = []
-    for i, row in enumerate(matrix):
-        total = sum(row) or 1
-        cells = []
-        for j, count in enumerate(row):
-            change = count - before[i][j] if alike and before else 0
-            # errors are few: without the root the faintest colour would do for all of them
-            share = count / total if i == j else (count / total) ** 0.5
-            level = 0 if count == 0 else max(1, round(_LEVELS * share))
-            cells.append(MatrixCell(count, level, i == j, change))
-        rows.append(tuple(cells))
-    return Matrix(name, own, tuple(rows), alike)
+    before = against.confusion if against is not None and against is not own else None
+    compared = before is not None and [sum(row) for row in before] == [sum(row) for row in own.confusion]
+    rows = matrix_cells(own.confusion, before if compared else None)
+    moved = any(cell.change for row in rows for cell in row)
+    same = ", no difference" if compared and not moved else ""
+    return Matrix(name, rows, f"top-1 {format.percent(own.top1)} of {format.whole(own.images)}{same}", compared)
 
 
 def _pairs(

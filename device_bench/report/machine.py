@@ -1,4 +1,4 @@
-"""What a machine told of itself before and after, and where every figure of the report was read from."""
+"""The state of the machine before and after a bench, and the source of every figure of the report."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import dataclasses
 from typing import Any
 
 from device_bench import format
+from device_bench.columns import Cell, Column
 from device_bench.documents.results import BenchResult
 from device_bench.documents.search_log import SearchLog, TreeLog
 from device_bench.machine.state import MachineState
+from device_bench.metrics import METRICS
+from device_bench.metrics.base import Measured
+from runtime import Artifact
 
+from .render.document import Heading, Paragraph, Row, Section, Table, blocks, table
 from .summary import RunSummary
 
 _NAMES = {
@@ -116,7 +121,55 @@ def _empty(value: Any) -> bool:
     return value is None or value in ((), {}, "")
 
 
-def sources(summary: RunSummary, search: SearchLog | None, times: list[str]) -> list[tuple[str, str, str]]:
+def machine_section(bench: BenchResult) -> Section:
+    """Returns the state of the machine before and after a bench."""
+    words = f"As it was just before and just after the measurement of {bench.created_utc}."
+    missing = untold(bench.before, bench.after)
+    if missing:
+        words += f" It does not tell: {', '.join(missing).lower()}."
+    rows = tuple(Row(what, (Cell(early), Cell(late))) for what, early, late in machine_rows(bench.before, bench.after))
+    headings = (Heading("Before", words=True), Heading("After", words=True))
+    table = Table("What", headings, rows, style="text machine", merged=True)
+    return Section(f"Machine: {bench.target}", (Paragraph(words), table))
+
+
+_SOURCES: tuple[Column[tuple[str, str, str]], ...] = (
+    Column("File", lambda row: row[1], code=True),
+    Column("How", lambda row: row[2]),
+)
+_FILES: tuple[Column[Artifact], ...] = (
+    Column("sha256", lambda own: own.sha256, format.digest, code=True),
+    Column("Source", lambda own: own.provenance.source),
+    Column("Weights", lambda own: own.provenance.weights_sha256, format.digest, code=True),
+    Column("Written with", lambda own: _versions(own)),
+)
+
+
+def sources_section(summary: RunSummary, search: SearchLog | None, times: bool) -> Section:
+    """Returns where each figure of the report comes from.
+
+    Args:
+        summary: the run.
+        search: the journal of its search.
+        times: whether times of parts or operators are shown.
+    """
+    rows = sources(summary, search, times)
+    return Section(
+        "Where each figure comes from",
+        blocks(
+            table("Figure", _SOURCES, rows, lambda row: row[0], style="text sources"),
+            table("Exported file", _FILES, summary.artifacts, lambda own: own.file, style="text"),
+        ),
+    )
+
+
+def _versions(artifact: Artifact) -> str:
+    own = artifact.provenance
+    libraries = [f"{library} {number}" for library, number in sorted(own.versions.items())]
+    return ", ".join([f"PocketViT {own.tool_version}", *libraries])
+
+
+def sources(summary: RunSummary, search: SearchLog | None, times: bool) -> list[tuple[str, str, str]]:
     """Returns what, the file it was read from, and how it came about."""
     rows = _model_sources(summary)
     if any(gain.table is not None for gain in summary.gains):
@@ -163,19 +216,12 @@ def _model_sources(summary: RunSummary) -> list[tuple[str, str, str]]:
 
 
 def _measured(bench: BenchResult) -> str:
-    """Returns what a bench holds, as words."""
-    files = bench.files
-    held = {
-        "latency and speed-up": any(result.latency for result in files),
-        "executed instructions": any(result.instructions for result in files),
-        "peak memory": not bench.emulated,
-        "load and first inference": any(result.startup for result in files),
-        "throughput": any(result.throughput for result in files),
-        "GFLOP/s and share of peak": bool(bench.peaks),
-        "energy, idle power and CO2": any(result.energy for result in files),
-        "top-1 and confusion": any(result.accuracy for result in files),
-        "what failed": bool(bench.failures),
-        "machine state": True,
-    }
-    words = ", ".join(word for word, has in held.items() if has)
-    return words[:1].upper() + words[1:]
+    """Returns what a bench holds, in words."""
+    files = [Measured(bench, file) for file in bench.files]
+    words = [
+        metric.title
+        for metric in METRICS.values()
+        if any(column.cell(own).known for column in metric.columns for own in files)
+    ]
+    text = ", ".join([*words, *(["what failed"] if bench.failures else []), "machine state"])
+    return text[:1].upper() + text[1:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from device_bench import format
 from device_bench.documents.op_times import OpTimes, grouped
@@ -14,6 +13,7 @@ from device_bench.report.plots import panels as plots
 from device_bench.report.plots import times as times_plots
 from device_bench.report.plots import tradeoff as tradeoff_plots
 
+from .render.document import Drawing
 from .summary import RunSummary
 from .tradeoffs import Tradeoff
 
@@ -25,24 +25,7 @@ _WIDTHS = (
 )
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One picture of the report.
-
-    Attributes:
-        file: name it is written under, beside the Markdown.
-        label: what it shows.
-        svg: the whole of it, for the file.
-        panels: the same in pieces, for the page.
-    """
-
-    file: str
-    label: str
-    svg: str
-    panels: tuple[str, ...]
-
-
-def figure(
+def drawing(
     key: str,
     label: str,
     draws: Sequence[plots.Draw],
@@ -50,7 +33,7 @@ def figure(
     columns: int = 1,
     size: tuple[float, float] = (3.6, 2.5),
     told: Sequence[str] = (),
-) -> Figure:
+) -> Drawing:
     """Draws a picture.
 
     Args:
@@ -67,19 +50,19 @@ def figure(
     drawn = [plots.render(draw, size=size, salt=f"report-{key}-{index}") for index, draw in enumerate(draws)]
     words = told or [label] * len(drawn)
     panels = tuple(plots.inline(panel, own) for panel, own in zip(drawn, words, strict=True))
-    return Figure(f"report-{key}.svg", label, plots.beside(drawn, min(columns, len(drawn))), panels)
+    return Drawing(f"report-{key}.svg", label, plots.beside(drawn, min(columns, len(drawn))), panels)
 
 
-def widths_figure(summary: RunSummary) -> Figure | None:
+def widths_drawing(summary: RunSummary) -> Drawing | None:
     """Draws the widths of every block, where a plan is known."""
     baseline, sliced = summary.baseline.plan, summary.sliced.plan
     if baseline is None and sliced is None:
         return None
     draws = [plots.widths(name, title, baseline, sliced) for name, title in _WIDTHS]
-    return figure("widths", "Widths of every block before and after", draws, columns=2)
+    return drawing("widths", "Widths of every block before and after", draws, columns=2)
 
 
-def training_figure(summary: RunSummary) -> Figure | None:
+def training_drawing(summary: RunSummary) -> Drawing | None:
     """Draws losses and accuracy by epoch, where a model was trained."""
     stages = [
         (name, model.metrics.epochs, is_sliced)
@@ -97,10 +80,10 @@ def training_figure(summary: RunSummary) -> Figure | None:
         panel("Held-out loss", "nats", "held_out_loss"),
         panel("Held-out top-1", "%", "held_out_top1"),
     ]
-    return figure("training", "Training of the baseline and recovery of the sliced model", draws, columns=3)
+    return drawing("training", "Training of the baseline and recovery of the sliced model", draws, columns=3)
 
 
-def tradeoff_figure(key: str, target: str, found: Sequence[Tradeoff], names: Mapping[str, str]) -> Figure | None:
+def tradeoff_drawing(key: str, target: str, found: Sequence[Tradeoff], names: Mapping[str, str]) -> Drawing | None:
     """Draws accuracy beside each cost, with the files that nothing beats."""
     if not found:
         return None
@@ -111,19 +94,19 @@ def tradeoff_figure(key: str, target: str, found: Sequence[Tradeoff], names: Map
         for one in found
     ]
     label = f"Accuracy beside what it costs on {target}"
-    return figure(key, label, draws, columns=3, size=tradeoff_plots.SIZE_IN, told=told)
+    return drawing(key, label, draws, columns=3, size=tradeoff_plots.SIZE_IN, told=told)
 
 
-def latency_figure(key: str, target: str, results: Sequence[FileResult]) -> Figure | None:
+def latency_drawing(key: str, target: str, results: Sequence[FileResult]) -> Drawing | None:
     """Draws the latencies of all files on one scale."""
     series = [(result.file, result.latency.values, _is_baseline(result.file)) for result in results if result.latency]
     if not series:
         return None
     size = (4.4, 0.6 + 0.5 * len(series))
-    return figure(key, f"Latency of each file on {target}", [latency_plots.latencies(series)], size=size)
+    return drawing(key, f"Latency of each file on {target}", [latency_plots.latencies(series)], size=size)
 
 
-def shapes_figure(key: str, target: str, results: Sequence[FileResult], names: Mapping[str, str]) -> Figure | None:
+def shapes_drawing(key: str, target: str, results: Sequence[FileResult], names: Mapping[str, str]) -> Drawing | None:
     """Draws the latencies of each file on a scale of its own."""
     timed = [(result.file, result.latency.values) for result in results if result.latency]
     if not timed:
@@ -133,10 +116,10 @@ def shapes_figure(key: str, target: str, results: Sequence[FileResult], names: M
         f"Latency of {file}: " + ", ".join(f"p{q} {format.seconds(percentile(values, q))}" for q in (50, 90, 99))
         for file, values in timed
     ]
-    return figure(key, f"Shape of each file's latency on {target}", draws, columns=3, size=(3.6, 1.6), told=told)
+    return drawing(key, f"Shape of each file's latency on {target}", draws, columns=3, size=(3.6, 1.6), told=told)
 
 
-def times_figure(found: Sequence[OpTimes], names: Mapping[str, str]) -> Figure | None:
+def times_drawing(found: Sequence[OpTimes], names: Mapping[str, str]) -> Drawing | None:
     """Draws where the time of each file goes."""
     if not found:
         return None
@@ -152,7 +135,7 @@ def times_figure(found: Sequence[OpTimes], names: Mapping[str, str]) -> Figure |
         told.append(f"Time of {times.file}: " + ", ".join(f"{kind} {format.seconds(own)}" for kind, own in shown))
     key, what = ("parts", "part") if found[0].by == "part" else ("operators", "type of operator")
     size = (times_plots.WIDTH_IN, 0.5 + 0.24 * max(min(len(own), times_plots.MOST + 1) for own in kinds))
-    return figure(key, f"Time of each file by {what}", draws, columns=3, size=size, told=told)
+    return drawing(key, f"Time of each file by {what}", draws, columns=3, size=size, told=told)
 
 
 def _is_baseline(file: str) -> bool:

@@ -1,55 +1,67 @@
-"""What the report shows of the search: a picture, its words, and a table of rounds."""
+"""The section of the report on the search: a picture, its words, and a table of rounds."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from device_bench import format
-from device_bench.documents.search_log import SearchLog, TreeLog, actions, read_search
+from device_bench.columns import Column
+from device_bench.documents.search_log import Round, SearchLog, TreeLog, actions, read_search
 from device_bench.report.plots import search as search_plots
 from device_bench.report.plots import tas as tas_plots
 from runtime import ArtifactError, ShapePlan, macs, params
 
-from .pictures import Figure, figure
+from .pictures import drawing
+from .render.document import Drawing, Paragraph, Picture, Section, blocks, table
 from .summary import RunSummary
 
 _CHOSEN = "what the round chose, the highest log2(accuracy) − λ·log2(cost share)"  # noqa: RUF001
 
 
-def search_context(summary: RunSummary, run: Path) -> dict[str, Any]:
-    """Returns what there is to show of the search; a damaged journal costs that and no more."""
+def search_section(summary: RunSummary, run: Path) -> tuple[Section | None, SearchLog | None]:
+    """Returns the section on the search with the journal it is of; a damaged journal costs the section alone."""
     try:
-        log, learnt, note = read_search(run), tas_plots.read_tas(run / "search" / "tas.jsonl"), None
+        log, learnt = read_search(run), tas_plots.read_tas(run / "search" / "tas.jsonl")
     except ArtifactError as error:
-        log, learnt, note = None, None, f"The search is not shown: {error}"
-    one_path = isinstance(log, TreeLog) and any(own.one_path for own in log.rounds)
-    return {
-        "search_log": log,
-        "search_note": note,
-        "search_figure": _search_figure(log, learnt, summary.baseline.plan),
-        "search_words": _search_words(log),
-        "rounds": _rounds(log) if isinstance(log, TreeLog) else [],
-        "faint": search_plots.FAINT,
-        "ringed": "the end of the path that was followed" if one_path else _CHOSEN,
-    }
+        return Section("Search", (Paragraph(f"The search is not shown: {error}"),)), None
+    picture = _drawing(log, learnt, summary.baseline.plan)
+    if log is None or picture is None:
+        return None, log
+    words = _words(log)
+    if not isinstance(log, TreeLog):
+        return Section("Search", (Paragraph(words), Picture(picture, "wide"))), log
+    one_path = any(own.one_path for own in log.rounds)
+    note = (
+        "Every model that was looked at, its cost beside the share of Search Set images it has right as it was cut, "
+        "before any recovery. A round starts from the recovered model of the one before, on images drawn anew."
+    )
+    ringed = "the end of the path that was followed" if one_path else _CHOSEN
+    caption = (
+        "Filled: every image was looked at. Hollow triangle: the evaluation was stopped once the model could not "
+        "become the best, so its accuracy is at most what is drawn; of more than "
+        f"{search_plots.FAINT} places in a round an even choice. Ringed: {ringed}. Line: the best accuracy for its "
+        "cost, of the filled ones."
+    )
+    rounds = table("Round", _columns(log), log.rounds, lambda own: str(own.number), narrow="Round")
+    parts = blocks(Paragraph(note), Picture(picture, "wide", caption), rounds, Paragraph(words, "note after"))
+    return Section("Search", parts), log
 
 
-def _search_figure(log: SearchLog | None, learnt: tas_plots.TasLog | None, baseline: ShapePlan | None) -> Figure | None:
+def _drawing(log: SearchLog | None, learnt: tas_plots.TasLog | None, baseline: ShapePlan | None) -> Drawing | None:
     if log is None:
         return None
     if learnt is not None:
         names, draws = zip(*tas_plots.panels(learnt), strict=True)
         told = [f"{name} over the steps of the search" for name in names]
-        return figure("search", "How widths and depth were learnt", draws, columns=2, size=(4.4, 2.6), told=told)
+        return drawing("search", "How widths and depth were learnt", draws, columns=2, size=(4.4, 2.6), told=told)
     if isinstance(log, TreeLog):
-        return figure("search", "Every model the search looked at", [search_plots.nodes(log)], size=(4.4, 3.2))
+        return drawing("search", "Every model the search looked at", [search_plots.nodes(log)], size=(4.4, 3.2))
     count = {"macs": macs, "params": params}.get(log.unit)
     total = count(baseline) if count and baseline else None
-    return figure("search", "What the search gave up for what", [search_plots.losses(log, total)], size=(4.4, 2.6))
+    return drawing("search", "What the search gave up for what", [search_plots.losses(log, total)], size=(4.4, 2.6))
 
 
-def _search_words(log: SearchLog | None) -> str:
+def _words(log: SearchLog) -> str:
     """Returns what a reader needs to know to read the table of rounds, or the picture of steps."""
     if isinstance(log, TreeLog):
         return (
@@ -58,8 +70,6 @@ def _search_words(log: SearchLog | None) -> str:
             "counted from 1. Repeats: visits saved because another order of the same removals had led to the same "
             "model. Forward-equivalents: images run through a model, a gradient counted as three."
         )
-    if log is None:
-        return ""
     if log.method == "milp":
         return (
             "All widths at once, by integer programming: the least importance lost within the budget. "
@@ -80,23 +90,18 @@ def _search_words(log: SearchLog | None) -> str:
     return f"Groups removed one after another, least importance per cost saved first: {kinds}."
 
 
-def _rounds(log: TreeLog) -> list[dict[str, str]]:
-    """Returns the rows of the table of rounds, by heading."""
-    rows = []
-    for own in log.rounds:
-        best = own.chosen
-        rows.append(
-            {
-                "Round": str(own.number),
-                "Nodes": format.whole(len(own.looks)),
-                "Branched": format.whole(own.branched),
-                "Repeats": format.whole(own.repeats),
-                "Forward-equivalents": format.whole(own.work),
-                "Objective": format.signed(best.objective if best else None),
-                "Top-1, Search Set": format.percent(best.correct / own.images if best else None),
-                "Cost": format.percent(best.cost / log.total if best else None),
-                "Removed": actions(best.path) if best else format.MISSING,
-                "Top-1, recovered": format.percent(own.recovered_top1),
-            }
-        )
-    return rows
+def _columns(log: TreeLog) -> tuple[Column[Round], ...]:
+    """Returns the columns of the table of rounds; cost is a share of the baseline's."""
+    return (
+        Column("Nodes", lambda own: len(own.looks), format.whole),
+        Column("Branched", lambda own: own.branched, format.whole),
+        Column("Repeats", lambda own: own.repeats, format.whole),
+        Column("Forward-equivalents", lambda own: own.work, format.whole),
+        Column("Objective", lambda own: own.chosen.objective if own.chosen else None, format.signed),
+        Column(
+            "Top-1, Search Set", lambda own: own.chosen.correct / own.images if own.chosen else None, format.percent
+        ),
+        Column("Cost", lambda own: own.chosen.cost / log.total if own.chosen else None, format.percent),
+        Column("Removed", lambda own: actions(own.chosen.path) if own.chosen else None, words=True),
+        Column("Top-1, recovered", lambda own: own.recovered_top1, format.percent),
+    )

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+from device_bench import format
+from device_bench.columns import Column
 from device_bench.documents.figures import ARITHMETIC, EnergyTier, Failure, Throughput
 from device_bench.documents.instructions import Instructions
-from device_bench.documents.results import BenchResult, FileResult, read_result
+from device_bench.documents.results import BENCH_DOCUMENT, BenchResult, FileResult
 from device_bench.interval import Interval
-from device_bench.metrics.stats import median_interval, p90_interval, ratio_of_medians
+from device_bench.metrics.base import Measured
 from device_bench.targets.fleet import DeviceFailure
 from device_bench.targets.fleet_folder import read_failures
 from runtime import (
+    LATENCY_DOCUMENT,
+    METRICS_DOCUMENT,
+    PLAN_DOCUMENT,
     Artifact,
+    ArtifactError,
     LatencyTable,
     ModelMetrics,
     RunFolderError,
@@ -24,20 +31,16 @@ from runtime import (
     macs,
     params,
     read_artifact,
-    read_latency,
-    read_metrics,
-    read_plan,
 )
 from runtime.formats import model_files
+from runtime.journals import RUN_LOG
 
 from .gain import Gain, gains
 
 REFUSED_BEFORE = "it did not pass its check; the version that made it kept no reason"
 """Why a file was refused whose manifest does not say it."""
 
-REFERENCE = "baseline.fp32.tflite"
-"""The file every speed-up is a ratio to: the unpruned model in the plainest precision."""
-
+_FORMATS = ("tflite", "onnx", "torch")
 _PRECISIONS = tuple(ARITHMETIC)
 
 
@@ -80,6 +83,7 @@ class Timing:
         top1_images: on how many images.
         emulated: whether the target is, so that there is no time.
         instructions: executed for one run; none where they were not counted.
+        metrics: values of further metrics by name.
     """
 
     target: str
@@ -103,6 +107,7 @@ class Timing:
     top1_images: int | None = None
     emulated: bool = False
     instructions: Instructions | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,32 @@ class SummaryRow:
     def on(self, target: str) -> Timing | None:
         """Returns the timing on ``target``, or none."""
         return next((timing for timing in self.timings if timing.target == target), None)
+
+
+_BOTH = frozenset({"run", "models"})
+
+ROW_COLUMNS: tuple[Column[SummaryRow], ...] = (
+    Column("Parameters", lambda row: row.params, format.count, short="params", views=_BOTH),
+    Column("MACs", lambda row: row.macs, format.count, views=_BOTH),
+    Column(
+        "Size",
+        lambda row: row.size_bytes,
+        format.size,
+        lambda row: f"gzip {format.size(row.gzip_bytes)}" if row.gzip_bytes else "",
+        short="size",
+        views=_BOTH,
+    ),
+    Column(
+        "Top-1",
+        lambda row: row.top1,
+        format.percent,
+        lambda row: f"of {format.whole(row.top1_images)}" if row.top1_images else "",
+        short="top-1",
+        views=_BOTH,
+    ),
+    Column("Agrees with torch", lambda row: row.agreement, format.percent, short="agrees", views=_BOTH),
+)
+"""Columns that a model or file has whatever was measured of it."""
 
 
 @dataclass(frozen=True)
@@ -187,10 +218,17 @@ class RunSummary:
             raise KeyError(target)
         return found
 
-    def results_on(self, target: str) -> tuple[FileResult, ...]:
-        """Returns what was measured on ``target`` of the files as they are now, in the order of the rows."""
+    def measured(self, row: SummaryRow, target: str) -> Measured | None:
+        """Returns the figures of a row's file on ``target``, or None where it was not measured as it is now."""
+        if row.on(target) is None:
+            return None
         _, bench = self.bench_on(target)
-        return tuple(result for row in self.rows if row.on(target) and (result := bench.of(row.name)))
+        result = bench.of(row.name)
+        return Measured(bench, result, row.top1, row.top1_images) if result else None
+
+    def measured_on(self, target: str) -> tuple[Measured, ...]:
+        """Returns the figures of every file on ``target``, in the order of the rows."""
+        return tuple(found for row in self.rows if (found := self.measured(row, target)))
 
     @property
     def failures(self) -> tuple[tuple[str, Failure], ...]:
@@ -212,14 +250,14 @@ def summarise(run: Path | str) -> RunSummary:
     _check_run(run)
     baseline, sliced = _model(run / "baseline"), _model(run / "sliced")
     artifacts, refused = _artifacts(run / "artifacts"), _artifacts(run / "artifacts" / "rejected")
-    benches = {path.name: read_result(path) for path in sorted((run / "bench").glob("*.json"))}
+    benches = {path.name: BENCH_DOCUMENT.read(path) for path in sorted((run / "bench").glob("*.json"))}
     targets = [bench.target for bench in benches.values()]
     if len(set(targets)) != len(targets):
         raise RunFolderError(f"{run / 'bench'} has two results for one target", got=", ".join(targets))
     notes: list[str] = []
     models = tuple(_model_row(name, model) for name, model in (("baseline", baseline), ("sliced", sliced)))
     files = tuple(_file_row(artifact, benches, notes) for artifact in artifacts)
-    table = read_latency(path) if (path := run / "search" / "latency.json").exists() else None
+    table = LATENCY_DOCUMENT.read(path) if (path := run / "search" / "latency.json").exists() else None
     found = gains(artifacts, benches.values(), _predicted(table, baseline.plan, sliced.plan))
     notes += _warnings(run / "log.jsonl")
     notes += [*(table.notes if table else ()), *(gain.sentence for gain in found)]
@@ -231,19 +269,12 @@ def summarise(run: Path | str) -> RunSummary:
 
 def _warnings(log: Path) -> list[str]:
     """Returns what the run was warned of, such as a checkpoint near chance, each once."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:  # the last line of a process that was killed
-            continue
-        if isinstance(event, dict) and event.get("event") == "warning" and isinstance(event.get("text"), str):
-            found.append(event["text"])
-    return list(dict.fromkeys(found))
+    found: dict[str, None] = {}
+    with suppress(ArtifactError):
+        for _, event in RUN_LOG.read(log)[1]:
+            if event.get("event") == "warning" and isinstance(event.get("text"), str):
+                found[event["text"]] = None
+    return list(found)
 
 
 def _predicted(table: LatencyTable | None, before: ShapePlan | None, after: ShapePlan | None) -> dict[str, float]:
@@ -265,8 +296,8 @@ def _check_run(run: Path) -> None:
 def _model(folder: Path) -> Model:
     plan, metrics = folder / "plan.json", folder / "metrics.json"
     return Model(
-        read_plan(plan) if plan.exists() else None,
-        read_metrics(metrics) if metrics.exists() else None,
+        PLAN_DOCUMENT.read(plan) if plan.exists() else None,
+        METRICS_DOCUMENT.read(metrics) if metrics.exists() else None,
     )
 
 
@@ -274,14 +305,14 @@ def _artifacts(folder: Path) -> tuple[Artifact, ...]:
     return tuple(sorted((read_artifact(file) for file in model_files(folder)), key=_order))
 
 
-def _order(artifact: Artifact) -> tuple[bool, bool, int, str]:
-    """Baseline files first, then TFLite before ONNX, then from plain to fully integer."""
-    return (
-        not artifact.file.startswith("baseline."),
-        artifact.format != "tflite",
-        _PRECISIONS.index(artifact.precision) if artifact.precision in _PRECISIONS else len(_PRECISIONS),
-        artifact.file,
-    )
+def _order(artifact: Artifact) -> tuple[bool, int, int, str]:
+    """Sorts baseline files first, then by format, then from float to fully integer."""
+
+    def place(names: tuple[str, ...], name: str) -> int:
+        return names.index(name) if name in names else len(names)
+
+    baseline = artifact.file.startswith("baseline.")
+    return not baseline, place(_FORMATS, artifact.format), place(_PRECISIONS, artifact.precision), artifact.file
 
 
 def _model_row(name: str, model: Model) -> SummaryRow:
@@ -328,24 +359,23 @@ def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[s
 
 
 def _timing(bench: BenchResult, result: FileResult) -> Timing:
-    latency, energy, accuracy = result.latency, result.energy, result.accuracy
-    peak, startup = bench.peak_of(result), result.startup
-    reached = result.gflops_per_s
+    energy, accuracy, startup = result.energy, result.accuracy, result.startup
+    measured = Measured(bench, result)
     return Timing(
         target=bench.target,
         threads=result.threads,
         engine=f"{result.engine} {result.engine_version}",
         batch=result.batch,
-        median_s=median_interval(latency.values) if latency else None,
-        p90_s=p90_interval(latency.values) if latency else None,
+        median_s=measured.median_s,
+        p90_s=measured.p90_s,
         peak_rss_bytes=result.memory.peak_rss_bytes,
         memory_reason=result.memory.reason,
-        speedup=_speedup(bench, result),
+        speedup=measured.speedup,
         load_s=median(startup.load_s) if startup else None,
         first_run_s=median(startup.first_run_s) if startup else None,
         throughput=result.best_throughput,
-        gflops_per_s=reached,
-        peak_share=reached / peak.best if reached is not None and peak else None,
+        gflops_per_s=result.gflops_per_s,
+        peak_share=measured.peak_share,
         energy_tier=energy.tier if energy else None,
         joules_per_image=energy.joules_per_image if energy else None,
         grams_co2_per_image=energy.grams_co2_per_image if energy else None,
@@ -353,13 +383,5 @@ def _timing(bench: BenchResult, result: FileResult) -> Timing:
         top1_images=accuracy.images if accuracy else None,
         emulated=bench.emulated,
         instructions=result.instructions,
+        metrics=result.metrics,
     )
-
-
-def _speedup(bench: BenchResult, result: FileResult) -> Interval | None:
-    reference = bench.of(REFERENCE)
-    if reference is None or reference is result or reference.latency is None or result.latency is None:
-        return None
-    if (reference.threads, reference.batch) != (result.threads, result.batch):
-        return None
-    return ratio_of_medians(reference.latency.values, result.latency.values)

@@ -1,16 +1,33 @@
-"""What the report says of one target: every figure measured there, beside what must be known of it."""
+"""The sections of the report on one target."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from device_bench import format
-from device_bench.documents.results import BenchResult, FileResult
+from device_bench.columns import Column, of_view
+from device_bench.documents.results import BenchResult
+from device_bench.metrics import METRICS
+from device_bench.metrics.base import REFERENCE, Measured, Metric, said_once
+from device_bench.metrics.latency import conditions
 
-from .confusions import Confusions, confusions
-from .grids import Grid, accuracy_grid, count_grid, energy_grid, energy_notes, start_grid, work_grid
-from .overview import counted
-from .pictures import Figure, latency_figure, shapes_figure, tradeoff_figure
+from .confusions import confusions
+from .pictures import latency_drawing, shapes_drawing, tradeoff_drawing
+from .render.document import (
+    Block,
+    Footnotes,
+    Matrices,
+    Paragraph,
+    Picture,
+    Section,
+    Subheading,
+    Table,
+    blocks,
+    bullets,
+    paragraph,
+    table,
+)
 from .summary import RunSummary, SummaryRow
 from .tradeoffs import Tradeoff, accuracy_words, short_names, tradeoffs
 
@@ -18,31 +35,6 @@ _NO_TIME = (
     "Emulated: no time, memory or energy of it would mean anything. What stands for cost are the instructions that the "
     "emulated processor executes."
 )
-_NEVER_ASKED = {
-    "load and first inference": lambda result: result.startup is None,
-    "throughput": lambda result: not result.throughput,
-    "energy": lambda result: result.energy is None,
-    "accuracy on the target": lambda result: result.accuracy is None,
-}
-
-
-@dataclass(frozen=True)
-class TradeoffRow:
-    """A file in the table below the pictures of trade-offs.
-
-    Attributes:
-        file: its name.
-        top1: accuracy as text.
-        where: it was measured, where that differs between the files.
-        costs: each trade-off's name and cost as text.
-        frontier: the trade-offs in which nothing beats the file.
-    """
-
-    file: str
-    top1: str
-    where: str
-    costs: tuple[tuple[str, str], ...]
-    frontier: str
 
 
 @dataclass(frozen=True)
@@ -50,136 +42,213 @@ class TargetPart:
     """One target of the report.
 
     Attributes:
-        target: its name.
-        suffix: for headings, where there are several targets.
-        emulated: whether it has instructions in the place of times.
-        anchor: begins the ids of its notes.
-        conditions: batch and threads of its latencies.
-        rows: of the files measured there.
-        warnings: what qualifies all figures.
-        notes: number, file and what qualifies the figures of that file.
-        unsteady: files whose warm-up never settled.
-        tradeoffs: accuracy beside each cost.
-        tradeoff_rows: the same as a table.
-        accuracy_words: where those accuracies come from.
-        counts: instructions, on an emulated target.
-        start: load, first inference and percentiles.
-        work: throughput and arithmetic.
-        peaks: how the machine's peaks were found.
-        energy: of an image.
-        energy_notes: where it comes from, or why there is none.
-        accuracy: on the target.
-        confusions: what was taken for what.
-        missing: what this bench did not measure of any file.
-        figures: ``tradeoffs``, ``latency`` and ``shapes``, null where there is nothing to draw.
+        summary: the run.
+        target: name of the target.
+        bench: what was measured there.
+        measured: the figures of each file.
+        number: place of the target in the report, from 0.
     """
 
+    summary: RunSummary
     target: str
-    suffix: str
-    emulated: bool
-    anchor: str
-    conditions: str
-    rows: tuple[SummaryRow, ...]
-    warnings: tuple[str, ...]
-    notes: tuple[tuple[int, str, str], ...]
-    unsteady: tuple[str, ...]
-    tradeoffs: tuple[Tradeoff, ...]
-    tradeoff_rows: tuple[TradeoffRow, ...]
-    accuracy_words: str
-    counts: Grid | None
-    start: Grid | None
-    work: Grid | None
-    peaks: tuple[str, ...]
-    energy: Grid | None
-    energy_notes: tuple[str, ...]
-    accuracy: Grid | None
-    confusions: Confusions | None
-    missing: tuple[str, ...]
-    figures: dict[str, Figure | None]
+    bench: BenchResult
+    measured: tuple[Measured, ...]
+    number: int
 
     @property
-    def hollow(self) -> bool:
-        """Whether an accuracy in the trade-offs is not of the target."""
-        return any(not point.on_target for one in self.tradeoffs for point in one.points)
+    def suffix(self) -> str:
+        """Text after headings, where there are several targets."""
+        return f" on {self.target}" if len(self.summary.targets) > 1 else ""
 
-    def marks(self, file: str) -> tuple[int, ...]:
-        """Returns the numbers of the notes of a file."""
-        return tuple(number for number, name, _ in self.notes if name == file)
+    @property
+    def tail(self) -> str:
+        """Text after the names of drawings and anchors."""
+        return f"-{self.number + 1}" if self.number else ""
+
+    @property
+    def conditions(self) -> str:
+        """Batch and threads of the latencies."""
+        return conditions(self.measured)
+
+    @property
+    def warnings(self) -> list[Block]:
+        """Remarks that qualify every figure."""
+        notes = (_NO_TIME, *self.bench.notes) if self.bench.emulated else self.bench.notes
+        return [Paragraph(note, "warning") for note in notes]
+
+    @property
+    def footnotes(self) -> Footnotes | None:
+        """Remarks that qualify the figures of single files."""
+        notes = [(own.file.file, note) for own in self.measured for note in own.file.notes]
+        items = tuple((number, file, note) for number, (file, note) in enumerate(notes, 1))
+        return Footnotes(f"note{self.tail}", items) if items else None
+
+    @property
+    def columns(self) -> list[Column[SummaryRow]]:
+        """Columns of the main figures, for the rows of the run's table."""
+        found = [column for metric in METRICS.values() for column in of_view(metric.columns, "models")]
+        return [column.of(lambda row: self.summary.measured(row, self.target)) for column in found]
 
 
 def target_parts(summary: RunSummary) -> list[TargetPart]:
-    """Returns what there is to say of each target, the first one first.
+    """Returns the targets of a run, the first one first."""
+    return [
+        TargetPart(summary, target, summary.bench_on(target)[1], summary.measured_on(target), number)
+        for number, target in enumerate(summary.targets)
+    ]
+
+
+def main_section(part: TargetPart) -> Section:
+    """Returns the main figures of a target that is not the first."""
+    conditions = f"Latency is per run {part.conditions}; brackets are 95 % bootstrap intervals."
+    rows = [row for row in part.summary.rows if row.on(part.target)]
+    made = table("File", part.columns, rows, lambda row: row.name, footnotes=part.footnotes)
+    note = None if part.bench.emulated else Paragraph(conditions)
+    return Section(f"On {part.target}", blocks(note, part.warnings, made, part.footnotes))
+
+
+def target_sections(part: TargetPart) -> list[Section]:
+    """Returns what accuracy costs, the latencies, and a section for each metric.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    return [_part(summary, target, index) for index, target in enumerate(summary.targets)]
+    found = [_tradeoffs(part), _latencies(part)]
+    return [section for section in found if section] + _metric_sections(part)
 
 
-def _part(summary: RunSummary, target: str, index: int) -> TargetPart:
-    _, bench = summary.bench_on(target)
-    results = summary.results_on(target)
-    rows = tuple(row for row in summary.rows if row.on(target))
-    pairs = [(result, timing) for row, result in zip(rows, results, strict=True) if (timing := row.on(target))]
-    found = (*counted(summary, target), *tradeoffs(summary, target))
-    names = short_names([result.file for result in results])
-    tail = f"-{index + 1}" if index else ""
-    notes = [(result.file, note) for result in results for note in result.notes]
-    return TargetPart(
-        target=target,
-        suffix=f" on {target}" if len(summary.targets) > 1 else "",
-        emulated=bench.emulated,
-        anchor=f"note{tail}",
-        conditions=_conditions(results),
-        rows=rows,
-        warnings=(_NO_TIME, *bench.notes) if bench.emulated else bench.notes,
-        notes=tuple((number, file, note) for number, (file, note) in enumerate(notes, 1)),
-        unsteady=tuple(result.file for result in results if result.latency and not result.latency.steady),
-        tradeoffs=found,
-        tradeoff_rows=_tradeoff_rows(found, rows),
-        accuracy_words=accuracy_words(found, summary, target) if found else "",
-        counts=count_grid(pairs) if bench.emulated else None,
-        start=None if bench.emulated else start_grid(pairs),
-        work=None if bench.emulated else work_grid(bench, pairs),
-        peaks=_peaks(bench),
-        energy=energy_grid(results),
-        energy_notes=tuple(energy_notes(results)),
-        accuracy=accuracy_grid(summary, results),
-        confusions=confusions(summary, results),
-        missing=tuple(what for what, lacks in _NEVER_ASKED.items() if all(map(lacks, results))),
-        figures={
-            "tradeoffs": tradeoff_figure(f"tradeoffs{tail}", target, found, names),
-            "latency": latency_figure(f"latency{tail}", target, results),
-            "shapes": shapes_figure(f"shapes{tail}", target, results, names),
-        },
+def _tradeoffs(part: TargetPart) -> Section | None:
+    found = tradeoffs(part.summary, part.target)
+    if part.bench.emulated:  # what stands for time comes first
+        found = tuple(sorted(found, key=lambda one: one.what != "instructions"))
+    names = short_names([own.file.file for own in part.measured])
+    drawn = tradeoff_drawing(f"tradeoffs{part.tail}", part.target, found, names)
+    if drawn is None:
+        return None
+    words = accuracy_words(found, part.summary, part.target)
+    if not part.bench.emulated:
+        words += f" Latency is the median {part.conditions}."
+    caption = (
+        "Coloured, on the line: the Pareto frontier, no other file is as cheap and as accurate and better in one of "
+        "the two. Grey: another file beats it."
+    )
+    if any(not point.on_target for one in found for point in one.points):
+        caption += " Hollow: its top-1 was measured at export, not on the target."
+    picture = Picture(drawn, "even", caption)
+    return Section(f"What accuracy costs{part.suffix}", blocks(Paragraph(words), picture, _tradeoff_table(part, found)))
+
+
+def _tradeoff_table(part: TargetPart, found: Sequence[Tradeoff]) -> Table | None:
+    points = {point.file: point for one in found for point in one.points}
+    mixed = len({point.on_target for point in points.values()}) > 1
+
+    def where(file: str) -> str:
+        return "" if not mixed else "on the target" if points[file].on_target else "at export"
+
+    def cost(one: Tradeoff) -> Column[str]:
+        costs = {point.file: one.show(point.cost) for point in one.points}
+        return Column(one.what.capitalize(), costs.get)
+
+    def best(file: str) -> str | None:
+        return ", ".join(one.what for one in found if file in {point.file for point in one.frontier}) or None
+
+    columns = (
+        Column[str]("Top-1", lambda file: points[file].top1, format.percent, where),
+        *map(cost, found),
+        Column("On the frontier of", best),
+    )
+    files = [own.file.file for own in part.measured if own.file.file in points]
+    return table("File", columns, files, str, footnotes=part.footnotes)
+
+
+def _latencies(part: TargetPart) -> Section | None:
+    results = [own.file for own in part.measured]
+    drawn = latency_drawing(f"latency{part.tail}", part.target, results)
+    shapes = shapes_drawing(f"shapes{part.tail}", part.target, results, short_names([own.file for own in results]))
+    if drawn is None or shapes is None:
+        return None
+    unsteady = [own.file for own in results if own.latency and not own.latency.steady]
+    told = f"The warm-up of {', '.join(unsteady)} reached its cap before the latency had settled." if unsteady else ""
+    return Section(
+        f"Latency{part.suffix}",
+        blocks(
+            Paragraph(
+                "Every file had its turn in every round, in an order drawn anew, so a slow spell of the machine hits "
+                "all alike."
+            ),
+            Picture(
+                drawn,
+                "wide",
+                "Box: quartiles and median. Whiskers: 5th to 95th percentile. Dots: single runs, thinned evenly; those "
+                "beyond the 99th percentile are not drawn but count in every figure.",
+            ),
+            Subheading("The shape of each"),
+            Picture(
+                shapes,
+                "even",
+                "How often each latency came, in ms, every file on a scale of its own, so that two hills are two "
+                "modes. Solid line: median (p50). Dashed: p90. Dotted: p99, where it is not beyond the edge; the "
+                "slowest few are not drawn but count.",
+            ),
+            paragraph(told),
+        ),
     )
 
 
-def _tradeoff_rows(found: tuple[Tradeoff, ...], rows: tuple[SummaryRow, ...]) -> tuple[TradeoffRow, ...]:
-    made = []
-    mixed = len({point.on_target for one in found for point in one.points}) > 1
-    for row in rows:
-        points = [(one, next((point for point in one.points if point.file == row.name), None)) for one in found]
-        own = next((point for _, point in points if point), None)
-        if own is None:
-            continue
-        costs = tuple((one.what, one.show(point.cost) if point else format.MISSING) for one, point in points)
-        best = ", ".join(one.what for one, point in points if point in one.frontier)
-        where = "" if not mixed else "on the target" if own.on_target else "at export"
-        made.append(TradeoffRow(row.name, format.percent(own.top1), where, costs, best or format.MISSING))
-    return tuple(made)
+def _metric_sections(part: TargetPart) -> list[Section]:
+    """Returns a section for each group of metrics that has a figure or a remark."""
+    groups: dict[str, dict[str, list[Metric]]] = {}
+    for metric in METRICS.values():
+        if metric.section is not None and (metric.emulated or not part.bench.emulated):
+            title = metric.section or metric.title[:1].upper() + metric.title[1:]
+            groups.setdefault(title, {}).setdefault(metric.part, []).append(metric)
+    found = []
+    for title, parts in groups.items():
+        made = blocks(*(_metric_blocks(part, heading, metrics) for heading, metrics in parts.items()))
+        if made:
+            heading = title.replace("{target}", part.target)
+            found.append(Section(heading if heading != title else f"{title}{part.suffix}", made))
+    missing = [
+        metric.title
+        for metric in METRICS.values()
+        if metric.optional and part.measured and not any(metric.held_by(own.file) for own in part.measured)
+    ]
+    if found and missing and not part.bench.emulated:
+        words = Paragraph(f"Not measured on {part.target}: {', '.join(missing)}.", "note after")
+        found[0] = Section(found[0].title, (*found[0].blocks, words))
+    return found
 
 
-def _conditions(results: tuple[FileResult, ...]) -> str:
-    """Returns under what the latencies were measured."""
-    batches = format.listed([str(batch) for batch in sorted({result.batch for result in results})])
-    threads = sorted({result.threads for result in results})
-    words = "1 thread" if threads == [1] else f"{format.listed([str(number) for number in threads])} threads"
-    return f"at batch {batches}, {words}"
-
-
-def _peaks(bench: BenchResult) -> tuple[str, ...]:
-    return tuple(
-        f"{format.gflops(peak.best)} in {peak.arithmetic} ({peak.engine}, {format.plural(peak.threads, 'thread')})"
-        for peak in bench.peaks
+def _metric_blocks(part: TargetPart, heading: str, metrics: Sequence[Metric]) -> tuple[Block, ...]:
+    columns = [column for metric in metrics for column in of_view(metric.columns, "report")]
+    made = table("File", columns, part.measured, lambda own: own.file.file, footnotes=part.footnotes)
+    remarks = [remark for metric in metrics for remark in metric.remarks(part.measured)]
+    if made is None and not remarks:
+        return ()
+    note = " ".join(filter(None, (metric.note(part.measured) for metric in metrics))) if made else ""
+    return blocks(
+        Subheading(heading) if heading else None,
+        paragraph(note),
+        made,
+        bullets(said_once(remarks, len(part.measured))),
+        _matrices(part) if any(metric.name == "accuracy" for metric in metrics) else None,
     )
+
+
+def _matrices(part: TargetPart) -> Matrices | None:
+    found = confusions(part.summary, [own.file for own in part.measured])
+    if found is None:
+        return None
+    if found.matrices:
+        note = (
+            "Rows: the true class. Columns: the answer. Blue: right, stronger the larger the share of the class. "
+            "Orange: wrong."
+        )
+        more = f" Framed, with the change below: differs from {REFERENCE}." if found.compared else ""
+        return Matrices(found, note + more)
+    change = f", and the change against {REFERENCE}" if found.referenced and len(found.files) > 1 else ""
+    note = (
+        f"{len(found.names)} classes are too many for a matrix: the confusions that any file had most often, in "
+        f"images{change}."
+    )
+    return Matrices(found, note)

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from device_bench import format
+from device_bench.metrics import METRICS
+from device_bench.metrics.base import Measured, Number
 
-from .summary import RunSummary, SummaryRow, Timing
+from .summary import RunSummary
 
 
 @dataclass(frozen=True)
@@ -66,31 +68,21 @@ def frontier(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def tradeoffs(summary: RunSummary, target: str) -> tuple[Tradeoff, ...]:
-    """Returns accuracy beside latency, size and energy of the files on ``target``, those that have a point at all."""
-    rows = [(row, timing) for row in summary.rows if (timing := row.on(target))]
-    tiers = [timing.energy_tier for _, timing in rows if timing.joules_per_image is not None]
-    tier = " and ".join(sorted({tier for tier in tiers if tier}, reverse=True))
-    found = (
-        Tradeoff(
-            "latency",
-            "median latency, ms",
-            lambda cost: format.seconds(cost * 1e-3),
-            _points(rows, lambda _, timing: timing.median_s.value * 1e3 if timing.median_s else None),
-        ),
-        Tradeoff(
-            "size",
-            "file size, MB",
-            lambda cost: format.size(round(cost * 1e6)),
-            _points(rows, lambda row, _: row.size_bytes / 1e6 if row.size_bytes is not None else None),
-        ),
-        Tradeoff(
-            "energy",
-            f"energy per image, mJ ({tier})",
-            lambda cost: format.joules(cost * 1e-3),
-            _points(rows, lambda _, timing: None if timing.joules_per_image is None else timing.joules_per_image * 1e3),
-        ),
-    )
+    """Returns accuracy beside each cost that the files on ``target`` have."""
+    measured = summary.measured_on(target)
+    costs = [number for metric in METRICS.values() for number in metric.numbers if number.cost]
+    found = [_tradeoff(number, measured) for number in costs]
     return tuple(one for one in found if one.points)
+
+
+def _tradeoff(number: Number, measured: Sequence[Measured]) -> Tradeoff:
+    points = []
+    for own in measured:
+        value, here = number.value(own), own.file.accuracy
+        top1 = here.top1 if here else own.exported_top1
+        if value is not None and top1 is not None:
+            points.append(Point(own.file.file, value / number.scale, top1, here is not None))
+    return Tradeoff(number.cost, number.axis(measured), lambda cost: number.show(cost * number.scale), tuple(points))
 
 
 def accuracy_words(found: Sequence[Tradeoff], summary: RunSummary, target: str) -> str:
@@ -120,17 +112,6 @@ def short_names(files: Sequence[str]) -> dict[str, str]:
     if len(stems) != 1 or len({file.partition(".")[2] for file in own}) != len(own):
         return {file: file for file in files}
     return {file: file.partition(".")[2] or file if file in own else file for file in files}
-
-
-def _points(
-    rows: Sequence[tuple[SummaryRow, Timing]], cost_of: Callable[[SummaryRow, Timing], float | None]
-) -> tuple[Point, ...]:
-    points = []
-    for row, timing in rows:
-        cost, top1 = cost_of(row, timing), row.top1 if timing.top1 is None else timing.top1
-        if cost is not None and top1 is not None:
-            points.append(Point(row.name, cost, top1, timing.top1 is not None))
-    return tuple(points)
 
 
 def _images(summary: RunSummary, target: str, points: dict[str, Point]) -> str:

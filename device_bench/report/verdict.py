@@ -1,10 +1,12 @@
-"""What a run bought, in one paragraph computed from its numbers."""
+"""The result of a run: headline figures, and one paragraph computed from its numbers."""
 
 from __future__ import annotations
 
 from device_bench import format
+from device_bench.metrics.base import REFERENCE
 
-from .summary import REFERENCE, RunSummary, SummaryRow
+from .render.document import Tile
+from .summary import RunSummary, SummaryRow
 
 
 def verdict(summary: RunSummary) -> str:
@@ -100,3 +102,60 @@ def _refused(summary: RunSummary) -> str | None:
 def _failures(summary: RunSummary) -> str | None:
     names = sorted({failure.file for _, failure in summary.failures})
     return f"{format.listed(names)} could not be measured." if names else None
+
+
+def tiles(summary: RunSummary) -> tuple[Tile, ...]:
+    """Returns the headline figures of a run."""
+    before, after = summary.row("baseline"), summary.row("sliced")
+    found: list[tuple[str, str, str]] = []
+    if before and after:
+        found = [
+            ("Parameters", format.change(before.params, after.params), _arrow(before.params, after.params)),
+            ("Multiply-accumulates", format.change(before.macs, after.macs), _arrow(before.macs, after.macs)),
+            (
+                "Top-1",
+                format.points(before.top1, after.top1),
+                f"{format.percent(before.top1)} → {format.percent(after.top1)}",
+            ),
+        ]
+    fastest = _best_speedup(summary)
+    if fastest:
+        row, text = fastest
+        found.append(("Best speed-up", text, row.name))
+    return tuple(Tile(*own) for own in [*found, *_energy_tile(summary)] if own[1] != format.MISSING)
+
+
+def _arrow(before: int | None, after: int | None) -> str:
+    return f"{format.count(before)} → {format.count(after)}"
+
+
+def _best_speedup(summary: RunSummary) -> tuple[SummaryRow, str] | None:
+    if not summary.targets:
+        return None
+    found = [
+        (timing.speedup, row)
+        for row in summary.rows
+        if not row.name.startswith("baseline.") and (timing := row.on(summary.targets[0])) and timing.speedup
+    ]
+    if not found:
+        return None
+    ratio, row = max(found, key=lambda pair: pair[0].value)
+    return row, format.times_interval(ratio).split(" ")[0]
+
+
+def _energy_tile(summary: RunSummary) -> list[tuple[str, str, str]]:
+    """Returns the least energy of an image beside that of the baseline's file, when both are known in one way."""
+    if not summary.targets:
+        return []
+    timed = [(row, timing) for row in summary.rows if (timing := row.on(summary.targets[0]))]
+    known = [(row, t, t.joules_per_image) for row, t in timed if t.joules_per_image is not None]
+    reference = next(((t, joules) for row, t, joules in known if row.name == REFERENCE), None)
+    own = [one for one in known if not one[0].name.startswith("baseline.")]
+    if reference is None or not own:
+        return []
+    row, timing, joules = min(own, key=lambda one: one[2])
+    if timing.energy_tier != reference[0].energy_tier:
+        return []
+    values = f"{format.joules(reference[1])} → {format.joules(joules)}"
+    caption = f"Energy per image, {timing.energy_tier}"
+    return [(caption, format.change(reference[1], joules), f"{values}, {row.name}")]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from device_bench import format
-from device_bench.documents.sparsity import Zeros, read_zeros
+from device_bench.columns import Column, split
+from device_bench.documents.sparsity import ZEROS_DOCUMENT, Zeros, zeros_path
 from runtime import Artifact, ArtifactError
 
 from .gain import Gain
+from .render.document import Fold, Paragraph, Section, blocks, paragraph, table
 from .summary import RunSummary
 
 _WRITING = ("attn.proj.weight", "mlp.fc2.weight")
@@ -54,7 +57,7 @@ class ZerosPart:
 def zeros_part(summary: RunSummary, run: Path) -> ZerosPart | None:
     """Returns what there is to say of zeros; None for a run that was not pruned by making any."""
     try:
-        zeros = read_zeros(run)
+        zeros = ZEROS_DOCUMENT.read_if_there(zeros_path(run))
     except ArtifactError as error:
         return ZerosPart(note=f"What zeros bought is not shown: {error}")
     if zeros is None:
@@ -68,6 +71,37 @@ def zeros_part(summary: RunSummary, run: Path) -> ZerosPart | None:
     )
     files = (pair[0].file, pair[1].file) if pair else ("", "")
     return ZerosPart(tuple(told), _rows(*pair, gains) if pair else (), files, layers)
+
+
+_CHANGES: tuple[Callable[[ZerosRow], str], ...] = (
+    lambda row: row.before,
+    lambda row: row.after,
+    lambda row: row.change or format.MISSING,
+)
+_LAYERS: tuple[Column[tuple[str, str, str]], ...] = (
+    Column("Weights", lambda layer: layer[1]),
+    Column("Zeros", lambda layer: layer[2]),
+)
+
+
+def zeros_section(summary: RunSummary, run: Path) -> Section | None:
+    """Returns the section of the report on zeros; None for a run that was not pruned by making any."""
+    part = zeros_part(summary, run)
+    if part is None:
+        return None
+    columns = [
+        Column(heading, cell, text=split) for heading, cell in zip((*part.files, "Change"), _CHANGES, strict=True)
+    ]
+    layers = table("Layer", _LAYERS, part.layers, lambda layer: layer[0])
+    return Section(
+        "What zeros bought",
+        blocks(
+            paragraph(part.note),
+            [Paragraph(sentence) for sentence in part.sentences],
+            table("Figure", columns, part.rows, lambda row: row.what),
+            Fold("Zeros of every layer", layers) if layers else None,
+        ),
+    )
 
 
 def _pair(summary: RunSummary) -> tuple[Artifact, Artifact] | None:

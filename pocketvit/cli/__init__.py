@@ -135,7 +135,7 @@ def profile(
     if as_json:
         print_json("pocketvit.latency", {"file": str(path), "table": encode(table)})
         return
-    from pocketvit.cli.tables.results import latency_tables
+    from pocketvit.cli.tables.models import latency_tables
 
     parts, checks = latency_tables(table)
     console = stdout_console()
@@ -187,7 +187,7 @@ def export(
         body = {"folder": str(folder), "artifacts": [encode(a) for a in artifacts]}
         print_json("pocketvit.artifacts", {**body, "refused": [encode(a) for a in refused]})
     else:
-        from pocketvit.cli.tables.results import artifact_table, refused_lines
+        from pocketvit.cli.tables.models import artifact_table, refused_lines
 
         from .console import stdout_console
 
@@ -251,7 +251,7 @@ def inspect(
     if as_json:
         print_json("pocketvit.inspection", encode(found))
         return
-    from pocketvit.cli.tables.results import inspection_tables
+    from pocketvit.cli.tables.inspection import inspection_tables
 
     stdout_console().print(*inspection_tables(found), sep="\n")
 
@@ -273,7 +273,7 @@ def verify(
     if as_json:
         print_json("pocketvit.verification", {"passed": found.passed, **encode(found)})
     else:
-        from pocketvit.cli.tables.results import verification_tables
+        from pocketvit.cli.tables.inspection import verification_tables
 
         stdout_console().print(*verification_tables(found), sep="\n")
     if not found.passed:
@@ -316,7 +316,7 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json("pocketvit.doctor", {"findings": encode(tuple(findings))})
         return
-    from pocketvit.cli.tables.results import doctor_table
+    from pocketvit.cli.tables.targets import doctor_table
 
     from .console import stdout_console
 
@@ -430,7 +430,8 @@ def _summary_body(summary: Any) -> dict[str, Any]:
 
 
 def _print_summary(summary: Any) -> None:
-    from pocketvit.cli.tables.results import refused_lines, summary_tables
+    from pocketvit.cli.tables.models import refused_lines
+    from pocketvit.cli.tables.results import summary_tables
 
     from .console import stdout_console
 

@@ -53,7 +53,7 @@ def check_targets(
     """Say of each target what can be reached, what is there and what is missing; exits with 1 when anything is."""
     from device_bench.targets.check import check_devices
     from device_bench.targets.inventory import EVERY, read_inventory, resolve
-    from pocketvit.cli.tables.results import doctor_table
+    from pocketvit.cli.tables.targets import doctor_table
 
     from .console import stdout_console
 

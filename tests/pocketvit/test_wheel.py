@@ -38,7 +38,7 @@ def test_the_wheel_ships_exactly_the_five_packages(wheel: Path) -> None:
     assert f"{info}/licenses/LICENSE" in names
     for package in ("runtime", "compress", "export", "device_bench", "pocketvit"):
         assert f"{package}/py.typed" in names
-    assert {"device_bench/report/report.html.j2", "device_bench/report/report.md.j2"} <= set(names)
+    assert {"device_bench/report/render/page.html.j2", "device_bench/report/render/page.css"} <= set(names)
     kinds = (
         "fp32.onnx",
         "fp32.tflite",

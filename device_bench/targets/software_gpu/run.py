@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from device_bench.targets.emulated.steps import last_line
 from runtime import Engine, MeasurementError, open_engine
+from runtime.worker.parent import Worker, WorkerError, python_module
 
 from .driver import SoftwareVulkan
 
 TIMEOUT_S = 900.0
-"""A file may take so long, with all its images: what a GPU does at once is done here one after the other."""
+"""The default time for a file with all its images, s: a GPU's parallel work is done here one piece after another."""
 
-_CHILD = Path(__file__).with_name("child.py")
+_COMMAND = python_module("device_bench.targets.software_gpu.child")
 
 
 @dataclass(frozen=True)
 class GpuRun:
-    """What a file answered on the GPU path.
+    """The outputs of a file on the GPU path.
 
     Attributes:
         outputs: ``(N, classes)`` in the file's own type.
@@ -103,7 +99,7 @@ def run_on_gpu(
     vulkan: SoftwareVulkan,
     timeout_s: float = TIMEOUT_S,
 ) -> GpuRun:
-    """Runs a file on LiteRT's GPU path in a process of its own.
+    """Runs a file on LiteRT's GPU path in a worker process.
 
     Args:
         path: a ``.tflite`` file of one input and one output.
@@ -117,28 +113,27 @@ def run_on_gpu(
         MeasurementError: it refuses the file, or crashes, or takes too long.
     """
     what = f"LiteRT cannot run {path.name} on the GPU path"
-    with tempfile.TemporaryDirectory() as scratch:
-        inside, outside = Path(scratch) / "batches.npy", Path(scratch) / "answers.npy"
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Worker(_COMMAND, silence_s=timeout_s, env=vulkan.variables()) as worker,
+    ):
+        inside, outside = Path(scratch) / "batches.npy", Path(scratch) / "outputs.npy"
         np.save(inside, batches)
-        # without -P modules that stand beside the script would be taken for Python's own
-        argv = [sys.executable, "-P", str(_CHILD), str(path.resolve()), str(inside), str(outside)]
-        argv += [str(length), np.dtype(dtype).name]
+        request = {
+            "model": str(path.resolve()),
+            "batches": str(inside),
+            "outputs": str(outside),
+            "length": length,
+            "dtype": np.dtype(dtype).name,
+        }
         try:
-            done = subprocess.run(
-                argv,
-                env={**os.environ, **vulkan.variables()},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=timeout_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise MeasurementError(what, expected=f"an end within {timeout_s:g} s") from None
-        if done.returncode:
-            said = last_line(done.stderr) or "no message"
-            raise MeasurementError(what, got=f"status {done.returncode}: {said}")
-        answer = json.loads(done.stdout.decode().splitlines()[-1])
-        return GpuRun(np.load(outside), bool(answer["whole"]), tuple(answer["drivers"]))
+            found = worker.run("run", request).checked()
+        except WorkerError as failure:
+            if failure.hung:
+                raise MeasurementError(what, expected=f"an end within {timeout_s:g} s") from None
+            last = failure.last_line[:300] or "no message"
+            raise MeasurementError(what, got=f"{failure.how}: {last}") from None
+        return GpuRun(np.load(outside), bool(found["whole"]), tuple(found["drivers"]))
 
 
 def _raw(images: npt.NDArray[np.float32], engine: Engine) -> npt.NDArray[Any]:

@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from device_bench import format
-from device_bench.documents.results import BenchResult, FileResult
-from device_bench.metrics.stats import median_interval
+from device_bench.columns import terminal_columns
+from device_bench.documents.results import BenchResult
+from device_bench.metrics.base import Measured
 from device_bench.targets.fleet import Fleet
 
-from .results import bench_table, energy_text, instruction_columns, known
+from .results import bench_table, metric_columns
 
 _FRAME, _RULE = 4, 3
 """Characters that a table's edges and its first column's take, and every further column's."""
@@ -65,24 +66,13 @@ def bench_tables(fleet: Fleet) -> RenderableType:
 
 def _columns(result: BenchResult, names: Sequence[str]) -> tuple[_Column, ...]:
     files = [result.of(name) for name in names]
-    told = {
-        "median [95 % CI]": [_median(file) for file in files],
-        **instruction_columns(files),
-        "memory": [format.size(file.memory.peak_rss_bytes if file else None) for file in files],
-        "energy": [energy_text(*known(file.energy if file else None)) for file in files],
-        "top-1": [format.percent(file.accuracy.top1 if file and file.accuracy else None) for file in files],
-    }
-    shown = {heading: cells for heading, cells in told.items() if any(cell != format.MISSING for cell in cells)}
+    measured = [Measured(result, file) if file else None for file in files]
+    shown = terminal_columns(metric_columns("fleet"), measured)
     return tuple(
-        # intervals stand on a second line, so that more targets stand beside each other
+        # intervals stand on a second line, so that more targets fit next to each other
         _Column(f"{'' if index else result.target}\n{heading.partition(' [')[0]}", tuple(map(_broken, cells)))
         for index, (heading, cells) in enumerate(shown.items())
     )
-
-
-def _median(file: FileResult | None) -> str:
-    latency = file.latency if file else None
-    return format.seconds_interval(median_interval(latency.values) if latency else None)
 
 
 def _broken(cell: str) -> str:

@@ -12,7 +12,7 @@ from device_bench.documents.facts import Facts
 from device_bench.gate.compare import Comparison
 from device_bench.gate.duel import Duel
 from device_bench.gate.judge import Gate, Limits, judge
-from device_bench.gate.render import change_text, value_text, verdict_of
+from device_bench.gate.render import CHECK_COLUMNS, verdict_of
 from device_bench.metrics.stats import median_interval
 
 _STYLES = {"ok": "green", "FAILED": "bold red", "not compared": "yellow", "not gated": "dim"}
@@ -27,8 +27,8 @@ def gate_tables(gates: Sequence[Gate]) -> list[Table | Text]:
         table.add_column("")
         for check in gate.checks:
             said = verdict_of(check)
-            values = value_text(check, check.base), value_text(check, check.new), change_text(check)
-            table.add_row(check.metric, *values, check.limit, Text(said, style=_STYLES[said]))
+            cells = [column.terminal(check) for column in CHECK_COLUMNS[:4]]
+            table.add_row(check.metric, *cells, Text(said, style=_STYLES[said]))
         shown.append(table)
         shown += [Text(f"{check.metric}: {check.note}") for check in gate.checks if check.note]
     return shown
@@ -39,8 +39,7 @@ def comparison_tables(base: Facts, new: Facts, duel: Duel) -> list[Table | Text]
     table = _table(f"{new.file} against {base.file}")
     for check in judge(base, new, Limits(), duel).checks:
         if check.base is not None or check.new is not None:
-            values = value_text(check, check.base), value_text(check, check.new), change_text(check)
-            table.add_row(check.metric, *values)
+            table.add_row(check.metric, *(column.terminal(check) for column in CHECK_COLUMNS[:3]))
     ratio = duel.ratio
     sure = "they cannot be told apart" if ratio.low <= 1 <= ratio.high else "the difference is sure"
     text = (
@@ -67,6 +66,6 @@ def result_tables(found: Sequence[Comparison]) -> list[Table | Text]:
 def _table(title: str) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("metric", no_wrap=True)
-    for heading in ("base", "new", "change"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for column in CHECK_COLUMNS[:3]:
+        table.add_column(column.heading, justify="right", no_wrap=True)
     return table

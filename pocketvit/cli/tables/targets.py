@@ -1,4 +1,4 @@
-"""The targets of an inventory as a table on a terminal."""
+"""The targets of an inventory, and what ``doctor`` found, as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.text import Text
 
 from device_bench import format
 from device_bench.targets.base import Device
+from device_bench.targets.finding import Finding
 
 
 def targets_table(devices: Sequence[Device]) -> Table:
@@ -20,4 +21,23 @@ def targets_table(devices: Sequence[Device]) -> Table:
         threads = format.MISSING if device.threads is None else str(device.threads)
         cells = (device.label, device.address, device.cpu_family or format.MISSING, threads, device.notes)
         table.add_row(*map(Text, cells))
+    return table
+
+
+def doctor_table(findings: Sequence[Finding]) -> Table:
+    """Returns what was found, and the cure for what is missing."""
+    table = Table(header_style="bold")
+    for heading in ("area", "what", "found", "to get it"):
+        table.add_column(heading, overflow="fold")
+    area = None
+    for finding in findings:
+        missing = finding.value is None
+        table.add_row(
+            "" if finding.area == area else finding.area,
+            finding.name,
+            "missing" if missing else finding.value,
+            (finding.fix or "") if missing else "",
+            style="yellow" if missing else None,
+        )
+        area = finding.area
     return table

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from device_bench.report.pictures import Figure, figure, tradeoff_figure
+from device_bench.report.pictures import drawing, tradeoff_drawing
 from device_bench.report.plots import panels as plots
+from device_bench.report.render.document import Drawing
 from device_bench.report.tradeoffs import Point, Tradeoff
 
 from .collect import Row, StudyResult
@@ -20,7 +21,7 @@ _BYTES: Units = ((1e6, "MB"), (1e3, "kB"))
 _TIMES: Units = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
-def accuracy_figure(rows: Sequence[Row], kind: str, place: int) -> Figure | None:
+def accuracy_figure(rows: Sequence[Row], kind: str, place: int) -> Drawing | None:
     """Draws the accuracy of each row's float file: every seed, their mean, and the standard deviation about it."""
     shown = [row for row in rows if row.kind == kind and row.top1.mean is not None]
     if not shown:
@@ -28,7 +29,7 @@ def accuracy_figure(rows: Sequence[Row], kind: str, place: int) -> Figure | None
     names = [name_of(row, rows).removesuffix(f" {kind}") for row in shown]
     size = (4.2, _LEAST_IN + _ROW_IN * len(shown))
     label = "Top-1 of each method: " + "; ".join(f"{n} {top1(row)}" for n, row in zip(names, shown, strict=True))
-    return figure(f"accuracy-{place}", label, [_accuracies(shown, names, kind)], size=size)
+    return drawing(f"accuracy-{place}", label, [_accuracies(shown, names, kind)], size=size)
 
 
 def _accuracies(shown: Sequence[Row], names: Sequence[str], kind: str) -> plots.Draw:
@@ -48,7 +49,7 @@ def _accuracies(shown: Sequence[Row], names: Sequence[str], kind: str) -> plots.
     return draw
 
 
-def cost_figure(rows: Sequence[Row], result: StudyResult, kind: str, place: int) -> Figure | None:
+def cost_figure(rows: Sequence[Row], result: StudyResult, kind: str, place: int) -> Drawing | None:
     """Draws accuracy beside FLOPs, size, and latency where it was measured, by the means over seeds."""
     shown = [row for row in rows if row.kind == kind and row.top1.mean is not None]
     found = [
@@ -59,7 +60,7 @@ def cost_figure(rows: Sequence[Row], result: StudyResult, kind: str, place: int)
         costs = [own.latency_s.mean if (own := on(row, target)) else None for row in shown]
         found.append(_tradeoff(f"latency on {target}", "latency", _TIMES, shown, costs, rows))
     names = {name_of(row, rows): name_of(row, rows).removesuffix(f" {kind}") for row in shown}
-    return tradeoff_figure(f"costs-{place}", "all files", [one for one in found if one.points], names)
+    return tradeoff_drawing(f"costs-{place}", "all files", [one for one in found if one.points], names)
 
 
 def _tradeoff(

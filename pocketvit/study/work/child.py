@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shlex
-import signal
 import sys
 import threading
 import time
@@ -14,12 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from runtime import PocketVitError
+from runtime.worker.child import end_with_parent
 
 from .attempts import begin_attempt
 from .process import SAYS, THEN
 
 BEAT_S = 2.0
-_PR_SET_PDEATHSIG = 1
 
 
 def main(words: Sequence[str]) -> None:
@@ -30,7 +28,7 @@ def main(words: Sequence[str]) -> None:
             after a ``THEN``: ``fine-tune FOLDER``, ``answer FOLDER``, or a command of ``pocketvit`` with its options.
     """
     parent, folder, *rest = words
-    die_with(int(parent))
+    end_with_parent(int(parent))
     if folder != "-":
         _keep_time(Path(folder))
     sys.exit(steps_in_turn(steps_of(rest)))
@@ -86,14 +84,6 @@ def _own(step: Callable[[Path], None], folder: Path) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def die_with(parent: int) -> None:
-    """Has the system end this process when the one that started it ends; where it cannot, nothing is changed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it ended before that was asked for
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _keep_time(folder: Path, sleep: Callable[[float], None] = time.sleep) -> None:

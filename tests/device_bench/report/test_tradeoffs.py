@@ -3,21 +3,42 @@ from dataclasses import replace
 
 import pytest
 
+import device_bench.columns
 import device_bench.interval
+import device_bench.metrics.base
+import device_bench.report.render.document
+import device_bench.report.render.markdown
+import device_bench.report.render.matrices
 import device_bench.report.tradeoffs
-from device_bench.documents.results import read_result, write_result
+from device_bench.columns import of_view
+from device_bench.documents.measurement import Sampling
+from device_bench.documents.results import BENCH_DOCUMENT, BenchResult
 from device_bench.format import MISSING
 from device_bench.interval import share_interval
+from device_bench.metrics.base import Measured, said_once
+from device_bench.metrics.energy import ENERGY
 from device_bench.report.confusions import confusions
-from device_bench.report.grids import energy_grid, energy_notes
 from device_bench.report.machine import machine_rows, untold
+from device_bench.report.render.document import table
 from device_bench.report.summary import summarise
 from device_bench.report.tradeoffs import Point, accuracy_words, frontier, short_names, tradeoffs
 from tests.device_bench.conftest import MACHINE
 from tests.device_bench.report_fixtures import enrich
 
 
-@pytest.mark.parametrize("module", [device_bench.report.tradeoffs, device_bench.interval], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module",
+    [
+        device_bench.columns,
+        device_bench.interval,
+        device_bench.metrics.base,
+        device_bench.report.render.matrices,
+        device_bench.report.render.document,
+        device_bench.report.render.markdown,
+        device_bench.report.tradeoffs,
+    ],
+    ids=lambda module: module.__name__,
+)
 def test_examples_in_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
@@ -55,7 +76,7 @@ def test_accuracy_is_of_the_target_where_there_is_one(run):
     assert accuracy_words(found, summary, "cpu") == "Top-1 was measured on cpu itself, on 500 images."
 
     half = tuple(replace(file, accuracy=None) if file is own else file for file in bench.files)
-    write_result(run / "bench" / "cpu.json", replace(bench, files=half))
+    BENCH_DOCUMENT.write(run / "bench" / "cpu.json", replace(bench, files=half))
     summary = summarise(run)
     words = accuracy_words(tradeoffs(summary, "cpu"), summary, "cpu")
     assert "that of digits.int8.tflite (hollow) at export" in words
@@ -75,15 +96,28 @@ def test_the_interval_of_a_share_stays_between_none_and_all():
 
 def test_an_energy_without_a_value_has_its_reason(run):
     bench = enrich(run, energy="unavailable")
-    assert energy_grid(bench.files) is None
+    assert energy_table(bench.files) is None
     assert energy_notes(bench.files) == [
         "All files: energy unavailable, no counter of this machine can be read; run it as root."
     ]
     some = enrich_one(run, bench)
-    rows = dict(energy_grid(some).rows)
+    rows = {row.name: row.cells for row in energy_table(some).rows}
     assert rows[some[0].file][0].detail == "estimated"
     assert rows[some[1].file][0].value == "unavailable"
     assert any(f"{some[0].file}: energy estimated by" in note for note in energy_notes(some))
+
+
+def energy_rows(files):
+    bench = BenchResult("cpu", "2025-01-02T03:04:05+00:00", "0.1.0", 0, Sampling(), MACHINE, MACHINE, tuple(files))
+    return [Measured(bench, file) for file in files]
+
+
+def energy_table(files):
+    return table("File", of_view(ENERGY.columns, "report"), energy_rows(files), lambda own: own.file.file)
+
+
+def energy_notes(files):
+    return said_once(ENERGY.remarks(energy_rows(files)), len(files))
 
 
 def enrich_one(run, bench):
@@ -96,7 +130,7 @@ def test_a_grid_that_is_not_known_says_why(run):
     energy = replace(bench.files[0].energy, grams_per_kwh=None, country=None, carbon_reason="no country was named.")
     files = (replace(bench.files[0], energy=energy),)
     assert energy_notes(files)[1] == "All files: no CO₂, no country was named."
-    assert "CO₂ per image" not in energy_grid(files).headings
+    assert "CO₂ per image" not in [heading.text for heading in energy_table(files).headings]
 
 
 def test_a_matrix_shows_changes_against_the_baseline(run):
@@ -139,5 +173,5 @@ def test_every_field_that_a_machine_tells_is_a_row():
 
 
 def test_an_older_state_without_the_newer_fields_is_shown(run):
-    state = read_result(run / "bench" / "cpu.json").before
+    state = BENCH_DOCUMENT.read(run / "bench" / "cpu.json").before
     assert [what for what, _, _ in machine_rows(state, state)][:2] == ["Processor", "Logical cores"]

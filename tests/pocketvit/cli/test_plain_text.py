@@ -20,7 +20,8 @@ from device_bench.targets.finding import Finding
 from pocketvit import cli
 from pocketvit.cli.console import PlainConsole, _Bars, as_lines, stdout_console
 from pocketvit.cli.output import fail, say
-from pocketvit.cli.tables.results import doctor_table, summary_tables
+from pocketvit.cli.tables.results import summary_tables
+from pocketvit.cli.tables.targets import doctor_table
 from pocketvit.jobs import doctor
 from pocketvit.jobs.predicting import Outcome
 from runtime import Prediction

@@ -9,7 +9,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+
+import pytest
 
 from runtime.worker.child import NO_TURN, TURN, Reporter, shared_turn
 
@@ -97,3 +100,32 @@ def test_turns_are_numbered_in_shared_memory() -> None:
             assert TURN.unpack(shared[:]) == (5, 1)
             turn(5)
             assert TURN.unpack(shared[:]) == (5, 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux kills it")
+def test_a_child_ends_with_the_process_that_started_it() -> None:
+    program = (
+        "import os, subprocess, sys, time\n"
+        "child = 'import sys, time; from runtime.worker.child import end_with_parent;'\n"
+        "child += 'end_with_parent(int(sys.argv[1]));'\n"
+        "child += 'print(1, flush=True); time.sleep(600)'\n"
+        "one = subprocess.Popen([sys.executable, '-c', child, str(os.getpid())], stdout=subprocess.PIPE)\n"
+        "one.stdout.readline()\n"
+        "print(one.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert Path(f"/proc/{child}").exists()
+        parent.kill()
+    until = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_process_whose_parent_ended_before_it_asked_ends() -> None:
+    code = "from runtime.worker.child import *; end_with_parent(os.getppid() + 1); print('still here')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")

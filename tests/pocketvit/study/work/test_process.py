@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tarfile
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -158,28 +157,6 @@ def test_work_that_is_stopped_ends_its_process_even_a_deaf_one(
     outcome = do(Work("a", (), 1), tmp_path, stop, "here", starter=starter)
     assert outcome == Outcome("a", None, "here", stopped=True)
     assert started[0].returncode == (7 if polite else -signal.SIGKILL)
-
-
-def test_a_child_ends_with_the_process_that_started_it() -> None:
-    program = (
-        "import os, subprocess, sys, time\n"
-        "child = 'import sys, time; from pocketvit.study.work.child import die_with; die_with(int(sys.argv[1]));'\n"
-        "child += 'print(1, flush=True); time.sleep(600)'\n"
-        "one = subprocess.Popen([sys.executable, '-c', child, str(os.getpid())], stdout=subprocess.PIPE)\n"
-        "one.stdout.readline()\n"
-        "print(one.pid, flush=True)\n"
-        "time.sleep(600)\n"
-    )
-    root = str(Path(__file__).resolve().parents[4])
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=root) as parent:
-        assert parent.stdout is not None
-        child = int(parent.stdout.readline())
-        assert Path(f"/proc/{child}").exists()
-        parent.kill()
-    until = time.monotonic() + 10
-    while Path(f"/proc/{child}").exists() and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not Path(f"/proc/{child}").exists()
 
 
 def log(folder: Path, *events: tuple[int, str, str, float | None]) -> None:

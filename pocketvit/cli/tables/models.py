@@ -1,0 +1,77 @@
+"""Models on a terminal: latency tables, exported files, and files that were refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.table import Table
+from rich.text import Text
+
+from device_bench import format
+from device_bench.columns import Column
+from device_bench.report.summary import REFUSED_BEFORE
+from device_bench.report.tables import PARITY_COLUMNS
+from runtime import MULTIPLE, Artifact, LatencyTable, latency_of
+
+_ARTIFACT: tuple[Column[Artifact], ...] = (
+    Column("params", lambda own: own.params, format.count),
+    Column("MACs", lambda own: own.macs, format.count),
+    Column("size", lambda own: own.size_bytes, format.size),
+    *(column for column in PARITY_COLUMNS if "report" not in column.views),
+    Column("top-1", lambda own: own.parity.top1, format.percent),
+    Column("torch top-1", lambda own: own.parity.reference_top1, format.percent),
+)
+
+
+def latency_tables(table: LatencyTable) -> list[Table]:
+    """Returns what the parts of the whole model take by a latency table, and how far off its predictions are."""
+    plan, latency = table.baseline, latency_of(table)
+    whole = latency(plan)
+
+    def without(**widths: int) -> int:
+        blocks = tuple(replace(block, **widths) for block in plan.blocks)
+        return whole - latency(replace(plan, blocks=blocks))
+
+    mlp = without(mlp_dim=MULTIPLE)
+    attention = without(num_heads=1, qk_dim=MULTIPLE, v_dim=MULTIPLE)
+    parts, checks = Table(header_style="bold"), Table(header_style="bold")
+    for heading in ("", "time", "share"):
+        parts.add_column(heading, justify="right" if heading else "left")
+    rows = [("MLPs", mlp), ("attentions", attention), ("all else", whole - mlp - attention)]
+    for name, time in rows:
+        parts.add_row(name, format.seconds(time * 1e-9), format.percent(time / whole), end_section=name == "all else")
+    parts.add_row("whole model", format.seconds(whole * 1e-9), "")
+    for heading in ("predicted", "measured", "off by"):
+        checks.add_column(heading, justify="right")
+    for check in table.checks:
+        checks.add_row(
+            format.seconds(check.predicted_ns * 1e-9),
+            format.seconds(check.measured_ns * 1e-9),
+            format.percent(check.error),
+        )
+    return [parts, checks]
+
+
+def artifact_table(artifacts: Sequence[Artifact]) -> Table:
+    """Returns exported files with their size and how they compare with the torch model."""
+    table = Table(header_style="bold")
+    table.add_column("file", no_wrap=True)
+    for column in _ARTIFACT:
+        table.add_column(column.short or column.heading, justify="right", no_wrap=True)
+    for artifact in artifacts:
+        table.add_row(artifact.file, *(column.terminal(artifact) for column in _ARTIFACT))
+    return table
+
+
+def refused_lines(refused: Sequence[Artifact]) -> list[Text]:
+    """Returns a line for each file that was not released: how close it came, and why it was refused."""
+    lines = []
+    for artifact in refused:
+        parity = artifact.parity
+        figures = (
+            f"agrees {format.percent(parity.top1_agreement)} of {parity.images} images, "
+            f"SQNR {format.decibels(parity.sqnr_db)}, by {artifact.recipe}"
+        )
+        lines.append(Text(f"REFUSED: {artifact.file} ({figures}): {artifact.refused or REFUSED_BEFORE}", "bold red"))
+    return lines
