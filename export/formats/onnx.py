@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.graph.build import Rewrites, vit_graph
+from export.graph.build import vit_graph
 from export.graph.ir import LINEAR, Graph
+from export.graph.rewrites import Rewrites
 from export.graph.zeros import rewrites_for
 from export.quantise.form import Form
 from export.quantise.recipes import Mode, Recipe

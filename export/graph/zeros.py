@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .build import DEFAULT_REWRITES, Rewrites
+from .rewrites import DEFAULT_REWRITES, Rewrites
 
 if TYPE_CHECKING:
     from compress.model.vit import SlicedViT

@@ -23,7 +23,7 @@ _SHRINK = np.linspace(1.0, 0.2, 41)
 
 
 @dataclass(frozen=True)
-class Stats:
+class TensorStats:
     """What is known of one tensor's values.
 
     Attributes:
@@ -59,7 +59,7 @@ def observe(
     batch: int = 16,
     seed: int = 0,
     tell: Callable[[int], None] | None = None,
-) -> dict[str, Stats]:
+) -> dict[str, TensorStats]:
     """Runs ``graph`` in float32 and returns what every computed tensor looked like, the image included.
 
     Args:
@@ -89,9 +89,9 @@ def observe(
     return {name: _stats(parts, len(images)) for name, parts in seen.items()}
 
 
-def _stats(parts: list[tuple[torch.Tensor, ...]], count: int) -> Stats:
+def _stats(parts: list[tuple[torch.Tensor, ...]], count: int) -> TensorStats:
     lows, highs, channels, sums, samples = zip(*parts, strict=True)
-    return Stats(
+    return TensorStats(
         low=min(float(low) for low in lows),
         high=max(float(high) for high in highs),
         channels=torch.stack(channels).amax(0).double().numpy(),
@@ -100,7 +100,7 @@ def _stats(parts: list[tuple[torch.Tensor, ...]], count: int) -> Stats:
     )
 
 
-def activation_qparams(stats: Stats, symmetric: bool, ranges: str, dtype: IntType = "int8") -> QParams:
+def activation_qparams(stats: TensorStats, symmetric: bool, ranges: str, dtype: IntType = "int8") -> QParams:
     """Chooses scale and zero point for a tensor.
 
     Args:

@@ -13,16 +13,17 @@ import torch
 
 from compress.model.vit import SlicedViT
 from export.compare import compare_logits, real_logits
-from export.graph.build import Scales, vit_graph
+from export.graph.build import vit_graph
 from export.graph.ir import LINEAR, Graph
+from export.graph.rewrites import Scales
 from runtime import Parity, Progress, silent
 
-from .calibrate import Stats, observe
+from .calibrate import TensorStats, observe
 from .equalise import equalising_scales
 from .form import Form
 from .integer import quantise
 from .recipes import Recipe
-from .rounding import simulate
+from .simulate import simulate
 
 _SENSITIVITY_IMAGES = 8
 
@@ -75,9 +76,9 @@ class CandidateBuilder:
     progress: Progress = field(default=silent)
     tried: int = 0
     _scales: Scales | None = None
-    _seen: dict[bool, tuple[Graph, dict[str, Stats]]] = field(default_factory=dict)
+    _seen: dict[bool, tuple[Graph, dict[str, TensorStats]]] = field(default_factory=dict)
 
-    def graph(self, equalised: bool) -> tuple[Graph, dict[str, Stats]]:
+    def graph(self, equalised: bool) -> tuple[Graph, dict[str, TensorStats]]:
         """Returns the float graph, its attention's channels always equalised, and its activations.
 
         Args:
@@ -98,7 +99,7 @@ class CandidateBuilder:
             self._scales = equalising_scales(model.plan, plain, self._observed(plain))
         return self._scales
 
-    def _observed(self, graph: Graph) -> dict[str, Stats]:
+    def _observed(self, graph: Graph) -> dict[str, TensorStats]:
         stage, images = f"{self.kind} calibration", self.subject.calibration
         return observe(graph, images, tell=lambda done: self.progress(stage, done, len(images)))
 
@@ -110,7 +111,7 @@ class CandidateBuilder:
         """Returns the graph that ``recipe`` makes of a float one of the same operators and other weights."""
         return self._rounded(recipe, graph, self._observed(graph))
 
-    def _rounded(self, recipe: Recipe, graph: Graph, seen: dict[str, Stats]) -> Graph:
+    def _rounded(self, recipe: Recipe, graph: Graph, seen: dict[str, TensorStats]) -> Graph:
         made = quantise(graph, self.form.modes(graph, recipe), seen, recipe.ranges)
         for name in recipe.passes:
             module, function = name.split(":")

@@ -9,7 +9,7 @@ import numpy as np
 
 from export.graph.ir import LINEAR, Graph, Op, QParams
 
-from .calibrate import Stats, activation_qparams, int8_range, weight_qparams
+from .calibrate import TensorStats, activation_qparams, int8_range, weight_qparams
 from .recipes import Mode, Ranges
 
 PASSING = ("reshape", "transpose", "slice")
@@ -22,7 +22,7 @@ FIXED = {
 """Outputs whose scale the engines prescribe."""
 
 
-def quantise(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, Stats], ranges: Ranges) -> Graph:
+def quantise(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, TensorStats], ranges: Ranges) -> Graph:
     """Returns ``graph`` with the operators of ``modes`` in integers, and conversions where the two kinds meet.
 
     Args:
@@ -55,7 +55,9 @@ def _with_passing(graph: Graph, modes: Mapping[str, Mode], outside: bool) -> dic
     return full
 
 
-def _grids(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, Stats], ranges: Ranges) -> dict[str, QParams]:
+def _grids(
+    graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, TensorStats], ranges: Ranges
+) -> dict[str, QParams]:
     """Chooses scale and zero point of every tensor that some operator needs as integers."""
     root = _roots(graph)
     needed: set[str] = {graph.input} if ranges.outside else set()

@@ -21,7 +21,7 @@ from export.graph.ir import LINEAR, Graph
 from runtime import Preprocessing, Progress, silent
 
 from .calibrate import weight_qparams
-from .rounding import rounded
+from .simulate import fake_quantise
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _forward(graph: Graph, images: torch.Tensor, learned: dict[str, nn.Parameter
             constants[name] = torch.from_numpy(np.asarray(real, np.float32))
 
     def hook(name: str, value: torch.Tensor) -> torch.Tensor:
-        return rounded(value, graph.qparams[name]) if name in graph.qparams else value
+        return fake_quantise(value, graph.qparams[name]) if name in graph.qparams else value
 
     return run_graph(graph, images, hook, constants)
 

@@ -23,9 +23,10 @@ from compress.search.unstructured import magnitude_masks
 from compress.train.masks import with_zeros
 from export.exporter import export_model
 from export.formats.tflite import tflite_form
-from export.graph.build import DEFAULT_REWRITES, vit_graph
+from export.graph.build import vit_graph
 from export.graph.execute import run_graph
 from export.graph.ir import LINEAR, Graph
+from export.graph.rewrites import DEFAULT_REWRITES
 from export.graph.zeros import rewrites_for
 from export.inspect.widths import read_widths
 from export.job import ExportSettings
