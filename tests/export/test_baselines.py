@@ -33,7 +33,7 @@ from export.job import ExportSettings
 from export.quantise.calibrate import observe
 from export.quantise.candidates import CandidateBuilder, Subject
 from export.quantise.integer import quantise
-from export.quantise.qat import Before, QatRecipe, train_quantised
+from export.quantise.qat import FloatStart, QatRecipe, train_quantised
 from export.quantise.recipes import modes_of, recipes_for
 from runtime import DataError, read_artifact
 
@@ -153,7 +153,7 @@ def test_before_its_epoch_nothing_is_rounded_and_after_it_all_is(
         return quantiser(trained, calibration)
 
     recipe = QatRecipe(epochs=3, batch_size=16, lr=1e-3, begin=3)
-    done = train_quantised(made, sliced, some, SPEC, recipe, before=Before(graph, again))
+    done = train_quantised(made, sliced, some, SPEC, recipe, before=FloatStart(graph, again))
     (trained,) = given  # calibrated anew once, after two of the epochs
     ends = ("fc1.weight", "fc2.bias", "q.weight")
     names = [name for name, value in graph.constants.items() if name.endswith(ends) and name in made.constants]
@@ -183,7 +183,7 @@ def test_rounding_from_the_first_epoch_needs_no_float_graph(
         raise AssertionError("nothing trained in float")
 
     recipe = QatRecipe(epochs=1, batch_size=24, lr=1e-3)
-    one, other = (train_quantised(made, sliced, some, SPEC, recipe, before=b) for b in (None, Before(graph, never)))
+    one, other = (train_quantised(made, sliced, some, SPEC, recipe, before=b) for b in (None, FloatStart(graph, never)))
     assert all(np.array_equal(one.constants[name], other.constants[name]) for name in one.constants)
 
 
