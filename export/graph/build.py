@@ -1,6 +1,6 @@
-"""A sliced ViT as a graph, with the rewrites that make it faster and change nothing it computes.
+"""Builds the graph of a sliced ViT, with exact rewrites that make it faster.
 
-Every rewrite is exact in real numbers: outputs differ by rounding alone, and each can be switched off.
+Every rewrite is exact in real numbers, so outputs differ only by rounding. Each can be switched off.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def vit_graph(model: SlicedViT, rewrites: Rewrites = DEFAULT_REWRITES, scales: S
 
     Args:
         model: a sliced ViT.
-        rewrites: which of the exact rewrites to make.
-        scales: what to divide channels by; needs all rewrites that fold something, and centring for the stream's.
+        rewrites: the exact rewrites to make.
+        scales: factors of channels; they need the folding rewrites, and centring for those of the residual stream.
     """
     weights = {name: value.detach().double().numpy() for name, value in model.state_dict().items()}
     return _Vit(model.plan, weights, rewrites, scales or Scales()).build()
@@ -48,10 +48,8 @@ class _Vit(VitParts):
         assert output == OUTPUT
         return g.graph(output)
 
-    # what the last block can leave out
-
     def pooled_rows(self) -> int | None:
-        """How many of the first tokens the heads read, or None for all."""
+        """Returns how many of the first tokens the head reads, or None for all."""
         if not self.rewrites.pooled_only or self.plan.pooling != "token":
             return None
         rows = 2 if self.plan.dist_token else 1
@@ -59,8 +57,6 @@ class _Vit(VitParts):
 
     def mean_early(self) -> bool:
         return self.rewrites.pooled_only and self.plan.pooling != "token" and self.plan.norm != "before_pool"
-
-    # parts
 
     def embed(self) -> str:
         plan, g, w = self.plan, self.g, self.weights
@@ -104,7 +100,7 @@ class _Vit(VitParts):
         return g.op("reshape", [x], "patches", shape=(*self.batch, down * across, rows * columns * chans))
 
     def norm_pre(self, x: str) -> str:
-        """A LayerNorm whose result is the residual stream itself: nothing can take its affine."""
+        """Adds a LayerNorm whose output is the residual stream, so that no Linear can take its affine."""
         g = self.g
         x = self.norm(x, "norm_pre", fold=False).name
         if not self.rms:
@@ -166,9 +162,9 @@ class _Vit(VitParts):
         )
 
     def attention_of_one(self, q: str, normed: str, key: Array, value: Array, at: str) -> str:
-        """Attention of one query: the query goes through the key's weights, and the mixture through the value's.
+        """Adds attention of one query: the query goes through the key's weights, the mixture through the value's.
 
-        So no key or value of any token is computed. ``normed`` is ``(…, N, C)``, the result ``(…, 1, heads * v_dim)``.
+        No key or value of a token is computed. ``normed`` is ``(…, N, C)``, the result ``(…, 1, heads * v_dim)``.
         """
         g, c = self.g, self.plan.embed_dim
         block = self.plan.blocks[-1]

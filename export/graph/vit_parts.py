@@ -16,7 +16,7 @@ INPUT, OUTPUT = "image", "logits"
 
 @dataclass(frozen=True)
 class Normed:
-    """Tokens after a norm, and the affine map that Linears reading them must still make."""
+    """Tokens after a norm, and the affine map that is left to the Linears that read them."""
 
     name: str
     weight: Array | None = None
@@ -30,7 +30,7 @@ class VitParts:
         plan: the model's shape.
         weights: its tensors by name, float64.
         rewrites: which exact rewrites to make.
-        scales: what channels are divided by.
+        scales: factors of channels.
     """
 
     def __init__(self, plan: ShapePlan, weights: dict[str, Array], rewrites: Rewrites, scales: Scales) -> None:
@@ -91,7 +91,7 @@ class VitParts:
         return g.op("add", [stream, x], f"{name}.stream")
 
     def written(self, value: Array, axis: int = 0) -> Array:
-        """Returns something written into the residual stream without its mean over the channels, and scaled."""
+        """Returns a weight or bias that writes into the residual stream, centred and scaled as the rewrites say."""
         if self.rms:
             value = value - value.mean(axis=axis, keepdims=True)
         if self.stream_scale is None:
@@ -119,7 +119,7 @@ class VitParts:
         return self.g.op("reshape", [x], f"{name}.joined", shape=(*batch, n, count * width))
 
     def pooled(self, x: str, name: str) -> str:
-        """The mean over the tokens the head reads."""
+        """Adds the mean over the tokens that the head reads."""
         skip = self.plan.num_prefix_tokens if self.plan.pooling == "avg" else 0
         if skip:
             count = self.g.shapes[x][-2] - skip
@@ -127,7 +127,7 @@ class VitParts:
         return self.g.op("mean", [x], name, axis=(-2,))
 
     def first(self, x: str, rows: int, name: str, begin: int = 0) -> str:
-        """``rows`` tokens from ``begin``."""
+        """Adds a slice of ``rows`` tokens from ``begin``."""
         *batch, n, width = self.g.shapes[x]
         if rows == n:
             return x

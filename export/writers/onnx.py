@@ -21,7 +21,7 @@ OPSET = OPSETS[0]
 """The version that files are written with by default: the one that the most engines read."""
 
 _REDUCED_AXES_ARE_INPUTS, _GELU_IS_ONE, RMS_NORM_IS_ONE = 18, 20, 23
-"""The versions since which an operator has the form, or is there, that is written where it can be."""
+"""The first versions with axes of reductions as inputs, with the operator Gelu, and with RMSNormalization."""
 
 _SAME = {
     "add": "Add",
@@ -34,7 +34,7 @@ _SAME = {
 """Operators that ONNX has under another name and that take no options."""
 
 _ALONG_ROWS = (*_SAME, "gelu", "quantize", "dequantize")
-"""Operators whose every value comes of the values at the same place, or of a constant for each channel."""
+"""Operators that compute each value from the values at the same place and from constants for each channel."""
 
 
 def onnx_bytes(graph: Graph, half: bool = False, opset: int = OPSET) -> bytes:
@@ -50,8 +50,8 @@ def onnx_bytes(graph: Graph, half: bool = False, opset: int = OPSET) -> bytes:
 
     Args:
         graph: a float graph, or one from ``quantise``.
-        half: store float weights of two dimensions and more as float16. The engine widens them when it loads the
-            file and computes in float32: half the file, the same speed.
+        half: whether float weights of two dimensions and more are stored as float16. The engine widens them when it
+            loads the file and computes in float32: the file is half as large and as fast.
         opset: version of ONNX's operators, of ``OPSETS``. GELU is one operator since 20 and RMSNorm since 23; before,
             they are written in single operators, which compute the same.
 
@@ -63,10 +63,10 @@ def onnx_bytes(graph: Graph, half: bool = False, opset: int = OPSET) -> bytes:
 
 
 class _Writer(TensorWriter):
-    """Every computed tensor of the graph has the batch before its own dimensions; the image alone has it in them.
+    """Writes the operators of a graph, with the batch in front of the dimensions of every computed tensor.
 
-    What Linears write, and what is computed of it value by value, is kept as a matrix of all rows of the batch, and is
-    given its dimensions only for what needs them: engines call an operator for each change of shape.
+    Outputs of Linears, and what is computed from them elementwise, stay matrices of all rows of the batch. They are
+    reshaped only where an operator needs their dimensions, since each reshape costs the engine a call.
     """
 
     def __init__(self, graph: Graph, half: bool, opset: int) -> None:
@@ -127,7 +127,7 @@ class _Writer(TensorWriter):
                 (self.matrices if along_rows else self.names)[op.output] = result
 
     def is_along_rows(self, op: Op) -> bool:
-        """Says whether an operator can be computed on matrices, one of which is there."""
+        """Returns whether an operator can be computed on matrices, of which one exists already."""
         shape, constants = self.graph.shapes[op.output], self.graph.constants
         computed = [name for name in op.inputs if name not in constants]
         channels = [constants[name] for name in op.inputs if name in constants]
@@ -139,7 +139,7 @@ class _Writer(TensorWriter):
         )
 
     def computed(self, op: Op, get: Callable[[str], str], output: str) -> str:
-        """Writes an operator of float tensors, which ``get`` returns; those that only change the type write nothing."""
+        """Writes an operator on the float tensors from ``get``; changes of type write nothing."""
         options = op.options
         if op.kind in _SAME:
             return self.node(_SAME[op.kind], [get(name) for name in op.inputs], output)
@@ -167,7 +167,7 @@ class _Writer(TensorWriter):
         raise AssertionError(op.kind)
 
     def gelu(self, x: str, approximate: bool, output: str) -> str:
-        """Writes GELU, before it was an operator in the very form that engines join into one."""
+        """Writes GELU as one operator, or before opset 20 in the form that engines fuse into one."""
         if self.opset >= _GELU_IS_ONE:
             return self.node("Gelu", [x], output, approximate="tanh" if approximate else "none")
         half, one = self.number(0.5), self.number(1.0)
@@ -184,7 +184,7 @@ class _Writer(TensorWriter):
         return self.node("Mul", [self.node("Mul", [x, share], f"{output}.product"), half], output)
 
     def reshaped(self, op: Op, integer: bool) -> None:
-        """Writes a change of shape, to a matrix where nothing but Linears and the like reads it."""
+        """Writes a reshape, to a matrix where only Linears and changes of type read it."""
         source, shape, name = op.inputs[0], op.options["shape"], self.named(op)
         if source in self.matrices:
             x = self.matrices[source] if integer else self.rows(source)
@@ -260,7 +260,7 @@ class _Writer(TensorWriter):
         self.matrices[op.output] = self.quantized(result, op.output, inner) if integer else result
 
     def dynamic(self, x: str, name: str, weight: npt.NDArray[Any], bias: str | None, output: str) -> str:
-        """Writes ``x @ weight + bias`` with int8 weights and an input that is quantised as it comes."""
+        """Writes ``x @ weight + bias`` with int8 weights and a dynamically quantised input."""
         integers, scale, zero = (f"{x}.{part}" for part in ("uint8", "scale", "zero_point"))
         self.outputs("DynamicQuantizeLinear", [x], [integers, scale, zero])
         grid = self.graph.qparams[name]

@@ -1,4 +1,4 @@
-"""The tensors and nodes of an ONNX file in the making: constants, changes of type, and matrices of rows."""
+"""Writes the constants, changes of type and matrices of an ONNX file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOVING = ("reshape", "transpose", "slice")
 
 
 class TensorWriter:
-    """Collects nodes and constants, and finds the form in which a tensor of the graph is in the file.
+    """Collects the nodes and constants of a file, and returns the names of a graph's tensors in it.
 
     Args:
         graph: a float graph, or one of integers.
@@ -43,7 +43,7 @@ class TensorWriter:
         self.unrounded = _only_widened(graph)
 
     def rows(self, name: str) -> str:
-        """Returns a tensor as a float matrix, its last dimension along the rows; a constant as it is."""
+        """Returns a tensor as a float matrix ``(rows, channels)``; a constant keeps its shape."""
         if name in self.graph.constants:
             return self.real(name)
         stored = self.stored_rows(name)
@@ -58,7 +58,7 @@ class TensorWriter:
         return self.node("Reshape", [stored, self.integers([-1, self.graph.shapes[name][-1]])], f"{stored}.matrix")
 
     def named(self, op: Op) -> str:
-        """The name of what ``op`` writes; that of the file's output is taken."""
+        """Returns the name of the output of ``op`` in the file, which differs from the file's input and output."""
         return f"{op.output}.out" if op.output in (INPUT, OUTPUT) else op.output
 
     def stored(self, name: str) -> str:
@@ -156,12 +156,12 @@ class TensorWriter:
 
 
 def swapped(graph: Graph, name: str) -> npt.NDArray[Any]:
-    """A constant with its last two dimensions swapped."""
+    """Returns a constant with its last two dimensions swapped."""
     return np.swapaxes(graph.constants[name], -1, -2)
 
 
 def _second_operands(graph: Graph) -> frozenset[str]:
-    """The tensors that are, or are moved to be, the second operand of a product."""
+    """Returns the tensors that are, or become by moving, the second operand of a product."""
     source = {op.output: op.inputs[0] for op in graph.ops if op.kind in _MOVING}
     moved: dict[str, list[str]] = {}
     for output, name in source.items():
@@ -178,7 +178,7 @@ def _second_operands(graph: Graph) -> frozenset[str]:
 
 
 def _only_widened(graph: Graph) -> frozenset[str]:
-    """The integer tensors that an operator computes and that, moved or not, are only made float again."""
+    """Returns the computed integer tensors that are only dequantised again, whether moved or not."""
     readers, loose = readers_of(graph), set[str]()
     for op in reversed(graph.ops):
         after = readers.get(op.output, [])
