@@ -20,7 +20,7 @@ from device_bench.targets.base import Backend, Device, Target
 from device_bench.targets.finding import Finding
 from device_bench.targets.link import Link
 from device_bench.targets.remote.bench import bench_over_link, findings_of
-from device_bench.targets.remote.converse import Survey, converse
+from device_bench.targets.remote.connection import Survey, run_on_device
 from runtime import PocketVitError, Progress, UnsupportedTargetError, sha256_of, silent, tool_version
 
 from .client import Adb, Runner, SystemRunner, connect, explain_for, find_adb
@@ -143,7 +143,7 @@ def _look_at_program(device: Device) -> Finding:
 def _look_at_python(device: Device, runner: Runner) -> tuple[Finding, ...]:
     surveys: list[Survey] = []
     try:
-        converse(adb_link(device, runner), device.python, surveys.append)
+        run_on_device(adb_link(device, runner), device.python, surveys.append)
     except PocketVitError as error:
         return (Finding(device.label, "link", None, str(error)),)
     return findings_of(device, surveys[0])
