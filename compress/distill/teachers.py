@@ -20,12 +20,13 @@ from compress.data.class_order import names_in_checkpoint
 from compress.data.dataset import Dataset
 from compress.devices import copy_on, device_in_use
 from compress.evaluate import Score, evaluating, logits_of, score
-from compress.model.checkpoint_file import check_finite, open_checkpoint
+from compress.model.checkpoint_file import check_finite_weights, open_checkpoint
 from compress.model.checkpoint_fit import needed
 from compress.model.folder import read_model, read_task, weights_sha256
 from compress.model.timm_vit import to_timm
 from compress.model.vit import SlicedViT
 from runtime import (
+    METRICS_DOCUMENT,
     ArtifactError,
     MissingExtraError,
     ModelError,
@@ -34,7 +35,6 @@ from runtime import (
     Session,
     check_fields,
     load,
-    read_metrics,
     silent,
 )
 
@@ -217,7 +217,7 @@ def _model_folder(folder: Path) -> Path:
     found: list[tuple[float, Path]] = []
     for name in ("baseline", "sliced"):
         try:
-            found.append((read_metrics(folder / name / "metrics.json").held_out_top1, folder / name))
+            found.append((METRICS_DOCUMENT.read(folder / name / "metrics.json").held_out_top1, folder / name))
         except ArtifactError:
             continue
     if not found:
@@ -284,7 +284,7 @@ def _load(network: nn.Module, spec: TimmSpec) -> None:
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     checkpoint = open_checkpoint(spec.checkpoint, wanted)
     weights = needed(to_timm(checkpoint.weights, wanted), wanted)
-    check_finite(f"The checkpoint {spec.checkpoint}", weights)
+    check_finite_weights(f"The checkpoint {spec.checkpoint}", weights)
     found = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     if wrong:

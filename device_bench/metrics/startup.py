@@ -13,7 +13,7 @@ from statistics import median, median_low
 
 from device_bench import format
 from device_bench.documents.figures import MemoryUse, Startup
-from device_bench.worker.isolated import Ask, run_isolated
+from device_bench.worker.isolated import RunJob, run_isolated
 from runtime import decode, open_engine
 from runtime.engines import engine_of
 from runtime.formats import is_model_file
@@ -107,7 +107,12 @@ def start(file: Path, threads: int = 1, *, clock: Callable[[], int] = time.perf_
 
 
 def measure_starts(
-    file: Path, threads: int = 1, *, repeats: int = REPEATS, timeout_s: float = SILENCE_S, ask: Ask = run_isolated
+    file: Path,
+    threads: int = 1,
+    *,
+    repeats: int = REPEATS,
+    timeout_s: float = SILENCE_S,
+    run_job: RunJob = run_isolated,
 ) -> Starts:
     """Starts ``file`` in ``repeats`` fresh processes, one after another.
 
@@ -119,11 +124,11 @@ def measure_starts(
         threads: of the engine, at least 1.
         repeats: how many processes, at least 1.
         timeout_s: after which a process is killed, s.
-        ask: runs a job in a fresh process.
+        run_job: runs a job in a fresh process.
     """
     starts = []
     for _ in range(repeats):
-        answer = ask("start", {"file": str(file.resolve()), "threads": threads}, silence_s=timeout_s)
+        answer = run_job("start", {"file": str(file.resolve()), "threads": threads}, silence_s=timeout_s)
         if answer.error is not None:
             what = without_folder(str(answer.error), file)
             return Starts(None, MemoryUse(None, None, what), what)

@@ -14,7 +14,7 @@ from pocketvit.jobs.distilling import keep_lesson
 from pocketvit.options import run_options
 from pocketvit.pipeline.runfolder import claim
 from pocketvit.settings import EXPORT_PANEL, PRUNING_PANEL, RunSettings
-from runtime import Progress, encode, read_metrics, silent, storage_errors
+from runtime import METRICS_DOCUMENT, Progress, encode, silent, storage_errors
 
 _RECOVERY = frozenset({"recover", "distill", "distill_methods", "distill_weight", "temperature", "method_settings"})
 
@@ -82,7 +82,7 @@ def begin(
             keep_lesson(folder, lesson)
         if baseline is None or (folder.baseline / "metrics.json").is_file():
             return
-        read_metrics(baseline / "metrics.json")
+        METRICS_DOCUMENT.read(baseline / "metrics.json")
         with storage_errors(folder.root):
             # what a killed training of its own left there is of no more use
             shutil.rmtree(folder.baseline, ignore_errors=True)

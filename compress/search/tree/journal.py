@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from compress.model.slicing import BlockKept, Kept, keep_all, plan_of
-from compress.search.one_shot import Action, Removal
-from runtime import ArtifactError, PlanError, ShapePlan, storage_errors
-
-SCHEMA = "pocketvit.tree"
-VERSION = 1
+from compress.model.slicing import KeptBlock, KeptUnits, keep_all, plan_of
+from compress.search.one_shot import Action, GroupRemoval
+from runtime import ArtifactError, PlanError, ShapePlan
+from runtime.journals import TREE_JOURNAL
 
 
 class TreeJournal:
@@ -33,14 +31,13 @@ class TreeJournal:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self._path = path
-        header = {"schema": SCHEMA, "schema_version": VERSION, "settings": dict(settings)}
-        lines = _whole_lines(path)
-        if lines[:1] != [header]:
-            lines = [header]
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(_line(line) for line in lines), encoding="utf-8")
-        self._recorded = deque(lines[1:])
+        header = {"settings": dict(settings)}
+        self._recorded: deque[dict[str, Any]] = deque()
+        with suppress(ArtifactError):  # what comes before a damaged line is kept
+            found, lines = TREE_JOURNAL.read(path)
+            for _, line in lines if found == header else ():
+                self._recorded.append(line)
+        TREE_JOURNAL.write(path, header, self._recorded)
 
     def replay(self, operation: str) -> dict[str, Any] | None:
         """Returns the next recorded line, or None where there is none left.
@@ -63,11 +60,10 @@ class TreeJournal:
         Raises:
             StorageError: the file cannot be written.
         """
-        with storage_errors(self._path), self._path.open("a", encoding="utf-8") as handle:
-            handle.write(_line(entry))
+        TREE_JOURNAL.append(self._path, entry)
 
 
-def removed_units(plan: ShapePlan, removal: Removal) -> Any:
+def removed_units(plan: ShapePlan, removal: GroupRemoval) -> Any:
     """Returns what a removal takes away from a whole model of ``plan``, as short JSON.
 
     A list of units (``mlp``, ``embed``), one list per head (``qk``, ``v``), or the head's index.
@@ -83,7 +79,7 @@ def removed_units(plan: ShapePlan, removal: Removal) -> Any:
     return [sorted(set(range(width)) - set(dims)) for dims in per_head]
 
 
-def removal_of(plan: ShapePlan, action: Action, block: int, importance: float, removed: Any) -> Removal:
+def removal_of(plan: ShapePlan, action: Action, block: int, importance: float, removed: Any) -> GroupRemoval:
     """Returns the removal that ``removed_units`` described.
 
     Raises:
@@ -92,50 +88,31 @@ def removal_of(plan: ShapePlan, action: Action, block: int, importance: float, r
     whole = keep_all(plan)
     try:
         if action == "embed":
-            kept = Kept(_without(whole.embed, removed), whole.blocks)
+            kept = KeptUnits(_without(whole.embed, removed), whole.blocks)
         else:
             keep = _block_without(whole.blocks[block], action, removed)
-            kept = Kept(whole.embed, (*whole.blocks[:block], keep, *whole.blocks[block + 1 :]))
+            kept = KeptUnits(whole.embed, (*whole.blocks[:block], keep, *whole.blocks[block + 1 :]))
         plan_of(plan, kept)
     except (PlanError, IndexError, TypeError, ValueError) as error:
         raise ArtifactError("A journal's removal does not fit the model", got=error) from error
-    return Removal(action, block, importance, kept)
+    return GroupRemoval(action, block, importance, kept)
 
 
-def _block_without(keep: BlockKept, action: Action, removed: Any) -> BlockKept:
+def _block_without(keep: KeptBlock, action: Action, removed: Any) -> KeptBlock:
     if action == "mlp":
-        return BlockKept(keep.heads, keep.qk, keep.v, _without(keep.mlp, removed))
+        return KeptBlock(keep.heads, keep.qk, keep.v, _without(keep.mlp, removed))
     if action == "head":
         stay = [i for i in keep.heads if i != removed]
-        return BlockKept(tuple(stay), tuple(keep.qk[i] for i in stay), tuple(keep.v[i] for i in stay), keep.mlp)
+        return KeptBlock(tuple(stay), tuple(keep.qk[i] for i in stay), tuple(keep.v[i] for i in stay), keep.mlp)
     per_head = keep.qk if action == "qk" else keep.v
     dims = tuple(_without(own, gone) for own, gone in zip(per_head, removed, strict=True))
     return (
-        BlockKept(keep.heads, dims, keep.v, keep.mlp)
+        KeptBlock(keep.heads, dims, keep.v, keep.mlp)
         if action == "qk"
-        else BlockKept(keep.heads, keep.qk, dims, keep.mlp)
+        else KeptBlock(keep.heads, keep.qk, dims, keep.mlp)
     )
 
 
 def _without(units: tuple[int, ...], removed: list[int]) -> tuple[int, ...]:
     gone = set(removed)
     return tuple(unit for unit in units if unit not in gone)
-
-
-def _line(entry: Mapping[str, Any]) -> str:
-    return json.dumps(entry, allow_nan=False) + "\n"
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        try:
-            entry = json.loads(text)
-        except ValueError:
-            break
-        if not text.endswith("\n") or not isinstance(entry, dict):
-            break
-        lines.append(entry)
-    return lines
