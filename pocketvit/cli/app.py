@@ -51,7 +51,7 @@ def _app() -> App:
         help_flags=["--help", "-h"],
         help_format="plaintext",
         version=_version,
-        default_parameter=Parameter(negative_iterable=()),
+        default_parameter=Parameter(negative_iterable=(), allow_repeating=True),
         group_parameters=_OPTIONS,
     )
     for number, (name, summary) in enumerate(COMMANDS.items()):
