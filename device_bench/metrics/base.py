@@ -174,6 +174,11 @@ class Metric:
     note: Callable[[Sequence[Measured]], str] = lambda measured: ""
     remarks: Callable[[Sequence[Measured]], Iterable[tuple[str, str]]] = lambda measured: ()
 
+    @property
+    def averaged(self) -> tuple[Number, ...]:
+        """The numbers that a study averages over seeds."""
+        return tuple(number for number in self.numbers if number.averaged)
+
     def held_by(self, file: FileResult) -> bool:
         """Whether a result holds a value of the metric."""
         return bool(getattr(file, self.name, None)) or self.name in file.metrics

@@ -96,7 +96,7 @@ def _tell(result: "StudyResult", root: Path, as_json: bool) -> None:
     if as_json:
         print_json("pocketvit.study", body(result))
     else:
-        from pocketvit.study.results.tables import study_tables
+        from pocketvit.cli.tables.study import study_tables
 
         from .console import stdout_console
 

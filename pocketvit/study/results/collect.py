@@ -5,14 +5,15 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from statistics import median
 
-from device_bench.documents.figures import Energy, EnergyTier
+from device_bench.documents.figures import EnergyTier
 from device_bench.documents.results import BenchResult, FileResult, read_result
 from device_bench.energy.carbon import find_grid
+from device_bench.metrics import METRICS
+from device_bench.metrics.base import Measured, Number
 from device_bench.targets.fleet_folder import read_failures
 from pocketvit.study.answers import Answers, FileAnswers, read_answers
 from pocketvit.study.cells import Cell
@@ -26,7 +27,6 @@ from runtime import ArtifactError, ModelMetrics, read_metrics
 from .significance import Comparison, Contender, compare
 from .spread import Spread, spread
 
-_JOULES_PER_KWH = 3.6e6
 _UNKNOWN = "It is not known."
 _NO_LOG = "The log of the model that it starts from is gone."
 _COMPARED = ("fp32", "onnx")
@@ -39,23 +39,15 @@ class OnTarget:
 
     Attributes:
         target: where it ran.
-        emulated: whether the target is, so that there is no time.
-        latency_s: median latency of each seed's file, s.
-        images_per_s: its throughput.
-        joules_per_image: drawn beyond idle power, J.
-        energy_tier: how that is known; none where it was not asked for.
-        grams_co2_per_image: CO2 equivalent with idle power, g.
-        instructions: executed for one image, where they were counted.
+        emulated: whether the target is emulated, so that it has no time.
+        figures: averages of the metrics' numbers, by ``Number.key``.
+        energy_tier: how the energy is known; None where it was not requested or differs between seeds.
     """
 
     target: str
     emulated: bool
-    latency_s: Spread
-    images_per_s: Spread
-    joules_per_image: Spread
+    figures: dict[str, Spread]
     energy_tier: EnergyTier | None
-    grams_co2_per_image: Spread
-    instructions: Spread
 
 
 @dataclass(frozen=True)
@@ -102,6 +94,10 @@ class Row:
     def label(self) -> str:
         """The method, with its budget where it has one."""
         return f"{self.method} {self.budget}".strip()
+
+    def on(self, target: str) -> OnTarget | None:
+        """Returns what was measured on ``target``, or None."""
+        return next((own for own in self.targets if own.target == target), None)
 
 
 @dataclass(frozen=True)
@@ -306,41 +302,36 @@ def _confusion(files: Sequence[FileAnswers]) -> tuple[tuple[int, int, int], ...]
 
 
 def _on(measure: Measure, bench: BenchResult, files: Sequence[FileAnswers]) -> OnTarget:
-    found = [_same(bench, own) for own in files]
+    results = [_same(bench, own) for own in files]
+    measured = [Measured(bench, _with_grid(measure, own)) if own else None for own in results]
     why = "An emulated target has no time." if bench.emulated else "It was not measured."
-    energies = [result.energy if result else None for result in found]
-    tiers = {energy.tier for energy in energies if energy}
-    no_energy = next((energy.reason for energy in energies if energy and energy.reason), None) or why
-    no_carbon = next(
-        (e.carbon_reason for e in energies if e and e.tier != "unavailable" and e.carbon_reason), no_energy
-    )
+
+    def average(number: Number) -> Spread:
+        reasons = [number.reason(own) for own in measured if own]
+        values = (number.value(own) if own else None for own in measured)
+        return spread(values, next(filter(None, reasons), why))
+
+    tiers = {own.energy.tier for own in results if own and own.energy}
     return OnTarget(
         target=bench.target,
         emulated=bench.emulated,
-        latency_s=spread((median(r.latency.values) if r and r.latency else None for r in found), why),
-        images_per_s=spread((r.best_throughput.median if r and r.best_throughput else None for r in found), why),
-        joules_per_image=spread((e.joules_per_image if e else None for e in energies), no_energy),
+        figures={number.key: average(number) for metric in METRICS.values() for number in metric.averaged},
         energy_tier=tiers.pop() if len(tiers) == 1 else None,
-        grams_co2_per_image=spread((_grams(measure, e) for e in energies), no_carbon),
-        instructions=spread(
-            (float(r.instructions.of("all")) if r and r.instructions else None for r in found), "They are not counted."
-        ),
     )
+
+
+def _with_grid(measure: Measure, result: FileResult) -> FileResult:
+    """Returns a result whose CO2 is that of the study's own grid, where the study names one."""
+    energy = result.energy
+    if energy is None or energy.tier == "unavailable" or measure.grams_per_kwh is None:
+        return result
+    return replace(result, energy=replace(energy, grams_per_kwh=measure.grams_per_kwh, carbon_reason=None))
 
 
 def _same(bench: BenchResult, own: FileAnswers) -> FileResult | None:
     """Returns what was measured of that very file."""
     result = bench.of(own.file)
     return result if result is not None and result.sha256 == own.sha256 else None
-
-
-def _grams(measure: Measure, energy: Energy | None) -> float | None:
-    if energy is None:
-        return None
-    if measure.grams_per_kwh is None:
-        return energy.grams_co2_per_image
-    total = energy.total_joules_per_image
-    return None if total is None else total / _JOULES_PER_KWH * measure.grams_per_kwh
 
 
 def _comparisons(study: Study, groups: Mapping[tuple[str, str, str, str], Sequence[_Done]]) -> tuple[Comparison, ...]:
