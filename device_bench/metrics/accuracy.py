@@ -26,7 +26,7 @@ from runtime import (
     silent,
 )
 
-from .base import REFERENCE, VIEWS, Measured, Metric, Task, column
+from .base import REFERENCE, VIEWS, Measured, Metric, Task, column, held
 
 _STEP = 16
 _KEYS = ("pictures", "labels", "data", "split", "class_names")
@@ -117,11 +117,7 @@ def read_test_images(path: Path) -> TestImages:
 
 
 def accuracy_of(
-    session: Session,
-    images: TestImages,
-    *,
-    progress: Progress = silent,
-    sign: Callable[[], None] = lambda: None,
+    session: Session, images: TestImages, *, progress: Progress = silent, sign: Callable[[], None] = lambda: None
 ) -> Accuracy:
     """Has a loaded file answer ``images``, and counts its answers.
 
@@ -186,10 +182,6 @@ def _measure(task: Task) -> Accuracy:
     return accuracy_of(session, images, progress=task.progress, sign=task.sign)
 
 
-def _if_known(value: Callable[[Accuracy], Any]) -> Callable[[Measured], Any]:
-    return lambda own: value(own.file.accuracy) if own.file.accuracy else None
-
-
 def _images(own: Measured) -> str:
     return f"of {format.whole(own.file.accuracy.images)}" if own.file.accuracy else ""
 
@@ -228,7 +220,7 @@ ACCURACY = Metric(
     columns=(
         column(
             "Top-1 here",
-            _if_known(lambda own: own.top1),
+            held("accuracy", lambda own: own.top1),
             text=format.percent,
             detail=_images,
             short="top-1",
@@ -236,12 +228,12 @@ ACCURACY = Metric(
         ),
         column(
             "Images answered",
-            _if_known(lambda own: own.images),
+            held("accuracy", lambda own: own.images),
             text=format.whole,
             short="images",
             views=frozenset({"bench"}),
         ),
-        column("95 % interval", _if_known(_interval), views=_REPORT),
+        column("95 % interval", held("accuracy", _interval), views=_REPORT),
         column(f"Against {REFERENCE}", _against, views=_REPORT),
         column(
             "At export",
@@ -250,7 +242,7 @@ ACCURACY = Metric(
             detail=lambda own: f"of {format.whole(own.exported_images)}",
             views=_REPORT,
         ),
-        column("Images", _if_known(lambda own: own.data), detail=_split, views=_REPORT),
+        column("Images", held("accuracy", lambda own: own.data), detail=_split, views=_REPORT),
     ),
     section="Accuracy on {target}",
     note=lambda measured: (

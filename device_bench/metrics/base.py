@@ -184,6 +184,21 @@ class Metric:
         return bool(getattr(file, self.name, None)) or self.name in file.metrics
 
 
+def held(name: str, value: Callable[[Any], Any]) -> Callable[[Measured], Any]:
+    """Returns a function that applies ``value`` to a field of ``FileResult``, and gives None where that is None.
+
+    Args:
+        name: the field.
+        value: returns the figure.
+    """
+
+    def of(measured: Measured) -> Any:
+        own = getattr(measured.file, name)
+        return None if own is None else value(own)
+
+    return of
+
+
 def column(heading: str, value: Callable[[Measured], Any], **more: Any) -> Column[Measured]:
     """Returns a column of metrics, which is in the usual ``VIEWS``."""
     return Column(heading, value, **{"views": VIEWS, **more})

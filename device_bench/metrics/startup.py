@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from runtime.engines import engine_of
 from runtime.formats import is_model_file
 from runtime.worker.parent import SILENCE_S
 
-from .base import Measured, Metric, column
+from .base import Measured, Metric, column, held
 from .inputs import random_input
 from .memory import current_rss_bytes, peak_rss_bytes
 
@@ -153,10 +153,6 @@ def _import_engine(file: Path) -> None:
             version(kind.package)
 
 
-def _median_of(values: Callable[[Startup], Sequence[float]]) -> Callable[[Measured], float | None]:
-    return lambda own: median(values(own.file.startup)) if own.file.startup else None
-
-
 def _starts(own: Measured) -> str:
     return f"of {format.plural(len(own.file.startup.load_s), 'start')}" if own.file.startup else ""
 
@@ -170,7 +166,7 @@ STARTUP = Metric(
     columns=(
         column(
             "Load",
-            _median_of(lambda own: own.load_s),
+            held("startup", lambda own: median(own.load_s)),
             text=format.seconds,
             detail=_starts,
             short="load",
@@ -178,7 +174,7 @@ STARTUP = Metric(
         ),
         column(
             "First inference",
-            _median_of(lambda own: own.first_run_s),
+            held("startup", lambda own: median(own.first_run_s)),
             text=format.seconds,
             detail=_starts,
             short="first run",

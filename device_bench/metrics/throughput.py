@@ -150,13 +150,7 @@ def window(engines: Sequence[Engine], batch: npt.NDArray[Any], seconds: float, c
 
 
 def _batches(
-    engine: Engine,
-    name: str,
-    affordable_s: float,
-    max_batch: int,
-    seed: int,
-    clock: Clock,
-    sign: Callable[[], None],
+    engine: Engine, name: str, affordable_s: float, max_batch: int, seed: int, clock: Clock, sign: Callable[[], None]
 ) -> dict[int, float]:
     """Returns the batches worth measuring, with the time one image takes in each, s."""
     if engine.input_shape[0] > 0:

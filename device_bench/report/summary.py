@@ -300,10 +300,7 @@ def _check_run(run: Path) -> None:
 
 def _model(folder: Path) -> Model:
     plan, metrics = folder / "plan.json", folder / "metrics.json"
-    return Model(
-        read_plan(plan) if plan.exists() else None,
-        read_metrics(metrics) if metrics.exists() else None,
-    )
+    return Model(read_plan(plan) if plan.exists() else None, read_metrics(metrics) if metrics.exists() else None)
 
 
 def _artifacts(folder: Path) -> tuple[Artifact, ...]:
