@@ -124,7 +124,7 @@ def accuracy_of(
     Args:
         session: the loaded file.
         images: of the file's own classes.
-        progress: told of the images done.
+        progress: called with the images done.
         sign: called before each few images, to show that nothing hangs.
 
     Raises:

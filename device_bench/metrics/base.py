@@ -1,4 +1,4 @@
-"""A metric: how a figure of a file is measured, what its columns are, and what is said of it."""
+"""The type of a metric: its measurement, its columns, and the words about it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Measured:
     Attributes:
         bench: the bench that measured the file.
         file: the figures of the file.
-        exported_top1: top-1 at export, 0..1; None where it is not known.
+        exported_top1: top-1 at export, 0..1; None if unknown.
         exported_images: number of images behind ``exported_top1``.
     """
 
@@ -156,7 +156,7 @@ class Metric:
         section: heading of the report's section, where ``{target}`` may stand; by default the title; None for none.
         part: heading inside the section, which metrics may share.
         note: returns the words above the table.
-        remarks: returns pairs of a file and what a reader must know of its figure.
+        remarks: returns pairs of a file and a remark on its figure.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What is counted of a file and never varies: its size, and the instructions that an emulated processor executes."""
+"""Metrics that are counted: file size, and instructions on an emulated processor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file is fed while it is measured: one input of its own type and shape."""
+"""The random input that a file is measured with."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Starts:
-    """What several starts of a file took, or why there is nothing to tell.
+    """The result of several starts of a file, or the reason for its failure.
 
     Attributes:
         startup: of all of them; none when one failed.

@@ -91,7 +91,7 @@ def ratio_of_medians(
 
     Series of equal length are taken as interleaved rounds and resampled together, so that a slow
     spell of the machine, which hits both, does not count as a difference between them. Series of
-    different lengths, or not taken in turns, are resampled apart.
+    different lengths, or not taken in turns, are resampled separately.
 
     Args:
         numerator: raw values, ``(N,)``, in the unit of ``denominator``.

@@ -36,7 +36,7 @@ class Arrangement:
 
     Attributes:
         batch: images of each run.
-        streams: copies of the engine, each in a thread of its own.
+        streams: copies of the engine, each in its own thread.
         threads: of each of them.
     """
 
@@ -72,7 +72,7 @@ def measure_throughput(
         max_batch: the largest batch to try.
         seed: of the inputs and of the order.
         clock: a monotonic clock in nanoseconds.
-        progress: told of the windows done.
+        progress: called with the windows done.
         sign: called before each run or window, to show that nothing hangs.
         open_file: opens a file.
 

@@ -1,4 +1,4 @@
-"""What the process that measures does with files: loads them and times them in turns."""
+"""Loads files and times them in turns."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def time_in_turns(
         threads: of each engine, at least 1.
         sampling: how long to measure; by default ``Sampling()``.
         seed: of the inputs and of the order.
-        progress: told of rounds done.
-        mark: told whose turn it is.
+        progress: called with the rounds done.
+        mark: called with the number of the file that runs next.
 
     Raises:
         ArtifactError: a file cannot be loaded.
@@ -113,7 +113,7 @@ def time_files(
         threads: of each engine, at least 1.
         rounds: timed runs of each.
         seed: of the inputs and of the order.
-        mark: told whose turn it is.
+        mark: called with the number of the file that runs next.
 
     Raises:
         ArtifactError: a file cannot be loaded, or is not the one its manifest describes.

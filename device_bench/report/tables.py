@@ -67,7 +67,7 @@ def failures(summary: RunSummary) -> Section | None:
     rows = [(failure.file, target, failure.what) for target, failure in summary.failures]
     rows += [("every file", own.target, f"{own.what} ({own.created_utc})") for own in summary.unmeasured]
     made = table("File", _FAILED, rows, lambda own: own[0], style="text")
-    note = "What is named here gave no figures. What the report says holds for the others."
+    note = "These files have no figures; the report is about the others."
     return Section("Not measured", (Paragraph(note), made), failed=True) if made else None
 
 

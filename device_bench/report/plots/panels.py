@@ -60,7 +60,7 @@ def render(draw: Draw, *, size: tuple[float, float] = (3.6, 2.5), salt: str) -> 
     Args:
         draw: draws into the matplotlib axes it is given.
         size: of the panel, inches.
-        salt: told apart from other pictures on the same page, whose ids must differ.
+        salt: seed of the SVG's ids, different for each picture of a page.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -82,12 +82,12 @@ def render(draw: Draw, *, size: tuple[float, float] = (3.6, 2.5), salt: str) -> 
     return buffer.getvalue()
 
 
-def beside(panels: Sequence[str], columns: int) -> str:
+def in_rows(panels: Sequence[str], columns: int) -> str:
     """Returns panels as one SVG document, in rows.
 
     Args:
         panels: what ``render`` returned, all of one size and of different salts.
-        columns: panels beside each other.
+        columns: panels in a row.
     """
     width, height = map(float, _view_box(panels[0]).split()[2:])
     rows = math.ceil(len(panels) / columns)
@@ -119,7 +119,7 @@ def inline(svg: str, label: str) -> str:
 
 
 def _body(svg: str) -> str:
-    """Returns what is inside the outermost element, with its end."""
+    """Returns the content of the outermost element, with its end tag."""
     return svg[svg.index(">", svg.index("<svg")) + 1 :]
 
 

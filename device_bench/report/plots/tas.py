@@ -100,7 +100,7 @@ def read_tas(path: Path) -> TasLog | None:
     try:
         header, lines = TAS_JOURNAL.read(path)
         settings = header["settings"]
-        told = (settings["cost"], settings["limit"], settings["total"], settings["tas"]["tolerance"])
+        fields = (settings["cost"], settings["limit"], settings["total"], settings["tas"]["tolerance"])
         candidates = decode(Candidates, header["candidates"], f"{path}: candidates")
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{path} cannot be read as the journal of a search", got=repr(error)[:120]) from error
@@ -110,7 +110,7 @@ def read_tas(path: Path) -> TasLog | None:
         _check_shape(candidates, moments[-1].odds, where)
     if not moments:
         return None
-    log = decode(_Told, dict(zip(("unit", "limit", "total", "tolerance"), told, strict=True)), str(path))
+    log = decode(_Fields, dict(zip(("unit", "limit", "total", "tolerance"), fields, strict=True)), str(path))
     if log.limit < 1 or log.total < 1:
         raise ArtifactError(f"{path} has figures that cannot be", fix="It was edited by hand")
     return TasLog(log.unit, log.limit, log.total, log.tolerance, candidates, tuple(moments))
@@ -141,7 +141,7 @@ def odds_over_time(log: TasLog, kind: Literal["embed", "depth"]) -> Draw:
 
 
 def widths_over_time(log: TasLog, kind: Literal["heads", "mlp"]) -> Draw:
-    """Returns a panel of the mean width of every block over the steps, as a share of its own: the wider the darker."""
+    """Returns a panel of the mean width of every block over the steps, by share of the full width: darker is wider."""
     every = getattr(log.candidates, kind)
 
     def draw(axes: Any) -> None:
@@ -176,7 +176,7 @@ def cost_over_time(log: TasLog) -> Draw:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Fields:
     unit: str
     limit: int
     total: int

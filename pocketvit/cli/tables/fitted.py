@@ -1,4 +1,4 @@
-"""Tables that fit a terminal of any width: columns that find no place go into a further table below."""
+"""Tables that fit a terminal of any width: columns without room go into a further table below."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fitted(
     title: str | None = None,
     end: Sequence[str] = (),
 ) -> list[Table]:
-    """Returns columns beside the names in as many tables as the width asks for; what has no figure is left out.
+    """Returns the names with their columns in as many tables as the width needs, without empty columns.
 
     Args:
         names: of the rows; only they are ever broken.
@@ -33,8 +33,8 @@ def fitted(
         title: above the first table.
         end: rows below which there is a line.
     """
-    told = {heading: cells for heading, cells in columns.items() if any(cell != format.MISSING for cell in cells)}
-    widths = {heading: max(map(len, (heading, *cells))) + _RULE for heading, cells in told.items()}
+    known = {heading: cells for heading, cells in columns.items() if any(cell != format.MISSING for cell in cells)}
+    widths = {heading: max(map(len, (heading, *cells))) + _RULE for heading, cells in known.items()}
     name_width = min(max(map(len, names), default=0), max(_LEAST_NAME, 2 * width // 5))
     groups: list[list[str]] = [[]]
     left = width - name_width - _FRAME
@@ -45,7 +45,7 @@ def fitted(
         groups[-1].append(heading)
         left -= own
     return [
-        _table(names, {heading: told[heading] for heading in group}, name_width, "" if index else title, end)
+        _table(names, {heading: known[heading] for heading in group}, name_width, "" if index else title, end)
         for index, group in enumerate(groups)
     ]
 

@@ -96,7 +96,7 @@ class Row:
         return f"{self.method} {self.budget}".strip()
 
     def on(self, target: str) -> OnTarget | None:
-        """Returns what was measured on ``target``, or None."""
+        """Returns the figures on ``target``, or None."""
         return next((own for own in self.targets if own.target == target), None)
 
 
@@ -134,7 +134,7 @@ class StudyResult:
         comparisons: of accuracy.
         class_names: of each dataset.
         measured_by: the command that measured, by target.
-        notes: what a reader must know.
+        notes: remarks on the measurements.
     """
 
     name: str
@@ -184,8 +184,8 @@ def collect(study: Study, folder: StudyFolder, cells: Sequence[Cell]) -> StudyRe
             done.append(_read(cell, folder, state.baseline))
         else:
             broken = state is not None and state.outcome == "failed"
-            said = (state.error or "It failed.") if state and broken else "It is not done yet."
-            failed.append(Failed(cell.name, said, state.where if state else "", command_of(cell, folder)))
+            error = (state.error or "It failed.") if state and broken else "It is not done yet."
+            failed.append(Failed(cell.name, error, state.where if state else "", command_of(cell, folder)))
     benches, damaged = _benches(study, folder)
     groups: dict[tuple[str, str, str, str], list[_Done]] = {}
     for own in done:
@@ -329,7 +329,7 @@ def _with_grid(measure: Measure, result: FileResult) -> FileResult:
 
 
 def _same(bench: BenchResult, own: FileAnswers) -> FileResult | None:
-    """Returns what was measured of that very file."""
+    """Returns the result of the file with the same bytes, or None."""
     result = bench.of(own.file)
     return result if result is not None and result.sha256 == own.sha256 else None
 
@@ -365,7 +365,7 @@ def _contender(key: tuple[str, str, str, str], group: Sequence[_Done], kind: str
 def _pairs(
     study: Study, keys: Sequence[tuple[str, str, str, str]]
 ) -> Iterable[tuple[tuple[str, str, str, str], tuple[str, str, str, str]]]:
-    """Returns what is compared with what: all pairs, or every other method with the reference of the same budget."""
+    """Returns the pairs to compare: all, or every method with the reference of the same budget."""
     if not study.reference:
         return combinations(keys, 2)
     references = [key for key in keys if key[0] == study.reference]

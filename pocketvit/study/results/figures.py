@@ -52,7 +52,7 @@ def _accuracies(shown: Sequence[Row], names: Sequence[str], kind: str) -> plots.
 
 
 def cost_drawing(rows: Sequence[Row], result: StudyResult, kind: str, place: int) -> Drawing | None:
-    """Draws accuracy beside FLOPs, size, and latency where it was measured, by the means over seeds."""
+    """Draws accuracy over FLOPs, size and measured latency, by the means over seeds."""
     shown = [row for row in rows if row.kind == kind and row.top1.mean is not None]
     found = [
         _tradeoff("FLOPs", "FLOPs", _COUNTS, shown, [row.flops.mean for row in shown], rows),

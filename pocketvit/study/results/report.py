@@ -31,7 +31,7 @@ from .columns import COMPARISON_COLUMNS, columns, name_of
 from .figures import accuracy_drawing, cost_drawing
 from .writing import as_csv
 
-_FOOTER = "Derived from the run folders beside it; never edited by hand."
+_FOOTER = "Made from the run folders next to it; never edited by hand."
 
 
 def _where(own: Failed) -> str:
@@ -79,7 +79,7 @@ def report_of(result: StudyResult) -> Document:
 
 
 def _missing(result: StudyResult) -> Section | None:
-    made = table("Cell", _MISSING, result.failed, lambda own: own.cell, style="text said")
+    made = table("Cell", _MISSING, result.failed, lambda own: own.cell, style="text verbatim")
     note = Paragraph("No figure of theirs is in what follows.")
     return Section("Missing cells", (note, made), failed=True) if made else None
 
@@ -121,7 +121,7 @@ def _note(result: StudyResult) -> str:
     ]
     if result.targets:
         parts.append(
-            "Latency is the median of each seed's file; the files of all cells took turns, with nothing beside."
+            "Latency is the median of each seed's file; the files of all cells took turns, and nothing else ran."
         )
     parts += _tiers(result)
     if result.grid:
@@ -151,7 +151,7 @@ def _comparisons(result: StudyResult, model: str, data: str, kind: str) -> tuple
         return ()
     note = (
         f"Of the {kind} files. Seeds: a t-test of the differences, paired by seed; it asks whether other seeds would "
-        "tell the same, and with few of them it can show large differences alone. Images: McNemar's exact test of who "
+        "show the same, and with few of them it can show large differences alone. Images: McNemar's exact test of who "
         "answered which image right, for each seed, combined as twice the mean of the p-values; it asks whether these "
         "very models differ, not whether the methods do. Both are held by Holm's correction to the "
         f"{format.plural(len(compared), 'comparison')} of this table; an asterisk marks p ≤ {result.alpha}. Last: "
@@ -193,14 +193,14 @@ def _plainest(rows: Sequence[Row]) -> str:
 
 def _tiers(result: StudyResult) -> list[str]:
     """Returns how energies are known, and why one is not."""
-    told: dict[str, None] = {}
+    words: dict[str, None] = {}
     for row in result.rows:
         for own in row.targets:
             energy, carbon = own.figures["joules_per_image"], own.figures["grams_co2_per_image"]
             if own.energy_tier in ("measured", "estimated"):
-                told[f"On {own.target} energy is {own.energy_tier}."] = None
+                words[f"On {own.target} energy is {own.energy_tier}."] = None
             elif energy.reason and own.figures["latency_s"].mean is not None:
-                told[f"On {own.target} there is no energy: {energy.reason}"] = None
+                words[f"On {own.target} there is no energy: {energy.reason}"] = None
             if energy.mean is not None and carbon.mean is None:
-                told[f"There is no CO₂: {carbon.reason}"] = None
-    return list(told)
+                words[f"There is no CO₂: {carbon.reason}"] = None
+    return list(words)

@@ -14,12 +14,12 @@ NO_ANSWERS = "The files kept no answers to the same images."
 
 @dataclass(frozen=True)
 class Contender:
-    """What is compared: one method with one budget, by its float32 file.
+    """One side of a comparison: a method with a budget, by its float32 file.
 
     Attributes:
         label: what to call it.
         top1: by seed, 0..1.
-        right: by seed, for each test image whether it was answered with its class; empty where that is not known.
+        right: by seed, for each test image whether it was answered with its class; empty if unknown.
     """
 
     label: str
@@ -57,7 +57,7 @@ class Comparison:
         first: a method, with its budget where it has one.
         second: another.
         difference: top-1 of the second less that of the first, by seed, -1..1.
-        seeds: t-test of these differences: would other seeds tell the same?
+        seeds: t-test of these differences: would other seeds show the same?
         images: McNemar's test of the answers: do these very models answer these very images differently?
         only_first_right: images that the first alone answered with their class, by seed.
         only_second_right: images that the second alone did.
@@ -170,8 +170,8 @@ def _raw(
     ]
     p_values = [mcnemar(a, b) for a, b in zip(*alone, strict=True)]
     by_image = combined(p_values) if p_values else NO_ANSWERS
-    told = spread(differences, "No seed was done by both.")
-    return told, (tuple(alone[0]), tuple(alone[1])), paired_t(differences), by_image
+    difference = spread(differences, "No seed was done by both.")
+    return difference, (tuple(alone[0]), tuple(alone[1])), paired_t(differences), by_image
 
 
 def _held(raw: Sequence[float | str], alpha: float) -> list[Test]:

@@ -1,4 +1,4 @@
-"""A figure over seeds: its values, their mean, and how far they lie apart."""
+"""A figure over seeds: its values, their mean and their standard deviation."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Spread:
 
 
 def spread(values: Iterable[float | None], reason: str) -> Spread:
-    """Returns what is known of a figure over seeds.
+    """Returns the mean and standard deviation of a figure over seeds.
 
     >>> spread([1.0, 3.0], "not measured").mean, spread([None], "not measured").reason
     (2.0, 'not measured')
 
     Args:
-        values: one for each seed; none where it is not known.
+        values: one for each seed; None if unknown.
         reason: why none is known, if none is.
     """
     known = tuple(float(value) for value in values if value is not None)
