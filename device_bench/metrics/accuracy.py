@@ -1,4 +1,4 @@
-"""Labelled images answered by an exported file on the target: one ``.npz`` file in, a confusion matrix out."""
+"""Accuracy of an exported file on the target: labelled images in, a confusion matrix out."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class TestImages:
         pictures: ``(N, H, W, C)`` uint8, C being 1 or 3.
         labels: true classes, ``(N,)`` int64, 0 to ``len(class_names) - 1``.
         data: the dataset's name.
-        split: of it.
-        class_names: of the labels.
+        split: split of the dataset.
+        class_names: names of the labels.
 
     Raises:
         DataError: there is no picture, or shapes, types and labels do not fit together.
@@ -100,8 +100,8 @@ def read_test_images(path: Path) -> TestImages:
     """Reads what ``write_test_images`` wrote.
 
     Raises:
-        ArtifactError: the file is missing, or is no such file.
-        DataError: its pictures and labels do not fit together.
+        ArtifactError: the file is missing or damaged.
+        DataError: pictures and labels do not fit together.
     """
     try:
         # numpy leaves a file open that it cannot read
@@ -119,13 +119,13 @@ def read_test_images(path: Path) -> TestImages:
 def accuracy_of(
     session: Session, images: TestImages, *, progress: Progress = silent, sign: Callable[[], None] = lambda: None
 ) -> Accuracy:
-    """Has a loaded file answer ``images``, and counts its answers.
+    """Classifies ``images`` with a loaded file, and counts the answers.
 
     Args:
         session: the loaded file.
-        images: of the file's own classes.
+        images: labelled images of the file's classes.
         progress: called with the images done.
-        sign: called before each few images, to show that nothing hangs.
+        sign: called every few images, to show that nothing hangs.
 
     Raises:
         DataError: the file knows other classes than the images have.

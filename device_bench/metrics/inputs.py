@@ -15,7 +15,7 @@ def input_shape(engine: Engine, name: str) -> tuple[int, ...]:
 
     Args:
         engine: the loaded file.
-        name: of the file, for the error text.
+        name: name of the file, for the error text.
 
     Raises:
         ArtifactError: another dimension than the batch is free.
@@ -38,7 +38,7 @@ def random_input(engine: Engine, name: str, seed: int) -> npt.NDArray[Any]:
 
     Args:
         engine: the loaded file.
-        name: of the file, for the error text.
+        name: name of the file, for the error text.
         seed: the same seed gives the same input.
 
     Raises:

@@ -53,9 +53,9 @@ def measure_interleaved(
     after ``sampling.max_warmup`` of them.
 
     Args:
-        runners: what to time, by name; each call is one sample.
-        sampling: how long; by default ``Sampling()``.
-        seed: of the order within the rounds.
+        runners: functions to time, by name; each call is one sample.
+        sampling: duration of the measurement; by default ``Sampling()``.
+        seed: seed of the order within the rounds.
         clock: a monotonic clock in nanoseconds.
         progress: called with the rounds done.
         turn: called with a runner's name just before it runs.

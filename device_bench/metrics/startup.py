@@ -32,13 +32,13 @@ class Start:
     """One start of a file.
 
     Attributes:
-        load_s: from the open file to an engine that can run, s.
-        first_run_s: the first inference, s.
-        peak_rss_bytes: the most resident memory the process had.
+        load_s: time from the open file to an engine that can run, s.
+        first_run_s: time of the first inference, s.
+        peak_rss_bytes: peak resident memory of the process.
         rss_before_bytes: resident memory before engine and file were loaded.
-        engine: that ran it.
-        engine_version: of that engine.
-        batch: images of a run.
+        engine: name of the engine.
+        engine_version: version of that engine.
+        batch: images in each run.
     """
 
     load_s: float
@@ -55,12 +55,12 @@ class Starts:
     """The result of several starts of a file, or the reason for its failure.
 
     Attributes:
-        startup: of all of them; none when one failed.
-        memory: the median of them.
-        failure: what went wrong; none when nothing did.
-        engine: that ran it; empty after a failure.
-        engine_version: of that engine.
-        batch: images of a run.
+        startup: times of all starts; None when one failed.
+        memory: median memory of the starts.
+        failure: reason of a failure; None without one.
+        engine: name of the engine; empty after a failure.
+        engine_version: version of that engine.
+        batch: images in each run.
     """
 
     startup: Startup | None
@@ -76,7 +76,7 @@ def start(file: Path, threads: int = 1, *, clock: Callable[[], int] = time.perf_
 
     Args:
         file: the ``.onnx`` or ``.tflite`` file.
-        threads: of the engine, at least 1.
+        threads: threads of the engine, at least 1.
         clock: a monotonic clock in nanoseconds.
 
     Raises:
@@ -111,13 +111,13 @@ def measure_starts(
 ) -> Starts:
     """Starts ``file`` in ``repeats`` fresh processes, one after another.
 
-    The first finds the file where the system has it, on disk or in memory. A start that fails ends it: a file that
-    crashes one time in three cannot be trusted with the others.
+    The first start finds the file on disk or in the system's cache. A failed start ends the measurement: a file that
+    crashes one time in three must not run with the others.
 
     Args:
         file: the ``.onnx`` or ``.tflite`` file.
-        threads: of the engine, at least 1.
-        repeats: how many processes, at least 1.
+        threads: threads of the engine, at least 1.
+        repeats: number of processes, at least 1.
         timeout_s: after which a process is killed, s.
         ask: runs a job in a fresh process.
     """

@@ -34,8 +34,8 @@ class Trend:
     """How a series changed from its first value to its last.
 
     Attributes:
-        change: as a share of the median; negative when values fell.
-        z: Kendall's statistic in standard deviations: how sure a trend is.
+        change: change over the series, as a share of the median; negative when values fell.
+        z: Kendall's statistic, in standard deviations.
     """
 
     change: float
@@ -54,7 +54,7 @@ class Modes:
     Attributes:
         low: median of the lower, in the unit of the values.
         high: median of the higher.
-        high_share: of the values that are near the higher, 0..1.
+        high_share: share of the values near the higher level, 0..1.
     """
 
     low: float
@@ -125,7 +125,7 @@ def series_notes(values: Sequence[float], steady: bool = True) -> tuple[str, ...
     """Returns notes on the drift and the modes of a series of latencies.
 
     Args:
-        values: in the order they were taken, s.
+        values: latencies in order of time, s.
         steady: whether the warm-up before them settled.
     """
     notes = [] if steady else ["The warm-up ended at its limit, before the times had settled."]

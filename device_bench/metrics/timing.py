@@ -39,7 +39,7 @@ class Turns:
     """Files timed in turns.
 
     Attributes:
-        latencies: of one run of each file, in their order, s.
+        latencies: latencies of one run of each file, in their order, s.
         before: the machine just before the first run.
         after: the machine just after the last.
     """
@@ -62,9 +62,9 @@ def time_in_turns(
 
     Args:
         files: ``.onnx`` and ``.tflite`` files, all of different names.
-        threads: of each engine, at least 1.
-        sampling: how long to measure; by default ``Sampling()``.
-        seed: of the inputs and of the order.
+        threads: threads of each engine, at least 1.
+        sampling: duration of the measurement; by default ``Sampling()``.
+        seed: seed of the inputs and of the order.
         progress: called with the rounds done.
         mark: called with the number of the file that runs next.
 
@@ -110,9 +110,9 @@ def time_files(
 
     Args:
         files: ``.onnx`` and ``.tflite`` files, all of different names.
-        threads: of each engine, at least 1.
+        threads: threads of each engine, at least 1.
         rounds: timed runs of each.
-        seed: of the inputs and of the order.
+        seed: seed of the inputs and of the order.
         mark: called with the number of the file that runs next.
 
     Raises:

@@ -243,7 +243,7 @@ def summarise(run: Path | str) -> RunSummary:
         run: a folder with ``baseline``, ``sliced``, ``artifacts`` and ``bench``, some of which may be absent.
 
     Raises:
-        RunFolderError: it is no run folder, or two benches are of one target.
+        RunFolderError: ``run`` is no run folder, or two benches are of one target.
         ArtifactError: a document or file in it is damaged.
     """
     run = Path(run)

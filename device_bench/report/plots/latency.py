@@ -58,7 +58,7 @@ def shape(name: str, values: Sequence[float], is_baseline: bool) -> Draw:
     The slowest few are not drawn where they would squash the rest; the percentiles count them.
 
     Args:
-        name: of the file.
+        name: name of the file.
         values: latencies, s.
         is_baseline: whether it is a baseline file.
     """

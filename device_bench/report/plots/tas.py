@@ -51,12 +51,12 @@ class Moment:
 
     Attributes:
         step: steps taken.
-        temperature: of the samples.
-        train_loss: of the step's batch for the weights, nats; None before the first step.
-        valid_loss: of the step's batch for the odds.
-        cost: of the most likely plan, in the unit of the budget.
+        temperature: temperature of the samples.
+        train_loss: loss of the step's batch for the weights, nats; None before the first step.
+        valid_loss: loss of the step's batch for the odds.
+        cost: cost of the most likely plan, in the unit of the budget.
         expected_cost: mean over all plans by their odds.
-        odds: of every choice.
+        odds: odds of every choice.
     """
 
     step: int
@@ -73,12 +73,12 @@ class TasLog:
     """A search as its journal has it.
 
     Attributes:
-        unit: of the cost: ``macs``, ``params`` or ``latency@TARGET``.
+        unit: unit of the cost: ``macs``, ``params`` or ``latency@TARGET``.
         limit: the budget.
         total: cost of the unpruned model.
         tolerance: share of the limit that the cost loss leaves alone.
-        candidates: of every choice.
-        moments: in order, at least one.
+        candidates: candidates of every choice.
+        moments: lines of the journal in order, at least one.
     """
 
     unit: str

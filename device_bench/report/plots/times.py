@@ -20,7 +20,7 @@ def bars(name: str, times: Sequence[tuple[str, float]], longest_s: float, is_bas
     """Returns a panel of horizontal bars, one for each kind of part or operator, with its time and share.
 
     Args:
-        name: of the file.
+        name: name of the file.
         times: kind and seconds, in the order drawn.
         longest_s: end of the axis, s, the same for all panels.
         is_baseline: whether it is a baseline file.

@@ -33,7 +33,7 @@ def tradeoff(found: Tradeoff, names: Mapping[str, str]) -> Draw:
     Files on the frontier are coloured and named, others muted, and named where there is room.
 
     Args:
-        found: what to draw.
+        found: trade-off to draw.
         names: short names, by file.
     """
 

@@ -27,9 +27,9 @@ def fitted(
     """Returns the names with their columns in as many tables as the width needs, without empty columns.
 
     Args:
-        names: of the rows; only they are ever broken.
+        names: names of the rows; only they are ever broken.
         columns: cells by heading, in their order.
-        width: of the terminal, characters.
+        width: width of the terminal, characters.
         title: above the first table.
         end: rows below which there is a line.
     """

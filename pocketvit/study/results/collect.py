@@ -38,7 +38,7 @@ class OnTarget:
     """One kind of file on one target, over seeds.
 
     Attributes:
-        target: where it ran.
+        target: name of the target.
         emulated: whether the target is emulated, so that it has no time.
         figures: averages of the metrics' numbers, by ``Number.key``.
         energy_tier: how the energy is known; None where it was not requested or differs between seeds.
@@ -55,21 +55,21 @@ class Row:
     """One kind of file of one method on one model, dataset and budget.
 
     Attributes:
-        method: its name.
-        model: its name.
-        data: as ``--data`` takes it.
-        budget: as ``--budget`` takes it; empty for distillation.
-        kind: of the file.
+        method: name of the method.
+        model: name of the model.
+        data: dataset as ``--data`` takes it.
+        budget: budget as ``--budget`` takes it; empty for distillation.
+        kind: kind of the file.
         seeds: that were done.
         top1: accuracy on the test images, 0..1.
         images: test images of each seed.
-        params: of the model.
-        flops: of one image, two for each multiply-accumulate.
-        size_bytes: of the file.
-        gzip_bytes: of the file packed by gzip.
-        training_s: of work until the model was done, a shared model's training counted in full.
+        params: parameters of the model.
+        flops: FLOPs of one image, two for each multiply-accumulate.
+        size_bytes: size of the file.
+        gzip_bytes: gzip size of the file packed by gzip.
+        training_s: seconds of work until the model was done; the training of a shared model counts in full.
         confusion: test images of all seeds: (true class, answer, images) wherever there are any; empty where not known.
-        targets: where it was measured.
+        targets: figures on each target.
         commands: that made it, by seed.
     """
 
@@ -105,8 +105,8 @@ class Failed:
     """A cell that failed, or is not done yet.
 
     Attributes:
-        cell: its name.
-        error: what went wrong.
+        cell: name of the cell.
+        error: reason of the failure.
         where: the machine that it failed on; empty where it was not begun.
         command: that was to make it.
     """
@@ -122,17 +122,17 @@ class StudyResult:
     """A study, read from its folder.
 
     Attributes:
-        name: of the study.
+        name: name of the study.
         seeds: asked for.
-        threads: of each cell.
-        alpha: of the tests.
+        threads: threads of each cell.
+        alpha: alpha of the tests.
         reference: that all are compared with; empty where all pairs are.
-        grid: what CO2 is reckoned by.
+        grid: grid that CO2 is computed with.
         rows: the table.
         failed: cells that are not in it, and why.
         unmeasured: targets and files without a measurement, and why.
-        comparisons: of accuracy.
-        class_names: of each dataset.
+        comparisons: comparisons of accuracy.
+        class_names: names of each dataset.
         measured_by: the command that measured, by target.
         notes: remarks on the measurements.
     """

@@ -17,9 +17,9 @@ class Contender:
     """One side of a comparison: a method with a budget, by its float32 file.
 
     Attributes:
-        label: what to call it.
-        top1: by seed, 0..1.
-        right: by seed, for each test image whether it was answered with its class; empty if unknown.
+        label: name in tables.
+        top1: top-1 by seed, 0..1.
+        right: for each seed, whether each test image got its class; empty if unknown.
     """
 
     label: str
@@ -51,9 +51,9 @@ class Comparison:
     """Two methods on one model and one dataset.
 
     Attributes:
-        model: its name.
-        data: as ``--data`` takes it.
-        kind: of the files compared.
+        model: name of the model.
+        data: dataset as ``--data`` takes it.
+        kind: kind of the files compared.
         first: a method, with its budget where it has one.
         second: another.
         difference: top-1 of the second less that of the first, by seed, -1..1.
@@ -86,8 +86,8 @@ def compare(
     Args:
         model: that all are of.
         data: that all are on.
-        kind: of the files.
-        pairs: what to compare with what.
+        kind: kind of the files.
+        pairs: methods to compare.
         alpha: chance of one or more false differences in the family, for each kind of test.
 
     Ref:

@@ -14,8 +14,8 @@ class Spread:
     """A figure over seeds.
 
     Attributes:
-        n: how many seeds it is of.
-        mean: of the values; null with a reason.
+        n: number of seeds with a value.
+        mean: mean of the values; null with a reason.
         sd: standard deviation of the values, that of a sample; null with a reason.
         values: one for each seed.
         reason: why a figure is null.
