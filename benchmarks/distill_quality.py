@@ -45,7 +45,7 @@ from compress.distill.settings import RESPONSE_T2, RESPONSE_T4, Distillation
 from compress.distill.teacher_folder import record_of, save_teacher, trained_teacher
 from compress.distill.teachers import Teacher, TimmSpec, teacher_score, timm_teacher
 from compress.evaluate import score
-from compress.model.load import ModelSpec, input_stats, load_model
+from compress.model.load import ModelSpec, load_model, weights_metadata
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
 from compress.train.fit import fit, fit_network
@@ -194,7 +194,7 @@ def prepare(sizes: Sizes, seed: int) -> Setting:
     data = replace(labelled, held_out=held_out)
     train = np.sort(np.concatenate([data.train, rest]))
     more = replace(data, name=f"{data.name}+unlabelled", labels=labels, train=train)
-    stats = input_stats(SPEC)
+    stats = weights_metadata(SPEC)
     spec = Preprocessing(SPEC.img_size or 0, SPEC.img_size or 0, 1, stats.mean, stats.std, "bilinear", "stretch")
     return Setting(seed, data, more, spec, augmentation_for(data))
 

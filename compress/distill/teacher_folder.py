@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import nn
 
-from compress.data.class_order import write_names
 from compress.data.dataset import Dataset
 from compress.evaluate import Score
+from compress.model.metadata import write_names
 from compress.model.tensors import write_tensors
 from runtime import EpochRecord, ModelError, Preprocessing, decode, encode, read_document, write_document
 from runtime.formats import is_model_file

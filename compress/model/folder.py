@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from compress.data.class_order import write_names
+from compress.model.metadata import write_names
 from runtime import (
     ArtifactError,
     PlanError,

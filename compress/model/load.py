@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from runtime import MissingExtraError, ModelError, PlanError, PocketVitWarning, 
 
 from .checkpoint_file import open_checkpoint, with_classifier
 from .checkpoint_fit import LoadReport, fit_checkpoint, head_classes
+from .metadata import WeightsMetadata, names_in_checkpoint, timm_metadata
 from .timm_vit import from_timm, plan_of_timm
 from .vit import SlicedViT
 
 try:
     import timm
-    from timm.data import resolve_data_config
 except ImportError as error:
     raise MissingExtraError(error.name or "timm", "compress") from None
 
@@ -55,17 +55,6 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-
-@dataclass(frozen=True)
-class InputStats:
-    """The preprocessing that a model's published weights expect: pixel statistics per channel, and how it crops."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    crop_pct: float
-    crop_mode: str
 
 
 def check_model(spec: ModelSpec, num_classes: int = 2) -> ShapePlan:
@@ -104,16 +93,17 @@ def load_model(spec: ModelSpec, num_classes: int, seed: int = 0) -> SlicedViT:
     return from_timm(model)
 
 
-def input_stats(spec: ModelSpec) -> InputStats:
-    """Returns the pixel statistics of the architecture's published weights, averaged for grayscale input."""
+def weights_metadata(spec: ModelSpec) -> WeightsMetadata:
+    """Returns what comes with the weights of ``spec``: their preprocessing, and a checkpoint's class names.
+
+    Raises:
+        ModelError: the architecture is unknown, or the class names in the checkpoint are damaged.
+    """
     with torch.device("meta"):
-        model = _create(spec, num_classes=2, pretrained=False)
-    config = resolve_data_config({}, model=model)
-    mean, std = tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
-    if spec.in_chans == 1:
-        mean, std = (round(sum(mean) / len(mean), 6),), (round(sum(std) / len(std), 6),)
-    crop = float(config["crop_pct"]), str(config["crop_mode"])
-    return InputStats(mean, std, str(config["interpolation"]), *crop)
+        found = timm_metadata(_create(spec, num_classes=2, pretrained=False), spec.in_chans)
+    if spec.checkpoint is None or spec.reset_head:
+        return found
+    return replace(found, class_names=names_in_checkpoint(spec.checkpoint))
 
 
 def _create(spec: ModelSpec, num_classes: int, pretrained: bool) -> nn.Module:

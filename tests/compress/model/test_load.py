@@ -12,7 +12,14 @@ from safetensors.torch import save_file
 
 from compress.model import load as models
 from compress.model.checkpoint_file import read_checkpoint
-from compress.model.load import ModelSpec, check_model, checkpoint_classes, default_classes, input_stats, load_model
+from compress.model.load import (
+    ModelSpec,
+    check_model,
+    checkpoint_classes,
+    default_classes,
+    load_model,
+    weights_metadata,
+)
 from compress.model.timm_vit import from_timm
 from runtime import ModelError, PlanError, PocketVitWarning, params
 from tests.compress.tiny import ARCHITECTURES, images_for, timm_model
@@ -99,9 +106,9 @@ def test_channels_are_those_asked_for(in_chans: int) -> None:
 
 
 def test_statistics_are_those_of_the_published_weights() -> None:
-    stats = input_stats(ModelSpec("vit_tiny_patch16_224"))
+    stats = weights_metadata(ModelSpec("vit_tiny_patch16_224"))
     assert (stats.mean, stats.std, stats.interpolation, stats.crop_pct) == ((0.5,) * 3, (0.5,) * 3, "bicubic", 0.9)
-    gray = input_stats(ModelSpec("deit_tiny_patch16_224", in_chans=1))
+    gray = weights_metadata(ModelSpec("deit_tiny_patch16_224", in_chans=1))
     assert gray.mean == (round((0.485 + 0.456 + 0.406) / 3, 6),)
     assert gray.std == (round((0.229 + 0.224 + 0.225) / 3, 6),)
     assert default_classes(ModelSpec("vit_tiny_patch16_224")) == 1000
