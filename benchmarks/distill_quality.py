@@ -41,7 +41,7 @@ from quality_setting import locked, mean_sd
 from compress.data.augment import Augmentation, augmentation_for
 from compress.data.dataset import UNLABELLED, Dataset
 from compress.data.load import load_data
-from compress.distill.settings import RESPONSE_T2, RESPONSE_T4, Distillation
+from compress.distill.settings import Distillation
 from compress.distill.teacher_folder import record_of, save_teacher, trained_teacher
 from compress.distill.teachers import Teacher, TimmSpec, teacher_score, timm_teacher
 from compress.evaluate import score
@@ -51,6 +51,7 @@ from compress.recipe import TrainRecipe
 from compress.train.fit import fit, fit_network
 from runtime import Preprocessing, write_bytes
 
+RESPONSE_T4, RESPONSE_T2 = Distillation(), Distillation(weight=0.8, temperature=2.0)
 DATA = "fashion-mnist"
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)
 TEACHER_SPEC = TimmSpec("resnet18", img_size=64, in_chans=1)

@@ -83,13 +83,6 @@ class Distillation:
         return self.methods != ("self",)
 
 
-RESPONSE_T4 = Distillation(weight=0.9, temperature=4.0)
-"""Published for the recovery of a pruned Vision Transformer by its unpruned self."""
-
-RESPONSE_T2 = Distillation(weight=0.8, temperature=2.0)
-"""Published for a small student of a larger network."""
-
-
 def feature_pairs(told: Distillation, student_depth: int, teacher_depth: int) -> tuple[tuple[int, int], ...]:
     """Returns the blocks to compare, counted from 0.
 

@@ -143,19 +143,6 @@ def open_checkpoint(path: Path, names: Collection[str] = VIT_NAMES) -> Checkpoin
     )
 
 
-def read_checkpoint(path: Path, names: Collection[str] = VIT_NAMES) -> dict[str, torch.Tensor]:
-    """Reads the weights of a checkpoint by name, without the prefix they were saved under.
-
-    Args:
-        path: a file of one of ``SUFFIXES``.
-        names: of weights that the network has, by which a prefix is recognised.
-
-    Raises:
-        ModelError: see ``open_checkpoint``.
-    """
-    return dict(open_checkpoint(path, names).weights)
-
-
 def with_classifier(checkpoint: Checkpoint) -> Checkpoint:
     """Takes a linear classifier along that stands beside a backbone, such as ``fc``, where there is just one."""
     width = checkpoint.weights.get("patch_embed.proj.weight")

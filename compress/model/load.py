@@ -175,15 +175,6 @@ def _load_checkpoint(model: nn.Module, spec: ModelSpec) -> None:
     model.load_state_dict(model.state_dict() | weights)
 
 
-def checkpoint_classes(path: Path) -> int | None:
-    """Returns the number of classes of a checkpoint's head, or None where it has none, or one of zeros.
-
-    Raises:
-        ModelError: the file is missing, damaged, or holds something else.
-    """
-    return head_classes(with_classifier(open_checkpoint(path)).weights)
-
-
 def default_classes(spec: ModelSpec) -> int:
     """Returns how many classes timm's published weights of this architecture have, or 1000 where they have none.
 
