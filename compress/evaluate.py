@@ -109,9 +109,9 @@ def score(
     # a rank without a share still has to say how many classes there are
     own = own if len(own) else indices[:1]
     mine = logits_of(there, data, own, spec, bf16=bf16, progress=progress, stage=stage)
-    logits = ranks.whole(torch.from_numpy(mine), len(indices))
+    logits = ranks.gather(torch.from_numpy(mine), len(indices))
     found = score_of_logits(logits.numpy(), data.labels[indices])
-    top1, loss = ranks.agreed(found.top1, found.loss)
+    top1, loss = ranks.broadcast_floats(found.top1, found.loss)
     return Score(top1, loss, found.images)
 
 

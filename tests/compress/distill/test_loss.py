@@ -18,7 +18,7 @@ from compress.data.augment import Augmentation, augment
 from compress.data.batches import training_batches
 from compress.data.dataset import UNLABELLED, ArrayImages
 from compress.distill.features import feature_loss
-from compress.distill.lesson import DistillationLoss
+from compress.distill.loss import DistillationLoss
 from compress.distill.outputs import depth_of, outputs_of
 from compress.distill.relations import angle_loss, distance_loss
 from compress.distill.response import distillation_loss
