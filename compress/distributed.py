@@ -52,9 +52,9 @@ class Ranks:
     """The processes of a training, as one of them sees them.
 
     Attributes:
-        rank: of this process; 0 is the one that does the job.
+        rank: rank of this process; 0 is the one that does the job.
         size: how many there are.
-        local_rank: of this process among those of its machine.
+        local_rank: local rank of this process among those of its machine.
         local_size: how many run on its machine.
         control: process group by which rank 0 sends orders; None where there is one process.
         data: the dataset that the other ranks were sent last.

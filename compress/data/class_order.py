@@ -52,7 +52,7 @@ def check_same_classes(names: Sequence[str], data: Sequence[str], what: str, fix
 
     Args:
         names: of ``what``.
-        data: of the data.
+        data: data of the data.
         what: where the names stand, for the error text.
         fix: what to do, for the error text.
 

@@ -34,7 +34,7 @@ class TeacherRecord:
         test_images: images in the test split.
         held_out_top1: accuracy on the held-out split.
         online: whether it was trained together with the student.
-        epochs: of its own training before; empty where there was none.
+        epochs: epochs of its own training before; empty where there was none.
         architecture: its timm name, where its weights stand beside this file.
         overrides: further arguments of that architecture.
     """
@@ -68,7 +68,7 @@ def record_of(
         data: what it teaches.
         scores: on the test and on the held-out split.
         online: whether it was trained together with the student.
-        epochs: of its own training.
+        epochs: epochs of its own training.
         kept: whether the weights of a timm network are kept beside the record.
     """
     network, (test, held_out) = teacher.network, scores
@@ -148,7 +148,7 @@ def open_teacher(
         data: what it is to teach.
         student: the student's input.
         timm_spec: options of a timm classifier; its name is not looked at.
-        seed: of fresh weights.
+        seed: seed of fresh weights.
         learns: whether it will be trained on the data.
 
     Raises:

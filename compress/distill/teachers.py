@@ -55,7 +55,7 @@ class Teacher:
         name: what it is, in words.
         network: a ``SlicedViT``, a timm network, or an exported file.
         preprocessing: its input.
-        num_classes: of its answers, in the order of the student's.
+        num_classes: num classes of its answers, in the order of the student's.
         spec: how to make the network anew, where it is one of timm's.
     """
 
@@ -138,7 +138,7 @@ def timm_teacher(
         spec: architecture and weights.
         data: what it is to teach.
         student: the student's input, whose size a fresh teacher takes.
-        seed: of fresh weights.
+        seed: seed of fresh weights.
         learns: whether it will be trained on the data, so that it need not know the classes yet.
 
     Raises:

@@ -77,7 +77,7 @@ class Checkpoint:
     """The weights in a file, and what was around them.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         weights: by name, without the prefix.
         prefix: what stood before every name, such as ``module.model.``; empty where nothing did.
         container: where in the file they were, such as ``state_dict``; empty where they were the file itself.
@@ -104,7 +104,7 @@ def open_checkpoint(path: Path, names: Collection[str] = VIT_NAMES) -> Checkpoin
 
     Args:
         path: a file of one of ``SUFFIXES``.
-        names: of weights that the network has, by which a prefix is recognised.
+        names: names of weights that the network has, by which a prefix is recognised.
 
     Raises:
         ModelError: the file is missing, damaged, of another kind, holds no weights, holds objects that are not known

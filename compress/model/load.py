@@ -1,4 +1,4 @@
-"""From a timm name, a checkpoint or fresh weights to a ``SlicedViT``."""
+"""Loads a ``SlicedViT`` from timm's published weights, a checkpoint or fresh weights."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ except ImportError as error:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model to start from.
+    """The model to start from.
 
     Attributes:
         name: a timm architecture, for instance ``vit_small_patch16_224`` or ``deit_tiny_distilled_patch16_224``.
-        img_size: input side in pixels, or height and width; None takes the architecture's own.
-        patch_size: patch side in pixels; None takes the architecture's own.
+        img_size: input side in pixels, or height and width; None takes the architecture's default.
+        patch_size: patch side in pixels; None takes the architecture's default.
         in_chans: 1 (grayscale) or 3 (RGB).
         pretrained: take timm's published weights, with a new head where the number of classes differs.
-        checkpoint: take the weights of this file instead, of one of ``checkpoint_file.SUFFIXES``.
+        checkpoint: take the weights of this file instead; its suffix is one of ``checkpoint_file.SUFFIXES``.
         reset_head: start the checkpoint's classifier anew.
         overrides: further arguments of the timm architecture, for instance ``{"depth": 6}``.
 
@@ -58,7 +58,7 @@ class ModelSpec:
 
 
 def check_model(spec: ModelSpec, num_classes: int = 2) -> ShapePlan:
-    """Returns the plan of the model ``spec`` names, without making or loading any weight.
+    """Returns the plan of the model that ``spec`` names, without making or loading weights.
 
     Raises:
         ModelError: the name is unknown, an option does not fit, or the architecture is not supported.
@@ -73,15 +73,15 @@ def load_model(spec: ModelSpec, num_classes: int, seed: int = 0) -> SlicedViT:
 
     Args:
         spec: architecture and weights.
-        num_classes: outputs of the classifier.
-        seed: of fresh weights.
+        num_classes: number of outputs of the classifier.
+        seed: seed of fresh weights.
 
     Raises:
-        ModelError: unknown or unsupported architecture; weights that cannot be had or read, do not fit, or are NaN;
-            a checkpoint with another number of classes.
+        ModelError: the architecture is unknown or unsupported; the weights cannot be downloaded or read, do not fit,
+            or are NaN; or a checkpoint has another number of classes.
 
     Warns:
-        PocketVitWarning: what was done with a checkpoint to make it fit, and what was left out of it.
+        PocketVitWarning: how a checkpoint was changed to fit, and what was left out of it.
     """
     check_is(spec, ModelSpec)
     check_model(spec, num_classes)
@@ -94,7 +94,7 @@ def load_model(spec: ModelSpec, num_classes: int, seed: int = 0) -> SlicedViT:
 
 
 def weights_metadata(spec: ModelSpec) -> WeightsMetadata:
-    """Returns what comes with the weights of ``spec``: their preprocessing, and a checkpoint's class names.
+    """Returns the preprocessing that the weights of ``spec`` expect, and a checkpoint's class names.
 
     Raises:
         ModelError: the architecture is unknown, or the class names in the checkpoint are damaged.
@@ -149,15 +149,15 @@ def _no_weights(spec: ModelSpec, error: Exception) -> ModelError:
 
 
 def load_checkpoint_report(spec: ModelSpec, num_classes: int | None = None) -> LoadReport:
-    """Returns what ``load_model`` does with the checkpoint of ``spec`` to make it fit, without making the model.
+    """Returns how ``load_model`` changes the checkpoint of ``spec`` to fit, without making the model.
 
     Args:
-        spec: with a checkpoint.
-        num_classes: outputs of the classifier; None takes the checkpoint's own.
+        spec: a model with a checkpoint.
+        num_classes: number of outputs of the classifier; None takes the checkpoint's.
 
     Raises:
-        ModelError: unknown or unsupported architecture; a checkpoint that cannot be read, does not fit, has another
-            number of classes, or weights that are NaN or infinite.
+        ModelError: the architecture is unknown or unsupported; or the checkpoint cannot be read, does not fit, has
+            another number of classes, or has weights that are NaN or infinite.
     """
     assert spec.checkpoint is not None
     checkpoint = with_classifier(open_checkpoint(spec.checkpoint))
@@ -176,7 +176,7 @@ def _load_checkpoint(model: nn.Module, spec: ModelSpec) -> None:
 
 
 def default_classes(spec: ModelSpec) -> int:
-    """Returns how many classes timm's published weights of this architecture have, or 1000 where they have none.
+    """Returns the number of classes of timm's published weights of an architecture; 1000 where there are none.
 
     Raises:
         ModelError: the architecture is unknown.

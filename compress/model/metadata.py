@@ -32,7 +32,7 @@ class WeightsMetadata:
         interpolation: resampling filter.
         resize: crop mode, as ``runtime.Preprocessing`` has it.
         crop_pct: share of the scaled picture that the crop keeps, 0..1.
-        class_names: in the order of the outputs; None where the weights do not name them.
+        class_names: class names in the order of the outputs; None where the weights come without names.
     """
 
     mean: tuple[float, ...]

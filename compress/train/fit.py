@@ -85,18 +85,18 @@ def fit(
         spec: the model's input.
         recipe: how.
         augmentation: random changes to training pictures.
-        seed: of order and augmentation.
+        seed: seed of order and augmentation.
         bf16: compute under bfloat16 autocast.
         teacher: learn from it too; a model of the same input, or any other; left as it is.
         distillation: what is learnt from it, or from the model itself; by default a teacher's answers, with the
             recipe's ``distill_weight`` and ``temperature``.
         masks: by the weight's name, False where it is made zero and stays so (``magnitude_masks``).
-        device: where to compute; by default where ``use_device`` says. The models that are returned are on the CPU.
+        device: device that computes; None takes the device in use. The returned models are on the CPU.
         state_path: keep the state of the training here, at least every 30 seconds and after every epoch, and
             continue from it when it is there and belongs to the same training, with as many processes and on
             whatever device it was made. The caller removes it.
         stage: what progress calls it.
-        progress: told after every step.
+        progress: called after every step.
         clock: seconds, monotonic.
 
     Raises:
