@@ -7,17 +7,14 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from runtime import ArtifactError, decode, encode, read_document, write_document
+from runtime import ArtifactError, Document
 
 from .dataset import ArrayImages, Dataset, FileImages, Images
 from .unlabelled import JoinedImages
 
-SCHEMA = "pocketvit.data"
-VERSION = 1
 _SHOWN = 3
 
 
@@ -37,6 +34,9 @@ class DataList:
         test: how many are tested on.
         splits_sha256: of the three splits' indices.
         sha256: of the names, sizes and classes, or of the content.
+
+    Raises:
+        ArtifactError: there are not as many names as sizes and labels.
     """
 
     data: str
@@ -50,6 +50,13 @@ class DataList:
     test: int
     splits_sha256: str
     sha256: str
+
+    def __post_init__(self) -> None:
+        if not len(self.names) == len(self.sizes) == len(self.labels):
+            raise ArtifactError("The list of a dataset needs as many names as sizes and labels")
+
+
+DATA_DOCUMENT = Document("pocketvit.data", 1, DataList)
 
 
 def list_data(data: Dataset) -> DataList:
@@ -86,27 +93,6 @@ def data_digest(data: Dataset) -> str:
     """Returns what any other pictures, labels or order of classes would change, and another folder would not."""
     text = f"{list_data(data).sha256} {'/'.join(data.class_names)}"
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_data_list(path: Path, found: DataList) -> None:
-    """Writes a list, atomically.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    write_document(path, SCHEMA, VERSION, encode(found))
-
-
-def read_data_list(path: Path) -> DataList:
-    """Reads what ``write_data_list`` wrote.
-
-    Raises:
-        ArtifactError: the file is missing, damaged, or of a newer version.
-    """
-    found = decode(DataList, read_document(path, SCHEMA, VERSION), str(path))
-    if not len(found.names) == len(found.sizes) == len(found.labels):
-        raise ArtifactError(f"{path} is not valid: its names, sizes and labels are not as many")
-    return found
 
 
 def differences(before: DataList, now: DataList) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -12,13 +12,17 @@ from device_bench import format
 from device_bench.columns import Column
 from device_bench.documents.figures import ARITHMETIC, EnergyTier, Failure, Throughput
 from device_bench.documents.instructions import Instructions
-from device_bench.documents.results import BenchResult, FileResult, read_result
+from device_bench.documents.results import BENCH_DOCUMENT, BenchResult, FileResult
 from device_bench.interval import Interval
 from device_bench.metrics.base import Measured
 from device_bench.targets.fleet import DeviceFailure
 from device_bench.targets.fleet_folder import read_failures
 from runtime import (
+    LATENCY_DOCUMENT,
+    METRICS_DOCUMENT,
+    PLAN_DOCUMENT,
     Artifact,
+    ArtifactError,
     LatencyTable,
     ModelMetrics,
     RunFolderError,
@@ -27,11 +31,9 @@ from runtime import (
     macs,
     params,
     read_artifact,
-    read_latency,
-    read_metrics,
-    read_plan,
 )
 from runtime.formats import model_files
+from runtime.journals import RUN_LOG
 
 from .gain import Gain, gains
 
@@ -248,14 +250,14 @@ def summarise(run: Path | str) -> RunSummary:
     _check_run(run)
     baseline, sliced = _model(run / "baseline"), _model(run / "sliced")
     artifacts, refused = _artifacts(run / "artifacts"), _artifacts(run / "artifacts" / "rejected")
-    benches = {path.name: read_result(path) for path in sorted((run / "bench").glob("*.json"))}
+    benches = {path.name: BENCH_DOCUMENT.read(path) for path in sorted((run / "bench").glob("*.json"))}
     targets = [bench.target for bench in benches.values()]
     if len(set(targets)) != len(targets):
         raise RunFolderError(f"{run / 'bench'} has two results for one target", got=", ".join(targets))
     notes: list[str] = []
     models = tuple(_model_row(name, model) for name, model in (("baseline", baseline), ("sliced", sliced)))
     files = tuple(_file_row(artifact, benches, notes) for artifact in artifacts)
-    table = read_latency(path) if (path := run / "search" / "latency.json").exists() else None
+    table = LATENCY_DOCUMENT.read(path) if (path := run / "search" / "latency.json").exists() else None
     found = gains(artifacts, benches.values(), _predicted(table, baseline.plan, sliced.plan))
     notes += _warnings(run / "log.jsonl")
     notes += [*(table.notes if table else ()), *(gain.sentence for gain in found)]
@@ -267,19 +269,12 @@ def summarise(run: Path | str) -> RunSummary:
 
 def _warnings(log: Path) -> list[str]:
     """Returns what the run was warned of, such as a checkpoint near chance, each once."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:  # the last line of a process that was killed
-            continue
-        if isinstance(event, dict) and event.get("event") == "warning" and isinstance(event.get("text"), str):
-            found.append(event["text"])
-    return list(dict.fromkeys(found))
+    found: dict[str, None] = {}
+    with suppress(ArtifactError):
+        for _, event in RUN_LOG.read(log)[1]:
+            if event.get("event") == "warning" and isinstance(event.get("text"), str):
+                found[event["text"]] = None
+    return list(found)
 
 
 def _predicted(table: LatencyTable | None, before: ShapePlan | None, after: ShapePlan | None) -> dict[str, float]:
@@ -301,8 +296,8 @@ def _check_run(run: Path) -> None:
 def _model(folder: Path) -> Model:
     plan, metrics = folder / "plan.json", folder / "metrics.json"
     return Model(
-        read_plan(plan) if plan.exists() else None,
-        read_metrics(metrics) if metrics.exists() else None,
+        PLAN_DOCUMENT.read(plan) if plan.exists() else None,
+        METRICS_DOCUMENT.read(metrics) if metrics.exists() else None,
     )
 
 

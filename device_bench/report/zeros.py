@@ -8,7 +8,7 @@ from pathlib import Path
 
 from device_bench import format
 from device_bench.columns import Column, split
-from device_bench.documents.sparsity import Zeros, read_zeros
+from device_bench.documents.sparsity import ZEROS_DOCUMENT, Zeros, zeros_path
 from runtime import Artifact, ArtifactError
 
 from .gain import Gain
@@ -57,7 +57,7 @@ class ZerosPart:
 def zeros_part(summary: RunSummary, run: Path) -> ZerosPart | None:
     """Returns what there is to say of zeros; None for a run that was not pruned by making any."""
     try:
-        zeros = read_zeros(run)
+        zeros = ZEROS_DOCUMENT.read_if_there(zeros_path(run))
     except ArtifactError as error:
         return ZerosPart(note=f"What zeros bought is not shown: {error}")
     if zeros is None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from device_bench.documents.request import BenchRequest, check_files
 from device_bench.documents.results import BenchResult, FileResult
 from device_bench.machine.state import is_emulated, machine_state
 from device_bench.metrics import METRICS
+from device_bench.metrics.isolated import sample_isolated
 from device_bench.metrics.startup import REPEATS, Starts, measure_starts, without_folder
 from device_bench.metrics.steadiness import machine_notes, series_notes
 from device_bench.metrics.timing import Turns
@@ -36,7 +40,11 @@ from runtime import (
     silent,
     tool_version,
 )
+from runtime.engines import ENGINES
 from runtime.worker.child import Reporter
+
+from .base import Device, Target
+from .finding import Finding
 
 _PEAK_TRIES = 3
 
@@ -278,3 +286,26 @@ def merged(first: Sequence[Peak], second: Sequence[Peak]) -> tuple[Peak, ...]:
         key = (peak.engine, peak.arithmetic, peak.threads)
         values[key] = (*values.get(key, ()), *peak.gflops)
     return tuple(Peak(*key, gflops) for key, gflops in values.items())
+
+
+def _bench(device: Device, request: BenchRequest, progress: Progress, *, stop: threading.Event) -> BenchResult:
+    return bench_files(request, progress)
+
+
+def _check(device: Device) -> tuple[Finding, ...]:
+    return tuple(
+        Finding(device.label, engine.title, _version((engine.package, *engine.same)), engine.fix)
+        for engine in ENGINES.values()
+        if engine.package
+    )
+
+
+def _version(packages: Sequence[str]) -> str | None:
+    """Returns the version of the first of ``packages`` that is installed."""
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(package)
+    return None
+
+
+CPU = Target(_bench, _check, "this machine's processor", local=True, time_together=sample_isolated)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from device_bench.metrics import METRICS
+from device_bench.targets import TARGETS
 from runtime import DataError, UnsupportedTargetError, encode
 
 from .output import fail, print_json, say
@@ -29,7 +30,7 @@ def bench(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="Where to run: cpu, cuda, ssh:HOST, adb:SERIAL, emu:pi4, emu:pi5, names of the inventory, or all. "
+            help=f"Where to run: {', '.join(TARGETS)}, names of the inventory, or all. "
             "Several side by side: with commas, or repeated. By default cpu."
         ),
     ] = None,
@@ -64,7 +65,7 @@ def bench(
     from device_bench.documents.measurement import Sampling
     from device_bench.documents.request import BenchRequest, check_files
     from device_bench.energy.carbon import find_grid
-    from device_bench.targets.fleet import LOCAL, bench_fleet
+    from device_bench.targets.fleet import bench_fleet
     from device_bench.targets.inventory import read_inventory, resolve
     from pocketvit.jobs.distinct_names import distinct_names
 
@@ -87,7 +88,7 @@ def bench(
             bootstrap=bootstrap,
         )
         check_files(request)
-        own = [device.label for device in devices if device.scheme in LOCAL]
+        own = [device.label for device in devices if device.target.local]
         if own and len(devices) > 1:
             say(f"First {' and '.join(own)} alone, since other work here would be in those times; then all others.")
         fleet = bench_fleet(devices, request, progress)
@@ -152,14 +153,14 @@ def _several(devices: Sequence["Device"]) -> bool:
 
 
 def _keep(fleet: "Fleet", devices: Sequence["Device"], place: Path) -> None:
-    from device_bench.documents.results import write_result
+    from device_bench.documents.results import BENCH_DOCUMENT
     from device_bench.targets.fleet_folder import write_fleet
 
     if _several(devices) or place.is_dir():
         paths = write_fleet(place, fleet)
         say(f"Kept in {', '.join(map(str, paths))}")
     elif not fleet.empty:
-        write_result(place, fleet.results[0])
+        BENCH_DOCUMENT.write(place, fleet.results[0])
 
 
 @contextmanager

@@ -62,10 +62,10 @@ def study(
 
 def _list(study: "Study", cells: "tuple[Cell, ...]", folder: "StudyFolder", as_json: bool) -> None:
     from pocketvit.study.conduct import workers_of
-    from pocketvit.study.folder import read_state
+    from pocketvit.study.folder import CELL_DOCUMENT
     from pocketvit.study.results.collect import command_of
 
-    states = [read_state(folder, cell.name) for cell in cells]
+    states = [CELL_DOCUMENT.read_if_there(folder.state(cell.name)) for cell in cells]
     told = [state.outcome if state else "to do" for state in states]
     shared = {cell.baseline for cell in cells if cell.baseline and [c.baseline for c in cells].count(cell.baseline) > 1}
     if as_json:

@@ -14,6 +14,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from device_bench.targets import TARGETS
 from device_bench.targets.finding import Finding
 from runtime import MissingExtraError
 from runtime.engines import ENGINES, EngineKind
@@ -57,11 +58,6 @@ _ARM = {
     "sve": "vectors of the processor's own length",
 }
 _DOT = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-_TOOLS = {
-    "ssh": ("Linux boards", "sudo apt install openssh-client"),
-    "scp": ("Linux boards", "sudo apt install openssh-client"),
-    "adb": ("Android phones", "sudo apt install adb"),
-}
 _GPU_FIX = "Install NVIDIA's driver for the GPU, until nvidia-smi lists it"
 _ORT_FIX = "pip uninstall onnxruntime && pip install onnxruntime-gpu"
 _STEAL = 0.01
@@ -137,7 +133,7 @@ def examine(probe: Probe | None = None) -> list[Finding]:
         *_int8(probe),
         *_energy(probe),
         *_engines(probe, gpu),
-        *_tools(probe),
+        *_programs(probe),
         *_boards(probe),
         Finding("pocketvit", "version", probe.version("pocketvit"), "pip install pocketvit"),
     ]
@@ -295,8 +291,13 @@ def _torch_cuda(probe: Probe, gpu: str | None) -> tuple[str | None, str]:
     return f"yes, CUDA {torch.version.cuda}", ""
 
 
-def _tools(probe: Probe) -> list[Finding]:
-    return [Finding("devices", f"{name}, for {what}", probe.which(name), fix) for name, (what, fix) in _TOOLS.items()]
+def _programs(probe: Probe) -> list[Finding]:
+    """Returns the programs that targets need on this machine."""
+    return [
+        Finding("devices", f"{name}, for {target.title}", probe.which(name), fix)
+        for target in TARGETS.values()
+        for name, fix in target.programs.items()
+    ]
 
 
 def _boards(probe: Probe) -> list[Finding]:

@@ -13,7 +13,7 @@ from pocketvit.distill_settings import DistillSettings
 from pocketvit.jobs.distilling import keep_lesson
 from pocketvit.pipeline.runfolder import claim
 from pocketvit.settings import RunSettings
-from runtime import Progress, encode, read_metrics, silent, storage_errors
+from runtime import METRICS_DOCUMENT, Progress, encode, silent, storage_errors
 
 _LATER = frozenset(
     (
@@ -94,7 +94,7 @@ def begin(root: Path, settings: RunSettings, told: DistillSettings | None = None
             keep_lesson(folder, told)
         if baseline is None or (folder.baseline / "metrics.json").is_file():
             return
-        read_metrics(baseline / "metrics.json")
+        METRICS_DOCUMENT.read(baseline / "metrics.json")
         with storage_errors(folder.root):
             # what a killed training of its own left there is of no more use
             shutil.rmtree(folder.baseline, ignore_errors=True)

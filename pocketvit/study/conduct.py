@@ -18,15 +18,24 @@ from pocketvit.study.results.collect import StudyResult, collect
 from pocketvit.study.work.pools import LocalPool, Pool
 from pocketvit.study.work.process import Outcome, Start, Step, Work, do, start
 from pocketvit.study.work.schedule import carry_out
-from runtime import LatencyTable, Progress, silent, storage_errors, write_latency
+from runtime import LATENCY_DOCUMENT, LatencyTable, Progress, silent, storage_errors
 
 from .answers import FILE as ANSWERS
 from .answers import FileAnswers, read_answers
 from .baselines import baseline_settings, begin
 from .cells import Cell, cells_of, check_cells
 from .definition import Study
-from .folder import StudyFolder, claim_study, read_state, write_state
-from .measuring import Measured, bench_words, complete, devices_of, is_measured, read_measured, wanted, write_measured
+from .folder import CELL_DOCUMENT, StudyFolder, claim_study, write_state
+from .measuring import (
+    MEASURED_DOCUMENT,
+    Measured,
+    bench_words,
+    complete,
+    devices_of,
+    is_measured,
+    read_measured,
+    wanted,
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ def _todo(folder: StudyFolder, cells: Sequence[Cell], orders: Orders) -> list[Ce
     """Returns the cells that are not done, and not to be left as they failed."""
     found = []
     for cell in cells:
-        state = read_state(folder, cell.name)
+        state = CELL_DOCUMENT.read_if_there(folder.state(cell.name))
         done = state is not None and state.outcome == "done" and (folder.run(cell.name) / ANSWERS).is_file()
         failed = state is not None and state.outcome == "failed"
         if not (done or (failed and not orders.retry_failed)):
@@ -151,7 +160,7 @@ def _make(
         begin(folder.run(cell.name), cell.settings, cell.told, folder.run(needed) / "baseline" if needed else None)
         place = RunFolder(folder.run(cell.name)).latency
         if cell.name in tables and not place.is_file():  # where it is made, there may be none
-            write_latency(place, tables[cell.name])
+            LATENCY_DOCUMENT.write(place, tables[cell.name])
 
     ended = 0
 
@@ -227,7 +236,7 @@ def _measure(
     files: list[FileAnswers] = []
     paths, untold = [], []
     for cell in cells:
-        state = read_state(folder, cell.name)
+        state = CELL_DOCUMENT.read_if_there(folder.state(cell.name))
         if state is not None and state.outcome == "done":
             own = wanted(study, read_answers(folder.run(cell.name)).files)
             files += own
@@ -243,7 +252,7 @@ def _measure(
         if again or not is_measured(folder.bench, device, files, words, before):
             said = _alone(words, folder, starter)
             now = Measured({**before.commands, device.label: words})
-            write_measured(folder.measured, now)
+            MEASURED_DOCUMENT.write(folder.measured, now)
             if said and not is_measured(folder.bench, device, files, words, now):
                 untold.append((device.label, said))
     if devices:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,11 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime import ArtifactError, decode
+from runtime.journals import TAS_JOURNAL
 
 from .panels import AFTER, BEFORE, MUTED, SECOND, TITLE_PAD, Draw, legend_above
 from .search import unit_name
-
-SCHEMA, VERSION = "pocketvit.tas", 1
 
 COLUMNS = 40
 """Most moments of a picture, evenly chosen; the first and the last are always there."""
@@ -100,24 +98,22 @@ def read_tas(path: Path) -> TasLog | None:
     if not path.is_file():
         return None
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-        header, *rest = (json.loads(line) for line in lines) if lines else ({},)
+        header, lines = TAS_JOURNAL.read(path)
         settings = header["settings"]
-        if header["schema"] != SCHEMA or header["schema_version"] != VERSION:
-            raise ArtifactError(f"{path} is no journal of this kind", expected=f"{SCHEMA} version {VERSION}")
         told = (settings["cost"], settings["limit"], settings["total"], settings["tas"]["tolerance"])
         candidates = decode(Candidates, header["candidates"], f"{path}: candidates")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise ArtifactError(f"{path} cannot be read as the journal of a search", got=repr(error)[:120]) from error
-    moments = tuple(decode(Moment, line, f"{path}, line {number}") for number, line in enumerate(rest, 2))
-    for number, moment in enumerate(moments, 2):
-        _check_shape(candidates, moment.odds, f"{path}, line {number}")
+    moments = []
+    for where, line in lines:
+        moments.append(decode(Moment, line, where))
+        _check_shape(candidates, moments[-1].odds, where)
     if not moments:
         return None
     log = decode(_Told, dict(zip(("unit", "limit", "total", "tolerance"), told, strict=True)), str(path))
     if log.limit < 1 or log.total < 1:
         raise ArtifactError(f"{path} has figures that cannot be", fix="It was edited by hand")
-    return TasLog(log.unit, log.limit, log.total, log.tolerance, candidates, moments)
+    return TasLog(log.unit, log.limit, log.total, log.tolerance, candidates, tuple(moments))
 
 
 def panels(log: TasLog) -> list[tuple[str, Draw]]:

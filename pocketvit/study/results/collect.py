@@ -11,17 +11,17 @@ from pathlib import Path
 from statistics import median
 
 from device_bench.documents.figures import Energy, EnergyTier
-from device_bench.documents.results import BenchResult, FileResult, read_result
+from device_bench.documents.results import BENCH_DOCUMENT, BenchResult, FileResult
 from device_bench.energy.carbon import find_grid
 from device_bench.targets.fleet_folder import read_failures
 from pocketvit.study.answers import Answers, FileAnswers, read_answers
 from pocketvit.study.cells import Cell
 from pocketvit.study.definition import Measure, Study
-from pocketvit.study.folder import StudyFolder, read_state
+from pocketvit.study.folder import CELL_DOCUMENT, StudyFolder
 from pocketvit.study.measuring import devices_of, read_measured
 from pocketvit.study.work.attempts import worked
 from pocketvit.study.work.process import Step
-from runtime import ArtifactError, ModelMetrics, read_metrics
+from runtime import METRICS_DOCUMENT, ArtifactError, ModelMetrics
 
 from .significance import Comparison, Contender, compare
 from .spread import Spread, spread
@@ -183,7 +183,7 @@ def collect(study: Study, folder: StudyFolder, cells: Sequence[Cell]) -> StudyRe
     """
     done, failed = [], []
     for cell in cells:
-        state = read_state(folder, cell.name)
+        state = CELL_DOCUMENT.read_if_there(folder.state(cell.name))
         if state is not None and state.outcome == "done":
             done.append(_read(cell, folder, state.baseline))
         else:
@@ -224,7 +224,7 @@ def command_of(cell: Cell, folder: StudyFolder) -> str:
 
 def _read(cell: Cell, folder: StudyFolder, baseline: str) -> _Done:
     run = folder.run(cell.name)
-    metrics = read_metrics(run / "sliced" / "metrics.json")
+    metrics = METRICS_DOCUMENT.read(run / "sliced" / "metrics.json")
     training = _training_s(cell, run, folder.run(baseline) if baseline else None)
     return _Done(cell, metrics, read_answers(run), training, command_of(cell, folder))
 
@@ -243,7 +243,7 @@ def _benches(study: Study, folder: StudyFolder) -> tuple[list[BenchResult], tupl
     found, damaged = [], []
     for path in sorted(folder.bench.glob("*.json")):
         try:
-            found.append(read_result(path))
+            found.append(BENCH_DOCUMENT.read(path))
         except ArtifactError as error:
             damaged.append((path.name, str(error)))
     labels = [device.label for device in devices_of(study)]

@@ -16,7 +16,8 @@ from device_bench.metrics.accuracy import TestImages, write_test_images
 from device_bench.metrics.inputs import random_input
 from device_bench.metrics.startup import Start
 from device_bench.metrics.timing import time_files, time_in_turns
-from device_bench.targets import bench, run_request
+from device_bench.targets.base import Device
+from device_bench.targets.bench import bench, bench_device
 from device_bench.targets.cpu import bench_files
 from runtime import (
     ArtifactError,
@@ -279,7 +280,7 @@ def test_an_unknown_target_names_those_that_are_known(onnx_file):
         with pytest.raises(UnsupportedTargetError, match=rf"Expected cpu, cuda, ssh:HOST.*'{target}'"):
             bench([onnx_file], target=target)
     with pytest.raises(UnsupportedTargetError, match=r"Expected pi4.*got|emu"):
-        run_request(BenchRequest((onnx_file,), "emu:pi9"))
+        bench_device(Device("emu:pi9"), BenchRequest((onnx_file,)))
 
 
 def test_a_request_out_of_range_is_refused(onnx_file):

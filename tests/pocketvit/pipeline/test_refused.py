@@ -13,7 +13,7 @@ from export import exporter
 from export.exporter import RefusedFilesError
 from export.job import ExportSettings
 from pocketvit.cli.options import run_settings
-from runtime import Artifact, ParityError, read_artifact, read_metrics
+from runtime import METRICS_DOCUMENT, Artifact, ParityError, read_artifact
 from tests.pocketvit.conftest import TINY, Command
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def test_a_run_with_a_refused_file_ends_as_any_other_but_for_that_file(
         assert "did not pass its check" in text
     assert "r.onnx is [odd]" in (root / "report.html").read_text()
     # what --eval-limit left out is left out of every top-1, and said
-    assert read_metrics(root / "sliced" / "metrics.json").test_images == 50
+    assert METRICS_DOCUMENT.read(root / "sliced" / "metrics.json").test_images == 50
 
     before = {path: path.stat().st_mtime_ns for path in root.rglob("artifacts/**/*") if path.is_file()}
     again = pocketvit("run", *SHORT, *BENCH, "--name", "r", "--runs", tmp_path, "--resume", "--json")

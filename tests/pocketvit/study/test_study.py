@@ -19,7 +19,7 @@ from pocketvit.study.folder import StudyFolder, claim_study
 from pocketvit.study.results.collect import StudyResult
 from pocketvit.study.results.report import write_report
 from pocketvit.study.work.attempts import worked
-from runtime import RunFolderError, read_artifact, read_metrics
+from runtime import METRICS_DOCUMENT, RunFolderError, read_artifact
 from tests.pocketvit.conftest import Command
 
 from .study_fixtures import CELLS, Within, alive, children_of, command, lasting, study_file
@@ -119,7 +119,7 @@ def test_the_command_of_a_row_makes_the_same_from_nothing(
 def test_rows_hold_what_the_run_folders_hold(whole: tuple[Path, StudyResult]) -> None:
     root, result = whole
     row = result.rows[0]
-    metrics = [read_metrics(root / cell / "sliced" / "metrics.json") for cell in CELLS[:2]]
+    metrics = [METRICS_DOCUMENT.read(root / cell / "sliced" / "metrics.json") for cell in CELLS[:2]]
     assert row.flops.values == tuple(2.0 * own.macs for own in metrics)
     assert row.params.values == tuple(float(own.params) for own in metrics)
     files = [root / cell / "artifacts" / f"{cell}.fp32.tflite" for cell in CELLS[:2]]
@@ -196,7 +196,7 @@ def test_a_changed_cell_is_refused_and_made_anew_when_forced(whole: tuple[Path, 
     assert starter.done == []
     conduct(read_study(path), tmp_path / "tiny", Orders(force=True), starter=starter)
     assert [words[0] for words in starter.done if words[0] in CELLS] == list(CELLS[:2])
-    assert read_metrics(tmp_path / "tiny" / CELLS[0] / "sliced" / "metrics.json").epochs == ()
+    assert METRICS_DOCUMENT.read(tmp_path / "tiny" / CELLS[0] / "sliced" / "metrics.json").epochs == ()
 
 
 def test_two_studies_do_not_share_a_folder_and_no_other_folder_is_taken(tmp_path: Path) -> None:
