@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime import ArtifactError, Document
 
-from .dataset import ArrayImages, Dataset, FileImages, Images
+from .dataset import ArrayImages, Dataset, FileImages, ImageStore
 from .unlabelled import JoinedImages
 
 _SHOWN = 3
@@ -158,13 +158,13 @@ def _splits(own: DataList) -> str:
     return f"{own.train:,} to train on, {own.held_out:,} held out, {own.test:,} to test on"
 
 
-def _content(images: Images, labels: Sequence[str]) -> str:
+def _content(images: ImageStore, labels: Sequence[str]) -> str:
     digest = hashlib.sha256("\n".join(labels).encode())
     _add_content(digest, images)
     return digest.hexdigest()
 
 
-def _add_content(digest: hashlib._Hash, images: Images) -> None:
+def _add_content(digest: hashlib._Hash, images: ImageStore) -> None:
     if isinstance(images, ArrayImages):
         digest.update(f"{images.pixels.dtype} {images.pixels.shape} ".encode())
         digest.update(np.ascontiguousarray(images.pixels).data)

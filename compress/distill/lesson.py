@@ -29,7 +29,7 @@ from .teachers import Teacher
 from .views import seen_by, teacher_views
 
 
-class Lesson:
+class DistillationLoss:
     """What a student is taught by in one training.
 
     Args:

@@ -20,7 +20,7 @@ from runtime import (
     Preprocessing,
 )
 
-from .checkpoint_file import check_finite
+from .checkpoint_file import check_finite_weights
 from .tensors import write_tensors
 from .vit import SlicedViT, build
 
@@ -76,7 +76,7 @@ def read_model(folder: Path | str) -> SlicedViT:
         raise ArtifactError(f"{path} does not exist", expected="the model's weights")
     try:
         weights = load_file(path)
-        check_finite(f"The model {path}", weights)
+        check_finite_weights(f"The model {path}", weights)
         return build(plan, weights)
     except (SafetensorError, PlanError, OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read", got=error, fix="Make the run anew") from error

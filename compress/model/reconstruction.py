@@ -14,7 +14,7 @@ from torch import nn
 from compress.devices import copy_on, device_in_use
 from runtime import PlanError, Progress, ShapePlan, silent
 
-from .slicing import Kept, plan_of
+from .slicing import KeptUnits, plan_of
 from .vit import Block, SlicedViT
 
 RIDGE = 1e-2
@@ -40,7 +40,7 @@ def images_needed(plan: ShapePlan) -> int:
 def reconstruct(
     model: SlicedViT,
     whole: SlicedViT,
-    kept: Kept,
+    kept: KeptUnits,
     batches: Iterable[torch.Tensor],
     *,
     ridge: float = RIDGE,

@@ -14,7 +14,7 @@ from .vit import EMBED, Axis, SlicedViT, build, parameter_axes
 
 
 @dataclass(frozen=True)
-class BlockKept:
+class KeptBlock:
     """The units of one block that stay, as sorted indices into the model they were chosen in.
 
     Attributes:
@@ -31,7 +31,7 @@ class BlockKept:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptUnits:
     """The units of a whole model that stay.
 
     Attributes:
@@ -40,15 +40,15 @@ class Kept:
     """
 
     embed: tuple[int, ...]
-    blocks: tuple[BlockKept, ...]
+    blocks: tuple[KeptBlock, ...]
 
 
-def keep_all(plan: ShapePlan) -> Kept:
+def keep_all(plan: ShapePlan) -> KeptUnits:
     """Returns the indices that keep every unit of ``plan``."""
-    return Kept(
+    return KeptUnits(
         tuple(range(plan.embed_dim)),
         tuple(
-            BlockKept(
+            KeptBlock(
                 tuple(range(b.num_heads)),
                 (tuple(range(b.qk_dim)),) * b.num_heads,
                 (tuple(range(b.v_dim)),) * b.num_heads,
@@ -59,7 +59,7 @@ def keep_all(plan: ShapePlan) -> Kept:
     )
 
 
-def plan_of(plan: ShapePlan, kept: Kept) -> ShapePlan:
+def plan_of(plan: ShapePlan, kept: KeptUnits) -> ShapePlan:
     """Returns the plan of the model that is left of ``plan`` when ``kept`` stays.
 
     Raises:
@@ -78,13 +78,13 @@ def plan_of(plan: ShapePlan, kept: Kept) -> ShapePlan:
     return widths_of(plan, kept)
 
 
-def widths_of(plan: ShapePlan, kept: Kept) -> ShapePlan:
+def widths_of(plan: ShapePlan, kept: KeptUnits) -> ShapePlan:
     """Returns what ``plan_of`` returns, for indices known to be good."""
     blocks = tuple(BlockPlan(len(k.heads), len(k.qk[0]), len(k.v[0]), len(k.mlp)) for k in kept.blocks)
     return replace(plan, embed_dim=len(kept.embed), blocks=blocks)
 
 
-def slice_vit(model: SlicedViT, kept: Kept) -> SlicedViT:
+def slice_vit(model: SlicedViT, kept: KeptUnits) -> SlicedViT:
     """Returns a new, smaller model that computes what ``model`` computes with all other units absent.
 
     Exact: absent means absent from every reduction, LayerNorm's mean and variance included.
@@ -105,7 +105,7 @@ def slice_vit(model: SlicedViT, kept: Kept) -> SlicedViT:
     return build(plan, sliced)
 
 
-def axis_indices(plan: ShapePlan, kept: Kept) -> dict[Axis, torch.Tensor]:
+def axis_indices(plan: ShapePlan, kept: KeptUnits) -> dict[Axis, torch.Tensor]:
     """Returns for every prunable axis of ``plan`` the positions that stay, as int64 tensors."""
     index = {EMBED: torch.tensor(kept.embed)}
     for i, (block, keep) in enumerate(zip(plan.blocks, kept.blocks, strict=False)):
@@ -116,19 +116,19 @@ def axis_indices(plan: ShapePlan, kept: Kept) -> dict[Axis, torch.Tensor]:
     return index
 
 
-def compose(first: Kept, then: Kept) -> Kept:
+def compose(first: KeptUnits, then: KeptUnits) -> KeptUnits:
     """Returns the indices into the original model of what stays after slicing by ``first``, then by ``then``."""
     blocks = []
     for a, b in zip(first.blocks, then.blocks, strict=False):
         blocks.append(
-            BlockKept(
+            KeptBlock(
                 tuple(a.heads[h] for h in b.heads),
                 tuple(tuple(a.qk[h][d] for d in dims) for h, dims in zip(b.heads, b.qk, strict=True)),
                 tuple(tuple(a.v[h][d] for d in dims) for h, dims in zip(b.heads, b.v, strict=True)),
                 tuple(a.mlp[u] for u in b.mlp),
             )
         )
-    return Kept(tuple(first.embed[d] for d in then.embed), tuple(blocks))
+    return KeptUnits(tuple(first.embed[d] for d in then.embed), tuple(blocks))
 
 
 def _first_blocks(plan: ShapePlan, count: int) -> ShapePlan:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from compress.data.dataset import Dataset
     from compress.data.search_images import SearchImages
     from compress.importance.units import Importance
-    from compress.model.slicing import Kept
+    from compress.model.slicing import KeptUnits
     from compress.model.vit import SlicedViT
     from compress.train.masks import Masks
 
@@ -55,7 +55,7 @@ class Proposal:
     """
 
     plan: ShapePlan
-    kept: Kept
+    kept: KeptUnits
     steps: tuple[dict[str, Any], ...] = ()
     masks: Masks | None = None
 
@@ -119,7 +119,7 @@ class SearchInputs:
 
 Choose = Callable[[SearchInputs], Proposal]
 
-Kind = Literal["units", "rounds", "zeros"]
+MethodKind = Literal["units", "rounds", "zeros"]
 """What a method does.
 
 ``units`` chooses the units to remove once; ``rounds`` searches, slices and recovers until the budget is met;
@@ -136,7 +136,7 @@ class SearchMethod:
         summary: what it does, in a few words for ``--help``.
         choose: the function that chooses, or where it is, as ``"module:function"``: it is imported when it is first
             called, so that listing methods imports no torch.
-        kind: what it does, see ``Kind``.
+        kind: what it does, see ``MethodKind``.
         settings: dataclass of its settings, which is also its group of options; None where it has none. Methods of kind
             ``rounds`` have ``iterations`` and ``round_epochs`` in it.
         group: field of ``RunSettings`` that holds the settings; empty where there are none.
@@ -147,13 +147,14 @@ class SearchMethod:
         record: makes what the journal records of the settings and the recipe, for methods whose outcome depends on
             them; a function, or where it is.
         scratch: names of files in the search's folder that are of no use once it has finished.
-        explain: what the report says of the search; empty lets the report describe the steps.
+        explain: a sentence for the report on how the units were chosen; the journal keeps it. The report knows the
+            methods that come with PocketViT.
     """
 
     name: str
     summary: str
     choose: Choose | str
-    kind: Kind = "units"
+    kind: MethodKind = "units"
     settings: type[Any] | None = None
     group: str = ""
     ranks_by: str = ""

@@ -31,9 +31,9 @@ from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
 from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, if_long, silent
 
-from .masks import Masks, digest_of, hold_zeros, with_zeros
-from .state import TrainingState, read_state, write_state
-from .task import Packed, TrainTask, check_task, packed, unpacked
+from .masks import Masks, hold_zeros, masks_digest, with_zeros
+from .state import TrainingState, read_training_state, write_training_state
+from .task import Packed, TrainTask, check_task, pack_task, unpack_task
 
 SAVE_EVERY_S = 30.0
 _BESIDE = "lesson:"
@@ -156,7 +156,7 @@ def _start(
     if ranks.size > 1:
         check_task(task)
     run = _Run(task, data, ranks)
-    with ranks.together(_follow, data, *(packed(task) if ranks.size > 1 else ())):
+    with ranks.together(_follow, data, *(pack_task(task) if ranks.size > 1 else ())):
         _train(run, state_path, stage, progress, clock)
     return run
 
@@ -166,25 +166,25 @@ def _follow(data: Dataset, task: TrainTask, model: Packed, teacher: Packed) -> N
     ranks = current_ranks()
     device = choose_device(task.device.type, count_gpus(), ranks.local_rank, ranks.local_size)
     use_device(device)
-    run = _Run(unpacked(task, model, teacher, device), data, ranks)
+    run = _Run(unpack_task(task, model, teacher, device), data, ranks)
     _train(run, None, "", silent, time.monotonic)
 
 
 def _train(run: _Run, state_path: Path | None, stage: str, progress: Progress, clock: Callable[[], float]) -> None:
     """Runs a training to its end, from its saved state where there is one."""
-    state = (read_state(state_path, run.fingerprint()) if state_path else None) or TrainingState()
+    state = (read_training_state(state_path, run.fingerprint()) if state_path else None) or TrainingState()
     run.begin(state)
     saved = clock()
     while not run.finished:
         for step in run.steps():
             progress(stage, run.step, run.total_steps, run.note)
             if state_path and step and clock() - saved > SAVE_EVERY_S:
-                write_state(state_path, run.fingerprint(), run.state())
+                write_training_state(state_path, run.fingerprint(), run.state())
                 saved = clock()
         run.end_epoch(stage, progress)
         progress(stage, run.total_steps if run.finished else run.step, run.total_steps, run.note)
         if state_path:
-            write_state(state_path, run.fingerprint(), run.state())
+            write_training_state(state_path, run.fingerprint(), run.state())
             saved = clock()
 
 
@@ -217,7 +217,7 @@ class _Run:
 
     def _describe(self) -> str:
         taught = self.lesson.describe() if self.lesson else None
-        held = [digest_of(self.masks)] if self.masks else []
+        held = [masks_digest(self.masks)] if self.masks else []
         kind = getattr(self.model, "plan", type(self.model).__name__)
         pictures = hashlib.sha256()
         for indices in (self.data.train, self.data.held_out):

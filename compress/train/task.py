@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from compress.data.augment import Augmentation
-from compress.distill.lesson import Lesson
+from compress.distill.lesson import DistillationLoss
 from compress.distill.settings import Distillation
 from compress.distill.teachers import Teacher
 from compress.distributed import check_shareable
@@ -49,12 +49,12 @@ class TrainTask:
     told: Distillation | None = None
     masks: Masks | None = None
 
-    def lesson(self) -> Lesson | None:
+    def lesson(self) -> DistillationLoss | None:
         """Returns what the network is taught by; none where that is the labels alone."""
         if self.told is None:
             return None
         assert isinstance(self.model, SlicedViT)
-        return Lesson(self.told, self.teacher, self.model, self.spec, self.seed, self.bf16, self.device)
+        return DistillationLoss(self.told, self.teacher, self.model, self.spec, self.seed, self.bf16, self.device)
 
 
 def check_task(task: TrainTask) -> None:
@@ -76,7 +76,7 @@ def check_task(task: TrainTask) -> None:
         check_shareable(task.teacher.network)
 
 
-def packed(task: TrainTask) -> tuple[TrainTask, Packed, Packed]:
+def pack_task(task: TrainTask) -> tuple[TrainTask, Packed, Packed]:
     """Returns a task as it can be sent: a ``SlicedViT`` is a plan and weights, for functions in it cannot be."""
     bare = nn.Identity()
     teacher = task.teacher and replace(task.teacher, network=bare)
@@ -85,8 +85,8 @@ def packed(task: TrainTask) -> tuple[TrainTask, Packed, Packed]:
     return replace(task, model=bare, teacher=teacher), _as_data(task.model), _as_data(asked)
 
 
-def unpacked(task: TrainTask, model: Packed, teacher: Packed, device: torch.device) -> TrainTask:
-    """Returns the task that ``packed`` was given, to be done on ``device``."""
+def unpack_task(task: TrainTask, model: Packed, teacher: Packed, device: torch.device) -> TrainTask:
+    """Returns the task that ``pack_task`` was given, to be done on ``device``."""
     asked = task.teacher and replace(task.teacher, network=_as_network(teacher))
     return replace(task, model=_as_network(model), teacher=asked, device=device)
 
@@ -95,5 +95,5 @@ def _as_data(network: nn.Module) -> Packed:
     return (network.plan, network.state_dict()) if isinstance(network, SlicedViT) else network
 
 
-def _as_network(packed: Packed) -> nn.Module:
-    return build(*packed) if isinstance(packed, tuple) else packed
+def _as_network(pack_task: Packed) -> nn.Module:
+    return build(*pack_task) if isinstance(pack_task, tuple) else pack_task

@@ -70,6 +70,8 @@ def _words(log: SearchLog) -> str:
             "counted from 1. Repeats: visits saved because another order of the same removals had led to the same "
             "model. Forward-equivalents: images run through a model, a gradient counted as three."
         )
+    if log.explain:
+        return log.explain
     if log.method == "milp":
         return (
             "All widths at once, by integer programming: the least importance lost within the budget. "

@@ -60,6 +60,6 @@ def by_kind(values: Mapping[Choice, Any]) -> dict[str, Any]:
     return {"embed": list(values[EMBED]), "depth": list(values[DEPTH]), **lists}
 
 
-def rounded(values: Any) -> list[float]:
+def rounded_odds(values: Any) -> list[float]:
     """Returns probabilities short enough to keep thousands of."""
     return [round(float(value), _DIGITS) for value in values]
