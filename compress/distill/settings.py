@@ -98,30 +98,23 @@ class Distillation:
         return self.methods != ("self",)
 
 
-RESPONSE_T4 = Distillation(weight=0.9, temperature=4.0)
-"""Published for the recovery of a pruned Vision Transformer by its unpruned self."""
-
-RESPONSE_T2 = Distillation(weight=0.8, temperature=2.0)
-"""Published for a small student of a larger network."""
-
-
-def feature_pairs(told: Distillation, student_depth: int, teacher_depth: int) -> tuple[tuple[int, int], ...]:
+def feature_pairs(settings: Distillation, student_depth: int, teacher_depth: int) -> tuple[tuple[int, int], ...]:
     """Returns the blocks to compare, counted from 0.
 
     Raises:
         PlanError: a block is not there.
     """
-    if not told.blocks:
+    if not settings.blocks:
         halves = (-(-student_depth // 2) - 1, -(-teacher_depth // 2) - 1)
         return tuple(dict.fromkeys((halves, (student_depth - 1, teacher_depth - 1))))
-    for own, other in told.blocks:
+    for own, other in settings.blocks:
         for whose, block, depth in (("student", own, student_depth), ("teacher", other, teacher_depth)):
             if not 1 <= block <= depth:
                 raise PlanError(f"The {whose} has no block {block}", expected=f"1 to {depth}", fix="Change --blocks")
-    return tuple((own - 1, other - 1) for own, other in told.blocks)
+    return tuple((own - 1, other - 1) for own, other in settings.blocks)
 
 
-def shallow_blocks(told: Distillation, depth: int) -> tuple[int, ...]:
+def shallow_blocks(settings: Distillation, depth: int) -> tuple[int, ...]:
     """Returns the blocks that the last one teaches, counted from 0.
 
     Raises:
@@ -129,13 +122,13 @@ def shallow_blocks(told: Distillation, depth: int) -> tuple[int, ...]:
     """
     if depth < 2:
         raise PlanError("Self-distillation needs two blocks or more", got=depth)
-    if not told.self_blocks:
+    if not settings.self_blocks:
         return tuple(sorted({max(1, round(depth * share)) - 1 for share in (0.25, 0.5, 0.75)} - {depth - 1}))
-    for block in told.self_blocks:
+    for block in settings.self_blocks:
         if not 1 <= block < depth:
             raise PlanError(
                 f"Block {block} cannot be taught by the last one",
                 expected=f"1 to {depth - 1}",
                 fix="Change --self-blocks",
             )
-    return tuple(block - 1 for block in told.self_blocks)
+    return tuple(block - 1 for block in settings.self_blocks)

@@ -98,8 +98,8 @@ def _show(result: StudyResult, root: Path, as_json: bool) -> None:
     if as_json:
         print_json("pocketvit.study", body(result))
     else:
+        from pocketvit.cli.tables.study import study_tables
         from pocketvit.console import stdout_console
-        from pocketvit.study.results.tables import study_tables
 
         console = stdout_console()
         console.print(*study_tables(result, console.width), sep="\n")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from compress.distill.lesson import check_lesson
+from compress.distill.loss import check_distillation
 from compress.model.load import load_model
 from compress.search import METHODS
 from export.formats import KINDS
@@ -128,7 +128,7 @@ def _check_distillation(job: Job, told: DistillSettings) -> None:
     """Checks that teacher, student and pictures are there and fit each other."""
     pictures_of(job, told)
     student = load_model(job.spec, job.plan.num_classes, job.settings.seed)
-    check_lesson(told.distillation, teacher_of(job, told), student)
+    check_distillation(told.distillation, teacher_of(job, told), student)
 
 
 def _check_tables(study: Study) -> None:
