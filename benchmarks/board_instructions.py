@@ -27,7 +27,7 @@ from compress.model.vit import SlicedViT
 from device_bench import format
 from device_bench.documents.measurement import Sampling
 from device_bench.metrics.stats import median_interval, ratio_of_medians
-from device_bench.targets import bench
+from device_bench.targets.bench import bench
 from device_bench.targets.emulated import CoreName, count_instructions
 from export.formats.tflite import write_int8, write_tflite
 from export.quantise.recipes import DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION, recipes_for

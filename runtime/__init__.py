@@ -13,6 +13,7 @@ from runtime.pictures.preprocess import (
 )
 
 from .artifact import (
+    ARTIFACT_DOCUMENT,
     Artifact,
     Calibration,
     Parity,
@@ -27,6 +28,7 @@ from .artifact import (
 from .codec import decode, encode
 from .contact_sheet import contact_sheet
 from .cost import flops, macs, params
+from .documents import Document, JsonLines
 from .engines import open_device_engine, open_engine
 from .errors import (
     ArtifactError,
@@ -43,18 +45,22 @@ from .errors import (
     UnsupportedTargetError,
 )
 from .fields import check_fields, check_is
-from .files import atomic_path, dumps, read_document, sha256_of, storage_errors, write_bytes, write_document
-from .latency import Check, Grid, LatencyPrecision, LatencyTable, check_fits, latency_of, read_latency, write_latency
-from .metrics import EpochRecord, ModelMetrics, read_metrics, write_metrics
-from .plan import MULTIPLE, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan, read_plan, write_plan
+from .files import atomic_path, dumps, sha256_of, storage_errors, write_bytes
+from .latency import LATENCY_DOCUMENT, Check, Grid, LatencyPrecision, LatencyTable, check_fits, latency_of
+from .metrics import METRICS_DOCUMENT, EpochRecord, ModelMetrics
+from .plan import MULTIPLE, PLAN_DOCUMENT, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan
 from .progress import Progress, if_long, message, silent
 from .quiet import quiet
 from .session import Prediction, Session, load, softmax
 from .version import tool_version
 
 __all__ = [
+    "ARTIFACT_DOCUMENT",
     "IMAGE_SUFFIXES",
+    "LATENCY_DOCUMENT",
+    "METRICS_DOCUMENT",
     "MULTIPLE",
+    "PLAN_DOCUMENT",
     "Artifact",
     "ArtifactError",
     "BlockPlan",
@@ -63,6 +69,7 @@ __all__ = [
     "DataError",
     "Device",
     "DeviceEngine",
+    "Document",
     "Engine",
     "EngineName",
     "Event",
@@ -87,6 +94,7 @@ __all__ = [
     "PosEmbed",
     "Prediction",
     "Interpolation",
+    "JsonLines",
     "Preprocessing",
     "Progress",
     "Provenance",
@@ -123,10 +131,6 @@ __all__ = [
     "preprocess",
     "quiet",
     "read_artifact",
-    "read_document",
-    "read_latency",
-    "read_metrics",
-    "read_plan",
     "sha256_of",
     "silent",
     "softmax",
@@ -136,8 +140,4 @@ __all__ = [
     "tool_version",
     "write_artifact",
     "write_bytes",
-    "write_document",
-    "write_latency",
-    "write_metrics",
-    "write_plan",
 ]

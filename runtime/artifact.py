@@ -9,15 +9,12 @@ from typing import Literal
 
 from runtime.pictures.preprocess import Preprocessing
 
-from .codec import decode, encode
 from .cost import macs, params
+from .documents import Document
 from .errors import ArtifactError
-from .files import read_document, sha256_of, write_document
+from .files import sha256_of
 from .formats import format_of
 from .plan import ShapePlan
-
-SCHEMA = "pocketvit.artifact"
-VERSION = 6
 
 Precision = str
 """Precision of a file's weights and operators: that of a kind of file, such as ``fp32``, ``int8`` or ``int8-full``."""
@@ -220,6 +217,9 @@ class Artifact:
         return None if self.plan is None else params(self.plan)
 
 
+ARTIFACT_DOCUMENT = Document("pocketvit.artifact", 6, Artifact)
+
+
 def manifest_path(file: Path) -> Path:
     """Returns the path of the manifest of ``file``."""
     return file.with_name(file.name + ".json")
@@ -231,7 +231,7 @@ def write_artifact(file: Path, artifact: Artifact) -> None:
     Raises:
         StorageError: the manifest cannot be written.
     """
-    write_document(manifest_path(file), SCHEMA, VERSION, encode(artifact))
+    ARTIFACT_DOCUMENT.write(manifest_path(file), artifact)
 
 
 def read_artifact(file: Path, verify: bool = True) -> Artifact:
@@ -254,7 +254,7 @@ def read_artifact(file: Path, verify: bool = True) -> Artifact:
             expected=f"{manifest.name} beside it",
             fix="Copy it along with the file, or export again",
         )
-    artifact = decode(Artifact, read_document(manifest, SCHEMA, VERSION), str(manifest))
+    artifact = ARTIFACT_DOCUMENT.read(manifest)
     _check_agreement(manifest, artifact)
     if artifact.format != form.name:
         raise ArtifactError(f"{manifest} describes another format", expected=file.suffix, got=artifact.format)

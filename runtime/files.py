@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, hashes, and versioned JSON documents."""
+"""Files that are whole or absent: atomic writes, hashes and JSON text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import ArtifactError, StorageError
+from .errors import StorageError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {
@@ -106,56 +106,3 @@ def dumps(document: Any) -> str:
         ValueError: a float is not finite.
     """
     return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def write_document(path: Path, schema: str, version: int, body: dict[str, Any]) -> None:
-    """Writes ``body`` as JSON under ``schema`` and ``schema_version``, atomically.
-
-    Raises:
-        StorageError: there is no space, or no permission to write.
-        ArtifactError: ``body`` holds a number that is not finite or a text with lone surrogates.
-    """
-    try:
-        data = dumps({"schema": schema, "schema_version": version, **body}).encode()
-    except ValueError as error:
-        raise ArtifactError(f"{path} cannot be written as JSON", got=error) from error
-    write_bytes(path, data)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number JSON knows")
-
-
-def read_document(path: Path, schema: str, version: int) -> dict[str, Any]:
-    """Reads a JSON document written by ``write_document`` and returns its body.
-
-    Raises:
-        ArtifactError: the file is missing, is not JSON, carries NaN, is of another schema, or of a
-            newer version than this program knows.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} does not exist", expected=f"a {schema} document") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} cannot be read", got=error) from error
-    try:
-        document = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(
-            f"{path} is not valid JSON", got=error, fix="It was truncated or edited by hand: write it again"
-        ) from error
-    if not isinstance(document, dict) or document.get("schema") != schema:
-        found = document.get("schema") if isinstance(document, dict) else type(document).__name__
-        raise ArtifactError(f"{path} is another kind of document", expected=schema, got=repr(found)[:80])
-    found_version = document.get("schema_version")
-    if not isinstance(found_version, int) or isinstance(found_version, bool) or found_version < 1:
-        raise ArtifactError(f"{path} has no valid schema_version", expected="an integer", got=repr(found_version)[:80])
-    if found_version > version:
-        raise ArtifactError(
-            f"{path} was written by a newer PocketViT",
-            expected=f"{schema} version {version} or older",
-            got=f"version {str(found_version)[:80]}",
-            fix="Update this installation: pip install --upgrade pocketvit",
-        )
-    return {key: value for key, value in document.items() if key not in {"schema", "schema_version"}}

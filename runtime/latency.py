@@ -8,17 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise, product
-from pathlib import Path
 from statistics import median
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from .codec import decode, encode
+from .documents import Document
 from .errors import ArtifactError, PlanError
-from .files import read_document, write_document
 from .plan import BlockPlan, ShapePlan
-
-SCHEMA = "pocketvit.latency"
-VERSION = 2
 
 LatencyPrecision = Literal["fp32", "int8"]
 
@@ -191,25 +186,13 @@ def check_fits(table: LatencyTable, plan: ShapePlan) -> None:
         )
 
 
-def write_latency(path: Path, table: LatencyTable) -> None:
-    """Writes a table, atomically.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
-    write_document(path, SCHEMA, VERSION, {"table": encode(table)})
+def _refuse_without_last_share(table: dict[str, Any], version: int) -> dict[str, Any]:
+    if "last_share" not in table:  # it cannot be made up for a table of version 1
+        raise ArtifactError("It was measured by an older PocketViT", fix="Measure anew with: pocketvit profile")
+    return table
 
 
-def read_latency(path: Path) -> LatencyTable:
-    """Reads a table.
-
-    Raises:
-        ArtifactError: the file is missing, damaged, or of a newer or older version.
-    """
-    table = read_document(path, SCHEMA, VERSION).get("table")
-    if isinstance(table, dict) and "last_share" not in table:  # of files that this version no longer writes
-        raise ArtifactError(f"{path} was measured by an older PocketViT", fix="Measure anew with: pocketvit profile")
-    return decode(LatencyTable, table, f"{path}: table")
+LATENCY_DOCUMENT = Document("pocketvit.latency", 2, LatencyTable, key="table", upgrade=_refuse_without_last_share)
 
 
 def _widest(plan: ShapePlan) -> tuple[int, ...]:

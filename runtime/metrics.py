@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from .codec import decode, encode
-from .files import read_document, write_document
-
-SCHEMA = "pocketvit.metrics"
-VERSION = 1
+from .documents import Document
 
 
 @dataclass(frozen=True)
@@ -52,19 +47,4 @@ class ModelMetrics:
     epochs: tuple[EpochRecord, ...] = ()
 
 
-def write_metrics(path: Path, metrics: ModelMetrics) -> None:
-    """Writes ``metrics`` as JSON, atomically.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
-    write_document(path, SCHEMA, VERSION, encode(metrics))
-
-
-def read_metrics(path: Path) -> ModelMetrics:
-    """Reads metrics written by ``write_metrics``.
-
-    Raises:
-        ArtifactError: the file is missing, damaged, invalid, or of a newer version.
-    """
-    return decode(ModelMetrics, read_document(path, SCHEMA, VERSION), str(path))
+METRICS_DOCUMENT = Document("pocketvit.metrics", 1, ModelMetrics)

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, get_args
 
-from .codec import decode, encode
+from .documents import Document
 from .errors import PlanError
-from .files import read_document, write_document
-
-SCHEMA = "pocketvit.plan"
-VERSION = 1
 
 MULTIPLE = 8
 """Every prunable width is a multiple of this (tensor-core and SIMD alignment)."""
@@ -153,24 +148,9 @@ class ShapePlan:
         return replace(self, blocks=(*self.blocks[:index], block, *self.blocks[index + 1 :]))
 
 
+PLAN_DOCUMENT = Document("pocketvit.plan", 1, ShapePlan)
+
+
 def _check_width(name: str, value: int) -> None:
     if value < MULTIPLE or value % MULTIPLE:
         raise PlanError(f"{name} must be a positive multiple of {MULTIPLE}", got=value)
-
-
-def write_plan(path: Path, plan: ShapePlan) -> None:
-    """Writes ``plan`` as JSON, atomically.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
-    write_document(path, SCHEMA, VERSION, encode(plan))
-
-
-def read_plan(path: Path) -> ShapePlan:
-    """Reads a plan written by ``write_plan``.
-
-    Raises:
-        ArtifactError: the file is missing, damaged, invalid, or of a newer version.
-    """
-    return decode(ShapePlan, read_document(path, SCHEMA, VERSION), str(path))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Annotated, Literal, get_args
 
 from runtime import PlanError, check_fields
+from runtime.options import Option
 
 DistillMethod = Literal["response", "feature", "relation", "self"]
 DISTILL_METHODS: tuple[DistillMethod, ...] = get_args(DistillMethod)
+
+TEACHER_PANEL, LESSON_PANEL = "Teacher", "Distillation"
+_teacher, _lesson = partial(Option, panel=TEACHER_PANEL), partial(Option, panel=LESSON_PANEL)
 
 
 @dataclass(frozen=True)
@@ -19,40 +24,50 @@ class Distillation:
     The student's loss is ``(1 - weight) * cross-entropy + weight * T^2 * KL`` with ``response``, and the
     cross-entropy without; the terms of the other methods come on top.
 
+    Each field's ``Option`` describes it. Blocks are counted from 1.
+
     Attributes:
-        methods: any of ``DISTILL_METHODS``; all but ``self`` need a teacher.
         weight: of the teacher's answers, 0..1.
         temperature: of every softmax that is compared; positive.
-        blocks: pairs of a student's and a teacher's block whose hidden states are compared, counted from 1; empty
-            takes the middle and the last of both.
-        feature_weight: of the mean over these pairs.
-        distance_weight: of the distances between pictures.
-        angle_weight: of the angles between pictures.
-        self_blocks: blocks that the last one teaches, counted from 1; empty takes those at a quarter, a half and
-            three quarters of the depth.
-        self_weight: of the last block's answers to them, 0..1; labels have the rest.
-        self_feature_weight: of its hidden state.
-        online: train the teacher together with the student.
-        mutual_weight: of the student's answers in the loss of such a teacher, 0..1; labels have the rest.
-        teacher_lr: peak learning rate of such a teacher; None takes the student's.
-        fresh_lr: that of projections and shallow classifiers, whose weights are fresh.
+        self_feature_weight: weight of the last block's hidden state in self-distillation.
+        teacher_lr: peak learning rate of a teacher that is trained together; None takes the student's.
+        fresh_lr: peak learning rate of projections and shallow classifiers, whose weights are fresh.
 
     Raises:
         PlanError: a value is out of range, or a method is unknown or named twice.
     """
 
-    methods: tuple[DistillMethod, ...] = ("response",)
+    methods: Annotated[
+        tuple[DistillMethod, ...],
+        _lesson("What is learnt, comma-separated: response, feature, relation, self.", name="--method"),
+    ] = ("response",)
     weight: float = 0.9
     temperature: float = 4.0
-    blocks: tuple[tuple[int, int], ...] = ()
-    feature_weight: float = 1.0
-    distance_weight: float = 25.0
-    angle_weight: float = 50.0
-    self_blocks: tuple[int, ...] = ()
-    self_weight: float = 0.3
+    blocks: Annotated[
+        tuple[tuple[int, int], ...],
+        _lesson(
+            "feature: pairs of student's and teacher's blocks, counted from 1, such as 6:2,12:4; by default the "
+            "middle and the last of both."
+        ),
+    ] = ()
+    feature_weight: Annotated[float, _lesson("feature: weight of the mean over the pairs of hidden states.")] = 1.0
+    distance_weight: Annotated[float, _lesson("relation: weight of distances between images.")] = 25.0
+    angle_weight: Annotated[float, _lesson("relation: weight of angles between images.")] = 50.0
+    self_blocks: Annotated[
+        tuple[int, ...],
+        _lesson(
+            "self: blocks that the last one teaches, counted from 1, such as 3,6,9; by default those at a quarter, "
+            "a half and three quarters of the depth."
+        ),
+    ] = ()
+    self_weight: Annotated[
+        float, _lesson("self: weight of the last block's answers, 0 to 1; labels have the rest.")
+    ] = 0.3
     self_feature_weight: float = 0.03
-    online: bool = False
-    mutual_weight: float = 0.5
+    online: Annotated[bool, _teacher("Train teacher and student together.", negative=False)] = False
+    mutual_weight: Annotated[
+        float, _teacher("Weight of the student's answers in the loss of an online teacher, 0 to 1.")
+    ] = 0.5
     teacher_lr: float | None = None
     fresh_lr: float = 1e-3
 

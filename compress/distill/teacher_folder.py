@@ -11,13 +11,11 @@ from compress.data.dataset import Dataset
 from compress.evaluate import Score
 from compress.model.metadata import write_names
 from compress.model.tensors import write_tensors
-from runtime import EpochRecord, ModelError, Preprocessing, decode, encode, read_document, write_document
+from runtime import Document, EpochRecord, ModelError, Preprocessing
 from runtime.formats import is_model_file
 
 from .teachers import Teacher, TimmSpec, file_teacher, folder_teacher, timm_teacher
 
-SCHEMA = "pocketvit.teacher"
-VERSION = 1
 FILE, WEIGHTS = "teacher.json", "model.safetensors"
 
 
@@ -50,6 +48,9 @@ class TeacherRecord:
     epochs: tuple[EpochRecord, ...] = ()
     architecture: str | None = None
     overrides: dict[str, int | float | str | bool] = field(default_factory=dict)
+
+
+TEACHER_DOCUMENT = Document("pocketvit.teacher", 1, TeacherRecord)
 
 
 def record_of(
@@ -97,7 +98,7 @@ def save_teacher(folder: Path, record: TeacherRecord, network: nn.Module | None 
     """
     if network is not None:
         write_tensors(folder / WEIGHTS, network.state_dict(), write_names(record.class_names))
-    write_document(folder / FILE, SCHEMA, VERSION, encode(record))
+    TEACHER_DOCUMENT.write(folder / FILE, record)
 
 
 def read_teacher(folder: Path) -> TeacherRecord:
@@ -106,7 +107,7 @@ def read_teacher(folder: Path) -> TeacherRecord:
     Raises:
         ArtifactError: the file is missing, damaged, or of a newer version.
     """
-    return decode(TeacherRecord, read_document(folder / FILE, SCHEMA, VERSION), str(folder / FILE))
+    return TEACHER_DOCUMENT.read(folder / FILE)
 
 
 def trained_teacher(folder: Path, data: Dataset) -> Teacher:

@@ -26,6 +26,7 @@ from compress.model.metadata import is_stretched, names_in_checkpoint, timm_meta
 from compress.model.timm_vit import to_timm
 from compress.model.vit import SlicedViT
 from runtime import (
+    METRICS_DOCUMENT,
     ArtifactError,
     MissingExtraError,
     ModelError,
@@ -34,7 +35,6 @@ from runtime import (
     Session,
     check_fields,
     load,
-    read_metrics,
     silent,
 )
 
@@ -217,7 +217,7 @@ def _model_folder(folder: Path) -> Path:
     found: list[tuple[float, Path]] = []
     for name in ("baseline", "sliced"):
         try:
-            found.append((read_metrics(folder / name / "metrics.json").held_out_top1, folder / name))
+            found.append((METRICS_DOCUMENT.read(folder / name / "metrics.json").held_out_top1, folder / name))
         except ArtifactError:
             continue
     if not found:

@@ -13,23 +13,16 @@ from torch import nn
 
 from compress.model.metadata import write_names
 from runtime import (
+    PLAN_DOCUMENT,
     ArtifactError,
+    Document,
     PlanError,
     Preprocessing,
-    decode,
-    encode,
-    read_document,
-    read_plan,
-    write_document,
-    write_plan,
 )
 
 from .checkpoint_file import check_finite_weights
 from .tensors import write_tensors
 from .vit import SlicedViT, build
-
-SCHEMA = "pocketvit.task"
-VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -55,6 +48,9 @@ class Task:
     trained: bool
 
 
+TASK_DOCUMENT = Document("pocketvit.task", 2, Task)
+
+
 def save_model(folder: Path | str, model: SlicedViT, task: Task) -> None:
     """Writes a model folder; each file is written atomically.
 
@@ -63,8 +59,8 @@ def save_model(folder: Path | str, model: SlicedViT, task: Task) -> None:
     """
     folder = Path(folder)
     write_tensors(folder / "model.safetensors", model.state_dict(), write_names(task.class_names))
-    write_plan(folder / "plan.json", model.plan)
-    write_document(folder / "task.json", SCHEMA, VERSION, encode(task))
+    PLAN_DOCUMENT.write(folder / "plan.json", model.plan)
+    TASK_DOCUMENT.write(folder / "task.json", task)
 
 
 def read_model(folder: Path | str) -> SlicedViT:
@@ -74,7 +70,7 @@ def read_model(folder: Path | str) -> SlicedViT:
         ArtifactError: a file is missing or damaged, a weight is NaN or infinite, or weights and plan do not fit.
     """
     folder = Path(folder)
-    plan = read_plan(folder / "plan.json")
+    plan = PLAN_DOCUMENT.read(folder / "plan.json")
     path = folder / "model.safetensors"
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist", expected="the model's weights")
@@ -92,8 +88,7 @@ def read_task(folder: Path | str) -> Task:
     Raises:
         ArtifactError: the file is missing, damaged, or of a newer version.
     """
-    path = Path(folder) / "task.json"
-    return decode(Task, read_document(path, SCHEMA, VERSION), str(path))
+    return TASK_DOCUMENT.read(Path(folder) / "task.json")
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from compress.model.slicing import KeptUnits, plan_of
-from runtime import ArtifactError, ShapePlan, decode, encode, write_bytes
+from runtime import ArtifactError, ShapePlan, decode, encode
+from runtime.journals import STEPS_JOURNAL
 
 from .base import Proposal
-
-SCHEMA = "pocketvit.journal"
-VERSION = 1
 
 
 def write_journal(path: Path, settings: Mapping[str, Any], proposal: Proposal, explain: str = "") -> None:
@@ -28,12 +25,13 @@ def write_journal(path: Path, settings: Mapping[str, Any], proposal: Proposal, e
     Raises:
         StorageError: the file cannot be written.
     """
-    lines = [
-        {"schema": SCHEMA, "schema_version": VERSION, "settings": dict(settings)},
-        *({"step": i, **step} for i, step in enumerate(proposal.steps, 1)),
-        {"plan": encode(proposal.plan), "kept": encode(proposal.kept), **({"explain": explain} if explain else {})},
-    ]
-    write_bytes(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode())
+    steps = ({"step": number, **step} for number, step in enumerate(proposal.steps, 1))
+    outcome = {
+        "plan": encode(proposal.plan),
+        "kept": encode(proposal.kept),
+        **({"explain": explain} if explain else {}),
+    }
+    STEPS_JOURNAL.write(path, {"settings": dict(settings)}, (*steps, outcome))
 
 
 def read_journal(path: Path, plan: ShapePlan, settings: Mapping[str, Any]) -> Proposal:
@@ -48,15 +46,15 @@ def read_journal(path: Path, plan: ShapePlan, settings: Mapping[str, Any]) -> Pr
         ArtifactError: the file is missing, damaged or unfinished, or belongs to another search.
     """
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        header, *steps, last = lines
-        if (header["schema"], header["schema_version"]) != (SCHEMA, VERSION) or header["settings"] != dict(settings):
-            raise ArtifactError(f"{path} is the journal of another search")
-        kept = decode(KeptUnits, last["kept"], f"{path}: kept")
-        left = plan_of(plan, kept)
-        if encode(left) != last["plan"]:
-            raise ArtifactError(f"{path} is the journal of another model")
-        found = tuple({key: value for key, value in step.items() if key != "step"} for step in steps)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        header, lines = STEPS_JOURNAL.read(path)
+        *steps, last = (line for _, line in lines)
+        if header["settings"] == dict(settings):
+            kept = decode(KeptUnits, last["kept"], f"{path}: kept")
+            left = plan_of(plan, kept)
+    except (ArtifactError, ValueError, KeyError) as error:
         raise ArtifactError(f"{path} cannot be read as a finished search", got=error) from error
-    return Proposal(left, kept, found)
+    if header["settings"] != dict(settings):
+        raise ArtifactError(f"{path} is the journal of another search")
+    if encode(left) != last.get("plan"):
+        raise ArtifactError(f"{path} is the journal of another model")
+    return Proposal(left, kept, tuple({key: value for key, value in step.items() if key != "step"} for step in steps))

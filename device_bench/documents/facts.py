@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
-from runtime import MeasurementError, Precision, decode, encode, tool_version
+from runtime import Document, MeasurementError, Precision, tool_version
 
 from .instructions import Instructions
-from .sealed import read_sealed, write_sealed
-
-SCHEMA = "pocketvit.gate-baseline"
-VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -110,25 +105,14 @@ class Baseline:
         )
 
 
+BASELINE_DOCUMENT = Document(
+    "pocketvit.gate-baseline",
+    2,
+    Baseline,
+    sealed="A baseline is never edited by hand: take it anew with --update-baseline",
+)
+
+
 def baseline_of(facts: tuple[Facts, ...], cpu_model: str | None) -> Baseline:
     """Returns a baseline of now."""
     return Baseline(datetime.now(UTC).isoformat(timespec="seconds"), tool_version(), cpu_model, facts)
-
-
-def write_baseline(path: Path, baseline: Baseline) -> None:
-    """Writes a baseline as JSON with a digest of its content, atomically.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
-    write_sealed(path, SCHEMA, VERSION, encode(baseline))
-
-
-def read_baseline(path: Path) -> Baseline:
-    """Reads a baseline and checks that nobody changed it by hand.
-
-    Raises:
-        ArtifactError: the file is missing, truncated, edited, invalid, or of a newer version.
-    """
-    fix = "A baseline is never edited by hand: take it anew with --update-baseline"
-    return decode(Baseline, read_sealed(path, SCHEMA, VERSION, fix), str(path))

@@ -310,7 +310,7 @@ def dense(counts: Iterable[tuple[int, int, int]], classes: int) -> tuple[tuple[i
     return tuple(tuple(map(int, row)) for row in matrix)
 
 
-def without_zeros(document: dict[str, Any]) -> dict[str, Any]:
+def without_zeros(document: dict[str, Any], version: int) -> dict[str, Any]:
     """Returns a document whose ``files`` have each an ``accuracy`` as ``Accuracy`` is kept now.
 
     Documents of bench up to version 3 and of answers up to version 1 kept the whole matrix as ``confusion``, which

@@ -8,12 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from runtime import ArtifactError, MeasurementError, decode, encode
-
-from .sealed import read_sealed, write_sealed
-
-SCHEMA = "pocketvit.times"
-VERSION = 1
+from runtime import ArtifactError, Document, MeasurementError
 
 
 @dataclass(frozen=True)
@@ -74,6 +69,9 @@ class OpTimes:
         return sum(max(0.0, -row.seconds) for row in self.rows)
 
 
+TIMES_DOCUMENT = Document("pocketvit.times", 1, OpTimes, sealed="Results are never edited by hand: measure again")
+
+
 def times_path(bench: Path, file: str) -> Path:
     """Returns where the times of ``file`` are kept below the folder of benches."""
     return bench / "times" / f"{file}.json"
@@ -90,7 +88,7 @@ def write_times(bench: Path, times: OpTimes) -> Path:
         StorageError: the file cannot be written.
     """
     path = times_path(bench, times.file)
-    write_sealed(path, SCHEMA, VERSION, encode(times))
+    TIMES_DOCUMENT.write(path, times)
     return path
 
 
@@ -101,8 +99,7 @@ def read_times(path: Path) -> OpTimes:
         ArtifactError: the file is missing, truncated, edited, invalid, of a newer version, or named after another
             file.
     """
-    body = read_sealed(path, SCHEMA, VERSION, "Results are never edited by hand: measure again")
-    times = decode(OpTimes, body, str(path))
+    times = TIMES_DOCUMENT.read(path)
     if path.name != f"{times.file}.json":
         raise ArtifactError(f"{path} holds the times of another file", expected=path.stem, got=times.file)
     return times

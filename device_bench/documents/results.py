@@ -5,20 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from device_bench.machine.state import MachineState
-from runtime import MeasurementError, Precision, decode, encode
+from runtime import Document, MeasurementError, Precision
 
 from .figures import Accuracy, Arithmetic, Energy, Failure, MemoryUse, Peak, Startup, Throughput, without_zeros
 from .instructions import Instructions
 from .measurement import Measurement, Sampling
-from .sealed import read_sealed, write_sealed
-
-SCHEMA = "pocketvit.bench"
-VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -166,20 +161,10 @@ class BenchResult:
         return max(own, key=lambda peak: peak.best, default=None)
 
 
-def write_result(path: Path, result: BenchResult) -> None:
-    """Writes ``result`` as JSON with a digest of its content, atomically.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
-    write_sealed(path, SCHEMA, VERSION, encode(result))
-
-
-def read_result(path: Path) -> BenchResult:
-    """Reads a result written by ``write_result`` and checks that nobody changed it since.
-
-    Raises:
-        ArtifactError: the file is missing, truncated, edited, invalid, or of a newer version.
-    """
-    body = read_sealed(path, SCHEMA, VERSION, "Results are never edited by hand: measure again")
-    return decode(BenchResult, without_zeros(body), str(path))
+BENCH_DOCUMENT = Document(
+    "pocketvit.bench",
+    5,
+    BenchResult,
+    upgrade=without_zeros,
+    sealed="Results are never edited by hand: measure again",
+)

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runtime import ArtifactError, decode, read_metrics
-
-TREE, JOURNAL, VERSION = "pocketvit.tree", "pocketvit.journal", 1
+from runtime import METRICS_DOCUMENT, ArtifactError, JsonLines, decode
+from runtime.journals import STEPS_JOURNAL, TREE_JOURNAL
 
 T = TypeVar("T")
 
@@ -181,7 +179,7 @@ def actions(path: tuple[Step, ...]) -> str:
 def _read_trees(journals: list[Path]) -> TreeLog | None:
     rounds, told = [], []
     for path in journals:
-        settings, lines = _lines(path, TREE)
+        settings, lines = _settings_and_lines(TREE_JOURNAL, path)
         own = _round(path, lines, settings)
         if own is not None:
             rounds.append(own)
@@ -194,7 +192,7 @@ def _read_trees(journals: list[Path]) -> TreeLog | None:
     return TreeLog(_unit(told[0].get("cost")) or _unit(told[0].get("budget")), total, tuple(rounds))
 
 
-def _round(path: Path, lines: list[tuple[str, dict[str, Any]]], settings: dict[str, Any]) -> Round | None:
+def _round(path: Path, lines: Iterator[tuple[str, dict[str, Any]]], settings: dict[str, Any]) -> Round | None:
     looks, operations, gradients = [], Counter[str](), 0
     images = settings.get("images")
     if not isinstance(images, int) or isinstance(images, bool) or images < 1:
@@ -223,11 +221,11 @@ def _round(path: Path, lines: list[tuple[str, dict[str, Any]]], settings: dict[s
 
 def _recovered(folder: Path) -> float | None:
     metrics = folder / "metrics.json"
-    return read_metrics(metrics).top1 if metrics.exists() else None
+    return METRICS_DOCUMENT.read(metrics).top1 if metrics.exists() else None
 
 
 def _read_steps(path: Path) -> StepLog | None:
-    settings, lines = _lines(path, JOURNAL)
+    settings, lines = _settings_and_lines(STEPS_JOURNAL, path)
     steps = tuple(_part(Removal, line, where) for where, line in lines if "step" in line)
     if any(step.cost < 1 for step in steps):
         raise ArtifactError(f"{path} has figures that cannot be", fix="It was edited by hand")
@@ -247,35 +245,7 @@ def _part(cls: type[T], line: dict[str, Any], where: str) -> T:
     return decode(cls, {field.name: line[field.name] for field in fields(cls) if field.name in line}, where)  # type: ignore[arg-type]
 
 
-def _lines(path: Path, schema: str) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
-    """Returns the settings in a journal's header, and its other lines, each with its place.
-
-    A last line that was cut short is what a killed search leaves, and left out.
-    """
-    found = list(_parsed(path))
-    header = found[0][1] if found else {}
-    version = header.get("schema_version")
-    if header.get("schema") != schema or not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ArtifactError(f"{path} is no journal of a search", expected=schema, got=repr(header.get("schema"))[:80])
-    if version > VERSION:
-        raise ArtifactError(f"{path} was written by a newer PocketViT", got=f"version {version}")
+def _settings_and_lines(kind: JsonLines, path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, dict[str, Any]]]]:
+    header, lines = kind.read(path)
     settings = header.get("settings")
-    return settings if isinstance(settings, dict) else {}, found[1:]
-
-
-def _parsed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} cannot be read", got=error) from error
-    for number, text in enumerate(lines, 1):
-        if not text.endswith("\n"):
-            return
-        where = f"{path}, line {number}"
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ArtifactError(f"{where} is not valid JSON", got=error, fix="It was edited by hand") from error
-        if not isinstance(line, dict):
-            raise ArtifactError(f"{where} is no object", got=type(line).__name__)
-        yield where, line
+    return settings if isinstance(settings, dict) else {}, lines

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime import ArtifactError, decode, encode, read_document, write_document
-
-SCHEMA = "pocketvit.sparsity"
-VERSION = 1
+from runtime import ArtifactError, Document
 
 
 @dataclass(frozen=True)
@@ -58,27 +55,9 @@ class Zeros:
         return sum(layer.zeros for layer in self.layers)
 
 
+ZEROS_DOCUMENT = Document("pocketvit.sparsity", 1, Zeros)
+
+
 def zeros_path(run: Path) -> Path:
     """Returns where the document of run folder ``run`` stands."""
     return run / "search" / "sparsity.json"
-
-
-def write_zeros(run: Path, zeros: Zeros) -> None:
-    """Writes the document, atomically.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    write_document(zeros_path(run), SCHEMA, VERSION, encode(zeros))
-
-
-def read_zeros(run: Path) -> Zeros | None:
-    """Reads the document of a run; None where the run has none.
-
-    Raises:
-        ArtifactError: it is damaged or of a newer version.
-    """
-    path = zeros_path(run)
-    if not path.is_file():
-        return None
-    return decode(Zeros, read_document(path, SCHEMA, VERSION), str(path))

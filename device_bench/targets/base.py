@@ -1,14 +1,22 @@
-"""A device to measure on: where it is, and what to use there."""
+"""A kind of target, and one device of it."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-from runtime import UnsupportedTargetError
+from device_bench.documents.request import BenchRequest
+from device_bench.documents.results import BenchResult
+from device_bench.metrics.isolated import Samples
+from device_bench.targets import TARGETS
+from runtime import Progress, UnsupportedTargetError
 from runtime.processors import PROCESSORS
+
+from .finding import Finding
 
 Backend = Literal["cpu", "gpu", "npu"]
 BACKENDS: tuple[Backend, ...] = ("cpu", "gpu", "npu")
@@ -18,13 +26,86 @@ _HOST = re.compile(r"(?!-)[A-Za-z0-9._~+%@:\[\]-]+", re.ASCII)
 _NAME = re.compile(r"(?!-)[\w.-]+")
 
 
+class BenchDevice(Protocol):
+    """Measures files on a device."""
+
+    def __call__(
+        self, device: Device, request: BenchRequest, progress: Progress, *, stop: threading.Event
+    ) -> BenchResult | tuple[BenchResult, ...]:
+        """Returns the result, or several where a device has several backends.
+
+        Args:
+            device: where to measure.
+            request: what to measure; its ``target`` is the device's address.
+            progress: reports the files and rounds that are done.
+            stop: once it is set, the bench ends as soon as possible.
+
+        Raises:
+            PocketVitError: nothing can be measured there.
+        """
+
+
+class TimeTogether(Protocol):
+    """Times many small files in turns, for a latency table."""
+
+    def __call__(self, files: Sequence[Path], *, threads: int, rounds: int) -> Samples:
+        """Returns the times of each file.
+
+        Raises:
+            PocketVitError: they cannot be timed.
+        """
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of target.
+
+    Attributes:
+        bench: measures files on a device.
+        check: looks at a device: what can be reached, what is there and what is missing.
+        title: plural noun phrase for its devices, such as ``Linux boards``.
+        programs: programs that this machine needs for it, each with the command that installs it.
+        local: the device is this machine, so nothing else may run at the same time.
+        separate: devices of one address are independent, and are measured at the same time.
+        time_together: times files for a latency table; without it no table can be measured there.
+    """
+
+    bench: BenchDevice
+    check: Callable[[Device], tuple[Finding, ...]]
+    title: str
+    programs: Mapping[str, str] = field(default_factory=dict)
+    local: bool = False
+    separate: bool = False
+    time_together: TimeTogether | None = None
+
+
+def form_of(address: str) -> str:
+    """Returns the form in ``TARGETS`` that an address has.
+
+    >>> form_of("adb:")
+    'adb:[SERIAL]'
+
+    Raises:
+        UnsupportedTargetError: it has none of these forms.
+    """
+    scheme, colon, place = address.partition(":")
+    for form in TARGETS:
+        kind, separator, wanted = form.partition(":")
+        optional = re.fullmatch(r"\[[^][]*\]", wanted)
+        if (kind, separator) == (scheme, colon) and bool(wanted and (place or optional)) == bool(colon):
+            return form
+    raise UnsupportedTargetError(
+        "The address of a device cannot be read", expected=f"one of {', '.join(TARGETS)}", got=repr(address)
+    )
+
+
 @dataclass(frozen=True)
 class Device:
     """One device.
 
     Attributes:
-        address: ``ssh:HOST`` or ``ssh:USER@HOST`` as the user's ssh configuration knows it, ``adb:SERIAL`` or ``adb:``
-            for the only one, ``emu:pi4`` or ``emu:pi5``, ``cpu`` or ``cuda``.
+        address: of one of the forms in ``TARGETS``, such as ``cpu``, ``ssh:HOST`` with a host of the user's ssh
+            configuration, or ``adb:`` for the only phone.
         name: what the inventory and the report call it; by default its address.
         threads: of each engine there; by default what the bench asks.
         cpu_family: family of its processor, of ``runtime.processors.PROCESSORS``.
@@ -51,14 +132,8 @@ class Device:
     notes: str = ""
 
     def __post_init__(self) -> None:
-        scheme, colon, rest = self.address.partition(":")
-        bare = scheme in ("cpu", "cuda") and not colon
-        if not bare and not (scheme in ("ssh", "adb", "emu") and colon and (rest or scheme == "adb")):
-            raise UnsupportedTargetError(
-                "The address of a device cannot be read",
-                expected="cpu, cuda, ssh:HOST, ssh:USER@HOST, adb:, adb:SERIAL, emu:pi4 or emu:pi5",
-                got=repr(self.address),
-            )
+        form_of(self.address)
+        rest = self.place
         if rest and not _HOST.fullmatch(rest):
             raise UnsupportedTargetError(
                 "The address of a device has characters that no host or serial number has",
@@ -92,9 +167,13 @@ class Device:
 
     @property
     def scheme(self) -> str:
-        """The kind of target: its address up to the colon, if it has one."""
-        kind, colon, _ = self.address.partition(":")
-        return kind + colon
+        """The kind of target: its address up to the colon."""
+        return self.address.partition(":")[0]
+
+    @property
+    def target(self) -> Target:
+        """The kind of target, with what measures and looks there."""
+        return TARGETS[form_of(self.address)]
 
     @property
     def place(self) -> str:

@@ -16,6 +16,7 @@ Two times are taken of every file, in turns, and never by a clock around a launc
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from pathlib import Path
 from device_bench.clock import Clock
 from device_bench.documents.figures import MemoryUse
 from device_bench.documents.measurement import Measurement, Sampling
+from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult, FileResult
 from device_bench.machine.state import MachineState, machine_state
 from device_bench.metrics.inputs import input_shape, random_input
@@ -48,6 +50,10 @@ from runtime import (
 )
 from runtime.engines import ENGINES
 from runtime.formats import FORMATS
+
+from .base import Device as TargetDevice
+from .base import Target
+from .finding import Finding
 
 CudaEngine = str
 """Name of an engine that serves CUDA, or ``tensorrt``."""
@@ -286,3 +292,16 @@ def _no_gpu(got: str) -> UnsupportedTargetError:
     return UnsupportedTargetError(
         "There is no NVIDIA GPU to measure on", expected="nvidia-smi to list one", got=got, fix=_FIX
     )
+
+
+def _bench(device: TargetDevice, request: BenchRequest, progress: Progress, *, stop: threading.Event) -> BenchResult:
+    return bench_files_on_cuda(
+        request.files, threads=request.threads, sampling=request.sampling, seed=request.seed, progress=progress
+    )
+
+
+def _check(device: TargetDevice) -> tuple[Finding, ...]:
+    return (Finding(device.label, "GPU", ask_driver()),)
+
+
+CUDA = Target(_bench, _check, "this machine's NVIDIA GPU", local=True)

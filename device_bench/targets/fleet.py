@@ -7,16 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
 
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult
 from runtime import MeasurementError, PocketVitError, Progress, silent, tool_version
 
-from .base import Device
-
-LOCAL = ("cpu", "cuda")
-"""Targets of this very machine."""
+from .base import BenchDevice, Device
+from .bench import bench_device
 
 _LOOK_S = 0.2
 _GRACE_S = 20.0
@@ -63,25 +60,12 @@ class Fleet:
         return not any(result.files for result in self.results)
 
 
-class BenchOne(Protocol):
-    """Measures on one device, and ends early once ``stop`` is set."""
-
-    def __call__(
-        self, device: Device, request: BenchRequest, progress: Progress, *, stop: threading.Event
-    ) -> BenchResult | tuple[BenchResult, ...]:
-        """Returns the result, or several where a device is several targets, such as a phone's backends.
-
-        Raises:
-            PocketVitError: the device cannot be measured on.
-        """
-
-
 def bench_fleet(
     devices: Sequence[Device],
     request: BenchRequest,
     progress: Progress = silent,
     *,
-    bench_one: BenchOne | None = None,
+    bench_one: BenchDevice | None = None,
 ) -> Fleet:
     """Measures the files of ``request`` on each device, one worker a device, all side by side.
 
@@ -100,10 +84,7 @@ def bench_fleet(
     Raises:
         KeyboardInterrupt: the user stopped it; every worker was told and has cleaned up, or had 20 s for it.
     """
-    if bench_one is None:
-        from device_bench.targets import bench_device
-
-        bench_one = bench_device
+    bench_one = bench_one or bench_device
     stop, speaking = threading.Event(), threading.Lock()
     outcomes: dict[str, tuple[BenchResult, ...] | DeviceFailure] = {
         device.label: _failure(device, "Its worker ended without an answer.") for device in devices
@@ -116,8 +97,8 @@ def bench_fleet(
             if len(devices) > 1:
                 told(*(("failed", 1, 1, own.what) if isinstance(own, DeviceFailure) else ("done", 1, 1)))
 
-    work([device for device in devices if device.scheme in LOCAL])
-    _side_by_side(work, [device for device in devices if device.scheme not in LOCAL], stop)
+    work([device for device in devices if device.target.local])
+    _side_by_side(work, [device for device in devices if not device.target.local], stop)
     ordered = [outcomes[device.label] for device in devices]
     return Fleet(
         tuple(result for own in ordered if isinstance(own, tuple) for result in own),
@@ -129,8 +110,7 @@ def _side_by_side(work: Callable[[Sequence[Device]], None], devices: Sequence[De
     """Has the devices of each address done by a worker; Ctrl-C tells the workers, and then waits for them."""
     queues: dict[str, list[Device]] = {}
     for device in devices:
-        # every emulated board is one of its own, whatever its address
-        queues.setdefault(device.label if device.scheme == "emu:" else device.address, []).append(device)
+        queues.setdefault(device.label if device.target.separate else device.address, []).append(device)
     begun: list[threading.Event] = []
     try:
         for queue in queues.values():
@@ -162,7 +142,7 @@ def _begin(work: Callable[[Sequence[Device]], None], queue: Sequence[Device]) ->
 
 
 def _outcome(
-    bench_one: BenchOne, device: Device, request: BenchRequest, progress: Progress, stop: threading.Event
+    bench_one: BenchDevice, device: Device, request: BenchRequest, progress: Progress, stop: threading.Event
 ) -> tuple[BenchResult, ...] | DeviceFailure:
     if stop.is_set():
         return _failure(device, "It was not begun before the bench was stopped.")

@@ -6,15 +6,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from device_bench.documents.results import BenchResult, read_result, write_result
-from device_bench.documents.sealed import read_sealed, write_sealed
-from runtime import ArtifactError, decode, encode, storage_errors
+from device_bench.documents.results import BENCH_DOCUMENT, BenchResult
+from runtime import ArtifactError, Document, storage_errors
 
 from .base import BACKENDS
 from .fleet import DeviceFailure, Fleet
 
-SCHEMA = "pocketvit.bench-failure"
-VERSION = 1
+FAILURE_DOCUMENT = Document("pocketvit.bench-failure", 1, DeviceFailure, sealed="Bench the device again")
 FAILED = "failed"
 """The folder beside the results."""
 
@@ -34,13 +32,13 @@ def write_fleet(folder: Path, fleet: Fleet) -> tuple[Path, ...]:
     written = []
     for result in fleet.results:
         if result.files:
-            path = _place(folder, result.target, _target_of_result)
-            write_result(path, result)
+            path = _place(folder, result.target, lambda path: BENCH_DOCUMENT.read(path).target)
+            BENCH_DOCUMENT.write(path, result)
             written.append(path)
             _forget_failures(folder / FAILED, result.target)
     for failure in (*(_as_failure(result) for result in fleet.results if not result.files), *fleet.failures):
-        path = _place(folder / FAILED, failure.target, _target_of_failure)
-        write_sealed(path, SCHEMA, VERSION, encode(failure))
+        path = _place(folder / FAILED, failure.target, lambda path: FAILURE_DOCUMENT.read(path).target)
+        FAILURE_DOCUMENT.write(path, failure)
         written.append(path)
     return tuple(written)
 
@@ -51,16 +49,7 @@ def read_failures(folder: Path) -> tuple[DeviceFailure, ...]:
     Raises:
         ArtifactError: a document is damaged.
     """
-    return tuple(read_failure(path) for path in sorted((folder / FAILED).glob("*.json")))
-
-
-def read_failure(path: Path) -> DeviceFailure:
-    """Reads a failure that ``write_fleet`` wrote.
-
-    Raises:
-        ArtifactError: the file is missing, truncated, edited, invalid, or of a newer version.
-    """
-    return decode(DeviceFailure, read_sealed(path, SCHEMA, VERSION, "Bench the device again"), str(path))
+    return tuple(FAILURE_DOCUMENT.read(path) for path in sorted((folder / FAILED).glob("*.json")))
 
 
 def _as_failure(result: BenchResult) -> DeviceFailure:
@@ -73,7 +62,7 @@ def _forget_failures(folder: Path, target: str) -> None:
     names = {target, *(target.removesuffix(f":{backend}") for backend in BACKENDS)}
     with storage_errors(folder):
         for name in names:
-            _place(folder, name, _target_of_failure).unlink(missing_ok=True)
+            _place(folder, name, lambda path: FAILURE_DOCUMENT.read(path).target).unlink(missing_ok=True)
 
 
 def _place(folder: Path, target: str, target_of: Callable[[Path], str]) -> Path:
@@ -87,11 +76,3 @@ def _place(folder: Path, target: str, target_of: Callable[[Path], str]) -> Path:
     stem = re.sub(r"[^\w.@+-]+", "-", target).strip("-.") or "target"
     names = (f"{stem}.json", *(f"{stem}-{number}.json" for number in range(2, 10_000)))
     return next(folder / name for name in names if not (folder / name).exists())
-
-
-def _target_of_result(path: Path) -> str:
-    return read_result(path).target
-
-
-def _target_of_failure(path: Path) -> str:
-    return read_failure(path).target

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from device_bench.targets import TARGETS
 from runtime import ArtifactError, PocketVitError, UnsupportedTargetError
 
 from .base import Device
 
 FILE = "targets.toml"
 EVERY = "all"
-BARE = ("cpu", "cuda")
-ADDRESSES = "cpu, cuda, ssh:HOST, ssh:USER@HOST, adb:, adb:SERIAL, emu:pi4 or emu:pi5"
 
 _TEXT: tuple[str, Callable[[Any], bool]] = ("a text in quotes", lambda value: isinstance(value, str))
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -115,11 +114,16 @@ def resolve(names: Sequence[str], inventory: Inventory) -> tuple[Device, ...]:
     if twice or not devices:
         raise UnsupportedTargetError(
             "A target is asked for twice" if twice else "No target is asked for",
-            expected=None if twice else f"names of the inventory, or {ADDRESSES}",
+            expected=None if twice else f"names of the inventory, or {', '.join(TARGETS)}",
             got=", ".join(twice) or None,
             fix="Name each once; all has every one of the inventory" if twice else None,
         )
     return tuple(devices)
+
+
+def _bare() -> list[str]:
+    """Returns the addresses without a place, which no device may be named after."""
+    return [form for form in TARGETS if ":" not in form]
 
 
 def _device(name: str, value: Any, path: Path) -> Device:
@@ -132,11 +136,11 @@ def _device(name: str, value: Any, path: Path) -> Device:
         if not fits(own):
             raise ArtifactError(f"{key} in {where} is of the wrong type", expected=expected, got=repr(own)[:80])
     if not table.get("address"):
-        raise ArtifactError(f"{where} has no address", expected=f'address = "…", one of {ADDRESSES}')
-    if not name or name == EVERY or (name in BARE and table["address"] != name):
+        raise ArtifactError(f"{where} has no address", expected=f'address = "…", one of {", ".join(TARGETS)}')
+    if not name or name == EVERY or (name in _bare() and table["address"] != name):
         raise ArtifactError(
             f"{path} has a target with a name that means something else",
-            expected=f"a name other than {EVERY}, {', '.join(BARE)}",
+            expected=f"a name other than {EVERY}, {', '.join(_bare())}",
             got=repr(name),
         )
     try:
@@ -172,13 +176,13 @@ def _one(name: str, inventory: Inventory) -> Device:
     known = {device.name: device for device in inventory.devices}
     if name in known:
         return known[name]
-    if name in BARE or ":" in name:
+    if name in _bare() or ":" in name:
         return Device(name)
     raise _unknown(
         "This target is neither a name of the inventory nor an address",
         name,
-        (*known, EVERY, *BARE),
-        f"{', '.join(known) or 'no name, for there is no inventory'}; or {ADDRESSES}",
+        (*known, EVERY, *_bare()),
+        f"{', '.join(known) or 'no name, for there is no inventory'}; or {', '.join(TARGETS)}",
         kind=UnsupportedTargetError,
     )
 

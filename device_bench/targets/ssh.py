@@ -9,10 +9,10 @@ import threading
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult
 from device_bench.targets.remote.bench import bench_over_link, findings_of
-from device_bench.targets.remote.converse import Survey, converse
+from device_bench.targets.remote.connection import Survey, run_on_device
 from runtime import MeasurementError, PocketVitError, Progress, silent
 
-from .base import Device
+from .base import Device, Target
 from .finding import Finding
 from .link import Link
 
@@ -125,7 +125,10 @@ def check_ssh(device: Device) -> tuple[Finding, ...]:
     """Returns what is found on a board, and what is missing there; nothing is installed or left there."""
     surveys: list[Survey] = []
     try:
-        converse(ssh_link(device), device.python, surveys.append)
+        run_on_device(ssh_link(device), device.python, surveys.append)
     except PocketVitError as error:
         return (Finding(device.label, "link", None, str(error)),)
     return findings_of(device, surveys[0])
+
+
+SSH = Target(bench_over_ssh, check_ssh, "Linux boards", {CLIENT: "sudo apt install openssh-client"})

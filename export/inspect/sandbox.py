@@ -5,8 +5,8 @@ Engines and parsers are native code, and a damaged or hostile file may end the p
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from runtime import ArtifactError, Progress, silent
@@ -17,7 +17,7 @@ _FIX = "The file is damaged or hostile, or the engine cannot take it: copy it or
 _MOST_CHARACTERS = 200
 
 
-class Sandbox:
+class Sandbox(AbstractContextManager["Sandbox"]):
     """Runs jobs on files in a child process, one after another; a child that dies is replaced at the next job.
 
     Args:
@@ -27,13 +27,7 @@ class Sandbox:
     def __init__(self, silence_s: float = SILENCE_S) -> None:
         self._worker = Worker(_COMMAND, silence_s=silence_s)
 
-    def __enter__(self) -> Sandbox:
-        """Returns the sandbox; no process is started yet."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Ends the child process."""
         self._worker.close()
 

@@ -35,23 +35,19 @@ from pocketvit.pipeline.stage import check_space, finished, log_notes, save_stag
 from pocketvit.settings import RunSettings
 from runtime import (
     ArtifactError,
+    Document,
     EpochRecord,
     ModelError,
     PlanError,
     Progress,
     RunFolderError,
     check_is,
-    decode,
     encode,
     if_long,
-    read_document,
     silent,
-    write_document,
 )
 
-SCHEMA = "pocketvit.distill"
-VERSION = 1
-FILE = "distill.json"
+DISTILL_DOCUMENT, FILE = Document("pocketvit.distill", 1, DistillSettings), "distill.json"
 _STUDENT = (
     *("data", "train_limit", "skip_bad", "class_order", "class_map", "mirror", "seed"),
     *("model", "img_size", "patch_size", "in_chans", "model_args", "pretrained", "checkpoint", "reset_head"),
@@ -219,7 +215,7 @@ def keep_lesson(folder: RunFolder, told: DistillSettings) -> None:
     """
     path = folder.root / FILE
     if path.is_file():
-        before = encode(decode(DistillSettings, read_document(path, SCHEMA, VERSION), str(path)))
+        before = encode(DISTILL_DOCUMENT.read(path))
         now = encode(told)
         changed = [f"{key} was {before[key]!r} and is now {now[key]!r}" for key in now if before[key] != now[key]]
         if changed:
@@ -230,7 +226,7 @@ def keep_lesson(folder: RunFolder, told: DistillSettings) -> None:
     elif folder.baseline.exists() or folder.sliced.exists():
         raise RunFolderError(f"The run {folder.root} was not made by distill", fix="Choose another run with --name")
     else:
-        write_document(path, SCHEMA, VERSION, encode(told))
+        DISTILL_DOCUMENT.write(path, told)
 
 
 def _place(folder: RunFolder) -> Path:

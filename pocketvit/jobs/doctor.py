@@ -14,6 +14,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from device_bench.targets import TARGETS
 from device_bench.targets.finding import Finding
 from runtime import MissingExtraError
 from runtime.engines import ENGINES, EngineKind
@@ -24,7 +25,13 @@ if TYPE_CHECKING:
     from device_bench.targets.emulated import Lack
 
 PACKAGES = {
-    "litert": {"numpy": "numpy", "ai-edge-litert": "ai_edge_litert", "pillow": "PIL", "typer": "typer", "rich": "rich"},
+    "litert": {
+        "numpy": "numpy",
+        "ai-edge-litert": "ai_edge_litert",
+        "pillow": "PIL",
+        "cyclopts": "cyclopts",
+        "rich": "rich",
+    },
     "onnx": {"onnxruntime": "onnxruntime"},
     "compress": {
         "torch": "torch",
@@ -57,11 +64,6 @@ _ARM = {
     "sve": "vectors of the processor's own length",
 }
 _DOT = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-_TOOLS = {
-    "ssh": ("Linux boards", "sudo apt install openssh-client"),
-    "scp": ("Linux boards", "sudo apt install openssh-client"),
-    "adb": ("Android phones", "sudo apt install adb"),
-}
 _GPU_FIX = "Install NVIDIA's driver for the GPU, until nvidia-smi lists it"
 _ORT_FIX = "pip uninstall onnxruntime && pip install onnxruntime-gpu"
 _STEAL = 0.01
@@ -137,7 +139,7 @@ def examine(probe: Probe | None = None) -> list[Finding]:
         *_int8(probe),
         *_energy(probe),
         *_engines(probe, gpu),
-        *_tools(probe),
+        *_programs(probe),
         *_boards(probe),
         Finding("pocketvit", "version", probe.version("pocketvit"), "pip install pocketvit"),
     ]
@@ -234,7 +236,7 @@ def _int8(probe: Probe) -> list[Finding]:
 def _energy(probe: Probe) -> list[Finding]:
     """Returns the best source of energy of the processor and of a GPU, or why there is none."""
     from device_bench.energy.measure import find_source
-    from device_bench.energy.source import NoSource, SourceError
+    from device_bench.energy.source import NoSource, SourceError, Surroundings
 
     def command(words: Sequence[str]) -> str:
         said = probe.command(words)
@@ -244,7 +246,7 @@ def _energy(probe: Probe) -> list[Finding]:
 
     findings = []
     for name, target in (("processor", "cpu"), ("NVIDIA GPU", "cuda")):
-        found = find_source(target, probe.root, importer=probe.importer, command=command)
+        found = find_source(target, Surroundings(probe.root, probe.importer, command))
         if isinstance(found, NoSource):
             findings.append(Finding("energy", name, None, found.reason))
         else:
@@ -295,8 +297,13 @@ def _torch_cuda(probe: Probe, gpu: str | None) -> tuple[str | None, str]:
     return f"yes, CUDA {torch.version.cuda}", ""
 
 
-def _tools(probe: Probe) -> list[Finding]:
-    return [Finding("devices", f"{name}, for {what}", probe.which(name), fix) for name, (what, fix) in _TOOLS.items()]
+def _programs(probe: Probe) -> list[Finding]:
+    """Returns the programs that targets need on this machine."""
+    return [
+        Finding("devices", f"{name}, for {target.title}", probe.which(name), fix)
+        for target in TARGETS.values()
+        for name, fix in target.programs.items()
+    ]
 
 
 def _boards(probe: Probe) -> list[Finding]:

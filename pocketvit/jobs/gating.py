@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from device_bench.documents.facts import Baseline, Facts, baseline_of, read_baseline, write_baseline
-from device_bench.documents.results import read_result
+from device_bench.documents.facts import BASELINE_DOCUMENT, Baseline, Facts, baseline_of
+from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.gate.compare import Comparison, compare_results
 from device_bench.gate.duel import Duel, Rules, duel
 from device_bench.gate.judge import Gate, Limits, judge, read_limits
@@ -82,7 +82,7 @@ def core_of(target: str | None) -> CoreName | None:
     if target is None:
         return None
     device = Device(target)
-    if device.scheme != "emu:" or device.place not in CORES:
+    if device.scheme != "emu" or device.place not in CORES:
         raise UnsupportedTargetError(
             "A gate counts instructions on an emulated board, or times both files on this machine",
             expected=f"{', '.join(f'emu:{core}' for core in CORES)}, or no --target",
@@ -183,7 +183,7 @@ def gate_stored(
         ArtifactError: the baseline or a file is missing or damaged.
         MeasurementError: the baseline does not know a file.
     """
-    stored = read_baseline(baseline)
+    stored = BASELINE_DOCUMENT.read(baseline)
     known = [stored.of(file.name) for file in files]
     found = [facts_of(file, threads, core, progress) for file in files]
     return tuple(judge(base, new, limits) for base, new in zip(known, found, strict=True))
@@ -203,12 +203,12 @@ def update_baseline(
         ArtifactError: a file or the old baseline is damaged; the old baseline is as before.
         StorageError: the baseline cannot be written.
     """
-    old = read_baseline(path).facts if path.is_file() else ()
+    old = BASELINE_DOCUMENT.read(path).facts if path.is_file() else ()
     found = {facts.file: facts for facts in old}
     for file in files:
         found[file.name] = facts_of(file, threads, core, progress)
     baseline = baseline_of(tuple(found.values()), machine_state().cpu_model)
-    write_baseline(path, baseline)
+    BASELINE_DOCUMENT.write(path, baseline)
     return baseline
 
 
@@ -239,7 +239,7 @@ def compare_stored(base: Path, new: Path) -> tuple[Comparison, ...]:
     Raises:
         ArtifactError: one is missing or damaged, or they have no file in common.
     """
-    found = compare_results(read_result(base), read_result(new))
+    found = compare_results(BENCH_DOCUMENT.read(base), BENCH_DOCUMENT.read(new))
     if not found:
         raise ArtifactError(
             f"{base} and {new} have no file in common", fix="Compare results of files of the same names"

@@ -12,10 +12,10 @@ from compress.data.splits import stratified
 from compress.model.folder import Task
 from device_bench.documents.measurement import Sampling
 from device_bench.documents.op_times import OpTimes, TimeRow, read_times, times_path, write_times
-from device_bench.documents.results import read_result, write_result
+from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.energy.carbon import find_grid
 from device_bench.metrics.accuracy import TestImages, write_test_images
-from device_bench.targets import bench
+from device_bench.targets.bench import bench
 from export.inspect.inspection import inspect_file
 from runtime import ArtifactError, PocketVitError, Progress, check_fields, sha256_of, silent, to_pixels
 from runtime.formats import model_files
@@ -91,7 +91,7 @@ def bench_stage(
                 images=images,
                 progress=progress,
             )
-            write_result(path, result)
+            BENCH_DOCUMENT.write(path, result)
     if settings.times_s:
         with stage(folder, "times"):
             for file in files:
@@ -111,7 +111,7 @@ def packed(data: Dataset, task: Task, count: int) -> TestImages:
 def _measured(path: Path, files: list[Path]) -> bool:
     """Whether all of these very files were measured; what failed is tried again."""
     try:
-        return {file.sha256 for file in read_result(path).files} == {sha256_of(file) for file in files}
+        return {file.sha256 for file in BENCH_DOCUMENT.read(path).files} == {sha256_of(file) for file in files}
     except ArtifactError:
         return False
 

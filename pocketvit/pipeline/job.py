@@ -26,6 +26,7 @@ from compress.recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainR
 from compress.search import METHODS
 from compress.search.base import GroupSizes, SearchMethod
 from compress.train.fit import bf16_helps
+from device_bench.targets.bench import time_together
 from export.formats.micro import MicroLimits
 from export.job import ExportSettings
 from pocketvit.settings import (
@@ -43,12 +44,9 @@ from runtime import (
     Preprocessing,
     Progress,
     ShapePlan,
-    UnsupportedTargetError,
     check_is,
     silent,
 )
-
-from .profiling import PROFILE_TARGETS
 
 IMPORTANCE_BATCH = 16
 """Images of one gradient; importance is the mean over such batches."""
@@ -224,10 +222,8 @@ def _check_cost(settings: RunSettings, plan: ShapePlan) -> None:
     target = profiled_target(settings)
     if target is None:
         parse_budget(settings.budget, plan)
-    elif target not in PROFILE_TARGETS:
-        raise UnsupportedTargetError(
-            "The target cannot be profiled", expected=", ".join(PROFILE_TARGETS), got=repr(target)
-        )
+    else:
+        time_together(target)
     if latency_target(cost_name(settings)) is None:
         parse_cost(cost_name(settings), plan)
     if not method.any_cost and cost_name(settings) != budget_cost(settings.budget):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -11,14 +10,15 @@ from statistics import median
 from typing import Any
 
 from device_bench.latency_table.files import Timed
-from runtime import ArtifactError, BlockPlan, ShapePlan, storage_errors
+from runtime import ArtifactError, BlockPlan, JsonLines, ShapePlan
+
+TIMES_JOURNAL = JsonLines()
 
 
-def time_line(plan: ShapePlan, pooled_only: bool, seconds: float, told: dict[str, Any]) -> str:
-    """Returns the line of a file's time; ``told`` is what ``Taken`` holds besides."""
+def time_line(plan: ShapePlan, pooled_only: bool, seconds: float, conditions: dict[str, Any]) -> dict[str, Any]:
+    """Returns the line of one file's time; ``conditions`` are the other fields of ``Taken``."""
     rows = [[block.num_heads, block.qk_dim, block.v_dim, block.mlp_dim] for block in plan.blocks]
-    line = {"embed_dim": plan.embed_dim, "blocks": rows, "pooled_only": pooled_only, "seconds": seconds}
-    return json.dumps(line | told) + "\n"
+    return {"embed_dim": plan.embed_dim, "blocks": rows, "pooled_only": pooled_only, "seconds": seconds, **conditions}
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,13 @@ def read_times(journal: Path, plan: ShapePlan) -> Times:
 
     Raises:
         ArtifactError: it is damaged.
-        StorageError: it cannot be written.
     """
     if not journal.is_file():
         return Times(())
-    text = journal.read_text(encoding="utf-8", errors="replace")
-    whole = text[: text.rfind("\n") + 1]
     try:
-        lines = tuple(_read_line(json.loads(line), plan) for line in whole.splitlines())
-    except (ValueError, KeyError, TypeError) as error:
+        return Times(tuple(_read_line(line, plan) for _, line in TIMES_JOURNAL.read(journal)[1]))
+    except (ArtifactError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{journal} is damaged", got=error, fix="Measure anew with --force") from error
-    if whole != text:
-        with storage_errors(journal):
-            journal.write_text(whole, encoding="utf-8")
-    return Times(lines)
 
 
 def _read_line(line: dict[str, Any], plan: ShapePlan) -> Taken:

@@ -14,26 +14,24 @@ from statistics import median
 from device_bench.latency_table.files import Timed, part_depth, parts_to_time, wholes_to_time
 from device_bench.latency_table.fit import Conditions, fit_table
 from device_bench.machine.state import machine_state
-from device_bench.metrics.isolated import sample_isolated
 from device_bench.metrics.stats import percentile
+from device_bench.targets.bench import time_together
 from export.formats.tflite import timing_bytes
 from runtime import (
+    LATENCY_DOCUMENT,
     LatencyPrecision,
     LatencyTable,
     Progress,
     ShapePlan,
     UnsupportedTargetError,
     encode,
-    read_latency,
     silent,
     storage_errors,
-    write_latency,
 )
 from runtime.formats import TFLITE
 
-from .profile_times import read_times, time_line
+from .profile_times import TIMES_JOURNAL, read_times, time_line
 
-PROFILE_TARGETS = ("cpu",)
 _FILES_AT_ONCE = 32
 
 _FORMAT = 5
@@ -94,19 +92,18 @@ def profile(
         MeasurementError: the times make no sense.
         StorageError: the folder cannot be written.
     """
-    if target not in PROFILE_TARGETS:
-        raise UnsupportedTargetError("The target cannot be profiled", expected=", ".join(PROFILE_TARGETS), got=target)
+    time_together(target)
     conditions = _conditions(target, precision, threads)
     asked = {"format": _FORMAT, "conditions": encode(conditions), "plan": encode(plan)}
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
-    path = folder / f"{target}-{precision}-{digest}.json"
+    path = folder / f"{target.replace(':', '-')}-{precision}-{digest}.json"
     times = path.with_suffix(".jsonl")
     if force:
         with storage_errors(folder):
             path.unlink(missing_ok=True)
             times.unlink(missing_ok=True)
     elif path.is_file():
-        return read_latency(path), path
+        return LATENCY_DOCUMENT.read(path), path
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     parts = replace(_PARTS, rounds=max(_FEWEST_ROUNDS, _PARTS.rounds // part_depth(plan, precision)))
@@ -115,7 +112,7 @@ def profile(
     journal = read_times(times, plan)
     table = fit_table(plan, conditions, {file: median(taken) for file, taken in journal.taken().items()})
     table = replace(table, notes=journal.notes)
-    write_latency(path, table)
+    LATENCY_DOCUMENT.write(path, table)
     return table, path
 
 
@@ -153,15 +150,14 @@ def _measure(
             for path, (one, pooled_only) in zip(paths, beside, strict=True):
                 with storage_errors(path):
                     path.write_bytes(timing_bytes(one, conditions.precision, pooled_only=pooled_only))
-            timed = sample_isolated(paths, threads=conditions.threads, rounds=timing.rounds)
+            timed = time_together(conditions.target)(paths, threads=conditions.threads, rounds=timing.rounds)
             if timed.notes and patient:
                 progress(stage, done, total, f"measured again: {' '.join(timed.notes)}")
-                timed = sample_isolated(paths, threads=conditions.threads, rounds=timing.rounds)
+                timed = time_together(conditions.target)(paths, threads=conditions.threads, rounds=timing.rounds)
                 patient = not timed.notes  # what lasts is not waited for
         reference, *seconds = (percentile(own, timing.percent) for own in timed.seconds)
         told = {"stage": stage, "reference_seconds": reference} | ({"notes": list(timed.notes)} if timed.notes else {})
-        lines = "".join(time_line(*file, value, told) for file, value in zip(some, seconds, strict=True))
-        with storage_errors(journal), journal.open("a", encoding="utf-8") as handle:
-            handle.write(lines)
+        lines = (time_line(*file, value, told) for file, value in zip(some, seconds, strict=True))
+        TIMES_JOURNAL.append(journal, *lines)
         done += len(some)
         progress(stage, done, total)

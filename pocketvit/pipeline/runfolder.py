@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvit.settings import RunSettings
-from runtime import ArtifactError, RunFolderError, decode, encode, read_document, storage_errors, write_document
+from runtime import ArtifactError, Document, RunFolderError, encode, storage_errors
+from runtime.journals import RUN_LOG
 
 if TYPE_CHECKING:
     from compress.data.data_list import DataList
 
-SCHEMA = "pocketvit.run"
-VERSION = 1
+RUN_DOCUMENT = Document("pocketvit.run", 1, RunSettings, key="settings")
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,7 @@ class RunFolder:
             StorageError: the file cannot be written.
         """
         line = {"utc": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **details}
-        path = self.root / "log.jsonl"
-        with storage_errors(path), path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(line) + "\n")
+        RUN_LOG.append(self.root / "log.jsonl", line)
 
 
 @contextmanager
@@ -141,7 +138,7 @@ def claim(
                 check_list(run, run.data, data)
             _sweep(root)
         if not run.settings.exists() or read_settings(run).data != settings.data:
-            write_document(run.settings, SCHEMA, VERSION, {"settings": encode(settings)})
+            RUN_DOCUMENT.write(run.settings, settings)
         if data is not None:
             keep_list(run, run.data, data)
         yield run
@@ -156,8 +153,7 @@ def read_settings(run: RunFolder) -> RunSettings:
     """
     if not run.settings.is_file():
         raise RunFolderError(f"{run.root} is no run folder", expected="run.json in it")
-    body = read_document(run.settings, SCHEMA, VERSION)
-    return decode(RunSettings, body.get("settings"), str(run.settings))
+    return RUN_DOCUMENT.read(run.settings)
 
 
 def keep_list(run: RunFolder, path: Path, now: DataList) -> None:
@@ -171,9 +167,9 @@ def keep_list(run: RunFolder, path: Path, now: DataList) -> None:
     if path.is_file():
         check_list(run, path, now)
     else:
-        from compress.data.data_list import write_data_list
+        from compress.data.data_list import DATA_DOCUMENT
 
-        write_data_list(path, now)
+        DATA_DOCUMENT.write(path, now)
 
 
 def check_list(run: RunFolder, path: Path, now: DataList) -> None:
@@ -190,9 +186,9 @@ def check_list(run: RunFolder, path: Path, now: DataList) -> None:
     """
     if not path.is_file():
         return
-    from compress.data.data_list import differences, read_data_list
+    from compress.data.data_list import DATA_DOCUMENT, differences
 
-    before = read_data_list(path)
+    before = DATA_DOCUMENT.read(path)
     differ = differences(before, now)
     if differ:
         moved = f"{before.data} is now {now.data}; " if before.data != now.data else ""

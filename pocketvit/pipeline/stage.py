@@ -15,6 +15,7 @@ from compress.data.splits import stratified
 from compress.model.folder import read_model, save_model
 from compress.model.vit import SlicedViT
 from runtime import (
+    METRICS_DOCUMENT,
     ArtifactError,
     EpochRecord,
     ModelMetrics,
@@ -24,9 +25,7 @@ from runtime import (
     if_long,
     macs,
     params,
-    read_metrics,
     silent,
-    write_metrics,
 )
 
 from .job import Job
@@ -43,7 +42,7 @@ TRAINED_COPIES = 12
 def finished(folder: Path) -> SlicedViT | None:
     """Returns the model of a stage that ran to its end; its metrics are written last."""
     try:
-        read_metrics(folder / "metrics.json")
+        METRICS_DOCUMENT.read(folder / "metrics.json")
         model = read_model(folder)
         (folder / "training.safetensors").unlink(missing_ok=True)
         return model
@@ -82,7 +81,7 @@ def save_stage(
         held_out_top1=held_out.top1,
         epochs=epochs,
     )
-    write_metrics(folder / "metrics.json", metrics)
+    METRICS_DOCUMENT.write(folder / "metrics.json", metrics)
     (folder / "training.safetensors").unlink(missing_ok=True)
 
 

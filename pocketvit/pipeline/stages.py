@@ -16,11 +16,13 @@ from compress.search.base import Proposal
 from compress.search.journal import read_journal, write_journal
 from compress.train.fit import fit
 from compress.train.masks import Masks
-from device_bench.documents.sparsity import LayerZeros, Zeros, write_zeros
+from device_bench.documents.sparsity import ZEROS_DOCUMENT, LayerZeros, Zeros, zeros_path
 from device_bench.metrics.isolated import time_isolated
 from export.exporter import ExportOutcome, export_each
 from export.job import ExportSettings
 from runtime import (
+    LATENCY_DOCUMENT,
+    METRICS_DOCUMENT,
     Artifact,
     ArtifactError,
     EpochRecord,
@@ -28,11 +30,8 @@ from runtime import (
     Progress,
     ShapePlan,
     encode,
-    read_latency,
-    read_metrics,
     sha256_of,
     silent,
-    write_latency,
 )
 
 from .cutting import cut
@@ -84,7 +83,7 @@ def latency_stage(job: Job, folder: RunFolder, progress: Progress = silent) -> T
     if target is None:
         return {}
     if folder.latency.is_file():
-        return {target: read_latency(folder.latency)}
+        return {target: LATENCY_DOCUMENT.read(folder.latency)}
     told = job.settings
     with stage(folder, "profile"):
         table, _ = profile(
@@ -96,7 +95,7 @@ def latency_stage(job: Job, folder: RunFolder, progress: Progress = silent) -> T
             progress=progress,
         )
         parse_budget(told.budget, job.plan, {target: table})
-        write_latency(folder.latency, table)
+        LATENCY_DOCUMENT.write(folder.latency, table)
     return {target: table}
 
 
@@ -165,7 +164,7 @@ def zeros_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Prog
             model = _recover(job, job.recover, folder.sliced, baseline, baseline, 1, progress, masks)
     weights = model.state_dict()
     layers = tuple(LayerZeros(name, weights[name].numel(), int((weights[name] == 0).sum())) for name in masks)
-    write_zeros(folder.root, Zeros(inputs.settings.sparsity, inputs.settings.scope, layers))
+    ZEROS_DOCUMENT.write(zeros_path(folder.root), Zeros(inputs.settings.sparsity, inputs.settings.scope, layers))
     return model
 
 
@@ -199,7 +198,7 @@ def rounds_stage(
                 last = budget.of(smaller.plan) <= budget.limit
                 made = _recover(job, _recipe(job, last), place, smaller, baseline, number, progress)
         model = made
-        for record in read_metrics(place / "metrics.json").epochs:
+        for record in METRICS_DOCUMENT.read(place / "metrics.json").epochs:
             epochs.append(replace(record, epoch=len(epochs) + 1))
     if budget.of(model.plan) > budget.limit:
         raise PlanError(

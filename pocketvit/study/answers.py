@@ -14,21 +14,16 @@ from pocketvit.pipeline.run_data import data_of_run
 from pocketvit.pipeline.runfolder import RunFolder, read_settings
 from runtime import (
     Artifact,
+    Document,
     Progress,
     Session,
-    decode,
-    encode,
     open_engine,
     read_artifact,
-    read_document,
     silent,
-    write_document,
 )
 from runtime.formats import model_files
 
 FILE = "answers.json"
-SCHEMA = "pocketvit.study-answers"
-VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -69,6 +64,9 @@ class Answers:
     files: tuple[FileAnswers, ...]
 
 
+ANSWERS_DOCUMENT = Document("pocketvit.study-answers", 2, Answers, upgrade=without_zeros)
+
+
 def answer(root: Path, progress: Progress = silent) -> None:
     """Has the exported files of a run's sliced model answer the test images, into ``answers.json``.
 
@@ -90,17 +88,16 @@ def answer(root: Path, progress: Progress = silent) -> None:
             accuracy = None if own_run else accuracy_of(_session(artifact, path), images, progress=progress)
             found.append(_answers(artifact, accuracy))
     body = Answers(tuple(map(int, images.labels)), images.class_names, tuple(found))
-    write_document(root / FILE, SCHEMA, VERSION, encode(body))
+    ANSWERS_DOCUMENT.write(root / FILE, body)
 
 
 def read_answers(root: Path) -> Answers:
-    """Reads what ``answer`` wrote.
+    """Reads the answers of a run's files.
 
     Raises:
         ArtifactError: the document is missing or damaged.
     """
-    path = root / FILE
-    return decode(Answers, without_zeros(read_document(path, SCHEMA, VERSION)), str(path))
+    return ANSWERS_DOCUMENT.read(root / FILE)
 
 
 def _session(artifact: Artifact, path: Path) -> Session:

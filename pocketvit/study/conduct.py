@@ -18,15 +18,24 @@ from pocketvit.study.results.collect import StudyResult, collect
 from pocketvit.study.work.pools import LocalPool, Pool
 from pocketvit.study.work.process import Outcome, Start, Step, Work, do, start
 from pocketvit.study.work.schedule import carry_out
-from runtime import LatencyTable, Progress, silent, storage_errors, write_latency
+from runtime import LATENCY_DOCUMENT, LatencyTable, Progress, silent, storage_errors
 
 from .answers import FILE as ANSWERS
 from .answers import FileAnswers, read_answers
 from .baselines import baseline_settings, begin
 from .cells import Cell, cells_of, check_cells
 from .definition import Study
-from .folder import StudyFolder, claim_study, read_state, write_state
-from .measuring import Measured, bench_words, complete, devices_of, is_measured, read_measured, wanted, write_measured
+from .folder import CELL_DOCUMENT, StudyFolder, claim_study, write_state
+from .measuring import (
+    MEASURED_DOCUMENT,
+    Measured,
+    bench_words,
+    complete,
+    devices_of,
+    is_measured,
+    read_measured,
+    wanted,
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ def conduct(
     progress: Progress = silent,
     *,
     starter: Start = start,
-    retold: Callable[[StudyResult, Path], object] = lambda result, root: None,
+    write_report: Callable[[StudyResult, Path], object] = lambda result, root: None,
 ) -> StudyResult:
     """Does a study, or goes on with it.
 
@@ -61,7 +70,7 @@ def conduct(
         orders: how.
         progress: told of cells and targets done.
         starter: starts a process.
-        retold: writes the report.
+        write_report: writes the report into the study's folder.
 
     Raises:
         PocketVitError: the study cannot be, or its folder cannot be written; a cell that fails is a row instead.
@@ -80,7 +89,7 @@ def conduct(
         untold = _measure(study, folder, cells, orders, progress, starter)
         result = collect(study, folder, cells)
         result = replace(result, unmeasured=(*result.unmeasured, *untold))
-        retold(result, root)
+        write_report(result, root)
     return result
 
 
@@ -88,7 +97,7 @@ def _todo(folder: StudyFolder, cells: Sequence[Cell], orders: Orders) -> list[Ce
     """Returns the cells that are not done, and not to be left as they failed."""
     found = []
     for cell in cells:
-        state = read_state(folder, cell.name)
+        state = CELL_DOCUMENT.read_if_there(folder.state(cell.name))
         done = state is not None and state.outcome == "done" and (folder.run(cell.name) / ANSWERS).is_file()
         failed = state is not None and state.outcome == "failed"
         if not (done or (failed and not orders.retry_failed)):
@@ -113,7 +122,7 @@ def latency_tables(
     known: dict[str, LatencyTable] = {}
     for cell in cells:
         told, target = cell.settings, profiled_target(cell.settings)
-        if target is None or cell.told is not None:
+        if target is None or cell.lesson is not None:
             continue
         asked = replace(baseline_settings(told), seed=0)
         key = repr((asked, target, told.latency_precision, told.latency_threads, told.profiles))
@@ -148,10 +157,10 @@ def _make(
             return
         needed = needs[cell.name]
         write_state(folder, cell, "begun", baseline=needed)
-        begin(folder.run(cell.name), cell.settings, cell.told, folder.run(needed) / "baseline" if needed else None)
+        begin(folder.run(cell.name), cell.settings, cell.lesson, folder.run(needed) / "baseline" if needed else None)
         place = RunFolder(folder.run(cell.name)).latency
         if cell.name in tables and not place.is_file():  # where it is made, there may be none
-            write_latency(place, tables[cell.name])
+            LATENCY_DOCUMENT.write(place, tables[cell.name])
 
     ended = 0
 
@@ -227,7 +236,7 @@ def _measure(
     files: list[FileAnswers] = []
     paths, untold = [], []
     for cell in cells:
-        state = read_state(folder, cell.name)
+        state = CELL_DOCUMENT.read_if_there(folder.state(cell.name))
         if state is not None and state.outcome == "done":
             own = wanted(study, read_answers(folder.run(cell.name)).files)
             files += own
@@ -243,7 +252,7 @@ def _measure(
         if again or not is_measured(folder.bench, device, files, words, before):
             said = _alone(words, folder, starter)
             now = Measured({**before.commands, device.label: words})
-            write_measured(folder.measured, now)
+            MEASURED_DOCUMENT.write(folder.measured, now)
             if said and not is_measured(folder.bench, device, files, words, now):
                 untold.append((device.label, said))
     if devices:

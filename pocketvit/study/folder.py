@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from runtime import RunFolderError, decode, encode, read_document, storage_errors, write_document
+from runtime import Document, RunFolderError, storage_errors
 
 from .cells import Cell
-
-SCHEMA = "pocketvit.study-cell"
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,9 @@ class CellState:
     error: str | None = None
     where: str = ""
     baseline: str = ""
+
+
+CELL_DOCUMENT = Document("pocketvit.study-cell", 1, CellState)
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,6 @@ class StudyFolder:
         return self.root / "status" / f"{cell}.json"
 
 
-def read_state(folder: StudyFolder, cell: str) -> CellState | None:
-    """Returns how far a cell has come; none where it was not begun.
-
-    Raises:
-        ArtifactError: the document is damaged.
-    """
-    path = folder.state(cell)
-    return decode(CellState, read_document(path, SCHEMA, VERSION), str(path)) if path.is_file() else None
-
-
 def write_state(
     folder: StudyFolder,
     cell: Cell,
@@ -105,10 +95,10 @@ def write_state(
         StorageError: the folder cannot be written.
     """
     if baseline is None:
-        before = read_state(folder, cell.name)
+        before = CELL_DOCUMENT.read_if_there(folder.state(cell.name))
         baseline = before.baseline if before else ""
     state = CellState(cell.name, cell.command, cell.words, cell.export_words, outcome, error, where, baseline)
-    write_document(folder.state(cell.name), SCHEMA, VERSION, encode(state))
+    CELL_DOCUMENT.write(folder.state(cell.name), state)
 
 
 @contextmanager
@@ -143,11 +133,11 @@ def claim_study(root: Path, cells: Sequence[Cell], *, force: bool) -> Iterator[S
             raise RunFolderError(
                 f"Another process is working on the study in {root}", fix="Wait for it, or stop it"
             ) from None
-        changed = {cell.name: told for cell in cells if (told := _changes(folder, cell))}
+        changed = {cell.name: changes for cell in cells if (changes := _changes(folder, cell))}
         if changed and not force:
-            name, told = next(iter(changed.items()))
+            name, changes = next(iter(changed.items()))
             raise RunFolderError(
-                f"{len(changed)} of the cells in {root} were made with other settings, such as {name}: {told}",
+                f"{len(changed)} of the cells in {root} were made with other settings, such as {name}: {changes}",
                 fix="Take the change back, make them anew with --force, or give the study another name",
             )
         for name in changed:
@@ -156,18 +146,18 @@ def claim_study(root: Path, cells: Sequence[Cell], *, force: bool) -> Iterator[S
 
 
 def _changes(folder: StudyFolder, cell: Cell) -> str:
-    """Returns what a cell is told otherwise than when it was begun."""
-    state = read_state(folder, cell.name)
+    """Returns what differs between a cell's options and those it was begun with, in any order; empty if nothing."""
+    state = CELL_DOCUMENT.read_if_there(folder.state(cell.name))
     if state is None:
         return ""
-    told = []
+    changes = []
     pairs = (((state.command,), (cell.command,)), (state.words, cell.words), (state.export_words, cell.export_words))
     for before, now in pairs:
-        if before != now:
-            was, is_now = _options(before), _options(now)
-            gone, come = ([own for own in one if own not in other] for one, other in ((was, is_now), (is_now, was)))
-            told.append(f"{' '.join(gone) or 'nothing'} is now {' '.join(come) or 'left out'}")
-    return "; ".join(dict.fromkeys(told))
+        was, is_now = _options(before), _options(now)
+        gone, come = ([own for own in one if own not in other] for one, other in ((was, is_now), (is_now, was)))
+        if gone or come:
+            changes.append(f"{' '.join(gone) or 'nothing'} is now {' '.join(come) or 'left out'}")
+    return "; ".join(dict.fromkeys(changes))
 
 
 def _options(words: Sequence[str]) -> list[str]:

@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_bench.documents.results import BenchResult, read_result
+from device_bench.documents.results import BENCH_DOCUMENT, BenchResult
 from device_bench.targets.base import Device
 from device_bench.targets.fleet_folder import read_failures
 from device_bench.targets.inventory import read_inventory, resolve
-from runtime import ArtifactError, decode, encode, read_document, write_document
+from runtime import ArtifactError, Document
 
 from .answers import FileAnswers
 from .definition import Measure, Study
-
-SCHEMA = "pocketvit.study-measured"
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -24,6 +21,9 @@ class Measured:
     """The commands that measured, by target."""
 
     commands: dict[str, tuple[str, ...]]
+
+
+MEASURED_DOCUMENT = Document("pocketvit.study-measured", 1, Measured)
 
 
 def devices_of(study: Study) -> tuple[Device, ...]:
@@ -66,7 +66,7 @@ def results_of(place: Path, device: Device) -> tuple[BenchResult, ...]:
     found = []
     for path in sorted(place.glob("*.json")):
         try:
-            result = read_result(path)
+            result = BENCH_DOCUMENT.read(path)
         except ArtifactError:
             continue
         if result.target == device.label or result.target.startswith(f"{device.label}:"):
@@ -99,18 +99,9 @@ def complete(place: Path, device: Device) -> bool:
 
 
 def read_measured(path: Path) -> Measured:
-    """Reads which commands measured; none where nothing was.
+    """Reads which commands measured; none where there is no file.
 
     Raises:
         ArtifactError: the document is damaged.
     """
-    return decode(Measured, read_document(path, SCHEMA, VERSION), str(path)) if path.is_file() else Measured({})
-
-
-def write_measured(path: Path, measured: Measured) -> None:
-    """Writes which commands measured.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
-    write_document(path, SCHEMA, VERSION, encode(measured))
+    return MEASURED_DOCUMENT.read_if_there(path) or Measured({})

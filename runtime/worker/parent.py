@@ -14,9 +14,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from runtime.errors import PocketVitError
@@ -30,7 +30,7 @@ SILENCE_S = 120.0
 
 _LONGEST_LINE = 2**26
 _LOOK_EVERY_S = 0.5
-_LAST_WORDS_S = 0.2
+_LAST_LINE_S = 0.2
 _PATIENCE_S = 5.0
 _END_BYTES = 4000
 
@@ -138,16 +138,15 @@ class MessageProcess:
         Raises:
             queue.Empty: nothing came in time.
         """
+        line: bytes | None = None
         try:
             line = self._lines.get(timeout=timeout_s)
         except queue.Empty:
             if self.process.poll() is None:
                 raise
-            # what it wrote last may be under way, and a process that it started may keep its output open
+            # its last line may be under way, and a process that it started may keep its output open
             with contextlib.suppress(queue.Empty):
-                line = self._lines.get(timeout=_LAST_WORDS_S)
-                return None if line is None else parse_message(line)
-            return None
+                line = self._lines.get(timeout=_LAST_LINE_S)
         return None if line is None else parse_message(line)
 
     def stderr_lines(self) -> list[str]:
@@ -187,7 +186,7 @@ class MessageProcess:
         self._lines.put(None)
 
 
-class Worker:
+class Worker(AbstractContextManager["Worker"]):
     """Runs jobs in a process that calls ``runtime.worker.child.serve``, one after another.
 
     The process starts with the first job. One that crashes or hangs is replaced at the next job. It ends with this
@@ -213,13 +212,7 @@ class Worker:
         self._child: MessageProcess | None = None
         self._turns = _SharedTurn() if turns else None
 
-    def __enter__(self) -> Worker:
-        """Returns the worker; no process is started yet."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Ends the process."""
         self.close()
 
@@ -243,7 +236,8 @@ class Worker:
     @property
     def turn(self) -> int | None:
         """Number of the file in use; none when no file is."""
-        return None if self._turns is None else self._turns.number
+        number: int = NO_TURN if self._turns is None else TURN.unpack(self._turns.map[:])[0]
+        return None if number == NO_TURN else number
 
     def run(self, job: str, request: Mapping[str, Any], progress: Progress = silent) -> JobResult:
         """Runs a job and returns its outcome; its own errors are part of that.
@@ -265,7 +259,7 @@ class Worker:
             message["alarm_s"] = 1.5 * self.silence_s + 5  # should this process no longer be there to kill it
         else:
             message["turns"] = self._turns.path
-            self._turns.reset()
+            TURN.pack_into(self._turns.map, 0, NO_TURN, 0)
         try:
             with contextlib.suppress(OSError):  # a process that died at once; its end is noticed below
                 child.stdin.write(json.dumps(message).encode() + b"\n")
@@ -290,8 +284,8 @@ class Worker:
             try:
                 message = child.read(min(_LOOK_EVERY_S, self.silence_s / 4))
             except queue.Empty:
-                if self._turns is not None and self._turns.content != seen:
-                    seen, until = self._turns.content, time.monotonic() + self.silence_s
+                if self._turns is not None and self._turns.map[:] != seen:
+                    seen, until = self._turns.map[:], time.monotonic() + self.silence_s
                 if time.monotonic() > until:
                     raise WorkerError(True, None, child.stderr_lines(), doing) from None
                 continue
@@ -330,21 +324,9 @@ class _SharedTurn:
         self._file = tempfile.NamedTemporaryFile()
         self._file.write(TURN.pack(NO_TURN, 0))
         self._file.flush()
-        self._map = mmap.mmap(self._file.fileno(), TURN.size)
         self.path = self._file.name
-
-    @property
-    def content(self) -> bytes:
-        return self._map[:]
-
-    @property
-    def number(self) -> int | None:
-        number: int = TURN.unpack(self._map[:])[0]
-        return None if number == NO_TURN else number
-
-    def reset(self) -> None:
-        TURN.pack_into(self._map, 0, NO_TURN, 0)
+        self.map = mmap.mmap(self._file.fileno(), TURN.size)
 
     def close(self) -> None:
-        self._map.close()
+        self.map.close()
         self._file.close()

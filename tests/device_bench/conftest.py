@@ -11,9 +11,11 @@ import pytest
 
 from device_bench.documents.figures import MemoryUse
 from device_bench.documents.measurement import Measurement, Sampling
-from device_bench.documents.results import BenchResult, FileResult, write_result
+from device_bench.documents.results import BENCH_DOCUMENT, BenchResult, FileResult
 from device_bench.machine.state import MachineState
 from runtime import (
+    METRICS_DOCUMENT,
+    PLAN_DOCUMENT,
     Artifact,
     BlockPlan,
     Calibration,
@@ -27,8 +29,6 @@ from runtime import (
     macs,
     params,
     write_artifact,
-    write_metrics,
-    write_plan,
 )
 
 BASELINE = ShapePlan(
@@ -152,9 +152,9 @@ def make_run(run: Path, shrink: int = 200) -> Path:
         ("sliced", SLICED, 0.979, _epochs(8, 0.9, 0.05, 0.976)),
     )
     for name, plan, top1, epochs in stages:
-        write_plan(run / name / "plan.json", plan)
+        PLAN_DOCUMENT.write(run / name / "plan.json", plan)
         metrics = ModelMetrics(params(plan), macs(plan), 4 * params(plan) + 2048, top1, 1000, top1 - 0.002, epochs)
-        write_metrics(run / name / "metrics.json", metrics)
+        METRICS_DOCUMENT.write(run / name / "metrics.json", metrics)
         (run / name / "model.safetensors").write_bytes(b"weights")
     (run / "artifacts").mkdir()
     for name, precision, plan, _, top1, sqnr_db, agreement in FILES:
@@ -164,7 +164,7 @@ def make_run(run: Path, shrink: int = 200) -> Path:
         max_abs = 18 * 10 ** (-sqnr_db / 20)
         parity = Parity(500, max_abs, max_abs / 18, sqnr_db, agreement, top1, 0.978)
         write_artifact(file, _artifact(name, content, plan, parity, precision))
-    write_result(run / "bench" / "cpu.json", bench_result(run))
+    BENCH_DOCUMENT.write(run / "bench" / "cpu.json", bench_result(run))
     return run
 
 

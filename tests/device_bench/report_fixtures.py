@@ -10,7 +10,7 @@ import numpy as np
 from device_bench.documents.figures import Accuracy, Energy, Failure, Peak, Startup, Throughput
 from device_bench.documents.measurement import Measurement
 from device_bench.documents.op_times import OpTimes, TimeRow, write_times
-from device_bench.documents.results import BenchResult, FileResult, read_result, write_result
+from device_bench.documents.results import BENCH_DOCUMENT, BenchResult, FileResult
 from runtime import macs, read_artifact
 
 PARTS = ("attn", "mlp", "norm1", "norm2")
@@ -31,7 +31,7 @@ OPERATORS = (
 def enrich(run: Path, *, classes: int = 10, energy: str = "measured", images: int = 500) -> BenchResult:
     """Adds to the CPU's bench in ``run`` whatever else can be measured, and times of parts; returns the bench."""
     path = run / "bench" / "cpu.json"
-    bench = read_result(path)
+    bench = BENCH_DOCUMENT.read(path)
     files = tuple(_enriched(run, index, own, classes, energy, images) for index, own in enumerate(bench.files))
     peaks = tuple(
         Peak(engine, arithmetic, 1, values)
@@ -44,7 +44,7 @@ def enrich(run: Path, *, classes: int = 10, energy: str = "measured", images: in
     failure = Failure("digits.fp16.onnx", "ONNX Runtime cannot load it: no kernel for <Gelu> in float16")
     notes = ("The machine had other work to do: load 1.6 on 4 cores before the first run.",)
     full = replace(bench, files=files, peaks=peaks, failures=(failure,), notes=notes)
-    write_result(path, full)
+    BENCH_DOCUMENT.write(path, full)
     for index, own in enumerate(files):
         write_times(run / "bench", op_times(own, index))
     return full

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from runtime import Grid, LatencyTable, macs, params, write_latency
+from runtime import LATENCY_DOCUMENT, Grid, LatencyTable, macs, params
 
 from .conftest import BASELINE
 
@@ -98,4 +98,4 @@ def write_table(run: Path, precision: str = "fp32") -> None:
     where = {"target": "cpu", "cpu_model": "Example", "engine": "litert", "engine_version": "2.1.0", "threads": 1}
     residual = {"factors": (1.0, 1.0, 1.0, 1.0), "offset_ns": 0, "checks": ()}
     table = LatencyTable(**where, precision=precision, baseline=BASELINE, **parts, **residual)
-    write_latency(run / "search" / "latency.json", table)
+    LATENCY_DOCUMENT.write(run / "search" / "latency.json", table)

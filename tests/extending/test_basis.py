@@ -14,7 +14,7 @@ from compress.importance.base import ImportanceInputs
 from compress.model.folder import read_model
 from compress.model.slicing import KeptUnits, slice_vit
 from compress.search.journal import SCHEMA
-from runtime import decode, macs, read_plan
+from runtime import PLAN_DOCUMENT, decode, macs
 from tests.compress.tiny import images_for, tiny_vit
 from tests.extending.plugins import run
 from tests.pocketvit.conftest import TINY
@@ -107,7 +107,7 @@ def test_a_run_goes_by_it_and_slices_the_folded_model(plugin: Path, toy: ModuleT
     assert json.loads((root / "run.json").read_text())["settings"]["importance"] == "toy"
     header, *_, last = map(json.loads, (root / "search" / "journal.jsonl").read_text().splitlines())
     assert (header["schema"], header["settings"]["importance"]) == (SCHEMA, "toy")
-    before, after = (read_plan(root / part / "plan.json") for part in ("baseline", "sliced"))
+    before, after = (PLAN_DOCUMENT.read(root / part / "plan.json") for part in ("baseline", "sliced"))
     assert macs(after) <= 0.6 * macs(before)
     folded = toy.TOY.folded(ImportanceInputs(read_model(root / "baseline"), ()))
     expected = slice_vit(folded, decode(KeptUnits, last["kept"], "kept")).state_dict()

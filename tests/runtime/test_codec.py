@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import ArtifactError, PlanError, decode, encode, read_document
+from runtime import ArtifactError, Document, PlanError, decode, encode
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,6 @@ def test_any_json_value_in_place_of_a_leaf(value: Any) -> None:
 def test_hostile_documents_raise_artifact_error(tmp_path: Any, text: str) -> None:
     (tmp_path / "leaf.json").write_text(text, encoding="utf-8")
     with pytest.raises(ArtifactError) as caught:
-        decode(Leaf, read_document(tmp_path / "leaf.json", "s", 1), "leaf")
+        Document("s", 1, Leaf).read(tmp_path / "leaf.json")
     str(caught.value).encode()
     assert len(str(caught.value)) < 1000

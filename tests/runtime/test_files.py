@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -12,15 +11,12 @@ from pathlib import Path
 import pytest
 
 from runtime import (
-    ArtifactError,
     StorageError,
     atomic_path,
     dumps,
-    read_document,
     sha256_of,
     storage_errors,
     write_bytes,
-    write_document,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -265,39 +261,6 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "file") == hashlib.sha256(b"abc" * 100_000).hexdigest()
 
 
-def test_a_document_round_trips_under_its_schema(tmp_path: Path) -> None:
-    path = tmp_path / "d.json"
-    write_document(path, "s", 2, {"name": "é", "n": [1, 2.5, None]})
-    assert json.loads(path.read_text("utf-8")) == {"schema": "s", "schema_version": 2, "name": "é", "n": [1, 2.5, None]}
-    assert read_document(path, "s", 2) == read_document(path, "s", 3) == {"name": "é", "n": [1, 2.5, None]}
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\udc80"])
-def test_what_json_cannot_hold_is_refused_before_the_file_is_touched(tmp_path: Path, value: object) -> None:
-    path = tmp_path / "d.json"
-    path.write_text("old")
-    with pytest.raises(ArtifactError, match=r"d\.json cannot be written as JSON"):
-        write_document(path, "s", 1, {"value": value})
-    assert path.read_text() == "old"
-
-
 def test_dumps_refuses_nan() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         dumps({"a": float("nan")})
-
-
-def test_what_cannot_be_read_is_an_artifact_error(tmp_path: Path) -> None:
-    (tmp_path / "latin").write_bytes(b'{"schema": "s\xe9"}')
-    with pytest.raises(ArtifactError, match=r"latin cannot be read"):
-        read_document(tmp_path / "latin", "s", 1)
-    with pytest.raises(ArtifactError, match=r"cannot be read. Got .*directory"):
-        read_document(tmp_path, "s", 1)
-    with pytest.raises(ArtifactError, match=r"absent does not exist. Expected a s document"):
-        read_document(tmp_path / "absent", "s", 1)
-
-
-@pytest.mark.parametrize(("text", "found"), [("[]", "'list'"), ("{}", "None"), ('{"schema": "t"}', "'t'")])
-def test_another_document_is_named(tmp_path: Path, text: str, found: str) -> None:
-    (tmp_path / "d.json").write_text(text)
-    with pytest.raises(ArtifactError, match=f"another kind of document. Expected s. Got {found}"):
-        read_document(tmp_path / "d.json", "s", 1)

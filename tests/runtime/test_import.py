@@ -29,7 +29,7 @@ def test_reading_a_plan_and_preparing_pixels_needs_nothing_but_numpy() -> None:
     code = (
         f"import sys\n{block}\nimport numpy, runtime\n"
         "from pathlib import Path\n"
-        "plan = runtime.read_plan(Path('tests/golden/plan-v1.json'))\n"
+        "plan = runtime.PLAN_DOCUMENT.read(Path('tests/golden/plan-v1.json'))\n"
         "spec = runtime.Preprocessing(8, 8, 1, (0.5,), (0.5,))\n"
         "print(runtime.params(plan) > 0, runtime.preprocess(numpy.zeros((8, 8), 'u1'), spec).max())"
     )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import ArtifactError, BlockPlan, Check, Grid, PlanError, ShapePlan, check_fits, latency_of
-from runtime.latency import read_latency, write_latency
+from runtime.latency import LATENCY_DOCUMENT
 from tests.tables import model_ns, stair_table
 
 PLAN = ShapePlan((16, 16), (8, 8), 1, 10, 48, (BlockPlan(2, 16, 24, 96), BlockPlan(3, 24, 8, 64)), 0.25)
@@ -91,33 +91,33 @@ def test_it_predicts_the_machine_it_was_made_of() -> None:
 
 def test_it_survives_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
-    write_latency(path, TABLE)
-    assert read_latency(path) == TABLE
+    LATENCY_DOCUMENT.write(path, TABLE)
+    assert LATENCY_DOCUMENT.read(path) == TABLE
     document = json.loads(path.read_text())
     assert document["schema"] == "pocketvit.latency"
     document["table"]["mlp"]["ns"].pop()
     path.write_text(json.dumps(document))
     with pytest.raises(ArtifactError):
-        read_latency(path)
-    write_latency(path, TABLE)
+        LATENCY_DOCUMENT.read(path)
+    LATENCY_DOCUMENT.write(path, TABLE)
     document = json.loads(path.read_text())
     document["table"]["last_share"] = 2
     path.write_text(json.dumps(document))
     with pytest.raises(ArtifactError, match=r"Expected 0 to 1\.5"):
-        read_latency(path)
+        LATENCY_DOCUMENT.read(path)
     with pytest.raises(ArtifactError, match="not exist"):
-        read_latency(tmp_path / "none.json")
+        LATENCY_DOCUMENT.read(tmp_path / "none.json")
 
 
 def test_a_table_of_an_older_form_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
-    write_latency(path, TABLE)
+    LATENCY_DOCUMENT.write(path, TABLE)
     document = json.loads(path.read_text())
     document["schema_version"] = 1
     del document["table"]["last_share"]
     path.write_text(json.dumps(document))
     with pytest.raises(ArtifactError, match=r"older PocketViT.*pocketvit profile"):
-        read_latency(path)
+        LATENCY_DOCUMENT.read(path)
 
 
 def test_a_table_of_another_architecture_is_refused() -> None:

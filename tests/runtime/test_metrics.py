@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import ArtifactError, EpochRecord, ModelMetrics, read_metrics, write_metrics
+from runtime import METRICS_DOCUMENT, ArtifactError, EpochRecord, ModelMetrics
 
 from .examples import edited
 from .tiny import GOLDEN
@@ -16,20 +16,20 @@ METRICS = ModelMetrics(123, 456, 789, 0.5, 100, 0.25, (EpochRecord(1, 0.5, 0.75,
 
 def test_metrics_round_trip(tmp_path: Path) -> None:
     for metrics in (METRICS, replace(METRICS, epochs=())):
-        write_metrics(tmp_path / "metrics.json", metrics)
-        assert read_metrics(tmp_path / "metrics.json") == metrics
+        METRICS_DOCUMENT.write(tmp_path / "metrics.json", metrics)
+        assert METRICS_DOCUMENT.read(tmp_path / "metrics.json") == metrics
 
 
 def test_version_1_still_loads_and_is_still_what_is_written(tmp_path: Path) -> None:
-    assert read_metrics(GOLDEN / "metrics-v1.json") == METRICS
-    write_metrics(tmp_path / "metrics.json", METRICS)
+    assert METRICS_DOCUMENT.read(GOLDEN / "metrics-v1.json") == METRICS
+    METRICS_DOCUMENT.write(tmp_path / "metrics.json", METRICS)
     assert (tmp_path / "metrics.json").read_bytes() == (GOLDEN / "metrics-v1.json").read_bytes()
 
 
 def test_a_loss_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
     diverged = replace(METRICS, epochs=(EpochRecord(1, float("nan"), 0.5, 0.5),))
     with pytest.raises(ArtifactError, match=r"metrics\.json cannot be written as JSON"):
-        write_metrics(tmp_path / "metrics.json", diverged)
+        METRICS_DOCUMENT.write(tmp_path / "metrics.json", diverged)
     assert not list(tmp_path.iterdir())
 
 
@@ -39,11 +39,11 @@ def test_damaged_metrics_are_an_artifact_error(tmp_path: Path) -> None:
     for length in range(0, len(whole) - 1, 3):
         path.write_bytes(whole[:length])
         with pytest.raises(ArtifactError, match=r"metrics\.json"):
-            read_metrics(path)
+            METRICS_DOCUMENT.read(path)
     path.write_bytes(whole)
     edited(path, "epochs", 0, "train_loss", value="low")
     with pytest.raises(ArtifactError, match=r"epochs\[0\]\.train_loss has the wrong type or value. Expected float"):
-        read_metrics(path)
+        METRICS_DOCUMENT.read(path)
     path.write_text(json.dumps({"schema": "pocketvit.metrics", "schema_version": 2}))
     with pytest.raises(ArtifactError, match="newer PocketViT"):
-        read_metrics(path)
+        METRICS_DOCUMENT.read(path)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from runtime import ArtifactError, BlockPlan, PlanError, ShapePlan, StorageError, read_plan, write_plan
+from runtime import PLAN_DOCUMENT, ArtifactError, BlockPlan, PlanError, ShapePlan, StorageError
 
 from .examples import edited, tiny_plan
 from .strategies import shape_plans
@@ -84,8 +84,8 @@ def test_a_plan_cannot_be_changed() -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(plan=shape_plans())
 def test_a_plan_survives_json(tmp_path: Path, plan: ShapePlan) -> None:
-    write_plan(tmp_path / "plan.json", plan)
-    assert read_plan(tmp_path / "plan.json") == plan
+    PLAN_DOCUMENT.write(tmp_path / "plan.json", plan)
+    assert PLAN_DOCUMENT.read(tmp_path / "plan.json") == plan
 
 
 def golden_plan() -> ShapePlan:
@@ -106,11 +106,11 @@ def golden_plan() -> ShapePlan:
 
 
 def test_version_1_still_loads() -> None:
-    assert read_plan(GOLDEN / "plan-v1.json") == golden_plan()
+    assert PLAN_DOCUMENT.read(GOLDEN / "plan-v1.json") == golden_plan()
 
 
 def test_version_1_is_still_what_is_written(tmp_path: Path) -> None:
-    write_plan(tmp_path / "plan.json", golden_plan())
+    PLAN_DOCUMENT.write(tmp_path / "plan.json", golden_plan())
     assert (tmp_path / "plan.json").read_bytes() == (GOLDEN / "plan-v1.json").read_bytes()
 
 
@@ -120,7 +120,7 @@ def test_a_truncated_plan_is_an_artifact_error(tmp_path: Path) -> None:
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         try:
-            assert read_plan(path) == golden_plan()
+            assert PLAN_DOCUMENT.read(path) == golden_plan()
         except ArtifactError as error:
             texts.append(str(error))
     assert len(texts) == len(whole) - 1, "only the last newline may be missing"
@@ -134,7 +134,7 @@ def test_a_plan_with_a_changed_byte_never_raises_another_error(tmp_path: Path) -
         for byte in (0xFF, ord('"'), ord("9")):
             path.write_bytes(whole[:position] + bytes([byte]) + whole[position + 1 :])
             try:
-                read_plan(path)
+                PLAN_DOCUMENT.read(path)
             except ArtifactError:
                 refused += 1
     assert refused > len(whole)
@@ -146,7 +146,7 @@ def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
     del document[field]
     (tmp_path / "plan.json").write_text(json.dumps(document))
     with pytest.raises(ArtifactError, match=f"lacks the field '{field}'"):
-        read_plan(tmp_path / "plan.json")
+        PLAN_DOCUMENT.read(tmp_path / "plan.json")
 
 
 @pytest.mark.parametrize(
@@ -186,15 +186,15 @@ def test_a_wrong_field_is_named(tmp_path: Path, keys: tuple[str | int, ...], val
     path.write_bytes((GOLDEN / "plan-v1.json").read_bytes())
     edited(path, *keys, value=value)
     with pytest.raises(ArtifactError, match=text):
-        read_plan(path)
+        PLAN_DOCUMENT.read(path)
 
 
 def test_a_plan_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"plan\.json does not exist\. Expected a pocketvit\.plan document"):
-        read_plan(tmp_path / "plan.json")
+        PLAN_DOCUMENT.read(tmp_path / "plan.json")
 
 
 def test_a_plan_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("here")
     with pytest.raises(StorageError, match="Choose a folder you may write to"):
-        write_plan(tmp_path / "file" / "plan.json", tiny_plan())
+        PLAN_DOCUMENT.write(tmp_path / "file" / "plan.json", tiny_plan())

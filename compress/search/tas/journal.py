@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime import storage_errors, write_bytes
+from runtime import ArtifactError, encode
+from runtime.journals import TAS_JOURNAL
 
 from .candidates import DEPTH, EMBED, Candidates, Choice
-
-SCHEMA = "pocketvit.tas"
-VERSION = 1
 
 _DIGITS = 6
 
@@ -28,16 +25,14 @@ class TasJournal:
 
     def __init__(self, path: Path, settings: Mapping[str, Any], candidates: Candidates) -> None:
         self._path = path
-        told = {"schema": SCHEMA, "schema_version": VERSION, "settings": dict(settings)}
-        self._header = {**told, "candidates": by_kind(candidates)}
+        self._header = {"settings": dict(settings), "candidates": by_kind(candidates)}
 
     def holds(self, lines: int) -> bool:
         """Tells whether the file is of this search and has at least so many records."""
         try:
-            header, *records = self._path.read_bytes().splitlines(keepends=True)
-            whole = sum(record.endswith(b"\n") for record in records)
-            return bool(json.loads(header) == json.loads(_line(self._header))) and whole >= lines
-        except (OSError, ValueError):
+            header, records = TAS_JOURNAL.read(self._path)
+            return header == encode(self._header) and len(list(records)) >= lines
+        except ArtifactError:
             return False
 
     def start(self, lines: int) -> None:
@@ -46,8 +41,8 @@ class TasJournal:
         Raises:
             StorageError: the file cannot be written.
         """
-        kept = self._path.read_bytes().splitlines(keepends=True)[1 : lines + 1] if lines else []
-        write_bytes(self._path, _line(self._header) + b"".join(kept))
+        kept = [record for _, record in TAS_JOURNAL.read(self._path)[1]][:lines] if lines else []
+        TAS_JOURNAL.write(self._path, self._header, kept)
 
     def record(self, entry: Mapping[str, Any]) -> None:
         """Appends a line.
@@ -55,8 +50,7 @@ class TasJournal:
         Raises:
             StorageError: the file cannot be written.
         """
-        with storage_errors(self._path), self._path.open("ab") as handle:
-            handle.write(_line(entry))
+        TAS_JOURNAL.append(self._path, entry)
 
 
 def by_kind(values: Mapping[Choice, Any]) -> dict[str, Any]:
@@ -69,7 +63,3 @@ def by_kind(values: Mapping[Choice, Any]) -> dict[str, Any]:
 def rounded_odds(values: Any) -> list[float]:
     """Returns probabilities short enough to keep thousands of."""
     return [round(float(value), _DIGITS) for value in values]
-
-
-def _line(entry: Mapping[str, Any]) -> bytes:
-    return (json.dumps(entry, allow_nan=False) + "\n").encode()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from compress.model.slicing import KeptBlock, KeptUnits, keep_all, plan_of
 from compress.search.one_shot import Action, GroupRemoval
-from runtime import ArtifactError, PlanError, ShapePlan, storage_errors
-
-SCHEMA = "pocketvit.tree"
-VERSION = 1
+from runtime import ArtifactError, PlanError, ShapePlan
+from runtime.journals import TREE_JOURNAL
 
 
 class TreeJournal:
@@ -33,14 +31,13 @@ class TreeJournal:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self._path = path
-        header = {"schema": SCHEMA, "schema_version": VERSION, "settings": dict(settings)}
-        lines = _whole_lines(path)
-        if lines[:1] != [header]:
-            lines = [header]
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(_line(line) for line in lines), encoding="utf-8")
-        self._recorded = deque(lines[1:])
+        header = {"settings": dict(settings)}
+        self._recorded: deque[dict[str, Any]] = deque()
+        with suppress(ArtifactError):  # what comes before a damaged line is kept
+            found, lines = TREE_JOURNAL.read(path)
+            for _, line in lines if found == header else ():
+                self._recorded.append(line)
+        TREE_JOURNAL.write(path, header, self._recorded)
 
     def replay(self, operation: str) -> dict[str, Any] | None:
         """Returns the next recorded line, or None where there is none left.
@@ -63,8 +60,7 @@ class TreeJournal:
         Raises:
             StorageError: the file cannot be written.
         """
-        with storage_errors(self._path), self._path.open("a", encoding="utf-8") as handle:
-            handle.write(_line(entry))
+        TREE_JOURNAL.append(self._path, entry)
 
 
 def removed_units(plan: ShapePlan, removal: GroupRemoval) -> Any:
@@ -120,22 +116,3 @@ def _block_without(keep: KeptBlock, action: Action, removed: Any) -> KeptBlock:
 def _without(units: tuple[int, ...], removed: list[int]) -> tuple[int, ...]:
     gone = set(removed)
     return tuple(unit for unit in units if unit not in gone)
-
-
-def _line(entry: Mapping[str, Any]) -> str:
-    return json.dumps(entry, allow_nan=False) + "\n"
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        try:
-            entry = json.loads(text)
-        except ValueError:
-            break
-        if not text.endswith("\n") or not isinstance(entry, dict):
-            break
-        lines.append(entry)
-    return lines

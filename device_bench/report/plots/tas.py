@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,11 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime import ArtifactError, decode
+from runtime.journals import TAS_JOURNAL
 
 from .panels import AFTER, BEFORE, MUTED, SECOND, TITLE_PAD, Draw, legend_above
 from .search import unit_name
-
-SCHEMA, VERSION = "pocketvit.tas", 1
 
 COLUMNS = 40
 """Most moments of a picture, evenly chosen; the first and the last are always there."""
@@ -53,12 +51,12 @@ class Moment:
 
     Attributes:
         step: steps taken.
-        temperature: of the samples.
-        train_loss: of the step's batch for the weights, nats; None before the first step.
-        valid_loss: of the step's batch for the odds.
-        cost: of the most likely plan, in the unit of the budget.
+        temperature: temperature of the samples.
+        train_loss: loss of the step's batch for the weights, nats; None before the first step.
+        valid_loss: loss of the step's batch for the odds.
+        cost: cost of the most likely plan, in the unit of the budget.
         expected_cost: mean over all plans by their odds.
-        odds: of every choice.
+        odds: odds of every choice.
     """
 
     step: int
@@ -75,12 +73,12 @@ class TasLog:
     """A search as its journal has it.
 
     Attributes:
-        unit: of the cost: ``macs``, ``params`` or ``latency@TARGET``.
+        unit: unit of the cost: ``macs``, ``params`` or ``latency@TARGET``.
         limit: the budget.
         total: cost of the unpruned model.
         tolerance: share of the limit that the cost loss leaves alone.
-        candidates: of every choice.
-        moments: in order, at least one.
+        candidates: candidates of every choice.
+        moments: lines of the journal in order, at least one.
     """
 
     unit: str
@@ -100,24 +98,22 @@ def read_tas(path: Path) -> TasLog | None:
     if not path.is_file():
         return None
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-        header, *rest = (json.loads(line) for line in lines) if lines else ({},)
+        header, lines = TAS_JOURNAL.read(path)
         settings = header["settings"]
-        if header["schema"] != SCHEMA or header["schema_version"] != VERSION:
-            raise ArtifactError(f"{path} is no journal of this kind", expected=f"{SCHEMA} version {VERSION}")
-        told = (settings["cost"], settings["limit"], settings["total"], settings["tas"]["tolerance"])
+        fields = (settings["cost"], settings["limit"], settings["total"], settings["tas"]["tolerance"])
         candidates = decode(Candidates, header["candidates"], f"{path}: candidates")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise ArtifactError(f"{path} cannot be read as the journal of a search", got=repr(error)[:120]) from error
-    moments = tuple(decode(Moment, line, f"{path}, line {number}") for number, line in enumerate(rest, 2))
-    for number, moment in enumerate(moments, 2):
-        _check_shape(candidates, moment.odds, f"{path}, line {number}")
+    moments = []
+    for where, line in lines:
+        moments.append(decode(Moment, line, where))
+        _check_shape(candidates, moments[-1].odds, where)
     if not moments:
         return None
-    log = decode(_Told, dict(zip(("unit", "limit", "total", "tolerance"), told, strict=True)), str(path))
+    log = decode(_Fields, dict(zip(("unit", "limit", "total", "tolerance"), fields, strict=True)), str(path))
     if log.limit < 1 or log.total < 1:
         raise ArtifactError(f"{path} has figures that cannot be", fix="It was edited by hand")
-    return TasLog(log.unit, log.limit, log.total, log.tolerance, candidates, moments)
+    return TasLog(log.unit, log.limit, log.total, log.tolerance, candidates, tuple(moments))
 
 
 def panels(log: TasLog) -> list[tuple[str, Draw]]:
@@ -145,7 +141,7 @@ def odds_over_time(log: TasLog, kind: Literal["embed", "depth"]) -> Draw:
 
 
 def widths_over_time(log: TasLog, kind: Literal["heads", "mlp"]) -> Draw:
-    """Returns a panel of the mean width of every block over the steps, as a share of its own: the wider the darker."""
+    """Returns a panel of the mean width of every block over the steps, by share of the full width: darker is wider."""
     every = getattr(log.candidates, kind)
 
     def draw(axes: Any) -> None:
@@ -180,7 +176,7 @@ def cost_over_time(log: TasLog) -> Draw:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Fields:
     unit: str
     limit: int
     total: int

@@ -16,11 +16,11 @@ from device_bench.documents.request import BenchRequest, check_files
 from device_bench.documents.results import BenchResult
 from device_bench.machine.state import MachineState
 from device_bench.metrics.steadiness import machine_notes
-from device_bench.targets.base import Backend, Device
+from device_bench.targets.base import Backend, Device, Target
 from device_bench.targets.finding import Finding
 from device_bench.targets.link import Link
 from device_bench.targets.remote.bench import bench_over_link, findings_of
-from device_bench.targets.remote.converse import Survey, converse
+from device_bench.targets.remote.connection import Survey, run_on_device
 from runtime import PocketVitError, Progress, UnsupportedTargetError, sha256_of, silent, tool_version
 
 from .client import Adb, Runner, SystemRunner, connect, explain_for, find_adb
@@ -143,7 +143,7 @@ def _look_at_program(device: Device) -> Finding:
 def _look_at_python(device: Device, runner: Runner) -> tuple[Finding, ...]:
     surveys: list[Survey] = []
     try:
-        converse(adb_link(device, runner), device.python, surveys.append)
+        run_on_device(adb_link(device, runner), device.python, surveys.append)
     except PocketVitError as error:
         return (Finding(device.label, "link", None, str(error)),)
     return findings_of(device, surveys[0])
@@ -271,3 +271,6 @@ def _notes(before: AndroidState, after: AndroidState, request: BenchRequest, lef
 def _busy(machine: MachineState) -> MachineState:
     """Returns the state without its clocks: they are read between processes, when a phone rests at its lowest."""
     return replace(machine, clocks_hz=None)
+
+
+ADB = Target(bench_over_adb, check_adb, "Android phones", {"adb": "sudo apt install adb"})

@@ -10,11 +10,9 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from runtime import ArtifactError, decode, encode, read_document, write_document
+from runtime import ArtifactError, Document
 
 from .cores import CoreName
-
-SCHEMA, VERSION = "pocketvit-emulated-boards", 1
 
 EMULATOR = "usr/bin/qemu-aarch64"
 PLUGIN = "opt/pocketvit/libcounts.so"
@@ -51,6 +49,9 @@ class Record:
     packages: tuple[Package, ...]
     plugin_sha256: str
     versions: dict[str, str]
+
+
+RECORD_DOCUMENT, RECORD = Document("pocketvit-emulated-boards", 1, Record), "record.json"
 
 
 @dataclass(frozen=True)
@@ -110,16 +111,6 @@ def recipe_key(folder: Traversable | None = None) -> str:
 def read_boards(path: Path) -> Boards | None:
     """Returns the base in a folder, or None where there is none, or none that is whole."""
     try:
-        body = read_document(path / "record.json", SCHEMA, VERSION)
-        return Boards(path, decode(Record, body, str(path / "record.json")))
+        return Boards(path, RECORD_DOCUMENT.read(path / RECORD))
     except ArtifactError:
         return None
-
-
-def write_record(path: Path, record: Record) -> None:
-    """Writes what is in the base in ``path``.
-
-    Raises:
-        StorageError: there is no space, or no permission to write.
-    """
-    write_document(path / "record.json", SCHEMA, VERSION, encode(record))

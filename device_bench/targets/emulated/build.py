@@ -16,13 +16,14 @@ from .base import (
     EMULATOR,
     ENGINES_PLACE,
     PLUGIN,
+    RECORD,
+    RECORD_DOCUMENT,
     Boards,
     Package,
     Record,
     boards_folder,
     read_boards,
     recipe_key,
-    write_record,
 )
 from .board import ROOT, open_board
 from .cores import CORES, board_files
@@ -108,7 +109,7 @@ def _make(path: Path, progress: Progress, steps: Steps) -> None:
     shutil.rmtree(work)
     for layer in ("userland", "engines", "cores"):
         close_layer(path / layer)
-    write_record(path, Record(recipe_key(), packages, plugin_sha256, versions))
+    RECORD_DOCUMENT.write(path / RECORD, Record(recipe_key(), packages, plugin_sha256, versions))
     progress(STAGE, _STEPS, _STEPS)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult, FileResult
-from device_bench.targets.base import Device
+from device_bench.targets.base import Device, Target
 from device_bench.targets.finding import Finding
 from device_bench.targets.remote.bench import bench_over_link
 from runtime import MeasurementError, Progress, silent
@@ -72,3 +72,6 @@ def check_emulated(device: Device) -> tuple[Finding, ...]:
         Finding(device.label, "processor", f"{core.emulator_cpu}, emulated: answers and counts, no time"),
         Finding(device.label, "files", files),
     )
+
+
+EMULATED = Target(bench_emulated, check_emulated, "emulated boards", separate=True)

@@ -18,7 +18,7 @@ from runtime.engines import engine_of
 
 from .bootstrap import PORTABLE, bootstrap
 from .bundle import bundle
-from .converse import Order, Parcel, Survey, converse
+from .connection import Order, Survey, Upload, run_on_device
 from .supervisor import OLDEST_PYTHON
 
 _LEAST_FREE = 50e6
@@ -65,24 +65,24 @@ def bench_over_link(
         slow = _EMULATED_TIMES if survey.emulated else 1
         return _order(replace(request, files=left, threads=threads, timeout_s=request.timeout_s * slow))
 
-    answer = converse(link, device.python, plan, progress, stop=stop)
+    answer = run_on_device(link, device.python, plan, progress, stop=stop)
     result = decode(BenchResult, answer, f"the result of {device.label}")
     failures = [Failure(file.name, _cure(device, [engine_of(file).package])) for file in lacking]
     return replace(result, target=device.address, tool_version=tool_version(), failures=(*result.failures, *failures))
 
 
 def _order(request: BenchRequest) -> Order:
-    parcels = [Parcel(("agent", "agent.pyz"), bundle(), unpack=True)]
+    uploads = [Upload(("agent", "agent.pyz"), bundle(), unpack=True)]
     places = []
     for number, file in enumerate(request.files):
         place = ("files", str(number))
         places.append("/".join((*place, file.name)))
-        parcels.append(Parcel((*place, file.name), file))
+        uploads.append(Upload((*place, file.name), file))
         manifest = manifest_path(file)
         if manifest.is_file():
-            parcels.append(Parcel((*place, manifest.name), manifest))
+            uploads.append(Upload((*place, manifest.name), manifest))
     if request.images is not None:
-        parcels.append(Parcel((_IMAGES,), request.images))
+        uploads.append(Upload((_IMAGES,), request.images))
     body: dict[str, Any] = {
         **encode(request),
         "files": places,
@@ -91,7 +91,7 @@ def _order(request: BenchRequest) -> Order:
         "sampling": encode(request.sampling),
     }
     return Order(
-        parcels=tuple(parcels),
+        uploads=tuple(uploads),
         argv=("-P", "-m", "device_bench.worker.child"),
         packages="agent",
         request={"job": "bench", "request": body},

@@ -17,7 +17,7 @@ from runtime import MeasurementError, Progress, silent
 from runtime.engines import ENGINES
 
 from . import make_venv
-from .converse import ROOT, Order, Parcel, Survey, converse
+from .connection import ROOT, Order, Survey, Upload, run_on_device
 from .supervisor import MODULES
 
 VENV = f"{ROOT}/venv"
@@ -73,7 +73,7 @@ def bootstrap(
             progress("fetch", 1, 1, device.label)
             return _order(wheels, wanted)
 
-        return converse(link, device.python, plan, progress, stop=stop) is not None
+        return run_on_device(link, device.python, plan, progress, stop=stop) is not None
 
 
 def fetch_wheels(
@@ -135,11 +135,11 @@ def _pinned(package: str) -> str:
 
 
 def _order(wheels: Sequence[Path], packages: Sequence[str]) -> Order:
-    program = Parcel(("agent", "make_venv.py"), Path(make_venv.__file__).read_bytes())
-    parcels = [Parcel(("wheels", wheel.name), wheel) for wheel in wheels]
+    program = Upload(("agent", "make_venv.py"), Path(make_venv.__file__).read_bytes())
+    uploads = [Upload(("wheels", wheel.name), wheel) for wheel in wheels]
     request = {
         "venv": VENV,
         "wheels": [f"wheels/{wheel.name}" for wheel in wheels],
         "modules": [MODULES[package] for package in packages],
     }
-    return Order((program, *parcels), ("agent/make_venv.py",), "agent", request, _SILENCE_S)
+    return Order((program, *uploads), ("agent/make_venv.py",), "agent", request, _SILENCE_S)

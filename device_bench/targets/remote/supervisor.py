@@ -1,10 +1,10 @@
-"""What a device's own Python runs: takes files in, starts a program on them, and leaves nothing behind.
+"""Runs in the Python of a device: receives files, runs a program on them, and leaves nothing behind.
 
-It is sent as text and needs the standard library alone. Standard output answers in lines of JSON: ``{"device": ...}``
-first. Then standard input brings an order, a line of JSON, and the bytes of the files it names; whatever the program
-writes is passed on, and then comes ``{"ended": ...}``; or ``{"refused": ...}``. All the while standard input brings
-empty lines for as long as somebody waits. When it ends, or falls silent, the program and all it started are killed and
-the folder is removed: a cut link is no reason to leave a device warm.
+It is sent as text and imports the standard library alone. It first writes the message ``{"device": ...}``. Then it
+reads an order, a line of JSON, and the bytes of the files that the order names. It passes on the messages of the
+program and ends with ``{"ended": ...}``; or it writes ``{"refused": ...}``. The host keeps sending empty lines. When
+they end or stop coming, the program and all that it started are killed and the folder is removed, so that a cut link
+does not leave a device busy.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from typing import IO, Any
 
 OLDEST_PYTHON = (3, 11)
 MODULES = {"numpy": "numpy", "ai-edge-litert": "ai_edge_litert", "onnxruntime": "onnxruntime", "torch": "torch"}
-"""Packages that may be of use, and the module by which each is found."""
+"""Packages that a program may use, and the module by which each is found."""
 
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 _CHUNK = 1 << 16
 _KEPT = 4000
 _LOST_S = 60
-"""So long may nothing be heard of the other side, unless it says otherwise, s."""
+"""The default time without a byte from the host after which the supervisor ends, s."""
 
 
 class RefusalError(Exception):
-    """The device cannot do what was asked.
+    """The device cannot carry out an order.
 
     Args:
         kind: ``space``, ``write``, ``damaged`` or ``python``.
-        figures: what the other side needs to say why.
+        figures: values for the error text on the host.
     """
 
     def __init__(self, kind: str, **figures: Any) -> None:
@@ -53,80 +53,80 @@ class RefusalError(Exception):
         self.answer = {"kind": kind, **figures}
 
 
-class NobodyWaitsError(Exception):
-    """The other side is gone."""
+class HostGoneError(Exception):
+    """The host closed the connection or is silent."""
 
 
 def main() -> int:
-    """Does what standard input asks for; returns the exit status."""
+    """Carries out one order and returns the exit status."""
     for number in _SIGNALS:
         signal.signal(number, _end)
-    source, answers = sys.stdin.buffer, Answers(os.dup(1))
+    source, messages = sys.stdin.buffer, Messages(os.dup(1))
     os.dup2(2, 1)
     try:
         first = next_line(source)
-        heard.lost_s = first["lost_s"]
+        watchdog.lost_s = first["lost_s"]
         with Folder(Path(first["root"]).expanduser()) as folder:
-            answers.say({"device": survey(folder.path)})
+            messages.send({"device": survey(folder.path)})
             order = next_line(source)
             receive(source, order["files"], folder.path)
-            answers.say({"ended": run(order, folder.path, source, answers)})
+            messages.send({"ended": run(order, folder.path, source, messages)})
     except RefusalError as error:
-        answers.say({"refused": error.answer})
+        messages.send({"refused": error.answer})
         return 1
-    except (NobodyWaitsError, BrokenPipeError, ValueError):
+    except (HostGoneError, BrokenPipeError, ValueError):
         return 1
     return 0
 
 
-class Heard:
-    """Gives the other side time to be heard of again, whenever it was."""
+class Watchdog:
+    """Ends this process by SIGALRM when the host is silent for ``lost_s`` seconds."""
 
     lost_s = _LOST_S
 
     def __call__(self) -> None:
-        """Starts the time anew."""
+        """Starts the time again."""
         signal.alarm(self.lost_s)
 
 
-heard = Heard()
+watchdog = Watchdog()
 
 
 def next_line(source: IO[bytes]) -> dict[str, Any]:
     """Returns the next line of JSON.
 
     Raises:
-        NobodyWaitsError: there is none.
+        HostGoneError: there is none.
     """
     while True:
-        heard()
+        watchdog()
         line = source.readline()
         if not line:
-            raise NobodyWaitsError
+            raise HostGoneError
         if line.strip():
             found: dict[str, Any] = json.loads(line)
             return found
 
 
-class Answers:
-    """Lines of JSON for the other side, whole ones, from any thread."""
+class Messages:
+    """Writes whole lines of JSON to the host, from any thread."""
 
     def __init__(self, stream: int) -> None:
         self._stream, self._lock = stream, threading.Lock()
 
-    def say(self, answer: dict[str, Any]) -> None:
-        """Writes one answer."""
-        self.pass_on(json.dumps(answer).encode() + b"\n")
+    def send(self, message: dict[str, Any]) -> None:
+        """Writes one message."""
+        self.pass_on(json.dumps(message).encode() + b"\n")
 
     def pass_on(self, line: bytes) -> None:
-        """Writes a line that is there already."""
+        """Writes a line of the program as it is."""
         with self._lock:
             while line:
                 line = line[os.write(self._stream, line) :]
 
 
 class Folder:
-    """A fresh folder of one supervisor, locked while it lives, so that a later one knows which were left behind."""
+    """A fresh folder of one supervisor, locked while it runs, so that later ones can find folders left behind."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.path = root, Path()
@@ -140,7 +140,7 @@ class Folder:
             self.path = Path(tempfile.mkdtemp(prefix="new-", dir=self.root))
             self._lock = (self.path / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-            # under this name it is locked from the first moment on
+            # a folder of this name is always locked
             self.path = self.path.rename(self.path.with_name(f"run-{self.path.name[4:]}"))
         except OSError as error:
             self.__exit__()
@@ -161,7 +161,7 @@ class Folder:
 
     def _sweep(self) -> None:
         """Removes folders whose supervisor was killed."""
-        # one that is busy, or that its own supervisor removes this very moment, is left alone
+        # a folder that is locked, or vanishes meanwhile, is skipped
         for path in self.root.glob("run-*"):
             with contextlib.suppress(OSError), (path / "lock").open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -173,7 +173,7 @@ class Folder:
 
 
 def remove(path: Path) -> None:
-    """Removes a folder; what a dying program still writes into it is removed as well."""
+    """Removes a folder, again if a dying program still writes into it."""
     for _ in range(20):
         shutil.rmtree(path, ignore_errors=True)
         if not path.exists():
@@ -182,7 +182,7 @@ def remove(path: Path) -> None:
 
 
 def survey(folder: Path) -> dict[str, Any]:
-    """Returns what is known of the device before anything is sent to it."""
+    """Returns the description of the device that the host gets before it sends anything."""
     versions = {}
     for package, module in MODULES.items():
         with contextlib.suppress(ImportError, ValueError):
@@ -204,11 +204,11 @@ def survey(folder: Path) -> dict[str, Any]:
 
 
 def receive(source: IO[bytes], files: list[dict[str, Any]], folder: Path) -> None:
-    """Reads files, each into its place below ``folder``; a name is data and nothing else.
+    """Reads files into their places below ``folder``; no shell sees their names.
 
     Raises:
         RefusalError: there is no space for them, or one arrived damaged.
-        NobodyWaitsError: the other side went away meanwhile.
+        HostGoneError: the host is gone.
     """
     needed = sum(file["bytes"] for file in files)
     free = shutil.disk_usage(folder).free
@@ -229,18 +229,18 @@ def receive(source: IO[bytes], files: list[dict[str, Any]], folder: Path) -> Non
 
 
 def refusal(error: OSError, path: Path, needed: int) -> RefusalError:
-    """Returns what a system's refusal to write means for the other side."""
+    """Returns the refusal for an error of writing."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RefusalError("space", folder=str(path.parent), needed=needed, free=shutil.disk_usage("/").free)
-    return RefusalError("write", folder=str(path), said=error.strerror or str(error))
+    return RefusalError("write", folder=str(path), reason=error.strerror or str(error))
 
 
-def run(order: dict[str, Any], folder: Path, source: IO[bytes], answers: Answers) -> dict[str, Any]:
-    """Runs the program of ``order`` in ``folder`` and passes its lines on; returns how it ended.
+def run(order: dict[str, Any], folder: Path, source: IO[bytes], messages: Messages) -> dict[str, Any]:
+    """Runs the program of ``order`` and passes its lines on; returns its status and the end of its stderr.
 
     Raises:
         RefusalError: this Python is too old for the program.
-        NobodyWaitsError: the other side went away meanwhile.
+        HostGoneError: the host is gone.
     """
     if sys.version_info < OLDEST_PYTHON:
         raise RefusalError("python", got=platform.python_version(), oldest=".".join(map(str, OLDEST_PYTHON)))
@@ -249,14 +249,14 @@ def run(order: dict[str, Any], folder: Path, source: IO[bytes], answers: Answers
         "PYTHONPATH": str(folder / order["packages"]),
         "XDG_CACHE_HOME": str(folder / "cache"),  # engines keep things there
     }
-    with tempfile.TemporaryFile(dir=folder) as said:
+    with tempfile.TemporaryFile(dir=folder) as errors:
         child = subprocess.Popen(
-            [sys.executable, *order["argv"]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, cwd=folder,
+            [sys.executable, *order["argv"]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=folder,
             env=environment, start_new_session=True, preexec_fn=die_with_parent,
         )  # fmt: skip
         try:
             text = json.dumps(order["stdin"]).encode()
-            relay = threading.Thread(target=_relay, args=(child, text, answers), daemon=True)
+            relay = threading.Thread(target=_relay, args=(child, text, messages), daemon=True)
             relay.start()
             _wait(relay, source)
             status = child.wait()
@@ -264,12 +264,12 @@ def run(order: dict[str, Any], folder: Path, source: IO[bytes], answers: Answers
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
-        said.seek(max(0, said.seek(0, os.SEEK_END) - _KEPT))
-        return {"status": status, "said": said.read().decode("utf-8", "replace")}
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - _KEPT))
+        return {"status": status, "stderr": errors.read().decode("utf-8", "replace")}
 
 
 def die_with_parent() -> None:
-    """Has the kernel kill this process when its parent dies, however that dies."""
+    """Asks the kernel to kill this process when its parent ends, even by SIGKILL."""
     with contextlib.suppress(ImportError, OSError, AttributeError):
         import ctypes
 
@@ -288,40 +288,40 @@ def _receive(source: IO[bytes], path: Path, size: int) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as target:
         while left:
-            heard()
+            watchdog()
             piece = source.read(min(_CHUNK, left))
             if not piece:
-                raise NobodyWaitsError
+                raise HostGoneError
             digest.update(piece)
             target.write(piece)
             left -= len(piece)
     return digest.hexdigest()
 
 
-def _relay(child: subprocess.Popen[bytes], text: bytes, answers: Answers) -> None:
+def _relay(child: subprocess.Popen[bytes], text: bytes, messages: Messages) -> None:
     assert child.stdin is not None
     assert child.stdout is not None
     with contextlib.suppress(BrokenPipeError):
         child.stdin.write(text)
         child.stdin.close()
-    # where nobody reads, standard input ends as well, and that ends the program
+    # without a reader, standard input ends as well, which ends the program
     with contextlib.suppress(OSError):
         for line in child.stdout:
-            answers.pass_on(line if line.endswith(b"\n") else line + b"\n")
+            messages.pass_on(line if line.endswith(b"\n") else line + b"\n")
 
 
 def _wait(relay: threading.Thread, source: IO[bytes]) -> None:
-    """Waits until the program has said all it had to say."""
+    """Waits until the program has closed its output."""
     while relay.is_alive():
         readable, _, _ = select.select([source], [], [], 0.1)
         if readable:
-            heard()
+            watchdog()
             if not os.read(source.fileno(), _CHUNK):
-                raise NobodyWaitsError
+                raise HostGoneError
 
 
 def _end(number: int, _: object) -> None:
-    raise NobodyWaitsError
+    raise HostGoneError
 
 
 if __name__ == "__main__":

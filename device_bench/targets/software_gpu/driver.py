@@ -19,9 +19,9 @@ from device_bench.targets.emulated.fetch import SUITE, apt_sources, fetch_debs, 
 from device_bench.targets.emulated.host import Host, Lack, missing_programs
 from device_bench.targets.emulated.once import made_once
 from device_bench.targets.emulated.steps import Steps
-from runtime import ArtifactError, MeasurementError, Progress, decode, encode, read_document, silent, write_document
+from runtime import ArtifactError, Document, MeasurementError, Progress, silent
 
-SCHEMA, VERSION = "pocketvit-software-vulkan", 1
+PACKAGE_DOCUMENT = Document("pocketvit-software-vulkan", 1, Package)
 STAGE = "fetching the software GPU"
 
 PACKAGE = "chromium-common"
@@ -126,9 +126,8 @@ def missing_for_vulkan(cache: Path | None = None, host: Host | None = None) -> t
 
 def _read(path: Path) -> SoftwareVulkan | None:
     """Returns the driver in a folder, or None where there is none, or none that is whole."""
-    record = path / "record.json"
     try:
-        package = decode(Package, read_document(record, SCHEMA, VERSION), str(record))
+        package = PACKAGE_DOCUMENT.read(path / "record.json")
     except ArtifactError:
         return None
     return (
@@ -153,6 +152,6 @@ def _make(path: Path, progress: Progress, steps: Steps, sources: Sequence[Path] 
             raise MeasurementError(f"{deb.name} does not hold the software GPU", expected=f"{_FOLDER}/{name}")
         source.replace(path / name)
     digest = hashlib.sha256(deb.read_bytes()).hexdigest()
-    write_document(path / "record.json", SCHEMA, VERSION, encode(Package(deb.name, digest)))
+    PACKAGE_DOCUMENT.write(path / "record.json", Package(deb.name, digest))
     shutil.rmtree(work)
     progress(STAGE, _STEPS, _STEPS)

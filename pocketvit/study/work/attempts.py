@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from runtime import ArtifactError
+from runtime.journals import RUN_LOG
 
 FILE = "attempts.txt"
 _LINE = re.compile(r"(started|seen) (\d+\.\d{3})")
@@ -128,15 +128,12 @@ def _cut_short(at: float, attempts: tuple[Attempt, ...]) -> float:
 
 def _events(path: Path) -> list[dict[str, str]]:
     """Returns the lines of a log that tell of a stage."""
-    text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        # a kill may have cut the last line short
-        events = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-        found = [event for event in events if event["event"] in ("started", "finished")]
+        found = [event for _, event in RUN_LOG.read(path)[1] if event["event"] in ("started", "finished")]
         for event in found:
             datetime.fromisoformat(event["utc"]), str(event["stage"])
             if event["event"] == "finished":
                 float(event["seconds"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ArtifactError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is damaged", got=error) from error
     return found

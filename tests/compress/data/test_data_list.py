@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compress.data.data_list import DataList, data_digest, differences, list_data, read_data_list, write_data_list
+from compress.data.data_list import DATA_DOCUMENT, DataList, data_digest, differences, list_data
 from compress.data.dataset import ArrayImages
 from compress.data.load import load_data
 from compress.data.unlabelled import with_unlabelled
-from runtime import ArtifactError, read_document
+from runtime import ArtifactError
 
 
 @pytest.fixture
@@ -157,20 +158,20 @@ def test_a_list_comes_back(folder: Path, tmp_path: Path) -> None:
     found = listed(folder)
     assert "cat/caf\\xe9.bmp" in found.names
     path = tmp_path / "data.json"
-    write_data_list(path, found)
-    assert read_data_list(path) == found
-    document = read_document(path, "pocketvit.data", 1)
-    assert list(document) == [
+    DATA_DOCUMENT.write(path, found)
+    assert DATA_DOCUMENT.read(path) == found
+    assert list(json.loads(path.read_text())) == [
+        *("schema", "schema_version"),
         *("data", "class_names", "names", "sizes", "labels", "content_sha256", "train", "held_out", "test"),
         *("splits_sha256", "sha256"),
     ]
     path.write_text(path.read_text().replace('"sizes": [', '"sizes": [ 1,'))
-    with pytest.raises(ArtifactError, match="not as many"):
-        read_data_list(path)
+    with pytest.raises(ArtifactError, match="as many names as sizes"):
+        DATA_DOCUMENT.read(path)
 
 
 def test_version_1_will_always_be_read() -> None:
-    found = read_data_list(Path(__file__).parents[2] / "golden" / "data-v1.json")
+    found = DATA_DOCUMENT.read(Path(__file__).parents[2] / "golden" / "data-v1.json")
     assert (found.data, found.class_names) == ("imagefolder:photos", ("cat", "dog"))
     assert (found.names[0], found.sizes[0], found.labels[-1]) == ("cat/0.png", 68, 1)
     assert (found.train, found.held_out, found.test) == (2, 2, 2)

@@ -22,6 +22,7 @@ from compress.distill.teachers import TimmSpec, folder_teacher, sliced_teacher, 
 from compress.evaluate import Score, score
 from compress.model.folder import Task, read_model, save_model, weights_sha256
 from runtime import (
+    METRICS_DOCUMENT,
     Artifact,
     ArtifactError,
     DataError,
@@ -31,7 +32,6 @@ from runtime import (
     Provenance,
     Session,
     TensorSpec,
-    write_metrics,
 )
 from tests.compress.tiny import SPEC, TINY_PLAN, tiny_vit, toy_data
 
@@ -120,7 +120,7 @@ def task(names: tuple[str, ...] = DATA.class_names) -> Task:
 def run_folder(root: Path, baseline: float, sliced: float) -> Path:
     for seed, (name, top1) in enumerate((("baseline", baseline), ("sliced", sliced))):
         save_model(root / name, tiny_vit(seed=seed), task())
-        write_metrics(root / name / "metrics.json", ModelMetrics(1, 1, 1, 0.5, 4, top1))
+        METRICS_DOCUMENT.write(root / name / "metrics.json", ModelMetrics(1, 1, 1, 0.5, 4, top1))
     return root
 
 

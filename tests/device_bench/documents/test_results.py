@@ -9,7 +9,7 @@ import pytest
 from device_bench.documents.figures import Accuracy, Energy, Failure, MemoryUse, Peak, Startup, Throughput, confusion
 from device_bench.documents.instructions import Instructions
 from device_bench.documents.measurement import Measurement, Sampling
-from device_bench.documents.results import BenchResult, FileResult, read_result, write_result
+from device_bench.documents.results import BENCH_DOCUMENT, BenchResult, FileResult
 from device_bench.machine.state import MachineState
 from runtime import ArtifactError, MeasurementError
 from tests.device_bench.conftest import bench_result
@@ -139,7 +139,7 @@ def written(run):
 
 
 def test_a_result_comes_back_as_it_was(run, written):
-    assert read_result(written) == bench_result(run)
+    assert BENCH_DOCUMENT.read(written) == bench_result(run)
 
 
 def test_no_folder_is_stored(run, written):
@@ -147,7 +147,7 @@ def test_no_folder_is_stored(run, written):
 
 
 def test_the_golden_file_of_version_1_loads():
-    result = read_result(GOLDEN)
+    result = BENCH_DOCUMENT.read(GOLDEN)
     assert json.loads(GOLDEN.read_text())["schema_version"] == 1
     assert (result.target, result.created_utc) == ("cpu", "2025-01-02T03:04:05+00:00")
     first, second = result.files
@@ -161,7 +161,7 @@ def test_the_golden_file_of_version_1_loads():
 
 
 def test_what_version_1_did_not_have_is_at_its_default():
-    result = read_result(GOLDEN)
+    result = BENCH_DOCUMENT.read(GOLDEN)
     assert (result.failures, result.peaks, result.notes) == ((), (), ())
     for one in result.files:
         assert (one.startup, one.macs, one.arithmetic, one.energy, one.accuracy) == (None,) * 5
@@ -176,22 +176,22 @@ def test_the_golden_file_of_version_2_loads():
     assert document(GOLDEN_2)["schema_version"] == 2
     accuracy = Accuracy("digits", "test", 3, ((0, 0, 9), (0, 1, 1), (1, 1, 10), (2, 0, 2), (2, 2, 8)))
     files = tuple(replace(one, accuracy=one.accuracy and accuracy, instructions=None) for one in FOURTH.files)
-    assert read_result(GOLDEN_2) == replace(WHOLE, files=files)
+    assert BENCH_DOCUMENT.read(GOLDEN_2) == replace(WHOLE, files=files)
 
 
 def test_the_golden_file_of_version_3_loads():
     assert document(GOLDEN_3)["schema_version"] == 3
-    assert read_result(GOLDEN_3) == FOURTH
+    assert BENCH_DOCUMENT.read(GOLDEN_3) == FOURTH
 
 
 def test_the_golden_file_of_version_4_loads():
     assert document(GOLDEN_4)["schema_version"] == 4
-    assert read_result(GOLDEN_4) == FOURTH
+    assert BENCH_DOCUMENT.read(GOLDEN_4) == FOURTH
 
 
 def test_the_golden_file_of_version_5_is_what_was_written(tmp_path):
-    assert read_result(GOLDEN_5) == WHOLE
-    write_result(tmp_path / "again.json", WHOLE)
+    assert BENCH_DOCUMENT.read(GOLDEN_5) == WHOLE
+    BENCH_DOCUMENT.write(tmp_path / "again.json", WHOLE)
     assert (tmp_path / "again.json").read_bytes() == GOLDEN_5.read_bytes()
 
 
@@ -201,15 +201,15 @@ def test_a_result_of_many_classes_stays_small(tmp_path):
     counts = confusion(np.arange(2 * classes) % classes, answers)
     accuracy = Accuracy("photos", "test", classes, counts, tuple(map(int, answers)))
     files = tuple(replace(one, accuracy=accuracy) for one in WHOLE.files)
-    write_result(tmp_path / "cpu.json", replace(WHOLE, files=files))
-    assert read_result(tmp_path / "cpu.json").files == files
+    BENCH_DOCUMENT.write(tmp_path / "cpu.json", replace(WHOLE, files=files))
+    assert BENCH_DOCUMENT.read(tmp_path / "cpu.json").files == files
     # with a matrix of 6.25 million cells it was 100 MB and more
     assert (tmp_path / "cpu.json").stat().st_size < 500_000 * len(files)
     assert sum(map(sum, accuracy.confusion)) == accuracy.images == 2 * classes
 
 
 def test_the_golden_file_of_version_5_has_every_field():
-    told = set(told_of(read_result(GOLDEN_5)))
+    told = set(told_of(BENCH_DOCUMENT.read(GOLDEN_5)))
     kinds = {kind for kind, _ in told}
     assert kinds >= {BenchResult, FileResult, MachineState, Sampling, Measurement, MemoryUse, Startup, Throughput}
     assert kinds >= {Energy, Accuracy, Peak, Failure, Instructions}
@@ -237,7 +237,7 @@ def test_every_truncation_is_refused(tmp_path, golden):
     for end in range(0, len(text.rstrip()), 37):
         path.write_text(text[:end])
         with pytest.raises(ArtifactError, match=r"is not valid JSON.*truncated or edited"):
-            read_result(path)
+            BENCH_DOCUMENT.read(path)
 
 
 EDITED = "was changed after it was written.*measure again"
@@ -266,7 +266,7 @@ def test_version_2_edited_by_hand_is_refused_with_the_reason(tmp_path, old, new,
     path = tmp_path / "edited.json"
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(ArtifactError, match=reason):
-        read_result(path)
+        BENCH_DOCUMENT.read(path)
 
 
 ROW = ("files", 0)
@@ -330,13 +330,13 @@ def refused_when_forged(tmp_path, golden, keys, value, reason):
     path = tmp_path / "forged.json"
     path.write_text(json.dumps(signed(body)))
     with pytest.raises(ArtifactError, match=reason):
-        read_result(path)
+        BENCH_DOCUMENT.read(path)
 
 
 def test_a_golden_file_signed_again_is_itself(tmp_path):
     path = tmp_path / "same.json"
     path.write_text(json.dumps(signed(document(GOLDEN_3))))
-    assert read_result(path) == FOURTH
+    assert BENCH_DOCUMENT.read(path) == FOURTH
 
 
 def document(path):
@@ -371,20 +371,20 @@ def test_what_was_edited_by_hand_is_refused(tmp_path, old, new):
     path = tmp_path / "edited.json"
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(ArtifactError):
-        read_result(path)
+        BENCH_DOCUMENT.read(path)
 
 
 def test_an_edit_is_called_an_edit(tmp_path):
     path = tmp_path / "edited.json"
     path.write_text(GOLDEN.read_text().replace("0.0022", "0.0012", 1))
     with pytest.raises(ArtifactError, match=r"changed after it was written.*measure again"):
-        read_result(path)
+        BENCH_DOCUMENT.read(path)
 
 
 def test_layout_does_not_matter(tmp_path):
     path = tmp_path / "compact.json"
     path.write_text(json.dumps(json.loads(GOLDEN.read_text()), sort_keys=True))
-    assert read_result(path) == read_result(GOLDEN)
+    assert BENCH_DOCUMENT.read(path) == BENCH_DOCUMENT.read(GOLDEN)
 
 
 @pytest.mark.parametrize(
@@ -401,11 +401,11 @@ def test_layout_does_not_matter(tmp_path):
 )
 def test_an_impossible_file_result_is_refused(changes):
     with pytest.raises(MeasurementError):
-        replace(read_result(GOLDEN).files[0], **changes)
+        replace(BENCH_DOCUMENT.read(GOLDEN).files[0], **changes)
 
 
 def test_an_impossible_result_is_refused():
-    golden = read_result(GOLDEN)
+    golden = BENCH_DOCUMENT.read(GOLDEN)
     for changes in (
         {"created_utc": "yesterday"},
         {"created_utc": "2025-01-02T03:04:05"},
@@ -420,12 +420,12 @@ def test_an_impossible_result_is_refused():
 
 
 def test_invalid_content_under_a_right_digest_is_still_refused(tmp_path):
-    golden = read_result(GOLDEN)
+    golden = BENCH_DOCUMENT.read(GOLDEN)
     object.__setattr__(golden, "created_utc", "yesterday")
     path = tmp_path / "forged.json"
-    write_result(path, golden)
+    BENCH_DOCUMENT.write(path, golden)
     with pytest.raises(ArtifactError, match="created_utc"):
-        read_result(path)
+        BENCH_DOCUMENT.read(path)
 
 
 def test_an_emulated_target_has_no_times():

@@ -120,9 +120,9 @@ def test_actions_in_few_words():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda lines: [{"schema": "other", "schema_version": 1}, *lines[1:]], "no journal"),
+        (lambda lines: [{"schema": "other", "schema_version": 1}, *lines[1:]], "another kind"),
         (lambda lines: [{**lines[0], "schema_version": 2}, *lines[1:]], "newer"),
-        (lambda lines: lines[1:], "no journal"),
+        (lambda lines: lines[1:], "another kind"),
         (lambda lines: [{**lines[0], "settings": {}}, *lines[1:]], "how many images"),
         (lambda lines: [*lines, {"op": "branch", "images": -10_000, "children": []}], "cannot be"),
         (lambda lines: [*lines, {"op": "guess"}], "no operation"),

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from device_bench.documents.results import read_result
+from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.gate.compare import compare_results
 
-RESULT = read_result(Path(__file__).parents[1] / "golden" / "bench_v1.json")
+RESULT = BENCH_DOCUMENT.read(Path(__file__).parents[1] / "golden" / "bench_v1.json")
 
 
 def test_times_of_one_machine_are_compared():

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from device_bench.documents.facts import Baseline, Facts, baseline_of, read_baseline, write_baseline
+from device_bench.documents.facts import BASELINE_DOCUMENT, Baseline, Facts, baseline_of
 from device_bench.documents.instructions import Instructions
 from device_bench.gate.duel import Duel, Round, Rules
 from device_bench.gate.judge import Gate, Limits, gate_json, judge, read_limits
@@ -203,22 +203,22 @@ def test_json_has_no_infinity_and_every_round():
 def test_a_baseline_comes_back(tmp_path):
     path = tmp_path / "baseline.json"
     baseline = baseline_of((BASE, replace(BASE, file="other.onnx", partitions=None)), "a processor")
-    write_baseline(path, baseline)
-    assert read_baseline(path) == baseline
+    BASELINE_DOCUMENT.write(path, baseline)
+    assert BASELINE_DOCUMENT.read(path) == baseline
     assert baseline.of("other.onnx").partitions is None
     with pytest.raises(MeasurementError, match=r"knows no new\.onnx.*--update-baseline"):
         baseline.of("new.onnx")
 
 
 def test_the_first_version_still_loads():
-    baseline = read_baseline(GOLDEN)
+    baseline = BASELINE_DOCUMENT.read(GOLDEN)
     assert baseline == Baseline("2025-01-02T03:04:05+00:00", "0.1.0", "a processor", (BASE,))
 
 
 def test_the_second_version_is_what_was_written(tmp_path):
     whole = Baseline("2026-01-02T03:04:05+00:00", "0.1.0", "a processor", (BASE, COUNTED))
-    assert read_baseline(GOLDEN_2) == whole
-    write_baseline(tmp_path / "again.json", whole)
+    assert BASELINE_DOCUMENT.read(GOLDEN_2) == whole
+    BASELINE_DOCUMENT.write(tmp_path / "again.json", whole)
     assert (tmp_path / "again.json").read_bytes() == GOLDEN_2.read_bytes()
 
 
@@ -232,7 +232,7 @@ def test_a_baseline_edited_by_hand_is_refused(tmp_path, old, new):
     path = tmp_path / "edited.json"
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(ArtifactError):
-        read_baseline(path)
+        BASELINE_DOCUMENT.read(path)
 
 
 def test_a_truncated_baseline_is_refused(tmp_path):
@@ -240,7 +240,7 @@ def test_a_truncated_baseline_is_refused(tmp_path):
     for end in range(0, len(text), 23):
         path.write_text(text[:end])
         with pytest.raises(ArtifactError):
-            read_baseline(path)
+            BASELINE_DOCUMENT.read(path)
 
 
 def test_a_baseline_names_files_once():

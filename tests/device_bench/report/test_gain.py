@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from device_bench.documents.results import read_result, write_result
+from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.interval import Interval
 from device_bench.metrics.stats import ratio_of_medians
 from device_bench.report.gain import Gain
@@ -21,16 +21,16 @@ def gain(low: float, high: float, share: float = 0.5) -> Gain:
 def slow_down(run, file, factor):
     """Makes ``file`` in the bench as fast as the baseline divided by ``factor``, round by round."""
     path = run / "bench" / "cpu.json"
-    bench = read_result(path)
+    bench = BENCH_DOCUMENT.read(path)
     latency = bench.files[0].latency
     values = replace(latency, values=tuple(factor * value for value in latency.values))
     files = [replace(item, measurements=(values,)) if item.file == file else item for item in bench.files]
-    write_result(path, replace(bench, files=tuple(files)))
+    BENCH_DOCUMENT.write(path, replace(bench, files=tuple(files)))
 
 
 def test_the_promise_stands_beside_the_measurement(run):
     summary = summarise(run)
-    bench = read_result(run / "bench" / "cpu.json")
+    bench = BENCH_DOCUMENT.read(run / "bench" / "cpu.json")
     (found,) = summary.gains
     assert (found.file, found.baseline, found.target) == ("digits.fp32.tflite", "baseline.fp32.tflite", "cpu")
     assert found.macs_share == SHARE
@@ -102,13 +102,13 @@ def test_a_model_of_the_same_macs_promises_nothing_and_misses_nothing():
 
 def test_what_was_timed_before_the_file_changed_or_in_another_way_is_not_compared(run):
     path = run / "bench" / "cpu.json"
-    bench = read_result(path)
+    bench = BENCH_DOCUMENT.read(path)
     for change in ({"sha256": "0" * 64}, {"threads": 4}, {"measurements": ()}):
-        write_result(path, replace(bench, files=(replace(bench.files[0], **change), *bench.files[1:])))
+        BENCH_DOCUMENT.write(path, replace(bench, files=(replace(bench.files[0], **change), *bench.files[1:])))
         assert summarise(run).gains == ()
 
 
 def test_every_target_has_its_own(run):
-    bench = read_result(run / "bench" / "cpu.json")
-    write_result(run / "bench" / "board.json", replace(bench, target="board"))
+    bench = BENCH_DOCUMENT.read(run / "bench" / "cpu.json")
+    BENCH_DOCUMENT.write(run / "bench" / "board.json", replace(bench, target="board"))
     assert {gain.target for gain in summarise(run).gains} == {"cpu", "board"}

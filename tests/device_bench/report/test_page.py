@@ -11,7 +11,7 @@ import pytest
 from device_bench import format
 from device_bench.documents.figures import Failure, MemoryUse
 from device_bench.documents.op_times import times_path, write_times
-from device_bench.documents.results import read_result, write_result
+from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.report.page import write_report
 from device_bench.report.summary import summarise
 from device_bench.targets.fleet import Fleet
@@ -190,8 +190,8 @@ def test_an_unfinished_run_has_a_report(run, missing):
 
 
 def test_a_second_target_has_a_table_of_its_own(light):
-    bench = read_result(light / "bench" / "cpu.json")
-    write_result(light / "bench" / "board.json", replace(bench, target="board"))
+    bench = BENCH_DOCUMENT.read(light / "bench" / "cpu.json")
+    BENCH_DOCUMENT.write(light / "bench" / "board.json", replace(bench, target="board"))
     markdown, html = (path.read_text() for path in write_report(light))
     assert "## On board" in markdown
     assert "<h2>On board</h2>" in html
@@ -202,10 +202,10 @@ def test_a_second_target_has_a_table_of_its_own(light):
 
 def test_an_unsettled_warm_up_is_said(light):
     path = light / "bench" / "cpu.json"
-    bench = read_result(path)
+    bench = BENCH_DOCUMENT.read(path)
     unsettled = (replace(bench.files[1].latency, steady=False),)
     files = (bench.files[0], replace(bench.files[1], measurements=unsettled), *bench.files[2:])
-    write_result(path, replace(bench, files=files))
+    BENCH_DOCUMENT.write(path, replace(bench, files=files))
     for report in write_report(light):
         assert re.search(r"warm-up of digits\.fp32\.tflite reached its cap", report.read_text())
 
@@ -295,7 +295,7 @@ def test_a_broken_promise_is_said_once(light):
 
 
 def test_everything_measured_stands_in_both_reports(full):
-    bench = read_result(full / "bench" / "cpu.json")
+    bench = BENCH_DOCUMENT.read(full / "bench" / "cpu.json")
     own = bench.of("digits.int8.tflite")
     for text in texts(full):
         for figure in (
@@ -320,7 +320,7 @@ def test_everything_measured_stands_in_both_reports(full):
 
 
 def test_what_failed_and_what_qualifies_figures_is_said(full):
-    bench = read_result(full / "bench" / "cpu.json")
+    bench = BENCH_DOCUMENT.read(full / "bench" / "cpu.json")
     markdown, html = texts(full)
     assert "digits.fp16.onnx" in section(markdown, "Not measured")
     assert html.index("<h2>Not measured</h2>") < html.index("<h2>The table</h2>")
@@ -335,7 +335,7 @@ def test_what_failed_and_what_qualifies_figures_is_said(full):
 
 def test_matrices_show_what_changed_against_the_baseline(full):
     _, html = texts(full)
-    bench = read_result(full / "bench" / "cpu.json")
+    bench = BENCH_DOCUMENT.read(full / "bench" / "cpu.json")
     matrices = re.findall(r'<div class="matrix">.*?</table>', html, re.DOTALL)
     assert len(matrices) == len(bench.files)
     assert "baseline.fp32.tflite" in matrices[0]
@@ -368,7 +368,7 @@ def test_an_older_bench_without_the_new_figures_says_what_is_missing(plain):
 
 
 def test_times_of_another_file_or_of_a_damaged_document_are_left_out_and_said(light):
-    bench = read_result(light / "bench" / "cpu.json")
+    bench = BENCH_DOCUMENT.read(light / "bench" / "cpu.json")
     first, second, third = bench.files[:3]
     write_times(light / "bench", replace(op_times(first), sha256="0" * 64))
     times_path(light / "bench", second.file).write_text("{")
@@ -383,8 +383,8 @@ def test_times_of_another_file_or_of_a_damaged_document_are_left_out_and_said(li
 
 def test_a_bench_that_measured_nothing_has_a_report(light):
     path = light / "bench" / "cpu.json"
-    bench = read_result(path)
-    write_result(path, replace(bench, files=(), failures=(Failure(bench.files[0].file, "it fell over"),)))
+    bench = BENCH_DOCUMENT.read(path)
+    BENCH_DOCUMENT.write(path, replace(bench, files=(), failures=(Failure(bench.files[0].file, "it fell over"),)))
     markdown, html = (path.read_text() for path in write_report(light))
     parsed(html)
     assert "it fell over" in section(markdown, "Not measured")
@@ -393,9 +393,9 @@ def test_a_bench_that_measured_nothing_has_a_report(light):
 
 def test_a_target_without_a_clock_has_sizes_and_memory(light):
     path = light / "bench" / "cpu.json"
-    bench = read_result(path)
+    bench = BENCH_DOCUMENT.read(path)
     files = tuple(replace(own, measurements=(), memory=MemoryUse(70_000_000, 30_000_000)) for own in bench.files)
-    write_result(path, replace(bench, files=files))
+    BENCH_DOCUMENT.write(path, replace(bench, files=files))
     markdown, html = (path.read_text() for path in write_report(light))
     parsed(html)
     assert "70.0 MB" in markdown
@@ -411,7 +411,7 @@ def test_the_page_is_small_enough_to_send(full):
 def test_a_document_of_the_first_version_is_shown(light):
     golden = Path(__file__).parents[1] / "golden" / "bench_v1.json"
     shutil.copy(golden, light / "bench" / "cpu.json")
-    old = read_result(golden)
+    old = BENCH_DOCUMENT.read(golden)
     markdown, html = (path.read_text() for path in write_report(light))
     parsed(html)
     assert old.before.board
@@ -474,7 +474,7 @@ def test_an_emulated_target_has_counts_and_says_that_it_has_no_time(fleet):
 
 def test_an_emulated_target_alone_leaves_the_models_table_without_times(light):
     path = light / "bench" / "cpu.json"
-    bench = read_result(path)
+    bench = BENCH_DOCUMENT.read(path)
     path.unlink()
     write_fleet(light / "bench", Fleet((emulated(bench),)))
     markdown, html = (path.read_text() for path in write_report(light))

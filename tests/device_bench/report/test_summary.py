@@ -1,14 +1,16 @@
+import hashlib
 from dataclasses import replace
 
 import pytest
 
-from device_bench.documents.results import read_result, write_result
+from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.metrics.stats import median_interval, ratio_of_medians
+from device_bench.report.page import write_report
 from device_bench.report.summary import summarise
 from device_bench.report.verdict import verdict
 from device_bench.targets.fleet import Fleet
 from device_bench.targets.fleet_folder import write_fleet
-from runtime import ArtifactError, RunFolderError, macs, params
+from runtime import ArtifactError, RunFolderError, macs, params, read_artifact, write_artifact
 from tests.device_bench.conftest import BASELINE, FILES, SLICED
 from tests.device_bench.fleets import emulated, failure
 
@@ -39,7 +41,7 @@ def test_figures_come_from_where_they_should(run):
 
 
 def test_timings_come_from_the_raw_values(run):
-    bench, summary = read_result(run / "bench" / "cpu.json"), summarise(run)
+    bench, summary = BENCH_DOCUMENT.read(run / "bench" / "cpu.json"), summarise(run)
     timing = summary.row("digits.int8.tflite").on("cpu")
     values = bench.of("digits.int8.tflite").latency.values
     assert timing.median_s == median_interval(values)
@@ -51,8 +53,8 @@ def test_timings_come_from_the_raw_values(run):
 
 def test_without_the_reference_there_is_no_speedup(run):
     path = run / "bench" / "cpu.json"
-    bench = read_result(path)
-    write_result(path, replace(bench, files=bench.files[1:]))
+    bench = BENCH_DOCUMENT.read(path)
+    BENCH_DOCUMENT.write(path, replace(bench, files=bench.files[1:]))
     timing = summarise(run).row("digits.int8.tflite").on("cpu")
     assert timing.median_s is not None
     assert timing.speedup is None
@@ -60,15 +62,15 @@ def test_without_the_reference_there_is_no_speedup(run):
 
 def test_a_reference_with_other_threads_is_none(run):
     path = run / "bench" / "cpu.json"
-    bench = read_result(path)
-    write_result(path, replace(bench, files=(replace(bench.files[0], threads=4), *bench.files[1:])))
+    bench = BENCH_DOCUMENT.read(path)
+    BENCH_DOCUMENT.write(path, replace(bench, files=(replace(bench.files[0], threads=4), *bench.files[1:])))
     assert summarise(run).row("digits.int8.tflite").on("cpu").speedup is None
 
 
 def test_the_timing_of_an_older_file_is_left_out_and_said(run):
     path = run / "bench" / "cpu.json"
-    bench = read_result(path)
-    write_result(path, replace(bench, files=(*bench.files[:-1], replace(bench.files[-1], sha256="0" * 64))))
+    bench = BENCH_DOCUMENT.read(path)
+    BENCH_DOCUMENT.write(path, replace(bench, files=(*bench.files[:-1], replace(bench.files[-1], sha256="0" * 64))))
     summary = summarise(run)
     assert summary.row(FILES[-1][0]).timings == ()
     assert any("timed an older digits.int8.onnx" in note for note in summary.notes)
@@ -100,15 +102,15 @@ def test_a_plan_without_metrics_still_has_its_cost(run):
 
 
 def test_other_targets_stand_beside_the_cpu(run):
-    bench = read_result(run / "bench" / "cpu.json")
-    write_result(run / "bench" / "board.json", replace(bench, target="board"))
+    bench = BENCH_DOCUMENT.read(run / "bench" / "cpu.json")
+    BENCH_DOCUMENT.write(run / "bench" / "board.json", replace(bench, target="board"))
     summary = summarise(run)
     assert summary.targets == ("cpu", "board")
     assert summary.row("digits.onnx").on("board") is not None
 
 
 def test_two_results_for_one_target_are_refused(run):
-    write_result(run / "bench" / "again.json", read_result(run / "bench" / "cpu.json"))
+    BENCH_DOCUMENT.write(run / "bench" / "again.json", BENCH_DOCUMENT.read(run / "bench" / "cpu.json"))
     with pytest.raises(RunFolderError, match="two results"):
         summarise(run)
 
@@ -136,19 +138,19 @@ def test_the_verdict_says_what_was_measured(run):
 
 def test_the_verdict_does_not_call_noise_a_speedup(run):
     path = run / "bench" / "cpu.json"
-    bench = read_result(path)
+    bench = BENCH_DOCUMENT.read(path)
     same = bench.files[0].measurements
-    write_result(path, replace(bench, files=tuple(replace(item, measurements=same) for item in bench.files)))
+    BENCH_DOCUMENT.write(path, replace(bench, files=tuple(replace(item, measurements=same) for item in bench.files)))
     assert "no measurable difference" in verdict(summarise(run))
 
 
 def test_the_verdict_says_when_a_file_is_slower(run):
     path = run / "bench" / "cpu.json"
-    bench = read_result(path)
+    bench = BENCH_DOCUMENT.read(path)
     latency = bench.files[0].latency
     slower = (replace(latency, values=tuple(2 * value for value in latency.values)),)
     files = (bench.files[0], *(replace(item, measurements=slower) for item in bench.files[1:]))
-    write_result(path, replace(bench, files=files))
+    BENCH_DOCUMENT.write(path, replace(bench, files=files))
     assert "the speed of baseline.fp32.tflite, measured turn by turn with it, so it is slower" in verdict(
         summarise(run)
     )
@@ -167,7 +169,7 @@ def test_the_verdict_without_a_bench_speaks_of_size(run):
 
 
 def test_times_come_before_counts(run):
-    bench = read_result(run / "bench" / "cpu.json")
+    bench = BENCH_DOCUMENT.read(run / "bench" / "cpu.json")
     write_fleet(run / "bench", Fleet((emulated(bench, "a-board"), replace(bench, target="b-board"))))
     summary = summarise(run)
     assert summary.targets == ("cpu", "b-board", "a-board")
@@ -183,3 +185,20 @@ def test_targets_without_a_result_are_known(run):
     assert summarise(run).unmeasured == ()
     write_fleet(run / "bench", Fleet((), (failure("attic"),)))
     assert summarise(run).unmeasured == (failure("attic"),)
+
+
+def test_a_torch_file_reaches_every_table(run):
+    first, second = (run / "artifacts" / name for name in ("digits.onnx", "digits.pt2"))
+    content = b"an archive of torch"
+    second.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    manifest = replace(read_artifact(first), file=second.name, format="torch", sha256=digest, size_bytes=len(content))
+    write_artifact(second, manifest)
+    bench = BENCH_DOCUMENT.read(run / "bench" / "cpu.json")
+    timed = replace(bench.of("digits.onnx"), file=second.name, sha256=digest, size_bytes=len(content), engine="torch")
+    BENCH_DOCUMENT.write(run / "bench" / "cpu.json", replace(bench, files=(*bench.files, timed)))
+    summary = summarise(run)
+    assert summary.rows[-1].name == "digits.pt2"
+    assert summary.row("digits.pt2").on("cpu").median_s is not None
+    for path in write_report(run):
+        assert path.read_text().count("digits.pt2") >= 4

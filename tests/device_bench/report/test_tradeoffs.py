@@ -12,13 +12,13 @@ import device_bench.report.render.matrices
 import device_bench.report.tradeoffs
 from device_bench.columns import of_view
 from device_bench.documents.measurement import Sampling
-from device_bench.documents.results import BenchResult, read_result, write_result
+from device_bench.documents.results import BENCH_DOCUMENT, BenchResult
 from device_bench.format import MISSING
 from device_bench.interval import share_interval
 from device_bench.metrics.base import Measured, said_once
 from device_bench.metrics.energy import ENERGY
 from device_bench.report.confusions import confusions
-from device_bench.report.machine import machine_rows, untold
+from device_bench.report.machine import machine_rows, unknown
 from device_bench.report.render.document import table
 from device_bench.report.summary import summarise
 from device_bench.report.tradeoffs import Point, accuracy_words, frontier, short_names, tradeoffs
@@ -76,7 +76,7 @@ def test_accuracy_is_of_the_target_where_there_is_one(run):
     assert accuracy_words(found, summary, "cpu") == "Top-1 was measured on cpu itself, on 500 images."
 
     half = tuple(replace(file, accuracy=None) if file is own else file for file in bench.files)
-    write_result(run / "bench" / "cpu.json", replace(bench, files=half))
+    BENCH_DOCUMENT.write(run / "bench" / "cpu.json", replace(bench, files=half))
     summary = summarise(run)
     words = accuracy_words(tradeoffs(summary, "cpu"), summary, "cpu")
     assert "that of digits.int8.tflite (hollow) at export" in words
@@ -168,10 +168,10 @@ def test_every_field_that_a_machine_tells_is_a_row():
     assert rows["Core time given to others by a hypervisor"] == (MISSING, "1.50 s")
     assert rows["numpy"] == ("2.1.0",) * 2
     assert "Board" not in rows
-    assert "Board" in untold(before, after)
-    assert "Temperature" not in untold(before, after)
+    assert "Board" in unknown(before, after)
+    assert "Temperature" not in unknown(before, after)
 
 
 def test_an_older_state_without_the_newer_fields_is_shown(run):
-    state = read_result(run / "bench" / "cpu.json").before
+    state = BENCH_DOCUMENT.read(run / "bench" / "cpu.json").before
     assert [what for what, _, _ in machine_rows(state, state)][:2] == ["Processor", "Logical cores"]

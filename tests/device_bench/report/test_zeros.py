@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from device_bench.documents.sparsity import LayerZeros, Zeros, read_zeros, write_zeros, zeros_path
+from device_bench.documents.sparsity import ZEROS_DOCUMENT, LayerZeros, Zeros, zeros_path
 from device_bench.report.page import write_report
 from device_bench.report.summary import summarise
 from device_bench.report.zeros import zeros_part
@@ -27,7 +27,7 @@ ZEROS = Zeros(
 @pytest.fixture
 def sparse(run):
     """A run whose smaller model has the widths of its baseline, and zeros."""
-    write_zeros(run, ZEROS)
+    ZEROS_DOCUMENT.write(zeros_path(run), ZEROS)
     for name, gzipped in (("baseline", 900), ("digits", 270)):
         file = run / "artifacts" / f"{name}.fp32.tflite"
         write_artifact(file, replace(read_artifact(file), plan=BASELINE, gzip_bytes=gzipped))
@@ -39,9 +39,9 @@ def section(text):
 
 
 def test_the_document_round_trips(tmp_path):
-    assert read_zeros(tmp_path) is None
-    write_zeros(tmp_path, ZEROS)
-    assert read_zeros(tmp_path) == ZEROS
+    assert ZEROS_DOCUMENT.read_if_there(zeros_path(tmp_path)) is None
+    ZEROS_DOCUMENT.write(zeros_path(tmp_path), ZEROS)
+    assert ZEROS_DOCUMENT.read_if_there(zeros_path(tmp_path)) == ZEROS
     assert (ZEROS.weights, ZEROS.zeros) == (184_320, 165_888)
     document = json.loads(zeros_path(tmp_path).read_text())
     assert (document["schema"], document["schema_version"]) == ("pocketvit.sparsity", 1)
@@ -66,7 +66,7 @@ def test_a_damaged_document_is_told_and_costs_its_part_alone(sparse, keys, value
     at[keys[-1]] = value
     zeros_path(sparse).write_text(json.dumps(document))
     with pytest.raises(ArtifactError, match="sparsity"):
-        read_zeros(sparse)
+        ZEROS_DOCUMENT.read_if_there(zeros_path(sparse))
     write_report(sparse)
     for name in ("report.md", "report.html"):
         assert "What zeros bought is not shown" in (sparse / name).read_text()
@@ -114,9 +114,11 @@ def test_more_operators_are_told_only_where_zeros_need_them(sparse):
         return " ".join(zeros_part(summarise(sparse), sparse).sentences)
 
     assert "mean of every norm" not in told()
-    write_zeros(sparse, replace(ZEROS, layers=(*ZEROS.layers, LayerZeros("blocks.0.mlp.fc2.weight", 100, 90))))
+    ZEROS_DOCUMENT.write(
+        zeros_path(sparse), replace(ZEROS, layers=(*ZEROS.layers, LayerZeros("blocks.0.mlp.fc2.weight", 100, 90)))
+    )
     assert "mean of every norm" in told()
-    write_zeros(sparse, replace(ZEROS, scope="global"))
+    ZEROS_DOCUMENT.write(zeros_path(sparse), replace(ZEROS, scope="global"))
     assert "of all chosen layers together" in told()
 
 

@@ -16,7 +16,7 @@ import pytest
 from device_bench.documents.instructions import Instructions
 from device_bench.targets.emulated import CORES, MARKER, Lack, boards_folder, count_instructions, emulated_board
 from device_bench.targets.emulated import missing_for_boards as missing
-from device_bench.targets.emulated.base import Package, Record, read_boards, recipe_key, write_record
+from device_bench.targets.emulated.base import RECORD, RECORD_DOCUMENT, Package, Record, read_boards, recipe_key
 from device_bench.targets.emulated.cores import CPUINFO, board_files, cpuinfo
 from device_bench.targets.emulated.fetch import apt_sources, fetch_debs, fetch_wheels
 from device_bench.targets.emulated.host import Host
@@ -101,7 +101,7 @@ def test_where_bases_are_kept(environ: dict[str, str], folder: Path):
 def test_a_base_is_read_with_its_record_and_only_when_whole(tmp_path: Path):
     assert read_boards(tmp_path) is None
     record = Record("k", (Package("a_1_arm64.deb", "0" * 64),), "1" * 64, {"numpy": "2"})
-    write_record(tmp_path, record)
+    RECORD_DOCUMENT.write(tmp_path / RECORD, record)
     found = read_boards(tmp_path)
     assert found is not None
     assert found.record == record
@@ -214,7 +214,7 @@ def test_what_is_missing_comes_with_its_cure(host: Host, tmp_path: Path, change:
 
 
 def test_what_is_made_already_needs_nothing_to_make_it(host: Host, tmp_path: Path):
-    write_record(tmp_path / "cache" / recipe_key(), Record(recipe_key(), (), "", {}))
+    RECORD_DOCUMENT.write(tmp_path / "cache" / recipe_key() / RECORD, Record(recipe_key(), (), "", {}))
     bare = replace(host, root=Path("/nowhere"), which=lambda name: None if name in ("gcc", "apt-get") else name)
     assert missing(tmp_path / "cache", bare) == ()
     assert all(isinstance(lack, Lack) for lack in missing(tmp_path / "other", bare))

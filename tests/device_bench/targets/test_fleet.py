@@ -9,7 +9,7 @@ import pytest
 
 from device_bench.documents.figures import Failure
 from device_bench.documents.request import BenchRequest
-from device_bench.documents.results import BenchResult, read_result, write_result
+from device_bench.documents.results import BENCH_DOCUMENT, BenchResult
 from device_bench.targets.base import Device
 from device_bench.targets.fleet import Fleet, bench_fleet
 from device_bench.targets.fleet_folder import read_failures, write_fleet
@@ -205,19 +205,19 @@ def test_results_and_failures_are_kept_by_target(bench: BenchResult, tmp_path: P
         "emu-pi4.json",
         "failed/ssh-pi@attic.json",
     ]
-    assert [read_result(path) for path in paths[:2]] == list(results)
+    assert [BENCH_DOCUMENT.read(path) for path in paths[:2]] == list(results)
     assert read_failures(tmp_path) == (failure("ssh:pi@attic"),)
 
 
 def test_a_result_takes_the_place_of_its_targets_own_alone(bench: BenchResult, tmp_path: Path) -> None:
-    write_result(tmp_path / "mine.json", replace(bench, target="ssh:a"))
-    write_result(tmp_path / "ssh-b.json", replace(bench, target="ssh-b"))
+    BENCH_DOCUMENT.write(tmp_path / "mine.json", replace(bench, target="ssh:a"))
+    BENCH_DOCUMENT.write(tmp_path / "ssh-b.json", replace(bench, target="ssh-b"))
     (tmp_path / "ssh-c.json").write_text("{")
     now = [replace(bench, target=target, seed=7) for target in ("ssh:a", "ssh:b", "ssh:c")]
     paths = write_fleet(tmp_path, Fleet(tuple(now)))
     assert [path.name for path in paths] == ["mine.json", "ssh-b-2.json", "ssh-c-2.json"]
-    assert read_result(tmp_path / "mine.json").seed == 7
-    assert read_result(tmp_path / "ssh-b.json").seed == 0
+    assert BENCH_DOCUMENT.read(tmp_path / "mine.json").seed == 7
+    assert BENCH_DOCUMENT.read(tmp_path / "ssh-b.json").seed == 0
     assert (tmp_path / "ssh-c.json").read_text() == "{"
 
 
@@ -227,7 +227,7 @@ def test_no_target_leaves_the_folder(bench: BenchResult, tmp_path: Path, target:
     (path,) = write_fleet(folder, Fleet((replace(bench, target=target),)))
     assert path.parent == folder
     assert not path.name.startswith(("-", "."))
-    assert read_result(path).target == target
+    assert BENCH_DOCUMENT.read(path).target == target
 
 
 def test_a_device_that_fails_leaves_what_it_had_and_one_that_works_again_no_failure(
@@ -236,10 +236,10 @@ def test_a_device_that_fails_leaves_what_it_had_and_one_that_works_again_no_fail
     own = replace(bench, target="board")
     (path,) = write_fleet(tmp_path, Fleet((own,)))
     write_fleet(tmp_path, Fleet((), (failure("board"), failure("other"))))
-    assert read_result(path) == own
+    assert BENCH_DOCUMENT.read(path) == own
     assert [one.target for one in read_failures(tmp_path)] == ["board", "other"]
     write_fleet(tmp_path, Fleet((replace(own, seed=3),)))
-    assert read_result(path).seed == 3
+    assert BENCH_DOCUMENT.read(path).seed == 3
     assert [one.target for one in read_failures(tmp_path)] == ["other"]
 
 

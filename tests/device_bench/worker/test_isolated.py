@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from device_bench.documents.measurement import Sampling
-from device_bench.targets import bench
+from device_bench.targets.bench import bench
 from device_bench.worker.isolated import run_isolated
 from runtime import ArtifactError, MeasurementError, UnsupportedTargetError
 from runtime.worker.parent import JobResult

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from device_bench.documents.results import BenchResult, read_result
+from device_bench.documents.results import BENCH_DOCUMENT, BenchResult
 from device_bench.metrics.accuracy import read_test_images, write_test_images
 from device_bench.metrics.chosen_images import choose_images
-from device_bench.targets import bench
+from device_bench.targets.bench import bench
 from device_bench.targets.emulated import Boards, emulated_board
 from tests.boards.adb import Phone
 from tests.boards.sshd import ssh_server
@@ -69,7 +69,7 @@ def test_every_kind_of_file_answers_on_every_board_as_it_does_here(
     assert found.code == 0, found.err
     assert sorted(path.name for path in (tmp_path / "bench").iterdir()) == ["phone.json", "pi4.json", "pi5.json"]
     for name in ("pi4", "pi5", "phone"):
-        there = read_result(tmp_path / "bench" / f"{name}.json")
+        there = BENCH_DOCUMENT.read(tmp_path / "bench" / f"{name}.json")
         assert (there.target, there.emulated, there.failures) == (name, True, ())
         assert [one.file for one in there.files] == [file.name for file in files_of(tiny_run)]
         for one in there.files:

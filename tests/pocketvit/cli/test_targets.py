@@ -5,19 +5,21 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from device_bench import format, targets
+from device_bench import format
 from device_bench.documents.request import BenchRequest
-from device_bench.documents.results import BenchResult, read_result
+from device_bench.documents.results import BENCH_DOCUMENT, BenchResult
 from device_bench.metrics.accuracy import read_test_images
 from device_bench.metrics.stats import median_interval
-from device_bench.targets import check
+from device_bench.targets import check, fleet
 from device_bench.targets.base import Device
+from device_bench.targets.check import check_devices
 from device_bench.targets.emulated import Lack
 from device_bench.targets.finding import Finding
 from device_bench.targets.fleet import Fleet
@@ -59,7 +61,7 @@ def rich_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def benched(rich_run: Path) -> BenchResult:
-    return read_result(rich_run / "bench" / "cpu.json")
+    return BENCH_DOCUMENT.read(rich_run / "bench" / "cpu.json")
 
 
 Asked = list[tuple[Device, BenchRequest]]
@@ -81,7 +83,7 @@ def farm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Asked
             found: BenchResult = outcome(result)
             return replace(found, target=device.address)
 
-        monkeypatch.setattr(targets, "bench_device", bench_device)
+        monkeypatch.setattr(fleet, "bench_device", bench_device)
         return asked
 
     return place
@@ -135,7 +137,7 @@ def test_a_check_names_what_is_missing_and_its_cure(
         engine = "2.1" if device.label == "kitchen" else None
         return Finding(device.label, "link", "Linux 6.1"), Finding(device.label, "LiteRT", engine, "pip install it")
 
-    monkeypatch.setattr(check, "CHECKERS", {"ssh:": look})
+    monkeypatch.setattr(check, "check_devices", partial(check_devices, check=look))
     good = pocketvit("targets", "check", "kitchen", "--inventory", inventory)
     assert (good.code, good.err) == (0, "")
     bad = pocketvit("targets", "check", "--inventory", inventory)
@@ -172,7 +174,7 @@ def test_a_fleet_is_one_table_and_a_folder_of_results(
     assert "NOT MEASURED: attic: It is switched off." in answer.out
     names = sorted(str(path.relative_to(tmp_path / "results")) for path in (tmp_path / "results").rglob("*.json"))
     assert names == ["emu-pi4.json", "failed/attic.json", "kitchen.json"]
-    assert read_result(tmp_path / "results" / "kitchen.json").target == "kitchen"
+    assert BENCH_DOCUMENT.read(tmp_path / "results" / "kitchen.json").target == "kitchen"
     assert read_failures(tmp_path / "results")[0].what == "It is switched off."
     assert {device.label: device.threads for device, _ in asked} == {"kitchen": 4, "emu:pi4": None, "attic": None}
     assert all(request.bootstrap for _, request in asked)
@@ -209,10 +211,10 @@ def test_one_target_keeps_one_file_unless_a_folder_is_there(
     farm({"ssh:pi@kitchen": same})
     arguments = ("bench", file, "--target", "kitchen", "--inventory", inventory, "--json")
     assert pocketvit(*arguments, tmp_path / "own.json").code == 0
-    assert read_result(tmp_path / "own.json").target == "kitchen"
+    assert BENCH_DOCUMENT.read(tmp_path / "own.json").target == "kitchen"
     (tmp_path / "folder").mkdir()
     assert pocketvit(*arguments, tmp_path / "folder").code == 0
-    assert read_result(tmp_path / "folder" / "kitchen.json").target == "kitchen"
+    assert BENCH_DOCUMENT.read(tmp_path / "folder" / "kitchen.json").target == "kitchen"
 
 
 def test_several_results_are_not_measured_for_one_file(
@@ -253,7 +255,7 @@ def test_accuracy_answers_so_many_images_of_every_class(pocketvit: Command, tiny
     arguments = ("bench", file, "--samples", 3, "--throughput", 0, "--json", kept)
     answer = pocketvit(*arguments, "--images", images, "--accuracy", 30)
     assert answer.code == 0, answer.err
-    accuracy = read_result(kept).files[0].accuracy
+    accuracy = BENCH_DOCUMENT.read(kept).files[0].accuracy
     assert accuracy is not None
     assert [sum(row) for row in accuracy.confusion] == [3] * 10
     there = len(read_test_images(images).labels)

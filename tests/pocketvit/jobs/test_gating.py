@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from device_bench.documents.facts import read_baseline
+from device_bench.documents.facts import BASELINE_DOCUMENT
 from runtime import manifest_path
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -73,7 +73,7 @@ def test_stored_facts(files, slowed, pocketvit, tmp_path):
     baseline = tmp_path / "baseline.json"
     stored = pocketvit("gate", files[0], "--baseline", baseline, "--update-baseline")
     assert stored.code == 0, stored.err
-    facts = read_baseline(baseline).of("vit.tflite")
+    facts = BASELINE_DOCUMENT.read(baseline).of("vit.tflite")
     assert facts.partitions == 1
     assert facts.macs is not None
     same = pocketvit("gate", files[1], "--baseline", baseline)
@@ -91,7 +91,7 @@ def test_a_file_is_taken_up_beside_the_others(files, slowed, pocketvit, tmp_path
     shutil.copy(slowed, renamed)
     for file in (files[0], renamed):
         assert pocketvit("gate", file, "--baseline", baseline, "--update-baseline").code == 0
-    assert {facts.file for facts in read_baseline(baseline).facts} == {"vit.tflite", "other.tflite"}
+    assert {facts.file for facts in BASELINE_DOCUMENT.read(baseline).facts} == {"vit.tflite", "other.tflite"}
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,9 @@ import pytest
 
 from compress.model.folder import read_model, read_task, weights_sha256
 from pocketvit import RunSettings, export_run
-from pocketvit.distill_settings import DistillSettings
-from pocketvit.jobs.distilling import distill
+from pocketvit.jobs.distilling import DISTILL_DOCUMENT, distill
 from pocketvit.pipeline import run as pipeline
 from pocketvit.pipeline.runfolder import RunFolder, read_settings
-from runtime import decode, read_document
 from tests.pocketvit.conftest import Command
 
 pytestmark = pytest.mark.slow
@@ -55,7 +53,7 @@ def test_a_golden_run_is_reported(runs: Path, pocketvit: Command, name: str) -> 
 
 def resumed(name: str) -> Callable[[RunSettings, Path], object]:
     if name == "distilled":
-        told = decode(DistillSettings, read_document(Path(name) / "distill.json", "pocketvit.distill", 1), name)
+        told = DISTILL_DOCUMENT.read(Path(name) / "distill.json")
         return lambda settings, root: distill(settings, told, root, resume=True)
     return lambda settings, root: pipeline.compress(settings, root, resume=True)
 

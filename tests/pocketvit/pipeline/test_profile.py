@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import latency_of, read_latency, read_plan
+from runtime import LATENCY_DOCUMENT, PLAN_DOCUMENT, latency_of
 from tests.pocketvit.conftest import Command
 
 SMALL = (
@@ -29,7 +29,7 @@ def test_a_profile_is_measured_kept_and_taken_up_where_it_stopped(
     for heading in ("MLPs", "attentions", "whole model", "predicted", "measured", "Median error"):
         assert heading in answer.out
     (path,) = profiles.glob("cpu-fp32-*.json")
-    table = read_latency(path)
+    table = LATENCY_DOCUMENT.read(path)
     assert table.baseline.embed_dim == 32
     assert (table.target, table.precision, table.threads) == ("cpu", "fp32", 1)
     assert 15 <= len(table.checks) <= 20  # a few random plans of so small a model are the same
@@ -62,8 +62,8 @@ def test_a_budget_of_time_is_met(pocketvit: Command, profiles: Path, tmp_path: P
     told = (*SMALL, *QUICK, "--profiles", profiles, "--runs", tmp_path, "--name", search)
     answer = pocketvit("compress", *told, "--search", search, "--budget", "latency=0.8@cpu")
     assert answer.code == 0, answer.err
-    latency = latency_of(read_latency(tmp_path / search / "search" / "latency.json"))
-    before, after = (read_plan(tmp_path / search / part / "plan.json") for part in ("baseline", "sliced"))
+    latency = latency_of(LATENCY_DOCUMENT.read(tmp_path / search / "search" / "latency.json"))
+    before, after = (PLAN_DOCUMENT.read(tmp_path / search / part / "plan.json") for part in ("baseline", "sliced"))
     assert latency(after) <= 0.8 * latency(before)
     assert after != before
 

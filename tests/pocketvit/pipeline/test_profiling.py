@@ -14,7 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from device_bench.metrics.isolated import Samples
 from export.formats.tflite import timing_bytes
 from pocketvit.pipeline import profiling
-from runtime import BlockPlan, LatencyPrecision, LatencyTable, ShapePlan, decode, encode, latency_of, read_latency
+from runtime import LATENCY_DOCUMENT, BlockPlan, LatencyPrecision, LatencyTable, ShapePlan, decode, encode, latency_of
 from tests.tables import model_ns
 
 PLAN = ShapePlan((32, 32), (8, 8), 1, 10, 32, (BlockPlan(2, 16, 16, 64),) * 2, 0.25)
@@ -53,7 +53,7 @@ def profiled(
         return json.dumps([encode(plan), pooled_only]).encode()
 
     monkeypatch.setattr(profiling, "timing_bytes", told)
-    monkeypatch.setattr(profiling, "sample_isolated", machine.samples)
+    monkeypatch.setattr(profiling, "time_together", lambda target: machine.samples)
     table, path = profiling.profile(
         PLAN, folder, progress=lambda stage, done, total, note="": said.append(note) if note else None
     )
@@ -99,7 +99,7 @@ def test_what_stays_disturbed_is_said_and_not_waited_for(monkeypatch: pytest.Mon
     assert note.startswith("100% of the latency table's times were taken while the machine was disturbed")
     assert BUSY in note
     assert "pocketvit profile --force" in note
-    assert read_latency(path).notes == table.notes
+    assert LATENCY_DOCUMENT.read(path).notes == table.notes
 
 
 def test_the_share_that_was_disturbed_is_said_of_a_table_taken_up_again(

@@ -12,8 +12,8 @@ import pocketvit as library
 from export import exporter
 from export.exporter import RefusedFilesError
 from export.job import ExportSettings
-from pocketvit.cli.options import run_settings
-from runtime import Artifact, ParityError, read_artifact, read_metrics
+from pocketvit.options import run_settings
+from runtime import METRICS_DOCUMENT, Artifact, ParityError, read_artifact
 from tests.pocketvit.conftest import TINY, Command
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def test_a_run_with_a_refused_file_ends_as_any_other_but_for_that_file(
         assert "did not pass its check" in text
     assert "r.onnx is [odd]" in (root / "report.html").read_text()
     # what --eval-limit left out is left out of every top-1, and said
-    assert read_metrics(root / "sliced" / "metrics.json").test_images == 50
+    assert METRICS_DOCUMENT.read(root / "sliced" / "metrics.json").test_images == 50
 
     before = {path: path.stat().st_mtime_ns for path in root.rglob("artifacts/**/*") if path.is_file()}
     again = pocketvit("run", *SHORT, *BENCH, "--name", "r", "--runs", tmp_path, "--resume", "--json")
@@ -113,18 +113,12 @@ def test_an_opset_out_of_range_is_known_before_any_work(tmp_path: Path, pocketvi
 
 def _settings() -> Any:
     return run_settings(
-        model="vit_tiny_patch16_224",
-        img_size=32,
-        patch_size=16,
-        model_arg=["embed_dim=32", "depth=2", "num_heads=2"],
-        epochs=0,
-        recovery_epochs=0,
-        train_limit=100,
-        importance_images=2,
-        verify_images=40,
-        formats="onnx,fp32",
-        pretrained=False,
-        threads=1,
+        {
+            **{"model": "vit_tiny_patch16_224", "img-size": 32, "patch-size": 16, "pretrained": False},
+            "model-arg": ("embed_dim=32", "depth=2", "num_heads=2"),
+            **{"epochs": 0, "recovery-epochs": 0, "train-limit": 100, "importance-images": 2},
+            **{"verify-images": 40, "formats": "onnx,fp32", "threads": 1},
+        }
     )
 
 

@@ -10,7 +10,7 @@ from compress.model.folder import read_model, read_task
 from compress.model.slicing import keep_all
 from compress.search.journal import read_journal
 from export.inspect.widths import read_widths
-from runtime import MULTIPLE, macs, params, read_artifact, read_metrics, read_plan
+from runtime import METRICS_DOCUMENT, MULTIPLE, PLAN_DOCUMENT, macs, params, read_artifact
 from tests.pocketvit.conftest import TINY, Command
 
 pytestmark = pytest.mark.slow
@@ -34,12 +34,15 @@ def test_a_run_leaves_everything_where_the_formats_say(tiny_run: Path) -> None:
 
 
 def test_the_sliced_model_is_physically_smaller_and_within_its_budget(tiny_run: Path) -> None:
-    before, after = read_plan(tiny_run / "baseline" / "plan.json"), read_plan(tiny_run / "sliced" / "plan.json")
+    before, after = (
+        PLAN_DOCUMENT.read(tiny_run / "baseline" / "plan.json"),
+        PLAN_DOCUMENT.read(tiny_run / "sliced" / "plan.json"),
+    )
     assert 0.70 * macs(before) < macs(after) <= 0.75 * macs(before)
     widths = [after.embed_dim, *(w for b in after.blocks for w in (b.qk_dim, b.v_dim, b.mlp_dim))]
     assert all(width % MULTIPLE == 0 for width in widths)
     model = read_model(tiny_run / "sliced")
-    metrics = read_metrics(tiny_run / "sliced" / "metrics.json")
+    metrics = METRICS_DOCUMENT.read(tiny_run / "sliced" / "metrics.json")
     assert metrics.params == params(after) == sum(p.numel() for p in model.parameters())
     assert metrics.macs == macs(after)
     assert metrics.size_bytes == (tiny_run / "sliced" / "model.safetensors").stat().st_size
@@ -52,9 +55,9 @@ def test_the_sliced_model_is_physically_smaller_and_within_its_budget(tiny_run: 
 def test_the_journal_says_how_the_plan_came_about(tiny_run: Path) -> None:
     path = tiny_run / "search" / "journal.jsonl"
     header = json.loads(path.read_text().splitlines()[0])
-    before = read_plan(tiny_run / "baseline" / "plan.json")
+    before = PLAN_DOCUMENT.read(tiny_run / "baseline" / "plan.json")
     proposal = read_journal(path, before, header["settings"])
-    assert proposal.plan == read_plan(tiny_run / "sliced" / "plan.json")
+    assert proposal.plan == PLAN_DOCUMENT.read(tiny_run / "sliced" / "plan.json")
     assert proposal.kept != keep_all(before)
     costs = [step["cost"] for step in proposal.steps]
     assert costs == sorted(costs, reverse=True)

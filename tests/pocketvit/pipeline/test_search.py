@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import MULTIPLE, macs, params, read_metrics, read_plan
+from runtime import METRICS_DOCUMENT, MULTIPLE, PLAN_DOCUMENT, macs, params
 from tests.pocketvit.conftest import TINY, Command, command, environment
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def test_milp_meets_the_budget_and_loses_less_importance(pocketvit: Command, tmp
         quick = ("--epochs", 1, "--recovery-epochs", 0, "--budget", "macs=0.6", "--search", search)
         answer = pocketvit("compress", *TINY, *quick, "--runs", tmp_path, "--name", search)
         assert answer.code == 0, answer.err
-        before, after = (read_plan(tmp_path / search / part / "plan.json") for part in ("baseline", "sliced"))
+        before, after = (PLAN_DOCUMENT.read(tmp_path / search / part / "plan.json") for part in ("baseline", "sliced"))
         assert 0.58 * macs(before) <= macs(after) <= 0.6 * macs(before)
         lines = [json.loads(line) for line in (tmp_path / search / "search" / "journal.jsonl").read_text().splitlines()]
         assert lines[0]["settings"]["search"] == search
@@ -67,7 +67,7 @@ def test_tas_lands_within_the_tolerance_and_repeats_after_a_kill(pocketvit: Comm
                 (tmp_path / "cut" / file).unlink()
             answer = pocketvit("compress", *TINY, *asked, "--runs", tmp_path, "--name", name, "--resume")
             assert answer.code == 0, answer.err
-    before, after = (read_plan(tmp_path / "whole" / part / "plan.json") for part in ("baseline", "sliced"))
+    before, after = (PLAN_DOCUMENT.read(tmp_path / "whole" / part / "plan.json") for part in ("baseline", "sliced"))
     assert 0.54 * macs(before) <= macs(after) <= 0.6 * macs(before)
     assert lasting(tmp_path / "whole") == lasting(tmp_path / "cut")
     assert not list(tmp_path.rglob("tas.safetensors"))
@@ -84,13 +84,13 @@ def test_rounds_of_branch_and_bound_survive_kills(pocketvit: Command, tmp_path: 
     answer = pocketvit("compress", *TINY, *ROUNDS, "--runs", tmp_path, "--name", "whole")
     assert answer.code == 0, answer.err
     whole = tmp_path / "whole"
-    before, after = (read_plan(whole / part / "plan.json") for part in ("baseline", "sliced"))
+    before, after = (PLAN_DOCUMENT.read(whole / part / "plan.json") for part in ("baseline", "sliced"))
     assert 0.8 * params(before) < params(after) <= 0.85 * params(before)
     assert all(w % MULTIPLE == 0 for b in after.blocks for w in (b.qk_dim, b.v_dim, b.mlp_dim))
     rounds = sorted(path.name for path in (whole / "search").iterdir())
     assert rounds == [f"iteration-{i:02}" for i in range(1, len(rounds) + 1)]
     assert len(rounds) >= 2
-    assert len(read_metrics(whole / "sliced" / "metrics.json").epochs) == len(rounds)
+    assert len(METRICS_DOCUMENT.read(whole / "sliced" / "metrics.json").epochs) == len(rounds)
     arguments = command("compress", *TINY, *ROUNDS, "--runs", tmp_path, "--name", "cut", "--resume")
     generator = random.Random(3)
     for _ in range(10):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import EpochRecord, read_metrics
+from runtime import METRICS_DOCUMENT, EpochRecord
 from tests.pocketvit.conftest import Command, environment
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 
 def epochs_of(run: Path, stage: str) -> tuple[EpochRecord, ...]:
-    return read_metrics(run / stage / "metrics.json").epochs
+    return METRICS_DOCUMENT.read(run / stage / "metrics.json").epochs
 
 
 def test_a_killed_run_of_two_processes_is_finished_and_printed_once(pocketvit: Command, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from compress.model.folder import read_model
 from compress.search.unstructured import sparse_weights
-from device_bench.documents.sparsity import read_zeros
+from device_bench.documents.sparsity import ZEROS_DOCUMENT, zeros_path
 from device_bench.report.page import write_report
 from pocketvit import RunSettings
-from runtime import PlanError, macs, read_artifact, read_metrics, read_plan
+from runtime import METRICS_DOCUMENT, PLAN_DOCUMENT, PlanError, macs, read_artifact
 from tests.pocketvit.conftest import TINY, Command
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ def test_each_criterion_ends_at_the_budget(pocketvit: Command, tmp_path: Path, c
     asked = ("--importance", criterion, "--budget", "macs=0.6", "--search", "milp" if criterion == "l2" else "one-shot")
     answer = pocketvit("compress", *TINY, *QUICK, *asked, "--runs", tmp_path, "--name", "run")
     assert answer.code == 0, answer.err
-    before, after = (read_plan(tmp_path / "run" / part / "plan.json") for part in ("baseline", "sliced"))
+    before, after = (PLAN_DOCUMENT.read(tmp_path / "run" / part / "plan.json") for part in ("baseline", "sliced"))
     assert 0.55 * macs(before) <= macs(after) <= 0.6 * macs(before)
     assert header(tmp_path / "run")["importance"] == criterion
     again = ("--runs", tmp_path, "--name", "run", "--resume")
@@ -45,7 +45,7 @@ def test_uniform_scales_every_block_alike_and_the_report_says_so(pocketvit: Comm
     asked = ("--search", "uniform", "--budget", "macs=0.7", "--recovery-epochs", 0)
     answer = pocketvit("compress", *TINY, *QUICK, *asked, "--runs", tmp_path, "--name", "run")
     assert answer.code == 0, answer.err
-    before, after = (read_plan(tmp_path / "run" / part / "plan.json") for part in ("baseline", "sliced"))
+    before, after = (PLAN_DOCUMENT.read(tmp_path / "run" / part / "plan.json") for part in ("baseline", "sliced"))
     assert macs(after) <= 0.7 * macs(before)
     assert len(set(after.blocks)) == 1
     assert len(after.blocks) == len(before.blocks)
@@ -73,13 +73,13 @@ def test_zeros_from_the_command_to_the_report(pocketvit: Command, tmp_path: Path
     root = tmp_path / "sparse"
     answer = pocketvit("run", *asked, *files)
     assert answer.code == 0, answer.err
-    before, after = (read_metrics(root / part / "metrics.json") for part in ("baseline", "sliced"))
-    assert read_plan(root / "sliced" / "plan.json") == read_plan(root / "baseline" / "plan.json")
+    before, after = (METRICS_DOCUMENT.read(root / part / "metrics.json") for part in ("baseline", "sliced"))
+    assert PLAN_DOCUMENT.read(root / "sliced" / "plan.json") == PLAN_DOCUMENT.read(root / "baseline" / "plan.json")
     assert (after.params, after.macs, after.size_bytes) == (before.params, before.macs, before.size_bytes)
     assert len(after.epochs) == 1
     weights = sparse_weights(read_model(root / "sliced"))
     total = sum(weight.numel() for weight in weights.values())
-    counted = read_zeros(root)
+    counted = ZEROS_DOCUMENT.read_if_there(zeros_path(root))
     assert counted is not None
     assert (counted.weights, counted.zeros) == (total, round(0.75 * total))
     assert {own.name: own.zeros for own in counted.layers} == {n: int((w == 0).sum()) for n, w in weights.items()}

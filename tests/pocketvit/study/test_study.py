@@ -19,7 +19,7 @@ from pocketvit.study.folder import StudyFolder, claim_study
 from pocketvit.study.results.collect import StudyResult
 from pocketvit.study.results.report import write_report
 from pocketvit.study.work.attempts import worked
-from runtime import RunFolderError, read_artifact, read_metrics
+from runtime import METRICS_DOCUMENT, RunFolderError, read_artifact
 from tests.pocketvit.conftest import Command
 
 from .study_fixtures import CELLS, Within, alive, children_of, command, lasting, study_file
@@ -35,7 +35,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult, 
     folder = tmp_path_factory.mktemp("study")
     starter = Within([FAILING])
     unmeasured = replace(read_study(study_file(folder)), targets=())
-    result = conduct(unmeasured, folder / "tiny", Orders(), starter=starter, retold=write_report)
+    result = conduct(unmeasured, folder / "tiny", Orders(), starter=starter, write_report=write_report)
     return folder / "tiny", result, starter
 
 
@@ -44,7 +44,7 @@ def whole(first: tuple[Path, StudyResult, Within]) -> tuple[Path, StudyResult]:
     """The same, tried again with success."""
     root, _, _ = first
     study = read_study(root.parent / "tiny.toml")
-    return root, conduct(study, root, Orders(retry_failed=True), starter=Within(), retold=write_report)
+    return root, conduct(study, root, Orders(retry_failed=True), starter=Within(), write_report=write_report)
 
 
 def test_a_cell_that_fails_is_a_row_with_its_error_and_the_others_go_on(
@@ -119,7 +119,7 @@ def test_the_command_of_a_row_makes_the_same_from_nothing(
 def test_rows_hold_what_the_run_folders_hold(whole: tuple[Path, StudyResult]) -> None:
     root, result = whole
     row = result.rows[0]
-    metrics = [read_metrics(root / cell / "sliced" / "metrics.json") for cell in CELLS[:2]]
+    metrics = [METRICS_DOCUMENT.read(root / cell / "sliced" / "metrics.json") for cell in CELLS[:2]]
     assert row.flops.values == tuple(2.0 * own.macs for own in metrics)
     assert row.params.values == tuple(float(own.params) for own in metrics)
     files = [root / cell / "artifacts" / f"{cell}.fp32.tflite" for cell in CELLS[:2]]
@@ -155,8 +155,8 @@ def test_every_file_was_measured_in_turns_by_one_command(whole: tuple[Path, Stud
     assert sum(word.endswith(".tflite") for word in words) == len(CELLS)
     for row in result.rows:
         (own,) = row.targets
-        assert own.latency_s.n == 2
-        assert own.joules_per_image.mean is None
+        assert own.figures["latency_s"].n == 2
+        assert own.figures["joules_per_image"].mean is None
 
 
 def test_the_report_stands_alone_and_every_row_says_its_command(whole: tuple[Path, StudyResult]) -> None:
@@ -196,7 +196,7 @@ def test_a_changed_cell_is_refused_and_made_anew_when_forced(whole: tuple[Path, 
     assert starter.done == []
     conduct(read_study(path), tmp_path / "tiny", Orders(force=True), starter=starter)
     assert [words[0] for words in starter.done if words[0] in CELLS] == list(CELLS[:2])
-    assert read_metrics(tmp_path / "tiny" / CELLS[0] / "sliced" / "metrics.json").epochs == ()
+    assert METRICS_DOCUMENT.read(tmp_path / "tiny" / CELLS[0] / "sliced" / "metrics.json").epochs == ()
 
 
 def test_two_studies_do_not_share_a_folder_and_no_other_folder_is_taken(tmp_path: Path) -> None:

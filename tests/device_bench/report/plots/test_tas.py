@@ -174,5 +174,5 @@ def test_a_damaged_journal_is_refused(path, lines):
 @pytest.mark.parametrize("content", [b"\xff\xfe\n", b"[" * 100_000 + b"\n", b"null\n", b"{\n", b"\n"])
 def test_what_is_no_journal_is_refused(path, content):
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match="cannot be read as the journal"):
+    with pytest.raises(ArtifactError, match=r"tas\.jsonl.*(cannot be read|is not valid JSON|no object)"):
         read_tas(path)

@@ -10,7 +10,7 @@ import pytest
 
 from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
-from device_bench.documents.results import BenchResult, read_result, write_result
+from device_bench.documents.results import BENCH_DOCUMENT, BenchResult
 from device_bench.targets.android.adb import adb_link, bench_over_adb, check_adb
 from device_bench.targets.android.client import Done, Runner
 from device_bench.targets.android.fuel_gauge import READ
@@ -77,8 +77,8 @@ def test_two_files_are_measured_and_every_run_is_kept(program: Path, files: list
     assert result.before.board == "Example Phone 7 [test]"
     assert any(note.startswith("Before: thermal status 0 (none), battery 81%") for note in result.notes)
     assert {"send", "measure", "memory"} <= set(stages)
-    write_result(tmp_path / "r.json", result)
-    assert read_result(tmp_path / "r.json") == result
+    BENCH_DOCUMENT.write(tmp_path / "r.json", result)
+    assert BENCH_DOCUMENT.read(tmp_path / "r.json") == result
     assert phone.folders == set()
 
 

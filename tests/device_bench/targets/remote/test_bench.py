@@ -11,7 +11,7 @@ from device_bench.targets.link import Link
 from device_bench.targets.remote import bench as remote
 from device_bench.targets.remote.bench import bench_over_link, findings_of
 from device_bench.targets.remote.bundle import bundle
-from device_bench.targets.remote.converse import Survey
+from device_bench.targets.remote.connection import Survey
 from runtime import ArtifactError, MeasurementError
 
 HERE = Device("ssh:pi@board", python=sys.executable)
@@ -63,7 +63,7 @@ def test_a_missing_file_is_told_before_anybody_is_asked(tmp_path):
 )
 def test_a_device_that_can_run_nothing_is_told_before_anything_is_sent(versions, said, link, onnx_file, monkeypatch):
     survey = Survey(**{**vars(SURVEY), "versions": versions})
-    monkeypatch.setattr(remote, "converse", lambda link, python, plan, *rest, **options: plan(survey))
+    monkeypatch.setattr(remote, "run_on_device", lambda link, python, plan, *rest, **options: plan(survey))
     with pytest.raises(MeasurementError, match=said):
         bench_over_link(HERE, link, wanted(onnx_file))
 

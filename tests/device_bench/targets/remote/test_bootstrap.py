@@ -8,7 +8,7 @@ import pytest
 from device_bench.targets.base import Device
 from device_bench.targets.link import Link
 from device_bench.targets.remote.bootstrap import bootstrap, pip_arguments
-from device_bench.targets.remote.converse import Survey, converse
+from device_bench.targets.remote.connection import Survey, run_on_device
 from runtime import MeasurementError
 
 SURVEY = Survey("3.11.2", "aarch64", "Linux", "glibc 2.36", {}, False, "/home/pi/x", 10**9, False, False, False)
@@ -61,7 +61,7 @@ def pip(text="", extra=(), seen=None):
 
 def survey_of(home, device):
     found = []
-    converse(link_to(home), device.python, found.append)
+    run_on_device(link_to(home), device.python, found.append)
     return found[0]
 
 

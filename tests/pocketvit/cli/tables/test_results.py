@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from device_bench import format
-from device_bench.documents.results import read_result
+from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.report.summary import summarise
 from pocketvit.cli.tables.results import bench_table, summary_tables
 from tests.device_bench.conftest import make_run
@@ -33,7 +33,7 @@ def shown(width, *renderables):
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160, 400])
 def test_no_figure_of_a_bench_is_broken_at_any_width(rich_run, width):
-    result = read_result(rich_run / "bench" / "cpu.json")
+    result = BENCH_DOCUMENT.read(rich_run / "bench" / "cpu.json")
     text = shown(width, bench_table(result))
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
@@ -50,7 +50,7 @@ def test_no_figure_of_a_bench_is_broken_at_any_width(rich_run, width):
 
 
 def test_a_wide_terminal_has_one_table_and_a_narrow_one_several(rich_run):
-    result = read_result(rich_run / "bench" / "cpu.json")
+    result = BENCH_DOCUMENT.read(rich_run / "bench" / "cpu.json")
     tables = [shown(width, bench_table(result)).count("precision ┃") for width in (80, 400)]
     frames = [shown(width, bench_table(result)).count("┏") for width in (80, 400)]
     assert tables == [1, 1]
@@ -59,7 +59,7 @@ def test_a_wide_terminal_has_one_table_and_a_narrow_one_several(rich_run):
 
 
 def test_failures_notes_and_reasons_stand_below_the_figures(rich_run):
-    result = read_result(rich_run / "bench" / "cpu.json")
+    result = BENCH_DOCUMENT.read(rich_run / "bench" / "cpu.json")
     text = shown(200, bench_table(result))
     below = text[text.rindex("┘") :]
     assert "NOT MEASURED: digits.fp16.onnx: ONNX Runtime cannot load it: no kernel for <Gelu> in float16" in below
@@ -70,19 +70,19 @@ def test_failures_notes_and_reasons_stand_below_the_figures(rich_run):
 
 
 def test_what_was_not_measured_has_no_column(run):
-    text = shown(160, bench_table(read_result(run / "bench" / "cpu.json")))
+    text = shown(160, bench_table(BENCH_DOCUMENT.read(run / "bench" / "cpu.json")))
     assert "median" in text
     for heading in ("images/s", "energy", "top-1", "load"):
         assert heading not in text
 
 
 def test_a_bench_of_failures_alone_is_told(rich_run):
-    result = replace(read_result(rich_run / "bench" / "cpu.json"), files=(), notes=())
+    result = replace(BENCH_DOCUMENT.read(rich_run / "bench" / "cpu.json"), files=(), notes=())
     assert "NOT MEASURED" in shown(80, bench_table(result))
 
 
 def test_names_alone_are_broken(rich_run):
-    result = read_result(rich_run / "bench" / "cpu.json")
+    result = BENCH_DOCUMENT.read(rich_run / "bench" / "cpu.json")
     long = "a-file-with-a-name-that-no-narrow-terminal-can-hold-in-one-line.tflite"
     text = shown(80, bench_table(replace(result, files=(replace(result.files[0], file=long),), failures=())))
     first = text[: text.index("┘")]

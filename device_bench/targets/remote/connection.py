@@ -1,4 +1,4 @@
-"""A talk with the supervisor on a device: what it is, what it is sent, and what it answers; and an end in any case."""
+"""Runs a program on a device through the supervisor there, and leaves nothing running whatever happens."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from . import supervisor
 
 ROOT = "~/.cache/pocketvit"
 VENV = "$HOME/.cache/pocketvit/venv/bin/python"
-"""Where ``--bootstrap`` puts a Python of its own."""
+"""The Python of the virtual environment that ``--bootstrap`` makes; a device that has it uses it."""
 
 CONNECT_S = 60.0
-"""So long may a device take until it answers at all."""
+"""The default time until a device must have answered, s."""
 
 LOST_S = 60
-"""A device that has not heard of this machine for so long, s, ends what it does."""
+"""The supervisor ends the program after this time without a byte from this machine, s."""
 
 _BEAT_S = 5.0
 _PATIENCE_S = 10.0
@@ -42,20 +42,20 @@ _FIRST = "import sys;exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())
 
 @dataclass(frozen=True)
 class Survey:
-    """What a device's supervisor says of it before anything is sent.
+    """The supervisor's description of a device, which comes before anything is sent.
 
     Attributes:
-        python: version.
+        python: version of Python.
         machine: architecture, such as ``aarch64``.
         system: kernel, such as ``Linux``.
-        libc: name and version.
-        versions: of numpy and the engines that are installed.
-        venv: whether that Python is of a virtual environment.
-        folder: made for this talk.
-        free_bytes: on its file system.
+        libc: name and version of the C library.
+        versions: versions of numpy and the engines that are installed.
+        venv: whether that Python belongs to a virtual environment.
+        folder: folder made for this connection, removed at its end.
+        free_bytes: free space on the file system of ``folder``.
         emulated: whether the device is an emulated one.
-        vcgencmd: whether a Raspberry Pi's own tool is there.
-        raspberry: whether it is one.
+        vcgencmd: whether the Raspberry Pi's tool ``vcgencmd`` is installed.
+        raspberry: whether the device is a Raspberry Pi.
     """
 
     python: str
@@ -72,13 +72,13 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class Upload:
     """One file to send.
 
     Attributes:
-        path: folders and name below the talk's folder.
-        content: the bytes, or the file that has them.
-        unpack: it is a zip file, to be unpacked where it lies.
+        path: folders and name below the connection's folder.
+        content: the bytes, or the file that holds them.
+        unpack: whether the device unpacks it as a zip file.
     """
 
     path: tuple[str, ...]
@@ -88,24 +88,24 @@ class Parcel:
 
 @dataclass(frozen=True)
 class Order:
-    """What the device is to do.
+    """A program for the device to run.
 
     Attributes:
-        parcels: files to send.
+        uploads: files to send first.
         argv: arguments of the device's Python.
-        packages: folder below the talk's folder from which it imports.
-        request: what the program reads on its standard input.
-        silence_s: the program gives a sign at least so often, s.
+        packages: folder below the connection's folder from which Python imports.
+        request: JSON values that the program reads on its standard input.
+        silence_s: the longest time between two messages of the program, s.
     """
 
-    parcels: tuple[Parcel, ...]
+    uploads: tuple[Upload, ...]
     argv: tuple[str, ...]
     packages: str
     request: dict[str, Any]
     silence_s: float
 
 
-def converse(
+def run_on_device(
     link: Link,
     python: str,
     plan: Callable[[Survey], Order | None],
@@ -114,44 +114,44 @@ def converse(
     stop: threading.Event | None = None,
     connect_s: float = CONNECT_S,
 ) -> Any:
-    """Starts a supervisor over ``link``, has it do what ``plan`` makes of its survey, and returns the program's result.
+    """Runs a program on a device and returns its result.
 
-    Whatever happens here, an exception included, the supervisor's standard input is closed, upon which it ends what
-    runs on the device and removes its folder.
+    At the end, also after an exception here, the supervisor's standard input is closed; it then kills the program and
+    removes its folder.
 
     Args:
-        link: to the device.
-        python: that runs there, unless ``--bootstrap`` made one.
-        plan: returns what to do, or None to do nothing; it may raise.
-        progress: told what the program tells, and of bytes sent.
-        stop: when set, the talk ends.
-        connect_s: until the first answer.
+        link: the link to the device.
+        python: the Python to run there, unless ``--bootstrap`` made one.
+        plan: makes the order from the survey of the device, or returns None to run nothing; it may raise.
+        progress: called with the progress of the program and with the bytes sent.
+        stop: when set, the program is ended.
+        connect_s: longest time until the first answer, s.
 
     Returns:
-        The program's result as JSON values; None where there was nothing to do.
+        The program's result as JSON values; None where nothing was run.
 
     Raises:
-        MeasurementError: the device cannot be reached, is not fit for it, fell silent, or was stopped.
-        PocketVitError: whatever the program answers.
+        MeasurementError: the device cannot be reached or used, fell silent, or was stopped.
+        PocketVitError: the error of the program.
     """
     try:
         process = MessageProcess(link.argv(command_line(python)))
     except OSError as error:
         raise MeasurementError(f"The program that reaches {link.label} cannot be run", got=error.strerror) from None
-    talk = _Talk(link, process, progress, stop or threading.Event())
+    connection = _Connection(link, process, progress, stop or threading.Event())
     try:
-        return talk.hold(plan, connect_s)
+        return connection.run(plan, connect_s)
     finally:
-        talk.end()
+        connection.end()
 
 
 def command_line(python: str) -> str:
-    """Returns the line of shell that runs the supervisor's first words with the device's Python, whatever the shell."""
+    """Returns the shell command that reads a program's length and the program from stdin and runs it in Python."""
     script = f'P="{VENV}"; [ -x "$P" ] || P={shlex.quote(python)}; exec "$P" -c "{_FIRST}"'
     return f"exec sh -c {shlex.quote(script)}"
 
 
-class _Talk:
+class _Connection:
     def __init__(self, link: Link, process: MessageProcess, progress: Progress, stop: threading.Event) -> None:
         self._link, self._process, self._progress, self._stop = link, process, progress, stop
         self._over = threading.Event()
@@ -161,7 +161,7 @@ class _Talk:
         self._threads: list[threading.Thread] = []
         self._start(self._beat)
 
-    def hold(self, plan: Callable[[Survey], Order | None], connect_s: float) -> Any:
+    def run(self, plan: Callable[[Survey], Order | None], connect_s: float) -> Any:
         program = Path(supervisor.__file__).read_bytes()
         hello = f"{len(program)}\n".encode() + program + _line({"root": ROOT, "lost_s": LOST_S})
         self._send([hello])
@@ -185,9 +185,9 @@ class _Talk:
                 raise self._unexpected(answer)
 
     def end(self) -> None:
-        """Closes the device's input, gives it time to clear up, and ends the program here if it does not."""
+        """Closes the supervisor's input, waits until it has cleared up, and kills the program here if need be."""
         self._over.set()
-        # a writer may be stuck in a full pipe and hold the file: the descriptor is closed below by the program's end
+        # a writer that is stuck in a full pipe holds the file until the program here ends
         if self._writing.acquire(timeout=0.5):
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
@@ -207,12 +207,12 @@ class _Talk:
         self._threads.append(threading.Thread(target=work, args=arguments, daemon=True))
         self._threads[-1].start()
 
-    def _send(self, pieces: Sequence[bytes | Parcel]) -> None:
-        """Writes in a thread, so that what the device says meanwhile is heard."""
+    def _send(self, pieces: Sequence[bytes | Upload]) -> None:
+        """Writes in a thread, so that messages are read meanwhile."""
         self._start(self._write, pieces)
 
     def _next(self, seconds: float, what: str) -> dict[str, Any]:
-        """Returns the next answer that is one."""
+        """Returns the next message of the device."""
         self._moved = time.monotonic()
         while True:
             if self._stop.is_set():
@@ -232,18 +232,18 @@ class _Talk:
                 return answer
 
     def _unexpected(self, answer: dict[str, Any]) -> PocketVitError:
-        """Returns what a refusal or an early end means."""
+        """Returns the error for a refusal or an early end."""
         label = self._link.label
         if "refused" in answer:
             return _refused(label, answer["refused"])
         ended = answer.get("ended") or {}
-        lines = str(ended.get("said", "")).strip().splitlines() or ["no message"]
+        lines = str(ended.get("stderr", "")).strip().splitlines() or ["no message"]
         return MeasurementError(
             f"The program on {label} ended with status {ended.get('status')} and no result", got=lines[-1][:300]
         )
 
     def _ended(self) -> PocketVitError:
-        """Returns what it means that the program here ended without an answer."""
+        """Returns the error for a program here that ended before the result."""
         status = self._process.process.wait(_PATIENCE_S)
         lines = self._process.stderr_lines()
         known = self._link.explain(status, "\n".join(lines))
@@ -262,7 +262,7 @@ class _Talk:
             fix="See whether it is still up, and try again",
         )
 
-    def _write(self, pieces: Sequence[bytes | Parcel]) -> None:
+    def _write(self, pieces: Sequence[bytes | Upload]) -> None:
         sizes = [len(piece) if isinstance(piece, bytes) else _size(piece) for piece in pieces]
         total, sent = sum(sizes), 0
         with self._writing, contextlib.suppress(OSError, ValueError):
@@ -289,33 +289,33 @@ class _Talk:
                     self._writing.release()
 
 
-def _pieces(order: Order) -> list[bytes | Parcel]:
+def _pieces(order: Order) -> list[bytes | Upload]:
     files = [
         {
-            "path": parcel.path,
-            "bytes": _size(parcel),
-            "sha256": _sha256(parcel),
-            "unpack": parcel.unpack,
+            "path": upload.path,
+            "bytes": _size(upload),
+            "sha256": _sha256(upload),
+            "unpack": upload.unpack,
         }
-        for parcel in order.parcels
+        for upload in order.uploads
     ]
     head = {"files": files, "argv": order.argv, "packages": order.packages, "stdin": order.request}
-    return [_line(encode(head)), *order.parcels]
+    return [_line(encode(head)), *order.uploads]
 
 
-def _size(parcel: Parcel) -> int:
-    return len(parcel.content) if isinstance(parcel.content, bytes) else parcel.content.stat().st_size
+def _size(upload: Upload) -> int:
+    return len(upload.content) if isinstance(upload.content, bytes) else upload.content.stat().st_size
 
 
-def _sha256(parcel: Parcel) -> str:
+def _sha256(upload: Upload) -> str:
     digest = hashlib.sha256()
-    for chunk in _chunks(parcel):
+    for chunk in _chunks(upload):
         digest.update(chunk)
     return digest.hexdigest()
 
 
-def _chunks(piece: bytes | Parcel) -> Any:
-    content = piece.content if isinstance(piece, Parcel) else piece
+def _chunks(piece: bytes | Upload) -> Any:
+    content = piece.content if isinstance(piece, Upload) else piece
     if isinstance(content, bytes):
         yield from (content[i : i + _CHUNK] for i in range(0, len(content), _CHUNK))
         return
@@ -346,4 +346,4 @@ def _refused(label: str, why: dict[str, Any]) -> MeasurementError:
         )
     if kind == "damaged":
         return MeasurementError(f"{why['file']} arrived damaged on {label}", fix="Try again")
-    return MeasurementError(f"{label} cannot write {why.get('folder')}", got=why.get("said"))
+    return MeasurementError(f"{label} cannot write {why.get('folder')}", got=why.get("reason"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from device_bench.targets.link import Link
-from device_bench.targets.remote.converse import Order, Parcel, converse
+from device_bench.targets.remote.connection import Order, Upload, run_on_device
 from runtime import MeasurementError, UnsupportedTargetError
 
 PROGRAM = """
@@ -47,13 +47,13 @@ def link_to(home, explain=lambda status, said: None, path=os.environ["PATH"]):
     return Link("the board", argv, explain)
 
 
-def order(text, *parcels, request=None, silence_s=20.0):
-    program = Parcel(("agent", "work.py"), (PROGRAM + text).encode())
-    return Order((program, *parcels), ("agent/work.py",), "agent", request or {}, silence_s)
+def order(text, *uploads, request=None, silence_s=20.0):
+    program = Upload(("agent", "work.py"), (PROGRAM + text).encode())
+    return Order((program, *uploads), ("agent/work.py",), "agent", request or {}, silence_s)
 
 
 def talk(home, what, **options):
-    return converse(link_to(home), sys.executable, lambda survey: what, **options)
+    return run_on_device(link_to(home), sys.executable, lambda survey: what, **options)
 
 
 def is_gone(home):
@@ -84,14 +84,14 @@ def running(mark):
 
 def test_a_program_gets_its_files_and_its_result_comes_back(home):
     names = ["plain", "-rf", "$(touch hit)", "a'b\"c", "new\nline", "ü ;&|", "{folder}"]
-    parcels = [Parcel(("files", str(i), name), name.encode()) for i, name in enumerate(names)]
+    uploads = [Upload(("files", str(i), name), name.encode()) for i, name in enumerate(names)]
     text = """
 say(progress=["one", 1, 2, "note"])
 read = [open(os.path.join("files", str(i), name)).read() for i, name in enumerate(request["names"])]
 say(result=read)
 """
     seen = []
-    what = order(text, *parcels, request={"names": names})
+    what = order(text, *uploads, request={"names": names})
     assert talk(home, what, progress=lambda *said: seen.append(said)) == names
     assert ("one", 1, 2, "note") in seen
     assert seen[0][0] == "send"
@@ -101,7 +101,7 @@ say(result=read)
 
 def test_the_device_says_what_it_is_before_anything_is_sent(home):
     surveys = []
-    assert converse(link_to(home), sys.executable, surveys.append) is None
+    assert run_on_device(link_to(home), sys.executable, surveys.append) is None
     assert surveys[0].python == ".".join(map(str, sys.version_info[:3]))
     assert surveys[0].versions["numpy"]
     assert surveys[0].free_bytes > 0
@@ -181,7 +181,7 @@ def test_a_cut_link_is_told_and_the_device_clears_up_by_itself(home):
             seen.set()
 
     with pytest.raises(MeasurementError, match="link to the board ended before there was an answer"):
-        converse(link, sys.executable, lambda survey: what, kill)
+        run_on_device(link, sys.executable, lambda survey: what, kill)
     assert seen.is_set()
     wait_until(lambda: is_gone(home))
     wait_until(lambda: not running(str(home)))
@@ -227,25 +227,25 @@ def test_two_talks_at_once_do_not_disturb_each_other(home):
         ),
         ({"kind": "python", "got": "3.9.2", "oldest": "3.11"}, "too old. Expected 3.11 or newer. Got 3.9.2"),
         ({"kind": "damaged", "file": "a.onnx"}, "a.onnx arrived damaged"),
-        ({"kind": "write", "folder": "/x", "said": "Read-only file system"}, "cannot write /x. Got Read-only"),
+        ({"kind": "write", "folder": "/x", "reason": "Read-only file system"}, "cannot write /x. Got Read-only"),
     ],
 )
 def test_a_refusal_of_the_device_says_what_to_do(home, refusal, said):
     answer = json.dumps({"refused": refusal})
     link = Link("the board", lambda line: ["/bin/sh", "-c", f"echo '{answer}'"])
     with pytest.raises(MeasurementError, match=said):
-        converse(link, "python3", lambda survey: None)
+        run_on_device(link, "python3", lambda survey: None)
 
 
 def test_a_device_without_python_says_how_to_get_it(home, tmp_path):
     with pytest.raises(MeasurementError, match=r"There is no Python 3 on the board.*apt install python3"):
-        converse(link_to(home), "python-of-nobody", lambda survey: None)
+        run_on_device(link_to(home), "python-of-nobody", lambda survey: None)
 
 
 def test_what_the_link_knows_of_its_own_endings_comes_first(home):
     link = Link("the board", lambda line: ["/bin/sh", "-c", "echo no route >&2; exit 255"], explain)
     with pytest.raises(UnsupportedTargetError, match="255 no route"):
-        converse(link, "python3", lambda survey: None)
+        run_on_device(link, "python3", lambda survey: None)
 
 
 def explain(status, said):
@@ -255,13 +255,13 @@ def explain(status, said):
 def test_a_link_whose_program_is_missing_is_told(tmp_path):
     link = Link("the board", lambda line: [str(tmp_path / "none"), line])
     with pytest.raises(MeasurementError, match="program that reaches the board cannot be run"):
-        converse(link, "python3", lambda survey: None)
+        run_on_device(link, "python3", lambda survey: None)
 
 
 def test_a_device_that_never_answers_is_given_up():
     link = Link("the board", lambda line: ["/bin/sh", "-c", "exec sleep 600"])
     with pytest.raises(MeasurementError, match=r"did not answer for 0\.3 s"):
-        converse(link, "python3", lambda survey: None, connect_s=0.3)
+        run_on_device(link, "python3", lambda survey: None, connect_s=0.3)
 
 
 def test_a_file_that_changes_on_its_way_is_refused(home, tmp_path):
@@ -272,7 +272,7 @@ def test_a_file_that_changes_on_its_way_is_refused(home, tmp_path):
         file.write_bytes(b"b" * 10)
 
     with pytest.raises(MeasurementError, match="model arrived damaged on the board"):
-        talk(home, order("say(result=1)", Parcel(("files", "0", "model"), file)), progress=change)
+        talk(home, order("say(result=1)", Upload(("files", "0", "model"), file)), progress=change)
     assert is_gone(home)
 
 
