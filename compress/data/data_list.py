@@ -25,15 +25,15 @@ class DataList:
     Attributes:
         data: the dataset's name, as given to ``--data``.
         class_names: in the order of the labels.
-        names: of the picture files, from the dataset's folder on; empty of pictures in memory.
-        sizes: of these files, bytes.
-        labels: of these files, as indices into ``class_names``; -1 where there is none.
-        content_sha256: of all pictures in memory and their labels; null of files.
+        names: names of the picture files, from the dataset's folder on; empty of pictures in memory.
+        sizes: sizes of these files, bytes.
+        labels: labels of these files, as indices into ``class_names``; -1 where there is none.
+        content_sha256: content sha256 of all pictures in memory and their labels; null of files.
         train: how many images are trained on.
         held_out: how many are held out.
         test: how many are tested on.
-        splits_sha256: of the three splits' indices.
-        sha256: of the names, sizes and classes, or of the content.
+        splits_sha256: SHA-256 of the indices of the three splits.
+        sha256: SHA-256 of the names, sizes and classes, or of the content.
 
     Raises:
         ArtifactError: there are not as many names as sizes and labels.

@@ -89,9 +89,9 @@ class FileImages:
     """Pictures in files.
 
     Attributes:
-        paths: of the files.
+        paths: paths of the files.
         names: their paths from the dataset's folder, with slashes: the same wherever that folder lies.
-        sizes: of the files, bytes.
+        sizes: sizes of the files, bytes.
     """
 
     paths: tuple[Path, ...]

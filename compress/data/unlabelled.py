@@ -43,9 +43,9 @@ def with_unlabelled(data: Dataset, folder: Path, *, skip_bad: bool = False, prog
 
     Args:
         data: the labelled pictures.
-        folder: of pictures, at any depth; names of folders say nothing.
+        folder: folder of pictures, at any depth; names of folders say nothing.
         skip_bad: leave out pictures that cannot be decoded.
-        progress: told while they are checked.
+        progress: called while they are checked.
 
     Raises:
         DataError: no folder, no pictures, or one that cannot be decoded.

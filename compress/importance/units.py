@@ -59,7 +59,7 @@ def group_importance(plan: ShapePlan, scores: Mapping[str, torch.Tensor]) -> Imp
     """Sums scores of single parameters into importance of units: ``I(W_g) = sum of I(w) over the group``.
 
     Args:
-        plan: of the model that the scores are of.
+        plan: plan of the model that the scores are of.
         scores: for the name of every parameter a non-negative tensor of its shape.
     """
     sums: dict[Axis, torch.Tensor] = {}
@@ -95,9 +95,9 @@ class LostImportance:
     """Importance of the units that are removed.
 
     Attributes:
-        embed: of the stream's dimensions.
-        depth: of all units of the blocks that are removed whole.
-        blocks: of the units removed from each block that stays.
+        embed: embed of the stream's dimensions.
+        depth: depth of all units of the blocks that are removed whole.
+        blocks: blocks of the units removed from each block that stays.
     """
 
     embed: float

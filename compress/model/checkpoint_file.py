@@ -77,7 +77,7 @@ class Checkpoint:
     """The weights in a file, and what was around them.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         weights: by name, without the prefix.
         prefix: what stood before every name, such as ``module.model.``; empty where nothing did.
         container: where in the file they were, such as ``state_dict``; empty where they were the file itself.
@@ -104,7 +104,7 @@ def open_checkpoint(path: Path, names: Collection[str] = VIT_NAMES) -> Checkpoin
 
     Args:
         path: a file of one of ``SUFFIXES``.
-        names: of weights that the network has, by which a prefix is recognised.
+        names: names of weights that the network has, by which a prefix is recognised.
 
     Raises:
         ModelError: the file is missing, damaged, of another kind, holds no weights, holds objects that are not known
@@ -141,19 +141,6 @@ def open_checkpoint(path: Path, names: Collection[str] = VIT_NAMES) -> Checkpoin
         others=tuple(name for name in dict.fromkeys(others) if name not in known),
         arch=arch if isinstance(arch, str) else "",
     )
-
-
-def read_checkpoint(path: Path, names: Collection[str] = VIT_NAMES) -> dict[str, torch.Tensor]:
-    """Reads the weights of a checkpoint by name, without the prefix they were saved under.
-
-    Args:
-        path: a file of one of ``SUFFIXES``.
-        names: of weights that the network has, by which a prefix is recognised.
-
-    Raises:
-        ModelError: see ``open_checkpoint``.
-    """
-    return dict(open_checkpoint(path, names).weights)
 
 
 def with_classifier(checkpoint: Checkpoint) -> Checkpoint:

@@ -68,7 +68,7 @@ def fit_checkpoint(
     Args:
         checkpoint: as it was read; left as it is.
         model: a timm Vision Transformer whose names and shapes are wanted; on any device.
-        name: of its architecture.
+        name: name of its architecture.
         reset_head: leave the checkpoint's classifier out.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Which units of a model stay, and the physically smaller model made of exactly those."""
+"""The units of a model that are kept, and the physically smaller model made of them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .vit import EMBED, Axis, SlicedViT, build, parameter_axes
 
 @dataclass(frozen=True)
 class KeptBlock:
-    """The units of one block that stay, as sorted indices into the model they were chosen in.
+    """The units of one block that are kept, as sorted indices into the whole model.
 
     Attributes:
         heads: attention heads.
-        qk: for each kept head, its kept query and key dimensions; the same number in every head.
-        v: for each kept head, its kept value dimensions; the same number in every head.
+        qk: query and key dimensions of each kept head; every head keeps the same number.
+        v: value dimensions of each kept head; every head keeps the same number.
         mlp: hidden units of the MLP.
     """
 
@@ -32,11 +32,11 @@ class KeptBlock:
 
 @dataclass(frozen=True)
 class KeptUnits:
-    """The units of a whole model that stay.
+    """The units of a model that are kept.
 
     Attributes:
         embed: dimensions of the residual stream.
-        blocks: the rest, block by block; blocks after the last of these go.
+        blocks: units of the kept blocks; later blocks of the model are removed.
     """
 
     embed: tuple[int, ...]
@@ -60,11 +60,11 @@ def keep_all(plan: ShapePlan) -> KeptUnits:
 
 
 def plan_of(plan: ShapePlan, kept: KeptUnits) -> ShapePlan:
-    """Returns the plan of the model that is left of ``plan`` when ``kept`` stays.
+    """Returns the plan of the model that keeps the units ``kept`` of a model of ``plan``.
 
     Raises:
-        PlanError: indices out of range, repeated or unsorted, heads of unequal width, or a width that is
-            not a positive multiple of 8.
+        PlanError: indices are out of range, repeated or unsorted, heads have unequal widths, or a width is not a
+            positive multiple of 8.
     """
     if not 1 <= len(kept.blocks) <= len(plan.blocks):
         most = f"1 to {len(plan.blocks)} blocks"
@@ -79,15 +79,15 @@ def plan_of(plan: ShapePlan, kept: KeptUnits) -> ShapePlan:
 
 
 def widths_of(plan: ShapePlan, kept: KeptUnits) -> ShapePlan:
-    """Returns what ``plan_of`` returns, for indices known to be good."""
+    """Returns the same plan as ``plan_of``, for indices known to be valid."""
     blocks = tuple(BlockPlan(len(k.heads), len(k.qk[0]), len(k.v[0]), len(k.mlp)) for k in kept.blocks)
     return replace(plan, embed_dim=len(kept.embed), blocks=blocks)
 
 
 def slice_vit(model: SlicedViT, kept: KeptUnits) -> SlicedViT:
-    """Returns a new, smaller model that computes what ``model`` computes with all other units absent.
+    """Returns a new, smaller model that computes what ``model`` computes without the removed units.
 
-    Exact: absent means absent from every reduction, LayerNorm's mean and variance included.
+    The result is exact: removed units are left out of every reduction, including LayerNorm's mean and variance.
 
     Raises:
         PlanError: ``kept`` does not fit the model.
@@ -106,7 +106,7 @@ def slice_vit(model: SlicedViT, kept: KeptUnits) -> SlicedViT:
 
 
 def axis_indices(plan: ShapePlan, kept: KeptUnits) -> dict[Axis, torch.Tensor]:
-    """Returns for every prunable axis of ``plan`` the positions that stay, as int64 tensors."""
+    """Returns the kept positions of every prunable axis of ``plan``, as int64 tensors."""
     index = {EMBED: torch.tensor(kept.embed)}
     for i, (block, keep) in enumerate(zip(plan.blocks, kept.blocks, strict=False)):
         index[Axis("mlp", i)] = torch.tensor(keep.mlp)
@@ -117,7 +117,7 @@ def axis_indices(plan: ShapePlan, kept: KeptUnits) -> dict[Axis, torch.Tensor]:
 
 
 def compose(first: KeptUnits, then: KeptUnits) -> KeptUnits:
-    """Returns the indices into the original model of what stays after slicing by ``first``, then by ``then``."""
+    """Returns the units kept after slicing by ``first`` and then by ``then``, as indices into the first model."""
     blocks = []
     for a, b in zip(first.blocks, then.blocks, strict=False):
         blocks.append(

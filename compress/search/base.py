@@ -47,7 +47,7 @@ class Proposal:
     """The outcome of a search.
 
     Attributes:
-        plan: of the model that is left.
+        plan: plan of the model that is left.
         kept: the units that stay, as indices into the model that was searched.
         steps: how the search got there, JSON values; each step has ``action``, ``block`` (-1 for the whole model),
             ``importance`` (lost by it) and ``cost`` (of the model after it).
@@ -74,13 +74,13 @@ class SearchInputs:
         data: the dataset.
         spec: the model's input.
         augmentation: random changes to training pictures.
-        recipe: of the recovery; a method that trains starts from it.
+        recipe: recipe of the recovery; a method that trains starts from it.
         take_importance: measures the importance of the model's units by the criterion that was asked for.
         draw_images: draws the Search Set of this round.
         gradient_batch: images of one gradient of the importance.
         asked: header of the method's journals: what identifies this search, JSON values.
         folder: where the method may keep journals and the state of an unfinished search.
-        seed: of everything random.
+        seed: seed of everything random.
         bf16: compute under bfloat16 autocast.
         progress: called as the search advances.
     """
@@ -183,7 +183,7 @@ class SearchMethod:
 
         Args:
             settings: the method's settings.
-            recipe: of the recovery.
+            recipe: recipe of the recovery.
         """
         found: dict[str, Any] = _function(self.record)(settings, recipe) if self.record else {}
         return found

@@ -17,7 +17,7 @@ def write_journal(path: Path, settings: Mapping[str, Any], proposal: Proposal, e
     """Writes the settings, the steps and the outcome of a search, atomically.
 
     Args:
-        path: of the ``.jsonl`` file.
+        path: the ``.jsonl`` file.
         settings: what identifies the search, JSON values.
         proposal: its outcome.
         explain: a sentence for the report on how the units were chosen.
@@ -38,8 +38,8 @@ def read_journal(path: Path, plan: ShapePlan, settings: Mapping[str, Any]) -> Pr
     """Reads the outcome of a finished search.
 
     Args:
-        path: of the ``.jsonl`` file.
-        plan: of the model that was searched.
+        path: the ``.jsonl`` file.
+        plan: plan of the model that was searched.
         settings: what the search must have been made with.
 
     Raises:

@@ -50,12 +50,12 @@ def solve(
     the least to 1e-9 of its loss.
 
     Args:
-        plan: of the model to prune.
-        importance: of its units.
+        plan: plan of the model to prune.
+        importance: importance of its units.
         budget: what to get down to.
         start: what is kept to begin with (``keep_all(plan)``); with it within the budget, nothing is removed.
         sizes: the steps widths are reduced in.
-        progress: told after every candidate embed_dim.
+        progress: called after every candidate embed_dim.
 
     Returns:
         The plan, and as its steps the embed_dim (``embed``, block -1) and then each block (``block``), with the

@@ -60,8 +60,8 @@ def propose(
     is uneven (time, which falls in steps), groups of several times their size are looked at too.
 
     Args:
-        plan: of the model to prune.
-        importance: of its units.
+        plan: plan of the model to prune.
+        importance: importance of its units.
         budget: what to get down to.
         start: what is kept to begin with (``keep_all(plan)``).
         sizes: how much one removal takes.

@@ -32,8 +32,8 @@ def scale_evenly(plan: ShapePlan, importance: Importance, budget: Budget) -> Pro
     Heads and blocks all stay.
 
     Args:
-        plan: of the model to prune.
-        importance: of its units.
+        plan: plan of the model to prune.
+        importance: importance of its units.
         budget: what to get down to.
 
     Returns:
@@ -57,7 +57,7 @@ def even_plan(plan: ShapePlan, cost: Cost, low: int, high: int) -> ShapePlan | N
     """Returns ``plan`` with embed_dim, head widths and mlp_dim scaled by shares as equal as multiples of 8 can be.
 
     Args:
-        plan: of the unpruned model.
+        plan: plan of the unpruned model.
         cost: what is counted; it must not fall where an MLP widens.
         low: the least the result may cost.
         high: the most.
@@ -118,8 +118,8 @@ def most_important(plan: ShapePlan, importance: Importance, smaller: ShapePlan) 
     """Returns the most important units at the widths of ``smaller``, in every head its own; all heads stay.
 
     Args:
-        plan: of the model the importance is of.
-        importance: of its units; of equals the first stays.
+        plan: plan of the model the importance is of.
+        importance: importance of its units; of equals the first stays.
         smaller: a plan with the same heads and blocks, and no width larger.
 
     Raises:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
 from device_bench.clock import Clock
 from device_bench.documents.figures import Energy
-from device_bench.machine.state import machine_state
+from device_bench.energy import SOURCES
 from runtime import MeasurementError, PocketVitError, Progress, silent
 
 from .carbon import Grid, find_grid, with_grid
-from .nvml import find_nvml
-from .pmic import find_pmic
-from .rapl import find_rapl
-from .source import Command, EnergySource, Importer, NoSource, SourceError, run_command
-from .tdp import find_tdp
+from .source import EnergySource, Importer, NoSource, SourceError, Surroundings
 
 WINDOW_S = 1.0
 """How long a window is at least, s, unless the caller wants otherwise."""
@@ -28,39 +23,32 @@ UPDATES = 20
 """How often a source must renew its figure within a window, at least: the ends then err by some 5 % at most."""
 
 
-def find_source(
-    target: str = "cpu",
-    root: Path = Path("/"),
-    *,
-    importer: Importer = import_module,
-    command: Command = run_command,
-    environment: Mapping[str, str] = os.environ,
-) -> EnergySource | NoSource:
-    """Returns the best source of the energy that ``target`` draws, or why there is none.
+def find_source(target: str = "cpu", surroundings: Surroundings | None = None) -> EnergySource | NoSource:
+    """Returns the first of ``SOURCES`` that this machine has for a target, or the reason why it has none.
 
-    A processor's is measured by RAPL, or by the power chip of a Raspberry Pi, else estimated; a GPU's
-    is measured by NVML. An estimate's ``remark`` says why nothing was measured.
+    An estimate's ``remark`` gives the reason why nothing was measured.
 
     Args:
         target: ``cpu``, ``cuda`` or ``cuda:N``, of this machine.
-        root: where ``proc`` and ``sys`` are mounted.
-        importer: imports ``pynvml`` and codecarbon's modules.
-        command: runs a program of this machine and returns what it printed.
-        environment: where CUDA's own variables are looked up.
+        surroundings: the machine; by default this one.
     """
-    gpu = re.fullmatch(r"cuda(?::(\d+))?", target, re.ASCII)
-    if gpu:
-        return find_nvml(int(gpu.group(1) or 0), importer=importer, environment=environment)
-    if target != "cpu":
+    wanted = re.fullmatch(r"(cpu|cuda)(?:(?<=cuda):(\d+))?", target, re.ASCII)
+    if wanted is None:
         return NoSource(f"The energy of target {target} cannot be read from this machine.")
-    is_pi = (machine_state(root).board or "").startswith("Raspberry Pi")
-    measured = find_pmic(command=command) if is_pi else find_rapl(root)
-    if not isinstance(measured, NoSource):
-        return measured
-    estimated = find_tdp(root, importer=importer, remark=f"Not measured. {measured.reason}")
-    if isinstance(estimated, NoSource):
-        return NoSource(f"Not measured. {measured.reason} Not estimated. {estimated.reason}")
-    return estimated
+    around = replace(surroundings or Surroundings(), gpu=int(wanted[2] or 0))
+    reasons: dict[str, str] = {}
+    for source in SOURCES.values():
+        if source.target != wanted[1] or not source.suits(around):
+            continue
+        found = source.find(replace(around, remark=_missing(reasons)))
+        if not isinstance(found, NoSource):
+            return found
+        reasons[source.tier] = found.reason
+    return NoSource(_missing(reasons) or f"There is no kind of energy source for {wanted[1]}.")
+
+
+def _missing(reasons: Mapping[str, str]) -> str | None:
+    return " ".join(f"Not {tier}. {reason}" for tier, reason in reasons.items()) or None
 
 
 def measure_energy(

@@ -9,7 +9,7 @@ from typing import Any
 
 from runtime import MissingExtraError
 
-from .source import CounterSource, EnergySource, Importer, NoSource, PolledPower, SourceError, Watch
+from .source import CounterSource, EnergyKind, EnergySource, Importer, NoSource, PolledPower, SourceError, Watch
 
 _UPDATE_S = 0.1  # GPUs renew both figures every 20 to 100 ms
 
@@ -95,3 +95,8 @@ def _handle(nvml: Any, index: int, environment: Mapping[str, str]) -> Any:
 
 def _text(name: str | bytes) -> str:
     return name.decode(errors="replace") if isinstance(name, bytes) else name
+
+
+NVML = EnergyKind(
+    "cuda", "measured", lambda own: find_nvml(own.gpu, importer=own.importer, environment=own.environment)
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .source import Command, NoSource, PolledPower, SourceError, Watch, run_command
+from .source import Command, EnergyKind, NoSource, PolledPower, SourceError, Watch, run_command
 
 READ = ("vcgencmd", "pmic_read_adc")
 _INTERVAL_S = 0.1
@@ -56,3 +56,6 @@ def parse_watts(text: str) -> float:
     if lonely:
         raise SourceError("A current has no voltage beside it", got=", ".join(lonely))
     return sum(values[rail, "A"] * values[rail, "V"] for rail in rails)
+
+
+PMIC = EnergyKind("cpu", "measured", lambda own: find_pmic(command=own.command), lambda own: own.is_pi)

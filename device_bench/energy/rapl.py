@@ -11,7 +11,7 @@ from pathlib import Path
 from device_bench.clock import Clock
 from device_bench.documents.figures import EnergyTier
 
-from .source import NoSource, SourceError
+from .source import EnergyKind, NoSource, SourceError
 
 FOLDER = "sys/class/powercap"
 CURE = "Run: sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj"
@@ -163,3 +163,6 @@ def _text(file: Path, read: Read) -> str:
         raise SourceError(what, got=f"no permission for {file}", fix=CURE) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"RAPL's {file.name} cannot be read", got=error) from error
+
+
+RAPL = EnergyKind("cpu", "measured", lambda own: find_rapl(own.root), lambda own: not own.is_pi)

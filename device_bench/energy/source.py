@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 from device_bench.clock import Clock
 from device_bench.documents.figures import EnergyTier
+from device_bench.machine.state import machine_state
 from runtime import MeasurementError
 
 Importer = Callable[[str], Any]
@@ -62,6 +66,69 @@ class EnergySource(Protocol):
 
     def stop(self) -> None:
         """Ends what the source does in the background."""
+
+
+def run_command(command: Sequence[str]) -> str:
+    """Runs a program of this machine and returns what it printed.
+
+    Raises:
+        SourceError: there is no such program, it fails, or it takes longer than 5 s.
+    """
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_COMMAND_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise SourceError(f"{command[0]} did not answer within {_COMMAND_TIMEOUT_S:g} s") from None
+    except OSError as error:
+        raise SourceError(f"{command[0]} cannot be run", got=error.strerror) from error
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).partition("\n")[0]
+        raise SourceError(f"{command[0]} failed with code {done.returncode}", got=said or None)
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The machine in which an energy source is looked for.
+
+    Attributes:
+        root: folder in which ``proc`` and ``sys`` are mounted.
+        importer: imports ``pynvml`` and codecarbon's modules.
+        command: runs a program of this machine and returns its output.
+        environment: environment variables, with CUDA's own.
+        gpu: number of the GPU, as CUDA counts.
+        remark: why no better source was found.
+    """
+
+    root: Path = Path("/")
+    importer: Importer = import_module
+    command: Command = run_command
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    gpu: int = 0
+    remark: str | None = None
+
+    @property
+    def is_pi(self) -> bool:
+        """Whether the machine is a Raspberry Pi."""
+        return (machine_state(self.root).board or "").startswith("Raspberry Pi")
+
+
+@dataclass(frozen=True)
+class EnergyKind:
+    """One kind of energy source.
+
+    Attributes:
+        target: processor whose energy it knows: ``cpu`` or ``cuda``.
+        tier: how the energy is known.
+        find: returns the source, or the reason why this machine has none.
+        suits: whether such a source can be expected on a machine at all.
+    """
+
+    target: Literal["cpu", "cuda"]
+    tier: Literal["measured", "estimated"]
+    find: Callable[[Surroundings], EnergySource | NoSource]
+    suits: Callable[[Surroundings], bool] = lambda surroundings: True
 
 
 class CounterSource:
@@ -197,23 +264,3 @@ def every(do: Callable[[], None], seconds: float) -> Callable[[], None]:
         thread.join()
 
     return stop
-
-
-def run_command(command: Sequence[str]) -> str:
-    """Runs a program of this machine and returns what it printed.
-
-    Raises:
-        SourceError: there is no such program, it fails, or it takes longer than 5 s.
-    """
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_COMMAND_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise SourceError(f"{command[0]} did not answer within {_COMMAND_TIMEOUT_S:g} s") from None
-    except OSError as error:
-        raise SourceError(f"{command[0]} cannot be run", got=error.strerror) from error
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).partition("\n")[0]
-        raise SourceError(f"{command[0]} failed with code {done.returncode}", got=said or None)
-    return done.stdout

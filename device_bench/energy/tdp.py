@@ -13,7 +13,7 @@ from device_bench.machine.state import machine_state
 from runtime import MissingExtraError
 
 from .carbon import quiet
-from .source import CounterSource, Importer, NoSource
+from .source import CounterSource, EnergyKind, Importer, NoSource
 
 _RESOLUTION_S = 1e-3
 _VIRTUAL = (
@@ -84,3 +84,6 @@ def _cpuinfo(root: Path) -> str:
 
 def _is_virtual(cpuinfo: str) -> bool:
     return re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.MULTILINE) is not None
+
+
+TDP = EnergyKind("cpu", "estimated", lambda own: find_tdp(own.root, importer=own.importer, remark=own.remark))

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from device_bench.targets.emulated import Lack
 
 PACKAGES = {
-    "litert": {"numpy": "numpy", "ai-edge-litert": "ai_edge_litert", "pillow": "PIL", "typer": "typer", "rich": "rich"},
+    "litert": {
+        "numpy": "numpy",
+        "ai-edge-litert": "ai_edge_litert",
+        "pillow": "PIL",
+        "cyclopts": "cyclopts",
+        "rich": "rich",
+    },
     "onnx": {"onnxruntime": "onnxruntime"},
     "compress": {
         "torch": "torch",
@@ -230,7 +236,7 @@ def _int8(probe: Probe) -> list[Finding]:
 def _energy(probe: Probe) -> list[Finding]:
     """Returns the best source of energy of the processor and of a GPU, or why there is none."""
     from device_bench.energy.measure import find_source
-    from device_bench.energy.source import NoSource, SourceError
+    from device_bench.energy.source import NoSource, SourceError, Surroundings
 
     def command(words: Sequence[str]) -> str:
         said = probe.command(words)
@@ -240,7 +246,7 @@ def _energy(probe: Probe) -> list[Finding]:
 
     findings = []
     for name, target in (("processor", "cpu"), ("NVIDIA GPU", "cuda")):
-        found = find_source(target, probe.root, importer=probe.importer, command=command)
+        found = find_source(target, Surroundings(probe.root, probe.importer, command))
         if isinstance(found, NoSource):
             findings.append(Finding("energy", name, None, found.reason))
         else:

@@ -40,14 +40,14 @@ class OddsTraining:
     """The moving parts of one search.
 
     Attributes:
-        plan: of the model to prune.
-        candidates: of every choice.
+        plan: plan of the model to prune.
+        candidates: candidates of every choice.
         table: what they cost.
         budget: the cost target.
         settings: how the odds are learnt.
         step: steps finished.
-        total_steps: of the whole search.
-        steps_per_epoch: of a pass over half the training images.
+        total_steps: total steps of the whole search.
+        steps_per_epoch: steps per epoch of a pass over half the training images.
     """
 
     def __init__(

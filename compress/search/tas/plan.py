@@ -36,7 +36,7 @@ def most_likely(
     Exact: for every embed_dim and depth an integer program, in the order of what those alone give up.
 
     Args:
-        candidates: of every choice.
+        candidates: candidates of every choice.
         odds: for every choice, the probabilities of its candidates.
         table: their costs.
         low: the least the plan may cost.

@@ -60,18 +60,18 @@ def search_tas(
 
     Args:
         model: the model to prune; left as it is.
-        importance: of its units: narrower candidates use the most important, and those stay in the end.
+        importance: importance of its units: narrower candidates use the most important, and those stay in the end.
         budget: the cost target R, and the most the plan may cost; with the model within it, nothing is removed.
         data: the dataset; its training split is halved by seed.
         spec: the model's input.
         recipe: how the weights are trained meanwhile; its epochs are of half the training images.
         settings: how the odds are.
         augmentation: random changes to training pictures.
-        seed: of halves, order, augmentation and samples.
+        seed: seed of halves, order, augmentation and samples.
         bf16: compute under bfloat16 autocast.
         folder: keep the odds over time in ``tas.jsonl`` and the state of the search in ``tas.safetensors`` here, at
             least every 30 seconds and after every epoch, and continue from there. The caller removes the state.
-        progress: told after every step.
+        progress: called after every step.
         clock: seconds, monotonic.
 
     Returns:

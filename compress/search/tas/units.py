@@ -41,8 +41,8 @@ def kept_first(plan: ShapePlan, order: UnitOrder, smaller: ShapePlan) -> KeptUni
     """Returns the units of ``plan`` that stay in ``smaller``: the first of each kind, in the first blocks.
 
     Args:
-        plan: of the model to prune.
-        order: of its units.
+        plan: plan of the model to prune.
+        order: order of its units.
         smaller: narrower in num_heads, mlp_dim or embed_dim, or with fewer blocks.
     """
     blocks = []

@@ -45,7 +45,7 @@ def search_greedily(
         effort: group sizes, and how much work a decision takes.
         bf16: evaluate and differentiate under bfloat16 autocast.
         journal: where operations are recorded and replayed from.
-        progress: told of every model looked at.
+        progress: called for every model looked at.
 
     Returns:
         The end of the path, as ``best`` and ``best_smaller`` (None where the model meets the budget as it is).

@@ -22,7 +22,7 @@ class TreeJournal:
     is dropped.
 
     Args:
-        path: of the ``.jsonl`` file.
+        path: the ``.jsonl`` file.
         settings: what the search was asked for, JSON values; a journal of another search is started anew.
 
     Raises:

@@ -33,7 +33,7 @@ class SearchNode:
         path: the actions that lead to it.
         kept: what is left, as indices into the model that the search started from.
         plan: its shape.
-        cost: of that plan.
+        cost: cost of that plan.
         correct: images of the Search Set it has right; where ``complete`` is false, at most so many.
         complete: whether every image was looked at.
         objective: ``log2(accuracy) - cost_weight * log2(cost / total)``, of ``correct``.
@@ -92,7 +92,7 @@ class SearchResult:
         best_smaller: the same among those below the root; None where nothing can go.
         root: the model that was started from; looked at no further than it took to know whether it is the best.
         nodes: models looked at.
-        branched: of these, how many were branched.
+        branched: branched of these, how many were branched.
         repeats: visits that another order of the same actions made unnecessary.
         images: forward-equivalents of all evaluations and gradients.
     """

@@ -62,7 +62,7 @@ def search_tree(
         budget: where a path ends, and which is not undershot by more than 2 % while another action is left.
         bf16: evaluate and differentiate under bfloat16 autocast.
         journal: where operations are recorded and replayed from.
-        progress: told of every node looked at: forward-equivalents done, and what the whole search may take.
+        progress: called for every node looked at: forward-equivalents done, and what the whole search may take.
 
     Raises:
         ArtifactError: the journal is of another search.

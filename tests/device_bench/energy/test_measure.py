@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from device_bench.energy import measure
 from device_bench.energy.measure import UPDATES, WINDOW_S, find_source, measure_energy
-from device_bench.energy.source import NoSource, SourceError
+from device_bench.energy.source import CounterSource, EnergyKind, NoSource, SourceError, Surroundings
 from runtime import MeasurementError
+from runtime.registry import Registry
 
 PMIC = "VDD_CORE_A current(7)=2.0A\nVDD_CORE_V volt(15)=0.9V\n"
 
@@ -202,19 +204,19 @@ def test_progress_counts_the_idle_window_too():
 def test_rapl_comes_first(tmp_path):
     for file, text in (("name", "package-0"), ("energy_uj", "1"), ("max_energy_range_uj", "1000000")):
         put(tmp_path, f"sys/class/powercap/intel-rapl:0/{file}", text)
-    source = find_source("cpu", tmp_path, importer=absent)
+    source = find_source("cpu", Surroundings(tmp_path, absent))
     assert (source.name, source.tier) == ("RAPL package-0", "measured")
 
 
 def test_a_raspberry_pi_is_asked_through_its_chip(tmp_path):
     put(tmp_path, "proc/device-tree/model", "Raspberry Pi 5 Model B Rev 1.0\0")
-    source = find_source("cpu", tmp_path, importer=absent, command=lambda words: PMIC)
+    source = find_source("cpu", Surroundings(tmp_path, absent, lambda words: PMIC))
     assert "PMIC" in source.name
     assert source.tier == "measured"
 
 
 def test_without_counter_and_library_both_reasons_are_given(tmp_path):
-    found = find_source("cpu", tmp_path, importer=absent)
+    found = find_source("cpu", Surroundings(tmp_path, absent))
     assert isinstance(found, NoSource)
     assert "no RAPL package" in found.reason
     assert "pip install 'pocketvit[energy]'" in found.reason
@@ -223,7 +225,7 @@ def test_without_counter_and_library_both_reasons_are_given(tmp_path):
 @pytest.mark.skipif(not importlib.util.find_spec("codecarbon"), reason="codecarbon is not installed")
 def test_an_estimate_says_why_nothing_was_measured(tmp_path):
     put(tmp_path, "proc/cpuinfo", "processor\t: 0\nmodel name\t: AMD Ryzen 7 5800X 8-Core Processor\n")
-    source = find_source("cpu", tmp_path)
+    source = find_source("cpu", Surroundings(tmp_path))
     assert source.tier == "estimated"
     assert "no RAPL package" in (source.remark or "")
     energy = measure_energy(lambda: sum(range(20_000)), 1, source, country="DEU", window_s=0.05)
@@ -235,15 +237,23 @@ def test_an_estimate_says_why_nothing_was_measured(tmp_path):
     assert energy.grams_co2_per_image > 0
 
 
+def test_a_further_source_is_taken_in_its_order(tmp_path, monkeypatch):
+    known = Registry("energy source", {"rapl": "device_bench.energy.rapl:RAPL"})
+    meter = CounterSource("a meter", lambda: 1.0, tier="measured", resolution_s=0.1)
+    known.register("meter", EnergyKind("cpu", "measured", lambda own: meter))
+    monkeypatch.setattr(measure, "SOURCES", known)
+    assert find_source("cpu", Surroundings(tmp_path, absent)) is meter
+
+
 @pytest.mark.parametrize("target", ["cuda", "cuda:1"])
 def test_a_gpu_is_asked_through_nvml(tmp_path, target):
-    found = find_source(target, tmp_path, importer=absent)
+    found = find_source(target, Surroundings(tmp_path, absent))
     assert isinstance(found, NoSource)
     assert "nvidia-ml-py" in found.reason
 
 
 @pytest.mark.parametrize("target", ["ssh:pi", "cuda:x", ""])
 def test_another_target_is_not_read_from_here(tmp_path, target):
-    found = find_source(target, tmp_path, importer=absent)
+    found = find_source(target, Surroundings(tmp_path, absent))
     assert isinstance(found, NoSource)
     assert "from this machine" in found.reason

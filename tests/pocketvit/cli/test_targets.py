@@ -5,19 +5,21 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from device_bench import format, targets
+from device_bench import format
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BENCH_DOCUMENT, BenchResult
 from device_bench.metrics.accuracy import read_test_images
 from device_bench.metrics.stats import median_interval
-from device_bench.targets import check
+from device_bench.targets import check, fleet
 from device_bench.targets.base import Device
+from device_bench.targets.check import check_devices
 from device_bench.targets.emulated import Lack
 from device_bench.targets.finding import Finding
 from device_bench.targets.fleet import Fleet
@@ -81,7 +83,7 @@ def farm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Asked
             found: BenchResult = outcome(result)
             return replace(found, target=device.address)
 
-        monkeypatch.setattr(targets, "bench_device", bench_device)
+        monkeypatch.setattr(fleet, "bench_device", bench_device)
         return asked
 
     return place
@@ -135,7 +137,7 @@ def test_a_check_names_what_is_missing_and_its_cure(
         engine = "2.1" if device.label == "kitchen" else None
         return Finding(device.label, "link", "Linux 6.1"), Finding(device.label, "LiteRT", engine, "pip install it")
 
-    monkeypatch.setattr(check, "CHECKERS", {"ssh:": look})
+    monkeypatch.setattr(check, "check_devices", partial(check_devices, check=look))
     good = pocketvit("targets", "check", "kitchen", "--inventory", inventory)
     assert (good.code, good.err) == (0, "")
     bad = pocketvit("targets", "check", "--inventory", inventory)

@@ -18,14 +18,12 @@ from compress.data.augment import Augmentation, augment
 from compress.data.batches import training_batches
 from compress.data.dataset import UNLABELLED, ArrayImages
 from compress.distill.features import feature_loss
-from compress.distill.lesson import DistillationLoss
+from compress.distill.loss import DistillationLoss
 from compress.distill.outputs import depth_of, outputs_of
 from compress.distill.relations import angle_loss, distance_loss
 from compress.distill.response import distillation_loss
 from compress.distill.settings import (
     DISTILL_METHODS,
-    RESPONSE_T2,
-    RESPONSE_T4,
     Distillation,
     feature_pairs,
     shallow_blocks,
@@ -41,6 +39,7 @@ from tests.compress.train.test_fit import Killed, assert_same, kill_after, restl
 RECIPE = TrainRecipe(epochs=2, batch_size=8, lr=2e-3, head_lr=4e-3, warmup=0.2, patience=2, clip_norm=1.0)
 STILL = Augmentation(mirror=0.0)
 LARGER = Preprocessing(16, 16, 1, (0.4,), (0.3,), "bilinear")
+RESPONSE_T4, RESPONSE_T2 = Distillation(), Distillation(weight=0.8, temperature=2.0)
 EVERYTHING = Distillation(methods=DISTILL_METHODS, self_blocks=(1,), temperature=2.0)
 
 
@@ -83,11 +82,6 @@ def teach(told: Distillation, teacher: Any = None, **options: Any) -> Trained:
 def first_batch(data: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
     data = data or toy_data()
     return next(training_batches(data, data.train, SPEC, STILL, batch_size=8, seed=1, epoch=0))
-
-
-def test_the_published_settings() -> None:
-    assert (RESPONSE_T4.methods, RESPONSE_T4.weight, RESPONSE_T4.temperature) == (("response",), 0.9, 4.0)
-    assert (RESPONSE_T2.methods, RESPONSE_T2.weight, RESPONSE_T2.temperature) == (("response",), 0.8, 2.0)
 
 
 def test_every_term_of_the_loss_is_there_with_its_weight() -> None:

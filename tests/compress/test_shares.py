@@ -141,11 +141,11 @@ def test_a_process_started_alone_is_alone(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_processes_that_have_parted_train_no_more() -> None:
     ranks = Ranks(0, 2, broken=True)
-    with pytest.raises(RankError, match="have parted already"), ranks.together(print, toy_data()):
+    with pytest.raises(RankError, match="have lost each other already"), ranks.together(print, toy_data()):
         pass
 
 
 def test_whole_is_what_it_was_given_where_there_is_but_one() -> None:
     rows = torch.randn(4, 3)
-    assert Ranks().whole(rows, 4) is rows
-    assert Ranks().agreed(0.1, 1 / 3) == (0.1, 1 / 3)
+    assert Ranks().gather(rows, 4) is rows
+    assert Ranks().broadcast_floats(0.1, 1 / 3) == (0.1, 1 / 3)
