@@ -31,6 +31,7 @@ PACKAGES = {
         "torch": "torch",
         "torchvision": "torchvision",
         "timm": "timm",
+        "filelock": "filelock",
         "safetensors": "safetensors",
         "scikit-learn": "sklearn",
     },
