@@ -41,16 +41,17 @@ from quality_setting import locked, mean_sd
 from compress.data.augment import Augmentation, augmentation_for
 from compress.data.dataset import UNLABELLED, Dataset
 from compress.data.load import load_data
-from compress.distill.settings import RESPONSE_T2, RESPONSE_T4, Distillation
+from compress.distill.settings import Distillation
 from compress.distill.teacher_folder import record_of, save_teacher, trained_teacher
 from compress.distill.teachers import Teacher, TimmSpec, teacher_score, timm_teacher
 from compress.evaluate import score
-from compress.model.load import ModelSpec, input_stats, load_model
+from compress.model.load import ModelSpec, load_model, weights_metadata
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
 from compress.train.fit import fit, fit_network
 from runtime import Preprocessing, write_bytes
 
+RESPONSE_T4, RESPONSE_T2 = Distillation(), Distillation(weight=0.8, temperature=2.0)
 DATA = "fashion-mnist"
 SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1)
 TEACHER_SPEC = TimmSpec("resnet18", img_size=64, in_chans=1)
@@ -194,7 +195,7 @@ def prepare(sizes: Sizes, seed: int) -> Setting:
     data = replace(labelled, held_out=held_out)
     train = np.sort(np.concatenate([data.train, rest]))
     more = replace(data, name=f"{data.name}+unlabelled", labels=labels, train=train)
-    stats = input_stats(SPEC)
+    stats = weights_metadata(SPEC)
     spec = Preprocessing(SPEC.img_size or 0, SPEC.img_size or 0, 1, stats.mean, stats.std, "bilinear", "stretch")
     return Setting(seed, data, more, spec, augmentation_for(data))
 

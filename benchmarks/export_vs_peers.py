@@ -35,7 +35,7 @@ from compress.data.batches import plain_batches
 from compress.data.load import load_data
 from compress.evaluate import evaluating, logits_of
 from compress.model.folder import Task, read_model, read_task, save_model
-from compress.model.load import ModelSpec, input_stats, load_model
+from compress.model.load import ModelSpec, load_model, weights_metadata
 from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
 from compress.train.fit import fit
@@ -144,7 +144,7 @@ def subject(name: str, folder: Path) -> tuple[SlicedViT, Task]:
     if (folder / "model.safetensors").is_file():
         return read_model(folder), read_task(folder)
     spec, data = SPECS[name], load_data(DATA, seed=0, train_limit=TRAIN_LIMIT)
-    fresh, stats = load_model(spec, data.num_classes, 0), input_stats(spec)
+    fresh, stats = load_model(spec, data.num_classes, 0), weights_metadata(spec)
     size = fresh.plan.img_size
     preprocessing = Preprocessing(*size, spec.in_chans, stats.mean, stats.std, "bilinear", "stretch")
     task = Task(DATA, 0, TRAIN_LIMIT, preprocessing, data.class_names, f"timm {spec.name}, fresh weights", trained=True)

@@ -64,7 +64,7 @@ def make_gates(name: str, folder: Path, gates: int | None, slowdowns: list[float
     for made, (slowdown, number) in enumerate(left):
         with a_core_busy(number % 2 == 1):
             command = (sys.executable, str(Path(__file__).with_name("gate_power_child.py")), str(slowdown))
-            found = duel(file, file, ask=partial(run_isolated, command=command))
+            found = duel(file, file, run_job=partial(run_isolated, command=command))
         with log.open("a") as handle:
             handle.write(json.dumps(row_of(found, slowdown, number)) + "\n")
         print(

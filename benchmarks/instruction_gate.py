@@ -17,8 +17,9 @@ from compress.model.vit import SlicedViT
 from device_bench.documents.facts import Facts
 from device_bench.gate.judge import Limits, judge
 from device_bench.targets.emulated import CORES, count_instructions
-from export.graph.build import DEFAULT_REWRITES, vit_graph
+from export.graph.build import vit_graph
 from export.graph.ir import Graph, Op
+from export.graph.rewrites import DEFAULT_REWRITES
 from export.writers.tflite import tflite_bytes
 from runtime import sha256_of
 

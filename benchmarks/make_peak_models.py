@@ -18,7 +18,7 @@ from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
 from device_bench.metrics.peaks import LAYERS, MODELS, ROWS, WIDTH
 from export.graph.ir import Builder
-from export.quantise.calibrate import Stats
+from export.quantise.calibrate import TensorStats
 from export.quantise.integer import quantise
 from export.quantise.recipes import Ranges
 from export.writers.tflite import tflite_bytes
@@ -62,7 +62,7 @@ def _tflite(kind: str) -> bytes:
         value = builder.op("fully_connected", [value, weight], f"product.{layer}", act="none")
     graph = builder.graph(value)
     if kind != "fp32":
-        one = Stats(-4.0, 4.0, np.ones(1), np.zeros(1), np.zeros(1, np.float32))
+        one = TensorStats(-4.0, 4.0, np.ones(1), np.zeros(1), np.zeros(1, np.float32))
         modes = dict.fromkeys((op.output for op in graph.ops), "integer" if kind == "int8-static" else "dynamic")
         graph = quantise(graph, modes, dict.fromkeys(graph.shapes, one), Ranges(outside=kind == "int8-static"))
     return tflite_bytes(graph)

@@ -23,7 +23,7 @@ from compress.importance import CRITERIA
 from compress.importance.base import ImportanceInputs
 from compress.importance.units import Importance
 from compress.model.folder import Task
-from compress.model.load import ModelSpec, input_stats
+from compress.model.load import ModelSpec, weights_metadata
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
 from compress.train.fit import fit
@@ -54,7 +54,7 @@ def prepare(seed: int) -> Setting:
     """Loads the data and says how pictures enter the model."""
     whole = load_data(DATA, seed=seed, train_limit=TRAIN_LIMIT)
     held_out = np.sort(np.random.default_rng([seed, 11]).permutation(whole.held_out)[:HELD_OUT])
-    data, stats = replace(whole, held_out=held_out), input_stats(SPEC)
+    data, stats = replace(whole, held_out=held_out), weights_metadata(SPEC)
     size = (SPEC.img_size or 0, SPEC.img_size or 0)
     preprocessing = Preprocessing(*size, SPEC.in_chans, stats.mean, stats.std, "bilinear", "stretch")
     source = f"timm {SPEC.name}, fresh weights, seed {seed}"

@@ -26,7 +26,8 @@ from device_bench import format
 from device_bench.metrics.isolated import sample_isolated
 from device_bench.metrics.stats import median_interval, ratio_of_medians
 from device_bench.targets.emulated import CORES, count_instructions
-from export.graph.build import DEFAULT_REWRITES, Rewrites, vit_graph
+from export.graph.build import vit_graph
+from export.graph.rewrites import DEFAULT_REWRITES, Rewrites
 from export.quantise.calibrate import observe
 from export.quantise.integer import quantise
 from export.quantise.recipes import STATIC_ATTENTION, Recipe, modes_of, recipes_for

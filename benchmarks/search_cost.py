@@ -36,10 +36,11 @@ from compress.data.search_images import SearchImages, draw_search_images
 from compress.evaluate import evaluating
 from compress.importance.scores import fisher_scores
 from compress.model.folder import read_model, read_task, weights_sha256
-from compress.model.slicing import Kept, compose, keep_all, plan_of
+from compress.model.slicing import KeptUnits, compose, keep_all, plan_of
 from compress.model.vit import SlicedViT
 from compress.search.tree.journal import TreeJournal, removal_of
-from compress.search.tree.search import SearchResult, search_tree
+from compress.search.tree.nodes import SearchResult
+from compress.search.tree.search import search_tree
 from compress.search.tree.settings import TreeEffort, TreeSettings
 from compress.train.fit import bf16_helps
 from runtime import ShapePlan, encode, params, write_bytes
@@ -63,7 +64,7 @@ class Known:
     complete: bool
     images: int
     block: int
-    children: tuple[Kept, ...] | None
+    children: tuple[KeptUnits, ...] | None
 
 
 @dataclass
@@ -81,16 +82,16 @@ class Walk:
         opened: models branched, each once.
     """
 
-    known: Mapping[Kept, Known]
+    known: Mapping[KeptUnits, Known]
     depth: int
     epsilon: float
     best: float = -math.inf
     visits: int = 0
     branched: int = 0
-    evaluated: set[Kept] = field(default_factory=set)
-    opened: set[Kept] = field(default_factory=set)
+    evaluated: set[KeptUnits] = field(default_factory=set)
+    opened: set[KeptUnits] = field(default_factory=set)
 
-    def visit(self, kept: Kept, level: int = 0) -> None:
+    def visit(self, kept: KeptUnits, level: int = 0) -> None:
         """Evaluates a model and, where it is worth it, branches it."""
         self.visits += 1
         self.evaluated.add(kept)
@@ -179,9 +180,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][1:]
 
 
-def models_of(lines: Iterable[Mapping[str, Any]], plan: ShapePlan) -> tuple[dict[Kept, Known], Kept]:
+def models_of(lines: Iterable[Mapping[str, Any]], plan: ShapePlan) -> tuple[dict[KeptUnits, Known], KeptUnits]:
     """Returns every model of a finished search, by what it keeps of ``plan``, and the root."""
-    known: dict[Kept, Known] = {}
+    known: dict[KeptUnits, Known] = {}
     root, entries = keep_all(plan), iter(lines)
     _read(next(entries), root, entries, plan, known)
     return known, root
@@ -189,10 +190,10 @@ def models_of(lines: Iterable[Mapping[str, Any]], plan: ShapePlan) -> tuple[dict
 
 def _read(
     look: Mapping[str, Any],
-    kept: Kept,
+    kept: KeptUnits,
     entries: Iterator[Mapping[str, Any]],
     plan: ShapePlan,
-    known: dict[Kept, Known],
+    known: dict[KeptUnits, Known],
 ) -> None:
     """Takes in one looked-at model and, from the lines after its own, all below it."""
     children = None
@@ -260,7 +261,7 @@ def report(
     return "\n".join(lines)
 
 
-def reused(known: Mapping[Kept, Known], blocks: int) -> int:
+def reused(known: Mapping[KeptUnits, Known], blocks: int) -> int:
     """Returns forward-equivalents of the evaluations, were the blocks before the first changed one not run again."""
     return round(sum(model.images * (blocks - model.block) / blocks for model in known.values()))
 

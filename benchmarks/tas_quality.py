@@ -57,7 +57,7 @@ from compress.budget import COUNTS, parse_budget
 from compress.importance.units import Importance
 from compress.model.folder import read_model, save_model
 from compress.model.load import ModelSpec, load_model
-from compress.model.slicing import Kept, slice_vit
+from compress.model.slicing import KeptUnits, slice_vit
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
 from compress.search.tas.search import TAS_STATE, search_tas
@@ -277,7 +277,7 @@ def recipe_of(epochs: int, lr: float) -> TrainRecipe:
     return replace(RECOVER, epochs=epochs, patience=max(1, epochs), lr=lr, head_lr=lr)
 
 
-def searched(setting: Setting, asked: Asked, baseline: SlicedViT, importance: Importance) -> tuple[Kept, float]:
+def searched(setting: Setting, asked: Asked, baseline: SlicedViT, importance: Importance) -> tuple[KeptUnits, float]:
     """Returns what TAS keeps, and the seconds it took; goes on where a killed search stood, and keeps what it found."""
     folder = folder_of(asked.out, setting.seed, f"{SEARCH}{asked.kind}")
     known, started = folder / "kept.json", time.monotonic()
@@ -299,7 +299,7 @@ def searched(setting: Setting, asked: Asked, baseline: SlicedViT, importance: Im
         write_bytes(known, json.dumps({"kept": encode(found.kept), "seconds": time.monotonic() - started}).encode())
         (folder / TAS_STATE).unlink(missing_ok=True)
     record = json.loads(known.read_text())
-    return decode(Kept, record["kept"], str(known)), record["seconds"]
+    return decode(KeptUnits, record["kept"], str(known)), record["seconds"]
 
 
 def told(stage: str, done: int, total: int, note: str = "") -> None:

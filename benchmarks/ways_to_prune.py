@@ -17,7 +17,7 @@ from compress.data.batches import training_batches
 from compress.data.search_images import SearchImages, draw_search_images
 from compress.model.folder import read_model, save_model, weights_sha256
 from compress.model.reconstruction import reconstruct
-from compress.model.slicing import Kept, keep_all, slice_vit
+from compress.model.slicing import KeptUnits, keep_all, slice_vit
 from compress.model.vit import SlicedViT
 from compress.search.base import GroupSizes
 from compress.search.milp import solve
@@ -83,7 +83,7 @@ def drawn(setting: Setting, iteration: int) -> SearchImages:
     return draw_search_images(*told, per_class=PER_CLASS, seed=setting.seed, iteration=iteration)
 
 
-def mended(setting: Setting, whole: SlicedViT, kept: Kept, number: int) -> SlicedViT:
+def mended(setting: Setting, whole: SlicedViT, kept: KeptUnits, number: int) -> SlicedViT:
     """Cuts a model as a run does: sliced, then reconstructed on training images of its own."""
     images = drawn(setting, 10_000 + number)
     return reconstruct(slice_vit(whole, kept), whole, kept, (pixels for pixels, _ in images.batches(GRADIENT_BATCH)))

@@ -1,4 +1,4 @@
-"""What a model costs, and how small it must get: parameters, MACs, or milliseconds on a target."""
+"""Costs and budgets of a model: parameters, MACs, or milliseconds on a target."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ _EXAMPLES = "macs=0.75, params=0.7, macs=300M, params=4.1M, latency=12ms@cpu or 
 
 @dataclass(frozen=True)
 class Cost:
-    """A way to count what a plan costs.
+    """A way to count the cost of a plan.
 
     Attributes:
         name: ``params``, ``macs`` or ``latency@TARGET``.
-        of: the cost of a plan; latency in nanoseconds. Additive over the blocks once embed_dim is fixed.
+        of: returns the cost of a plan; latency is in nanoseconds. The cost is additive over the blocks of plans with
+            the same embed_dim.
     """
 
     name: str
@@ -32,11 +33,11 @@ class Cost:
 
     @property
     def uneven(self) -> bool:
-        """Whether equal steps of a width save unequal costs, some of them nothing, as with time."""
+        """Whether equal steps of a width save unequal amounts, some of them nothing, as is the case for time."""
         return self.name.startswith("latency")
 
     def budget(self, value: int) -> str:
-        """Returns the budget of ``value`` as ``parse_budget`` reads it, or hardly more."""
+        """Returns the text of a budget of ``value`` for ``parse_budget``; times are rounded up to microseconds."""
         if not self.uneven:
             return f"{self.name}={value}"
         return f"latency={-(-value // 1000) / 1000:.3f}ms@{latency_target(self.name)}"
@@ -47,27 +48,27 @@ class Cost:
 
 
 COUNTS = {"params": Cost("params", params), "macs": Cost("macs", macs)}
-"""The costs that need no measurement, by name."""
+"""Costs that need no measurement, by name."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The most a model may cost.
+    """The highest cost that a model may have.
 
     Attributes:
-        cost: what is counted.
-        limit: the most of it, inclusive.
+        cost: the cost that is limited.
+        limit: the highest value, inclusive.
     """
 
     cost: Cost
     limit: int
 
     def of(self, plan: ShapePlan) -> int:
-        """Returns what ``plan`` costs in this budget's unit."""
+        """Returns the cost of ``plan`` in this budget's unit."""
         return self.cost.of(plan)
 
     def unreachable(self, least: int) -> PlanError:
-        """Returns the error to raise where no plan costs less than ``least``."""
+        """Returns the error for a search whose cheapest plan costs ``least``."""
         return PlanError(
             "The budget cannot be met with these group sizes",
             expected=f"at least {self.cost.budget(least)}",
@@ -77,7 +78,7 @@ class Budget:
 
     @property
     def floor(self) -> float:
-        """The least a result should cost: more than 2 % below the limit, something was given away for nothing."""
+        """The lowest cost that a result should have: 2 % below the limit; less would give away accuracy for nothing."""
         return 0.98 * self.limit
 
 
@@ -85,7 +86,7 @@ def parse_cost(text: str, baseline: ShapePlan, tables: Tables | None = None) -> 
     """Reads ``params``, ``macs`` or ``latency@TARGET``.
 
     Raises:
-        PlanError: the text names no cost, or there is no latency table of that target for this architecture.
+        PlanError: the text names no cost, or the latency table of the target is missing or of another architecture.
     """
     name = text.strip()
     if name in COUNTS:
@@ -101,13 +102,13 @@ def parse_cost(text: str, baseline: ShapePlan, tables: Tables | None = None) -> 
 
 
 def latency_target(name: str) -> str | None:
-    """Returns the target of ``latency@TARGET``; None where the cost is not one of time."""
+    """Returns the target of ``latency@TARGET``; None for costs that are not times."""
     match = re.fullmatch(r"latency@(\S+)", name)
     return match[1] if match else None
 
 
 def budget_cost(text: str) -> str:
-    """Returns the name of the cost that a budget limits; checks how it is written, and nothing else.
+    """Returns the name of the cost that a budget limits, without checking that the budget can be met.
 
     Raises:
         PlanError: the text is no budget.
@@ -118,11 +119,13 @@ def budget_cost(text: str) -> str:
 def parse_budget(text: str, baseline: ShapePlan, tables: Tables | None = None) -> Budget:
     """Reads a budget.
 
-    ``macs=0.75`` is a share of the baseline's, ``macs=300M`` and ``params=4.1M`` are numbers, ``latency=12ms@cpu``
-    (``us``, ``ms`` or ``s``) and ``latency=0.7@cpu`` a time on a target, predicted by its latency table.
+    ``macs=0.75`` is a share of the baseline's cost, and ``macs=300M`` or ``params=4.1M`` is a number.
+    ``latency=12ms@cpu`` (``us``, ``ms`` or ``s``) and ``latency=0.7@cpu`` are times on a target, as its latency table
+    predicts them.
 
     Raises:
-        PlanError: the text is no budget, its table is missing, or no plan can be that small; the text says which can.
+        PlanError: the text is no budget, the latency table is missing, or no plan can be that small; the error names
+            the smallest budget that can be met.
     """
     name, value, unit = _read(text)
     cost = parse_cost(name, baseline, tables)
@@ -140,13 +143,13 @@ def parse_budget(text: str, baseline: ShapePlan, tables: Tables | None = None) -
 
 
 def smallest_plan(plan: ShapePlan) -> ShapePlan:
-    """Returns the least plan that pruning ``plan`` can reach: one head and 8 of every width."""
+    """Returns the smallest plan that pruning ``plan`` can reach: one head and 8 of every width."""
     block = BlockPlan(1, MULTIPLE, MULTIPLE, MULTIPLE)
     return replace(plan, embed_dim=MULTIPLE, blocks=(block,) * len(plan.blocks))
 
 
 def _read(text: str) -> tuple[str, Fraction, int | None]:
-    """Returns the cost's name, the number, and its unit; without one the number is a share."""
+    """Returns the cost's name, the number and its unit; the number is a share where the unit is None."""
     count = re.fullmatch(rf"(params|macs)={_NUMBER}([KMG]?)", text.strip())
     time = re.fullmatch(rf"latency={_NUMBER}(us|ms|s|)@(\S+)", text.strip())
     match = count or time
@@ -161,5 +164,5 @@ def _read(text: str) -> tuple[str, Fraction, int | None]:
 
 
 def _share(part: int, whole: int) -> str:
-    """Formats a share rounded up, so that what the message names can be met."""
+    """Formats a share rounded up, so that the budget in an error text can be met."""
     return f"{-(-part * 10**4 // whole) / 10**4:.4f}"

@@ -1,4 +1,4 @@
-"""Where networks compute: on the CPU, or on a GPU of this machine. What is kept and exported lives on the CPU."""
+"""The device that networks compute on: the CPU, or a GPU of this machine. Saved models are always on the CPU."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _in_use = [CPU]
 
 
 def choose_device(name: str, gpus: int, rank: int = 0, ranks: int = 1) -> torch.device:
-    """Returns the device that a name means on a machine with so many GPUs.
+    """Returns the device that a name means on a machine with ``gpus`` GPUs.
 
     Args:
         name: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        gpus: how many torch sees.
-        rank: which of the processes of a training on this machine asks; each takes a GPU of its own.
-        ranks: how many there are.
+        gpus: number of GPUs that torch sees.
+        rank: rank of this process among those on this machine; each process takes another GPU.
+        ranks: number of processes on this machine.
 
     Raises:
-        PlanError: the name means nothing.
-        UnsupportedTargetError: there is no such GPU, or not one for every process.
+        PlanError: the name is no device.
+        UnsupportedTargetError: there is no such GPU, or there are fewer GPUs than processes.
     """
     match = re.fullmatch(r"(auto|cpu|cuda)(?::(\d{1,4}))?", name, re.ASCII)
     if match is None or (match[2] and match[1] != "cuda"):
@@ -40,7 +40,7 @@ def choose_device(name: str, gpus: int, rank: int = 0, ranks: int = 1) -> torch.
         return CPU
     if number and ranks > 1:
         raise UnsupportedTargetError(
-            f"Each of the {ranks} processes takes a GPU of its own", expected="--device cuda", got=f"--device {name}"
+            f"Each of the {ranks} processes takes another GPU", expected="--device cuda", got=f"--device {name}"
         )
     index = int(number) if number else rank
     if not gpus:
@@ -60,42 +60,42 @@ def choose_device(name: str, gpus: int, rank: int = 0, ranks: int = 1) -> torch.
 
 
 def count_gpus() -> int:
-    """Returns how many GPUs torch can compute on."""
+    """Returns the number of GPUs that torch can compute on."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def use_device(device: torch.device) -> None:
-    """Makes ``device`` the one that networks are trained and scored on in this process, where no other is named."""
+    """Makes ``device`` the default for training and evaluation in this process."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     _in_use[0] = device
 
 
 def device_in_use() -> torch.device:
-    """Returns what ``use_device`` chose; the CPU where it was never called."""
+    """Returns the device that ``use_device`` set; the CPU before its first call."""
     return _in_use[0]
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Returns where a network's weights are; the CPU for one without weights."""
+    """Returns the device of a network's weights; the CPU for a network without weights."""
     return next((value.device for value in network.parameters()), CPU)
 
 
 def copy_on(network: Network, device: torch.device) -> Network:
-    """Returns the network itself where it is on ``device``, else a copy there."""
+    """Returns the network if it is on ``device``, else a copy on ``device``."""
     return network if device_of(network) == device else copy.deepcopy(network).to(device)
 
 
 def autocast(device: torch.device, bf16: bool) -> AbstractContextManager[object]:
-    """Returns a block in which networks on ``device`` compute in bfloat16, where that is asked for."""
+    """Returns a context in which networks on ``device`` compute in bfloat16 if ``bf16`` is set."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
 def made_on(device: torch.device) -> AbstractContextManager[object]:
-    """Returns a block in which new tensors are made on ``device``."""
+    """Returns a context in which new tensors are made on ``device``."""
     return nullcontext() if device == CPU else device
 
 
 def own_randomness(device: torch.device) -> AbstractContextManager[object]:
-    """Returns a block whose random numbers leave the generators outside as they were."""
+    """Returns a context that restores torch's random generators at its end."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

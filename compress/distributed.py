@@ -1,8 +1,8 @@
-"""Training in several processes: rank 0 does the whole job, and the other ranks join in its trainings.
+"""Training in several processes: rank 0 runs the job, and the other ranks take part in its trainings.
 
-They are started together, by ``torchrun`` or anything else that sets torch's variables ``RANK``, ``WORLD_SIZE``,
-``MASTER_ADDR`` and ``MASTER_PORT``. Of every batch each rank computes a share; what the networks make of the shares
-is gathered before any loss is taken, so that each loss is that of the whole batch, whatever it compares.
+The processes are started together, by ``torchrun`` or any launcher that sets torch's variables ``RANK``,
+``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``. Each rank computes a share of every batch. The networks' outputs
+are gathered before a loss is computed, so that each loss is that of the whole batch.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from torch.nn.parallel import DistributedDataParallel
 from runtime import ModelError, PocketVitError
 
 STEP_TIMEOUT_S = 1800.0
-"""A rank that lets the others wait longer than this within a training is given up."""
+"""Longest time that one rank may let the others wait within a training, seconds."""
 
 _JOB_TIMEOUT_S = 30 * 86400.0
-"""So long may a search between two trainings take. A rank that has died is noticed at once: its sockets close."""
+"""Longest time between two trainings, seconds. A rank that has died is noticed at once, since its sockets close."""
 
-_WORDS_TIMEOUT_S = 3.0
+_REPORT_TIMEOUT_S = 3.0
 _END_TIMEOUT_S = 60.0
 _PR_SET_PDEATHSIG = 1
 _SET_BY_LAUNCHER = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class RankError(PocketVitError):
-    """A process of a training that failed, and took the others with it."""
+    """A process of a training failed, which ended the training in all processes."""
 
     exit_code = 1
 
@@ -52,13 +52,13 @@ class Ranks:
     """The processes of a training, as one of them sees them.
 
     Attributes:
-        rank: of this process; 0 is the one that does the job.
+        rank: rank of this process; 0 is the one that does the job.
         size: how many there are.
-        local_rank: of this process among those of its machine.
+        local_rank: local rank of this process among those of its machine.
         local_size: how many run on its machine.
-        control: how rank 0 says what is to be done; none where there is but one process.
-        data: what the others were sent last.
-        broken: whether they have parted in the middle of a training.
+        control: process group by which rank 0 sends orders; None where there is one process.
+        data: the dataset that the other ranks were sent last.
+        broken: whether the processes lost each other in the middle of a training.
     """
 
     rank: int = 0
@@ -70,7 +70,7 @@ class Ranks:
     broken: bool = False
 
     def share(self, count: int) -> slice:
-        """Returns which of ``count`` rows are this rank's; the first ranks take one more where it does not divide."""
+        """Returns this rank's share of ``count`` rows; the first ranks take one more where it does not divide."""
         each, more = divmod(count, self.size)
         start = self.rank * each + min(self.rank, more)
         return slice(start, start + each + (self.rank < more))
@@ -79,15 +79,15 @@ class Ranks:
         """Returns how many of ``count`` rows the first rank has."""
         return -(-count // self.size)
 
-    def whole(self, own: torch.Tensor, count: int) -> torch.Tensor:
-        """Returns all ``count`` rows from every rank's share; gradients flow back to the own share.
+    def gather(self, own: torch.Tensor, count: int) -> torch.Tensor:
+        """Returns all ``count`` rows from every rank's share; gradients flow back to this rank's share.
 
-        Their gradients are multiplied by the number of ranks, over which ``in_lockstep`` then takes the mean: together
-        that is the gradient of the whole batch. What is computed of the whole batch is the same on every rank, and
-        the mean leaves its gradients as they are.
+        The gradients are multiplied by the number of ranks, and ``in_lockstep`` takes the mean over the ranks, which
+        gives the gradient of the whole batch. Modules that are applied to the gathered rows have the same gradient on
+        every rank, and the mean leaves it unchanged.
 
         Args:
-            own: ``(share, ...)``; rows beyond the share are left out.
+            own: ``(share, ...)``; rows beyond the share are ignored.
             count: rows of the whole batch.
         """
         if self.size == 1:
@@ -95,7 +95,7 @@ class Ranks:
         rows: torch.Tensor = _Gather.apply(own, count, self)
         return rows
 
-    def agreed(self, *values: float) -> tuple[float, ...]:
+    def broadcast_floats(self, *values: float) -> tuple[float, ...]:
         """Returns rank 0's values on every rank."""
         if self.size == 1:
             return values
@@ -103,8 +103,8 @@ class Ranks:
         distributed.broadcast(numbers, src=0)
         return tuple(numbers.tolist())
 
-    def told(self, value: Any) -> Any:
-        """Returns rank 0's value on every rank: anything that can be pickled."""
+    def broadcast(self, value: Any) -> Any:
+        """Returns rank 0's value on every rank; it may be anything that can be pickled."""
         if self.size == 1:
             return value
         box = [value if self.rank == 0 else None]
@@ -112,12 +112,12 @@ class Ranks:
         return box[0]
 
     def check_equal(self, what: str) -> None:
-        """Makes sure that every rank has the same text.
+        """Checks that every rank has the same text as rank 0.
 
         Raises:
-            RankError: one has another; raised on that rank.
+            RankError: this rank has another text.
         """
-        if self.told(what) != what:
+        if self.broadcast(what) != what:
             raise RankError(
                 "It was not given the training that rank 0 has",
                 fix="Install the same version of everything on every machine",
@@ -125,12 +125,12 @@ class Ranks:
 
     @contextmanager
     def together(self, follow: Callable[..., None], data: Any, *task: Any) -> Iterator[None]:
-        """Has every other rank call ``follow(data, *task)`` while rank 0 does the same in the block.
+        """Makes every other rank call ``follow(data, *task)`` while rank 0 runs the block.
 
         Args:
             follow: a function of a module.
-            data: sent where the others have not got it already.
-            task: anything that can be pickled.
+            data: the dataset; sent where the other ranks do not have it yet.
+            task: further arguments, which must be picklable.
 
         Raises:
             RankError: another rank failed.
@@ -140,10 +140,10 @@ class Ranks:
             yield
             return
         if self.broken:
-            raise RankError("The processes have parted already", fix="Start them anew")
+            raise RankError("The processes have lost each other already", fix="Start them anew")
         try:
             try:
-                self.told((follow, None if data is self.data else data, torch.get_num_threads(), task))
+                self.broadcast((follow, None if data is self.data else data, torch.get_num_threads(), task))
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 raise ModelError(
                     "A network cannot be sent to other processes", got=error, fix="Train it without torchrun"
@@ -153,16 +153,16 @@ class Ranks:
             yield
             self.broken = False
         except RuntimeError as error:
-            said = _last_words(self.size, _WORDS_TIMEOUT_S)
-            if not _is_parting(error) and not any(text for text in said.values()):
+            reports = _read_reports(self.size, _REPORT_TIMEOUT_S)
+            if not _is_parting(error) and not any(text for text in reports.values()):
                 raise
-            raise _failure(said, self.size) from error
+            raise _failure(reports, self.size) from error
 
     def serve(self) -> int:
-        """Joins in the trainings of rank 0 until it says that all is over, or is gone; returns an exit code."""
+        """Takes part in the trainings of rank 0 until rank 0 ends them or dies; returns an exit code."""
         try:
             while True:
-                order = self.told(None)
+                order = self.broadcast(None)
                 if order is None:
                     return 0
                 follow, data, threads, task = order
@@ -172,8 +172,8 @@ class Ranks:
         except KeyboardInterrupt:
             return 130
         except Exception as error:
-            said = _said_of(error)
-        _report(self.rank, said)
+            reports = _report_of(error)
+        _leave_report(self.rank, reports)
         return 1
 
 
@@ -183,26 +183,26 @@ _current = [ALONE]
 
 
 def current_ranks() -> Ranks:
-    """Returns the processes that train together with this one; ``ALONE`` outside of ``joined``."""
+    """Returns the processes that train together with this one; ``ALONE`` outside ``joined``."""
     return _current[0]
 
 
 def launched() -> bool:
-    """Says whether this process was started as one of several."""
+    """Returns whether a launcher started this process as one of several."""
     return os.environ.get("WORLD_SIZE", "1") != "1" and all(name in os.environ for name in ("RANK", "MASTER_ADDR"))
 
 
 @contextmanager
 def joined(timeout_s: float = STEP_TIMEOUT_S) -> Iterator[Ranks]:
-    """Joins the processes that were started together; does nothing where this one was started alone.
+    """Joins the processes that were started together; does nothing in a process that was started alone.
 
-    On rank 0 the block runs, and the others serve it until it ends. On every other rank the program ends here.
+    On rank 0 the block runs, and the other ranks serve it until it ends. On every other rank the program ends here.
 
     Args:
-        timeout_s: how long one rank lets the others wait within a training, seconds.
+        timeout_s: longest time that one rank may let the others wait within a training, seconds.
 
     Raises:
-        RankError: the others cannot be reached.
+        RankError: the other processes cannot be reached.
         SystemExit: on every rank but 0.
     """
     if not launched():
@@ -226,14 +226,14 @@ def joined(timeout_s: float = STEP_TIMEOUT_S) -> Iterator[Ranks]:
 
 
 def in_lockstep(ranks: Ranks, parts: list[nn.Module], loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Returns ``loss``, after whose backward pass the parts' gradients are the mean over all ranks.
+    """Returns ``loss``, wrapped so that the parts' gradients are averaged over all ranks in the backward pass.
 
-    It also gives the parts of every rank the weights they have on rank 0.
+    It also copies the weights of the parts from rank 0 to every rank.
 
     Args:
-        ranks: who trains.
-        parts: what is trained.
-        loss: makes the loss of a batch from them.
+        ranks: the processes that train together.
+        parts: the modules that are trained.
+        loss: computes the loss of a batch with them.
     """
     if ranks.size == 1:
         return loss
@@ -241,10 +241,10 @@ def in_lockstep(ranks: Ranks, parts: list[nn.Module], loss: Callable[..., torch.
 
 
 def check_shareable(network: nn.Module) -> None:
-    """Refuses to train a network in shares that would then learn something else than from whole batches.
+    """Refuses a network that learns something else from shares of batches than from whole batches.
 
     Raises:
-        ModelError: it goes by the statistics of a batch, or drops activations at random.
+        ModelError: the network uses statistics of a batch, or drops activations at random.
     """
     for name, part in network.named_modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
@@ -290,10 +290,10 @@ class _Gather(torch.autograd.Function):
 
 
 def _join(timeout_s: float) -> Ranks:
-    told = {name: os.environ.get(name, "") for name in _SET_BY_LAUNCHER}
+    launched_with = {name: os.environ.get(name, "") for name in _SET_BY_LAUNCHER}
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _end_with_parent()
-    # several backends: what lives on the CPU goes one way, what lives on GPUs another
+    # tensors on the CPU and on GPUs need different backends
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
@@ -303,29 +303,29 @@ def _join(timeout_s: float) -> Ranks:
             "The other processes cannot be reached", got=str(error).splitlines()[0], fix="Look at torchrun's options"
         ) from error
     for name in list(os.environ):
-        # what this process starts is no rank
+        # child processes are no ranks
         if name in _SET_BY_LAUNCHER or name.startswith(("TORCHELASTIC_", "ROLE_")):
             del os.environ[name]
     return Ranks(
         rank=distributed.get_rank(),
         size=distributed.get_world_size(),
-        local_rank=int(told["LOCAL_RANK"] or 0),
-        local_size=int(told["LOCAL_WORLD_SIZE"] or 1),
+        local_rank=int(launched_with["LOCAL_RANK"] or 0),
+        local_size=int(launched_with["LOCAL_WORLD_SIZE"] or 1),
         control=control,
     )
 
 
 def _end_with_parent() -> None:
-    """Has Linux end this process when its launcher dies, however that dies; elsewhere it does nothing."""
+    """Makes Linux end this process when its launcher dies; does nothing on other systems."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _dismiss(ranks: Ranks) -> None:
-    """Tells the other ranks that all is over; those in the middle of a training notice by themselves."""
+    """Tells the other ranks that the job has ended; ranks in the middle of a training notice by themselves."""
     try:
         if not ranks.broken:
-            ranks.told(None)
+            ranks.broadcast(None)
         _store().set("over", "1")
     except RuntimeError:
         return
@@ -336,12 +336,12 @@ def _store() -> Any:
 
 
 def _is_parting(error: RuntimeError) -> bool:
-    """Says whether an error comes of the talk between processes."""
+    """Returns whether an error comes from communication between processes."""
     return isinstance(error, distributed.DistError) or any(word in str(error) for word in ("gloo", "NCCL"))
 
 
-def _said_of(error: Exception) -> str:
-    """Returns what rank 0 is to say of an error; nothing where another rank's end is behind it."""
+def _report_of(error: Exception) -> str:
+    """Returns the text that rank 0 reports for an error; empty where the end of another rank caused it."""
     if isinstance(error, PocketVitError):
         return str(error)
     if isinstance(error, RuntimeError) and _is_parting(error):
@@ -350,12 +350,12 @@ def _said_of(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _report(rank: int, text: str) -> None:
-    """Leaves word why this rank ends, parts from the others, and lets rank 0 say so before the launcher stops it."""
+def _leave_report(rank: int, text: str) -> None:
+    """Stores why this rank ends, leaves the group, and waits for rank 0 to report it before the launcher stops it."""
     try:
         store = _store()
         store.set(f"failed/{rank}", json.dumps(text))
-        # what is left of the training holds the connections open
+        # objects of the training hold the connections open
         gc.collect()
         distributed.destroy_process_group()
         store.wait(["over"], timedelta(seconds=_END_TIMEOUT_S))
@@ -363,9 +363,9 @@ def _report(rank: int, text: str) -> None:
         return
 
 
-def _last_words(size: int, timeout_s: float) -> dict[int, str]:
-    """Returns what ranks left word of; empty texts are of those that were left by another."""
-    end, said = time.monotonic() + timeout_s, {}
+def _read_reports(size: int, timeout_s: float) -> dict[int, str]:
+    """Returns the stored reports by rank; a rank that only lost its connection has an empty report."""
+    end, reports = time.monotonic() + timeout_s, {}
     try:
         for rank in range(1, size):
             left = max(0.01, end - time.monotonic())
@@ -373,19 +373,19 @@ def _last_words(size: int, timeout_s: float) -> dict[int, str]:
                 _store().wait([f"failed/{rank}"], timedelta(seconds=left))
             except distributed.DistStoreError:
                 continue
-            said[rank] = str(json.loads(_store().get(f"failed/{rank}")))
+            reports[rank] = str(json.loads(_store().get(f"failed/{rank}")))
     except RuntimeError:
         pass
-    return said
+    return reports
 
 
-def _failure(said: dict[int, str], size: int) -> RankError:
-    """Puts together what rank 0 says of the others' end."""
-    for rank, text in sorted(said.items()):
+def _failure(reports: dict[int, str], size: int) -> RankError:
+    """Returns the error that rank 0 raises for the end of other ranks."""
+    for rank, text in sorted(reports.items()):
         if text:
             return RankError(f"Rank {rank} of {size} failed: {text}", fix="Mend that and continue with --resume")
-    silent = ", ".join(str(rank) for rank in range(1, size) if rank not in said)
+    silent = ", ".join(str(rank) for rank in range(1, size) if rank not in reports)
     return RankError(
-        f"Rank {silent or 'unknown'} of {size} ended without a word",
+        f"Rank {silent or 'unknown'} of {size} ended without a report",
         fix="Its process was killed or its machine is gone; continue with --resume, with any number of processes",
     )

@@ -1,4 +1,4 @@
-"""What a model says of a split, and how often it is right."""
+"""Logits, accuracy and loss of a model on a split."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .distributed import ALONE, Ranks
 
 _BATCH, _LEAST_BATCH = 64, 8
 _BATCH_PIXELS = 2**19
-"""A CPU computes fewer large images at a time in less time: what a layer writes then stays in its cache."""
+"""Pixels per batch on a CPU: small batches of large images are faster, since activations stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Score:
     """Accuracy of a model on a split.
 
     Attributes:
-        top1: share of images whose most likely class is right, 0..1.
+        top1: share of images whose most likely class is correct, 0..1.
         loss: mean cross-entropy, nats.
         images: number of images.
     """
@@ -41,7 +41,7 @@ class Score:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts ``model`` into evaluation mode without gradients, and back."""
+    """Puts ``model`` into evaluation mode without gradients for the block, and restores its mode afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -64,8 +64,8 @@ def logits_of(
 ) -> npt.NDArray[np.float32]:
     """Returns the model's logits ``(N, classes)`` float32 for the pictures at ``indices``, in order.
 
-    They are computed where the model is, in batches of ``batch_size``, or where it is 0 of the size that suits the
-    images; ``progress`` is told of ``stage`` after every batch.
+    The model computes on its own device, in batches of ``batch_size``; 0 takes a size that suits the images.
+    ``progress`` is called with ``stage`` after every batch.
     """
     parts, device, done = [], device_of(model), 0
     if not batch_size:
@@ -94,24 +94,24 @@ def score(
     """Returns accuracy and loss of ``model`` on the pictures at ``indices``.
 
     Args:
-        model: the model; left as and where it is.
+        model: the model; it stays as it is, on its device.
         data: the dataset.
-        indices: which pictures.
+        indices: indices of the pictures.
         spec: the model's input.
         bf16: compute under bfloat16 autocast.
-        device: where to compute; by default where ``use_device`` says.
-        ranks: who computes a share of it each; every one of them must call this.
-        progress: told after every batch.
-        stage: what it is told of.
+        device: device that computes; None takes the device in use.
+        ranks: processes that compute a share each; every one of them must call this function.
+        progress: called after every batch.
+        stage: name of the work, for progress.
     """
     there = copy_on(model, device or device_in_use())
     own = indices[ranks.share(len(indices))]
-    # a rank without a share still has to say how many classes there are
+    # a rank without a share still needs the number of classes
     own = own if len(own) else indices[:1]
     mine = logits_of(there, data, own, spec, bf16=bf16, progress=progress, stage=stage)
-    logits = ranks.whole(torch.from_numpy(mine), len(indices))
+    logits = ranks.gather(torch.from_numpy(mine), len(indices))
     found = score_of_logits(logits.numpy(), data.labels[indices])
-    top1, loss = ranks.agreed(found.top1, found.loss)
+    top1, loss = ranks.broadcast_floats(found.top1, found.loss)
     return Score(top1, loss, found.images)
 
 

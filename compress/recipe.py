@@ -9,19 +9,19 @@ from runtime import PlanError, check_fields
 
 @dataclass(frozen=True)
 class TrainRecipe:
-    """AdamW with cosine annealing and early stopping; distillation where a teacher is given.
+    """Settings of a training with AdamW, cosine annealing and early stopping; with a teacher also of distillation.
 
     Attributes:
         epochs: most passes over the training split; 0 trains nothing.
         batch_size: images per step.
         lr: peak learning rate of the backbone.
-        head_lr: that of the classifier.
-        weight_decay: on weights with two or more dimensions.
+        head_lr: peak learning rate of the classifier.
+        weight_decay: decay of weights with two or more dimensions.
         warmup: share of all steps with a rising learning rate, 0..1.
         patience: stop after this many epochs without a better held-out accuracy (or equal and lower loss).
         clip_norm: largest gradient norm; 0 does not clip.
-        distill_weight: weight of the distillation term, 0..1; cross-entropy has the rest.
-        temperature: of the softmax in the distillation term.
+        distill_weight: weight of the distillation term, 0..1; cross-entropy has the rest of 1.
+        temperature: temperature of the softmax in the distillation term.
 
     Raises:
         PlanError: a value is out of range.
@@ -55,13 +55,13 @@ class TrainRecipe:
 
 
 FINE_TUNE = TrainRecipe(epochs=30, lr=0.5e-5, head_lr=0.5e-4)
-"""The published initial fine-tuning of pretrained weights."""
+"""Fine-tuning of pretrained weights before pruning, as published."""
 
 RECOVER = TrainRecipe(epochs=20, lr=0.5e-5, head_lr=0.5e-5)
-"""The published recovery after slicing."""
+"""Recovery after slicing, as published."""
 
 SCRATCH = TrainRecipe(epochs=40, batch_size=32, lr=1e-3, head_lr=1e-3, warmup=0.1, patience=10, clip_norm=1.0)
 """Training of fresh weights on a small dataset."""
 
 SCRATCH_RECOVER = TrainRecipe(epochs=15, batch_size=32, lr=5e-4, head_lr=5e-4, warmup=0.1, patience=8, clip_norm=1.0)
-"""Recovery of a model that was trained from fresh weights: its learning rate is of the same order."""
+"""Recovery of a model that was trained from fresh weights, with a learning rate of the same order."""

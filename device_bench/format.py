@@ -137,7 +137,7 @@ def gflops(value: float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """Returns images a second with three significant digits, and thousands apart.
+    """Returns images a second with three significant digits and a thousands separator.
 
     >>> rate(4653.2), rate(0.512)
     ('4,653 images/s', '0.51 images/s')
@@ -258,7 +258,7 @@ def celsius(value: float | None) -> str:
 
 
 def whole(value: int | None) -> str:
-    """Returns an integer with thousands apart.
+    """Returns an integer with a thousands separator.
 
     >>> whole(10000)
     '10,000'

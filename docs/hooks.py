@@ -24,6 +24,19 @@ ROOMS = {
     "runtime": "Predictions, plans and errors",
 }
 
+REGISTRIES = {
+    "Search methods (`--search`)": "compress.search.METHODS",
+    "Importance (`--importance`)": "compress.importance.CRITERIA",
+    "Data (`--data`)": "compress.data.SOURCES",
+    "Kinds of file (`--formats`)": "export.formats.KINDS",
+    "Integer recipes (`--int8-recipe` takes those for `int8`)": "export.quantise.recipes.RECIPES",
+    "Families of processors (`--for`)": "runtime.processors.PROCESSORS",
+    "Targets (`--target`)": "device_bench.targets.TARGETS",
+    "Metrics": "device_bench.metrics.METRICS",
+    "Engines": "runtime.engines.ENGINES",
+    "File formats": "runtime.formats.FORMATS",
+}
+
 PANEL = re.compile(r"^╭─+ (?P<title>.+?) ─*╮$")
 UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMG]?B|[kM]|[µmn]?s|[µm]J|[kM]?FLOP|px)(?:\W|$))")
 INTERVAL = re.compile(r"\[[-\d., ]+\]")
@@ -35,6 +48,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {
         "reference/cli.md": command_line(),
         "reference/api.md": python_names(),
+        "reference/choices.md": choices(),
         "index.md": from_root("README.md"),
         "contributing.md": from_root("CONTRIBUTING.md"),
         "changelog.md": from_root("CHANGELOG.md"),
@@ -71,6 +85,37 @@ def python_names() -> str:
     return "\n".join(lines) + "\n"
 
 
+def choices() -> str:
+    """Returns the page of everything that can be chosen by name, from the registries."""
+    lines = [
+        "# Methods, formats and targets",
+        "",
+        "This page lists what the options take by name. [Contributing](../contributing.md#adding-something-one-new-file-and-one-line) "
+        "says how to add to each, in this repository or in a file of your own.",
+    ]
+    for title, address in REGISTRIES.items():
+        module, _, name = address.rpartition(".")
+        lines += ["", f"## {title}", "", f"`{address}`", "", "| name | |", "|---|---|"]
+        for key, entry in getattr(import_module(module), name).items():
+            form = getattr(entry, "form", None)
+            lines.append(f"| {code(form if isinstance(form, str) else key)} | {explained(entry)} |")
+    return "\n".join(lines) + "\n"
+
+
+def explained(entry: object) -> str:
+    """Returns what an entry of a registry says of itself, for a cell of a table."""
+    text = getattr(entry, "summary", "") or getattr(entry, "title", "")
+    if getattr(entry, "kinds", ()):
+        text = "for " + ", ".join(code(kind) for kind in entry.kinds)
+    suffix = getattr(entry, "suffix", "")
+    return f"{text} {code(suffix)}".strip() if suffix else text
+
+
+def code(text: str) -> str:
+    """Returns text as code that may stand in a table."""
+    return "`" + text.replace("|", "\\|") + "`"
+
+
 def command_line() -> str:
     """Returns the page of all commands, as ``pocketvit COMMAND --help`` prints them."""
     lines = [
@@ -80,25 +125,17 @@ def command_line() -> str:
         "Exit codes: 0, everything went well; 1, a check failed; 2, the request cannot be met, "
         "and one paragraph says what was expected and what to do.",
     ]
-    words: list[tuple[str, ...]] = [(name,) for name in commands_of(())]
+    whole = help_of(())
+    words: list[tuple[str, ...]] = [(name,) for name in commands_in(whole)]
+    if not words:
+        raise PluginError("docs/hooks.py finds no commands in what 'pocketvit --help' prints")
+    lines += section((), whole, "##")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for word, text in zip(words, pool.map(help_of, words), strict=True):
             lines += section(word, text, "##")
             for name in commands_in(text):
                 lines += section((*word, name), help_of((*word, name)), "###")
     return "\n".join(lines) + "\n"
-
-
-def commands_of(words: tuple[str, ...]) -> list[str]:
-    """Returns the names of the commands below ``words``.
-
-    Raises:
-        PluginError: the help of ``pocketvit`` lists none.
-    """
-    names = commands_in(help_of(words))
-    if not names:
-        raise PluginError("docs/hooks.py finds no commands in what 'pocketvit --help' prints")
-    return names
 
 
 def commands_in(text: str) -> list[str]:
@@ -137,7 +174,13 @@ def section(words: tuple[str, ...], text: str, heading: str) -> list[str]:
     """Returns the Markdown of one command: usage, description, and a list for each panel of options."""
     (_, head), *panels = panels_of(text)
     usage, *description = [line for line in head if line]
-    lines = ["", f"{heading} pocketvit {' '.join(words)} {{#{'-'.join(words)}}}", "", *description, ""]
+    lines = [
+        "",
+        f"{heading} {' '.join(('pocketvit', *words))} {{#{'-'.join(words) or 'pocketvit'}}}",
+        "",
+        *description,
+        "",
+    ]
     lines += ["```text", usage.removeprefix("Usage:").strip(), "```"]
     for title, rows in panels:
         lines += ["", f"**{title}**", ""]
@@ -152,7 +195,7 @@ def entries_of(rows: list[str]) -> list[tuple[str, str]]:
     column = max(set(starts), key=starts.count) if starts else 0
     entries: list[tuple[str, str]] = []
     for row in rows:
-        name, explanation = " ".join(row[:column].split()), row[column:].strip()
+        name, explanation = " ".join(row[:column].lstrip("* ").split()), row[column:].strip()
         if name and not row.startswith(" "):
             entries.append((name, explanation))
         elif entries:

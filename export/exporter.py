@@ -1,4 +1,4 @@
-"""From a model to verified files: written aside, run on real images, and moved into place only when they are right."""
+"""Exports a model as verified files: each is run on real images before it is moved into place."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ from .verify import check_drop, check_parity, measure_parity
 from .write import Written, write_file
 
 REJECTED = "rejected"
-"""The folder, beside the released files, of those that were refused."""
+"""Name of the folder for refused files, in the folder of the released ones."""
 
 _LIBRARIES = ("torch", "timm", "ai-edge-litert", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True)
 class ExportOutcome:
-    """What became of every kind of file that was asked for.
+    """The files of one export.
 
     Attributes:
-        accepted: manifests of the files that were released, in the order asked for.
-        refused: manifests of those that were not, with the reason; the files are in ``rejected``.
+        accepted: manifests of the released files, in the order of the settings.
+        refused: manifests of the refused files, with the reason; the files are in the folder ``rejected``.
     """
 
     accepted: tuple[Artifact, ...]
@@ -68,11 +68,11 @@ class ExportOutcome:
 
 
 class RefusedFilesError(ParityError):
-    """Some files were refused; all others were made and released.
+    """Some files were refused; all others were released.
 
     Attributes:
-        accepted: manifests of the files that were released.
-        refused: manifests of those that were not, with the reason.
+        accepted: manifests of the released files.
+        refused: manifests of the refused files, with the reason.
     """
 
     def __init__(self, outcome: ExportOutcome, folder: Path) -> None:
@@ -92,39 +92,39 @@ def export_model(
     progress: Progress = silent,
     timer: Timer | None = None,
 ) -> list[Artifact]:
-    """Writes ``model`` as ``folder/NAME.onnx``, ``NAME.fp32.tflite``, … each with its manifest, verified by running it.
+    """Writes ``model`` as ``folder/NAME.onnx``, ``NAME.fp32.tflite``, …, each with its manifest and verified by a run.
 
-    Files that are there already, whole, and of the same weights and recipe, are kept. A file that fails its
-    check is moved to ``folder/rejected`` with its manifest; the other kinds are made all the same.
+    Whole files of the same weights and recipe are kept. A file that fails its check is moved to ``folder/rejected``
+    with its manifest, and the other kinds are still written.
 
     Args:
-        model: what to export.
+        model: the model to export.
         task: its input and classes.
-        data: where verification (test split) and calibration (held-out split) images come from.
-        folder: where the files go.
-        name: what they are called.
-        settings: which files, and how they are checked.
-        progress: told of every step and every file.
-        timer: times files on this machine, for choosing the recipe of ``int8``; without it, and for a family of
-            processors other than this machine's, the recipe expected to be fastest is taken.
+        data: source of the images for verification (test split) and calibration (held-out split).
+        folder: of the files.
+        name: of the files, without suffix.
+        settings: which kinds to write, and how to check them.
+        progress: called at every step and every file.
+        timer: times files on this machine, to choose the recipe of ``int8``. Without it, and for another family of
+            processors than this machine's, the recipe with the fewest counted instructions is taken.
 
     Returns:
         The manifests, in the order of ``settings.kinds``.
 
     Raises:
-        RefusedFilesError: a file does not compute what the model computes, or its widths are not the plan's; or no way
-            of quantising it loses so little as was asked. Raised when every kind has been tried, with all manifests.
+        RefusedFilesError: a file does not compute the same as the model, has other widths than the plan, or loses more
+            accuracy than allowed with every recipe. It is raised after every kind was tried.
         StorageError: there is no space, or no permission to write.
-        MissingExtraError: a converter or engine is not installed; known before any file is made.
+        MissingExtraError: a converter or engine is not installed; raised before any file is written.
     """
     return released(export_each(model, task, data, folder, name, settings, progress, timer), folder)
 
 
 def released(outcome: ExportOutcome, folder: Path) -> list[Artifact]:
-    """Returns the manifests of an outcome without refusals.
+    """Returns the manifests of the released files.
 
     Raises:
-        RefusedFilesError: there are some.
+        RefusedFilesError: some files were refused.
     """
     if outcome.refused:
         raise RefusedFilesError(outcome, folder)
@@ -141,14 +141,13 @@ def export_each(
     progress: Progress = silent,
     timer: Timer | None = None,
 ) -> ExportOutcome:
-    """Does what ``export_model`` does, and returns what was refused beside what was released.
+    """Exports as ``export_model`` does, and returns the refused files too.
 
-    A kind that fails in another way than by its check does not keep the others from being made: the first such error is
-    raised when all have been tried.
+    The first error that is not a failed check is raised after every kind was tried.
 
     Raises:
         StorageError: there is no space, or no permission to write.
-        MissingExtraError: a converter or engine is not installed; known before any file is made.
+        MissingExtraError: a converter or engine is not installed; raised before any file is written.
     """
     folder = Path(folder)
     job = ExportJob(model, task, data, folder, name, settings or ExportSettings(), _provenance(model, task), timer)
@@ -181,10 +180,10 @@ def export_each(
 
 
 def check_extras(kinds: Sequence[str]) -> None:
-    """Checks that every package is there that files of ``kinds`` are written with and run in.
+    """Checks that the packages that write and run files of ``kinds`` are installed.
 
     Raises:
-        MissingExtraError: one is not.
+        MissingExtraError: a package is not installed.
     """
     for kind in (KINDS[name] for name in kinds):
         engine = ENGINES[FORMATS[kind.format].engine]
@@ -194,7 +193,7 @@ def check_extras(kinds: Sequence[str]) -> None:
 
 
 def _export(job: ExportJob, kind: ExportKind, scratch: Path, reference: Reference, progress: Progress) -> Artifact:
-    """Makes, verifies and places the file of ``kind``; its manifest says why where it was refused."""
+    """Writes, verifies and places the file of ``kind``; a refused file's manifest has the reason."""
     path = scratch / job.file(kind).name
     written = write_file(job, kind, path, reference, progress)
     artifact = _verified(_describe(job, kind, path, written), kind, path, reference, progress)
@@ -204,7 +203,7 @@ def _export(job: ExportJob, kind: ExportKind, scratch: Path, reference: Referenc
         progress(f"{path.name} refused", 1, 1, str(error))
         rejected = job.folder / REJECTED
         rejected.mkdir(exist_ok=True)
-        # what was released under this name before was made with other settings or of other weights
+        # a file released earlier under this name has other settings or other weights
         _remove(job.file(kind))
         return _place(replace(artifact, refused=str(error)), path, rejected)
     _remove(job.folder / REJECTED / path.name)
@@ -212,7 +211,7 @@ def _export(job: ExportJob, kind: ExportKind, scratch: Path, reference: Referenc
 
 
 def _describe(job: ExportJob, kind: ExportKind, path: Path, written: Written) -> Artifact:
-    """Returns the manifest of a file just written; its parity is not measured yet."""
+    """Returns the manifest of a new file, without its parity."""
     engine = open_engine(path)
     return Artifact(
         file=path.name,
@@ -261,10 +260,10 @@ def _verified(artifact: Artifact, kind: ExportKind, path: Path, reference: Refer
 
 
 def _judge(artifact: Artifact, kind: ExportKind, path: Path, job: ExportJob) -> None:
-    """Raises where a file must not be released.
+    """Checks that a file may be released.
 
     Raises:
-        ParityError: it does not have the widths of its plan, or fails a check of ``_check``.
+        ParityError: it has other widths than its plan, or fails a check of ``_check``.
     """
     try:
         plan = job.model.plan
@@ -284,7 +283,7 @@ def _check(artifact: Artifact, kind: ExportKind, job: ExportJob) -> None:
 
 
 def _place(artifact: Artifact, path: Path, folder: Path) -> Artifact:
-    """Moves file, then manifest; a file without its manifest counts as not there."""
+    """Moves the file and then writes its manifest; a file without manifest counts as missing."""
     target = folder / path.name
     manifest_path(target).unlink(missing_ok=True)
     shutil.move(path, target)
@@ -293,13 +292,13 @@ def _place(artifact: Artifact, path: Path, folder: Path) -> Artifact:
 
 
 def _remove(file: Path) -> None:
-    """Removes a file and its manifest, where they are there."""
+    """Removes a file and its manifest, if they exist."""
     manifest_path(file).unlink(missing_ok=True)
     file.unlink(missing_ok=True)
 
 
 def _finished(job: ExportJob, kind: ExportKind) -> Artifact | None:
-    """Returns the manifest of a file that needs no new export, or None."""
+    """Returns the manifest of an earlier file that is still right, or None."""
     try:
         artifact = read_artifact(job.file(kind))
         _check(artifact, kind, job)
@@ -309,7 +308,7 @@ def _finished(job: ExportJob, kind: ExportKind) -> Artifact | None:
 
 
 def _refused_before(job: ExportJob, kind: ExportKind) -> Artifact | None:
-    """Returns the manifest of a file that was refused and would be again, or None."""
+    """Returns the manifest of an earlier refused file that would be refused again, or None."""
     path = job.folder / REJECTED / job.file(kind).name
     try:
         artifact = read_artifact(path)
@@ -325,7 +324,7 @@ def _refused_before(job: ExportJob, kind: ExportKind) -> Artifact | None:
 
 
 def _same(artifact: Artifact, job: ExportJob, kind: ExportKind) -> bool:
-    """Says whether a file was made of the same model in the way that is asked for."""
+    """Returns whether a file was written from the same model with the same settings."""
     return (
         artifact.provenance == job.provenance
         and artifact.recipe == (kind.recipe or artifact.recipe)

@@ -1,8 +1,8 @@
-"""One export: what is asked for, of which model, with which images."""
+"""The settings, the model and the images of one export."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from compress.data.splits import stratified
 from compress.evaluate import logits_of
 from compress.model.folder import Task
 from compress.model.vit import SlicedViT
-from export.formats import KINDS, ExportKind, default_kinds
+from export.formats import DEFAULT_KINDS, KINDS, ExportKind
 from export.formats.micro import DEFAULT_LIMITS, MicroLimits
 from export.quantise.choose import Timer
 from export.quantise.processors import PROCESSORS
@@ -30,28 +30,28 @@ _CALIBRATION_IMAGES = (32, 256)
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What to export and how to check it.
+    """The kinds of file to export, and how each is checked.
 
     Attributes:
         kinds: names of ``export.formats.KINDS``.
         calibration_images: held-out images that set integer ranges; 0 takes 32 to 256 of them, more for small models.
         verify_images: test images every file is run on; 0 takes the whole test split, or for a big model an
             evenly spaced part of it, at least 32.
-        min_agreement: least share of images on which ``fp16`` and ``int8`` have the float model's top-1, 0..1.
+        min_agreement: least share of images with the float model's top-1, for kinds held to the top-1, 0..1.
         made_for: family of processors that ``int8`` is chosen for, of ``export.quantise.processors.PROCESSORS``.
-        max_drop: most points of top-1 an integer file may lose on held-out images; None holds them to nothing more.
+        max_drop: most points of top-1 an integer file may lose on held-out images; None does not check.
         int8_recipe: recipe of ``int8``, of ``export.quantise.recipes.RECIPES``; empty chooses one.
-        qat_epochs: of quantisation-aware training of ``int8-full`` and ``tflite-micro``; 0 trains nothing.
-        qat_from: the first of these epochs, counted from 1, that rounds; those before train in float.
+        qat_epochs: epochs of quantisation-aware training, for trainable kinds; 0 does not train.
+        qat_from: the first of these epochs, counted from 1, that rounds; the epochs before train in float.
         seed: of the choice of calibration images, and of training.
-        micro: what ``tflite-micro`` files must fit.
-        opset: version of ONNX's operators that ``onnx`` files are written with, 17 to 23.
+        micro: memory that ``tflite-micro`` files must fit.
+        opset: version of ONNX's operators in ONNX files, 17 to 23.
 
     Raises:
         DataError: a value is out of range.
     """
 
-    kinds: tuple[str, ...] = field(default_factory=default_kinds)
+    kinds: tuple[str, ...] = DEFAULT_KINDS
     calibration_images: int = 0
     verify_images: int = 0
     min_agreement: float = 0.99
@@ -108,7 +108,14 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class Reference:
-    """The images every file is run on, and what the torch model says of them."""
+    """The images that every file is verified on, with the torch model's outputs.
+
+    Attributes:
+        inputs: preprocessed images ``(N, H, W, C)`` float32.
+        logits: of the torch model, ``(N, classes)`` float32.
+        labels: true classes ``(N,)``, or None.
+        no_labels_reason: why there are no labels.
+    """
 
     inputs: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float32]
@@ -118,7 +125,18 @@ class Reference:
 
 @dataclass(frozen=True)
 class ExportJob:
-    """What is exported, from what, to where."""
+    """One model to export to one folder.
+
+    Attributes:
+        model: the model.
+        task: its input and classes.
+        data: source of images.
+        folder: of the files.
+        name: of the files, without suffix.
+        settings: which kinds to write.
+        provenance: origin of the files.
+        timer: times files on this machine; None where it may not.
+    """
 
     model: SlicedViT
     task: Task
@@ -169,7 +187,7 @@ class ExportJob:
 
     @property
     def min_agreement(self) -> float | None:
-        """What ``int8`` is held to; weights that were never trained answer by chance and are held to nothing."""
+        """Least agreement of the top-1; None for untrained weights, whose outputs are chance."""
         return self.settings.min_agreement if self.task.trained else None
 
 
@@ -180,17 +198,17 @@ def images_of(data: Dataset, indices: npt.NDArray[np.int64], task: Task) -> npt.
 
 
 def verified_on(job: ExportJob) -> int:
-    """Returns on how many test images files are verified."""
+    """Returns the number of test images that files are verified on."""
     wanted = job.settings.verify_images or max(32, int(_VERIFY_MACS / macs(job.model.plan)))
     return min(wanted, len(job.data.test))
 
 
 def reference_of(job: ExportJob, progress: Progress = silent) -> Reference:
-    """Returns the test images that files are verified on, and what the torch model says of them."""
+    """Returns the test images that files are verified on, with the torch model's outputs."""
     model, task, data = job.model, job.task, job.data
-    # no evenly spaced part: where classes come in turns, that could hold a few of them alone
+    # stratified: every n-th image could be of a few classes alone where classes alternate
     indices = np.sort(stratified(data.labels, data.test, verified_on(job), np.random.default_rng(0)))
     logits = logits_of(model, data, indices, task.preprocessing, progress=progress, stage="float answers")
     same = task.class_names == data.class_names
-    reason = None if same else f"the model has {len(task.class_names)} classes of its own, {data.name} has others"
+    reason = None if same else f"the {len(task.class_names)} classes of the model are not those of {data.name}"
     return Reference(images_of(data, indices, task), logits, data.labels[indices] if same else None, reason)

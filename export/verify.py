@@ -16,12 +16,11 @@ from .compare import compare_logits
 FLOAT_TOLERANCE = 1e-4
 """Largest difference of a float file's logits from torch, relative to the largest logit."""
 
-
 BATCH = 32
-"""Images of a batch that a file with a free batch dimension is run on beside single ones."""
+"""Size of the batches that a file with a free batch dimension is also run on."""
 
 _ALIKE = 2000
-"""Of so many images one may be answered otherwise in a batch than alone: sums in another order decide a tie."""
+"""One of this many images may have another top-1 in a batch than alone: another order of sums can decide a tie."""
 
 
 def measure_parity(
@@ -32,15 +31,15 @@ def measure_parity(
     no_labels_reason: str | None = None,
     progress: Progress = silent,
 ) -> Parity:
-    """Runs ``session`` on every image alone and compares; where it takes batches, on batches too.
+    """Runs ``session`` on single images, and on batches where it takes them, and compares with the torch model.
 
     Args:
         session: the exported file, loaded.
         inputs: preprocessed images ``(N, H, W, C)`` float32, N at least 1.
-        reference: the torch model's logits for them, ``(N, classes)``.
-        labels: ``(N,)``, or None.
-        no_labels_reason: why there are none.
-        progress: told while images run.
+        reference: the torch model's outputs for them, ``(N, ...)``.
+        labels: true classes ``(N,)``, or None.
+        no_labels_reason: why there are no labels.
+        progress: called while images run.
     """
     free, file = session.artifact.input.shape[0] < 0, session.artifact.file
     total, done, runs = len(inputs) * (2 if free else 1), 0, []
@@ -114,7 +113,7 @@ def check_drop(artifact: Artifact, max_drop: float | None) -> None:
         return
     if trial.top1_drop is None:
         raise ParityError(
-            f"It is not known how much top-1 {artifact.file} loses, since the model has classes of its own",
+            f"The top-1 that {artifact.file} loses is not known, since the data has other classes than the model",
             expected="no --max-drop, or data of the model's classes",
         )
     raise ParityError(

@@ -19,7 +19,7 @@ from export.quantise.calibrate import check_calibration
 from export.quantise.candidates import Candidate, CandidateBuilder, Subject
 from export.quantise.choose import Timer, Wanted, choose_accurate, choose_fast, trial_of
 from export.quantise.processors import host_processor, ordered_recipes
-from export.quantise.qat import Before, QatRecipe, train_quantised
+from export.quantise.qat import FloatStart, QatRecipe, train_quantised
 from export.quantise.recipes import recipes_for
 from runtime import Progress, Trial, macs
 
@@ -100,7 +100,7 @@ def _reported(timer: Timer, kind: ExportKind, progress: Progress) -> Timer:
 def _trained(
     job: ExportJob, builder: CandidateBuilder, chosen: Candidate, trials: tuple[Trial, ...], progress: Progress
 ) -> tuple[Candidate, tuple[Trial, ...]]:
-    """Trains the chosen candidate under rounding; it is kept as it was where that does not help."""
+    """Trains the chosen candidate under rounding, and returns the better of the two."""
     recipe = QatRecipe(job.settings.qat_epochs, begin=job.settings.qat_from)
     graph = train_quantised(
         chosen.graph,
@@ -108,7 +108,7 @@ def _trained(
         job.data,
         job.task.preprocessing,
         recipe,
-        before=Before(builder.graph(chosen.recipe.equalised)[0], partial(builder.quantised_from, chosen.recipe)),
+        before=FloatStart(builder.graph(chosen.recipe.equalised)[0], partial(builder.quantised_from, chosen.recipe)),
         seed=job.settings.seed,
         progress=progress,
     )
@@ -135,7 +135,7 @@ def _agrees(job: ExportJob, kind: ExportKind, path: Path, reference: Reference, 
 
 
 def _with_margin(job: ExportJob, builder: CandidateBuilder) -> float | None:
-    """Returns the agreement asked for and a standard error more: the check is on other images than the choice."""
+    """Returns the least agreement plus one standard error, since the check uses other images than the choice."""
     least = job.min_agreement
     if least is None:
         return None

@@ -4,7 +4,7 @@ from compress.model.load import load_model as load_model
 from compress.model.slicing import slice_vit as slice_vit
 from device_bench.report.page import write_report as write_report
 from device_bench.report.summary import summarise as summarise
-from device_bench.targets import bench as bench
+from device_bench.targets.bench import bench as bench
 from export.exporter import export_model as export_model
 from export.job import ExportSettings as ExportSettings
 from pocketvit.distill_settings import DistillSettings as DistillSettings

@@ -1,47 +1,56 @@
-"""What ``pocketvit distill`` can be told, as data: what its options fill in and ``distill.json`` keeps."""
+"""The settings of ``pocketvit distill``, as data: its options fill them in, and ``distill.json`` keeps them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated
 
-from compress.distill.settings import Distillation
+from compress.distill.settings import LESSON_PANEL, TEACHER_PANEL, Distillation
 from runtime import PlanError, check_fields
+from runtime.options import Option
+
+_teacher, _lesson = partial(Option, panel=TEACHER_PANEL), partial(Option, panel=LESSON_PANEL)
 
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """Who teaches what to whom, beside what ``RunSettings`` say of model, data and training.
+    """Teacher, student and methods of a distillation; ``RunSettings`` hold model, data and training.
 
-    Attributes:
-        distillation: the methods and their weights.
-        teacher: a timm architecture, a run or teacher folder, or an exported file; empty without a teacher.
-        student: a run folder whose sliced model is the student; empty takes the model of the run's settings.
-        unlabelled: a folder of pictures that the teacher labels.
-        alone: train the student without the teacher too, equally long, as the baseline to compare with; else the
-            baseline is the student as it was.
-        teacher_img_size: input side of a timm teacher, pixels; None takes the student's for fresh weights, else its
-            own.
-        teacher_pretrained: start it from timm's published weights.
-        teacher_checkpoint: start it from this file's weights.
-        teacher_args: further arguments of its architecture.
-        teacher_epochs: train it on the labelled images first, for at most so many epochs.
-        teacher_train_lr: peak learning rate of that training; None takes the student's.
+    Each field's ``Option`` describes it.
 
     Raises:
         PlanError: a value is of another type, or two contradict each other.
     """
 
     distillation: Distillation = field(default_factory=Distillation)
-    teacher: str = ""
-    student: str = ""
-    unlabelled: str = ""
-    alone: bool = True
-    teacher_img_size: int | None = None
-    teacher_pretrained: bool = False
-    teacher_checkpoint: str = ""
-    teacher_args: dict[str, int | float | str | bool] = field(default_factory=dict)
-    teacher_epochs: int = 0
-    teacher_train_lr: float | None = None
+    teacher: Annotated[str, _teacher("A timm architecture, a run or teacher folder, or an .onnx or .tflite file.")] = ""
+    student: Annotated[str, _lesson("Teach the sliced model of this run folder, with the run's data.")] = ""
+    unlabelled: Annotated[str, _lesson("A folder of images without labels, which the teacher labels.")] = ""
+    alone: Annotated[
+        bool, _lesson("Train the student without the teacher too, equally long, as the baseline to compare with.")
+    ] = True
+    teacher_img_size: Annotated[
+        int | None,
+        _teacher("Input side of a timm teacher, pixels; by default the student's for fresh weights, else its own."),
+    ] = None
+    teacher_pretrained: Annotated[
+        bool, _teacher("Start a timm teacher from its published weights.", negative=False)
+    ] = False
+    teacher_checkpoint: Annotated[str, _teacher("Start a timm teacher from the weights in this file.")] = ""
+    teacher_args: Annotated[
+        dict[str, int | float | str | bool],
+        _teacher(
+            "Further argument of the teacher's architecture, such as in_chans=1. Repeatable.", name="--teacher-arg"
+        ),
+    ] = field(default_factory=dict)
+    teacher_epochs: Annotated[
+        int, _teacher("Train a timm teacher on the labelled images first, for at most so many epochs.")
+    ] = 0
+    teacher_train_lr: Annotated[
+        float | None,
+        _teacher("Peak learning rate of the teacher's training; by default the student's.", name="--teacher-lr"),
+    ] = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -53,7 +62,10 @@ class DistillSettings:
                 expected="--teacher with a timm name, a run folder or an exported file" if needs else "no --teacher",
             )
         if self.unlabelled and not needs:
-            raise PlanError("Nobody says what unlabelled images show", fix="Name a teacher, and a method that asks it")
+            raise PlanError(
+                "Unlabelled images need a teacher that labels them",
+                fix="Name a teacher, and a method that uses its answers",
+            )
         if self.teacher_pretrained and self.teacher_checkpoint:
             raise PlanError("--teacher-pretrained and --teacher-checkpoint are two sources of weights", fix="Give one")
         if self.teacher_img_size is not None and self.teacher_img_size < 1:

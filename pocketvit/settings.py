@@ -1,196 +1,226 @@
-"""Everything a run can be told, as data: what the command line fills in and ``run.json`` keeps."""
+"""The settings of a run, as data: the command line and studies fill them in, and ``run.json`` keeps them.
+
+The ``Option`` in a field's type describes the field. It is the only place where the help text, the option's name and
+the heading in ``--help`` stand; ``pocketvit.options`` makes the options and the keys of studies from it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal, get_type_hints
 
-from compress.importance import CRITERIA
 from compress.search import METHODS
 from compress.search.sparse_settings import SparseSettings
 from compress.search.tas.settings import TasSettings
 from compress.search.tree.settings import TreeSettings
-from runtime import Interpolation, LatencyPrecision, PlanError, check_fields
-from runtime.registry import Registry
+from runtime import Interpolation, LatencyPrecision, PlanError, check_fields, check_is, decode
+from runtime.options import Option, Renamed, check_choices
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
 DEFAULT_OVERRIDES: dict[str, int | float | str | bool] = {"embed_dim": 96, "depth": 6, "num_heads": 3}
 DEFAULT_IMG_SIZE, DEFAULT_PATCH_SIZE = 32, 8
 DEFAULT_BUDGET = "macs=0.75"
-EXPORT_SETTINGS = frozenset(
-    "kinds calibration_images verify_images min_agreement made_for max_drop int8_recipe qat_epochs qat_from "
-    "micro_flash micro_ram opset".split()
-)
-"""What ``RunSettings`` says of export alone."""
 
+MODEL_PANEL, TRAINING_PANEL, PRUNING_PANEL, EXPORT_PANEL = "Model and data", "Training", "Pruning", "Export"
+_model = partial(Option, panel=MODEL_PANEL)
+_training = partial(Option, panel=TRAINING_PANEL)
+_pruning = partial(Option, panel=PRUNING_PANEL)
+_export = partial(Option, panel=EXPORT_PANEL)
 
 _MOST_STATISTIC = 1.5
 """No mean or standard deviation of pixels 0..1 is larger; those of pixels 0..255 are."""
 
-REGISTERED: dict[str, Registry[Any]] = {"search": METHODS, "importance": CRITERIA}
-"""Fields of ``RunSettings`` that name a thing in a registry."""
-
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Changes to a training recipe; None keeps the recipe's own value (``compress.TrainRecipe``).
+    """Changes to a training recipe; None keeps the recipe's own value (``compress.recipe.TrainRecipe``).
 
     Raises:
         PlanError: a value is of another type.
     """
 
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    head_lr: float | None = None
-    patience: int | None = None
+    epochs: Annotated[int | None, _training("Most epochs of the first training; 0 trains nothing.")] = None
+    batch_size: Annotated[int | None, _training("Images per step of both trainings.")] = None
+    lr: Annotated[float | None, _training("Peak learning rate of the first training.")] = None
+    head_lr: Annotated[float | None, _training("Peak learning rate of the classifier in the first training.")] = None
+    patience: Annotated[int | None, _training("Epochs without improvement before a training stops.")] = None
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+_RECOVERY = Renamed(
+    {
+        "epochs": _training("Most epochs of the training after slicing.", name="--recovery-epochs"),
+        "lr": _training("Peak learning rate of the training after slicing.", name="--recovery-lr"),
+        "head_lr": None,
+    }
+)
 
 
 @dataclass(frozen=True)
 class RunSettings:
     """What to make smaller, how small, and how.
 
-    Attributes:
-        data: dataset, as ``compress.load_data`` takes it.
-        model: timm architecture; empty takes a small ViT that suits the built-in digits.
-        img_size: input side in pixels, or height and width; None takes the architecture's own.
-        patch_size: patch side in pixels; None takes the architecture's own.
-        in_chans: 1 or 3; None takes the data's for fresh weights, else 3.
-        pretrained: start from timm's published weights, or, if False, from fresh ones; None is fresh where that is safe
-            (training) and refused where it is not (export of a model as it is).
-        checkpoint: start from this file's weights instead.
-        reset_head: train a new classifier for the checkpoint.
-        model_args: further arguments of the architecture.
-        mean: pixel mean per channel, 0..1, or one value for all; None takes the architecture's own.
-        std: pixel standard deviation per channel, of pixels 0..1; None takes the architecture's own.
-        resize: how a picture becomes the model's size, as ``runtime.Preprocessing`` says: ``center``, ``squash``,
-            ``border`` or ``stretch``; None takes the architecture's own, or ``stretch`` for built-in square data.
-        crop_pct: share of the scaled picture that the crop keeps, 0.01 to 1; None takes the architecture's own.
-        interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``; None takes the architecture's own.
-        budget: what the sliced model may cost, for instance ``macs=0.75``; empty for ``unstructured``, which slices
-            nothing.
-        cost: what choosing goes by: ``params``, ``macs`` or ``latency@TARGET``; empty takes what the budget counts.
-        search: how units are chosen: ``one-shot`` (least importance per cost), ``milp`` (the least importance for
-            the budget, solved), ``greedy`` (the best action by measured accuracy, again and again), ``dfbnb``
-            (branch and bound over actions, round after round), ``tas`` (widths and depth learnt by gradient),
-            ``uniform`` (every width scaled alike), or
-            ``unstructured`` (no unit: the smallest weights become zeros and every width stays).
-        latency_precision: of the files whose time a latency is.
-        latency_threads: of the engine that runs them.
-        profiles: folder of latency tables; one that is missing is measured into it.
-        tree: of ``dfbnb``; ``greedy`` uses its ``cost_weight``.
-        tas: of ``tas``; its weights are trained as in the recovery.
-        sparse: of ``unstructured``.
-        importance: what units are ranked by: ``fisher``, ``taylor``, ``l2`` or ``random``.
-        group_sizes: units one removal takes, by kind (mlp, qk, v, embed).
-        importance_images: images per class that importance is taken on.
-        reconstruct: after slicing, fit what is left to the whole model by least squares.
-        distill: recover with the baseline as teacher.
-        distill_methods: what recovery learns from it: any of ``compress.DISTILL_METHODS``.
-        distill_weight: weight of the teacher's answers, 0..1.
-        temperature: of the softmax they are compared at.
-        fine_tune: changes to the first training.
-        recover: changes to the training after slicing.
-        bf16: compute in bfloat16 where it helps (``auto``), always, or never.
-        train_limit: use only so many training images.
-        class_order: of an image folder's classes: ``text`` or ``natural``; empty takes the checkpoint's, else text.
-        class_map: file that names the classes in order.
-        mirror: whether training may mirror pictures; None mirrors all but the built-in digits.
-        skip_bad: leave out pictures that cannot be decoded.
-        kinds: files to write, of ``export.KINDS``.
-        calibration_images: held-out images that set integer ranges; 0 chooses.
-        verify_images: test images every file is run on; 0 chooses.
-        min_agreement: least share of images on which ``fp16`` and ``int8`` have the float model's top-1.
-        made_for: family of processors that the recipe of ``int8`` is chosen for.
-        max_drop: most points of top-1 an integer file may lose on held-out images; None holds them to nothing more.
-        int8_recipe: recipe of ``int8``, of ``export.INT8_RECIPES``; empty chooses the fastest that is good enough.
-        qat_epochs: of quantisation-aware training of ``int8-full`` and ``tflite-micro``.
-        qat_from: the first of these epochs, counted from 1, that rounds; those before train in float.
-        micro_flash: bytes that a ``tflite-micro`` file may take.
-        micro_ram: bytes that it may need to run.
-        opset: version of ONNX's operators that ``onnx`` files are written with, 17 to 23.
-        eval_limit: most images of the test split, and of the held-out split, that a finished model's top-1 is taken on,
-            of every class its share; 0 takes all.
-        threads: torch threads; 0 takes every core. Part of what makes a run repeatable.
-        device: where networks are trained and scored: ``auto`` (a GPU where torch sees one), ``cpu``, ``cuda`` or
-            ``cuda:N``.
-        seed: of splits, fresh weights, order, augmentation and calibration.
-
-    Paths may be given as ``Path``, tuples as lists.
+    ``Path`` objects may be given where a text is a path, and lists where tuples are expected.
 
     Raises:
         PlanError: a value is of another type, unknown or out of range.
     """
 
-    data: str = "digits"
-    model: str = ""
-    img_size: int | tuple[int, int] | None = None
-    patch_size: int | None = None
-    in_chans: int | None = None
-    pretrained: bool | None = None
-    checkpoint: str | None = None
-    reset_head: bool = False
-    model_args: dict[str, int | float | str | bool] = field(default_factory=dict)
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    resize: Literal["center", "squash", "border", "stretch"] | None = None
-    crop_pct: float | None = None
-    interpolation: Interpolation | None = None
-    budget: str = DEFAULT_BUDGET
-    cost: str = ""
-    search: str = "one-shot"
-    latency_precision: LatencyPrecision = "fp32"
-    latency_threads: int = 1
-    profiles: str = "profiles"
+    data: Annotated[
+        str,
+        _model("Dataset: {choices}.", forms="compress.data:data_forms"),
+    ] = "digits"
+    model: Annotated[str, _model("timm architecture; without it, a small ViT that suits the digits.")] = ""
+    img_size: Annotated[
+        int | tuple[int, int] | None, _model("Input side in pixels, or HEIGHTxWIDTH, such as 32x64.")
+    ] = None
+    patch_size: Annotated[int | None, _model("Patch side, pixels.")] = None
+    in_chans: Annotated[int | None, _model("Input channels: 1 (grayscale) or 3 (RGB).")] = None
+    pretrained: Annotated[
+        bool | None, _model("Start from timm's published weights, or with --no-pretrained from fresh ones.")
+    ] = None
+    checkpoint: Annotated[
+        str | None,
+        _model("Start from the weights in a file: .safetensors, .pth, .pth.tar, .pt, .ckpt or .bin."),
+    ] = None
+    reset_head: Annotated[bool, _model("Train a new classifier for the checkpoint.", negative=False)] = False
+    model_args: Annotated[
+        dict[str, int | float | str | bool],
+        _model("Further argument of the architecture, such as depth=6. Repeatable.", name="--model-arg"),
+    ] = field(default_factory=dict)
+    mean: Annotated[
+        tuple[float, ...] | None,
+        _model("Mean of pixels 0..1, one value or one per channel, such as 0.5,0.5,0.5; by default the model's."),
+    ] = None
+    std: Annotated[
+        tuple[float, ...] | None,
+        _model("Standard deviation of pixels 0..1, one value or one per channel; by default the model's."),
+    ] = None
+    resize: Annotated[
+        Literal["center", "squash", "border", "stretch"] | None,
+        _model(
+            "How a picture becomes the model's size: center (scale the short side, crop), squash (scale both sides, "
+            "crop), border (scale the long side, fill), stretch (scale both sides)."
+        ),
+    ] = None
+    crop_pct: Annotated[float | None, _model("Share of the scaled picture that the crop keeps, 0.01 to 1.")] = None
+    interpolation: Annotated[Interpolation | None, _model("How pixels are interpolated: {choices}.")] = None
+    budget: Annotated[
+        str, _pruning("Most that the result may cost: macs=0.75, params=0.7, macs=300M, latency=12ms@cpu …")
+    ] = DEFAULT_BUDGET
+    cost: Annotated[
+        str,
+        _pruning("Cost that removals are ranked by: params, macs or latency@cpu; by default the cost of the budget."),
+    ] = ""
+    search: Annotated[
+        str, _pruning("How the units to prune are chosen: {choices}.", choices="compress.search:METHODS")
+    ] = "one-shot"
+    latency_precision: Annotated[
+        LatencyPrecision, _pruning("Precision of the files that a latency is measured on: {choices}.")
+    ] = "fp32"
+    latency_threads: Annotated[int, _pruning("Threads of the engine that a latency is measured with.")] = 1
+    profiles: Annotated[str, _pruning("Folder of latency tables; missing ones are measured into it.")] = "profiles"
     tree: TreeSettings = field(default_factory=TreeSettings)
     tas: TasSettings = field(default_factory=TasSettings)
     sparse: SparseSettings = field(default_factory=SparseSettings)
-    importance: str = "fisher"
-    group_sizes: dict[str, int] = field(default_factory=dict)
-    importance_images: int = 25
-    reconstruct: bool = True
-    distill: bool = True
-    distill_methods: tuple[str, ...] = ("response",)
-    distill_weight: float = 0.9
-    temperature: float = 4.0
+    method_settings: dict[str, Any] = field(default_factory=dict)
+    importance: Annotated[
+        str,
+        _pruning(
+            "Criterion that units are ranked by (dfbnb and greedy take fisher): {choices}.",
+            choices="compress.importance:CRITERIA",
+        ),
+    ] = "fisher"
+    group_sizes: Annotated[
+        dict[str, int],
+        _pruning("Units that one removal takes, such as mlp=16 (mlp, qk, v, embed). Repeatable.", name="--group-size"),
+    ] = field(default_factory=dict)
+    importance_images: Annotated[int, _pruning("Images per class that importance is measured on.")] = 25
+    reconstruct: Annotated[
+        bool, _pruning("Fit the sliced model to the whole one by least squares before any training.")
+    ] = True
+    distill: Annotated[bool, _training("Recover with the baseline as teacher.")] = True
+    distill_methods: Annotated[
+        tuple[str, ...],
+        _training(
+            "What the recovery learns, comma-separated: response, feature, relation, self.", name="--distill-method"
+        ),
+    ] = ("response",)
+    distill_weight: Annotated[float, _training("Weight of the teacher's answers in the loss, 0 to 1.")] = 0.9
+    temperature: Annotated[float, _training("Temperature of the softmax that answers are compared at.")] = 4.0
     fine_tune: TrainSettings = field(default_factory=TrainSettings)
-    recover: TrainSettings = field(default_factory=TrainSettings)
-    bf16: Literal["auto", "on", "off"] = "auto"
-    train_limit: int | None = None
-    skip_bad: bool = False
-    class_order: Literal["", "text", "natural"] = ""
-    class_map: str | None = None
-    mirror: bool | None = None
-    kinds: tuple[str, ...] = ("onnx", "onnx-int8", "fp32", "int8", "int8-full")
-    calibration_images: int = 0
-    verify_images: int = 0
-    min_agreement: float = 0.99
-    made_for: Literal["x86", "pi4", "pi5", "android"] = "x86"
-    max_drop: float | None = None
-    int8_recipe: str = ""
-    qat_epochs: int = 0
-    qat_from: int = 1
-    micro_flash: int = 2 * 2**20
-    micro_ram: int = 2**19
-    opset: int = 17
-    eval_limit: int = 0
-    threads: int = 0
-    device: str = "auto"
-    seed: int = 0
+    recover: Annotated[TrainSettings, _RECOVERY] = field(default_factory=TrainSettings)
+    bf16: Annotated[
+        Literal["auto", "on", "off"], _training("Train in bfloat16 (auto does where it helps): {choices}.")
+    ] = "auto"
+    train_limit: Annotated[int | None, _model("Most training images to use.")] = None
+    skip_bad: Annotated[bool, _model("Leave out pictures that cannot be decoded.", negative=False)] = False
+    class_order: Annotated[
+        Literal["", "text", "natural"],
+        _model(
+            "Order of an image folder's classes: text (as torchvision), natural (as timm); by default the checkpoint's."
+        ),
+    ] = ""
+    class_map: Annotated[
+        str | None, _model("File with the classes in the order of the outputs: .txt, one a line, or .json.")
+    ] = None
+    mirror: Annotated[
+        bool | None,
+        _model("Whether training may mirror pictures; turn it off where they show text or signs."),
+    ] = None
+    kinds: Annotated[
+        tuple[str, ...],
+        _export("Files to write, comma-separated: {choices}.", name="--formats", choices="export.formats:KINDS"),
+    ] = ("onnx", "onnx-int8", "fp32", "int8", "int8-full")
+    calibration_images: Annotated[int, _export("Held-out images that set integer ranges; 0 chooses.")] = 0
+    verify_images: Annotated[int, _export("Test images that every file is run on; 0 chooses.")] = 0
+    min_agreement: Annotated[
+        float, _export("Least share of images on which fp16 and int8 have the float model's top-1, 0 to 1.")
+    ] = 0.99
+    made_for: Annotated[
+        str,
+        _export(
+            "Processors that the recipe of int8 is chosen for: {choices}.",
+            name="--for",
+            choices="runtime.processors:PROCESSORS",
+        ),
+    ] = "x86"
+    max_drop: Annotated[
+        float | None, _export("Most points of top-1 that an integer file may lose on held-out images.")
+    ] = None
+    int8_recipe: Annotated[
+        str, _export("Make int8 by this recipe, such as dynamic_wi8_afp32, and choose none by measurement.")
+    ] = ""
+    qat_epochs: Annotated[
+        int, _export("Epochs of quantisation-aware training of int8-full and tflite-micro.", name="--qat")
+    ] = 0
+    qat_from: Annotated[
+        int, _export("First of these epochs, counted from 1, that rounds; those before it train in float.")
+    ] = 1
+    micro_flash: Annotated[
+        int, _export("Bytes of flash that a tflite-micro file may take; its program comes on top.")
+    ] = 2 * 2**20
+    micro_ram: Annotated[int, _export("Bytes of memory that a tflite-micro file may need to run.")] = 2**19
+    opset: Annotated[
+        int, _export("Version of ONNX's operators in ONNX files, 17 to 23; ONNX Runtime 1.20 reads up to 21.")
+    ] = 17
+    eval_limit: Annotated[
+        int,
+        _model("Most test and held-out images that top-1 is measured on, each class with its share; 0 takes all."),
+    ] = 0
+    threads: Annotated[int, _training("Threads of torch; 0 takes every core.")] = 0
+    device: Annotated[str, _training("Where to train: auto (a GPU where there is one), cpu, cuda or cuda:N.")] = "auto"
+    seed: Annotated[int, _model("Seed of splits, fresh weights, order and augmentation.")] = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name, known in REGISTERED.items():
-            if getattr(self, name) not in known:
-                *most, last = known
-                raise PlanError(
-                    f"RunSettings does not take this for {name}",
-                    expected=f"{', '.join(most)} or {last}",
-                    got=repr(getattr(self, name)),
-                )
+        check_choices(self)
+        object.__setattr__(self, "kinds", tuple(dict.fromkeys(self.kinds)))
+        object.__setattr__(self, "method_settings", _registered_settings(self))
         if self.pretrained and self.checkpoint:
             raise PlanError("--pretrained and --checkpoint are two sources of weights", fix="Give one of them")
         if self.reset_head and not self.checkpoint:
@@ -216,6 +246,12 @@ class RunSettings:
         kind, _, place = self.data.partition(":")
         source = place.rstrip("/").rpartition("/")[2] if place else kind
         return f"{source}-{self.model or 'vit'}"
+
+    @property
+    def of_search(self) -> Any:
+        """The settings of the chosen search method; None where it has none."""
+        method = METHODS[self.search]
+        return getattr(self, method.group) if method.group else self.method_settings.get(self.search)
 
 
 def _check_input(settings: RunSettings) -> None:
@@ -244,26 +280,51 @@ def _check_input(settings: RunSettings) -> None:
 
 
 def _check_search(settings: RunSettings) -> None:
-    """Refuses options that the search method would ignore."""
-    method = METHODS[settings.search]
+    """Refuses settings that the search method has no use for."""
+    name, method = settings.search, METHODS[settings.search]
     if method.ranks_by and settings.importance != "fisher":
-        free = [name for name, own in METHODS.items() if not own.ranks_by]
+        others = [own for own in METHODS if not METHODS[own].ranks_by]
         raise PlanError(
-            f"{method.name} goes by {method.ranks_by}",
+            f"{name} goes by {method.ranks_by}",
             expected="no --importance, or --importance fisher",
             got=settings.importance,
-            fix=f"Compare criteria with --search {', '.join(free[:-1])} or {free[-1]}",
+            fix=f"Compare criteria with --search {', '.join(others[:-1])} or {others[-1]}",
         )
     if method.needs_budget:
         return
     if settings.budget:
         raise PlanError(
-            f"{method.name} makes zeros and removes no width, so what the model costs stays and no budget can be met",
+            f"{name} makes zeros and removes no width, so what the model costs stays and no budget can be met",
             expected="no --budget (in Python: budget='')",
             got=settings.budget,
             fix="Say how many zeros with --sparsity, or take another --search",
         )
     if settings.cost:
-        raise PlanError(f"{method.name} goes by {method.ranks_by}, not by cost", expected="no --cost")
+        raise PlanError(f"{name} goes by {method.ranks_by}, not by cost", expected="no --cost")
     if settings.qat_epochs:
         raise PlanError("--qat trains every weight, and the zeros would not stay", expected="no --qat")
+
+
+def _registered_settings(settings: RunSettings) -> dict[str, Any]:
+    """Returns the settings of methods that are registered elsewhere, those of the chosen one in full."""
+    found = {}
+    for name, own in settings.method_settings.items():
+        method = METHODS[name]
+        if method.settings is None or method.group:
+            raise PlanError(f"method_settings has no place for {name}", expected="a registered method")
+        is_document = isinstance(own, Mapping)
+        found[name] = decode(method.settings, own, f"method_settings.{name}") if is_document else own
+        check_is(found[name], method.settings)
+    method = METHODS[settings.search]
+    if method.settings is not None and not method.group:
+        found.setdefault(settings.search, method.settings())
+    return found
+
+
+EXPORT_SETTINGS = frozenset(
+    name
+    for name, kind in get_type_hints(RunSettings, include_extras=True).items()
+    for option in getattr(kind, "__metadata__", ())
+    if isinstance(option, Option) and option.panel == EXPORT_PANEL
+)
+"""Fields of ``RunSettings`` that concern the export alone."""

@@ -51,7 +51,7 @@ def augment(
         image: the picture.
         spec: the model's input.
         changes: how much may change.
-        generator: what is random comes from here and nowhere else.
+        generator: source of all randomness.
     """
     image = to_channels(image, spec.channels)
     top, left, height, width = _crop(image.height, image.width, changes.crop_area, generator)

@@ -56,9 +56,9 @@ def training_batches(
         data: the dataset.
         indices: which pictures.
         spec: the model's input.
-        augmentation: what is random.
+        augmentation: random changes to the pictures.
         batch_size: pictures per batch; the last may be smaller.
-        seed: of order and augmentation.
+        seed: seed of order and augmentation.
         epoch: counted from 0; each has its own order and augmentation.
         skip: leave out this many batches at the start, to continue an interrupted epoch.
         ranks: who trains.

@@ -11,14 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from runtime import DataError, ModelError
+from runtime import DataError
 
 from .dataset import Dataset
-
-CLASS_NAMES_KEY = "pocketvit.class_names"
-"""Metadata of a ``.safetensors`` file of ours: its classes in the order of the outputs, as a JSON list."""
 
 ORDERS = ("text", "natural")
 """``text`` compares names character by character, as torchvision does; ``natural`` numbers by value, as timm does."""
@@ -56,7 +52,7 @@ def check_same_classes(names: Sequence[str], data: Sequence[str], what: str, fix
 
     Args:
         names: of ``what``.
-        data: of the data.
+        data: data of the data.
         what: where the names stand, for the error text.
         fix: what to do, for the error text.
 
@@ -164,49 +160,6 @@ def _from_json(path: Path, content: Any) -> tuple[str, ...]:
             got=f"{_few([str(index) for index in wrong])} missing or too many",
         )
     return tuple(name for _, name in sorted(pairs))
-
-
-def write_names(names: Sequence[str]) -> dict[str, str]:
-    """Returns the metadata that keeps class names in a ``.safetensors`` file."""
-    return {CLASS_NAMES_KEY: json.dumps(list(names))}
-
-
-def names_in_checkpoint(path: Path) -> tuple[str, ...] | None:
-    """Returns the class names that a checkpoint of ours carries, in the order of its outputs, or None.
-
-    They stand in the file itself or, of older model folders, in the ``task.json`` beside it.
-
-    Raises:
-        ModelError: they are damaged.
-    """
-    if path.suffix != ".safetensors" or not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError):  # told where the weights are read
-        return None
-    if CLASS_NAMES_KEY in metadata:
-        try:
-            found = json.loads(metadata[CLASS_NAMES_KEY])
-        except ValueError:
-            found = None
-    elif path.name == "model.safetensors" and (path.parent / "task.json").is_file():
-        found = _names_in_task(path.parent / "task.json")
-        if found is None:
-            return None
-    else:
-        return None
-    if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
-        raise ModelError(f"The class names in the checkpoint {path} are damaged", expected="a JSON list of texts")
-    return tuple(found)
-
-
-def _names_in_task(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["class_names"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return None
 
 
 def _few(names: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ def copy_warnings(data: Dataset, progress: Progress = silent) -> tuple[str, ...]
 
     Args:
         data: split; of pictures in memory nothing is said.
-        progress: told of the files looked into.
+        progress: called for the files looked into.
     """
     if not isinstance(data.images, FileImages) or not data.images.sizes:
         return ()

@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime import ArtifactError, Document
 
-from .dataset import ArrayImages, Dataset, FileImages, Images
+from .dataset import ArrayImages, Dataset, FileImages, ImageStore
 from .unlabelled import JoinedImages
 
 _SHOWN = 3
@@ -25,15 +25,15 @@ class DataList:
     Attributes:
         data: the dataset's name, as given to ``--data``.
         class_names: in the order of the labels.
-        names: of the picture files, from the dataset's folder on; empty of pictures in memory.
-        sizes: of these files, bytes.
-        labels: of these files, as indices into ``class_names``; -1 where there is none.
-        content_sha256: of all pictures in memory and their labels; null of files.
+        names: names of the picture files, from the dataset's folder on; empty of pictures in memory.
+        sizes: sizes of these files, bytes.
+        labels: labels of these files, as indices into ``class_names``; -1 where there is none.
+        content_sha256: content sha256 of all pictures in memory and their labels; null of files.
         train: how many images are trained on.
         held_out: how many are held out.
         test: how many are tested on.
-        splits_sha256: of the three splits' indices.
-        sha256: of the names, sizes and classes, or of the content.
+        splits_sha256: SHA-256 of the indices of the three splits.
+        sha256: SHA-256 of the names, sizes and classes, or of the content.
 
     Raises:
         ArtifactError: there are not as many names as sizes and labels.
@@ -158,13 +158,13 @@ def _splits(own: DataList) -> str:
     return f"{own.train:,} to train on, {own.held_out:,} held out, {own.test:,} to test on"
 
 
-def _content(images: Images, labels: Sequence[str]) -> str:
+def _content(images: ImageStore, labels: Sequence[str]) -> str:
     digest = hashlib.sha256("\n".join(labels).encode())
     _add_content(digest, images)
     return digest.hexdigest()
 
 
-def _add_content(digest: hashlib._Hash, images: Images) -> None:
+def _add_content(digest: hashlib._Hash, images: ImageStore) -> None:
     if isinstance(images, ArrayImages):
         digest.update(f"{images.pixels.dtype} {images.pixels.shape} ".encode())
         digest.update(np.ascontiguousarray(images.pixels).data)

@@ -16,7 +16,7 @@ UNLABELLED = -1
 """Label of a picture whose class is not known."""
 
 
-class Images(Protocol):
+class ImageStore(Protocol):
     """A store of pictures, decoded when asked for."""
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class Dataset:
     channels: int
     size: tuple[int, int] | None
     mirror: bool
-    images: Images
+    images: ImageStore
     labels: npt.NDArray[np.int64]
     train: npt.NDArray[np.int64]
     held_out: npt.NDArray[np.int64]
@@ -89,9 +89,9 @@ class FileImages:
     """Pictures in files.
 
     Attributes:
-        paths: of the files.
+        paths: paths of the files.
         names: their paths from the dataset's folder, with slashes: the same wherever that folder lies.
-        sizes: of the files, bytes.
+        sizes: sizes of the files, bytes.
     """
 
     paths: tuple[Path, ...]

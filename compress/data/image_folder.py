@@ -25,7 +25,7 @@ def image_folder(folder: Path | None, skip_bad: bool, progress: Progress) -> Dat
     Args:
         folder: where they are.
         skip_bad: leave out pictures that cannot be decoded.
-        progress: told while they are checked.
+        progress: called while they are checked.
 
     Raises:
         DataError: no folder, no classes, no pictures, one that cannot be decoded, or folders that can be read in two

@@ -34,13 +34,13 @@ def load_data(
         name: ``digits``, ``fashion-mnist``, ``cifar10``, ``cifar100``, each but the first optionally with
             ``:FOLDER`` where it lies, or ``imagefolder:PATH`` (``train/``, ``val/`` and ``test/``, or one folder that
             is split by seed; a folder of pictures per class).
-        seed: of the splits.
+        seed: seed of the splits.
         train_limit: use only this many training images, the same share of every class.
         skip_bad: leave out pictures of a folder that cannot be decoded, instead of stopping.
-        class_order: of an image folder's classes, ``text`` or ``natural``; empty takes text.
+        class_order: class order of an image folder's classes, ``text`` or ``natural``; empty takes text.
         class_map: file with the classes in order, as ``read_class_map`` takes it.
         mirror: whether a mirrored picture still belongs to its class; None takes what is usual for the data.
-        progress: told while a folder's pictures are checked, and what was found.
+        progress: called while a folder's pictures are checked, and what was found.
 
     Raises:
         DataError: unknown name, data that is not there, an unreadable picture, too few images or classes, or an order

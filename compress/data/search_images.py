@@ -67,7 +67,7 @@ def draw_search_images(
         spec: the model's input.
         augmentation: random changes to the pictures.
         per_class: images of each class.
-        seed: of the run.
+        seed: seed of the run.
         iteration: counted from 0; each draws images of its own.
     """
     indices = search_set(data, per_class, seed + 7919 * iteration)

@@ -34,7 +34,7 @@ def split(raw: Dataset, seed: int, train_limit: int | None) -> Dataset:
 
     Args:
         raw: all pictures; what is not split yet is in its training split.
-        seed: of the splits.
+        seed: seed of the splits.
         train_limit: use only this many training images, the same share of every class; None uses all.
 
     Raises:
@@ -85,10 +85,10 @@ def stratified(
     Of more classes than ``count`` some give one and the others none.
 
     Args:
-        labels: of all pictures, ``(N,)``.
+        labels: labels of all pictures, ``(N,)``.
         indices: which to choose from, in any order.
         count: how many, 1 or more; all of them are returned where there are not as many.
-        generator: of the lots.
+        generator: generator of the lots.
     """
     if count >= len(indices):
         return indices

@@ -12,7 +12,7 @@ from PIL import Image
 
 from runtime import IMAGE_SUFFIXES, DataError, PictureFile, Progress, in_words, list_pictures, message, silent
 
-from .dataset import UNLABELLED, Dataset, FileImages, Images
+from .dataset import UNLABELLED, Dataset, FileImages, ImageStore
 from .image_folder import check_images
 
 UNLABELLED_PREFIX = "unlabelled:"
@@ -23,8 +23,8 @@ UNLABELLED_PREFIX = "unlabelled:"
 class JoinedImages:
     """Two stores of pictures as one."""
 
-    first: Images
-    second: Images
+    first: ImageStore
+    second: ImageStore
 
     def __len__(self) -> int:
         """Returns how many there are."""
@@ -43,9 +43,9 @@ def with_unlabelled(data: Dataset, folder: Path, *, skip_bad: bool = False, prog
 
     Args:
         data: the labelled pictures.
-        folder: of pictures, at any depth; names of folders say nothing.
+        folder: folder of pictures, at any depth; names of folders say nothing.
         skip_bad: leave out pictures that cannot be decoded.
-        progress: told while they are checked.
+        progress: called while they are checked.
 
     Raises:
         DataError: no folder, no pictures, or one that cannot be decoded.
@@ -73,14 +73,14 @@ def with_unlabelled(data: Dataset, folder: Path, *, skip_bad: bool = False, prog
     return _extended(data, _joined(data.images, added), len(kept), f"{folder} {_digest(kept)}")
 
 
-def _joined(own: Images, added: FileImages) -> Images:
+def _joined(own: ImageStore, added: FileImages) -> ImageStore:
     if not isinstance(own, FileImages):
         return JoinedImages(own, added)
     # a store of files alone keeps being decoded by threads
     return FileImages((*own.paths, *added.paths), (*own.names, *added.names), (*own.sizes, *added.sizes))
 
 
-def _extended(data: Dataset, images: Images, count: int, name: str) -> Dataset:
+def _extended(data: Dataset, images: ImageStore, count: int, name: str) -> Dataset:
     first = len(data.images)
     return replace(
         data,

@@ -32,7 +32,7 @@ def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits: ``(B, classes)``.
-        labels: ``(B,)``, ``UNLABELLED`` where nobody has said.
+        labels: ``(B,)``, ``UNLABELLED`` for pictures without a label.
     """
     if bool((labels == UNLABELLED).all()):
         return logits.sum() * 0.0
@@ -49,8 +49,8 @@ def distillation_loss(
     Args:
         student: logits ``(B, classes)``.
         teacher: logits ``(B, classes)``.
-        labels: ``(B,)``, ``UNLABELLED`` where nobody has said.
-        weight: of the distillation term, 0..1.
+        labels: ``(B,)``, ``UNLABELLED`` for pictures without a label.
+        weight: weight of the distillation term, 0..1.
         temperature: T, positive.
 
     Ref: Hinton et al. 2015 (arXiv 1503.02531), section 2.
@@ -69,8 +69,8 @@ def mutual_losses(
     Args:
         student: logits ``(B, classes)``.
         teacher: logits ``(B, classes)``.
-        labels: ``(B,)``, ``UNLABELLED`` where nobody has said.
-        weights: of the teacher's answers for the student, and of the student's for the teacher, 0..1.
+        labels: ``(B,)``, ``UNLABELLED`` for pictures without a label.
+        weights: weights of the teacher's answers for the student, and of the student's for the teacher, 0..1.
         temperature: T, positive.
 
     Ref: Zhang et al. 2018 (Deep Mutual Learning, arXiv 1706.00384), section 3.1.

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Annotated, Literal, get_args
 
 from runtime import PlanError, check_fields
+from runtime.options import Option
 
 DistillMethod = Literal["response", "feature", "relation", "self"]
 DISTILL_METHODS: tuple[DistillMethod, ...] = get_args(DistillMethod)
+
+TEACHER_PANEL, LESSON_PANEL = "Teacher", "Distillation"
+_teacher, _lesson = partial(Option, panel=TEACHER_PANEL), partial(Option, panel=LESSON_PANEL)
 
 
 @dataclass(frozen=True)
@@ -19,40 +24,50 @@ class Distillation:
     The student's loss is ``(1 - weight) * cross-entropy + weight * T^2 * KL`` with ``response``, and the
     cross-entropy without; the terms of the other methods come on top.
 
+    Each field's ``Option`` describes it. Blocks are counted from 1.
+
     Attributes:
-        methods: any of ``DISTILL_METHODS``; all but ``self`` need a teacher.
         weight: of the teacher's answers, 0..1.
         temperature: of every softmax that is compared; positive.
-        blocks: pairs of a student's and a teacher's block whose hidden states are compared, counted from 1; empty
-            takes the middle and the last of both.
-        feature_weight: of the mean over these pairs.
-        distance_weight: of the distances between pictures.
-        angle_weight: of the angles between pictures.
-        self_blocks: blocks that the last one teaches, counted from 1; empty takes those at a quarter, a half and
-            three quarters of the depth.
-        self_weight: of the last block's answers to them, 0..1; labels have the rest.
-        self_feature_weight: of its hidden state.
-        online: train the teacher together with the student.
-        mutual_weight: of the student's answers in the loss of such a teacher, 0..1; labels have the rest.
-        teacher_lr: peak learning rate of such a teacher; None takes the student's.
-        fresh_lr: that of projections and shallow classifiers, whose weights are fresh.
+        self_feature_weight: weight of the last block's hidden state in self-distillation.
+        teacher_lr: peak learning rate of a teacher that is trained together; None takes the student's.
+        fresh_lr: peak learning rate of projections and shallow classifiers, whose weights are fresh.
 
     Raises:
         PlanError: a value is out of range, or a method is unknown or named twice.
     """
 
-    methods: tuple[DistillMethod, ...] = ("response",)
+    methods: Annotated[
+        tuple[DistillMethod, ...],
+        _lesson("What is learnt, comma-separated: response, feature, relation, self.", name="--method"),
+    ] = ("response",)
     weight: float = 0.9
     temperature: float = 4.0
-    blocks: tuple[tuple[int, int], ...] = ()
-    feature_weight: float = 1.0
-    distance_weight: float = 25.0
-    angle_weight: float = 50.0
-    self_blocks: tuple[int, ...] = ()
-    self_weight: float = 0.3
+    blocks: Annotated[
+        tuple[tuple[int, int], ...],
+        _lesson(
+            "feature: pairs of student's and teacher's blocks, counted from 1, such as 6:2,12:4; by default the "
+            "middle and the last of both."
+        ),
+    ] = ()
+    feature_weight: Annotated[float, _lesson("feature: weight of the mean over the pairs of hidden states.")] = 1.0
+    distance_weight: Annotated[float, _lesson("relation: weight of distances between images.")] = 25.0
+    angle_weight: Annotated[float, _lesson("relation: weight of angles between images.")] = 50.0
+    self_blocks: Annotated[
+        tuple[int, ...],
+        _lesson(
+            "self: blocks that the last one teaches, counted from 1, such as 3,6,9; by default those at a quarter, "
+            "a half and three quarters of the depth."
+        ),
+    ] = ()
+    self_weight: Annotated[
+        float, _lesson("self: weight of the last block's answers, 0 to 1; labels have the rest.")
+    ] = 0.3
     self_feature_weight: float = 0.03
-    online: bool = False
-    mutual_weight: float = 0.5
+    online: Annotated[bool, _teacher("Train teacher and student together.", negative=False)] = False
+    mutual_weight: Annotated[
+        float, _teacher("Weight of the student's answers in the loss of an online teacher, 0 to 1.")
+    ] = 0.5
     teacher_lr: float | None = None
     fresh_lr: float = 1e-3
 
@@ -83,30 +98,23 @@ class Distillation:
         return self.methods != ("self",)
 
 
-RESPONSE_T4 = Distillation(weight=0.9, temperature=4.0)
-"""Published for the recovery of a pruned Vision Transformer by its unpruned self."""
-
-RESPONSE_T2 = Distillation(weight=0.8, temperature=2.0)
-"""Published for a small student of a larger network."""
-
-
-def feature_pairs(told: Distillation, student_depth: int, teacher_depth: int) -> tuple[tuple[int, int], ...]:
+def feature_pairs(settings: Distillation, student_depth: int, teacher_depth: int) -> tuple[tuple[int, int], ...]:
     """Returns the blocks to compare, counted from 0.
 
     Raises:
         PlanError: a block is not there.
     """
-    if not told.blocks:
+    if not settings.blocks:
         halves = (-(-student_depth // 2) - 1, -(-teacher_depth // 2) - 1)
         return tuple(dict.fromkeys((halves, (student_depth - 1, teacher_depth - 1))))
-    for own, other in told.blocks:
+    for own, other in settings.blocks:
         for whose, block, depth in (("student", own, student_depth), ("teacher", other, teacher_depth)):
             if not 1 <= block <= depth:
                 raise PlanError(f"The {whose} has no block {block}", expected=f"1 to {depth}", fix="Change --blocks")
-    return tuple((own - 1, other - 1) for own, other in told.blocks)
+    return tuple((own - 1, other - 1) for own, other in settings.blocks)
 
 
-def shallow_blocks(told: Distillation, depth: int) -> tuple[int, ...]:
+def shallow_blocks(settings: Distillation, depth: int) -> tuple[int, ...]:
     """Returns the blocks that the last one teaches, counted from 0.
 
     Raises:
@@ -114,13 +122,13 @@ def shallow_blocks(told: Distillation, depth: int) -> tuple[int, ...]:
     """
     if depth < 2:
         raise PlanError("Self-distillation needs two blocks or more", got=depth)
-    if not told.self_blocks:
+    if not settings.self_blocks:
         return tuple(sorted({max(1, round(depth * share)) - 1 for share in (0.25, 0.5, 0.75)} - {depth - 1}))
-    for block in told.self_blocks:
+    for block in settings.self_blocks:
         if not 1 <= block < depth:
             raise PlanError(
                 f"Block {block} cannot be taught by the last one",
                 expected=f"1 to {depth - 1}",
                 fix="Change --self-blocks",
             )
-    return tuple(block - 1 for block in told.self_blocks)
+    return tuple(block - 1 for block in settings.self_blocks)

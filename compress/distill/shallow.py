@@ -44,7 +44,7 @@ def self_loss(
         shallow: logits ``(B, classes)`` of a classifier on an early block.
         deepest: logits ``(B, classes)`` of the network; no gradient reaches them.
         features: hidden states ``(B, C, h, w)`` of that block and of the last one; none reaches the latter.
-        labels: ``(B,)``, ``UNLABELLED`` where nobody has said.
+        labels: ``(B,)``, ``UNLABELLED`` for pictures without a label.
         weight: a, 0..1.
         feature_weight: l, of the ``feature_loss`` between the two hidden states.
         temperature: T, positive.

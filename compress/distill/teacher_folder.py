@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import nn
 
-from compress.data.class_order import write_names
 from compress.data.dataset import Dataset
 from compress.evaluate import Score
+from compress.model.metadata import write_names
 from compress.model.tensors import write_tensors
 from runtime import Document, EpochRecord, ModelError, Preprocessing
 from runtime.formats import is_model_file
@@ -32,7 +32,7 @@ class TeacherRecord:
         test_images: images in the test split.
         held_out_top1: accuracy on the held-out split.
         online: whether it was trained together with the student.
-        epochs: of its own training before; empty where there was none.
+        epochs: epochs of its own training before; empty where there was none.
         architecture: its timm name, where its weights stand beside this file.
         overrides: further arguments of that architecture.
     """
@@ -69,7 +69,7 @@ def record_of(
         data: what it teaches.
         scores: on the test and on the held-out split.
         online: whether it was trained together with the student.
-        epochs: of its own training.
+        epochs: epochs of its own training.
         kept: whether the weights of a timm network are kept beside the record.
     """
     network, (test, held_out) = teacher.network, scores
@@ -149,7 +149,7 @@ def open_teacher(
         data: what it is to teach.
         student: the student's input.
         timm_spec: options of a timm classifier; its name is not looked at.
-        seed: of fresh weights.
+        seed: seed of fresh weights.
         learns: whether it will be trained on the data.
 
     Raises:

@@ -16,13 +16,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from compress.data.batches import plain_batches
-from compress.data.class_order import names_in_checkpoint
 from compress.data.dataset import Dataset
 from compress.devices import copy_on, device_in_use
 from compress.evaluate import Score, evaluating, logits_of, score
-from compress.model.checkpoint_file import check_finite, open_checkpoint
+from compress.model.checkpoint_file import check_finite_weights, open_checkpoint
 from compress.model.checkpoint_fit import needed
 from compress.model.folder import read_model, read_task, weights_sha256
+from compress.model.metadata import is_stretched, names_in_checkpoint, timm_metadata
 from compress.model.timm_vit import to_timm
 from compress.model.vit import SlicedViT
 from runtime import (
@@ -55,7 +55,7 @@ class Teacher:
         name: what it is, in words.
         network: a ``SlicedViT``, a timm network, or an exported file.
         preprocessing: its input.
-        num_classes: of its answers, in the order of the student's.
+        num_classes: num classes of its answers, in the order of the student's.
         spec: how to make the network anew, where it is one of timm's.
     """
 
@@ -138,7 +138,7 @@ def timm_teacher(
         spec: architecture and weights.
         data: what it is to teach.
         student: the student's input, whose size a fresh teacher takes.
-        seed: of fresh weights.
+        seed: seed of fresh weights.
         learns: whether it will be trained on the data, so that it need not know the classes yet.
 
     Raises:
@@ -284,7 +284,7 @@ def _load(network: nn.Module, spec: TimmSpec) -> None:
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     checkpoint = open_checkpoint(spec.checkpoint, wanted)
     weights = needed(to_timm(checkpoint.weights, wanted), wanted)
-    check_finite(f"The checkpoint {spec.checkpoint}", weights)
+    check_finite_weights(f"The checkpoint {spec.checkpoint}", weights)
     found = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     if wrong:
@@ -299,22 +299,9 @@ def _load(network: nn.Module, spec: TimmSpec) -> None:
 
 
 def _preprocessing(network: Any, channels: int, size: int | None, data: Dataset) -> Preprocessing:
-    config = resolve_data_config({}, model=network)
-    mean, std = (tuple(map(float, config[name])) for name in ("mean", "std"))
-    if channels == 1 and len(mean) > 1:
-        mean, std = (round(sum(mean) / len(mean), 6),), (round(sum(std) / len(std), 6),)
-    height, width = (size, size) if size is not None else config["input_size"][1:]
-    square = data.size is not None and data.size[0] == data.size[1] and height == width
-    return Preprocessing(
-        height=height,
-        width=width,
-        channels=channels,
-        mean=mean,
-        std=std,
-        interpolation=config["interpolation"],
-        resize="stretch" if square else config["crop_mode"],
-        crop_pct=1.0 if square else float(config["crop_pct"]),
-    )
+    height, width = (size, size) if size is not None else resolve_data_config({}, model=network)["input_size"][1:]
+    stretch = is_stretched(data.size, height, width)
+    return timm_metadata(network, channels).preprocessing(height, width, stretch=stretch)
 
 
 def _check_runs(teacher: Teacher, spec: TimmSpec) -> None:

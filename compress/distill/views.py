@@ -38,9 +38,9 @@ def teacher_views(
         data: the dataset.
         student: the student's input.
         teacher: the teacher's input.
-        augmentation: what is random.
+        augmentation: random changes to the pictures.
         batch_size: pictures per batch.
-        seed: of order and augmentation, as the student's.
+        seed: seed of order and augmentation, as the student's.
         epoch: counted from 0.
         skip: leave out this many batches at the start.
         ranks: who trains; each is given the pictures of its share, as ``training_batches`` gives them.

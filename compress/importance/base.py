@@ -26,7 +26,7 @@ class ImportanceInputs:
         model: the model to measure; criteria leave it as it is.
         batches: images ``(B, C, H, W)`` float32, normalised and augmented, with labels ``(B,)`` int64; to be read once.
         total: number of batches, for progress; 0 where it is not known.
-        seed: of everything random.
+        seed: seed of everything random.
         bf16: compute under bfloat16 autocast.
         progress: called after every batch.
     """

@@ -69,12 +69,12 @@ def fisher_scores(
         model: the model; left as it is.
         batches: images ``(B, C, H, W)`` with labels ``(B,)``; L is the mean cross-entropy of a batch.
         bf16: compute under bfloat16 autocast.
-        device: where to compute; None takes the device in use. The scores are on the model's device.
+        device: device that computes; None takes the device in use. The scores are on the model's device.
         progress: called after every batch.
         total: number of batches, for progress.
 
     Raises:
-        PlanError: there is no batch.
+        PlanError: there are no batches.
 
     Ref: LeCun et al. 1989; Molchanov et al. 2019 (arXiv 1906.10771): I(w) = w^2 * 1/N sum_i (dL(x_i)/dw)^2.
     """
@@ -101,12 +101,12 @@ def taylor_scores(
         model: the model; left as it is.
         batches: images ``(B, C, H, W)`` with labels ``(B,)``; L is the mean cross-entropy of a batch.
         bf16: compute under bfloat16 autocast.
-        device: where to compute; None takes the device in use. The scores are on the model's device.
+        device: device that computes; None takes the device in use. The scores are on the model's device.
         progress: called after every batch.
         total: number of batches, for progress.
 
     Raises:
-        PlanError: there is no batch.
+        PlanError: there are no batches.
 
     Ref: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning (arXiv 1906.10771): the first-order
     Taylor expansion of the squared change of the loss, ``sum of (g w)^2`` over a group.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from compress.model.slicing import Kept
+from compress.model.slicing import KeptUnits
 from compress.model.vit import EMBED, Axis, parameter_axes
 from runtime import PlanError, ShapePlan
 
@@ -59,7 +59,7 @@ def group_importance(plan: ShapePlan, scores: Mapping[str, torch.Tensor]) -> Imp
     """Sums scores of single parameters into importance of units: ``I(W_g) = sum of I(w) over the group``.
 
     Args:
-        plan: of the model that the scores are of.
+        plan: plan of the model that the scores are of.
         scores: for the name of every parameter a non-negative tensor of its shape.
     """
     sums: dict[Axis, torch.Tensor] = {}
@@ -78,7 +78,7 @@ def group_importance(plan: ShapePlan, scores: Mapping[str, torch.Tensor]) -> Imp
     return Importance(sums[EMBED].numpy(), tuple(blocks))
 
 
-def part_of(importance: Importance, kept: Kept) -> Importance:
+def part_of(importance: Importance, kept: KeptUnits) -> Importance:
     """Returns the importance of the units that are kept, as it was before the others were removed."""
     blocks = []
     for own, keep in zip(importance.blocks, kept.blocks, strict=True):
@@ -90,7 +90,42 @@ def part_of(importance: Importance, kept: Kept) -> Importance:
     return Importance(importance.embed[list(kept.embed)], tuple(blocks))
 
 
-def check_finite(importance: Importance) -> None:
+@dataclass(frozen=True)
+class LostImportance:
+    """Importance of the units that are removed.
+
+    Attributes:
+        embed: embed of the stream's dimensions.
+        depth: depth of all units of the blocks that are removed whole.
+        blocks: blocks of the units removed from each block that stays.
+    """
+
+    embed: float
+    depth: float
+    blocks: tuple[float, ...]
+
+
+def lost_importance(importance: Importance, kept: KeptUnits) -> LostImportance:
+    """Returns the importance of the units that are not kept."""
+    blocks = []
+    for own, keep in zip(importance.blocks, kept.blocks, strict=False):
+        qk, v = (
+            _without(scores, ((head, dim) for head, dims in zip(keep.heads, per_head, strict=True) for dim in dims))
+            for scores, per_head in ((own.qk, keep.qk), (own.v, keep.v))
+        )
+        blocks.append(qk + v + _without(own.mlp, ((unit,) for unit in keep.mlp)))
+    depth = sum(block.total for block in importance.blocks[len(kept.blocks) :])
+    return LostImportance(_without(importance.embed, ((dim,) for dim in kept.embed)), depth, tuple(blocks))
+
+
+def _without(scores: Floats, kept: Iterable[tuple[int, ...]]) -> float:
+    """Returns the sum of the scores at all other places."""
+    removed = np.ones(scores.shape, dtype=bool)
+    removed[tuple(np.array(list(kept)).T)] = False
+    return float(scores[removed].sum())
+
+
+def check_finite_importance(importance: Importance) -> None:
     """Refuses importance from which nothing can be chosen.
 
     Raises:

@@ -77,7 +77,7 @@ class Checkpoint:
     """The weights in a file, and what was around them.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         weights: by name, without the prefix.
         prefix: what stood before every name, such as ``module.model.``; empty where nothing did.
         container: where in the file they were, such as ``state_dict``; empty where they were the file itself.
@@ -104,7 +104,7 @@ def open_checkpoint(path: Path, names: Collection[str] = VIT_NAMES) -> Checkpoin
 
     Args:
         path: a file of one of ``SUFFIXES``.
-        names: of weights that the network has, by which a prefix is recognised.
+        names: names of weights that the network has, by which a prefix is recognised.
 
     Raises:
         ModelError: the file is missing, damaged, of another kind, holds no weights, holds objects that are not known
@@ -124,7 +124,7 @@ def open_checkpoint(path: Path, names: Collection[str] = VIT_NAMES) -> Checkpoin
         raise ModelError(
             f"The checkpoint {path} holds something else than weights",
             expected="a dict of tensors, alone or under a name such as state_dict",
-            got=listed([str(key) for key in content]) or "nothing",
+            got=short_list([str(key) for key in content]) or "nothing",
         )
     others += [str(key) for key in content if trail and str(key) not in found]
     prefix = _prefix(found, names, path)
@@ -141,19 +141,6 @@ def open_checkpoint(path: Path, names: Collection[str] = VIT_NAMES) -> Checkpoin
         others=tuple(name for name in dict.fromkeys(others) if name not in known),
         arch=arch if isinstance(arch, str) else "",
     )
-
-
-def read_checkpoint(path: Path, names: Collection[str] = VIT_NAMES) -> dict[str, torch.Tensor]:
-    """Reads the weights of a checkpoint by name, without the prefix they were saved under.
-
-    Args:
-        path: a file of one of ``SUFFIXES``.
-        names: of weights that the network has, by which a prefix is recognised.
-
-    Raises:
-        ModelError: see ``open_checkpoint``.
-    """
-    return dict(open_checkpoint(path, names).weights)
 
 
 def with_classifier(checkpoint: Checkpoint) -> Checkpoint:
@@ -176,7 +163,7 @@ def with_classifier(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, weights={**checkpoint.weights, **head}, outside=outside, classifier=found[0])
 
 
-def check_finite(what: str, weights: Mapping[str, torch.Tensor]) -> None:
+def check_finite_weights(what: str, weights: Mapping[str, torch.Tensor]) -> None:
     """Refuses weights that are NaN or infinite in 32 bits.
 
     Args:
@@ -191,7 +178,7 @@ def check_finite(what: str, weights: Mapping[str, torch.Tensor]) -> None:
         value = weights[wrong[0]].detach().float()
         kind = "NaN" if torch.isnan(value).any() else "infinite"
         count = int((~torch.isfinite(value)).sum())
-        more = f", and so have {len(wrong) - 1} more: {listed(wrong[1:])}" if len(wrong) > 1 else ""
+        more = f", and so have {len(wrong) - 1} more: {short_list(wrong[1:])}" if len(wrong) > 1 else ""
         raise ModelError(
             f"{what} has weights that are no numbers: '{wrong[0]}'{more}",
             expected="finite numbers",
@@ -309,12 +296,12 @@ def _ambiguous(path: Path, places: list[str], example: str) -> ModelError:
     return ModelError(
         f"The checkpoint {path} holds several networks, and it is not said which is meant",
         expected="the weights of one",
-        got=listed(places),
+        got=short_list(places),
         fix=f"Save the one you mean alone, such as: {example}",
     )
 
 
-def listed(names: Sequence[str], most: int = 4) -> str:
+def short_list(names: Sequence[str], most: int = 4) -> str:
     """Returns the first ``most`` names with commas between, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{', '.join(names[:most])}{more}"

@@ -15,7 +15,7 @@ import torch
 
 from runtime import MissingExtraError, ModelError
 
-from .checkpoint_file import Checkpoint, check_finite, listed
+from .checkpoint_file import Checkpoint, check_finite_weights, short_list
 from .checkpoint_misfit import misfit
 from .timm_vit import to_timm
 
@@ -68,7 +68,7 @@ def fit_checkpoint(
     Args:
         checkpoint: as it was read; left as it is.
         model: a timm Vision Transformer whose names and shapes are wanted; on any device.
-        name: of its architecture.
+        name: name of its architecture.
         reset_head: leave the checkpoint's classifier out.
 
     Returns:
@@ -78,7 +78,7 @@ def fit_checkpoint(
         ModelError: a weight is NaN or infinite, the classifier has another number of classes, or a part does not fit.
     """
     path, weights = checkpoint.path, to_timm(checkpoint.weights, model.state_dict())
-    check_finite(f"The checkpoint {path}", weights)
+    check_finite_weights(f"The checkpoint {path}", weights)
     classes = head_classes(weights)
     blank = classes is None and "head.weight" in weights
     if reset_head or blank:
@@ -175,10 +175,10 @@ def _notes(checkpoint: Checkpoint, report: LoadReport, name: str, fresh: str) ->
     if arch != name.partition(".")[0] and timm.is_model(arch):
         yield f"{file} says it is of '{arch}', and is read as '{name}'"
     if checkpoint.passed_over:
-        others = listed(checkpoint.passed_over)
+        others = short_list(checkpoint.passed_over)
         yield f"{file} holds several sets of weights: '{checkpoint.container}' is taken, not {others}"
     if report.left_out:
-        yield f"Left out of {file}: {listed(_grouped(report.left_out), 8)}"
+        yield f"Left out of {file}: {short_list(_grouped(report.left_out), 8)}"
     if checkpoint.classifier and not fresh:
         yield f"The classifier of {file} is '{checkpoint.classifier}', beside the backbone '{checkpoint.prefix}'"
     if fresh:

@@ -1,4 +1,4 @@
-"""Names the part in which a checkpoint and a Vision Transformer of timm's differ, and what would make them fit."""
+"""Finds the part in which a checkpoint differs from a timm Vision Transformer, and the options that make it fit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Misfit:
-    """Why weights do not fit.
+    """The reason why weights do not fit.
 
     Attributes:
-        what: the part, to stand after "does not fit 'NAME': ".
-        expected: what the model has of it.
-        got: what the checkpoint has.
-        fix: what to do.
+        what: the difference, as the end of "does not fit 'NAME': ".
+        expected: the part in the model.
+        got: the part in the checkpoint.
+        fix: advice for the user.
     """
 
     what: str
@@ -50,15 +50,15 @@ _PARTS = (
     (r"\.q_bias$|\.v_bias$", "a bias of queries and values of BEiT's kind", "", ""),
     (r"^pre_logits\.", "a layer before its classifier (pre_logits)", "", ""),
 )
-"""Part by part: the names of its weights, what it is, how a model gets it, and how it is left out."""
+"""For each part: a pattern of its weights' names, a description, and the options that add and remove it."""
 
 
 def misfit(wanted: Shapes, found: Shapes) -> Misfit | None:
-    """Returns the first part in which ``found`` is not ``wanted``; None where all names and shapes are equal.
+    """Returns the first part in which ``found`` differs from ``wanted``; None where all names and shapes are equal.
 
     Args:
         wanted: shapes of the model's weights, by timm's names.
-        found: those of the checkpoint's.
+        found: shapes of the checkpoint's weights.
     """
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     differ = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
@@ -75,7 +75,7 @@ def misfit(wanted: Shapes, found: Shapes) -> Misfit | None:
 
 
 def _layout(wanted: Shapes, found: Shapes) -> Misfit | None:
-    """Names that are not timm's at all."""
+    """Returns a misfit for names that are not timm's."""
     if "patch_embed.weight" in found and any(".attn.q." in name for name in found):
         return Misfit(
             "it is a model of PocketViT's own, with other widths or of another architecture",
@@ -113,7 +113,7 @@ def _blocks(shapes: Shapes) -> int:
 
 
 def _sizes(wanted: Shapes, found: Shapes) -> Misfit | None:
-    """What one number says: width, channels, patch side, width of the MLP, or positions."""
+    """Returns a misfit in the width, the channels, the patch size or the MLP's width."""
     ours, theirs = wanted.get("patch_embed.proj.weight", ()), found.get("patch_embed.proj.weight", ())
     if len(ours) == 4 and len(theirs) == 4:
         if ours[0] != theirs[0]:
@@ -135,7 +135,7 @@ def _sizes(wanted: Shapes, found: Shapes) -> Misfit | None:
 
 
 def _part(missing: list[str], extra: list[str]) -> Misfit | None:
-    """A part that one has and the other lacks."""
+    """Returns a misfit for a part that only the model or only the checkpoint has."""
     for pattern, part, cure, _ in _PARTS:
         names = [name for name in extra if re.search(pattern, name)]
         if names:

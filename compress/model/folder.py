@@ -1,4 +1,4 @@
-"""A model in a folder: ``model.safetensors``, ``plan.json`` and ``task.json``."""
+"""Model folders: ``model.safetensors``, ``plan.json`` and ``task.json``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from compress.data.class_order import write_names
+from compress.model.metadata import write_names
 from runtime import (
     PLAN_DOCUMENT,
     ArtifactError,
@@ -20,23 +20,23 @@ from runtime import (
     Preprocessing,
 )
 
-from .checkpoint_file import check_finite
+from .checkpoint_file import check_finite_weights
 from .tensors import write_tensors
 from .vit import SlicedViT, build
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a model is for: its input and its classes.
+    """The task of a model: its data, input and classes.
 
     Attributes:
         data: the name of the dataset, as given to ``--data``.
         split_seed: the seed of the dataset's splits.
         train_limit: how many training images were used, or null for all.
-        preprocessing: of an image before it enters the model.
-        class_names: in the order of the logits.
-        source: where the weights come from, in words.
-        trained: whether the weights have seen this task; false for fresh weights.
+        preprocessing: how an image becomes the model's input.
+        class_names: class names in the order of the logits.
+        source: origin of the weights, in words.
+        trained: whether the weights were trained on this task; false for fresh weights.
     """
 
     data: str
@@ -52,7 +52,7 @@ TASK_DOCUMENT = Document("pocketvit.task", 2, Task)
 
 
 def save_model(folder: Path | str, model: SlicedViT, task: Task) -> None:
-    """Writes a model folder; each file is whole or absent.
+    """Writes a model folder; each file is written atomically.
 
     Raises:
         StorageError: a file cannot be written.
@@ -76,14 +76,14 @@ def read_model(folder: Path | str) -> SlicedViT:
         raise ArtifactError(f"{path} does not exist", expected="the model's weights")
     try:
         weights = load_file(path)
-        check_finite(f"The model {path}", weights)
+        check_finite_weights(f"The model {path}", weights)
         return build(plan, weights)
     except (SafetensorError, PlanError, OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read", got=error, fix="Make the run anew") from error
 
 
 def read_task(folder: Path | str) -> Task:
-    """Reads what the model of a folder is for.
+    """Reads the task of a model folder.
 
     Raises:
         ArtifactError: the file is missing, damaged, or of a newer version.

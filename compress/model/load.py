@@ -1,11 +1,11 @@
-"""From a timm name, a checkpoint or fresh weights to a ``SlicedViT``."""
+"""Loads a ``SlicedViT`` from timm's published weights, a checkpoint or fresh weights."""
 
 from __future__ import annotations
 
 import difflib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,27 @@ from runtime import MissingExtraError, ModelError, PlanError, PocketVitWarning, 
 
 from .checkpoint_file import open_checkpoint, with_classifier
 from .checkpoint_fit import LoadReport, fit_checkpoint, head_classes
+from .metadata import WeightsMetadata, names_in_checkpoint, timm_metadata
 from .timm_vit import from_timm, plan_of_timm
 from .vit import SlicedViT
 
 try:
     import timm
-    from timm.data import resolve_data_config
 except ImportError as error:
     raise MissingExtraError(error.name or "timm", "compress") from None
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model to start from.
+    """The model to start from.
 
     Attributes:
         name: a timm architecture, for instance ``vit_small_patch16_224`` or ``deit_tiny_distilled_patch16_224``.
-        img_size: input side in pixels, or height and width; None takes the architecture's own.
-        patch_size: patch side in pixels; None takes the architecture's own.
+        img_size: input side in pixels, or height and width; None takes the architecture's default.
+        patch_size: patch side in pixels; None takes the architecture's default.
         in_chans: 1 (grayscale) or 3 (RGB).
         pretrained: take timm's published weights, with a new head where the number of classes differs.
-        checkpoint: take the weights of this file instead, of one of ``checkpoint_file.SUFFIXES``.
+        checkpoint: take the weights of this file instead; its suffix is one of ``checkpoint_file.SUFFIXES``.
         reset_head: start the checkpoint's classifier anew.
         overrides: further arguments of the timm architecture, for instance ``{"depth": 6}``.
 
@@ -57,19 +57,8 @@ class ModelSpec:
         check_fields(self)
 
 
-@dataclass(frozen=True)
-class InputStats:
-    """The preprocessing that a model's published weights expect: pixel statistics per channel, and how it crops."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    crop_pct: float
-    crop_mode: str
-
-
 def check_model(spec: ModelSpec, num_classes: int = 2) -> ShapePlan:
-    """Returns the plan of the model ``spec`` names, without making or loading any weight.
+    """Returns the plan of the model that ``spec`` names, without making or loading weights.
 
     Raises:
         ModelError: the name is unknown, an option does not fit, or the architecture is not supported.
@@ -84,15 +73,15 @@ def load_model(spec: ModelSpec, num_classes: int, seed: int = 0) -> SlicedViT:
 
     Args:
         spec: architecture and weights.
-        num_classes: outputs of the classifier.
-        seed: of fresh weights.
+        num_classes: number of outputs of the classifier.
+        seed: seed of fresh weights.
 
     Raises:
-        ModelError: unknown or unsupported architecture; weights that cannot be had or read, do not fit, or are NaN;
-            a checkpoint with another number of classes.
+        ModelError: the architecture is unknown or unsupported; the weights cannot be downloaded or read, do not fit,
+            or are NaN; or a checkpoint has another number of classes.
 
     Warns:
-        PocketVitWarning: what was done with a checkpoint to make it fit, and what was left out of it.
+        PocketVitWarning: how a checkpoint was changed to fit, and what was left out of it.
     """
     check_is(spec, ModelSpec)
     check_model(spec, num_classes)
@@ -104,16 +93,17 @@ def load_model(spec: ModelSpec, num_classes: int, seed: int = 0) -> SlicedViT:
     return from_timm(model)
 
 
-def input_stats(spec: ModelSpec) -> InputStats:
-    """Returns the pixel statistics of the architecture's published weights, averaged for grayscale input."""
+def weights_metadata(spec: ModelSpec) -> WeightsMetadata:
+    """Returns the preprocessing that the weights of ``spec`` expect, and a checkpoint's class names.
+
+    Raises:
+        ModelError: the architecture is unknown, or the class names in the checkpoint are damaged.
+    """
     with torch.device("meta"):
-        model = _create(spec, num_classes=2, pretrained=False)
-    config = resolve_data_config({}, model=model)
-    mean, std = tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
-    if spec.in_chans == 1:
-        mean, std = (round(sum(mean) / len(mean), 6),), (round(sum(std) / len(std), 6),)
-    crop = float(config["crop_pct"]), str(config["crop_mode"])
-    return InputStats(mean, std, str(config["interpolation"]), *crop)
+        found = timm_metadata(_create(spec, num_classes=2, pretrained=False), spec.in_chans)
+    if spec.checkpoint is None or spec.reset_head:
+        return found
+    return replace(found, class_names=names_in_checkpoint(spec.checkpoint))
 
 
 def _create(spec: ModelSpec, num_classes: int, pretrained: bool) -> nn.Module:
@@ -159,15 +149,15 @@ def _no_weights(spec: ModelSpec, error: Exception) -> ModelError:
 
 
 def load_checkpoint_report(spec: ModelSpec, num_classes: int | None = None) -> LoadReport:
-    """Returns what ``load_model`` does with the checkpoint of ``spec`` to make it fit, without making the model.
+    """Returns how ``load_model`` changes the checkpoint of ``spec`` to fit, without making the model.
 
     Args:
-        spec: with a checkpoint.
-        num_classes: outputs of the classifier; None takes the checkpoint's own.
+        spec: a model with a checkpoint.
+        num_classes: number of outputs of the classifier; None takes the checkpoint's.
 
     Raises:
-        ModelError: unknown or unsupported architecture; a checkpoint that cannot be read, does not fit, has another
-            number of classes, or weights that are NaN or infinite.
+        ModelError: the architecture is unknown or unsupported; or the checkpoint cannot be read, does not fit, has
+            another number of classes, or has weights that are NaN or infinite.
     """
     assert spec.checkpoint is not None
     checkpoint = with_classifier(open_checkpoint(spec.checkpoint))
@@ -185,17 +175,8 @@ def _load_checkpoint(model: nn.Module, spec: ModelSpec) -> None:
     model.load_state_dict(model.state_dict() | weights)
 
 
-def checkpoint_classes(path: Path) -> int | None:
-    """Returns the number of classes of a checkpoint's head, or None where it has none, or one of zeros.
-
-    Raises:
-        ModelError: the file is missing, damaged, or holds something else.
-    """
-    return head_classes(with_classifier(open_checkpoint(path)).weights)
-
-
 def default_classes(spec: ModelSpec) -> int:
-    """Returns how many classes timm's published weights of this architecture have, or 1000 where they have none.
+    """Returns the number of classes of timm's published weights of an architecture; 1000 where there are none.
 
     Raises:
         ModelError: the architecture is unknown.

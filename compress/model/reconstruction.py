@@ -1,4 +1,4 @@
-"""What pruning took from a model, given back by the weights that are left: least squares, block after block."""
+"""Reconstruction of a pruned model: least squares fit the remaining weights to the whole model, block by block."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import nn
 from compress.devices import copy_on, device_in_use
 from runtime import PlanError, Progress, ShapePlan, silent
 
-from .slicing import Kept, plan_of
+from .slicing import KeptUnits, plan_of
 from .vit import Block, SlicedViT
 
 RIDGE = 1e-2
-"""Of the mean square of what a Linear reads: how strongly weights are held where they are."""
+"""Ridge as a share of the mean square of a Linear's input: how strongly weights are kept near their values."""
 
 _TOKENS, _LEAST_IMAGES = 16_384, 64
 _BIAS_RIDGE = 1e-6
@@ -26,52 +26,52 @@ _BIAS_RIDGE = 1e-6
 
 @dataclass
 class _Streams:
-    """The residual streams of one batch: the sliced model's, and the whole one's."""
+    """The residual streams of one batch in the sliced model (``own``) and in the whole model."""
 
     own: torch.Tensor
     whole: torch.Tensor
 
 
 def images_needed(plan: ShapePlan) -> int:
-    """Returns how many images give least squares enough to go by: 16,384 tokens, and 64 images at least."""
+    """Returns how many images the least squares need: 16,384 tokens, and at least 64 images."""
     return max(_LEAST_IMAGES, math.ceil(_TOKENS / plan.num_tokens))
 
 
 def reconstruct(
     model: SlicedViT,
     whole: SlicedViT,
-    kept: Kept,
+    kept: KeptUnits,
     batches: Iterable[torch.Tensor],
     *,
     ridge: float = RIDGE,
     device: torch.device | None = None,
     progress: Progress = silent,
 ) -> SlicedViT:
-    """Returns a copy of a sliced model whose residual stream follows that of the whole model as closely as it can.
+    """Returns a copy of a sliced model whose residual stream is as close as possible to that of the whole model.
 
     In every block, attention's projection and the MLP's second Linear write to the residual stream. One after the
-    other, each is given the weights W and biases b that minimise, over all tokens of the images,
+    other, each gets the weights W and biases b that minimise, over all tokens of the images,
 
         ``sum ||x + W h + b - y||^2 + ridge * sum(h^2) / len(h) * ||W - W_sliced||^2``
 
-    with x the sliced model's residual stream before it and h what it reads, both of the model as mended so far, and y
-    the kept dimensions of the whole model's residual stream after it. The last block has to make good what blocks
-    that are gone wrote. No label is used and no gradient taken.
+    where x is the residual stream before the Linear and h its input, both in the sliced model as reconstructed so far,
+    and y holds the kept dimensions of the whole model's residual stream after it. The last block also compensates for
+    removed blocks. No label and no gradient is used.
 
     Args:
         model: ``slice_vit(whole, kept)``; left as it is.
         whole: the model before slicing; left as it is.
-        kept: the units that stayed.
-        batches: images ``(B, C, H, W)``, float32; ``images_needed`` in all.
-        ridge: above 0; the larger, the closer W stays to what it was.
-        device: where to compute; by default where ``use_device`` says. What is returned lives on the CPU.
-        progress: told after every block.
+        kept: the units of the whole model that the sliced model has.
+        batches: images ``(B, C, H, W)``, float32; ``images_needed`` in total.
+        ridge: positive; with larger values W stays closer to the sliced weights.
+        device: device that computes; None takes the device in use. The result is on the CPU.
+        progress: called after every block.
 
     Raises:
-        PlanError: these units do not leave this model, there are no images, or ``ridge`` is out of range.
+        PlanError: the kept units do not give the sliced model, there are no images, or ``ridge`` is out of range.
 
-    Ref: He, Zhang and Sun 2017 (arXiv 1707.06168), eq. 5, rebuild one layer's output at a time so; here the target is
-        the residual stream, so that later layers make good what earlier ones could not.
+    Ref: He, Zhang and Sun 2017 (arXiv 1707.06168), eq. 5, reconstruct the output of one layer at a time; here the
+        target is the residual stream, so that later layers also correct the errors of earlier ones.
     """
     if plan_of(whole.plan, kept) != model.plan:
         raise PlanError("These units of the whole model do not leave the sliced one")
@@ -101,7 +101,7 @@ def _first(model: SlicedViT, images: torch.Tensor) -> torch.Tensor:
 def _mend_block(
     block: Block, theirs: Sequence[Block], streams: Sequence[_Streams], stays: torch.Tensor, ridge: float
 ) -> None:
-    """Mends both writers of a block, and moves the streams on; the whole model's go through all of its blocks."""
+    """Fits both writers of a block and advances the streams, those of the whole model through all its blocks."""
     for each in streams:
         each.whole = _attended(theirs[0], each.whole)
     _mend(block.attn.proj, block.gamma1, lambda x: block.attn.mixed(block.norm1(x)), streams, stays, ridge)
@@ -133,9 +133,9 @@ def _mend(
     stays: torch.Tensor,
     ridge: float,
 ) -> None:
-    """Solves for what is to be added to the weights and biases of one Linear, and adds it.
+    """Solves for the change of one Linear's weights and biases, and applies it.
 
-    Sums run in float64 over batches, products within one in the model's precision.
+    Sums over batches are in float64, and products within a batch in the model's precision.
     """
     width = linear.in_features + (linear.bias is not None)
     squares = torch.zeros(width, width, dtype=torch.float64, device=stays.device)
@@ -154,7 +154,7 @@ def _mend(
         held[-1] = float(squares[-1, -1]) * _BIAS_RIDGE
     added = torch.linalg.solve(squares + torch.diag(held.to(squares)), products).T
     if gamma is not None:
-        # a scale of zero passes nothing on, whatever the weights
+        # behind a LayerScale of zero the weights have no effect
         added = torch.where(gamma[:, None] == 0, 0.0, added / gamma[:, None])
     linear.weight.add_(added[:, : linear.in_features])
     if linear.bias is not None:

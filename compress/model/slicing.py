@@ -1,4 +1,4 @@
-"""Which units of a model stay, and the physically smaller model made of exactly those."""
+"""The units of a model that are kept, and the physically smaller model made of them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .vit import EMBED, Axis, SlicedViT, build, parameter_axes
 
 
 @dataclass(frozen=True)
-class BlockKept:
-    """The units of one block that stay, as sorted indices into the model they were chosen in.
+class KeptBlock:
+    """The units of one block that are kept, as sorted indices into the whole model.
 
     Attributes:
         heads: attention heads.
-        qk: for each kept head, its kept query and key dimensions; the same number in every head.
-        v: for each kept head, its kept value dimensions; the same number in every head.
+        qk: query and key dimensions of each kept head; every head keeps the same number.
+        v: value dimensions of each kept head; every head keeps the same number.
         mlp: hidden units of the MLP.
     """
 
@@ -31,24 +31,24 @@ class BlockKept:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The units of a whole model that stay.
+class KeptUnits:
+    """The units of a model that are kept.
 
     Attributes:
         embed: dimensions of the residual stream.
-        blocks: the rest, block by block; blocks after the last of these go.
+        blocks: units of the kept blocks; later blocks of the model are removed.
     """
 
     embed: tuple[int, ...]
-    blocks: tuple[BlockKept, ...]
+    blocks: tuple[KeptBlock, ...]
 
 
-def keep_all(plan: ShapePlan) -> Kept:
+def keep_all(plan: ShapePlan) -> KeptUnits:
     """Returns the indices that keep every unit of ``plan``."""
-    return Kept(
+    return KeptUnits(
         tuple(range(plan.embed_dim)),
         tuple(
-            BlockKept(
+            KeptBlock(
                 tuple(range(b.num_heads)),
                 (tuple(range(b.qk_dim)),) * b.num_heads,
                 (tuple(range(b.v_dim)),) * b.num_heads,
@@ -59,12 +59,12 @@ def keep_all(plan: ShapePlan) -> Kept:
     )
 
 
-def plan_of(plan: ShapePlan, kept: Kept) -> ShapePlan:
-    """Returns the plan of the model that is left of ``plan`` when ``kept`` stays.
+def plan_of(plan: ShapePlan, kept: KeptUnits) -> ShapePlan:
+    """Returns the plan of the model that keeps the units ``kept`` of a model of ``plan``.
 
     Raises:
-        PlanError: indices out of range, repeated or unsorted, heads of unequal width, or a width that is
-            not a positive multiple of 8.
+        PlanError: indices are out of range, repeated or unsorted, heads have unequal widths, or a width is not a
+            positive multiple of 8.
     """
     if not 1 <= len(kept.blocks) <= len(plan.blocks):
         most = f"1 to {len(plan.blocks)} blocks"
@@ -78,16 +78,16 @@ def plan_of(plan: ShapePlan, kept: Kept) -> ShapePlan:
     return widths_of(plan, kept)
 
 
-def widths_of(plan: ShapePlan, kept: Kept) -> ShapePlan:
-    """Returns what ``plan_of`` returns, for indices known to be good."""
+def widths_of(plan: ShapePlan, kept: KeptUnits) -> ShapePlan:
+    """Returns the same plan as ``plan_of``, for indices known to be valid."""
     blocks = tuple(BlockPlan(len(k.heads), len(k.qk[0]), len(k.v[0]), len(k.mlp)) for k in kept.blocks)
     return replace(plan, embed_dim=len(kept.embed), blocks=blocks)
 
 
-def slice_vit(model: SlicedViT, kept: Kept) -> SlicedViT:
-    """Returns a new, smaller model that computes what ``model`` computes with all other units absent.
+def slice_vit(model: SlicedViT, kept: KeptUnits) -> SlicedViT:
+    """Returns a new, smaller model that computes what ``model`` computes without the removed units.
 
-    Exact: absent means absent from every reduction, LayerNorm's mean and variance included.
+    The result is exact: removed units are left out of every reduction, including LayerNorm's mean and variance.
 
     Raises:
         PlanError: ``kept`` does not fit the model.
@@ -105,8 +105,8 @@ def slice_vit(model: SlicedViT, kept: Kept) -> SlicedViT:
     return build(plan, sliced)
 
 
-def axis_indices(plan: ShapePlan, kept: Kept) -> dict[Axis, torch.Tensor]:
-    """Returns for every prunable axis of ``plan`` the positions that stay, as int64 tensors."""
+def axis_indices(plan: ShapePlan, kept: KeptUnits) -> dict[Axis, torch.Tensor]:
+    """Returns the kept positions of every prunable axis of ``plan``, as int64 tensors."""
     index = {EMBED: torch.tensor(kept.embed)}
     for i, (block, keep) in enumerate(zip(plan.blocks, kept.blocks, strict=False)):
         index[Axis("mlp", i)] = torch.tensor(keep.mlp)
@@ -116,19 +116,19 @@ def axis_indices(plan: ShapePlan, kept: Kept) -> dict[Axis, torch.Tensor]:
     return index
 
 
-def compose(first: Kept, then: Kept) -> Kept:
-    """Returns the indices into the original model of what stays after slicing by ``first``, then by ``then``."""
+def compose(first: KeptUnits, then: KeptUnits) -> KeptUnits:
+    """Returns the units kept after slicing by ``first`` and then by ``then``, as indices into the first model."""
     blocks = []
     for a, b in zip(first.blocks, then.blocks, strict=False):
         blocks.append(
-            BlockKept(
+            KeptBlock(
                 tuple(a.heads[h] for h in b.heads),
                 tuple(tuple(a.qk[h][d] for d in dims) for h, dims in zip(b.heads, b.qk, strict=True)),
                 tuple(tuple(a.v[h][d] for d in dims) for h, dims in zip(b.heads, b.v, strict=True)),
                 tuple(a.mlp[u] for u in b.mlp),
             )
         )
-    return Kept(tuple(first.embed[d] for d in then.embed), tuple(blocks))
+    return KeptUnits(tuple(first.embed[d] for d in then.embed), tuple(blocks))
 
 
 def _first_blocks(plan: ShapePlan, count: int) -> ShapePlan:

@@ -1,4 +1,4 @@
-"""Named tensors in a safetensors file, whole or absent; and the states of unfinished work made of them."""
+"""Safetensors files that are written atomically, and states of unfinished work in them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dic
             number = re.search(r"os error (\d+)", str(error))
             if number is None:
                 raise
-            # safetensors hides the system's error in its text
+            # safetensors has the number of the system's error only in its text
             raise OSError(int(number[1]), str(error)) from error
 
 
@@ -41,9 +41,9 @@ def write_groups(path: Path, fingerprint: str, header: Any, groups: Mapping[str,
 
     Args:
         path: the file.
-        fingerprint: says which work they belong to, and no other; its digest is kept.
+        fingerprint: text that identifies the work; the file keeps its digest.
         header: a dataclass that ``encode`` takes, with no field ``fingerprint``.
-        groups: by name; no name has a slash.
+        groups: tensors by name, for every group by name; group names have no slash.
 
     Raises:
         StorageError: the file cannot be written.
@@ -56,13 +56,13 @@ def write_groups(path: Path, fingerprint: str, header: Any, groups: Mapping[str,
 def read_groups(
     path: Path, fingerprint: str, kind: type[Header], names: Sequence[str]
 ) -> tuple[Header, dict[str, dict[str, torch.Tensor]]] | None:
-    """Reads what ``write_groups`` wrote, or returns None where there is none, it is damaged, or is of other work.
+    """Reads a file of ``write_groups``; returns None where it is missing, damaged, or belongs to other work.
 
     Args:
         path: the file.
-        fingerprint: of the work that goes on.
-        kind: of the header.
-        names: of the groups; one without tensors is empty.
+        fingerprint: text that identifies the work to resume.
+        kind: class of the header.
+        names: names of the groups; a group without tensors is returned empty.
     """
     if not path.is_file():
         return None

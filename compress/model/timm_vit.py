@@ -1,4 +1,4 @@
-"""A timm Vision Transformer as a ``SlicedViT``: the same outputs; what cannot be done exactly is refused by name."""
+"""Converts a timm Vision Transformer to a ``SlicedViT`` with the same outputs, or names what it cannot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ except ImportError as error:
 
 
 def from_timm(model: Any) -> SlicedViT:
-    """Returns the same model as a ``SlicedViT``, weights copied; equal outputs.
+    """Returns a ``SlicedViT`` with copies of the model's weights and equal outputs.
 
     Raises:
         ModelError: a part of the model is not supported, by name.
@@ -70,7 +70,7 @@ def plan_of_timm(model: Any) -> ShapePlan:
 
 
 def _rename(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Maps timm's parameter names to ours; the joint qkv weight becomes three."""
+    """Maps timm's parameter names to those of ``SlicedViT``; the joint qkv weight becomes three."""
     renamed: dict[str, torch.Tensor] = {}
     for name, value in weights.items():
         if ".attn.qkv." in name:
@@ -83,11 +83,11 @@ def _rename(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def to_timm(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
-    """Maps our parameter names to timm's; the three weights of an attention become one. Other weights stay as they are.
+    """Maps parameter names of a ``SlicedViT`` to timm's; the three weights of an attention become one.
 
     Args:
-        weights: of a ``SlicedViT``, or of anything else.
-        wanted: timm's names of the parameters of the model they are for.
+        weights: weights by name; those of any other network are returned as they are.
+        wanted: timm's parameter names of the model that will take the weights.
     """
     if not any(".attn.q." in name for name in weights):
         return dict(weights)
@@ -126,7 +126,7 @@ _REFUSED_PARTS = {
 
 
 def _refuse_unsupported(model: Any) -> None:
-    """Raises ``ModelError`` naming the first part of ``model`` that slicing would not do exactly."""
+    """Raises ``ModelError`` with the first part of ``model`` that slicing does not support exactly."""
     kind = type(model).__name__
     if type(model) not in (VisionTransformer, VisionTransformerDistilled):
         windows = any("Window" in type(part).__name__ for part in model.modules())

@@ -1,4 +1,4 @@
-"""A Vision Transformer whose every block has widths of its own, built from a ``ShapePlan``."""
+"""A Vision Transformer built from a ``ShapePlan``, which may give every block other widths."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Mlp(nn.Module):
         return out
 
     def hidden(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns what the second Linear reads, ``(B, N, mlp_dim)``."""
+        """Returns the input of the second Linear, ``(B, N, mlp_dim)``."""
         out: torch.Tensor = self.act(self.fc1(x))
         return out
 
@@ -160,17 +160,17 @@ class SlicedViT(nn.Module):
         return x
 
     def pool(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps tokens ``(B, N, C)`` to what the head reads, ``(B, C)``."""
+        """Maps tokens ``(B, N, C)`` to the input of the head, ``(B, C)``."""
         if self.plan.pooling == "token":
             return x[:, 0]
         return x.mean(dim=1) if self.plan.pooling == "avg_all" else x[:, self.plan.num_prefix_tokens :].mean(dim=1)
 
 
 def parameter_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
-    """Says for every parameter of ``SlicedViT(plan)`` which prunable axis each of its dimensions runs along.
+    """Returns for every parameter of ``SlicedViT(plan)`` the prunable axis of each of its dimensions.
 
-    This one table is what slicing selects by and what importance is summed over; ``None`` is a dimension
-    that pruning never touches.
+    Slicing selects by this table, and importance is summed over it. ``None`` marks a dimension that pruning never
+    changes.
     """
     axes: dict[str, tuple[Axis | None, ...]] = {"patch_embed.weight": (EMBED, None, None, None)}
     if plan.patch_bias:
@@ -215,7 +215,7 @@ def build(plan: ShapePlan, weights: dict[str, torch.Tensor]) -> SlicedViT:
     """Builds the model of ``plan`` with the given weights, in evaluation mode.
 
     Raises:
-        PlanError: a weight is missing, unknown, or of another shape than the plan says.
+        PlanError: a weight is missing, unknown, or has another shape than in the plan.
     """
     with torch.device("meta"):
         model = SlicedViT(plan)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from compress.data.dataset import Dataset
     from compress.data.search_images import SearchImages
     from compress.importance.units import Importance
-    from compress.model.slicing import Kept
+    from compress.model.slicing import KeptUnits
     from compress.model.vit import SlicedViT
     from compress.train.masks import Masks
 
@@ -47,7 +47,7 @@ class Proposal:
     """The outcome of a search.
 
     Attributes:
-        plan: of the model that is left.
+        plan: plan of the model that is left.
         kept: the units that stay, as indices into the model that was searched.
         steps: how the search got there, JSON values; each step has ``action``, ``block`` (-1 for the whole model),
             ``importance`` (lost by it) and ``cost`` (of the model after it).
@@ -55,7 +55,7 @@ class Proposal:
     """
 
     plan: ShapePlan
-    kept: Kept
+    kept: KeptUnits
     steps: tuple[dict[str, Any], ...] = ()
     masks: Masks | None = None
 
@@ -74,13 +74,13 @@ class SearchInputs:
         data: the dataset.
         spec: the model's input.
         augmentation: random changes to training pictures.
-        recipe: of the recovery; a method that trains starts from it.
+        recipe: recipe of the recovery; a method that trains starts from it.
         take_importance: measures the importance of the model's units by the criterion that was asked for.
         draw_images: draws the Search Set of this round.
         gradient_batch: images of one gradient of the importance.
         asked: header of the method's journals: what identifies this search, JSON values.
         folder: where the method may keep journals and the state of an unfinished search.
-        seed: of everything random.
+        seed: seed of everything random.
         bf16: compute under bfloat16 autocast.
         progress: called as the search advances.
     """
@@ -119,7 +119,7 @@ class SearchInputs:
 
 Choose = Callable[[SearchInputs], Proposal]
 
-Kind = Literal["units", "rounds", "zeros"]
+MethodKind = Literal["units", "rounds", "zeros"]
 """What a method does.
 
 ``units`` chooses the units to remove once; ``rounds`` searches, slices and recovers until the budget is met;
@@ -136,7 +136,7 @@ class SearchMethod:
         summary: what it does, in a few words for ``--help``.
         choose: the function that chooses, or where it is, as ``"module:function"``: it is imported when it is first
             called, so that listing methods imports no torch.
-        kind: what it does, see ``Kind``.
+        kind: what it does, see ``MethodKind``.
         settings: dataclass of its settings, which is also its group of options; None where it has none. Methods of kind
             ``rounds`` have ``iterations`` and ``round_epochs`` in it.
         group: field of ``RunSettings`` that holds the settings; empty where there are none.
@@ -147,13 +147,14 @@ class SearchMethod:
         record: makes what the journal records of the settings and the recipe, for methods whose outcome depends on
             them; a function, or where it is.
         scratch: names of files in the search's folder that are of no use once it has finished.
-        explain: what the report says of the search; empty lets the report describe the steps.
+        explain: a sentence for the report on how the units were chosen; the journal keeps it. The report knows the
+            methods that come with PocketViT.
     """
 
     name: str
     summary: str
     choose: Choose | str
-    kind: Kind = "units"
+    kind: MethodKind = "units"
     settings: type[Any] | None = None
     group: str = ""
     ranks_by: str = ""
@@ -182,7 +183,7 @@ class SearchMethod:
 
         Args:
             settings: the method's settings.
-            recipe: of the recovery.
+            recipe: recipe of the recovery.
         """
         found: dict[str, Any] = _function(self.record)(settings, recipe) if self.record else {}
         return found

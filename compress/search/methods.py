@@ -8,7 +8,6 @@ from .tas.settings import TasSettings
 from .tree.settings import TreeSettings
 
 _FISHER = "Fisher importance, which it takes anew on the models along its way"
-_DRAWN = "Drawn as if embed_dim were cut first and then block after block."
 
 ONE_SHOT = SearchMethod(
     name="one-shot",
@@ -21,7 +20,6 @@ MILP = SearchMethod(
     name="milp",
     summary="the least importance for the budget, solved as an integer program",
     choose="compress.search.milp:choose",
-    explain=f"All widths at once, by integer programming: the least importance lost within the budget. {_DRAWN}",
 )
 
 GREEDY = SearchMethod(
@@ -55,18 +53,12 @@ TAS = SearchMethod(
     group="tas",
     record="compress.search.tas.method:record",
     scratch=("tas.safetensors",),
-    explain=(
-        "Widths and depth learnt by gradient: the odds of every candidate over the steps of the search, "
-        "the likelier the darker, and what the most likely plan costs. The band is the tolerance. Kept are the "
-        "most important units of the baseline at the widths found."
-    ),
 )
 
 UNIFORM = SearchMethod(
     name="uniform",
     summary="all widths scaled alike",
     choose="compress.search.uniform:choose",
-    explain=f"Every width scaled alike, as near as multiples of 8 come, down to the budget. {_DRAWN}",
 )
 
 UNSTRUCTURED = SearchMethod(

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from compress.budget import Budget, Cost
-from compress.importance.units import Importance, check_finite
-from compress.model.slicing import BlockKept, Kept, keep_all, plan_of, widths_of
+from compress.importance.units import Importance, check_finite_importance
+from compress.model.slicing import KeptBlock, KeptUnits, keep_all, plan_of, widths_of
 from runtime import ShapePlan
 
 from .base import GroupSizes, Proposal, SearchInputs
@@ -23,7 +23,7 @@ Action = Literal["mlp", "qk", "v", "head", "embed"]
 
 
 @dataclass(frozen=True)
-class Removal:
+class GroupRemoval:
     """One group that can go.
 
     Attributes:
@@ -36,7 +36,7 @@ class Removal:
     action: Action
     block: int
     importance: float
-    kept: Kept
+    kept: KeptUnits
 
 
 def choose(inputs: SearchInputs) -> Proposal:
@@ -49,7 +49,7 @@ def propose(
     plan: ShapePlan,
     importance: Importance,
     budget: Budget,
-    start: Kept,
+    start: KeptUnits,
     sizes: GroupSizes | None = None,
     *,
     cost: Cost | None = None,
@@ -60,8 +60,8 @@ def propose(
     is uneven (time, which falls in steps), groups of several times their size are looked at too.
 
     Args:
-        plan: of the model to prune.
-        importance: of its units.
+        plan: plan of the model to prune.
+        importance: importance of its units.
         budget: what to get down to.
         start: what is kept to begin with (``keep_all(plan)``).
         sizes: how much one removal takes.
@@ -70,12 +70,12 @@ def propose(
     Raises:
         PlanError: every group is gone and the budget is still not met, or an importance is not finite.
     """
-    check_finite(importance)
+    check_finite_importance(importance)
     sizes, saved_in = sizes or GroupSizes(), cost or budget.cost
     kept, now = start, plan_of(plan, start)
     steps = []
     while (spent := budget.of(now)) > budget.limit:
-        best: tuple[tuple[bool, float], Removal, ShapePlan] | None = None
+        best: tuple[tuple[bool, float], GroupRemoval, ShapePlan] | None = None
         before = saved_in.of(now)
         for removal in removals(plan, importance, kept, sizes, multiples_of(saved_in)):
             after = widths_of(plan, removal.kept)
@@ -112,8 +112,8 @@ def multiples_of(cost: Cost) -> int:
 
 
 def removals(
-    plan: ShapePlan, importance: Importance, kept: Kept, sizes: GroupSizes, multiples: int = 1
-) -> Iterator[Removal]:
+    plan: ShapePlan, importance: Importance, kept: KeptUnits, sizes: GroupSizes, multiples: int = 1
+) -> Iterator[GroupRemoval]:
     """Yields every group that may go next: per block one of MLP, QK, V and HEAD, and one EMB for the model.
 
     Each is the least important of its kind; the last 8 of a width and the last head of a block stay. With
@@ -122,19 +122,19 @@ def removals(
     for i, (keep, scores) in enumerate(zip(kept.blocks, importance.blocks, strict=True)):
         for size in _multiples(sizes.mlp, len(keep.mlp), multiples):
             mlp, lost = _drop(keep.mlp, scores.mlp, size)
-            yield Removal("mlp", i, lost, _with_block(kept, i, replace(keep, mlp=mlp)))
+            yield GroupRemoval("mlp", i, lost, _with_block(kept, i, replace(keep, mlp=mlp)))
         for size in _multiples(sizes.qk, len(keep.qk[0]), multiples):
             dims, lost = _drop_in_heads(keep.heads, keep.qk, scores.qk, size)
-            yield Removal("qk", i, lost, _with_block(kept, i, replace(keep, qk=dims)))
+            yield GroupRemoval("qk", i, lost, _with_block(kept, i, replace(keep, qk=dims)))
         for size in _multiples(sizes.v, len(keep.v[0]), multiples):
             dims, lost = _drop_in_heads(keep.heads, keep.v, scores.v, size)
-            yield Removal("v", i, lost, _with_block(kept, i, replace(keep, v=dims)))
+            yield GroupRemoval("v", i, lost, _with_block(kept, i, replace(keep, v=dims)))
         if len(keep.heads) > 1:
             block, lost = _drop_head(keep, scores.qk, scores.v)
-            yield Removal("head", i, lost, _with_block(kept, i, block))
+            yield GroupRemoval("head", i, lost, _with_block(kept, i, block))
     for size in _multiples(sizes.embed, len(kept.embed), multiples):
         embed, lost = _drop(kept.embed, importance.embed, size)
-        yield Removal("embed", -1, lost, replace(kept, embed=embed))
+        yield GroupRemoval("embed", -1, lost, replace(kept, embed=embed))
 
 
 def _multiples(size: int, width: int, most: int) -> range:
@@ -159,7 +159,7 @@ def _drop_in_heads(
     return tuple(rest for rest, _ in dropped), sum(lost for _, lost in dropped)
 
 
-def _drop_head(keep: BlockKept, qk: npt.NDArray[np.float64], v: npt.NDArray[np.float64]) -> tuple[BlockKept, float]:
+def _drop_head(keep: KeptBlock, qk: npt.NDArray[np.float64], v: npt.NDArray[np.float64]) -> tuple[KeptBlock, float]:
     """Drops the least important head, counting only the dimensions it still has."""
     totals = [
         float(qk[head, list(own_qk)].sum() + v[head, list(own_v)].sum())
@@ -168,7 +168,7 @@ def _drop_head(keep: BlockKept, qk: npt.NDArray[np.float64], v: npt.NDArray[np.f
     gone = int(np.argmin(totals))
     rest = [i for i in range(len(keep.heads)) if i != gone]
     return (
-        BlockKept(
+        KeptBlock(
             tuple(keep.heads[i] for i in rest),
             tuple(keep.qk[i] for i in rest),
             tuple(keep.v[i] for i in rest),
@@ -178,5 +178,5 @@ def _drop_head(keep: BlockKept, qk: npt.NDArray[np.float64], v: npt.NDArray[np.f
     )
 
 
-def _with_block(kept: Kept, index: int, block: BlockKept) -> Kept:
+def _with_block(kept: KeptUnits, index: int, block: KeptBlock) -> KeptUnits:
     return replace(kept, blocks=(*kept.blocks[:index], block, *kept.blocks[index + 1 :]))

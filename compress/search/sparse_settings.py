@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from runtime import PlanError, check_fields
+from runtime.options import Option
 
 SparseLayer = Literal["qkv", "proj", "fc1", "fc2"]
 SparseScope = Literal["layer", "global"]
@@ -18,21 +19,27 @@ SPARSE_SCOPES: tuple[SparseScope, ...] = get_args(SparseScope)
 
 @dataclass(frozen=True)
 class SparseSettings:
-    """Which weights ``unstructured`` makes zero.
-
-    Attributes:
-        sparsity: share of the weights of the chosen layers that become zeros, more than 0 and less than 1.
-        scope: ``layer`` takes this share of each matrix (query, key and value are three), ``global`` of all of them
-            ranked together.
-        layers: some of ``qkv``, ``proj``, ``fc1`` and ``fc2``, in every block.
+    """Which weights ``unstructured`` makes zero; each field's ``Option`` describes it.
 
     Raises:
         PlanError: a value is of another type or out of range.
     """
 
-    sparsity: float = 0.9
-    scope: SparseScope = "layer"
-    layers: tuple[SparseLayer, ...] = SPARSE_LAYERS
+    sparsity: Annotated[
+        float, Option("unstructured: share of the weights that become zeros, more than 0 and less than 1.")
+    ] = 0.9
+    scope: Annotated[
+        SparseScope,
+        Option(
+            "unstructured: layer takes this share of each matrix (query, key and value are three), global of all "
+            "matrices ranked together.",
+            name="--sparsity-scope",
+        ),
+    ] = "layer"
+    layers: Annotated[
+        tuple[SparseLayer, ...],
+        Option("unstructured: layers whose weights become zeros, comma-separated.", name="--sparsity-layers"),
+    ] = SPARSE_LAYERS
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from compress.budget import Budget, Cost
-from compress.importance.units import Floats, Importance, check_finite, part_of
-from compress.model.slicing import BlockKept, Kept
+from compress.importance.units import Floats, Importance, check_finite_importance, lost_importance
+from compress.model.slicing import KeptBlock, KeptUnits
 from runtime import MULTIPLE, PlanError, ShapePlan
 
 from .base import Proposal, SearchInputs
+from .steps import width_steps
 
 _FLOORS = (0.98, 0.95, 0.9, 0.0)
 """Shares of the budget that a result should cost at least, one after the other until there is one."""
@@ -31,8 +32,8 @@ def scale_evenly(plan: ShapePlan, importance: Importance, budget: Budget) -> Pro
     Heads and blocks all stay.
 
     Args:
-        plan: of the model to prune.
-        importance: of its units.
+        plan: plan of the model to prune.
+        importance: importance of its units.
         budget: what to get down to.
 
     Returns:
@@ -42,36 +43,21 @@ def scale_evenly(plan: ShapePlan, importance: Importance, budget: Budget) -> Pro
     Raises:
         PlanError: no widths meet the budget, or an importance is not finite.
     """
-    check_finite(importance)
+    check_finite_importance(importance)
     tried = (even_plan(plan, budget.cost, math.ceil(floor * budget.limit), budget.limit) for floor in _FLOORS)
     found = next((one for one in tried if one is not None), None)
     if found is None:
         least = replace(plan, embed_dim=MULTIPLE, blocks=_scaled(plan, 0.0, 0.0))
         raise budget.unreachable(budget.of(least))
     kept = most_important(plan, importance, found)
-    stays, now = part_of(importance, kept), replace(plan, embed_dim=found.embed_dim)
-    steps: list[dict[str, Any]] = [
-        {
-            "action": "embed",
-            "block": -1,
-            "embed_dim": now.embed_dim,
-            "importance": float(importance.embed.sum() - stays.embed.sum()),
-            "cost": budget.of(now),
-        }
-    ]
-    for i, block in enumerate(found.blocks):
-        now = now.with_block(i, block)
-        told = {"action": "block", "block": i, **asdict(block)}
-        lost = importance.blocks[i].total - stays.blocks[i].total
-        steps.append({**told, "importance": lost, "cost": budget.of(now)})
-    return Proposal(found, kept, tuple(steps))
+    return Proposal(found, kept, width_steps(plan, found, budget, lost_importance(importance, kept)))
 
 
 def even_plan(plan: ShapePlan, cost: Cost, low: int, high: int) -> ShapePlan | None:
     """Returns ``plan`` with embed_dim, head widths and mlp_dim scaled by shares as equal as multiples of 8 can be.
 
     Args:
-        plan: of the unpruned model.
+        plan: plan of the unpruned model.
         cost: what is counted; it must not fall where an MLP widens.
         low: the least the result may cost.
         high: the most.
@@ -128,12 +114,12 @@ def _nearest(width: float) -> int:
     return MULTIPLE * max(1, round(width / MULTIPLE))
 
 
-def most_important(plan: ShapePlan, importance: Importance, smaller: ShapePlan) -> Kept:
+def most_important(plan: ShapePlan, importance: Importance, smaller: ShapePlan) -> KeptUnits:
     """Returns the most important units at the widths of ``smaller``, in every head its own; all heads stay.
 
     Args:
-        plan: of the model the importance is of.
-        importance: of its units; of equals the first stays.
+        plan: plan of the model the importance is of.
+        importance: importance of its units; of equals the first stays.
         smaller: a plan with the same heads and blocks, and no width larger.
 
     Raises:
@@ -145,8 +131,8 @@ def most_important(plan: ShapePlan, importance: Importance, smaller: ShapePlan) 
     for scores, widths in zip(importance.blocks, smaller.blocks, strict=True):
         qk = tuple(_first(own, widths.qk_dim) for own in scores.qk)
         v = tuple(_first(own, widths.v_dim) for own in scores.v)
-        blocks.append(BlockKept(tuple(range(widths.num_heads)), qk, v, _first(scores.mlp, widths.mlp_dim)))
-    return Kept(_first(importance.embed, smaller.embed_dim), tuple(blocks))
+        blocks.append(KeptBlock(tuple(range(widths.num_heads)), qk, v, _first(scores.mlp, widths.mlp_dim)))
+    return KeptUnits(_first(importance.embed, smaller.embed_dim), tuple(blocks))
 
 
 def _first(scores: Floats, count: int) -> tuple[int, ...]:

@@ -31,12 +31,12 @@ from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
 from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, if_long, silent
 
-from .masks import Masks, digest_of, hold_zeros, with_zeros
-from .state import TrainingState, read_state, write_state
-from .task import Packed, TrainTask, check_task, packed, unpacked
+from .masks import Masks, hold_zeros, masks_digest, with_zeros
+from .state import TrainingState, read_training_state, write_training_state
+from .task import Packed, TrainTask, check_task, pack_task, unpack_task
 
 SAVE_EVERY_S = 30.0
-_BESIDE = "lesson:"
+_EXTRA = "lesson:"
 """Begins the names of what is trained beside the model, in a saved state."""
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -85,18 +85,18 @@ def fit(
         spec: the model's input.
         recipe: how.
         augmentation: random changes to training pictures.
-        seed: of order and augmentation.
+        seed: seed of order and augmentation.
         bf16: compute under bfloat16 autocast.
         teacher: learn from it too; a model of the same input, or any other; left as it is.
         distillation: what is learnt from it, or from the model itself; by default a teacher's answers, with the
             recipe's ``distill_weight`` and ``temperature``.
         masks: by the weight's name, False where it is made zero and stays so (``magnitude_masks``).
-        device: where to compute; by default where ``use_device`` says. The models that are returned are on the CPU.
+        device: device that computes; None takes the device in use. The returned models are on the CPU.
         state_path: keep the state of the training here, at least every 30 seconds and after every epoch, and
             continue from it when it is there and belongs to the same training, with as many processes and on
             whatever device it was made. The caller removes it.
         stage: what progress calls it.
-        progress: told after every step.
+        progress: called after every step.
         clock: seconds, monotonic.
 
     Raises:
@@ -108,13 +108,12 @@ def fit(
     if masks:
         model = with_zeros(model, masks)
     asked = sliced_teacher(teacher, spec) if isinstance(teacher, SlicedViT) else teacher
-    told = distillation
-    if asked is not None and told is None:
-        told = Distillation(weight=recipe.distill_weight, temperature=recipe.temperature)
+    if asked is not None and distillation is None:
+        distillation = Distillation(weight=recipe.distill_weight, temperature=recipe.temperature)
     there = device or device_in_use()
-    task = TrainTask(model, spec, recipe, augmentation, seed, bf16, there, asked, told, masks)
+    task = TrainTask(model, spec, recipe, augmentation, seed, bf16, there, asked, distillation, masks)
     run = _start(task, data, state_path, stage, progress, clock)
-    together = run.lesson.network if run.lesson and run.lesson.told.online else None
+    together = run.distillation.network if run.distillation and run.distillation.settings.online else None
     kept = together.eval().to(CPU) if isinstance(together, nn.Module) else None
     return Trained(build(model.plan, run.best), tuple(run.history), kept)
 
@@ -156,7 +155,7 @@ def _start(
     if ranks.size > 1:
         check_task(task)
     run = _Run(task, data, ranks)
-    with ranks.together(_follow, data, *(packed(task) if ranks.size > 1 else ())):
+    with ranks.together(_follow, data, *(pack_task(task) if ranks.size > 1 else ())):
         _train(run, state_path, stage, progress, clock)
     return run
 
@@ -166,25 +165,25 @@ def _follow(data: Dataset, task: TrainTask, model: Packed, teacher: Packed) -> N
     ranks = current_ranks()
     device = choose_device(task.device.type, count_gpus(), ranks.local_rank, ranks.local_size)
     use_device(device)
-    run = _Run(unpacked(task, model, teacher, device), data, ranks)
+    run = _Run(unpack_task(task, model, teacher, device), data, ranks)
     _train(run, None, "", silent, time.monotonic)
 
 
 def _train(run: _Run, state_path: Path | None, stage: str, progress: Progress, clock: Callable[[], float]) -> None:
     """Runs a training to its end, from its saved state where there is one."""
-    state = (read_state(state_path, run.fingerprint()) if state_path else None) or TrainingState()
+    state = (read_training_state(state_path, run.fingerprint()) if state_path else None) or TrainingState()
     run.begin(state)
     saved = clock()
     while not run.finished:
         for step in run.steps():
             progress(stage, run.step, run.total_steps, run.note)
             if state_path and step and clock() - saved > SAVE_EVERY_S:
-                write_state(state_path, run.fingerprint(), run.state())
+                write_training_state(state_path, run.fingerprint(), run.state())
                 saved = clock()
         run.end_epoch(stage, progress)
         progress(stage, run.total_steps if run.finished else run.step, run.total_steps, run.note)
         if state_path:
-            write_state(state_path, run.fingerprint(), run.state())
+            write_training_state(state_path, run.fingerprint(), run.state())
             saved = clock()
 
 
@@ -195,15 +194,15 @@ class _Run:
         self.model: Any = copy.deepcopy(task.model).float().requires_grad_(True)
         self.data, self.spec, self.recipe, self.augmentation = data, task.spec, task.recipe, task.augmentation
         self.seed, self.bf16, self.device, self.ranks = task.seed, task.bf16, task.device, ranks
-        self.lesson, self.masks = task.lesson(), task.masks or {}
+        self.distillation, self.masks = task.loss(), task.masks or {}
         self._fingerprint = self._describe()
         self.model.to(task.device)
         hold_zeros(self.model, self.masks)
-        self.beside = self.lesson.trained if self.lesson else nn.ModuleDict()
+        self.extra = self.distillation.trained if self.distillation else nn.ModuleDict()
         self.steps_per_epoch = math.ceil(len(data.train) / self.recipe.batch_size)
         self.total_steps = self.recipe.epochs * self.steps_per_epoch
         self.optimizer = make_optimizer(self.model, self.recipe)
-        for group in self.lesson.groups(self.recipe) if self.lesson else ():
+        for group in self.distillation.groups(self.recipe) if self.distillation else ():
             self.optimizer.add_param_group(group)
         self.best: dict[str, torch.Tensor] = self._weights()
         self.history: list[EpochRecord] = []
@@ -216,8 +215,8 @@ class _Run:
         return self._fingerprint
 
     def _describe(self) -> str:
-        taught = self.lesson.describe() if self.lesson else None
-        held = [digest_of(self.masks)] if self.masks else []
+        taught = self.distillation.describe() if self.distillation else None
+        held = [masks_digest(self.masks)] if self.masks else []
         kind = getattr(self.model, "plan", type(self.model).__name__)
         pictures = hashlib.sha256()
         for indices in (self.data.train, self.data.held_out):
@@ -251,7 +250,7 @@ class _Run:
         data, changes, ranks = self.data, self.augmentation, self.ranks
         order = {"batch_size": self.recipe.batch_size, "seed": self.seed, "epoch": self.epoch, "skip": self.batch}
         batches = training_batches(data, data.train, self.spec, changes, ranks=ranks, **order)
-        views = self.lesson.views(data, changes, ranks, **order) if self.lesson else repeat(None)
+        views = self.distillation.views(data, changes, ranks, **order) if self.distillation else repeat(None)
         for (images, labels), view in zip(batches, views, strict=False):
             self._step(images, labels, view)
             yield self.step
@@ -261,7 +260,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["peak_lr"]
         # batch norm has no variance to go by in a batch of one
-        for part in (self.model, self.beside):
+        for part in (self.model, self.extra):
             part.train(len(labels) > 1)
         with own_randomness(self.device):
             # what a teacher drops at random must not hang on where a killed training went on
@@ -269,7 +268,7 @@ class _Run:
             loss = self.loss(images, labels, view)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        for part in (self.model, self.beside):
+        for part in (self.model, self.extra):
             if self.recipe.clip_norm:
                 nn.utils.clip_grad_norm_(list(part.parameters()), self.recipe.clip_norm)
         self.optimizer.step()
@@ -280,10 +279,10 @@ class _Run:
         """Returns the loss of a batch, of which ``images`` and ``view`` are this process's share."""
 
         def whole(own: torch.Tensor) -> torch.Tensor:
-            return self.ranks.whole(own, len(labels))
+            return self.ranks.gather(own, len(labels))
 
-        if self.lesson is not None:
-            return self.lesson.loss(self.model, images, labels, view, whole)
+        if self.distillation is not None:
+            return self.distillation.loss(self.model, images, labels, view, whole)
         with autocast(self.device, self.bf16):
             logits = self.model(images.to(self.device)).float()
         return label_loss(whole(logits), labels.to(self.device))
@@ -321,11 +320,11 @@ class _Run:
             batch=self.batch,
             loss_sum=self.loss_sum,
             history=tuple(self.history),
-            weights={**self._weights(), **{f"{_BESIDE}{name}": v for name, v in _kept(self.beside).items()}},
+            weights={**self._weights(), **{f"{_EXTRA}{name}": v for name, v in _kept(self.extra).items()}},
             best=self.best,
             moments={
                 f"{i}.{key}": value.to(CPU)
-                for i, parameter in enumerate([*self.model.parameters(), *self.beside.parameters()])
+                for i, parameter in enumerate([*self.model.parameters(), *self.extra.parameters()])
                 for key, value in self.optimizer.state.get(parameter, {}).items()
             },
         )
@@ -333,8 +332,8 @@ class _Run:
     def begin(self, state: TrainingState) -> None:
         """Continues from rank 0's ``state``, in step with the other ranks; an empty one starts anew."""
         self.ranks.check_equal(hashlib.sha256(self.fingerprint().encode()).hexdigest())
-        self.restore(self.ranks.told(state))
-        self.loss = in_lockstep(self.ranks, [self.model, self.beside], self._loss)
+        self.restore(self.ranks.broadcast(state))
+        self.loss = in_lockstep(self.ranks, [self.model, self.extra], self._loss)
 
     def restore(self, state: TrainingState) -> None:
         """Continues from ``state``; an empty one starts anew."""
@@ -342,12 +341,12 @@ class _Run:
         self.history = list(state.history)
         if not state.weights:
             return
-        own = {name: value for name, value in state.weights.items() if not name.startswith(_BESIDE)}
+        own = {name: value for name, value in state.weights.items() if not name.startswith(_EXTRA)}
         self.model.load_state_dict(own)
-        beside = {name.removeprefix(_BESIDE): v for name, v in state.weights.items() if name.startswith(_BESIDE)}
-        self.beside.load_state_dict(beside)
+        extra = {name.removeprefix(_EXTRA): v for name, v in state.weights.items() if name.startswith(_EXTRA)}
+        self.extra.load_state_dict(extra)
         self.best = state.best
-        parameters = [*self.model.parameters(), *self.beside.parameters()]
+        parameters = [*self.model.parameters(), *self.extra.parameters()]
         for name, value in state.moments.items():
             index, key = name.split(".")
             parameter = parameters[int(index)]

@@ -47,7 +47,7 @@ def _zeroed(masked: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     return gradient.masked_fill(masked.to(gradient.device), 0.0)
 
 
-def digest_of(masks: Masks) -> str:
+def masks_digest(masks: Masks) -> str:
     """Returns a SHA-256 of the names, shapes and values of masks, 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for name in sorted(masks):

@@ -45,7 +45,7 @@ class _Header:
     history: tuple[EpochRecord, ...]
 
 
-def write_state(path: Path, fingerprint: str, state: TrainingState) -> None:
+def write_training_state(path: Path, fingerprint: str, state: TrainingState) -> None:
     """Writes ``state`` atomically; ``fingerprint`` says which training it belongs to.
 
     Raises:
@@ -55,7 +55,7 @@ def write_state(path: Path, fingerprint: str, state: TrainingState) -> None:
     write_groups(path, fingerprint, _Header(state.epoch, state.batch, state.loss_sum, state.history), groups)
 
 
-def read_state(path: Path, fingerprint: str) -> TrainingState | None:
+def read_training_state(path: Path, fingerprint: str) -> TrainingState | None:
     """Reads a state, or returns None where there is none or it belongs to another training."""
     found = read_groups(path, fingerprint, _Header, _GROUPS)
     if found is None:

@@ -1,4 +1,4 @@
-"""What is trained and how, as every process of a training is told it."""
+"""A training as data, in a form that can be sent to other processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from compress.data.augment import Augmentation
-from compress.distill.lesson import Lesson
+from compress.distill.loss import DistillationLoss
 from compress.distill.settings import Distillation
 from compress.distill.teachers import Teacher
 from compress.distributed import check_shareable
@@ -23,19 +23,19 @@ Packed = nn.Module | tuple[ShapePlan, dict[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class TrainTask:
-    """A training, beside its data and where its state is kept.
+    """A training without its data and its state.
 
     Attributes:
         model: the network to start from.
         spec: its input.
-        recipe: how.
+        recipe: length, learning rates and other settings of the training.
         augmentation: random changes to training pictures.
-        seed: of order and augmentation.
+        seed: seed of order and augmentation.
         bf16: compute under bfloat16 autocast.
-        device: where to compute.
-        teacher: whom it learns from.
-        told: what it learns beside the labels.
-        masks: weights that stay zero.
+        device: device that computes.
+        teacher: the network to learn from.
+        distillation: methods of distillation; None learns from the labels alone.
+        masks: the weights that stay zero.
     """
 
     model: nn.Module
@@ -46,38 +46,40 @@ class TrainTask:
     bf16: bool
     device: torch.device
     teacher: Teacher | None = None
-    told: Distillation | None = None
+    distillation: Distillation | None = None
     masks: Masks | None = None
 
-    def lesson(self) -> Lesson | None:
-        """Returns what the network is taught by; none where that is the labels alone."""
-        if self.told is None:
+    def loss(self) -> DistillationLoss | None:
+        """Returns the distillation loss; None where the network learns from the labels alone."""
+        if self.distillation is None:
             return None
         assert isinstance(self.model, SlicedViT)
-        return Lesson(self.told, self.teacher, self.model, self.spec, self.seed, self.bf16, self.device)
+        return DistillationLoss(
+            self.distillation, self.teacher, self.model, self.spec, self.seed, self.bf16, self.device
+        )
 
 
 def check_task(task: TrainTask) -> None:
-    """Refuses what several processes cannot train as one does.
+    """Refuses a training that several processes would not train as one process does.
 
     Raises:
-        ModelError: what is trained goes by statistics of a batch or drops activations at random, or its teacher is an
-            exported file.
+        ModelError: a network uses statistics of a batch or drops activations at random, or the teacher is an exported
+            file.
     """
     check_shareable(task.model)
-    if task.teacher is None or task.told is None or not task.told.needs_teacher:
+    if task.teacher is None or task.distillation is None or not task.distillation.needs_teacher:
         return
     if not isinstance(task.teacher.network, nn.Module):
         raise ModelError(
             f"The teacher {task.teacher.name} is an exported file, which one process alone can ask",
             fix="Train without torchrun, or name the run folder it was made of with --teacher",
         )
-    if task.told.online:
+    if task.distillation.online:
         check_shareable(task.teacher.network)
 
 
-def packed(task: TrainTask) -> tuple[TrainTask, Packed, Packed]:
-    """Returns a task as it can be sent: a ``SlicedViT`` is a plan and weights, for functions in it cannot be."""
+def pack_task(task: TrainTask) -> tuple[TrainTask, Packed, Packed]:
+    """Returns a task that can be pickled, and the two networks: a ``SlicedViT`` as plan and weights."""
     bare = nn.Identity()
     teacher = task.teacher and replace(task.teacher, network=bare)
     asked = task.teacher.network if task.teacher else bare
@@ -85,8 +87,8 @@ def packed(task: TrainTask) -> tuple[TrainTask, Packed, Packed]:
     return replace(task, model=bare, teacher=teacher), _as_data(task.model), _as_data(asked)
 
 
-def unpacked(task: TrainTask, model: Packed, teacher: Packed, device: torch.device) -> TrainTask:
-    """Returns the task that ``packed`` was given, to be done on ``device``."""
+def unpack_task(task: TrainTask, model: Packed, teacher: Packed, device: torch.device) -> TrainTask:
+    """Returns the task that ``pack_task`` took apart, for ``device``."""
     asked = task.teacher and replace(task.teacher, network=_as_network(teacher))
     return replace(task, model=_as_network(model), teacher=asked, device=device)
 
@@ -95,5 +97,5 @@ def _as_data(network: nn.Module) -> Packed:
     return (network.plan, network.state_dict()) if isinstance(network, SlicedViT) else network
 
 
-def _as_network(packed: Packed) -> nn.Module:
-    return build(*packed) if isinstance(packed, tuple) else packed
+def _as_network(pack_task: Packed) -> nn.Module:
+    return build(*pack_task) if isinstance(pack_task, tuple) else pack_task

@@ -136,14 +136,16 @@ class StepLog:
     """A search in one go.
 
     Attributes:
-        method: ``one-shot`` or ``milp``.
+        method: name of the search method, such as ``one-shot``.
         unit: of the cost, as the budget has it.
         steps: in order.
+        explain: how the method chooses, a sentence of its journal; empty where the journal has none.
     """
 
     method: str
     unit: str
     steps: tuple[Removal, ...]
+    explain: str = ""
 
 
 SearchLog = TreeLog | StepLog
@@ -228,11 +230,10 @@ def _read_steps(path: Path) -> StepLog | None:
     if any(step.cost < 1 for step in steps):
         raise ArtifactError(f"{path} has figures that cannot be", fix="It was edited by hand")
     method = settings.get("search", "one-shot")
-    return (
-        StepLog(method if isinstance(method, str) else "one-shot", _unit(settings.get("budget")), steps)
-        if steps
-        else None
-    )
+    explain = next((line["explain"] for _, line in lines if isinstance(line.get("explain"), str)), "")
+    if not steps:
+        return None
+    return StepLog(method if isinstance(method, str) else "one-shot", _unit(settings.get("budget")), steps, explain)
 
 
 def _unit(told: object) -> str:

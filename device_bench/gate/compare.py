@@ -9,8 +9,6 @@ from device_bench.interval import Interval
 from device_bench.machine.state import MachineState
 from device_bench.metrics.stats import ratio_of_medians
 
-NOT_IN_TURNS = "not measured in turns: whatever differed between the two moments counts as a difference of the files"
-
 
 @dataclass(frozen=True)
 class Comparison:

@@ -23,7 +23,7 @@ from device_bench.clock import Clock
 from device_bench.interval import Interval
 from device_bench.metrics.inputs import random_input
 from device_bench.metrics.timing import no_mark
-from device_bench.worker.isolated import Ask, run_isolated
+from device_bench.worker.isolated import RunJob, run_isolated
 from runtime import MeasurementError, Progress, decode, encode, open_engine, silent
 from runtime.worker.child import Reporter
 from runtime.worker.parent import SILENCE_S
@@ -161,7 +161,7 @@ def duel(
     threads: int = 1,
     seed: int | None = None,
     silence_s: float = SILENCE_S,
-    ask: Ask = run_isolated,
+    run_job: RunJob = run_isolated,
     clock: Clock = time.perf_counter_ns,
     progress: Progress = silent,
 ) -> Duel:
@@ -174,7 +174,7 @@ def duel(
         threads: of each engine, at least 1.
         seed: of the lots; by default a new one each time.
         silence_s: a process that gives no sign for so long is ended, s.
-        ask: runs a job in a fresh process.
+        run_job: runs a job in a fresh process.
         clock: a monotonic clock in nanoseconds, for the budget.
         progress: told of the seconds spent.
 
@@ -193,7 +193,7 @@ def duel(
             "before": [one.log_ratio for launch in launches for one in launch],
             "rules": encode(rules),
         }
-        launches.append(_launch(ask, base, new, request, silence_s))
+        launches.append(_launch(run_job, base, new, request, silence_s))
         spent_s = (clock() - started) * 1e-9
         found = Duel(rules, threads, seed, tuple(launches), spent_s)
         progress("duel", min(round(spent_s), math.ceil(rules.seconds)), math.ceil(rules.seconds))
@@ -266,8 +266,8 @@ def _turn(run: Run, repeats: int, clock: Clock) -> float:
     return min(values)
 
 
-def _launch(ask: Ask, base: Path, new: Path, request: dict[str, Any], silence_s: float) -> tuple[Round, ...]:
-    answer = ask("duel", {"base": str(base.resolve()), "new": str(new.resolve()), **request}, silence_s=silence_s)
+def _launch(run_job: RunJob, base: Path, new: Path, request: dict[str, Any], silence_s: float) -> tuple[Round, ...]:
+    answer = run_job("duel", {"base": str(base.resolve()), "new": str(new.resolve()), **request}, silence_s=silence_s)
     if answer.error is None:
         return decode(tuple[Round, ...], answer.value, "the rounds")
     if answer.turn is None:

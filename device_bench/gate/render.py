@@ -1,4 +1,4 @@
-"""What a gate found, for machines and people: JUnit XML and Markdown."""
+"""Renders the checks of a gate as JUnit XML and as Markdown."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def junit(gates: Sequence[Gate]) -> bytes:
             case = ElementTree.SubElement(
                 suite, "testcase", classname=_xml(f"gate.{gate.new}"), name=_xml(check.metric)
             )
-            said = _xml(_sentence(check))
+            text = _xml(_sentence(check))
             if check.passed is None:
-                ElementTree.SubElement(case, "skipped", message=said)
+                ElementTree.SubElement(case, "skipped", message=text)
             elif not check.passed:
-                ElementTree.SubElement(case, "failure", message=said, type="limit").text = said
+                ElementTree.SubElement(case, "failure", message=text, type="limit").text = text
     ElementTree.indent(root)
     data: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return data + b"\n"

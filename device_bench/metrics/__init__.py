@@ -1,4 +1,4 @@
-"""What a bench measures of a file: the registry of metrics.
+"""The registry of metrics: everything that a bench measures of a file.
 
 A further metric is one module with a ``Metric`` and one line here, or ``METRICS.register`` in a plug-in.
 """

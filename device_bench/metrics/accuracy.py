@@ -1,4 +1,4 @@
-"""Labelled images answered by an exported file on the target: one ``.npz`` file in, a confusion matrix out."""
+"""Accuracy of an exported file on the target: labelled images in, a confusion matrix out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from runtime import (
     silent,
 )
 
-from .base import REFERENCE, VIEWS, Measured, Metric, Task, column
+from .base import REFERENCE, VIEWS, Measured, Metric, Task, column, held
 
 _STEP = 16
 _KEYS = ("pictures", "labels", "data", "split", "class_names")
@@ -42,8 +42,8 @@ class TestImages:
         pictures: ``(N, H, W, C)`` uint8, C being 1 or 3.
         labels: true classes, ``(N,)`` int64, 0 to ``len(class_names) - 1``.
         data: the dataset's name.
-        split: of it.
-        class_names: of the labels.
+        split: split of the dataset.
+        class_names: names of the labels.
 
     Raises:
         DataError: there is no picture, or shapes, types and labels do not fit together.
@@ -100,8 +100,8 @@ def read_test_images(path: Path) -> TestImages:
     """Reads what ``write_test_images`` wrote.
 
     Raises:
-        ArtifactError: the file is missing, or is no such file.
-        DataError: its pictures and labels do not fit together.
+        ArtifactError: the file is missing or damaged.
+        DataError: pictures and labels do not fit together.
     """
     try:
         # numpy leaves a file open that it cannot read
@@ -117,19 +117,15 @@ def read_test_images(path: Path) -> TestImages:
 
 
 def accuracy_of(
-    session: Session,
-    images: TestImages,
-    *,
-    progress: Progress = silent,
-    sign: Callable[[], None] = lambda: None,
+    session: Session, images: TestImages, *, progress: Progress = silent, sign: Callable[[], None] = lambda: None
 ) -> Accuracy:
-    """Has a loaded file answer ``images``, and counts its answers.
+    """Classifies ``images`` with a loaded file, and counts the answers.
 
     Args:
         session: the loaded file.
-        images: of the file's own classes.
-        progress: told of the images done.
-        sign: called before each few images, to show that nothing hangs.
+        images: labelled images of the file's classes.
+        progress: called with the images done.
+        sign: called every few images, to show that nothing hangs.
 
     Raises:
         DataError: the file knows other classes than the images have.
@@ -186,10 +182,6 @@ def _measure(task: Task) -> Accuracy:
     return accuracy_of(session, images, progress=task.progress, sign=task.sign)
 
 
-def _if_known(value: Callable[[Accuracy], Any]) -> Callable[[Measured], Any]:
-    return lambda own: value(own.file.accuracy) if own.file.accuracy else None
-
-
 def _images(own: Measured) -> str:
     return f"of {format.whole(own.file.accuracy.images)}" if own.file.accuracy else ""
 
@@ -228,7 +220,7 @@ ACCURACY = Metric(
     columns=(
         column(
             "Top-1 here",
-            _if_known(lambda own: own.top1),
+            held("accuracy", lambda own: own.top1),
             text=format.percent,
             detail=_images,
             short="top-1",
@@ -236,12 +228,12 @@ ACCURACY = Metric(
         ),
         column(
             "Images answered",
-            _if_known(lambda own: own.images),
+            held("accuracy", lambda own: own.images),
             text=format.whole,
             short="images",
             views=frozenset({"bench"}),
         ),
-        column("95 % interval", _if_known(_interval), views=_REPORT),
+        column("95 % interval", held("accuracy", _interval), views=_REPORT),
         column(f"Against {REFERENCE}", _against, views=_REPORT),
         column(
             "At export",
@@ -250,7 +242,7 @@ ACCURACY = Metric(
             detail=lambda own: f"of {format.whole(own.exported_images)}",
             views=_REPORT,
         ),
-        column("Images", _if_known(lambda own: own.data), detail=_split, views=_REPORT),
+        column("Images", held("accuracy", lambda own: own.data), detail=_split, views=_REPORT),
     ),
     section="Accuracy on {target}",
     note=lambda measured: (

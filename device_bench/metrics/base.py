@@ -1,4 +1,4 @@
-"""A metric: how a figure of a file is measured, what its columns are, and what is said of it."""
+"""The type of a metric: its measurement, its columns, and the words about it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Measured:
     Attributes:
         bench: the bench that measured the file.
         file: the figures of the file.
-        exported_top1: top-1 at export, 0..1; None where it is not known.
+        exported_top1: top-1 at export, 0..1; None if unknown.
         exported_images: number of images behind ``exported_top1``.
     """
 
@@ -156,7 +156,7 @@ class Metric:
         section: heading of the report's section, where ``{target}`` may stand; by default the title; None for none.
         part: heading inside the section, which metrics may share.
         note: returns the words above the table.
-        remarks: returns pairs of a file and what a reader must know of its figure.
+        remarks: returns pairs of a file and a remark on its figure.
     """
 
     name: str
@@ -174,9 +174,29 @@ class Metric:
     note: Callable[[Sequence[Measured]], str] = lambda measured: ""
     remarks: Callable[[Sequence[Measured]], Iterable[tuple[str, str]]] = lambda measured: ()
 
+    @property
+    def averaged(self) -> tuple[Number, ...]:
+        """The numbers that a study averages over seeds."""
+        return tuple(number for number in self.numbers if number.averaged)
+
     def held_by(self, file: FileResult) -> bool:
         """Whether a result holds a value of the metric."""
         return bool(getattr(file, self.name, None)) or self.name in file.metrics
+
+
+def held(name: str, value: Callable[[Any], Any]) -> Callable[[Measured], Any]:
+    """Returns a function that applies ``value`` to a field of ``FileResult``, and gives None where that is None.
+
+    Args:
+        name: the field.
+        value: returns the figure.
+    """
+
+    def of(measured: Measured) -> Any:
+        own = getattr(measured.file, name)
+        return None if own is None else value(own)
+
+    return of
 
 
 def column(heading: str, value: Callable[[Measured], Any], **more: Any) -> Column[Measured]:

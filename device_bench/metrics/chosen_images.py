@@ -19,8 +19,8 @@ def choose_images(images: TestImages, count: int, seed: int = 0) -> TestImages:
 
     Args:
         images: labelled pictures.
-        count: how many, 1 to all of them.
-        seed: of the lots.
+        count: number of images, 1 to all.
+        seed: seed of the random choice.
 
     Raises:
         DataError: there are not so many, or ``count`` is below 1.

@@ -1,19 +1,10 @@
-"""What is counted of a file and never varies: its size, and the instructions that an emulated processor executes."""
+"""Metrics that are counted: file size, and instructions on an emulated processor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from device_bench import format
-from device_bench.documents.instructions import Instructions
 
-from .base import VIEWS, Measured, Metric, Number, column
-
-
-def _counted(show: Callable[[Instructions], Any]) -> Callable[[Measured], Any]:
-    return lambda own: show(own.file.instructions) if own.file.instructions else None
-
+from .base import VIEWS, Metric, Number, column, held
 
 INSTRUCTIONS = Metric(
     name="instructions",
@@ -23,21 +14,21 @@ INSTRUCTIONS = Metric(
     columns=(
         column(
             "Instructions per run",
-            _counted(lambda own: own.of("all")),
+            held("instructions", lambda own: own.of("all")),
             text=format.count,
             short="instructions",
             views=VIEWS | {"models"},
         ),
         column(
             "On vectors (SIMD)",
-            _counted(lambda own: own.of("simd") / own.of("all")),
+            held("instructions", lambda own: own.of("simd") / own.of("all")),
             text=format.percent,
             short="SIMD",
             views=VIEWS | {"models"},
         ),
         column(
             "Dot products of integers",
-            _counted(lambda own: own.of("dot")),
+            held("instructions", lambda own: own.of("dot")),
             text=format.count,
             short="dot products",
             views=VIEWS | {"models"},
@@ -47,7 +38,7 @@ INSTRUCTIONS = Metric(
         Number(
             "instructions",
             "instructions",
-            _counted(lambda own: float(own.of("all"))),
+            held("instructions", lambda own: float(own.of("all"))),
             lambda number: f"{format.count(round(number))} instr.",
             unit="instr.",
             reason=lambda own: "They are not counted.",

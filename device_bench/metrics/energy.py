@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from device_bench import format
 from device_bench.columns import Cell
 from device_bench.documents.figures import Energy
 from runtime import open_engine
 
-from .base import Measured, Metric, Number, Task, column
+from .base import Measured, Metric, Number, Task, column, held
 from .inputs import input_shape, random_input
 
 
@@ -40,10 +39,6 @@ def _per_image(energy: Energy) -> Cell:
     if energy.tier == "unavailable":
         return Cell("unavailable", known=False)
     return Cell(format.joules(energy.joules_per_image), energy.tier, joined=True)
-
-
-def _if_known(value: Callable[[Energy], Any]) -> Callable[[Measured], Any]:
-    return lambda own: value(own.file.energy) if own.file.energy else None
 
 
 def _tier(own: Measured) -> str:
@@ -109,17 +104,17 @@ ENERGY = Metric(
     wanted=lambda request: request.energy,
     options=lambda request: {"country": request.country},
     columns=(
-        column("Energy per image", _if_known(lambda own: own), text=_per_image, short="energy"),
+        column("Energy per image", held("energy", lambda own: own), text=_per_image, short="energy"),
         column(
             "With idle power",
-            _if_known(lambda own: own.total_joules_per_image),
+            held("energy", lambda own: own.total_joules_per_image),
             text=format.joules,
             detail=_tier,
             views=frozenset({"report"}),
         ),
         column(
             "Idle power",
-            _if_known(lambda own: own.idle_w),
+            held("energy", lambda own: own.idle_w),
             text=format.watts,
             detail=_tier,
             short="idle power",
@@ -127,7 +122,7 @@ ENERGY = Metric(
         ),
         column(
             "CO₂ per image",
-            _if_known(lambda own: own.grams_co2_per_image),
+            held("energy", lambda own: own.grams_co2_per_image),
             text=format.grams,
             detail=_grid,
             short="CO2",
@@ -135,7 +130,7 @@ ENERGY = Metric(
         ),
         column(
             "Over",
-            _if_known(lambda own: len(own.joules) or None),
+            held("energy", lambda own: len(own.joules) or None),
             text=lambda count: format.plural(count, "window"),
             detail=_window,
             views=frozenset({"report"}),
@@ -145,9 +140,9 @@ ENERGY = Metric(
         Number(
             "joules_per_image",
             "energy",
-            _if_known(lambda own: own.joules_per_image),
+            held("energy", lambda own: own.joules_per_image),
             format.joules,
-            reason=_if_known(lambda own: own.reason),
+            reason=held("energy", lambda own: own.reason),
             cost="energy",
             axis=_axis,
             scale=1e-3,
@@ -155,7 +150,7 @@ ENERGY = Metric(
         Number(
             "grams_co2_per_image",
             "CO₂",
-            _if_known(lambda own: own.grams_co2_per_image),
+            held("energy", lambda own: own.grams_co2_per_image),
             format.grams,
             reason=_carbon_reason,
         ),

@@ -1,4 +1,4 @@
-"""What a file is fed while it is measured: one input of its own type and shape."""
+"""The random input that a file is measured with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def input_shape(engine: Engine, name: str) -> tuple[int, ...]:
 
     Args:
         engine: the loaded file.
-        name: of the file, for the error text.
+        name: name of the file, for the error text.
 
     Raises:
         ArtifactError: another dimension than the batch is free.
@@ -38,7 +38,7 @@ def random_input(engine: Engine, name: str, seed: int) -> npt.NDArray[Any]:
 
     Args:
         engine: the loaded file.
-        name: of the file, for the error text.
+        name: name of the file, for the error text.
         seed: the same seed gives the same input.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 from device_bench import format
 from device_bench.columns import Cell, split
 
-from .base import REFERENCE, Measured, Metric, Number, column
+from .base import REFERENCE, Measured, Metric, Number, column, held
 from .stats import percentile
 
 
@@ -22,11 +22,7 @@ def conditions(measured: Sequence[Measured]) -> str:
 
 
 def _percentile(q: int) -> Callable[[Measured], Any]:
-    return lambda own: percentile(own.file.latency.values, q) if own.file.latency else None
-
-
-def _runs(own: Measured) -> int | None:
-    return len(own.file.latency.values) if own.file.latency else None
+    return held("latency", lambda own: percentile(own.values, q))
 
 
 def _warmup(own: Measured) -> str:
@@ -47,7 +43,14 @@ LATENCY = Metric(
     part="Start and latency",
     note=lambda measured: f"Latencies are {conditions(measured)}.",
     columns=(
-        column("Runs", _runs, text=format.whole, detail=_warmup, short="runs", views=frozenset({"bench", "report"})),
+        column(
+            "Runs",
+            held("latency", lambda own: len(own.values)),
+            text=format.whole,
+            detail=_warmup,
+            short="runs",
+            views=frozenset({"bench", "report"}),
+        ),
         column(
             "Median latency",
             lambda own: own.median_s,
@@ -77,7 +80,7 @@ LATENCY = Metric(
         Number(
             "latency_s",
             "latency",
-            lambda own: median(own.file.latency.values) if own.file.latency else None,
+            held("latency", lambda own: median(own.values)),
             format.seconds,
             cost="latency",
             axis=lambda measured: "median latency, ms",

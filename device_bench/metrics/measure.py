@@ -14,7 +14,7 @@ from runtime import MeasurementError, PocketVitError, Progress, silent
 from .steadiness import DRIFT, trend
 
 WINDOW = 5
-"""Runs in each of the two windows whose medians tell whether a warm-up is steady."""
+"""Runs in each of the two windows whose medians show whether a warm-up is steady."""
 
 STEADY = 0.05
 """A series is steady when those medians differ by at most this share of the smaller."""
@@ -53,12 +53,12 @@ def measure_interleaved(
     after ``sampling.max_warmup`` of them.
 
     Args:
-        runners: what to time, by name; each call is one sample.
-        sampling: how long; by default ``Sampling()``.
-        seed: of the order within the rounds.
+        runners: functions to time, by name; each call is one sample.
+        sampling: duration of the measurement; by default ``Sampling()``.
+        seed: seed of the order within the rounds.
         clock: a monotonic clock in nanoseconds.
-        progress: told of the rounds done.
-        turn: told whose turn it is, just before it runs.
+        progress: called with the rounds done.
+        turn: called with a runner's name just before it runs.
 
     Returns:
         The latency of each runner, s, in the order of ``runners``; all have as many values.

@@ -51,10 +51,10 @@ def measure_peaks(
     Models run one after another, each alone in memory: threads of an engine that wait for work would slow the next.
 
     Args:
-        threads: of the engines, at least 1.
+        threads: threads of the engines, at least 1.
         arithmetics: which.
         runs: timed runs of each model, at most.
-        seconds: for each model; three runs are taken in any case.
+        seconds: time for each model, s; three runs are taken in any case.
         clock: a monotonic clock in nanoseconds.
         folder: with the models; by default the package's own.
         sign: called before each run, to show that nothing hangs.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -13,13 +13,13 @@ from statistics import median, median_low
 
 from device_bench import format
 from device_bench.documents.figures import MemoryUse, Startup
-from device_bench.worker.isolated import Ask, run_isolated
+from device_bench.worker.isolated import RunJob, run_isolated
 from runtime import decode, open_engine
 from runtime.engines import engine_of
 from runtime.formats import is_model_file
 from runtime.worker.parent import SILENCE_S
 
-from .base import Measured, Metric, column
+from .base import Measured, Metric, column, held
 from .inputs import random_input
 from .memory import current_rss_bytes, peak_rss_bytes
 
@@ -32,13 +32,13 @@ class Start:
     """One start of a file.
 
     Attributes:
-        load_s: from the open file to an engine that can run, s.
-        first_run_s: the first inference, s.
-        peak_rss_bytes: the most resident memory the process had.
+        load_s: time from the open file to an engine that can run, s.
+        first_run_s: time of the first inference, s.
+        peak_rss_bytes: peak resident memory of the process.
         rss_before_bytes: resident memory before engine and file were loaded.
-        engine: that ran it.
-        engine_version: of that engine.
-        batch: images of a run.
+        engine: name of the engine.
+        engine_version: version of that engine.
+        batch: images in each run.
     """
 
     load_s: float
@@ -52,15 +52,15 @@ class Start:
 
 @dataclass(frozen=True)
 class Starts:
-    """What several starts of a file took, or why there is nothing to tell.
+    """The result of several starts of a file, or the reason for its failure.
 
     Attributes:
-        startup: of all of them; none when one failed.
-        memory: the median of them.
-        failure: what went wrong; none when nothing did.
-        engine: that ran it; empty after a failure.
-        engine_version: of that engine.
-        batch: images of a run.
+        startup: times of all starts; None when one failed.
+        memory: median memory of the starts.
+        failure: reason of a failure; None without one.
+        engine: name of the engine; empty after a failure.
+        engine_version: version of that engine.
+        batch: images in each run.
     """
 
     startup: Startup | None
@@ -76,7 +76,7 @@ def start(file: Path, threads: int = 1, *, clock: Callable[[], int] = time.perf_
 
     Args:
         file: the ``.onnx`` or ``.tflite`` file.
-        threads: of the engine, at least 1.
+        threads: threads of the engine, at least 1.
         clock: a monotonic clock in nanoseconds.
 
     Raises:
@@ -107,23 +107,28 @@ def start(file: Path, threads: int = 1, *, clock: Callable[[], int] = time.perf_
 
 
 def measure_starts(
-    file: Path, threads: int = 1, *, repeats: int = REPEATS, timeout_s: float = SILENCE_S, ask: Ask = run_isolated
+    file: Path,
+    threads: int = 1,
+    *,
+    repeats: int = REPEATS,
+    timeout_s: float = SILENCE_S,
+    run_job: RunJob = run_isolated,
 ) -> Starts:
     """Starts ``file`` in ``repeats`` fresh processes, one after another.
 
-    The first finds the file where the system has it, on disk or in memory. A start that fails ends it: a file that
-    crashes one time in three cannot be trusted with the others.
+    The first start finds the file on disk or in the system's cache. A failed start ends the measurement: a file that
+    crashes one time in three must not run with the others.
 
     Args:
         file: the ``.onnx`` or ``.tflite`` file.
-        threads: of the engine, at least 1.
-        repeats: how many processes, at least 1.
+        threads: threads of the engine, at least 1.
+        repeats: number of processes, at least 1.
         timeout_s: after which a process is killed, s.
-        ask: runs a job in a fresh process.
+        run_job: runs a job in a fresh process.
     """
     starts = []
     for _ in range(repeats):
-        answer = ask("start", {"file": str(file.resolve()), "threads": threads}, silence_s=timeout_s)
+        answer = run_job("start", {"file": str(file.resolve()), "threads": threads}, silence_s=timeout_s)
         if answer.error is not None:
             what = without_folder(str(answer.error), file)
             return Starts(None, MemoryUse(None, None, what), what)
@@ -153,10 +158,6 @@ def _import_engine(file: Path) -> None:
             version(kind.package)
 
 
-def _median_of(values: Callable[[Startup], Sequence[float]]) -> Callable[[Measured], float | None]:
-    return lambda own: median(values(own.file.startup)) if own.file.startup else None
-
-
 def _starts(own: Measured) -> str:
     return f"of {format.plural(len(own.file.startup.load_s), 'start')}" if own.file.startup else ""
 
@@ -170,7 +171,7 @@ STARTUP = Metric(
     columns=(
         column(
             "Load",
-            _median_of(lambda own: own.load_s),
+            held("startup", lambda own: median(own.load_s)),
             text=format.seconds,
             detail=_starts,
             short="load",
@@ -178,7 +179,7 @@ STARTUP = Metric(
         ),
         column(
             "First inference",
-            _median_of(lambda own: own.first_run_s),
+            held("startup", lambda own: median(own.first_run_s)),
             text=format.seconds,
             detail=_starts,
             short="first run",

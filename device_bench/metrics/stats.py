@@ -44,9 +44,9 @@ def bootstrap_percentile(
     Args:
         values: raw values, ``(N,)``, any unit.
         q: which percentile, 0..100.
-        confidence: of the interval, in (0, 1).
+        confidence: confidence of the interval, in (0, 1).
         resamples: bootstrap replicates, at least 100.
-        seed: of the resampling; the same seed gives the same interval.
+        seed: seed of the resampling; the same seed gives the same interval.
 
     Raises:
         MeasurementError: there is no value, one is not finite, or an argument is out of range.
@@ -91,14 +91,14 @@ def ratio_of_medians(
 
     Series of equal length are taken as interleaved rounds and resampled together, so that a slow
     spell of the machine, which hits both, does not count as a difference between them. Series of
-    different lengths, or not taken in turns, are resampled apart.
+    different lengths, or not taken in turns, are resampled separately.
 
     Args:
         numerator: raw values, ``(N,)``, in the unit of ``denominator``.
         denominator: raw values, ``(M,)``, positive.
-        confidence: of the interval, in (0, 1).
+        confidence: confidence of the interval, in (0, 1).
         resamples: bootstrap replicates, at least 100.
-        seed: of the resampling.
+        seed: seed of the resampling.
         in_turns: whether series of equal length are rounds of one measurement.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What raw times and two states of the machine tell of how far a measurement can be trusted, in plain words."""
+"""Notes on how far a measurement can be trusted, from its raw times and the machine's state before and after."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SURE = 3.0
 """Standard deviations of Kendall's statistic beyond which a trend is no chance: 3 trendless series in a thousand."""
 
 MODE_GAP, MODE_SHARE = 0.10, 0.10
-"""Two modes lie at least so far apart, and each holds at least this share of the runs."""
+"""Least relative gap between two modes, and least share of the runs in each."""
 
 OTHERS, STEAL = 0.10, 0.05
 """Core time that other processes, or other virtual machines, may take, in cores."""
@@ -34,8 +34,8 @@ class Trend:
     """How a series changed from its first value to its last.
 
     Attributes:
-        change: as a share of the median; negative when values fell.
-        z: Kendall's statistic in standard deviations: how sure a trend is.
+        change: change over the series, as a share of the median; negative when values fell.
+        z: Kendall's statistic, in standard deviations.
     """
 
     change: float
@@ -54,7 +54,7 @@ class Modes:
     Attributes:
         low: median of the lower, in the unit of the values.
         high: median of the higher.
-        high_share: of the values that are near the higher, 0..1.
+        high_share: share of the values near the higher level, 0..1.
     """
 
     low: float
@@ -94,7 +94,7 @@ def modes(values: Sequence[float]) -> Modes | None:
     """Returns the two modes of a series, or none when it has one.
 
     The logarithms are split where the two parts differ most (Otsu's threshold). They are modes when both are large
-    enough, when their medians lie apart by several times their spread, and when there is a valley between them.
+    enough, when their medians differ by several times their spread, and when there is a valley between them.
 
     Args:
         values: positive, any order.
@@ -122,10 +122,10 @@ def modes(values: Sequence[float]) -> Modes | None:
 
 
 def series_notes(values: Sequence[float], steady: bool = True) -> tuple[str, ...]:
-    """Returns what a reader must know of a series of latencies.
+    """Returns notes on the drift and the modes of a series of latencies.
 
     Args:
-        values: in the order they were taken, s.
+        values: latencies in order of time, s.
         steady: whether the warm-up before them settled.
     """
     notes = [] if steady else ["The warm-up ended at its limit, before the times had settled."]
@@ -142,7 +142,7 @@ def series_notes(values: Sequence[float], steady: bool = True) -> tuple[str, ...
 
 
 def machine_notes(before: MachineState, after: MachineState) -> tuple[str, ...]:
-    """Returns what a reader must know of the machine, from its states around the measurement."""
+    """Returns notes on throttling, low clocks and other load, from the machine's state before and after."""
     return (*_throttling(before, after), *_clocks(before, after), *_company(before, after))
 
 

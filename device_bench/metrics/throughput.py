@@ -32,12 +32,12 @@ Open = Callable[..., Engine]
 
 @dataclass(frozen=True)
 class Arrangement:
-    """How images are worked on.
+    """A way to feed images to a file.
 
     Attributes:
         batch: images of each run.
-        streams: copies of the engine, each in a thread of its own.
-        threads: of each of them.
+        streams: copies of the engine, each in its own thread.
+        threads: threads of each stream.
     """
 
     batch: int
@@ -66,13 +66,13 @@ def measure_throughput(
 
     Args:
         file: the ``.onnx`` or ``.tflite`` file.
-        threads: of the engine where there is one stream, at least 1.
-        budget_s: for all arrangements together, s; each gets five windows whatever that takes.
-        cores: how many streams at most; by default as many as this process may use.
+        threads: threads of the engine where there is one stream, at least 1.
+        budget_s: time for all arrangements together, s; each gets five windows in any case.
+        cores: most streams; by default the cores that this process may use.
         max_batch: the largest batch to try.
-        seed: of the inputs and of the order.
+        seed: seed of the inputs and of the order.
         clock: a monotonic clock in nanoseconds.
-        progress: told of the windows done.
+        progress: called with the windows done.
         sign: called before each run or window, to show that nothing hangs.
         open_file: opens a file.
 
@@ -83,7 +83,7 @@ def measure_throughput(
         ArtifactError: the file cannot be loaded.
         UnsupportedTargetError: ``threads`` is below 1.
         MissingExtraError: the engine is not installed.
-        MeasurementError: it fails while it runs.
+        MeasurementError: the file fails while it runs.
     """
     cores = cores or _usable_cores()
     engines = {threads: [open_file(file, threads=threads)]}
@@ -116,7 +116,7 @@ def window(engines: Sequence[Engine], batch: npt.NDArray[Any], seconds: float, c
 
     Args:
         engines: one for each stream.
-        batch: what each of them is fed.
+        batch: input of each engine.
         seconds: after which no run is begun, s.
         clock: a monotonic clock in nanoseconds.
 
@@ -150,13 +150,7 @@ def window(engines: Sequence[Engine], batch: npt.NDArray[Any], seconds: float, c
 
 
 def _batches(
-    engine: Engine,
-    name: str,
-    affordable_s: float,
-    max_batch: int,
-    seed: int,
-    clock: Clock,
-    sign: Callable[[], None],
+    engine: Engine, name: str, affordable_s: float, max_batch: int, seed: int, clock: Clock, sign: Callable[[], None]
 ) -> dict[int, float]:
     """Returns the batches worth measuring, with the time one image takes in each, s."""
     if engine.input_shape[0] > 0:

@@ -1,4 +1,4 @@
-"""What the process that measures does with files: loads them and times them in turns."""
+"""Loads files and times them in turns."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Turns:
     """Files timed in turns.
 
     Attributes:
-        latencies: of one run of each file, in their order, s.
+        latencies: latencies of one run of each file, in their order, s.
         before: the machine just before the first run.
         after: the machine just after the last.
     """
@@ -62,11 +62,11 @@ def time_in_turns(
 
     Args:
         files: ``.onnx`` and ``.tflite`` files, all of different names.
-        threads: of each engine, at least 1.
-        sampling: how long to measure; by default ``Sampling()``.
-        seed: of the inputs and of the order.
-        progress: told of rounds done.
-        mark: told whose turn it is.
+        threads: threads of each engine, at least 1.
+        sampling: duration of the measurement; by default ``Sampling()``.
+        seed: seed of the inputs and of the order.
+        progress: called with the rounds done.
+        mark: called with the number of the file that runs next.
 
     Raises:
         ArtifactError: a file cannot be loaded.
@@ -110,10 +110,10 @@ def time_files(
 
     Args:
         files: ``.onnx`` and ``.tflite`` files, all of different names.
-        threads: of each engine, at least 1.
+        threads: threads of each engine, at least 1.
         rounds: timed runs of each.
-        seed: of the inputs and of the order.
-        mark: told whose turn it is.
+        seed: seed of the inputs and of the order.
+        mark: called with the number of the file that runs next.
 
     Raises:
         ArtifactError: a file cannot be loaded, or is not the one its manifest describes.

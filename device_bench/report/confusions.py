@@ -1,4 +1,4 @@
-"""What each file takes for what: confusion matrices beside the baseline's, or the worst pairs of many classes."""
+"""Builds the confusion matrices of a target's files, or the most frequent confusions of many classes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .render.matrices import Confusions, Matrix, matrix_cells, short_heads
 from .summary import RunSummary
 
 MOST_CLASSES = 20
-"""Classes up to which a matrix can be read."""
+"""Most classes that a matrix is drawn for."""
 
 MOST_PAIRS = 12
 
 
 def confusions(summary: RunSummary, results: Sequence[FileResult]) -> Confusions | None:
-    """Returns what each file took for what, or None when no accuracy was measured.
+    """Returns the confusions of each file, or None when no accuracy was measured.
 
-    Files with another number of classes than the first are left out: they answer another question.
+    Files with another number of classes than the first are left out.
     """
     every = [(result.file, result.accuracy) for result in results if result.accuracy]
     if not every:
@@ -60,7 +60,7 @@ def _matrix(name: str, own: Accuracy, against: Accuracy | None) -> Matrix:
 def _pairs(
     names: Sequence[str], measured: Sequence[tuple[str, Accuracy]]
 ) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
-    """Returns the confusions that any file has most often."""
+    """Returns the most frequent confusions of any file."""
     counts: dict[tuple[int, int], list[int]] = {}
     for position, (_, own) in enumerate(measured):
         for true, answer, images in own.counts:

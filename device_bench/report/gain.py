@@ -1,4 +1,4 @@
-"""What pruning alone bought: the speed-up its MACs promise beside the one that was measured."""
+"""Compares the speed-up that the MACs of a pruned model promise with the measured one."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from runtime import Artifact
 
 @dataclass(frozen=True)
 class Gain:
-    """A sliced file beside the baseline's file of the same format and precision, timed turn by turn on one target.
+    """The speed-up of a sliced file over the baseline's file of the same format and precision, timed in turns.
 
     Attributes:
         file: the sliced file.
-        baseline: the file it is compared with.
-        precision: of both.
-        target: where they ran.
+        baseline: the baseline's file.
+        precision: precision of both files.
+        target: name of the target.
         macs_share: MACs of the sliced model as a share of the baseline's.
         measured: median latency of the baseline's file over that of the sliced one.
-        table: the same by a latency table; None without one.
+        table: the speed-up that a latency table predicts; None without a table.
     """
 
     file: str
@@ -36,17 +36,17 @@ class Gain:
 
     @property
     def promised(self) -> float:
-        """The speed-up if time went with MACs."""
+        """The speed-up if time were proportional to MACs."""
         return 1 / self.macs_share
 
     @property
     def falls_short(self) -> bool:
-        """Whether less than half of the time that the MACs promise was saved, even at the interval's upper end."""
+        """Whether the file saves less than half of the promised time, even at the interval's upper end."""
         return self.macs_share < 1 and 1 - 1 / self.measured.high < 0.5 * (1 - self.macs_share)
 
     @property
     def sentence(self) -> str:
-        """What was measured and promised and, where it falls short, what to do."""
+        """The measured and the promised speed-up in words and, if it falls short, the cure."""
         measured = format.times_interval(self.measured)
         if self.macs_share == 1:
             return f"{self.file} has the MACs of {self.baseline}, and is {measured} as fast on {self.target}."
@@ -75,8 +75,8 @@ def gains(
 
     Args:
         artifacts: the manifests of the exported files.
-        benches: one per target.
-        table: by precision, the speed-up that a latency table predicts.
+        benches: one for each target.
+        table: predicted speed-ups by precision.
     """
     baselines = {(a.format, a.precision): a for a in artifacts if a.file.startswith("baseline.")}
     found = []

@@ -55,14 +55,14 @@ _UNITS = {
 
 
 def machine_rows(before: MachineState, after: MachineState) -> list[tuple[str, str, str]]:
-    """Returns what, its value before, and its value after, of all that the machine told."""
-    early, late = _told(before), _told(after)
+    """Returns the name, the value before and the value after of each property of the machine."""
+    early, late = _properties(before), _properties(after)
     names = [*early, *(name for name in late if name not in early)]
     return [(name, early.get(name, format.MISSING), late.get(name, format.MISSING)) for name in names]
 
 
-def untold(before: MachineState, after: MachineState) -> list[str]:
-    """Returns what the machine told neither before nor after."""
+def unknown(before: MachineState, after: MachineState) -> list[str]:
+    """Returns the properties that are unknown before and after."""
     names = [field.name for field in dataclasses.fields(before)]
     return [
         _NAMES.get(name) or _words(name)
@@ -71,15 +71,15 @@ def untold(before: MachineState, after: MachineState) -> list[str]:
     ]
 
 
-def _told(state: MachineState) -> dict[str, str]:
+def _properties(state: MachineState) -> dict[str, str]:
     rows: dict[str, str] = {}
     for field in dataclasses.fields(state):
-        _tell(rows, _NAMES.get(field.name, _words(field.name)), field.name, getattr(state, field.name))
+        _add(rows, _NAMES.get(field.name, _words(field.name)), field.name, getattr(state, field.name))
     return rows
 
 
-def _tell(rows: dict[str, str], heading: str, name: str, value: Any) -> None:
-    """Adds a row for a value, or one for each of its own where it has several."""
+def _add(rows: dict[str, str], heading: str, name: str, value: Any) -> None:
+    """Adds a row for a value, or one for each item of a value with several."""
     if _empty(value):
         return
     if dataclasses.is_dataclass(value):
@@ -88,7 +88,7 @@ def _tell(rows: dict[str, str], heading: str, name: str, value: Any) -> None:
         for key, own in sorted(value.items()):
             # packages keep their names, our own fields become words
             word = f"{heading}, {_words(key).lower()}" if heading else key
-            _tell(rows, word, key, own)
+            _add(rows, word, key, own)
         return
     rows[heading] = _shown(name, value)
 
@@ -124,9 +124,9 @@ def _empty(value: Any) -> bool:
 def machine_section(bench: BenchResult) -> Section:
     """Returns the state of the machine before and after a bench."""
     words = f"As it was just before and just after the measurement of {bench.created_utc}."
-    missing = untold(bench.before, bench.after)
+    missing = unknown(bench.before, bench.after)
     if missing:
-        words += f" It does not tell: {', '.join(missing).lower()}."
+        words += f" Unknown: {', '.join(missing).lower()}."
     rows = tuple(Row(what, (Cell(early), Cell(late))) for what, early, late in machine_rows(bench.before, bench.after))
     headings = (Heading("Before", words=True), Heading("After", words=True))
     table = Table("What", headings, rows, style="text machine", merged=True)
@@ -170,13 +170,13 @@ def _versions(artifact: Artifact) -> str:
 
 
 def sources(summary: RunSummary, search: SearchLog | None, times: bool) -> list[tuple[str, str, str]]:
-    """Returns what, the file it was read from, and how it came about."""
+    """Returns each kind of figure with its file and its origin."""
     rows = _model_sources(summary)
     if any(gain.table is not None for gain in summary.gains):
         rows.append(("Speed-up by the latency table", "search/latency.json", "computed from the widths of both models"))
     if search is not None:
         files = "search/iteration-*/journal.jsonl" if isinstance(search, TreeLog) else "search/journal.jsonl"
-        rows.append(("What the search looked at and removed", files, "recorded by the search"))
+        rows.append(("Models that the search evaluated, and its removals", files, "recorded by the search"))
     if summary.artifacts:
         rows += [
             (
@@ -191,7 +191,7 @@ def sources(summary: RunSummary, search: SearchLog | None, times: bool) -> list[
         rows.append((f"{_measured(bench)} on {bench.target}", f"bench/{name}", how))
     if times:
         rows.append(
-            ("Time by part or operator", "bench/times/*.json", "measured file by file, apart from the latencies")
+            ("Time by part or operator", "bench/times/*.json", "measured file by file, separately from the latencies")
         )
     return rows
 
@@ -216,7 +216,7 @@ def _model_sources(summary: RunSummary) -> list[tuple[str, str, str]]:
 
 
 def _measured(bench: BenchResult) -> str:
-    """Returns what a bench holds, in words."""
+    """Returns the metrics that a bench holds, in words."""
     files = [Measured(bench, file) for file in bench.files]
     words = [
         metric.title

@@ -32,9 +32,7 @@ def times_section(summary: RunSummary, run: Path) -> tuple[Section | None, bool]
         drawn = times_drawing([own for own in times if own.by == by], names)
         if drawn:
             pictures += [Subheading(title), Picture(drawn, "even")]
-    note = (
-        "Of one image, files of one kind on one scale; shares are of the sum. Measured apart from the latencies above."
-    )
+    note = "Of one image, files of one kind on one scale; shares are of the sum. Not part of the latencies above."
     how = [Paragraph(f"{', '.join(files)}: {text}.", "note after") for text, files in _methods(times)]
     return Section("Where the time goes", blocks(Paragraph(note), pictures, how, bullets(notes))), bool(times)
 

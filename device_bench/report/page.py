@@ -49,7 +49,7 @@ def report_of(summary: RunSummary, run: Path) -> Document:
         MissingExtraError: matplotlib is not installed.
     """
     parts = target_parts(summary)
-    # times stand next to the models' figures; counts have a table of their own
+    # the models' table has times; instruction counts have their own table
     first = parts[0] if parts and not parts[0].bench.emulated else None
     times, timed = times_section(summary, run)
     search, log = search_section(summary, run)
@@ -103,8 +103,8 @@ def _models(summary: RunSummary, first: TargetPart | None) -> Section:
         footnotes=footnotes,
         style="the",
     )
-    told = {gain.sentence for gain in summary.gains}
-    notes = bullets([note for note in summary.notes if note not in told])
+    gains = {gain.sentence for gain in summary.gains}
+    notes = bullets([note for note in summary.notes if note not in gains])
     warnings = first.warnings if first else []
     return Section("The table", blocks(Paragraph(" ".join(words)), warnings, made, footnotes, notes))
 

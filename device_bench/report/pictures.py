@@ -1,4 +1,4 @@
-"""The report's pictures, each as a file beside the Markdown and in pieces for the page."""
+"""Draws the report's pictures, each as an SVG file and as panels for the page."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def drawing(
     *,
     columns: int = 1,
     size: tuple[float, float] = (3.6, 2.5),
-    told: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> Drawing:
     """Draws a picture.
 
     Args:
-        key: tells it apart from others, in the file's name.
-        label: what it shows.
-        draws: its panels.
-        columns: panels beside each other, in the file.
-        size: of a panel, inches.
-        told: what each panel shows, read aloud; by default ``label`` for each.
+        key: part of the file's name, different for each picture.
+        label: description of the picture.
+        draws: the panels.
+        columns: panels in a row, in the file.
+        size: width and height of a panel, inches.
+        labels: description of each panel, for screen readers; by default ``label``.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
     drawn = [plots.render(draw, size=size, salt=f"report-{key}-{index}") for index, draw in enumerate(draws)]
-    words = told or [label] * len(drawn)
+    words = labels or [label] * len(drawn)
     panels = tuple(plots.inline(panel, own) for panel, own in zip(drawn, words, strict=True))
-    return Drawing(f"report-{key}.svg", label, plots.beside(drawn, min(columns, len(drawn))), panels)
+    return Drawing(f"report-{key}.svg", label, plots.in_rows(drawn, min(columns, len(drawn))), panels)
 
 
 def widths_drawing(summary: RunSummary) -> Drawing | None:
@@ -84,17 +84,17 @@ def training_drawing(summary: RunSummary) -> Drawing | None:
 
 
 def tradeoff_drawing(key: str, target: str, found: Sequence[Tradeoff], names: Mapping[str, str]) -> Drawing | None:
-    """Draws accuracy beside each cost, with the files that nothing beats."""
+    """Draws accuracy over each cost, with the Pareto frontier."""
     if not found:
         return None
     draws = [tradeoff_plots.tradeoff(one, names) for one in found]
-    told = [
-        f"Top-1 of each file beside its {one.what}. Nothing beats "
+    labels = [
+        f"Top-1 of each file over its {one.what}. Pareto frontier: "
         + format.listed([f"{p.file} ({format.percent(p.top1)}, {one.show(p.cost)})" for p in one.frontier])
         for one in found
     ]
-    label = f"Accuracy beside what it costs on {target}"
-    return drawing(key, label, draws, columns=3, size=tradeoff_plots.SIZE_IN, told=told)
+    label = f"Accuracy over cost on {target}"
+    return drawing(key, label, draws, columns=3, size=tradeoff_plots.SIZE_IN, labels=labels)
 
 
 def latency_drawing(key: str, target: str, results: Sequence[FileResult]) -> Drawing | None:
@@ -107,16 +107,16 @@ def latency_drawing(key: str, target: str, results: Sequence[FileResult]) -> Dra
 
 
 def shapes_drawing(key: str, target: str, results: Sequence[FileResult], names: Mapping[str, str]) -> Drawing | None:
-    """Draws the latencies of each file on a scale of its own."""
+    """Draws a histogram of each file's latencies, each on its own scale."""
     timed = [(result.file, result.latency.values) for result in results if result.latency]
     if not timed:
         return None
     draws = [latency_plots.shape(names[file], values, _is_baseline(file)) for file, values in timed]
-    told = [
+    labels = [
         f"Latency of {file}: " + ", ".join(f"p{q} {format.seconds(percentile(values, q))}" for q in (50, 90, 99))
         for file, values in timed
     ]
-    return drawing(key, f"Shape of each file's latency on {target}", draws, columns=3, size=(3.6, 1.6), told=told)
+    return drawing(key, f"Shape of each file's latency on {target}", draws, columns=3, size=(3.6, 1.6), labels=labels)
 
 
 def times_drawing(found: Sequence[OpTimes], names: Mapping[str, str]) -> Drawing | None:
@@ -125,17 +125,17 @@ def times_drawing(found: Sequence[OpTimes], names: Mapping[str, str]) -> Drawing
         return None
     kinds = [grouped(times) for times in found]
     order = {kind: place for place, kind in enumerate(kinds[0])} if found[0].by == "part" else {}
-    told, draws = [], []
+    labels, draws = [], []
     longest = max(max(own.values()) for own in kinds)
     for times, own in zip(found, kinds, strict=True):
         # parts stand in one order, so that files compare; operators differ from file to file
         rows = sorted(own.items(), key=lambda item: order.get(item[0], len(order)))
         shown = times_plots.longest_first(dict(rows) if times.by == "part" else dict(own))
         draws.append(times_plots.bars(names[times.file], shown, longest, _is_baseline(times.file)))
-        told.append(f"Time of {times.file}: " + ", ".join(f"{kind} {format.seconds(own)}" for kind, own in shown))
+        labels.append(f"Time of {times.file}: " + ", ".join(f"{kind} {format.seconds(own)}" for kind, own in shown))
     key, what = ("parts", "part") if found[0].by == "part" else ("operators", "type of operator")
     size = (times_plots.WIDTH_IN, 0.5 + 0.24 * max(min(len(own), times_plots.MOST + 1) for own in kinds))
-    return drawing(key, f"Time of each file by {what}", draws, columns=3, size=size, told=told)
+    return drawing(key, f"Time of each file by {what}", draws, columns=3, size=size, labels=labels)
 
 
 def _is_baseline(file: str) -> bool:

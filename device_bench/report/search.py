@@ -19,7 +19,7 @@ _CHOSEN = "what the round chose, the highest log2(accuracy) − λ·log2(cost sh
 
 
 def search_section(summary: RunSummary, run: Path) -> tuple[Section | None, SearchLog | None]:
-    """Returns the section on the search with the journal it is of; a damaged journal costs the section alone."""
+    """Returns the section on the search and the journal that it shows; a damaged journal becomes a note."""
     try:
         log, learnt = read_search(run), tas_plots.read_tas(run / "search" / "tas.jsonl")
     except ArtifactError as error:
@@ -32,8 +32,8 @@ def search_section(summary: RunSummary, run: Path) -> tuple[Section | None, Sear
         return Section("Search", (Paragraph(words), Picture(picture, "wide"))), log
     one_path = any(own.one_path for own in log.rounds)
     note = (
-        "Every model that was looked at, its cost beside the share of Search Set images it has right as it was cut, "
-        "before any recovery. A round starts from the recovered model of the one before, on images drawn anew."
+        "Every evaluated model: its cost, and the share of Search Set images that it answers correctly right after the "
+        "cut, before any recovery. A round starts from the recovered model of the one before, on images drawn anew."
     )
     ringed = "the end of the path that was followed" if one_path else _CHOSEN
     caption = (
@@ -52,8 +52,8 @@ def _drawing(log: SearchLog | None, learnt: tas_plots.TasLog | None, baseline: S
         return None
     if learnt is not None:
         names, draws = zip(*tas_plots.panels(learnt), strict=True)
-        told = [f"{name} over the steps of the search" for name in names]
-        return drawing("search", "How widths and depth were learnt", draws, columns=2, size=(4.4, 2.6), told=told)
+        labels = [f"{name} over the steps of the search" for name in names]
+        return drawing("search", "How widths and depth were learnt", draws, columns=2, size=(4.4, 2.6), labels=labels)
     if isinstance(log, TreeLog):
         return drawing("search", "Every model the search looked at", [search_plots.nodes(log)], size=(4.4, 3.2))
     count = {"macs": macs, "params": params}.get(log.unit)
@@ -62,7 +62,7 @@ def _drawing(log: SearchLog | None, learnt: tas_plots.TasLog | None, baseline: S
 
 
 def _words(log: SearchLog) -> str:
-    """Returns what a reader needs to know to read the table of rounds, or the picture of steps."""
+    """Returns how to read the table of rounds, or the picture of steps."""
     if isinstance(log, TreeLog):
         return (
             "Objective, top-1, cost and what was removed are those of the model the round chose, before its recovery; "
@@ -70,6 +70,8 @@ def _words(log: SearchLog) -> str:
             "counted from 1. Repeats: visits saved because another order of the same removals had led to the same "
             "model. Forward-equivalents: images run through a model, a gradient counted as three."
         )
+    if log.explain:
+        return log.explain
     if log.method == "milp":
         return (
             "All widths at once, by integer programming: the least importance lost within the budget. "

@@ -1,4 +1,4 @@
-"""A run folder as one table: the baseline beside the sliced model beside every exported file."""
+"""Reads a run folder into one table: the baseline, the sliced model, and every exported file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from runtime.journals import RUN_LOG
 from .gain import Gain, gains
 
 REFUSED_BEFORE = "it did not pass its check; the version that made it kept no reason"
-"""Why a file was refused whose manifest does not say it."""
+"""The reason for a refused file whose manifest has none."""
 
 _FORMATS = ("tflite", "onnx", "torch")
 _PRECISIONS = tuple(ARITHMETIC)
@@ -46,11 +46,11 @@ _PRECISIONS = tuple(ARITHMETIC)
 
 @dataclass(frozen=True)
 class Model:
-    """What a run folder knows of the baseline or of the sliced model.
+    """The baseline or the sliced model of a run.
 
     Attributes:
-        plan: its widths; none when not written yet.
-        metrics: its figures; none when not written yet.
+        plan: widths of the model; None before they are written.
+        metrics: figures of the model; None before they are written.
     """
 
     plan: ShapePlan | None
@@ -59,30 +59,30 @@ class Model:
 
 @dataclass(frozen=True)
 class Timing:
-    """One file on one target.
+    """The figures of one file on one target.
 
     Attributes:
-        target: where it ran.
-        threads: of the engine.
-        engine: name and version.
+        target: name of the target.
+        threads: threads of the engine.
+        engine: name and version of the engine.
         batch: images per run.
         median_s: median latency of one run, s.
         p90_s: 90th percentile, s.
-        peak_rss_bytes: peak memory of a process that runs it.
+        peak_rss_bytes: peak memory of a process that runs the file.
         memory_reason: why ``peak_rss_bytes`` is null.
-        speedup: median latency of ``REFERENCE`` over this one's; none without it in the same bench.
-        load_s: median over fresh processes from the open file to an engine that can run, s.
-        first_run_s: median of the first inference, s.
-        throughput: the arrangement with the most images a second.
+        speedup: median latency of ``REFERENCE`` over this file's; None without ``REFERENCE`` in the same bench.
+        load_s: median time to load the file in a fresh process, s.
+        first_run_s: median time of the first inference, s.
+        throughput: the batch and streams with the most images a second.
         gflops_per_s: operations a second at the median latency, 10^9/s, a multiply-accumulate counted as two.
-        peak_share: the same as a share of what the machine was seen to do at most, 0..1.
-        energy_tier: how the energy is known; none where it was not asked for.
-        joules_per_image: drawn beyond idle power, J.
-        grams_co2_per_image: CO2 equivalent with idle power, g.
+        peak_share: ``gflops_per_s`` as a share of the machine's peak, 0..1.
+        energy_tier: how the energy is known; None where it was not requested.
+        joules_per_image: energy beyond idle power, J.
+        grams_co2_per_image: CO2 equivalent, idle power included, g.
         top1: accuracy on the target, 0..1.
-        top1_images: on how many images.
-        emulated: whether the target is, so that there is no time.
-        instructions: executed for one run; none where they were not counted.
+        top1_images: number of images behind ``top1``.
+        emulated: whether the target is emulated, so that it has no time.
+        instructions: instructions executed for one run; None where they were not counted.
         metrics: values of further metrics by name.
     """
 
@@ -112,19 +112,19 @@ class Timing:
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One line of the table; what is not known is none.
+    """One row of the table; unknown figures are None.
 
     Attributes:
         name: ``baseline``, ``sliced``, or the file's name.
-        precision: of the file; none for the two models.
+        precision: precision of the file; None for the two models.
         params: number of parameters.
         macs: multiply-accumulates of one image.
-        size_bytes: of the file, or of the model's float32 weights.
+        size_bytes: size of the file, or of the model's float32 weights.
         top1: accuracy, 0..1.
-        top1_images: on how many images.
+        top1_images: number of images behind ``top1``.
         agreement: share of images with the top-1 class of the torch model, 0..1.
-        timings: one per target it was measured on.
-        gzip_bytes: of the file compressed by gzip.
+        timings: figures on each target that measured the file.
+        gzip_bytes: size of the file compressed by gzip.
     """
 
     name: str
@@ -166,24 +166,24 @@ ROW_COLUMNS: tuple[Column[SummaryRow], ...] = (
     ),
     Column("Agrees with torch", lambda row: row.agreement, format.percent, short="agrees", views=_BOTH),
 )
-"""Columns that a model or file has whatever was measured of it."""
+"""Columns of a model or file that need no bench."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run folder, read.
+    """The content of a run folder.
 
     Attributes:
-        name: of the run.
+        name: name of the run.
         baseline: the unpruned model.
-        sliced: the smaller one.
-        artifacts: the manifests of the exported files, in the order of the rows.
-        benches: by name of their document, such as ``cpu.json``.
+        sliced: the pruned model.
+        artifacts: manifests of the exported files, in the order of the rows.
+        benches: benches by name of their document, such as ``cpu.json``.
         rows: the table.
-        notes: what the reader must know of figures that are left out, and what pruning alone bought.
-        gains: the latter as figures, one per sliced file with a counterpart of the baseline and per target.
+        notes: remarks on missing figures, and on the speed-up that pruning alone gave.
+        gains: speed-ups that pruning alone gave, for each target and each sliced file with a baseline counterpart.
         unmeasured: targets on which the last bench measured nothing.
-        refused: the manifests of the files that did not pass their check, each with the reason.
+        refused: manifests of the files that failed their check, each with the reason.
     """
 
     name: str
@@ -199,7 +199,7 @@ class RunSummary:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The targets any row was measured on, ``cpu`` first, then those with times, then the emulated."""
+        """The targets of all rows: ``cpu`` first, then those with times, then the emulated."""
         found = {(timing.emulated, timing.target) for row in self.rows for timing in row.timings}
         return tuple(target for _, target in sorted(found, key=lambda own: (own[1] != "cpu", *own)))
 
@@ -219,7 +219,7 @@ class RunSummary:
         return found
 
     def measured(self, row: SummaryRow, target: str) -> Measured | None:
-        """Returns the figures of a row's file on ``target``, or None where it was not measured as it is now."""
+        """Returns the figures of a row's file on ``target``, or None if its bytes were not measured there."""
         if row.on(target) is None:
             return None
         _, bench = self.bench_on(target)
@@ -243,7 +243,7 @@ def summarise(run: Path | str) -> RunSummary:
         run: a folder with ``baseline``, ``sliced``, ``artifacts`` and ``bench``, some of which may be absent.
 
     Raises:
-        RunFolderError: it is no run folder, or two benches are of one target.
+        RunFolderError: ``run`` is no run folder, or two benches are of one target.
         ArtifactError: a document or file in it is damaged.
     """
     run = Path(run)
@@ -263,12 +263,11 @@ def summarise(run: Path | str) -> RunSummary:
     notes += [*(table.notes if table else ()), *(gain.sentence for gain in found)]
     name = run.resolve().name
     gone = read_failures(run / "bench")
-    rows, said = models + files, tuple(notes)
-    return RunSummary(name, baseline, sliced, artifacts, benches, rows, said, found, gone, refused)
+    return RunSummary(name, baseline, sliced, artifacts, benches, models + files, tuple(notes), found, gone, refused)
 
 
 def _warnings(log: Path) -> list[str]:
-    """Returns what the run was warned of, such as a checkpoint near chance, each once."""
+    """Returns the warnings of the run, such as a checkpoint near chance, each once."""
     found: dict[str, None] = {}
     with suppress(ArtifactError):
         for _, event in RUN_LOG.read(log)[1]:

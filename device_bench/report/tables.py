@@ -14,10 +14,7 @@ PARITY_COLUMNS: tuple[Column[Artifact], ...] = (
     Column("Images", lambda own: own.parity.images, format.whole, short="images"),
     Column("Largest difference", lambda own: own.parity.max_abs, format.error, short="max abs"),
     Column("Relative to largest logit", lambda own: own.parity.max_rel, format.error, views=frozenset({"report"})),
-    Column(
-        "SQNR",
-        lambda own: "identical" if own.parity.sqnr_db is None else format.decibels(own.parity.sqnr_db),
-    ),
+    Column("SQNR", lambda own: "identical" if own.parity.sqnr_db is None else format.decibels(own.parity.sqnr_db)),
     Column("Same top-1", lambda own: own.parity.top1_agreement, format.percent, short="agrees"),
     Column(
         "Top-1, torch → file",
@@ -70,7 +67,7 @@ def failures(summary: RunSummary) -> Section | None:
     rows = [(failure.file, target, failure.what) for target, failure in summary.failures]
     rows += [("every file", own.target, f"{own.what} ({own.created_utc})") for own in summary.unmeasured]
     made = table("File", _FAILED, rows, lambda own: own[0], style="text")
-    note = "What is named here gave no figures. What the report says holds for the others."
+    note = "These files have no figures; the report is about the others."
     return Section("Not measured", (Paragraph(note), made), failed=True) if made else None
 
 
@@ -96,17 +93,19 @@ def overview(summary: RunSummary) -> Section | None:
 
 
 def cost_text(timing: Timing) -> str:
-    """Returns the median latency of a file or, on a target without time, its instructions."""
+    """Returns the median latency of a file with its interval or, on a target without time, its instructions."""
     if timing.emulated:
         return f"{format.count(timing.instructions.of('all'))} instr." if timing.instructions else format.MISSING
-    return format.seconds(timing.median_s.value if timing.median_s else None)
+    return format.seconds_interval(timing.median_s)
 
 
 def _on_target(row: SummaryRow, target: str) -> Cell:
     timing = row.on(target)
     if timing is None:
         return NONE
-    return Cell(cost_text(timing), f"top-1 {format.percent(timing.top1)}" if timing.top1 is not None else "")
+    return Cell(
+        split(cost_text(timing)).value, f"top-1 {format.percent(timing.top1)}" if timing.top1 is not None else ""
+    )
 
 
 def gains_section(summary: RunSummary) -> Section | None:

@@ -44,8 +44,8 @@ class TargetPart:
     Attributes:
         summary: the run.
         target: name of the target.
-        bench: what was measured there.
-        measured: the figures of each file.
+        bench: the bench on that target.
+        measured: figures of each file.
         number: place of the target in the report, from 0.
     """
 
@@ -168,7 +168,7 @@ def _latencies(part: TargetPart) -> Section | None:
     if drawn is None or shapes is None:
         return None
     unsteady = [own.file for own in results if own.latency and not own.latency.steady]
-    told = f"The warm-up of {', '.join(unsteady)} reached its cap before the latency had settled." if unsteady else ""
+    note = f"The warm-up of {', '.join(unsteady)} reached its cap before the latency had settled." if unsteady else ""
     return Section(
         f"Latency{part.suffix}",
         blocks(
@@ -190,7 +190,7 @@ def _latencies(part: TargetPart) -> Section | None:
                 "modes. Solid line: median (p50). Dashed: p90. Dotted: p99, where it is not beyond the edge; the "
                 "slowest few are not drawn but count.",
             ),
-            paragraph(told),
+            paragraph(note),
         ),
     )
 

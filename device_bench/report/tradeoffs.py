@@ -1,4 +1,4 @@
-"""What accuracy costs: every file's top-1 beside its latency, size or energy, and which files nothing beats."""
+"""Top-1 of every file over its latency, size or energy, with the Pareto frontier."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Point:
     """A file in one picture.
 
     Attributes:
-        file: its name.
-        cost: what it takes, in the unit of its trade-off.
+        file: name of the file.
+        cost: cost of the file, in the unit of the axis.
         top1: accuracy, 0..1.
         on_target: whether the accuracy was measured on the target, not at export.
     """
@@ -31,13 +31,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """Accuracy beside one cost.
+    """Accuracy over one cost.
 
     Attributes:
-        what: the cost, such as ``latency``.
-        axis: the same with its unit and, for energy, how it is known.
+        what: name of the cost, such as ``latency``.
+        axis: title of the axis, with the unit.
         show: turns a cost into text.
-        points: of the files that have both.
+        points: files that have an accuracy and a cost.
     """
 
     what: str
@@ -47,12 +47,12 @@ class Tradeoff:
 
     @property
     def frontier(self) -> tuple[Point, ...]:
-        """The points that no other beats in one and equals in the other, cheapest first."""
+        """The points of the Pareto frontier, cheapest first."""
         return frontier(self.points)
 
 
 def frontier(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Returns the points of which no other is as cheap and as accurate and better in one of the two.
+    """Returns the Pareto frontier: points that no other point matches in both and beats in one.
 
     >>> [p.file for p in frontier([Point("a", 2, 0.9, True), Point("b", 1, 0.8, True), Point("c", 2, 0.8, True)])]
     ['b', 'a']
@@ -68,7 +68,7 @@ def frontier(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def tradeoffs(summary: RunSummary, target: str) -> tuple[Tradeoff, ...]:
-    """Returns accuracy beside each cost that the files on ``target`` have."""
+    """Returns accuracy over each cost that the files on ``target`` have."""
     measured = summary.measured_on(target)
     costs = [number for metric in METRICS.values() for number in metric.numbers if number.cost]
     found = [_tradeoff(number, measured) for number in costs]
@@ -102,7 +102,7 @@ def accuracy_words(found: Sequence[Tradeoff], summary: RunSummary, target: str) 
 
 
 def short_names(files: Sequence[str]) -> dict[str, str]:
-    """Returns names without what all but the baseline's files begin with.
+    """Returns names without the stem that all but the baseline's files share.
 
     >>> short_names(["baseline.onnx", "digits.onnx", "digits.int8.onnx"])
     {'baseline.onnx': 'baseline.onnx', 'digits.onnx': 'onnx', 'digits.int8.onnx': 'int8.onnx'}

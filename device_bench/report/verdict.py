@@ -10,10 +10,9 @@ from .summary import RunSummary, SummaryRow
 
 
 def verdict(summary: RunSummary) -> str:
-    """Returns what the run bought in plain words; it says only what was measured."""
+    """Returns the result of a run in a few sentences, from measured figures alone."""
     sentences = [_size(summary), _accuracy(summary), _best_file(summary), _refused(summary), _failures(summary)]
-    said = [sentence for sentence in sentences if sentence]
-    return " ".join(said) or "This run has no figures to compare yet."
+    return " ".join(sentence for sentence in sentences if sentence) or "This run has no figures to compare yet."
 
 
 def _size(summary: RunSummary) -> str | None:
@@ -45,7 +44,7 @@ def _accuracy(summary: RunSummary) -> str | None:
 
 
 def _best_file(summary: RunSummary) -> str | None:
-    """Speaks of the fastest file when there are latencies, of the smallest when there are none."""
+    """Describes the fastest file or, without latencies, the smallest."""
     files = [row for row in summary.rows if row.precision is not None and not row.name.startswith("baseline.")]
     target = summary.targets[0] if summary.targets else None
     timed = [(timing.median_s.value, row) for row in files if target and (timing := row.on(target)) and timing.median_s]
@@ -70,7 +69,7 @@ def _fastest(summary: RunSummary, row: SummaryRow, target: str) -> str:
     )
     ratio = timing.speedup
     if ratio is None:
-        return text + f" No speed-up is given, for {REFERENCE} was not measured beside it."
+        return text + f" No speed-up is given because {REFERENCE} was not measured with it."
     if ratio.low <= 1 <= ratio.high:
         return text + f" That is no measurable difference to {REFERENCE}: {format.times_interval(ratio)}."
     how = "faster than" if ratio.value > 1 else "the speed of"
@@ -144,7 +143,7 @@ def _best_speedup(summary: RunSummary) -> tuple[SummaryRow, str] | None:
 
 
 def _energy_tile(summary: RunSummary) -> list[tuple[str, str, str]]:
-    """Returns the least energy of an image beside that of the baseline's file, when both are known in one way."""
+    """Returns the least energy of an image and the reference's, if both are known in the same way."""
     if not summary.targets:
         return []
     timed = [(row, timing) for row in summary.rows if (timing := row.on(summary.targets[0]))]

@@ -1,4 +1,4 @@
-"""What the report says of zeros in place of weights: what they bought, by what was measured."""
+"""The section of the report on weights that became zeros: their effect on size and time."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _WRITING = ("attn.proj.weight", "mlp.fc2.weight")
 
 @dataclass(frozen=True)
 class ZerosRow:
-    """One figure of the file before and the file with zeros.
+    """One figure of the baseline's file and of the file with zeros.
 
     Attributes:
-        what: it is.
-        before: of the baseline's file.
-        after: of the file with zeros.
-        change: between them.
+        what: name of the figure.
+        before: value for the baseline's file.
+        after: value for the file with zeros.
+        change: difference of the two.
     """
 
     what: str
@@ -37,13 +37,13 @@ class ZerosRow:
 
 @dataclass(frozen=True)
 class ZerosPart:
-    """What zeros bought.
+    """The effect of zeros.
 
     Attributes:
-        sentences: in words; empty where the document cannot be read, then with ``note``.
-        rows: the same as a table, of one file and its counterpart of the baseline; empty before the export.
-        files: the baseline's file and the one with zeros.
-        layers: name, weights and zeros of every layer that was pruned, as text.
+        sentences: the effect in words; empty, with ``note``, if the document cannot be read.
+        rows: the effect as a table; empty before the export.
+        files: the baseline's file and the file with zeros.
+        layers: name, weights and zeros of every pruned layer, as text.
         note: why nothing is shown.
     """
 
@@ -55,7 +55,7 @@ class ZerosPart:
 
 
 def zeros_part(summary: RunSummary, run: Path) -> ZerosPart | None:
-    """Returns what there is to say of zeros; None for a run that was not pruned by making any."""
+    """Returns the effect of zeros; None for a run without any."""
     try:
         zeros = ZEROS_DOCUMENT.read_if_there(zeros_path(run))
     except ArtifactError as error:
@@ -64,13 +64,13 @@ def zeros_part(summary: RunSummary, run: Path) -> ZerosPart | None:
         return None
     pair = _pair(summary)
     gains = tuple(gain for gain in summary.gains if pair and (gain.baseline, gain.file) == (pair[0].file, pair[1].file))
-    told = [_counted(zeros), *([_stored(*pair), *_kept(zeros)] if pair else []), *map(_timed, gains)]
+    sentences = [_counted(zeros), *([_stored(*pair), *_kept(zeros)] if pair else []), *map(_timed, gains)]
     layers = tuple(
         (own.name, format.whole(own.weights), f"{format.whole(own.zeros)} ({format.percent(own.zeros / own.weights)})")
         for own in zeros.layers
     )
     files = (pair[0].file, pair[1].file) if pair else ("", "")
-    return ZerosPart(tuple(told), _rows(*pair, gains) if pair else (), files, layers)
+    return ZerosPart(tuple(sentences), _rows(*pair, gains) if pair else (), files, layers)
 
 
 _CHANGES: tuple[Callable[[ZerosRow], str], ...] = (
@@ -85,7 +85,7 @@ _LAYERS: tuple[Column[tuple[str, str, str]], ...] = (
 
 
 def zeros_section(summary: RunSummary, run: Path) -> Section | None:
-    """Returns the section of the report on zeros; None for a run that was not pruned by making any."""
+    """Returns the section of the report on zeros; None for a run without any."""
     part = zeros_part(summary, run)
     if part is None:
         return None
@@ -136,7 +136,7 @@ def _stored(before: Artifact, after: Artifact) -> str:
 
 
 def _kept(zeros: Zeros) -> list[str]:
-    """Returns what keeping the zeros took, where layers that write into the residual stream have some."""
+    """Returns the cost of keeping zeros in layers that write into the residual stream."""
     if not any(own.zeros and own.name.endswith(_WRITING) for own in zeros.layers):
         return []
     return [

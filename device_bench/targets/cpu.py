@@ -27,7 +27,7 @@ from device_bench.metrics.isolated import sample_isolated
 from device_bench.metrics.startup import REPEATS, Starts, measure_starts, without_folder
 from device_bench.metrics.steadiness import machine_notes, series_notes
 from device_bench.metrics.timing import Turns
-from device_bench.worker.isolated import Ask, run_isolated
+from device_bench.worker.isolated import RunJob, run_isolated
 from runtime import (
     Artifact,
     ArtifactError,
@@ -59,7 +59,7 @@ class _Known:
     starts: Starts
 
 
-def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask = run_isolated) -> BenchResult:
+def bench_files(request: BenchRequest, progress: Progress = silent, *, run_job: RunJob = run_isolated) -> BenchResult:
     """Measures the files of ``request``, interleaved, one image at a time.
 
     A manifest beside a file is optional; where there is one, the file must be the one it describes. A file that is
@@ -68,24 +68,24 @@ def bench_files(request: BenchRequest, progress: Progress = silent, *, ask: Ask 
     Args:
         request: what to measure of which files.
         progress: told of files and rounds done.
-        ask: runs a job in a fresh process.
+        run_job: runs a job in a fresh process.
 
     Raises:
         ArtifactError: a file does not exist, or is no model file by its name.
         MeasurementError: a process that measures cannot be had.
     """
     check_files(request)
-    known, failures = _start(request, progress, ask)
+    known, failures = _start(request, progress, run_job)
     if is_emulated():
-        return _answers_alone(request, known, failures, progress, ask)
+        return _answers_alone(request, known, failures, progress, run_job)
     precisions = {item.manifest.precision for item in known if item.manifest}
     arithmetics = sorted({ARITHMETIC[precision] for precision in precisions if precision in ARITHMETIC})
-    peaks = _peaks(request, arithmetics, progress, ask)
-    turns, known, failed = _time(request, known, progress, ask)
+    peaks = _peaks(request, arithmetics, progress, run_job)
+    turns, known, failed = _time(request, known, progress, run_job)
     results = tuple(_result(request, item, latency) for item, latency in zip(known, turns.latencies, strict=True))
-    peaks, doubts = _peaks_above(request, arithmetics, peaks, results, progress, ask)
+    peaks, doubts = _peaks_above(request, arithmetics, peaks, results, progress, run_job)
     results = tuple(
-        _with_metrics(request, item, result, progress, ask) for item, result in zip(known, results, strict=True)
+        _with_metrics(request, item, result, progress, run_job) for item, result in zip(known, results, strict=True)
     )
     return BenchResult(
         target=request.target,
@@ -116,7 +116,7 @@ def run_bench(
 
 
 def _answers_alone(
-    request: BenchRequest, known: Sequence[_Known], failures: Sequence[Failure], progress: Progress, ask: Ask
+    request: BenchRequest, known: Sequence[_Known], failures: Sequence[Failure], progress: Progress, run_job: RunJob
 ) -> BenchResult:
     """Returns what is true of an emulated machine: that the files run there, and how they answer."""
     before = machine_state()
@@ -124,7 +124,7 @@ def _answers_alone(
     results = []
     for item in known:
         bare = _result(request, item, None)
-        results.append(_with_metrics(request, item, replace(bare, memory=unknown, startup=None), progress, ask))
+        results.append(_with_metrics(request, item, replace(bare, memory=unknown, startup=None), progress, run_job))
     return BenchResult(
         target=request.target,
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -139,7 +139,7 @@ def _answers_alone(
     )
 
 
-def _start(request: BenchRequest, progress: Progress, ask: Ask) -> tuple[list[_Known], list[Failure]]:
+def _start(request: BenchRequest, progress: Progress, run_job: RunJob) -> tuple[list[_Known], list[Failure]]:
     """Looks at each manifest and starts each file in fresh processes; what fails is not run again."""
     known, failures = [], []
     for done, file in enumerate(request.files):
@@ -151,7 +151,7 @@ def _start(request: BenchRequest, progress: Progress, ask: Ask) -> tuple[list[_K
             failures.append(Failure(file.name, without_folder(str(error), file)))
             continue
         repeats = REPEATS if request.startup and not is_emulated() else 1
-        starts = measure_starts(file, request.threads, repeats=repeats, timeout_s=request.timeout_s, ask=ask)
+        starts = measure_starts(file, request.threads, repeats=repeats, timeout_s=request.timeout_s, run_job=run_job)
         if starts.failure is not None:
             failures.append(Failure(file.name, starts.failure))
             continue
@@ -161,7 +161,7 @@ def _start(request: BenchRequest, progress: Progress, ask: Ask) -> tuple[list[_K
 
 
 def _time(
-    request: BenchRequest, known: Sequence[_Known], progress: Progress, ask: Ask
+    request: BenchRequest, known: Sequence[_Known], progress: Progress, run_job: RunJob
 ) -> tuple[Turns, list[_Known], list[Failure]]:
     """Times all files in turns; when one of them ends the process, times the others again without it.
 
@@ -176,7 +176,7 @@ def _time(
             "sampling": encode(request.sampling),
             "seed": request.seed,
         }
-        answer = ask("latency", job, progress, silence_s=request.timeout_s)
+        answer = run_job("latency", job, progress, silence_s=request.timeout_s)
         if answer.error is None:
             return decode(Turns, answer.value, "the times"), left, failures
         if answer.turn is None or not 0 <= answer.turn < len(left):
@@ -207,7 +207,9 @@ def _result(request: BenchRequest, item: _Known, latency: Measurement | None) ->
     )
 
 
-def _with_metrics(request: BenchRequest, item: _Known, result: FileResult, progress: Progress, ask: Ask) -> FileResult:
+def _with_metrics(
+    request: BenchRequest, item: _Known, result: FileResult, progress: Progress, run_job: RunJob
+) -> FileResult:
     """Adds each metric that has a measurement of its own, in one process each; a failure becomes a note."""
     for name, metric in METRICS.items():
         if metric.measure is None or not metric.wanted(request) or (is_emulated() and not metric.emulated):
@@ -219,7 +221,7 @@ def _with_metrics(request: BenchRequest, item: _Known, result: FileResult, progr
             "threads": request.threads,
             "seed": request.seed,
         }
-        answer = ask("metric", {**job, "options": metric.options(request)}, progress, silence_s=request.timeout_s)
+        answer = run_job("metric", {**job, "options": metric.options(request)}, progress, silence_s=request.timeout_s)
         if answer.error is not None:
             note = f"Its {name} could not be measured. {without_folder(str(answer.error), item.file)}"
             result = replace(result, notes=(*result.notes, note))
@@ -232,13 +234,13 @@ def _with_metrics(request: BenchRequest, item: _Known, result: FileResult, progr
     return result
 
 
-def _peaks(request: BenchRequest, arithmetics: Sequence[str], progress: Progress, ask: Ask) -> tuple[Peak, ...]:
+def _peaks(request: BenchRequest, arithmetics: Sequence[str], progress: Progress, run_job: RunJob) -> tuple[Peak, ...]:
     """Measures the machine's peaks once; an engine that cannot gives none."""
     if not (request.peaks and arithmetics):
         return ()
     progress("peaks", 0, 1)
     job = {"threads": request.threads, "arithmetics": list(arithmetics)}
-    answer = ask("peaks", job, progress, silence_s=request.timeout_s)
+    answer = run_job("peaks", job, progress, silence_s=request.timeout_s)
     progress("peaks", 1, 1)
     return () if answer.error is not None else decode(tuple[Peak, ...], answer.value, "the peaks")
 
@@ -249,7 +251,7 @@ def _peaks_above(
     before: tuple[Peak, ...],
     results: Sequence[FileResult],
     progress: Progress,
-    ask: Ask,
+    run_job: RunJob,
 ) -> tuple[tuple[Peak, ...], tuple[str, ...]]:
     """Measures the peaks again after the files, and more often where a file was seen to do more than they say.
 
@@ -257,7 +259,7 @@ def _peaks_above(
     """
     peaks = before
     for _ in range(_PEAK_TRIES):
-        peaks = merged(peaks, _peaks(request, arithmetics, progress, ask))
+        peaks = merged(peaks, _peaks(request, arithmetics, progress, run_job))
         above = [result.file for result in results if _is_above(result, peaks)]
         if request.peaks and arithmetics and not peaks:
             return (), ("The machine's peak arithmetic could not be measured.",)

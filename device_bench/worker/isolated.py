@@ -13,7 +13,7 @@ from runtime.worker.parent import SILENCE_S, JobResult, Worker, WorkerError, pyt
 
 CHILD = python_module("device_bench.worker.child")
 
-Ask = Callable[..., JobResult]
+RunJob = Callable[..., JobResult]
 """Runs a job in a fresh process, as ``run_isolated`` does."""
 
 

@@ -53,7 +53,6 @@ class ExportKind:
         check: raises an ``ArtifactError`` for a file that must not be released, given its manifest and the
             ``ExportSettings``.
         packages: names of the modules that it is written with, beyond those of its engine.
-        default: whether it is exported unless other kinds are asked for.
     """
 
     name: str
@@ -71,7 +70,6 @@ class ExportKind:
     run: Callable[[Path, npt.NDArray[np.float32], Progress], Run] | None = None
     check: Callable[[Artifact, Any], None] | None = None
     packages: tuple[str, ...] = ()
-    default: bool = False
 
     def __post_init__(self) -> None:
         if (self.write is None) == (self.form is None):
@@ -96,10 +94,8 @@ KINDS: Registry[ExportKind] = Registry(
 )
 """Kinds of file by name."""
 
-
-def default_kinds() -> tuple[str, ...]:
-    """Returns the names of the kinds that are exported unless others are asked for."""
-    return tuple(name for name, kind in KINDS.items() if kind.default)
+DEFAULT_KINDS = ("onnx", "onnx-int8", "fp32", "int8", "int8-full")
+"""Names of the kinds that are exported unless others are asked for."""
 
 
 def kind_of(artifact: Artifact) -> ExportKind | None:

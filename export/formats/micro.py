@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.graph.ir import KINDS, LINEAR, Graph, Op
+from export.graph.ir import LINEAR, OP_KINDS, Graph, Op
 from export.quantise.form import Form
 from runtime import Artifact, ArtifactError, DataError, Progress, UnsupportedTargetError, silent
 from runtime.formats import TFLITE
@@ -19,7 +19,7 @@ from runtime.worker.parent import SILENCE_S, Worker, WorkerError, python_module
 
 from .tflite import INT8_FULL, tflite_form
 
-MICRO_KINDS = tuple(kind for kind in KINDS if kind not in ("gelu", "tanh"))
+MICRO_KINDS = tuple(kind for kind in OP_KINDS if kind not in ("gelu", "tanh"))
 """Operators TensorFlow Lite Micro runs in int8 as our other engines do. It has no GELU; its TANH writes steps of 1/128
 whatever scale the file asks for."""
 
@@ -255,5 +255,4 @@ TFLITE_MICRO = replace(
     form=micro_form,
     run=run_micro,
     check=check_fits,
-    default=False,
 )

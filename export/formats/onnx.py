@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.graph.build import Rewrites, vit_graph
+from export.graph.build import vit_graph
 from export.graph.ir import LINEAR, Graph
+from export.graph.rewrites import Rewrites
 from export.graph.zeros import rewrites_for
 from export.quantise.form import Form
 from export.quantise.recipes import Mode, Recipe
@@ -75,7 +76,6 @@ ONNX = ExportKind(
     options=("opset",),
     held_to="logits",
     packages=("onnx",),
-    default=True,
 )
 ONNX_FP16 = replace(
     ONNX,
@@ -86,7 +86,6 @@ ONNX_FP16 = replace(
     recipe="fp16_weights",
     write=partial(write_onnx, half=True),
     held_to="top-1",
-    default=False,
 )
 ONNX_INT8 = replace(
     ONNX,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from export.graph.build import DEFAULT_REWRITES, vit_graph
+from export.graph.build import vit_graph
+from export.graph.rewrites import DEFAULT_REWRITES
 from export.graph.zeros import rewrites_for
 from export.quantise.form import Form
 from export.quantise.recipes import STATIC_ATTENTION, Recipe, modes_of
@@ -69,7 +70,7 @@ def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: b
     import torch
 
     from compress.model.vit import SlicedViT
-    from export.quantise.calibrate import Stats
+    from export.quantise.calibrate import TensorStats
     from export.quantise.integer import quantise
 
     state = torch.get_rng_state()
@@ -78,7 +79,7 @@ def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: b
     torch.set_rng_state(state)
     graph = vit_graph(model, DEFAULT_REWRITES if pooled_only else DEFAULT_REWRITES.without("pooled_only"))
     if precision == "int8":
-        made_up = dict.fromkeys(graph.shapes, Stats(-4.0, 4.0, np.ones(1), np.zeros(1), np.zeros(1, np.float32)))
+        made_up = dict.fromkeys(graph.shapes, TensorStats(-4.0, 4.0, np.ones(1), np.zeros(1), np.zeros(1, np.float32)))
         ranges = replace(STATIC_ATTENTION.ranges, method="minmax")
         graph = quantise(graph, modes_of(graph, STATIC_ATTENTION), made_up, ranges)
     return tflite_bytes(graph)
@@ -99,7 +100,6 @@ FP32 = ExportKind(
     write=write_tflite,
     held_to="logits",
     packages=("ai_edge_litert", "flatbuffers"),
-    default=True,
 )
 FP16 = replace(
     FP32,
@@ -110,7 +110,6 @@ FP16 = replace(
     recipe="fp16_weights",
     write=partial(write_tflite, half=True),
     held_to="top-1",
-    default=False,
 )
 INT8 = replace(
     FP32,
@@ -141,5 +140,4 @@ INT8_FULL_16X8 = replace(
     precision="int8-full-16x8",
     suffix="int8-full-16x8.tflite",
     trainable=False,
-    default=False,
 )

@@ -1,86 +1,23 @@
-"""A sliced ViT as a graph, with the rewrites that make it faster and change nothing it computes.
+"""Builds the graph of a sliced ViT, with exact rewrites that make it faster.
 
-Every rewrite is exact in real numbers: outputs differ by rounding alone, and each can be switched off.
+Every rewrite is exact in real numbers, so outputs differ only by rounding. Each can be switched off.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime import BlockPlan, ShapePlan
+from runtime import BlockPlan
 
-from .ir import Array, Builder, Graph
+from .ir import Array, Graph
+from .rewrites import DEFAULT_REWRITES, Rewrites, Scales
+from .vit_parts import INPUT, OUTPUT, Normed, VitParts
 
 if TYPE_CHECKING:
     from compress.model.vit import SlicedViT
-
-INPUT, OUTPUT = "image", "logits"
-
-
-@dataclass(frozen=True)
-class Rewrites:
-    """Which exact rewrites the graph is built with.
-
-    Attributes:
-        fold_norm: LayerNorm's weight and bias go into the Linears that read it.
-        fold_scale: LayerScale goes into the Linear before it, and the factor on query-key products into the query.
-        fold_bias: the key's bias is dropped, since softmax does not see what is added to a whole row; the value's
-            goes through the output projection, since the weights of a row sum to one.
-        centre: everything written into the residual stream has its mean over the channels taken out, so that every
-            LayerNorm becomes an RMSNorm (Ashkboos et al. 2024, SliceGPT, arXiv 2401.15024, section 3).
-        flat: tokens are ``(N, C)`` and heads ``(H, N, d)``, without a dimension for the batch. LiteRT's GPU delegate
-            computes such graphs wrongly, so this is the one that is off unless it is asked for; ONNX files are written
-            with it, since their writer puts the batch in front of all dimensions.
-        pooled_only: the last block computes what the head reads alone: the class token's query, projection and MLP,
-            or the mean before fc2 where the head reads a mean that no norm comes before.
-        patch_rows: the patch embedding is a Linear of the patches' pixels and not a convolution.
-        fold_embed: the positions of class token and registers are added to them beforehand.
-    """
-
-    fold_norm: bool = True
-    fold_scale: bool = True
-    fold_bias: bool = True
-    centre: bool = True
-    flat: bool = False
-    pooled_only: bool = True
-    patch_rows: bool = True
-    fold_embed: bool = True
-
-    def without(self, name: str) -> Rewrites:
-        """Returns these rewrites with one switched off."""
-        return replace(self, **{name: False})
-
-    def flattened(self) -> Rewrites:
-        """Returns these rewrites with ``flat`` switched on."""
-        return replace(self, flat=True)
-
-
-@dataclass(frozen=True)
-class Scales:
-    """Factors that channels are divided by where they are written and multiplied by where they are read.
-
-    In real numbers they change nothing. In integers one range serves all channels of a tensor, and these make the
-    channels equally large (cross-layer equalisation: Nagel et al. 2019, arXiv 1906.04721, eq. 11; SmoothQuant: Xiao
-    et al. 2023, arXiv 2211.10438, eq. 4). Since every LayerNorm is an RMSNorm here, even the residual stream can be
-    scaled: only the mean of squares must then weigh each channel by its factor squared.
-
-    Attributes:
-        stream: of the residual stream, ``(C,)``, or None.
-        qk: for each block of key over query, ``(heads * qk_dim,)``: the query is multiplied, the key divided.
-        v: for each block of the value, ``(heads * v_dim,)``.
-    """
-
-    stream: Array | None = None
-    qk: tuple[Array, ...] = ()
-    v: tuple[Array, ...] = ()
-
-
-DEFAULT_REWRITES = Rewrites()
-ALL_REWRITES = DEFAULT_REWRITES.flattened()
-NO_REWRITES = Rewrites(**{field.name: False for field in fields(Rewrites)})
 
 
 def vit_graph(model: SlicedViT, rewrites: Rewrites = DEFAULT_REWRITES, scales: Scales | None = None) -> Graph:
@@ -88,33 +25,15 @@ def vit_graph(model: SlicedViT, rewrites: Rewrites = DEFAULT_REWRITES, scales: S
 
     Args:
         model: a sliced ViT.
-        rewrites: which of the exact rewrites to make.
-        scales: what to divide channels by; needs all rewrites that fold something, and centring for the stream's.
+        rewrites: the exact rewrites to make.
+        scales: factors of channels; they need the folding rewrites, and centring for those of the residual stream.
     """
     weights = {name: value.detach().double().numpy() for name, value in model.state_dict().items()}
     return _Vit(model.plan, weights, rewrites, scales or Scales()).build()
 
 
-@dataclass(frozen=True)
-class _Normed:
-    """Tokens after a norm, and the affine map that Linears reading them must still make."""
-
-    name: str
-    weight: Array | None = None
-    bias: Array | None = None
-
-
-class _Vit:
+class _Vit(VitParts):
     """Builds the graph block by block; ``x`` is always the name of the residual stream."""
-
-    def __init__(self, plan: ShapePlan, weights: dict[str, Array], rewrites: Rewrites, scales: Scales) -> None:
-        self.plan, self.weights, self.rewrites, self.scales = plan, weights, rewrites, scales
-        self.g = Builder((1, *plan.img_size, plan.in_chans), INPUT)
-        self.batch = () if rewrites.flat else (1,)
-        # without a last norm the head would see what centring takes away
-        self.rms = rewrites.centre and plan.norm != "none"
-        self.stream_scale = scales.stream if self.rms else None
-        assert self.stream_scale is None or (rewrites.fold_norm and rewrites.fold_scale), "scales need folded norms"
 
     def build(self) -> Graph:
         plan, g = self.plan, self.g
@@ -129,10 +48,8 @@ class _Vit:
         assert output == OUTPUT
         return g.graph(output)
 
-    # what the last block can leave out
-
     def pooled_rows(self) -> int | None:
-        """How many of the first tokens the heads read, or None for all."""
+        """Returns how many of the first tokens the head reads, or None for all."""
         if not self.rewrites.pooled_only or self.plan.pooling != "token":
             return None
         rows = 2 if self.plan.dist_token else 1
@@ -140,8 +57,6 @@ class _Vit:
 
     def mean_early(self) -> bool:
         return self.rewrites.pooled_only and self.plan.pooling != "token" and self.plan.norm != "before_pool"
-
-    # parts
 
     def embed(self) -> str:
         plan, g, w = self.plan, self.g, self.weights
@@ -185,7 +100,7 @@ class _Vit:
         return g.op("reshape", [x], "patches", shape=(*self.batch, down * across, rows * columns * chans))
 
     def norm_pre(self, x: str) -> str:
-        """A LayerNorm whose result is the residual stream itself: nothing can take its affine."""
+        """Adds a LayerNorm whose output is the residual stream, so that no Linear can take its affine."""
         g = self.g
         x = self.norm(x, "norm_pre", fold=False).name
         if not self.rms:
@@ -195,28 +110,6 @@ class _Vit:
             return x
         row = (1,) * (len(g.shapes[x]) - 1) + (-1,)
         return g.op("mul", [x, g.constant("norm_pre.rescale", 1 / self.stream_scale.reshape(row))], "norm_pre.rescaled")
-
-    def norm(self, x: str, name: str, fold: bool | None = None) -> _Normed:
-        g, rank = self.g, len(self.g.shapes[x])
-        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
-        if not self.rms:
-            mean = g.op("mean", [x], f"{name}.mean", axis=(-1,))
-            x = g.op("sub", [x, mean], f"{name}.centred")
-        square = g.op("mul", [x, x], f"{name}.square")
-        if self.stream_scale is None:
-            variance = g.op("mean", [square], f"{name}.variance", axis=(-1,))
-            eps = g.constant("norm_eps", np.full((1,) * rank, self.plan.norm_eps))
-            variance = g.op("add", [variance, eps], f"{name}.variance_eps")
-        else:
-            share = self.stream_scale**2 / len(self.stream_scale)
-            variance = g.linear(square, share[None], np.full(1, self.plan.norm_eps), f"{name}.variance")
-            weight = weight * self.stream_scale
-        x = g.op("mul", [x, g.op("rsqrt", [variance], f"{name}.rsqrt")], f"{name}.normed")
-        if self.rewrites.fold_norm if fold is None else fold:
-            return _Normed(x, weight, bias)
-        row = (1,) * (rank - 1) + (-1,)
-        x = g.op("mul", [x, g.constant(f"{name}.weight", weight.reshape(row))], f"{name}.scaled")
-        return _Normed(g.op("add", [x, g.constant(f"{name}.bias", bias.reshape(row))], f"{name}.out"))
 
     def attention(self, stream: str, index: int, block: BlockPlan, rows: int | None) -> str:
         g, w, at = self.g, self.weights, f"blocks.{index}.attn"
@@ -269,9 +162,9 @@ class _Vit:
         )
 
     def attention_of_one(self, q: str, normed: str, key: Array, value: Array, at: str) -> str:
-        """Attention of one query: the query goes through the key's weights, and the mixture through the value's.
+        """Adds attention of one query: the query goes through the key's weights, the mixture through the value's.
 
-        So no key or value of any token is computed. ``normed`` is ``(…, N, C)``, the result ``(…, 1, heads * v_dim)``.
+        No key or value of a token is computed. ``normed`` is ``(…, N, C)``, the result ``(…, 1, heads * v_dim)``.
         """
         g, c = self.g, self.plan.embed_dim
         block = self.plan.blocks[-1]
@@ -318,7 +211,7 @@ class _Vit:
         else:
             rows = 2 if plan.dist_token else 1
             x = x if early else self.pooled(x, "pooled") if plan.pooling != "token" else self.first(x, rows, "pooled")
-            pooled = self.norm(x, "norm") if plan.norm != "none" else _Normed(x)
+            pooled = self.norm(x, "norm") if plan.norm != "none" else Normed(x)
         if not plan.dist_token:
             return self.classifier(pooled, "head", 1.0, OUTPUT)
         firsts = replace(pooled, name=self.first(pooled.name, 1, "head.token"))
@@ -327,84 +220,9 @@ class _Vit:
         two = self.classifier(seconds, "head_dist", 0.5, "head_dist")
         return g.op("add", [one, two], OUTPUT)
 
-    def classifier(self, x: _Normed, name: str, share: float, output: str) -> str:
+    def classifier(self, x: Normed, name: str, share: float, output: str) -> str:
         weight, bias = self.affine(x, name, share)
         flat = (1, self.plan.embed_dim)
         if self.g.shapes[x.name] != flat:
             x = replace(x, name=self.g.op("reshape", [x.name], f"{name}.in", shape=flat))
         return self.g.linear(x.name, weight, bias, output)
-
-    # pieces
-
-    def affine(self, x: _Normed, name: str, factor: float = 1.0) -> tuple[Array, Array | None]:
-        """Returns weight and bias of the Linear ``name``, with the norm's affine and ``factor`` in them."""
-        weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
-        if x.bias is not None:
-            bias = weight @ x.bias + (0 if bias is None else bias)
-        if x.weight is not None:
-            weight = weight * x.weight
-        return weight * factor, None if bias is None else bias * factor
-
-    def write(self, stream: str, x: str, weight: Array, bias: Array | None, index: int, gamma: str, name: str) -> str:
-        """Adds a Linear of ``x`` to the residual stream."""
-        g, scale = self.g, self.weights.get(f"blocks.{index}.{gamma}")
-        if scale is not None and self.rewrites.fold_scale:
-            weight, bias, scale = weight * scale[:, None], None if bias is None else bias * scale, None
-        if scale is None:
-            weight, bias = self.written(weight), None if bias is None else self.written(bias)
-        x = g.linear(x, weight, bias, name)
-        if scale is not None:
-            row = (1,) * (len(g.shapes[x]) - 1) + (-1,)
-            x = g.op("mul", [x, g.constant(f"blocks.{index}.{gamma}", scale.reshape(row))], f"{name}.scaled")
-            if self.rms:
-                mean = g.op("mean", [x], f"{name}.mean", axis=(-1,))
-                x = g.op("sub", [x, mean], f"{name}.centred")
-        return g.op("add", [stream, x], f"{name}.stream")
-
-    def written(self, value: Array, axis: int = 0) -> Array:
-        """Returns something written into the residual stream without its mean over the channels, and scaled."""
-        if self.rms:
-            value = value - value.mean(axis=axis, keepdims=True)
-        if self.stream_scale is None:
-            return value
-        shape = [1] * value.ndim
-        shape[axis] = -1
-        return value / self.stream_scale.reshape(shape)
-
-    def heads(self, x: str, count: int, name: str) -> str:
-        """Maps ``(…, N, heads * d)`` to ``(…, heads, N, d)``."""
-        *batch, n, width = self.g.shapes[x]
-        if n == 1 or count == 1:
-            return self.g.op("reshape", [x], f"{name}.heads", shape=(*batch, count, n, width // count))
-        x = self.g.op("reshape", [x], f"{name}.split", shape=(*batch, n, count, width // count))
-        rank = len(batch) + 3
-        return self.g.op("transpose", [x], f"{name}.heads", perm=(*range(rank - 3), rank - 2, rank - 3, rank - 1))
-
-    def joined(self, x: str, name: str) -> str:
-        """Maps ``(…, heads, N, d)`` to ``(…, N, heads * d)``."""
-        *batch, count, n, width = self.g.shapes[x]
-        if n > 1 and count > 1:
-            rank = len(batch) + 3
-            perm = (*range(rank - 3), rank - 2, rank - 3, rank - 1)
-            x = self.g.op("transpose", [x], f"{name}.rows", perm=perm)
-        return self.g.op("reshape", [x], f"{name}.joined", shape=(*batch, n, count * width))
-
-    def pooled(self, x: str, name: str) -> str:
-        """The mean over the tokens the head reads."""
-        skip = self.plan.num_prefix_tokens if self.plan.pooling == "avg" else 0
-        if skip:
-            count = self.g.shapes[x][-2] - skip
-            x = self.first(x, count, f"{name}.patches", begin=skip)
-        return self.g.op("mean", [x], name, axis=(-2,))
-
-    def first(self, x: str, rows: int, name: str, begin: int = 0) -> str:
-        """``rows`` tokens from ``begin``."""
-        *batch, n, width = self.g.shapes[x]
-        if rows == n:
-            return x
-        start, size = (*(0 for _ in batch), begin, 0), (*batch, rows, width)
-        return self.g.op("slice", [x], name, begin=start, size=size)
-
-    def tokens(self, name: str, value: Array) -> str:
-        """Adds a constant in the shape of tokens."""
-        return self.g.constant(name, value.reshape((*self.batch, *value.shape)))

@@ -1,4 +1,4 @@
-"""Computes a graph in torch: to compare it with its model, to see its activations, and to train it."""
+"""Computes a graph in torch, to compare it with its model, to observe its activations and to train it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .ir import Graph, Op
 _LEAST_VARIANCE = 1e-12
 
 Hook = Callable[[str, torch.Tensor], torch.Tensor]
-"""Told the name and the value ``(B, …)`` of every tensor computed; what it returns is taken in its place."""
+"""Called with the name and the value ``(B, …)`` of every computed tensor; returns the value to continue with."""
 
 
 def run_graph(
@@ -24,8 +24,8 @@ def run_graph(
     Args:
         graph: any graph; its integer tensors are computed as real numbers, unless ``hook`` rounds them.
         images: ``(B, H, W, C)``; their type is the type of the computation.
-        hook: sees and may replace every computed tensor, the images included.
-        constants: values to take in place of the graph's, for training.
+        hook: observes and may replace every computed tensor, the images included.
+        constants: values that replace constants of the graph, for training.
 
     Returns:
         Logits ``(B, classes)``.

@@ -22,8 +22,8 @@ class FileTensor:
     Attributes:
         dtype: numpy's name of its type, or the file format's where numpy has none.
         shape: its dimensions, -1 for a free one; None where the file does not say.
-        stored: which stretch of the file holds it, for constants.
-        size_bytes: how much that takes, 0 where nothing is stored.
+        stored: identifier of its bytes in the file, for constants.
+        size_bytes: number of these bytes; 0 where none are stored.
     """
 
     dtype: str

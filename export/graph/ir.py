@@ -1,8 +1,8 @@
-"""A model as data: operators in order, constants, shapes. What every file format is written from.
+"""A model as a graph of operators, constants and shapes, from which every file format is written.
 
-Between the torch model and the file stands this graph of a few dozen kinds of operator, one image at a time. Exact
-rewrites happen while it is built (``vit_graph``), quantisation is a graph made of a graph, and ``run_graph`` computes
-it in torch, so that every step can be compared with the model it came from.
+The graph describes one image and has about twenty kinds of operator. ``vit_graph`` builds it with exact rewrites,
+``quantise`` turns it into a graph of integers, and ``run_graph`` computes it in torch, so that every step can be
+compared with the torch model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IntType = Literal["int8", "int16", "int32", "int64"]
 LINEAR = ("fully_connected", "conv_2d")
 """Operators with constant weights as their second input, and an optional bias as their third."""
 
-KINDS = (
+OP_KINDS = (
     *LINEAR,
     "batch_matmul",
     "add",
@@ -45,13 +45,13 @@ KINDS = (
 
 @dataclass(frozen=True)
 class QParams:
-    """How integers stand for real numbers: real = scale * (stored - zero_point).
+    """Scale and zero point of a tensor: real = scale * (stored - zero_point).
 
     Attributes:
-        scale: one, or one for each index along ``axis``.
-        zero_point: of all of them.
-        dtype: of the stored integers.
-        axis: the dimension that has scales of its own, or None for one scale.
+        scale: one value, or one for each index along ``axis``.
+        zero_point: one value for the whole tensor.
+        dtype: type of the stored integers.
+        axis: dimension with one scale for each index, or None for one scale.
     """
 
     scale: tuple[float, ...]
@@ -78,7 +78,7 @@ class QParams:
         return np.clip(grid, *self.limits).astype(self.dtype)
 
     def rounded(self, real: Array) -> Array:
-        """Returns the real numbers that the integers nearest to ``real`` stand for, float64."""
+        """Returns ``real`` rounded to the nearest integers and dequantised, float64."""
         return (self.stored(real).astype(np.float64) - self.zero_point) * self.spread(np.ndim(real))
 
 
@@ -87,9 +87,9 @@ class Op:
     """One operator.
 
     Attributes:
-        kind: one of ``KINDS``.
-        inputs: names of what it reads, constants included.
-        output: name of what it writes.
+        kind: one of ``OP_KINDS``.
+        inputs: names of the tensors it reads, constants included.
+        output: name of the tensor it writes.
         options: ``axis``, ``shape``, ``perm``, ``begin``, ``stride``, ``adj_y``, ``approximate``, ``act``; axes count
             from the end and are negative.
     """
@@ -109,8 +109,8 @@ class Graph:
         output: name of the logits.
         ops: in an order in which they can be run.
         constants: weights and biases, float64.
-        shapes: of every tensor, constants included.
-        qparams: of the tensors that are integers in the file; all others are float32.
+        shapes: shape of every tensor, constants included.
+        qparams: scale and zero point of the tensors that are integers in the file; all others are float32.
     """
 
     input: str
@@ -122,7 +122,7 @@ class Graph:
 
 
 class Builder:
-    """Collects operators and works out the shape of what each one writes.
+    """Collects operators and computes the shapes of their outputs.
 
     Args:
         shape: of the image, ``(1, H, W, C)``.
@@ -144,8 +144,8 @@ class Builder:
         return name
 
     def op(self, kind: str, inputs: Iterable[str], output: str, **options: Any) -> str:
-        """Adds an operator and returns the name of what it writes."""
-        assert kind in KINDS, kind
+        """Adds an operator and returns the name of its output."""
+        assert kind in OP_KINDS, kind
         assert output not in self.shapes, f"{output} is written twice"
         op = Op(kind, tuple(inputs), output, options)
         self.shapes[output] = output_shape(op, [self.shapes[name] for name in op.inputs])
@@ -160,7 +160,7 @@ class Builder:
         return self.op("fully_connected", inputs, output, act=act)
 
     def graph(self, output: str) -> Graph:
-        """Returns the graph that computes ``output``, without what does not lead to it."""
+        """Returns the graph that computes ``output``, without operators and constants that it does not need."""
         needed, ops = {output}, []
         for op in reversed(self.ops):
             if op.output in needed:
@@ -172,7 +172,7 @@ class Builder:
 
 
 def output_shape(op: Op, shapes: list[Shape]) -> Shape:
-    """Returns the shape of what ``op`` writes for inputs of ``shapes``."""
+    """Returns the shape of the output of ``op`` for inputs of ``shapes``."""
     first, options = shapes[0], op.options
     match op.kind:
         case "fully_connected":

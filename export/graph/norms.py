@@ -1,4 +1,4 @@
-"""Finds the norms that a graph spells out in single operators, for formats that have an operator for a whole norm."""
+"""Finds norms that a graph computes in single operators, for formats with one operator for a whole norm."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Norm:
     """One norm over the last dimension.
 
     Attributes:
-        source: name of what is normed.
+        source: name of the input.
         output: name of the result.
-        centred: LayerNorm, which takes the mean out; without it, RMSNorm.
-        eps: what is added to the variance.
+        centred: whether the mean is subtracted, as in LayerNorm; if not, it is an RMSNorm.
+        eps: constant added to the variance.
         weight: name of a constant factor for each channel, or None.
         bias: name of a constant added to each channel, or None; RMSNorm has none.
-        inside: names of everything between ``source`` and ``output``, ``output`` not included.
+        inside: names of the tensors between ``source`` and ``output``, ``output`` not included.
     """
 
     source: str
@@ -45,7 +45,7 @@ def readers_of(graph: Graph) -> dict[str, list[Op]]:
 def find_norms(graph: Graph) -> dict[str, Norm]:
     """Returns the float norms of ``graph`` by the name of their result.
 
-    A norm is taken as one only where nothing outside it reads what is inside.
+    A norm counts only if no operator outside it reads a tensor inside it.
     """
     finder = _Finder(graph)
     norms = [finder.norm(op) for op in graph.ops if op.kind == "rsqrt"]
@@ -79,7 +79,7 @@ class _Finder:
         return self.with_affine(source, scaled, centre is not None, float(np.ravel(eps)[0]), inside)
 
     def with_affine(self, source: str, scaled: Op, centred: bool, eps: float, inside: set[str]) -> Norm:
-        """Adds the factor, and for LayerNorm the sum, that come right after a norm."""
+        """Returns the norm with the weight, and for LayerNorm the bias, that follow it."""
         output, weight, bias = scaled.output, None, None
         factor = self.only_reader(output, "mul")
         if factor is not None and self.row(factor, source):
@@ -90,7 +90,7 @@ class _Finder:
         return Norm(source, output, centred, eps, weight, bias, frozenset(inside))
 
     def centring(self, x: str, readers: set[str]) -> Op | None:
-        """Returns the mean that was taken out of ``x``, if nothing but ``readers`` sees the difference."""
+        """Returns the mean that was subtracted for ``x``, if only ``readers`` read the difference."""
         difference = self.producer(x, "sub")
         if difference is None or {op.output for op in self.readers[x]} != readers:
             return None
@@ -100,7 +100,7 @@ class _Finder:
         return mean if len(self.readers[mean.output]) == 1 else None
 
     def row(self, op: Op, like: str) -> bool:
-        """Tells whether the second input is a constant with one value for each channel of ``like``."""
+        """Returns whether the second input is a constant with one value for each channel of ``like``."""
         value = self.graph.constants.get(op.inputs[1])
         return value is not None and value.size == value.shape[-1] == self.graph.shapes[like][-1]
 

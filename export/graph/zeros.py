@@ -1,23 +1,23 @@
-"""Keeps the zeros of a model zero in its files."""
+"""Chooses the rewrites that keep the zeros of a sparse model in its files."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .build import DEFAULT_REWRITES, Rewrites
+from .rewrites import DEFAULT_REWRITES, Rewrites
 
 if TYPE_CHECKING:
     from compress.model.vit import SlicedViT
 
 _SHARE = 0.01
-"""Share of zeros from which a model was made sparse on purpose; weights that were trained freely are hardly ever 0."""
+"""Least share of zeros in a model that was made sparse; freely trained weights are hardly ever 0."""
 
 
 def rewrites_for(model: SlicedViT) -> Rewrites:
-    """Returns the default rewrites, or for a model with zeros in what its blocks write those that leave them zeros.
+    """Returns the default rewrites, without centring for a model with zeros in its output projections or fc2.
 
-    Centring takes the mean over the channels out of the weights of the output projection and of fc2, which would make
-    other numbers of their zeros. Without it the file computes that mean in every norm.
+    Centring subtracts the mean over the channels from those weights, and their zeros would become other numbers.
+    Without it the file computes that mean in every norm.
     """
     from compress.search.unstructured import sparse_weights
 

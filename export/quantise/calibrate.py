@@ -1,4 +1,4 @@
-"""What a model's activations look like on real images: the ground on which integer ranges are chosen."""
+"""Statistics of a model's activations on real images, and the integer ranges chosen from them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from export.graph.ir import Array, Graph, IntType, QParams
 from runtime import DataError
 
 SAMPLE = 1 << 14
-"""Values of each tensor that are kept, for choosing ranges by the error they leave."""
+"""Number of values kept of each tensor, to choose ranges by their error."""
 
 _HEADROOM = 2.0
-"""How much further int16 ranges reach than what was seen: there are bits enough, and nothing is cut off."""
+"""Factor of int16 ranges over the observed ones: there are bits enough, and nothing is clipped."""
 
 _SHRINK = np.linspace(1.0, 0.2, 41)
 
 
 @dataclass(frozen=True)
-class Stats:
-    """What is known of one tensor's values.
+class TensorStats:
+    """Statistics of one tensor.
 
     Attributes:
         low: least value.
         high: greatest value.
-        channels: greatest absolute value along the last dimension.
-        mean: along the last dimension.
-        sample: some of its values, float32.
+        channels: greatest absolute value of each channel, the last dimension.
+        mean: of each channel.
+        sample: some of the values, float32.
     """
 
     low: float
@@ -42,10 +42,10 @@ class Stats:
 
 
 def check_calibration(images: npt.NDArray[np.float32] | None) -> None:
-    """Refuses images that ranges cannot be taken from.
+    """Checks that images can set ranges.
 
     Raises:
-        DataError: there are fewer than two, they are constant, or they are all the same.
+        DataError: there are fewer than two images, they are constant, or they are all the same.
     """
     if images is None or len(images) < 2:
         raise DataError("Calibration needs images", expected="at least 2", got=0 if images is None else len(images))
@@ -58,16 +58,16 @@ def observe(
     images: npt.NDArray[np.float32],
     batch: int = 16,
     seed: int = 0,
-    tell: Callable[[int], None] | None = None,
-) -> dict[str, Stats]:
-    """Runs ``graph`` in float32 and returns what every computed tensor looked like, the image included.
+    done: Callable[[int], None] = lambda count: None,
+) -> dict[str, TensorStats]:
+    """Runs ``graph`` in float32 and returns the statistics of the image and of every computed tensor, by name.
 
     Args:
-        graph: a graph without integers.
-        images: ``(N, H, W, C)``, preprocessed.
-        batch: images at a time.
+        graph: a float graph.
+        images: preprocessed images ``(N, H, W, C)`` float32.
+        batch: number of images computed at a time.
         seed: of the sampled values.
-        tell: told after every batch how many images are done.
+        done: called after every batch with the number of images done.
     """
     generator = torch.Generator().manual_seed(seed)
     seen: dict[str, list[tuple[torch.Tensor, ...]]] = {}
@@ -84,14 +84,13 @@ def observe(
     with torch.no_grad():
         for start in range(0, len(images), batch):
             run_graph(graph, torch.from_numpy(images[start : start + batch]), look)
-            if tell is not None:
-                tell(min(start + batch, len(images)))
+            done(min(start + batch, len(images)))
     return {name: _stats(parts, len(images)) for name, parts in seen.items()}
 
 
-def _stats(parts: list[tuple[torch.Tensor, ...]], count: int) -> Stats:
+def _stats(parts: list[tuple[torch.Tensor, ...]], count: int) -> TensorStats:
     lows, highs, channels, sums, samples = zip(*parts, strict=True)
-    return Stats(
+    return TensorStats(
         low=min(float(low) for low in lows),
         high=max(float(high) for high in highs),
         channels=torch.stack(channels).amax(0).double().numpy(),
@@ -100,15 +99,15 @@ def _stats(parts: list[tuple[torch.Tensor, ...]], count: int) -> Stats:
     )
 
 
-def activation_qparams(stats: Stats, symmetric: bool, ranges: str, dtype: IntType = "int8") -> QParams:
-    """Chooses scale and zero point for a tensor.
+def activation_qparams(stats: TensorStats, symmetric: bool, ranges: str, dtype: IntType = "int8") -> QParams:
+    """Returns the scale and zero point for a tensor.
 
     Args:
         stats: of the tensor.
-        symmetric: with zero point 0.
-        ranges: ``minmax`` takes everything seen; ``mse`` the part of it that leaves the least squared error;
-            ``percentile`` leaves out one value in ten thousand.
-        dtype: ``int8``, or ``int16``, which is symmetric always.
+        symmetric: whether the zero point is 0.
+        ranges: ``minmax`` takes the whole observed range; ``mse`` the part of it with the least squared error;
+            ``percentile`` clips one value in ten thousand at either end.
+        dtype: ``int8``, or ``int16``, which is always symmetric.
     """
     low, high = min(stats.low, 0.0), max(stats.high, 0.0)
     if dtype == "int16":
@@ -129,7 +128,7 @@ def activation_qparams(stats: Stats, symmetric: bool, ranges: str, dtype: IntTyp
 
 
 def int8_range(low: float, high: float, symmetric: bool = False) -> QParams:
-    """Returns the int8 grid that holds ``low`` (at most 0) to ``high`` (at least 0), and 0 exactly."""
+    """Returns the int8 scale and zero point for ``low`` (at most 0) to ``high`` (at least 0), with 0 exact."""
     if symmetric:
         return QParams((max(-low, high, 1e-9) / 127,))
     scale = max(high - low, 1e-9) / 255
@@ -137,7 +136,7 @@ def int8_range(low: float, high: float, symmetric: bool = False) -> QParams:
 
 
 def weight_qparams(weight: Array, axis: int | None = 0) -> QParams:
-    """Returns symmetric int8 scales of a weight, one for each index along ``axis`` or one for all."""
+    """Returns symmetric int8 scales of a weight: one for each index along ``axis``, or one for all."""
     others = tuple(i for i in range(weight.ndim) if axis is None or i != axis % weight.ndim)
     peaks = np.abs(weight).max(axis=others)
     return QParams(tuple(float(s) for s in np.atleast_1d(np.maximum(peaks, 1e-9) / 127)), 0, "int8", axis)

@@ -13,30 +13,31 @@ import torch
 
 from compress.model.vit import SlicedViT
 from export.compare import compare_logits, real_logits
-from export.graph.build import Scales, vit_graph
+from export.graph.build import vit_graph
 from export.graph.ir import LINEAR, Graph
+from export.graph.rewrites import Scales
 from runtime import Parity, Progress, silent
 
-from .calibrate import Stats, observe
+from .calibrate import TensorStats, observe
 from .equalise import equalising_scales
 from .form import Form
 from .integer import quantise
 from .recipes import Recipe
-from .rounding import simulate
+from .simulate import simulate
 
 _SENSITIVITY_IMAGES = 8
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is quantised, and the images it is done with.
+    """A model to quantise, with the images for it.
 
     Attributes:
-        model: a sliced ViT.
-        calibration: images that ranges are taken from, ``(N, H, W, C)``.
-        images: images that candidates are compared on.
-        logits: of the float model on them.
-        labels: theirs, or None.
+        model: the float model.
+        calibration: images that set the ranges, ``(N, H, W, C)`` float32, preprocessed.
+        images: images that candidates are compared on, ``(N, H, W, C)`` float32, preprocessed.
+        logits: of the float model on ``images``, ``(N, classes)``.
+        labels: true classes of ``images``, or None.
     """
 
     model: SlicedViT
@@ -48,7 +49,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A quantised file that was tried."""
+    """A quantised file, compared with the float model.
+
+    Attributes:
+        recipe: the recipe it was written by.
+        graph: of integers.
+        path: of the file.
+        parity: comparison with the float model.
+    """
 
     recipe: Recipe
     graph: Graph
@@ -58,14 +66,15 @@ class Candidate:
 
 @dataclass
 class CandidateBuilder:
-    """Builds candidates of one subject; what they share is computed once.
+    """Builds candidates of one subject; shared graphs and statistics are computed once.
 
     Attributes:
-        subject: what is quantised.
-        folder: where candidates are written.
-        form: of their files.
-        kind: of file they are candidates for, for those who watch.
-        progress: told of every step that takes long, and of every candidate how it did.
+        subject: the model to quantise.
+        folder: of the candidates' files.
+        form: how graphs become files.
+        kind: name of the kind of file, for progress.
+        progress: called at every long step, and with the accuracy of every candidate.
+        tried: number of candidates so far.
     """
 
     subject: Subject
@@ -75,13 +84,13 @@ class CandidateBuilder:
     progress: Progress = field(default=silent)
     tried: int = 0
     _scales: Scales | None = None
-    _seen: dict[bool, tuple[Graph, dict[str, Stats]]] = field(default_factory=dict)
+    _seen: dict[bool, tuple[Graph, dict[str, TensorStats]]] = field(default_factory=dict)
 
-    def graph(self, equalised: bool) -> tuple[Graph, dict[str, Stats]]:
-        """Returns the float graph, its attention's channels always equalised, and its activations.
+    def graph(self, equalised: bool) -> tuple[Graph, dict[str, TensorStats]]:
+        """Returns the float graph with equalised channels of attention, and the statistics of its activations.
 
         Args:
-            equalised: the residual stream's channels are, too.
+            equalised: whether the channels of the residual stream are equalised too.
         """
         if equalised not in self._seen:
             scales = self._channels()
@@ -91,26 +100,26 @@ class CandidateBuilder:
         return self._seen[equalised]
 
     def _channels(self) -> Scales:
-        """Returns what channels are divided by to be equally large."""
+        """Returns the factors that make channels equally large."""
         if self._scales is None:
             model = self.subject.model
             plain = self.form.prepare(vit_graph(model, self.form.rewrites(model)))
             self._scales = equalising_scales(model.plan, plain, self._observed(plain))
         return self._scales
 
-    def _observed(self, graph: Graph) -> dict[str, Stats]:
+    def _observed(self, graph: Graph) -> dict[str, TensorStats]:
         stage, images = f"{self.kind} calibration", self.subject.calibration
-        return observe(graph, images, tell=lambda done: self.progress(stage, done, len(images)))
+        return observe(graph, images, done=lambda done: self.progress(stage, done, len(images)))
 
     def quantised(self, recipe: Recipe) -> Graph:
-        """Returns the graph that ``recipe`` makes."""
-        return self._rounded(recipe, *self.graph(recipe.equalised))
+        """Returns the graph of integers by ``recipe``."""
+        return self._quantised(recipe, *self.graph(recipe.equalised))
 
     def quantised_from(self, recipe: Recipe, graph: Graph) -> Graph:
-        """Returns the graph that ``recipe`` makes of a float one of the same operators and other weights."""
-        return self._rounded(recipe, graph, self._observed(graph))
+        """Returns the graph of integers by ``recipe`` of a float graph with the same operators and other weights."""
+        return self._quantised(recipe, graph, self._observed(graph))
 
-    def _rounded(self, recipe: Recipe, graph: Graph, seen: dict[str, Stats]) -> Graph:
+    def _quantised(self, recipe: Recipe, graph: Graph, seen: dict[str, TensorStats]) -> Graph:
         made = quantise(graph, self.form.modes(graph, recipe), seen, recipe.ranges)
         for name in recipe.passes:
             module, function = name.split(":")
@@ -118,7 +127,7 @@ class CandidateBuilder:
         return made
 
     def candidate(self, recipe: Recipe, graph: Graph | None = None) -> Candidate:
-        """Writes the file of ``recipe`` and runs it."""
+        """Writes the file of ``recipe``, or of ``graph``, and runs it."""
         started, images = time.monotonic(), self.subject.images
         self.graph(recipe.equalised)
         self.tried += 1
@@ -134,12 +143,12 @@ class CandidateBuilder:
             threads=torch.get_num_threads(),
         )
         parity = compare_logits(logits, self.subject.logits, self.subject.labels, "")
-        said = f"{recipe.name}: {_said(parity)}, took {time.monotonic() - started:.1f} s"
-        self.progress(stage, len(images) + 1, len(images) + 1, said)
+        note = f"{recipe.name}: {_in_words(parity)}, took {time.monotonic() - started:.1f} s"
+        self.progress(stage, len(images) + 1, len(images) + 1, note)
         return Candidate(recipe, graph, path, parity)
 
     def sensitivities(self, recipe: Recipe) -> list[str]:
-        """Returns the Linears, those first whose rounding alone changes the logits most."""
+        """Returns the names of the Linears, sorted by how much rounding each alone changes the logits, most first."""
         graph, seen = self.graph(recipe.equalised)
         images = self.subject.images[:_SENSITIVITY_IMAGES]
         wanted = simulate(graph, images)
@@ -147,15 +156,15 @@ class CandidateBuilder:
         names = [op.output for op in graph.ops if op.kind in LINEAR and modes.get(op.output, "float") != "float"]
         errors = {}
         for done, name in enumerate(names):
-            self.progress(f"{self.kind} layers", done, len(names), f"what rounding {name} alone costs")
+            self.progress(f"{self.kind} layers", done, len(names), f"error of rounding {name} alone")
             alone = quantise(graph, {name: modes[name]}, seen, replace(recipe.ranges, outside=False))
             errors[name] = float(np.square(simulate(alone, images) - wanted).sum())
         self.progress(f"{self.kind} layers", len(names), len(names))
         return sorted(errors, key=lambda name: -errors[name])
 
 
-def _said(parity: Parity) -> str:
-    """Returns how a candidate did, in words."""
+def _in_words(parity: Parity) -> str:
+    """Returns the accuracy of a candidate in words."""
     distance = "equal" if parity.sqnr_db is None else f"{parity.sqnr_db:.1f} dB"
     drop = drop_of(parity)
     lost = "" if drop is None else f", top-1 {-drop:+.2f} points"
@@ -170,8 +179,8 @@ def drop_of(parity: Parity) -> float | None:
 
 
 def score_of(one: Candidate) -> float:
-    """Returns what candidates are ranked by: how close their logits are to the float model's, dB.
+    """Returns the rank of a candidate: the SQNR of its logits, dB.
 
-    A few images more or fewer with the same top-1 are chance; the logits of all of them are not.
+    The number of images with the same top-1 varies by chance; the logits of all images vary less.
     """
     return np.inf if one.parity.sqnr_db is None else one.parity.sqnr_db

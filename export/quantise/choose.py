@@ -23,18 +23,18 @@ _FLOAT_LAYERS = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a quantised file must reach on the images of choice.
+    """The accuracy that a quantised file must reach on the images of choice.
 
     Attributes:
-        agreement: least share of images with the float model's top-1, 0..1; None asks nothing.
-        max_drop: most points of top-1 that may be lost; None asks nothing.
+        agreement: least share of images with the float model's top-1, 0..1; None does not check.
+        max_drop: most points of top-1 that may be lost; None does not check.
     """
 
     agreement: float | None = None
     max_drop: float | None = None
 
     def met_by(self, parity: Parity) -> bool:
-        """Says whether ``parity`` is good enough."""
+        """Returns whether ``parity`` is accurate enough."""
         drop = drop_of(parity)
         if self.max_drop is not None and (drop is None or drop > self.max_drop):
             return False
@@ -49,18 +49,18 @@ def choose_fast(
     holds: Callable[[Path], bool] = lambda path: True,
     processor: str | None = None,
 ) -> tuple[Candidate, tuple[Trial, ...]]:
-    """Returns the fastest candidate that is good enough, or the most accurate where none is, and all that were tried.
+    """Returns the fastest candidate that is accurate enough, else the most accurate one, and all trials.
 
-    Recipes are tried as they are; where none is good enough, with the stream's channels equalised; and then with more
-    and more of the most sensitive layers of the most accurate one left float.
+    If no recipe is accurate enough, each is tried with equalised channels of the residual stream; then the most
+    accurate one is tried with more and more of its most sensitive layers in float.
 
     Args:
         builder: builds candidates.
-        recipes: the one expected to be fastest first.
-        wanted: what is good enough.
-        timer: times files on the target; None goes by the order of ``recipes``.
-        holds: a last check of a file, on other images; where it fails the next fastest is taken.
-        processor: of the processors that ``recipes`` are ordered for, to be kept with what was tried.
+        recipes: to try, the one expected to be fastest first.
+        wanted: the accuracy to reach.
+        timer: times files on the target; None keeps the order of ``recipes``.
+        holds: checks a file on other images; if it fails, the next fastest candidate is taken.
+        processor: family of processors that ``recipes`` are ordered for; its instruction counts go into the trials.
     """
     tried = [builder.candidate(recipe) for recipe in recipes]
     for stage in (_equalised, _partly_float):
@@ -80,7 +80,7 @@ def choose_fast(
 
 
 def _fastest_first(good: Sequence[Candidate], seconds: dict[str, float]) -> list[Candidate]:
-    """Sorts candidates by time, and those as fast as the fastest by how close they are."""
+    """Sorts candidates by time, and those about as fast as the fastest by their accuracy."""
     least = min(seconds.values())
 
     def rank(one: Candidate) -> tuple[float, float]:
@@ -91,7 +91,7 @@ def _fastest_first(good: Sequence[Candidate], seconds: dict[str, float]) -> list
 
 
 def choose_accurate(builder: CandidateBuilder, recipes: Sequence[Recipe]) -> tuple[Candidate, tuple[Trial, ...]]:
-    """Returns the most accurate candidate of recipes that are equally fast, and all that were tried."""
+    """Returns the most accurate candidate of recipes that are equally fast, and all trials."""
     tried = [builder.candidate(recipe) for recipe in recipes]
     return max(tried, key=score_of), _trials(tried, {})
 
@@ -114,7 +114,7 @@ def _trials(tried: Sequence[Candidate], seconds: dict[str, float], processor: st
 
 
 def trial_of(one: Candidate, latency_s: float | None = None, processor: str | None = None) -> Trial:
-    """Returns what a manifest keeps of a candidate, for a processor also what its place in the order went by."""
+    """Returns the manifest's record of a candidate, with its instruction count for a family of processors."""
     parity = one.parity
     return Trial(
         recipe=one.recipe.name,

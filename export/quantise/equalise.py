@@ -6,17 +6,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from export.graph.build import Scales
 from export.graph.ir import Array, Graph
+from export.graph.rewrites import Scales
 from runtime import ShapePlan
 
-from .calibrate import Stats
+from .calibrate import TensorStats
 
 _LIMIT = 64.0
 """Largest factor between two channels; beyond it a weight would vanish in its own row."""
 
 
-def equalising_scales(plan: ShapePlan, graph: Graph, seen: Mapping[str, Stats], strength: float = 1.0) -> Scales:
+def equalising_scales(plan: ShapePlan, graph: Graph, seen: Mapping[str, TensorStats], strength: float = 1.0) -> Scales:
     """Chooses factors from the activations of an unscaled graph.
 
     Args:
@@ -34,7 +34,7 @@ def equalising_scales(plan: ShapePlan, graph: Graph, seen: Mapping[str, Stats], 
     return Scales(_bounded(np.exp(strength * mean)), _qk(plan, seen), _v(plan, graph, seen))
 
 
-def _qk(plan: ShapePlan, seen: Mapping[str, Stats]) -> tuple[Array, ...]:
+def _qk(plan: ShapePlan, seen: Mapping[str, TensorStats]) -> tuple[Array, ...]:
     factors = []
     for index, block in enumerate(plan.blocks):
         query, key = (seen.get(f"blocks.{index}.attn.{part}") for part in "qk")
@@ -46,7 +46,7 @@ def _qk(plan: ShapePlan, seen: Mapping[str, Stats]) -> tuple[Array, ...]:
     return tuple(factors)
 
 
-def _v(plan: ShapePlan, graph: Graph, seen: Mapping[str, Stats]) -> tuple[Array, ...]:
+def _v(plan: ShapePlan, graph: Graph, seen: Mapping[str, TensorStats]) -> tuple[Array, ...]:
     factors = []
     for index, block in enumerate(plan.blocks):
         value, width = seen.get(f"blocks.{index}.attn.v"), block.num_heads * block.v_dim

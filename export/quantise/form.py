@@ -11,7 +11,7 @@ from export.graph.ir import Graph
 from .recipes import Mode, Recipe, modes_of
 
 if TYPE_CHECKING:
-    from export.graph.build import Rewrites
+    from export.graph.rewrites import Rewrites
 
 
 def unchanged(graph: Graph) -> Graph:

@@ -1,4 +1,4 @@
-"""A float graph made into one of integers, with conversions where values change between the two kinds."""
+"""Turns a float graph into a graph of integers, with conversions between the two where they meet."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ import numpy as np
 
 from export.graph.ir import LINEAR, Graph, Op, QParams
 
-from .calibrate import Stats, activation_qparams, int8_range, weight_qparams
+from .calibrate import TensorStats, activation_qparams, int8_range, weight_qparams
 from .recipes import Mode, Ranges
 
 PASSING = ("reshape", "transpose", "slice")
-"""Operators that move values and change none: they count as their neighbours do."""
+"""Operators that move values without changing them: they take the mode of their neighbours."""
 
 FIXED = {
     "int8": {"softmax": QParams((1 / 256,), -128), "logistic": QParams((1 / 256,), -128)},
     "int16": {"softmax": QParams((1 / 32768,), 0, "int16"), "logistic": QParams((1 / 32768,), 0, "int16")},
 }
-"""Outputs whose scale the engines prescribe."""
+"""Scales and zero points of outputs that the engines prescribe."""
 
 
-def quantise(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, Stats], ranges: Ranges) -> Graph:
-    """Returns ``graph`` with the operators of ``modes`` in integers, and conversions where the two kinds meet.
+def quantise(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, TensorStats], ranges: Ranges) -> Graph:
+    """Returns ``graph`` with the operators of ``modes`` in integers, and conversions between integers and floats.
 
     Args:
         graph: a float graph.
-        modes: by the name of what an operator writes; those not named count in float. Of operators that only move
-            values, those whose neighbours are integers become integers by themselves.
-        seen: from ``observe`` of the same graph.
-        ranges: how to choose.
+        modes: mode of each operator by the name of its output; float for others. Operators that only move values take
+            the mode of their neighbours.
+        seen: statistics from ``observe`` of the same graph.
+        ranges: how integer ranges are chosen.
     """
     modes = _with_passing(graph, modes, ranges.outside)
     return _Quantiser(graph, modes, _grids(graph, modes, seen, ranges), ranges).build()
 
 
 def _with_passing(graph: Graph, modes: Mapping[str, Mode], outside: bool) -> dict[str, Mode]:
-    """Decides for the operators that move values: integers where what they read, or all that read them, is."""
+    """Returns the modes with operators that move values: integers if their input or all their readers are."""
     full: dict[str, Mode] = {op.output: modes.get(op.output, "float") for op in graph.ops}
     readers: dict[str, list[Op]] = {}
     for op in graph.ops:
@@ -55,8 +55,10 @@ def _with_passing(graph: Graph, modes: Mapping[str, Mode], outside: bool) -> dic
     return full
 
 
-def _grids(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, Stats], ranges: Ranges) -> dict[str, QParams]:
-    """Chooses scale and zero point of every tensor that some operator needs as integers."""
+def _grids(
+    graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, TensorStats], ranges: Ranges
+) -> dict[str, QParams]:
+    """Returns the scale and zero point of every tensor that some operator needs as integers."""
     root = _roots(graph)
     needed: set[str] = {graph.input} if ranges.outside else set()
     symmetric: set[str] = set()
@@ -81,7 +83,7 @@ def _grids(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, Stats], r
 
 
 def _roots(graph: Graph) -> Callable[[str], str]:
-    """Returns a function that goes back from a tensor through what only moves numbers, to where they were computed."""
+    """Returns a function from a tensor to the one its values were computed in, before they were only moved."""
     source = {op.output: op.inputs[0] for op in graph.ops if op.kind in PASSING}
 
     def root(name: str) -> str:
@@ -93,7 +95,7 @@ def _roots(graph: Graph) -> Callable[[str], str]:
 
 
 class _Quantiser:
-    """Writes the operators anew; of every tensor there is a float version, an integer version, or both."""
+    """Rewrites the operators; every tensor has a float version, an integer version, or both."""
 
     def __init__(self, graph: Graph, modes: Mapping[str, Mode], grids: Mapping[str, QParams], ranges: Ranges) -> None:
         self.graph, self.modes, self.grids, self.ranges = graph, modes, grids, ranges
@@ -134,9 +136,9 @@ class _Quantiser:
         )
 
     def adds_nothing(self, op: Op) -> bool:
-        """Says whether an operator adds a constant of less than half a step, as a norm's epsilon is.
+        """Returns whether an operator adds a constant of less than half a step, such as a norm's epsilon.
 
-        Where it also brings its input to the grid that a concatenation needs, it is kept.
+        An operator that also brings its input to the scale of a concatenation is kept.
         """
         if op.kind != "add" or op.inputs[0] in self.graph.constants or op.inputs[1] not in self.graph.constants:
             return False
@@ -170,7 +172,7 @@ class _Quantiser:
         self.qparams[op.inputs[1]] = weight_qparams(self.constants[op.inputs[1]], axis)
 
     def operand(self, name: str, op: Op, position: int) -> str:
-        """A constant that is no weight of a Linear; several operators may read it, each with a grid of its own."""
+        """Returns a constant that is not a Linear's weight, under one name for each scale and zero point."""
         value = self.constants[name]
         own = f"{name}.for.{op.output}" if name in self.qparams else name
         low, high = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
@@ -184,7 +186,7 @@ class _Quantiser:
         return own
 
     def version(self, name: str, integer: bool) -> str:
-        """Returns the name of the wanted version of a computed tensor, converting it where it is not there."""
+        """Returns the name of the integer or float version of a computed tensor, and adds its conversion if needed."""
         if (name in self.qparams) == integer:
             return name
         if (name, integer) not in self.made:

@@ -21,20 +21,20 @@ from export.graph.ir import LINEAR, Graph
 from runtime import Preprocessing, Progress, silent
 
 from .calibrate import weight_qparams
-from .rounding import rounded
+from .simulate import fake_quantise
 
 
 @dataclass(frozen=True)
 class QatRecipe:
-    """How quantisation-aware training is done.
+    """Settings of quantisation-aware training.
 
     Attributes:
         epochs: passes over the training split.
         batch_size: images per step.
-        lr: peak learning rate of weights and biases, falling to zero along a cosine.
-        teacher_weight: of the float model's answers against the labels, 0..1.
-        temperature: of the softmax they are compared at.
-        begin: the first epoch that rounds, counted from 1; those before train in float.
+        lr: peak learning rate of weights and biases; it falls to zero along a cosine.
+        teacher_weight: weight of the distillation loss against the loss on labels, 0..1.
+        temperature: of the softmax in the distillation loss.
+        begin: the first epoch that rounds, counted from 1; the epochs before train in float.
     """
 
     epochs: int = 1
@@ -46,12 +46,12 @@ class QatRecipe:
 
 
 @dataclass(frozen=True)
-class Before:
-    """What trains in the epochs before rounding begins, and what is rounded after them.
+class FloatStart:
+    """The float graph that trains before rounding begins.
 
     Attributes:
-        graph: the float graph that the graph of integers was made of.
-        quantised: makes a graph of integers of it, calibrated anew, once its weights have changed.
+        graph: the float graph that the graph of integers was made from.
+        quantised: calibrates a float graph with other weights again, and returns its graph of integers.
     """
 
     graph: Graph
@@ -65,26 +65,26 @@ def train_quantised(
     preprocessing: Preprocessing,
     recipe: QatRecipe,
     *,
-    before: Before | None = None,
+    before: FloatStart | None = None,
     augmentation: Augmentation | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Graph:
     """Returns ``graph`` with weights and biases trained under the rounding its file will have.
 
-    Activations keep their ranges once rounding has begun. Weights keep one scale for each output, which follows their
-    largest value. Optimiser and learning rate go on as rounding begins.
+    Activations keep their ranges once rounding has begun. Weights keep one scale for each output, set by their largest
+    value. The optimiser and the learning rate continue when rounding begins.
 
     Args:
-        graph: of integers, calibrated.
-        teacher: the float model, whose answers are distilled.
-        data: its training split is used.
+        graph: a calibrated graph of integers.
+        teacher: the float model, whose logits are distilled.
+        data: source of the training split.
         preprocessing: of the model.
-        recipe: how.
-        before: what trains before ``recipe.begin``; needed where that is not the first epoch.
+        recipe: settings of the training.
+        before: the float graph to train before ``recipe.begin``; needed if that is not the first epoch.
         augmentation: of the training images; None takes the published one for the data.
         seed: of order and augmentation.
-        progress: told after every step.
+        progress: called after every step.
 
     Ref: Jacob et al. 2018, arXiv 1712.05877, section 3; Hinton et al. 2015, arXiv 1503.02531, for the loss.
     """
@@ -121,8 +121,8 @@ def train_quantised(
     return _with_scales(_with_values(graph, learned))
 
 
-def _begun(before: Before, learned: dict[str, nn.Parameter]) -> Graph:
-    """Returns the graph of integers of what was learnt in float; its biases may be corrected."""
+def _begun(before: FloatStart, learned: dict[str, nn.Parameter]) -> Graph:
+    """Returns the graph of integers of the weights learnt in float; its biases may be corrected."""
     graph = before.quantised(_with_values(before.graph, learned))
     for name, value in learned.items():
         value.data.copy_(torch.from_numpy(graph.constants[name]))
@@ -130,13 +130,13 @@ def _begun(before: Before, learned: dict[str, nn.Parameter]) -> Graph:
 
 
 def _with_values(graph: Graph, learned: dict[str, nn.Parameter]) -> Graph:
-    """Returns the graph with the weights and biases that were learnt."""
+    """Returns the graph with the learnt weights and biases."""
     values = {name: value.detach().double().numpy() for name, value in learned.items()}
     return replace(graph, constants={**graph.constants, **values})
 
 
 def _trainable(graph: Graph) -> list[str]:
-    """Weights and biases of Linears; constants of norms and positions stay as they were calibrated."""
+    """Returns the weights and biases of Linears; constants of norms and positions stay fixed."""
     return [name for op in graph.ops if op.kind in LINEAR for name in op.inputs[1:]]
 
 
@@ -151,7 +151,7 @@ def _forward(graph: Graph, images: torch.Tensor, learned: dict[str, nn.Parameter
             constants[name] = torch.from_numpy(np.asarray(real, np.float32))
 
     def hook(name: str, value: torch.Tensor) -> torch.Tensor:
-        return rounded(value, graph.qparams[name]) if name in graph.qparams else value
+        return fake_quantise(value, graph.qparams[name]) if name in graph.qparams else value
 
     return run_graph(graph, images, hook, constants)
 
@@ -163,7 +163,7 @@ def _rounded_weight(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _with_scales(graph: Graph) -> Graph:
-    """Returns the graph with the scales that its new weights ask for, of their biases too."""
+    """Returns the graph with the scales of its new weights, and of the biases that depend on them."""
     qparams = dict(graph.qparams)
     for op in graph.ops:
         if op.kind not in LINEAR or op.inputs[1] not in qparams:

@@ -58,7 +58,7 @@ class Recipe:
     kinds: tuple[str, ...] = ()
 
 
-CORRECT_BIASES = ("export.quantise.rounding:correct_biases",)
+CORRECT_BIASES = ("export.quantise.simulate:correct_biases",)
 
 DYNAMIC = Recipe("dynamic_wi8_afp32", "dynamic", kinds=("int8",))
 DYNAMIC_ATTENTION = Recipe("dynamic_wi8_afp32_attention_ai8", "dynamic", "integer", kinds=("int8",))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,8 @@ import numpy.typing as npt
 
 from export.graph.ir import Graph, Op, QParams
 from export.graph.norms import Norm, find_norms, readers_of
-from runtime import MissingExtraError
 
-INPUT, OUTPUT = "image", "logits"
+from .onnx_tensors import INPUT, OUTPUT, TensorWriter, swapped
 
 OPSETS = range(17, 24)
 """The versions of ONNX's operators that files can be written with."""
@@ -22,9 +21,8 @@ OPSET = OPSETS[0]
 """The version that files are written with by default: the one that the most engines read."""
 
 _REDUCED_AXES_ARE_INPUTS, _GELU_IS_ONE, RMS_NORM_IS_ONE = 18, 20, 23
-"""The versions since which an operator has the form, or is there, that is written where it can be."""
+"""The first versions with axes of reductions as inputs, with the operator Gelu, and with RMSNormalization."""
 
-_MOVING = ("reshape", "transpose", "slice")
 _SAME = {
     "add": "Add",
     "sub": "Sub",
@@ -36,7 +34,7 @@ _SAME = {
 """Operators that ONNX has under another name and that take no options."""
 
 _ALONG_ROWS = (*_SAME, "gelu", "quantize", "dequantize")
-"""Operators whose every value comes of the values at the same place, or of a constant for each channel."""
+"""Operators that compute each value from the values at the same place and from constants for each channel."""
 
 
 def onnx_bytes(graph: Graph, half: bool = False, opset: int = OPSET) -> bytes:
@@ -52,8 +50,8 @@ def onnx_bytes(graph: Graph, half: bool = False, opset: int = OPSET) -> bytes:
 
     Args:
         graph: a float graph, or one from ``quantise``.
-        half: store float weights of two dimensions and more as float16. The engine widens them when it loads the
-            file and computes in float32: half the file, the same speed.
+        half: whether float weights of two dimensions and more are stored as float16. The engine widens them when it
+            loads the file and computes in float32: the file is half as large and as fast.
         opset: version of ONNX's operators, of ``OPSETS``. GELU is one operator since 20 and RMSNorm since 23; before,
             they are written in single operators, which compute the same.
 
@@ -64,29 +62,19 @@ def onnx_bytes(graph: Graph, half: bool = False, opset: int = OPSET) -> bytes:
     return _Writer(graph, half, opset).content()
 
 
-class _Writer:
-    """Every computed tensor of the graph has the batch before its own dimensions; the image alone has it in them.
+class _Writer(TensorWriter):
+    """Writes the operators of a graph, with the batch in front of the dimensions of every computed tensor.
 
-    What Linears write, and what is computed of it value by value, is kept as a matrix of all rows of the batch, and is
-    given its dimensions only for what needs them: engines call an operator for each change of shape.
+    Outputs of Linears, and what is computed from them elementwise, stay matrices of all rows of the batch. They are
+    reshaped only where an operator needs their dimensions, since each reshape costs the engine a call.
     """
 
     def __init__(self, graph: Graph, half: bool, opset: int) -> None:
-        try:
-            import onnx
-        except ImportError as error:
-            raise MissingExtraError(error.name or "onnx", "export") from None
-        self.onnx, self.graph, self.half, self.opset = onnx, graph, half, opset
-        self.nodes: list[Any] = []
-        self.initializers: dict[str, Any] = {}
-        self.written: set[str] = set()
-        self.names: dict[str, str] = {}
-        self.matrices: dict[str, str] = {}
+        super().__init__(graph, half)
+        self.opset = opset
         self.norms = {n.output: n for n in find_norms(graph).values() if n.centred or opset >= RMS_NORM_IS_ONE}
         self.inside = frozenset(name for norm in self.norms.values() for name in norm.inside)
         self.readers = readers_of(graph)
-        self.signed = _second_operands(graph)
-        self.unrounded = _only_widened(graph)
 
     def content(self) -> bytes:
         graph, helper, floats = self.graph, self.onnx.helper, self.onnx.TensorProto.FLOAT
@@ -121,8 +109,6 @@ class _Writer:
         data: bytes = model.SerializeToString(deterministic=True)
         return data
 
-    # operators
-
     def add(self, op: Op) -> None:
         integer = op.output in self.graph.qparams and op.output not in self.unrounded
         match op.kind:
@@ -141,7 +127,7 @@ class _Writer:
                 (self.matrices if along_rows else self.names)[op.output] = result
 
     def is_along_rows(self, op: Op) -> bool:
-        """Says whether an operator can be computed on matrices, one of which is there."""
+        """Returns whether an operator can be computed on matrices, of which one exists already."""
         shape, constants = self.graph.shapes[op.output], self.graph.constants
         computed = [name for name in op.inputs if name not in constants]
         channels = [constants[name] for name in op.inputs if name in constants]
@@ -153,7 +139,7 @@ class _Writer:
         )
 
     def computed(self, op: Op, get: Callable[[str], str], output: str) -> str:
-        """Writes an operator of float tensors, which ``get`` returns; those that only change the type write nothing."""
+        """Writes an operator on the float tensors from ``get``; changes of type write nothing."""
         options = op.options
         if op.kind in _SAME:
             return self.node(_SAME[op.kind], [get(name) for name in op.inputs], output)
@@ -181,7 +167,7 @@ class _Writer:
         raise AssertionError(op.kind)
 
     def gelu(self, x: str, approximate: bool, output: str) -> str:
-        """Writes GELU, before it was an operator in the very form that engines join into one."""
+        """Writes GELU as one operator, or before opset 20 in the form that engines fuse into one."""
         if self.opset >= _GELU_IS_ONE:
             return self.node("Gelu", [x], output, approximate="tanh" if approximate else "none")
         half, one = self.number(0.5), self.number(1.0)
@@ -198,7 +184,7 @@ class _Writer:
         return self.node("Mul", [self.node("Mul", [x, share], f"{output}.product"), half], output)
 
     def reshaped(self, op: Op, integer: bool) -> None:
-        """Writes a change of shape, to a matrix where nothing but Linears and the like reads it."""
+        """Writes a reshape, to a matrix where only Linears and changes of type read it."""
         source, shape, name = op.inputs[0], op.options["shape"], self.named(op)
         if source in self.matrices:
             x = self.matrices[source] if integer else self.rows(source)
@@ -238,7 +224,7 @@ class _Writer:
         second, graph = op.inputs[1], self.graph
         turned = bool(op.options.get("adj_y"))
         if second in graph.constants and second in graph.qparams and op.inputs[0] not in graph.qparams:
-            value = _turn(graph, second) if turned else graph.constants[second]
+            value = swapped(graph, second) if turned else graph.constants[second]
             return self.dynamic(x, second, value, None, output)
         if second in graph.constants:
             return self.node("MatMul", [x, self.weight(second, turned)], output)
@@ -273,23 +259,8 @@ class _Writer:
             result = self.node("Relu", [result], f"{inner}.real" if integer else inner)
         self.matrices[op.output] = self.quantized(result, op.output, inner) if integer else result
 
-    def rows(self, name: str) -> str:
-        """Returns a tensor as a float matrix, its last dimension along the rows; a constant as it is."""
-        if name in self.graph.constants:
-            return self.real(name)
-        stored = self.stored_rows(name)
-        rounded = name in self.graph.qparams and name not in self.unrounded
-        return self.dequantized(stored, name) if rounded else stored
-
-    def stored_rows(self, name: str) -> str:
-        """Returns a computed tensor as a matrix, in integers where it has them."""
-        if name in self.matrices:
-            return self.matrices[name]
-        stored = self.names[name]
-        return self.node("Reshape", [stored, self.integers([-1, self.graph.shapes[name][-1]])], f"{stored}.matrix")
-
     def dynamic(self, x: str, name: str, weight: npt.NDArray[Any], bias: str | None, output: str) -> str:
-        """Writes ``x @ weight + bias`` with int8 weights and an input that is quantised as it comes."""
+        """Writes ``x @ weight + bias`` with int8 weights and a dynamically quantised input."""
         integers, scale, zero = (f"{x}.{part}" for part in ("uint8", "scale", "zero_point"))
         self.outputs("DynamicQuantizeLinear", [x], [integers, scale, zero])
         grid = self.graph.qparams[name]
@@ -301,136 +272,3 @@ class _Writer:
         if bias is None:
             return self.node("Mul", [real, both], output)
         return self.node("Add", [self.node("Mul", [real, both], f"{output}.product"), self.real(bias)], output)
-
-    # tensors
-
-    def named(self, op: Op) -> str:
-        """The name of what ``op`` writes; that of the file's output is taken."""
-        return f"{op.output}.out" if op.output in (INPUT, OUTPUT) else op.output
-
-    def stored(self, name: str) -> str:
-        """Returns a computed tensor in its dimensions, in integers where it has them."""
-        if name not in self.names:
-            shape = self.integers([-1, *self.graph.shapes[name]])
-            self.names[name] = self.node("Reshape", [self.matrices[name], shape], name)
-        return self.names[name]
-
-    def real(self, name: str) -> str:
-        """Returns the float tensor of any tensor of the graph."""
-        graph = self.graph
-        if name in graph.constants:
-            return self.real_constant(name, graph.constants[name], None)
-        if name in graph.qparams and name not in self.unrounded:
-            return self.dequantized(self.stored(name), name)
-        return self.stored(name)
-
-    def weight(self, name: str, turned: bool) -> str:
-        """Returns the float tensor of a weight, its last two dimensions swapped where ``turned``."""
-        grid = self.graph.qparams.get(name)
-        axis = None if grid is None or grid.axis is None else -1
-        return self.real_constant(name, _turn(self.graph, name) if turned else self.graph.constants[name], axis)
-
-    def real_constant(self, name: str, value: npt.NDArray[Any], axis: int | None) -> str:
-        """Returns the float tensor of a constant, ``value``, whose scales run along ``axis`` if not as in the graph."""
-        grid = self.graph.qparams.get(name)
-        if grid is not None and grid.dtype != "int64":
-            own = QParams(grid.scale, grid.zero_point, grid.dtype, grid.axis if axis is None else axis)
-            stored = self.array(name, own.stored(value))
-            return self.dequantize_node(stored, own, value.ndim, f"{name}.real")
-        if self.half and value.ndim > 1 and value.size > 1:
-            return self.node("Cast", [self.array(f"{name}.half", value.astype(np.float16))], name, to=1)
-        return self.array(name, value.astype(np.float32))
-
-    def repeated(self, name: str) -> str:
-        """Returns a constant once for every image of the batch."""
-        count = self.node("Shape", [INPUT], "batch", start=0, end=1)
-        sizes = self.node("Concat", [count, self.integers(self.graph.shapes[name])], f"{name}.sizes", axis=0)
-        return self.node("Expand", [self.real(name), sizes], f"{name}.repeated")
-
-    def quantized(self, real: str, like: str, output: str) -> str:
-        scale, zero = self.grid(like)
-        return self.node("QuantizeLinear", [real, scale, zero], output)
-
-    def dequantized(self, stored: str, like: str) -> str:
-        scale, zero = self.grid(like)
-        return self.node("DequantizeLinear", [stored, scale, zero], f"{stored}.dequantized")
-
-    def grid(self, name: str) -> tuple[str, str]:
-        """Returns scale and zero point of a computed tensor, as it is stored in the file."""
-        grid = self.graph.qparams[name]
-        zero: npt.NDArray[Any] = np.array(grid.zero_point, grid.dtype)
-        if grid.dtype == "int8" and name not in self.signed:
-            zero = np.array(grid.zero_point + 128, np.uint8)
-        scale = np.array(grid.scale[0], np.float32)
-        return self.array(f"{name}.scale", scale), self.array(f"{name}.zero_point", zero)
-
-    def dequantize_node(self, stored: str, grid: QParams, rank: int, output: str) -> str:
-        """Writes DequantizeLinear of a constant; engines join only the form with the zero point spelled out."""
-        options = {} if grid.axis is None else {"axis": grid.axis % rank}
-        scale = np.asarray(grid.scale if grid.axis is not None else grid.scale[0], np.float32)
-        zero = np.full(scale.shape, grid.zero_point, grid.dtype)
-        name = "_".join([grid.dtype, str(grid.zero_point), *map(str, zero.shape)])
-        inputs = [stored, self.array(f"{stored}.scale", scale), self.array(name, zero)]
-        return self.node("DequantizeLinear", inputs, output, **options)
-
-    def number(self, value: float) -> str:
-        """Returns a float32 scalar; equal ones are stored once."""
-        return self.array(f"number_{value!r}", np.array(value, np.float32))
-
-    def integers(self, values: Sequence[int]) -> str:
-        """Returns an int64 vector of sizes or axes; equal ones are stored once."""
-        numbers = [int(value) for value in values]
-        return self.array("_".join(["sizes", *map(str, numbers)]), np.array(numbers, np.int64))
-
-    def array(self, name: str, value: npt.NDArray[Any]) -> str:
-        """Adds an initializer; the same name must mean the same value."""
-        tensor = self.onnx.numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
-        assert self.initializers.setdefault(name, tensor) == tensor, f"two arrays are called {name}"
-        return name
-
-    def node(self, kind: str, inputs: Sequence[str], output: str, **options: Any) -> str:
-        """Adds a node of one output; one that is there already is not written again."""
-        return self.outputs(kind, inputs, [output], **options)
-
-    def outputs(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **options: Any) -> str:
-        if outputs[0] not in self.written:
-            self.written.update(outputs)
-            self.nodes.append(self.onnx.helper.make_node(kind, inputs, outputs, name=outputs[0], **options))
-        return outputs[0]
-
-
-def _turn(graph: Graph, name: str) -> npt.NDArray[Any]:
-    """A constant with its last two dimensions swapped."""
-    return np.swapaxes(graph.constants[name], -1, -2)
-
-
-def _second_operands(graph: Graph) -> frozenset[str]:
-    """The tensors that are, or are moved to be, the second operand of a product."""
-    source = {op.output: op.inputs[0] for op in graph.ops if op.kind in _MOVING}
-    moved: dict[str, list[str]] = {}
-    for output, name in source.items():
-        moved.setdefault(name, []).append(output)
-    found: set[str] = set()
-    todo = [op.inputs[1] for op in graph.ops if op.kind == "batch_matmul"]
-    while todo:
-        name = todo.pop()
-        if name not in found:
-            found.add(name)
-            todo += [source[name]] if name in source else []
-            todo += moved.get(name, [])
-    return frozenset(found)
-
-
-def _only_widened(graph: Graph) -> frozenset[str]:
-    """The integer tensors that an operator computes and that, moved or not, are only made float again."""
-    readers, loose = readers_of(graph), set[str]()
-    for op in reversed(graph.ops):
-        after = readers.get(op.output, [])
-        if op.output in graph.qparams and op.output != graph.output and after:
-            if all(r.kind == "dequantize" or (r.kind in _MOVING and r.output in loose) for r in after):
-                loose.add(op.output)
-    for op in graph.ops:
-        kept = op.kind == "quantize" or (op.kind in _MOVING and op.inputs[0] not in loose)
-        if op.output in loose and kept:
-            loose.discard(op.output)
-    return frozenset(loose)

@@ -1,66 +1,67 @@
 """The command ``bench``."""
 
+from __future__ import annotations
+
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
 
 from device_bench.metrics import METRICS
 from device_bench.targets import TARGETS
+from pocketvit.output import fail, print_json, say
 from runtime import DataError, UnsupportedTargetError, encode
 
-from .output import fail, print_json, say
+from .common import Country, Inventory, Seconds, flag
 
 if TYPE_CHECKING:
     from device_bench.targets.base import Device
     from device_bench.targets.fleet import Fleet
 
-Threads = Annotated[int, typer.Option(help="Threads of the engine; a target of the inventory may have its own.")]
-Inventory = Annotated[
-    Path | None,
-    typer.Option("--inventory", help="Your targets; by default ./targets.toml or that in ~/.config/pocketvit."),
-]
-
 
 def bench(
-    files: Annotated[list[Path], typer.Argument(help=".tflite and .onnx files; they are timed in turns.")],
+    files: Annotated[list[Path], Parameter(help=".tflite, .onnx and .pt2 files; they are timed in turns.")],
+    /,
+    *,
     target: Annotated[
         list[str] | None,
-        typer.Option(
+        Parameter(
             help=f"Where to run: {', '.join(TARGETS)}, names of the inventory, or all. "
-            "Several side by side: with commas, or repeated. By default cpu."
+            "Several targets: with commas, or repeated. By default cpu."
         ),
     ] = None,
     inventory: Inventory = None,
-    threads: Threads = 1,
-    samples: Annotated[int | None, typer.Option(help="Exactly so many timed runs of each file.")] = None,
-    seconds: Annotated[float, typer.Option(help="Measuring time for each file, seconds.")] = 5.0,
-    throughput: Annotated[float, typer.Option(help="Seconds for each file's images per second; 0 for none.")] = 2.0,
-    energy: Annotated[bool, typer.Option("--energy", help="Measure or estimate the energy of an image.")] = False,
-    country: Annotated[str | None, typer.Option(help="Whose grid CO2 is of, ISO 3166 alpha-3, such as DEU.")] = None,
+    threads: Annotated[
+        int, Parameter(help="Threads of the engine; a target of the inventory may have another number.")
+    ] = 1,
+    samples: Annotated[int | None, Parameter(help="Exactly so many timed runs of each file.")] = None,
+    seconds: Seconds = 5.0,
+    throughput: Annotated[float, Parameter(help="Seconds for each file's images per second; 0 measures none.")] = 2.0,
+    energy: Annotated[bool, flag("Measure or estimate the energy of an image.")] = False,
+    country: Country = None,
     images: Annotated[
-        Path | None, typer.Option(help="Labelled images to answer: a run's bench/test-images.npz.")
+        Path | None, Parameter(help="Labelled images to classify: a run's bench/test-images.npz.")
     ] = None,
     accuracy: Annotated[
-        int | None, typer.Option(help="Answer only so many of --images, as many of each class as can be.")
+        int | None, Parameter(help="Classify only so many of --images, as equally many of each class as possible.")
     ] = None,
-    bootstrap: Annotated[
-        bool, typer.Option("--bootstrap", help="Install what a device lacks into an environment of its own there.")
-    ] = False,
-    timeout: Annotated[float, typer.Option(help="A file that gives no sign for so long hangs, seconds.")] = 120.0,
+    bootstrap: Annotated[bool, flag("Install what a device lacks into a virtual environment there.")] = False,
+    timeout: Annotated[float, Parameter(help="A file without a sign of life for so long hangs, seconds.")] = 120.0,
     json_file: Annotated[
         Path | None,
-        typer.Option(
-            "--json", help="Keep every raw value here; - prints it. A folder, such as RUN/bench, for several targets."
+        Parameter(
+            name="--json",
+            allow_leading_hyphen=True,
+            help="Keep every raw value in this file; - prints it. A folder, such as RUN/bench, for several targets.",
         ),
     ] = None,
 ) -> None:
-    """Measure files in turns: latency, start, throughput, memory, GFLOP/s, and, where asked, energy and accuracy.
+    """Measure files in turns: latency, start, throughput, memory, GFLOP/s, and optionally energy and accuracy.
 
-    A file that cannot be measured costs its own row, a device its own column: exit code 1, or 2 where nothing could.
+    A file that cannot be measured costs its row, and a device its column: exit code 1, or 2 where nothing was measured.
     """
     from device_bench.documents.measurement import Sampling
     from device_bench.documents.request import BenchRequest, check_files
@@ -68,14 +69,13 @@ def bench(
     from device_bench.targets.fleet import bench_fleet
     from device_bench.targets.inventory import read_inventory, resolve
     from pocketvit.jobs.distinct_names import distinct_names
-
-    from .console import shown
+    from pocketvit.progress import show_progress
 
     devices = resolve(target or ["cpu"], read_inventory(inventory))
     _check_place(json_file, devices)
     if country is not None:
         find_grid(country)
-    with distinct_names(files) as named, _chosen(images, accuracy) as answered, shown() as progress:
+    with distinct_names(files) as named, _chosen(images, accuracy) as chosen, show_progress() as progress:
         request = BenchRequest(
             files=named,
             threads=threads,
@@ -83,7 +83,7 @@ def bench(
             throughput_s=throughput,
             energy=energy,
             country=country,
-            images=answered,
+            images=chosen,
             timeout_s=timeout,
             bootstrap=bootstrap,
         )
@@ -92,17 +92,16 @@ def bench(
         if own and len(devices) > 1:
             say(f"First {' and '.join(own)} alone, since other work here would be in those times; then all others.")
         fleet = bench_fleet(devices, request, progress)
-    _tell(fleet, devices, json_file)
+    _show(fleet, devices, json_file)
 
 
 bench.__doc__ = f"{bench.__doc__}\n\n    Metrics: {', '.join(METRICS)}."
 
 
-def _tell(fleet: "Fleet", devices: Sequence["Device"], json_file: Path | None) -> None:
+def _show(fleet: Fleet, devices: Sequence[Device], json_file: Path | None) -> None:
     """Prints and keeps what was measured, and ends the program where something was not."""
     from pocketvit.cli.tables.fleet import bench_tables
-
-    from .console import stdout_console
+    from pocketvit.console import stdout_console
 
     if json_file is not None and str(json_file) == "-":
         _print_documents(fleet, _several(devices))
@@ -124,14 +123,14 @@ def _tell(fleet: "Fleet", devices: Sequence["Device"], json_file: Path | None) -
         fail(f"Not measured: {' '.join(missing)}", 1)
 
 
-def _print_documents(fleet: "Fleet", several: bool) -> None:
+def _print_documents(fleet: Fleet, several: bool) -> None:
     if several or not fleet.results:
         print_json("pocketvit.fleet", {"results": encode(fleet.results), "failures": encode(fleet.failures)})
     else:
         print_json("pocketvit.bench", encode(fleet.results[0]))
 
 
-def _check_place(json_file: Path | None, devices: Sequence["Device"]) -> None:
+def _check_place(json_file: Path | None, devices: Sequence[Device]) -> None:
     """Refuses, before anything is measured, to write several results to one file.
 
     Raises:
@@ -147,12 +146,12 @@ def _check_place(json_file: Path | None, devices: Sequence["Device"]) -> None:
         )
 
 
-def _several(devices: Sequence["Device"]) -> bool:
+def _several(devices: Sequence[Device]) -> bool:
     """Whether more than one result may come: of several devices, or of several backends of one."""
     return len(devices) > 1 or any(len(device.backends) > 1 for device in devices)
 
 
-def _keep(fleet: "Fleet", devices: Sequence["Device"], place: Path) -> None:
+def _keep(fleet: Fleet, devices: Sequence[Device], place: Path) -> None:
     from device_bench.documents.results import BENCH_DOCUMENT
     from device_bench.targets.fleet_folder import write_fleet
 
@@ -175,7 +174,7 @@ def _chosen(images: Path | None, count: int | None) -> Iterator[Path | None]:
         return
     if images is None:
         raise DataError(
-            "--accuracy says how many images to answer, and there are none", fix="Name their file with --images"
+            "--accuracy is a number of images to classify, and there are none", fix="Name their file with --images"
         )
     from device_bench.metrics.accuracy import read_test_images, write_test_images
     from device_bench.metrics.chosen_images import choose_images

@@ -1,87 +1,61 @@
-"""The commands ``compare`` and ``gate``."""
+"""The command ``gate``."""
+
+from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
-from runtime import encode
+from pocketvit.output import fail, print_json, say
 
-from .output import fail, print_json, say
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-Threads = Annotated[int, typer.Option(help="Threads of the engine.")]
-
-
-def compare(
-    base: Annotated[Path, typer.Argument(help="A .tflite or .onnx file, or a result that bench --json wrote.")],
-    new: Annotated[Path, typer.Argument(help="Another of the same kind.")],
-    threads: Threads = 1,
-    seconds: Annotated[float, typer.Option(help="After which to stop looking for a difference, seconds.")] = 10.0,
-    as_json: Json = False,
-) -> None:
-    """Put two files side by side, timed in turns; or two results, as far as they can be compared."""
-    from pocketvit.cli.tables.gate import comparison_tables, result_tables
-    from pocketvit.jobs import gating
-
-    from .console import shown, stdout_console
-
-    if base.suffix == ".json" or new.suffix == ".json":
-        found = gating.compare_stored(base, new)
-        if as_json:
-            print_json("pocketvit.comparison", {"files": encode(found)})
-            return
-        stdout_console().print(*result_tables(found), sep="\n")
-        return
-    with shown() as progress:
-        one, other, duel = gating.compare_files(base, new, threads=threads, seconds=seconds, progress=progress)
-    if as_json:
-        from device_bench.gate.judge import duel_json
-
-        print_json("pocketvit.comparison", {"base": encode(one), "new": encode(other), "latency": duel_json(duel)})
-        return
-    stdout_console().print(*comparison_tables(one, other, duel), sep="\n")
+from .common import Json, Threads, flag
 
 
 def gate(
-    files: Annotated[list[Path], typer.Argument(help="BASE NEW; or, with --baseline, the new files alone.")],
+    files: Annotated[list[Path], Parameter(help="BASE NEW; or, with --baseline, the new files alone.")],
+    /,
+    *,
     baseline: Annotated[
-        Path | None, typer.Option(help="Stored facts to hold files against; no time is compared.")
+        Path | None, Parameter(help="Stored facts to compare the files with; no time is compared.")
     ] = None,
-    update_baseline: Annotated[
-        bool, typer.Option("--update-baseline", help="Store the files' facts in --baseline and judge nothing.")
-    ] = False,
+    update_baseline: Annotated[bool, flag("Store the files' facts in --baseline and judge nothing.")] = False,
     config: Annotated[
-        Path | None, typer.Option(help="Limits: the table gate of this file; by default ./pocketvit.toml.")
+        Path | None, Parameter(help="File with the limits in its table [gate]; by default ./pocketvit.toml.")
     ] = None,
-    max_slowdown: Annotated[float | None, typer.Option(help="Percent by which latency may grow.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="For timing; it stops as soon as the answer is sure.")] = None,
+    max_slowdown: Annotated[float | None, Parameter(help="Percent by which latency may grow.")] = None,
+    seconds: Annotated[
+        float | None, Parameter(help="Most seconds of timing; it stops earlier when the answer is certain.")
+    ] = None,
     target: Annotated[
-        str | None, typer.Option(help="emu:pi4 or emu:pi5: count instructions there, and take no times.")
+        str | None, Parameter(help="emu:pi4 or emu:pi5: count instructions there, and take no times.")
     ] = None,
-    time: Annotated[bool, typer.Option("--time/--no-time", help="Time the files against each other.")] = True,
+    time: Annotated[bool, Parameter(help="Time the files against each other.")] = True,
     threads: Threads = 1,
-    junit_file: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML here.")] = None,
-    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write a Markdown summary here.")] = None,
+    junit_file: Annotated[Path | None, Parameter(name="--junit", help="Write JUnit XML into this file.")] = None,
+    markdown_file: Annotated[
+        Path | None, Parameter(name="--markdown", help="Write a Markdown summary into this file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Stop a change that makes a model slower, larger or worse: exits with 1 when a limit is exceeded.
 
-    Two files are timed in turns on this machine, and judged by a confidence interval of the ratio. Against a stored
-    baseline only what does not wobble is compared: counts, sizes, partitions, memory, accuracy, agreement. With
-    --target emu:pi4 the instructions that an emulated Cortex-A72 executes are, in place of time: they do not wobble.
+    Two files are timed in turns on this machine and judged by a confidence interval of the ratio. Against a stored
+    baseline, only facts that do not vary from run to run are compared: counts, sizes, partitions, memory, accuracy,
+    agreement. With --target emu:pi4, the instructions that an emulated Cortex-A72 executes replace the times; they do
+    not vary either.
     """
+    from pocketvit.console import stdout_console
     from pocketvit.jobs import gating
-
-    from .console import shown, stdout_console
+    from pocketvit.progress import show_progress
 
     limits = gating.limits_of(config)
     given = {"max_slowdown_percent": max_slowdown, "seconds": seconds}
     limits = replace(limits, **{name: value for name, value in given.items() if value is not None})
     gating.check_usage(files, baseline, update_baseline)
     core = gating.core_of(target)
-    with shown() as progress:
+    with show_progress() as progress:
         if baseline is not None and update_baseline:
             gating.update_baseline(baseline, files, threads=threads, core=core, progress=progress)
             say(f"Stored in {baseline}: {', '.join(file.name for file in files)}")

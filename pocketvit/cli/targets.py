@@ -1,28 +1,28 @@
 """The commands ``targets list`` and ``targets check``."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import App, Parameter
 
+from pocketvit.output import fail, print_json
 from runtime import encode
 
-from .output import fail, print_json
+from .common import Inventory, Json
 
-targets = typer.Typer(
-    help="The devices of your inventory: what they are, and whether a bench can run there.", no_args_is_help=True
+targets = App(
+    name="targets",
+    help="List the devices of your inventory, and check whether a bench can run there.",
+    help_flags=["--help", "-h"],
+    version_flags=[],
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-Inventory = Annotated[
-    Path | None,
-    typer.Option("--inventory", help="Your targets; by default ./targets.toml or that in ~/.config/pocketvit."),
-]
 
-
-@targets.command("list")
-def list_targets(inventory: Inventory = None, as_json: Json = False) -> None:
-    """Say which targets the inventory names."""
+@targets.command(name="list")
+def list_targets(*, inventory: Inventory = None, as_json: Json = False) -> None:
+    """List the targets of the inventory."""
     from device_bench.targets.inventory import places, read_inventory
 
     found = read_inventory(inventory)
@@ -32,8 +32,7 @@ def list_targets(inventory: Inventory = None, as_json: Json = False) -> None:
         print_json("pocketvit.targets", {"file": path, "targets": bodies})
         return
     from pocketvit.cli.tables.targets import targets_table
-
-    from .console import stdout_console
+    from pocketvit.console import stdout_console
 
     if found.path is None:
         stdout_console().print(f"No inventory. Name your targets in {' or '.join(map(str, places()))}:")
@@ -42,20 +41,21 @@ def list_targets(inventory: Inventory = None, as_json: Json = False) -> None:
     stdout_console().print(targets_table(found.devices))
 
 
-@targets.command("check")
+@targets.command(name="check")
 def check_targets(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Names of the inventory, or addresses; by default the whole inventory.")
+        list[str] | None, Parameter(help="Names of the inventory, or addresses; by default the whole inventory.")
     ] = None,
+    /,
+    *,
     inventory: Inventory = None,
     as_json: Json = False,
 ) -> None:
-    """Say of each target what can be reached, what is there and what is missing; exits with 1 when anything is."""
+    """Check each target: what can be reached, what is there and what is missing; exits with 1 when anything is."""
     from device_bench.targets.check import check_devices
     from device_bench.targets.inventory import EVERY, read_inventory, resolve
     from pocketvit.cli.tables.targets import doctor_table
-
-    from .console import stdout_console
+    from pocketvit.console import stdout_console
 
     devices = resolve(names or [EVERY], read_inventory(inventory))
     findings = check_devices(devices)

@@ -10,7 +10,7 @@ from torch import nn
 from compress.data.data_list import list_data
 from compress.data.dataset import Dataset
 from compress.data.unlabelled import with_unlabelled
-from compress.distill.lesson import check_lesson
+from compress.distill.loss import check_distillation
 from compress.distill.teacher_folder import (
     TeacherRecord,
     open_teacher,
@@ -103,7 +103,7 @@ def distill(
     data = pictures_of(job, told, progress)
     teacher = teacher_of(job, told)
     student = student or load_model(job.spec, job.plan.num_classes, settings.seed)
-    check_lesson(told.distillation, teacher, student)
+    check_distillation(told.distillation, teacher, student)
     checked = _check(job, told, teacher, Path(root), resume, progress)
     with claim(Path(root), settings, resume=resume, force=force, data=list_data(job.data)) as folder:
         keep_notes(folder, data, checked)

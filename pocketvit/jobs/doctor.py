@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from device_bench.targets.emulated import Lack
 
 PACKAGES = {
-    "litert": {"numpy": "numpy", "ai-edge-litert": "ai_edge_litert", "pillow": "PIL", "typer": "typer", "rich": "rich"},
+    "litert": {
+        "numpy": "numpy",
+        "ai-edge-litert": "ai_edge_litert",
+        "pillow": "PIL",
+        "cyclopts": "cyclopts",
+        "rich": "rich",
+    },
     "onnx": {"onnxruntime": "onnxruntime"},
     "compress": {
         "torch": "torch",

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from compress.data.search_images import draw_search_images
 from compress.evaluate import score
 from compress.model.reconstruction import images_needed, reconstruct
-from compress.model.slicing import Kept, slice_vit
+from compress.model.slicing import KeptUnits, slice_vit
 from compress.model.vit import SlicedViT
 from runtime import Progress, if_long, silent
 
@@ -20,7 +20,7 @@ _ITERATION = 10_000
 
 
 def cut(
-    job: Job, folder: RunFolder, whole: SlicedViT, kept: Kept, number: int, progress: Progress = silent
+    job: Job, folder: RunFolder, whole: SlicedViT, kept: KeptUnits, number: int, progress: Progress = silent
 ) -> SlicedViT:
     """Returns what is left of a model, reconstructed by least squares where that is asked for and helps.
 

@@ -12,7 +12,7 @@ import torch
 
 from compress.budget import budget_cost, latency_target, parse_budget, parse_cost
 from compress.data.augment import Augmentation, augmentation_for
-from compress.data.class_order import as_checkpoint_knows, names_in_checkpoint
+from compress.data.class_order import as_checkpoint_knows
 from compress.data.dataset import Dataset
 from compress.data.load import load_data
 from compress.devices import choose_device, count_gpus, use_device
@@ -20,7 +20,8 @@ from compress.distill.settings import Distillation, DistillMethod
 from compress.distributed import current_ranks
 from compress.model.checkpoint_fit import LoadReport
 from compress.model.folder import Task
-from compress.model.load import ModelSpec, check_model, default_classes, input_stats, load_checkpoint_report
+from compress.model.load import ModelSpec, check_model, default_classes, load_checkpoint_report, weights_metadata
+from compress.model.metadata import is_stretched
 from compress.recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
 from compress.search import METHODS
 from compress.search.base import GroupSizes, SearchMethod
@@ -139,7 +140,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         mirror=settings.mirror,
         progress=progress,
     )
-    own_names = names_in_checkpoint(spec.checkpoint) if spec.checkpoint and not settings.reset_head else None
+    own_names = weights_metadata(spec).class_names
     if own_names is not None and (not own_classes or sorted(own_names) == sorted(data.class_names)):
         data = as_checkpoint_knows(data, own_names, asked=bool(settings.class_order or settings.class_map))
     if settings.in_chans is None and not (settings.pretrained or settings.checkpoint):
@@ -280,21 +281,19 @@ def _model_spec(settings: RunSettings) -> ModelSpec:
 
 
 def _preprocessing(settings: RunSettings, spec: ModelSpec, plan: ShapePlan, data: Dataset) -> Preprocessing:
-    stats = input_stats(spec)
-    square = data.size is not None and data.size[0] == data.size[1] and plan.img_size[0] == plan.img_size[1]
-    stretched = square and settings.crop_pct is None
-    resize = settings.resize or ("stretch" if stretched else stats.crop_mode)
-    crop_pct = 1.0 if resize == "stretch" else stats.crop_pct
-    return Preprocessing(
-        height=plan.img_size[0],
-        width=plan.img_size[1],
-        channels=plan.in_chans,
-        mean=_each_channel(settings.mean or stats.mean, plan.in_chans),
-        std=_each_channel(settings.std or stats.std, plan.in_chans),
-        interpolation=settings.interpolation or stats.interpolation,  # type: ignore[arg-type]
-        resize=resize,  # type: ignore[arg-type]
-        crop_pct=crop_pct if settings.crop_pct is None else settings.crop_pct,
-    )
+    height, width = plan.img_size
+    stretch = settings.crop_pct is None and is_stretched(data.size, height, width)
+    if settings.resize:
+        stretch = settings.resize == "stretch"
+    usual = weights_metadata(spec).preprocessing(height, width, stretch=stretch)
+    asked: dict[str, Any] = {
+        "mean": settings.mean and _each_channel(settings.mean, plan.in_chans),
+        "std": settings.std and _each_channel(settings.std, plan.in_chans),
+        "interpolation": settings.interpolation,
+        "resize": settings.resize,
+        "crop_pct": settings.crop_pct,
+    }
+    return replace(usual, **{name: value for name, value in asked.items() if value})
 
 
 def _each_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from compress.budget import Tables, parse_budget
 from compress.data.dataset import Dataset
 from compress.model.folder import read_model, read_task, weights_sha256
 from compress.model.load import load_model
-from compress.model.slicing import Kept
+from compress.model.slicing import KeptUnits
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
 from compress.search.base import Proposal
@@ -128,7 +128,7 @@ def search_stage(
         model = in_basis(job, baseline, progress)
         inputs = search_inputs(job, model, model.plan, tables, folder.journal.parent, progress)
         proposal = job.method.run(replace(inputs, asked=settings))
-        write_journal(folder.journal, settings, proposal)
+        write_journal(folder.journal, settings, proposal, job.method.explain)
         for name in job.method.scratch:
             (folder.journal.parent / name).unlink(missing_ok=True)
     return proposal
@@ -214,7 +214,7 @@ def rounds_stage(
 
 def _search_round(
     job: Job, place: Path, model: SlicedViT, whole: ShapePlan, tables: Tables, number: int, progress: Progress
-) -> Kept:
+) -> KeptUnits:
     """Searches from one model; ``journal.jsonl`` records the search, which goes on there when it was killed."""
     shown = progress if job.method.one_round else _of_round(progress, number, job.method_settings.iterations)
     inputs = search_inputs(job, model, whole, tables, place, shown, number)

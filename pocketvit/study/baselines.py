@@ -6,56 +6,42 @@ import hashlib
 import json
 import shutil
 import tempfile
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pocketvit.distill_settings import DistillSettings
 from pocketvit.jobs.distilling import keep_lesson
+from pocketvit.options import run_options
 from pocketvit.pipeline.runfolder import claim
-from pocketvit.settings import RunSettings
+from pocketvit.settings import EXPORT_PANEL, PRUNING_PANEL, RunSettings
 from runtime import METRICS_DOCUMENT, Progress, encode, silent, storage_errors
 
-_LATER = frozenset(
-    (
-        *("budget", "cost", "search", "latency_precision", "latency_threads", "profiles", "tree", "tas", "group_sizes"),
-        *(
-            "importance",
-            "importance_images",
-            "sparse",
-            "reconstruct",
-            "distill",
-            "distill_methods",
-            "distill_weight",
-            "temperature",
-        ),
-        *("recover", "kinds", "calibration_images", "verify_images", "min_agreement", "made_for", "max_drop"),
-        *("int8_recipe", "qat_epochs", "qat_from", "micro_flash", "micro_ram"),
-    )
-)
-"""Settings that act after the fine-tuning, or on something else; any other is taken to change it."""
+_RECOVERY = frozenset({"recover", "distill", "distill_methods", "distill_weight", "temperature", "method_settings"})
 
 
 def baseline_settings(settings: RunSettings) -> RunSettings:
-    """Returns the settings that the fine-tuned model follows from, all others as they are by default."""
+    """Returns the settings that the fine-tuned model depends on; pruning, recovery and export have their defaults."""
+    panels = (PRUNING_PANEL, EXPORT_PANEL)
+    later = {path[0] for own in run_options().values() if own.option.panel in panels for path in own.paths}
     plain = RunSettings()
-    later = {own.name: getattr(plain, own.name) for own in fields(RunSettings) if own.name in _LATER}
-    return replace(settings, **later)
+    return replace(settings, **{name: getattr(plain, name) for name in later | _RECOVERY})
 
 
-def baseline_key(settings: RunSettings, told: DistillSettings | None) -> str | None:
-    """Returns what a cell's fine-tuned model is known by; none where it is one of its own.
+def baseline_key(settings: RunSettings, lesson: DistillSettings | None) -> str | None:
+    """Returns the key under which cells share a fine-tuned model; None for a cell that shares none.
 
     A student that is trained alone to be compared with is that very model.
 
     Args:
-        settings: of the cell.
-        told: of its distillation; none for other cells.
+        settings: settings of the cell.
+        lesson: settings of its distillation; None for other cells.
     """
     # weights that know the classes are not fine-tuned, and their students are trained by another recipe
-    if told is not None and (not told.alone or settings.checkpoint):
+    if lesson is not None and (not lesson.alone or settings.checkpoint):
         return None
-    text = json.dumps(encode(baseline_settings(settings)), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    body = encode(baseline_settings(settings))
+    del body["method_settings"]  # empty here, and absent when earlier studies made their keys
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def train_baseline(root: Path, progress: Progress = silent) -> None:
@@ -75,13 +61,15 @@ def train_baseline(root: Path, progress: Progress = silent) -> None:
         fine_tune_stage(job, folder, progress)
 
 
-def begin(root: Path, settings: RunSettings, told: DistillSettings | None = None, baseline: Path | None = None) -> None:
+def begin(
+    root: Path, settings: RunSettings, lesson: DistillSettings | None = None, baseline: Path | None = None
+) -> None:
     """Makes a run's folder as its command would, and puts the finished fine-tuned model into it.
 
     Args:
         root: the run's folder.
         settings: of the run.
-        told: of its distillation.
+        lesson: settings of its distillation.
         baseline: folder of the fine-tuned model.
 
     Raises:
@@ -90,8 +78,8 @@ def begin(root: Path, settings: RunSettings, told: DistillSettings | None = None
         StorageError: there is no space, or no permission to write.
     """
     with claim(root, settings, resume=True, force=False) as folder:
-        if told is not None:
-            keep_lesson(folder, told)
+        if lesson is not None:
+            keep_lesson(folder, lesson)
         if baseline is None or (folder.baseline / "metrics.json").is_file():
             return
         METRICS_DOCUMENT.read(baseline / "metrics.json")

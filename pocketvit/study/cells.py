@@ -6,22 +6,21 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from compress.distill.lesson import check_lesson
+from compress.distill.loss import check_distillation
 from compress.model.load import load_model
 from compress.search import METHODS
 from export.formats import KINDS
 from export.quantise.processors import host_processor
-from pocketvit.cli.distill_options import settings_of
-from pocketvit.cli.options import run_settings
 from pocketvit.distill_settings import DistillSettings
 from pocketvit.jobs.distilling import pictures_of, teacher_of
+from pocketvit.options import arguments, distill_options, distill_settings, export_options, run_options, run_settings
 from pocketvit.pipeline.job import Job, prepare
 from pocketvit.settings import RunSettings
 from runtime import PlanError, PocketVitError, Progress, ShapePlan, silent
 
 from .baselines import baseline_key
 from .definition import Method, Options, Study
-from .options import arguments, check_options, export_options, options_of, parsed
+from .options import check_options, options_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Cell:
         words: options of that command.
         export_words: options of ``export`` after it.
         settings: what the command makes of its options.
-        told: the same of distillation; none for others.
+        lesson: settings of the distillation; None for other cells.
         baseline: what the fine-tuned model that it starts from is known by; none where it is shared with no other.
         timed_export: whether a recipe of its files is chosen by time, so that they are made with nothing beside.
         formats: kinds of files that it exports.
@@ -55,7 +54,7 @@ class Cell:
     words: tuple[str, ...]
     export_words: tuple[str, ...]
     settings: RunSettings
-    told: DistillSettings | None
+    lesson: DistillSettings | None
     baseline: str | None
     timed_export: bool
     formats: tuple[str, ...]
@@ -107,8 +106,8 @@ def check_cells(study: Study, cells: Sequence[Cell], progress: Progress = silent
         try:
             job = prepare(cell.settings)
             plans[cell.group] = job.plan
-            if cell.told is not None:
-                _check_distillation(job, cell.told)
+            if cell.lesson is not None:
+                _check_distillation(job, cell.lesson)
         except PocketVitError as error:
             raise type(error)(f"{cell.name}, a cell of {study.path}, cannot be: {error}") from error
     progress("check", len(kinds), len(kinds))
@@ -129,12 +128,11 @@ def _check_distillation(job: Job, told: DistillSettings) -> None:
     """Checks that teacher, student and pictures are there and fit each other."""
     pictures_of(job, told)
     student = load_model(job.spec, job.plan.num_classes, job.settings.seed)
-    check_lesson(told.distillation, teacher_of(job, told), student)
+    check_distillation(told.distillation, teacher_of(job, told), student)
 
 
 def _check_tables(study: Study) -> None:
-    run, distill = options_of("compress"), {**options_of("distill"), **export_options()}
-    no_budget = {key: own for key, own in run.items() if key != "budget"}
+    no_budget = {key: own for key, own in options_of("run").items() if key != "budget"}
     if "budget" in {**study.common, **{key: 1 for own in study.models.values() for key in own}}:
         raise PlanError(f"{study.path} sets a budget for all methods", fix="Name it in [study] budgets")
     check_options(f"[common] of {study.path}", study.common, no_budget)
@@ -142,7 +140,7 @@ def _check_tables(study: Study) -> None:
         check_options(f"[models.{name}] of {study.path}", options, no_budget)
     for name, method in study.methods.items():
         where = f"[methods.{name}] of {study.path}"
-        check_options(where, method.options, run if method.command == "run" else distill)
+        check_options(where, method.options, options_of(method.command))
         if "student" in method.options:
             raise PlanError(f"{where} names a student, which brings its own data and seed", fix="Name a model instead")
 
@@ -175,15 +173,15 @@ def _cell(study: Study, method_name: str, model_name: str, data: str, budget: st
         **({"budget": budget} if budget else {}),
         **{"data": data, "seed": seed, "threads": study.threads},
     }
-    told: DistillSettings | None = None
-    export_words = arguments(given, export_options())
-    exported = run_settings(**parsed(where, "export", export_words))
-    if method.command == "distill":
-        words = arguments(given, options_of("distill"))
-        settings, told = settings_of(parsed(where, "distill", words))
-    else:
-        words = arguments(given, options_of("compress"))
-        settings = run_settings(**parsed(where, "compress", words))
+    lesson: DistillSettings | None = None
+    try:
+        exported = run_settings({key: own for key, own in given.items() if key in export_options()})
+        if method.command == "distill":
+            settings, lesson = distill_settings(given)
+        else:
+            settings = run_settings(given)
+    except PocketVitError as error:
+        raise type(error)(f"{where} cannot be: {error}") from error
     parts = (method_name, model_name, slug(data), slug(budget) if budget else "", f"s{seed}")
     return Cell(
         name=".".join(filter(None, parts)),
@@ -192,12 +190,12 @@ def _cell(study: Study, method_name: str, model_name: str, data: str, budget: st
         data=data,
         budget=budget,
         seed=seed,
-        command="distill" if told else "compress",
-        words=words,
-        export_words=export_words,
+        command="distill" if lesson else "compress",
+        words=arguments(given, distill_options() if lesson else run_options()),
+        export_words=arguments(given, export_options()),
         settings=settings,
-        told=told,
-        baseline=baseline_key(settings, told),
+        lesson=lesson,
+        baseline=baseline_key(settings, lesson),
         timed_export=_timed(exported),
         formats=exported.kinds,
     )

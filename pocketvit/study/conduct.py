@@ -60,7 +60,7 @@ def conduct(
     progress: Progress = silent,
     *,
     starter: Start = start,
-    retold: Callable[[StudyResult, Path], object] = lambda result, root: None,
+    write_report: Callable[[StudyResult, Path], object] = lambda result, root: None,
 ) -> StudyResult:
     """Does a study, or goes on with it.
 
@@ -70,7 +70,7 @@ def conduct(
         orders: how.
         progress: told of cells and targets done.
         starter: starts a process.
-        retold: writes the report.
+        write_report: writes the report into the study's folder.
 
     Raises:
         PocketVitError: the study cannot be, or its folder cannot be written; a cell that fails is a row instead.
@@ -89,7 +89,7 @@ def conduct(
         untold = _measure(study, folder, cells, orders, progress, starter)
         result = collect(study, folder, cells)
         result = replace(result, unmeasured=(*result.unmeasured, *untold))
-        retold(result, root)
+        write_report(result, root)
     return result
 
 
@@ -122,7 +122,7 @@ def latency_tables(
     known: dict[str, LatencyTable] = {}
     for cell in cells:
         told, target = cell.settings, profiled_target(cell.settings)
-        if target is None or cell.told is not None:
+        if target is None or cell.lesson is not None:
             continue
         asked = replace(baseline_settings(told), seed=0)
         key = repr((asked, target, told.latency_precision, told.latency_threads, told.profiles))
@@ -157,7 +157,7 @@ def _make(
             return
         needed = needs[cell.name]
         write_state(folder, cell, "begun", baseline=needed)
-        begin(folder.run(cell.name), cell.settings, cell.told, folder.run(needed) / "baseline" if needed else None)
+        begin(folder.run(cell.name), cell.settings, cell.lesson, folder.run(needed) / "baseline" if needed else None)
         place = RunFolder(folder.run(cell.name)).latency
         if cell.name in tables and not place.is_file():  # where it is made, there may be none
             LATENCY_DOCUMENT.write(place, tables[cell.name])

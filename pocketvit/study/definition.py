@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from pocketvit.options import Raw
 from runtime import PlanError
 
-Value = str | int | float | bool | tuple[str, ...]
-Options = Mapping[str, Value]
+Options = Mapping[str, Raw]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
 _TABLES = ("study", "measure", "common", "models", "methods")
@@ -240,7 +240,7 @@ def _named(path: Path, table: str, document: Mapping[str, Any]) -> dict[str, Any
 
 
 def _options(path: Path, table: str, value: Any) -> Options:
-    found: dict[str, Value] = {}
+    found: dict[str, Raw] = {}
     for key, own in _table(path, table, value).items():
         if isinstance(own, list) and all(isinstance(one, (str, int, float)) for one in own):
             found[key] = tuple(_plain(one) for one in own)

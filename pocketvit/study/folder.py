@@ -126,11 +126,11 @@ def claim_study(root: Path, cells: Sequence[Cell], *, force: bool) -> Iterator[S
     with locked(root, "working on the study in"):
         with storage_errors(root):
             (root / "status").mkdir(exist_ok=True)
-        changed = {cell.name: told for cell in cells if (told := _changes(folder, cell))}
+        changed = {cell.name: changes for cell in cells if (changes := _changes(folder, cell))}
         if changed and not force:
-            name, told = next(iter(changed.items()))
+            name, changes = next(iter(changed.items()))
             raise RunFolderError(
-                f"{len(changed)} of the cells in {root} were made with other settings, such as {name}: {told}",
+                f"{len(changed)} of the cells in {root} were made with other settings, such as {name}: {changes}",
                 fix="Take the change back, make them anew with --force, or give the study another name",
             )
         for name in changed:
@@ -139,18 +139,18 @@ def claim_study(root: Path, cells: Sequence[Cell], *, force: bool) -> Iterator[S
 
 
 def _changes(folder: StudyFolder, cell: Cell) -> str:
-    """Returns what a cell is told otherwise than when it was begun."""
+    """Returns what differs between a cell's options and those it was begun with, in any order; empty if nothing."""
     state = CELL_DOCUMENT.read_if_there(folder.state(cell.name))
     if state is None:
         return ""
-    told = []
+    changes = []
     pairs = (((state.command,), (cell.command,)), (state.words, cell.words), (state.export_words, cell.export_words))
     for before, now in pairs:
-        if before != now:
-            was, is_now = _options(before), _options(now)
-            gone, come = ([own for own in one if own not in other] for one, other in ((was, is_now), (is_now, was)))
-            told.append(f"{' '.join(gone) or 'nothing'} is now {' '.join(come) or 'left out'}")
-    return "; ".join(dict.fromkeys(told))
+        was, is_now = _options(before), _options(now)
+        gone, come = ([own for own in one if own not in other] for one, other in ((was, is_now), (is_now, was)))
+        if gone or come:
+            changes.append(f"{' '.join(gone) or 'nothing'} is now {' '.join(come) or 'left out'}")
+    return "; ".join(dict.fromkeys(changes))
 
 
 def _options(words: Sequence[str]) -> list[str]:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import torch
 
-from compress.model.slicing import Kept
+from compress.model.slicing import KeptUnits
 from compress.model.vit import SlicedViT
 
 
-def masked_logits(model: SlicedViT, kept: Kept, images: torch.Tensor) -> torch.Tensor:
+def masked_logits(model: SlicedViT, kept: KeptUnits, images: torch.Tensor) -> torch.Tensor:
     """Returns the logits ``(B, num_classes)`` of ``model`` on ``images`` with only the units in ``kept`` present."""
     with torch.no_grad():
         return _Masked(model, kept).logits(images)
 
 
 class _Masked:
-    def __init__(self, model: SlicedViT, kept: Kept) -> None:
+    def __init__(self, model: SlicedViT, kept: KeptUnits) -> None:
         self.plan, self.kept = model.plan, kept
         self.w = dict(model.state_dict())
         self.dtype = self.w["head.weight"].dtype

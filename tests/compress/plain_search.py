@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from compress.model.slicing import BlockKept, Kept, keep_all, plan_of
+from compress.model.slicing import KeptBlock, KeptUnits, keep_all, plan_of
 from compress.model.vit import SlicedViT
 from runtime import params
 
@@ -30,7 +30,7 @@ class Plain:
     epsilon: float
     batch: int
     best: float = -math.inf
-    best_kept: Kept | None = None
+    best_kept: KeptUnits | None = None
     best_path: tuple[tuple[str, int], ...] = ()
     nodes: int = 0
     forward_equivalents: int = 0
@@ -39,7 +39,7 @@ class Plain:
         everything = keep_all(self.model.plan)
         self.visit(everything, (), self.objective(everything))
 
-    def objective(self, kept: Kept) -> float:
+    def objective(self, kept: KeptUnits) -> float:
         with torch.no_grad():
             right = int((_Masked(self.model, kept).logits(self.images).argmax(1) == self.labels).sum())
         self.nodes += 1
@@ -49,7 +49,7 @@ class Plain:
         share = params(plan_of(self.model.plan, kept)) / params(self.model.plan)
         return math.log2(right / len(self.labels)) - math.log2(share)
 
-    def visit(self, kept: Kept, path: tuple[tuple[str, int], ...], value: float) -> None:
+    def visit(self, kept: KeptUnits, path: tuple[tuple[str, int], ...], value: float) -> None:
         if value > self.best:
             self.best, self.best_kept, self.best_path = value, kept, path
         if len(path) == self.depth or not value > self.best - self.epsilon:
@@ -57,7 +57,7 @@ class Plain:
         for step, child in self.children(kept):
             self.visit(child, (*path, step), self.objective(child))
 
-    def scores(self, kept: Kept) -> dict[str, torch.Tensor]:
+    def scores(self, kept: KeptUnits) -> dict[str, torch.Tensor]:
         weights = {name: value.detach().clone().requires_grad_() for name, value in self.model.named_parameters()}
         squares = {name: torch.zeros_like(value) for name, value in weights.items()}
         starts = range(0, len(self.labels), self.batch)
@@ -73,9 +73,9 @@ class Plain:
         self.forward_equivalents += 3 * len(self.labels)
         return {name: (weights[name] ** 2 * squares[name] / len(starts)).detach().double() for name in weights}
 
-    def children(self, kept: Kept) -> list[tuple[tuple[str, int], Kept]]:
+    def children(self, kept: KeptUnits) -> list[tuple[tuple[str, int], KeptUnits]]:
         s, plan = self.scores(kept), self.model.plan
-        candidates: dict[str, list[tuple[float, int, Kept]]] = {a: [] for a in ("mlp", "qk", "v", "head", "embed")}
+        candidates: dict[str, list[tuple[float, int, KeptUnits]]] = {a: [] for a in ("mlp", "qk", "v", "head", "embed")}
         for i, keep in enumerate(kept.blocks):
             at = f"blocks.{i}."
             mlp = s[at + "mlp.fc1.weight"].sum(1) + s[at + "mlp.fc1.bias"] + s[at + "mlp.fc2.weight"].sum(0)
@@ -98,7 +98,7 @@ class Plain:
                 whole = [float((qk[h].sum() + v[h].sum()).item()) for h in keep.heads]
                 gone = whole.index(min(whole))
                 stay = [j for j in range(len(keep.heads)) if j != gone]
-                child = BlockKept(
+                child = KeptBlock(
                     tuple(keep.heads[j] for j in stay),
                     tuple(keep.qk[j] for j in stay),
                     tuple(keep.v[j] for j in stay),
@@ -134,5 +134,5 @@ def cheapest(indices: tuple[int, ...], scores: torch.Tensor) -> tuple[tuple[int,
     return tuple(i for i in indices if i not in gone), sum(float(scores[i]) for i in gone)
 
 
-def put(kept: Kept, index: int, block: BlockKept) -> Kept:
+def put(kept: KeptUnits, index: int, block: KeptBlock) -> KeptUnits:
     return replace(kept, blocks=(*kept.blocks[:index], block, *kept.blocks[index + 1 :]))

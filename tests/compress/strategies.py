@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from compress.model.slicing import BlockKept, Kept
+from compress.model.slicing import KeptBlock, KeptUnits
 from runtime import ShapePlan
 
 ACTIONS = ("mlp", "qk", "v", "head", "embed")
 
 
 @st.composite
-def kepts(draw: st.DrawFn, plan: ShapePlan, actions: tuple[str, ...] = ACTIONS) -> Kept:
+def kepts(draw: st.DrawFn, plan: ShapePlan, actions: tuple[str, ...] = ACTIONS) -> KeptUnits:
     """Draws what stays when only units of the kinds in ``actions`` may go; each of those that can shrink may."""
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
 
@@ -27,11 +27,11 @@ def kepts(draw: st.DrawFn, plan: ShapePlan, actions: tuple[str, ...] = ACTIONS) 
         heads = draw(st.integers(1, block.num_heads)) if "head" in actions else block.num_heads
         qk, v = width("qk", block.qk_dim), width("v", block.v_dim)
         blocks.append(
-            BlockKept(
+            KeptBlock(
                 some(block.num_heads, heads),
                 tuple(some(block.qk_dim, qk) for _ in range(heads)),
                 tuple(some(block.v_dim, v) for _ in range(heads)),
                 some(block.mlp_dim, width("mlp", block.mlp_dim)),
             )
         )
-    return Kept(some(plan.embed_dim, width("embed", plan.embed_dim)), tuple(blocks))
+    return KeptUnits(some(plan.embed_dim, width("embed", plan.embed_dim)), tuple(blocks))

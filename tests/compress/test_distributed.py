@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from compress.data.augment import Augmentation
-from compress.data.dataset import Dataset, Images
+from compress.data.dataset import Dataset, ImageStore
 from compress.distill.settings import Distillation
 from compress.distill.teachers import Teacher, sliced_teacher
 from compress.distributed import RankError, current_ranks, joined
@@ -96,7 +96,7 @@ def resumed(folder: Path) -> Trained:
 class Failing:
     """Pictures that fail one rank after so many, by an error or by the end of its process."""
 
-    images: Images
+    images: ImageStore
     victim: int
     after: int
     how: str

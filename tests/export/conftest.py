@@ -12,7 +12,7 @@ from compress.data.dataset import Dataset
 from compress.data.load import load_data
 from compress.model.folder import Task, save_model
 from compress.model.load import ModelSpec, load_model
-from compress.model.slicing import BlockKept, Kept, slice_vit
+from compress.model.slicing import KeptBlock, KeptUnits, slice_vit
 from compress.model.vit import SlicedViT
 from export.exporter import export_model
 from export.job import ExportSettings
@@ -44,8 +44,8 @@ def uneven(model: SlicedViT) -> SlicedViT:
         heads = tuple(range(block.num_heads - i))
         qk = tuple(tuple(range(h % 2, block.qk_dim, 2))[:8] for h in heads)
         v = tuple(tuple(range(block.v_dim - 8 * (1 - i))) for _ in heads)
-        blocks.append(BlockKept(heads, qk, v, tuple(range(3, 3 + 40 + 8 * i))))
-    return slice_vit(model, Kept(tuple(range(2, 42)), tuple(blocks)))
+        blocks.append(KeptBlock(heads, qk, v, tuple(range(3, 3 + 40 + 8 * i))))
+    return slice_vit(model, KeptUnits(tuple(range(2, 42)), tuple(blocks)))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from compress.model.vit import SlicedViT
-from export.graph.build import DEFAULT_REWRITES, Rewrites, vit_graph
+from export.graph.build import vit_graph
+from export.graph.rewrites import DEFAULT_REWRITES, Rewrites
 from export.writers.onnx import onnx_bytes
 from export.writers.tflite import tflite_bytes
 from runtime import (

@@ -23,16 +23,17 @@ from compress.search.unstructured import magnitude_masks
 from compress.train.masks import with_zeros
 from export.exporter import export_model
 from export.formats.tflite import tflite_form
-from export.graph.build import DEFAULT_REWRITES, vit_graph
+from export.graph.build import vit_graph
 from export.graph.execute import run_graph
 from export.graph.ir import LINEAR, Graph
+from export.graph.rewrites import DEFAULT_REWRITES
 from export.graph.zeros import rewrites_for
 from export.inspect.widths import read_widths
 from export.job import ExportSettings
 from export.quantise.calibrate import observe
 from export.quantise.candidates import CandidateBuilder, Subject
 from export.quantise.integer import quantise
-from export.quantise.qat import Before, QatRecipe, train_quantised
+from export.quantise.qat import FloatStart, QatRecipe, train_quantised
 from export.quantise.recipes import modes_of, recipes_for
 from runtime import DataError, read_artifact
 
@@ -152,7 +153,7 @@ def test_before_its_epoch_nothing_is_rounded_and_after_it_all_is(
         return quantiser(trained, calibration)
 
     recipe = QatRecipe(epochs=3, batch_size=16, lr=1e-3, begin=3)
-    done = train_quantised(made, sliced, some, SPEC, recipe, before=Before(graph, again))
+    done = train_quantised(made, sliced, some, SPEC, recipe, before=FloatStart(graph, again))
     (trained,) = given  # calibrated anew once, after two of the epochs
     ends = ("fc1.weight", "fc2.bias", "q.weight")
     names = [name for name, value in graph.constants.items() if name.endswith(ends) and name in made.constants]
@@ -182,7 +183,7 @@ def test_rounding_from_the_first_epoch_needs_no_float_graph(
         raise AssertionError("nothing trained in float")
 
     recipe = QatRecipe(epochs=1, batch_size=24, lr=1e-3)
-    one, other = (train_quantised(made, sliced, some, SPEC, recipe, before=b) for b in (None, Before(graph, never)))
+    one, other = (train_quantised(made, sliced, some, SPEC, recipe, before=b) for b in (None, FloatStart(graph, never)))
     assert all(np.array_equal(one.constants[name], other.constants[name]) for name in one.constants)
 
 

@@ -64,8 +64,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     kinds: list[str] = []
     honest = exporter.write_file
 
-    def make(job: Any, kind: str, *more: Any) -> Any:
-        kinds.append(kind)
+    def make(job: Any, kind: Any, *more: Any) -> Any:
+        kinds.append(kind.name)
         return honest(job, kind, *more)
 
     monkeypatch.setattr(exporter, "write_file", make)

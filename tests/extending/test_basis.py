@@ -12,7 +12,7 @@ import torch
 
 from compress.importance.base import ImportanceInputs
 from compress.model.folder import read_model
-from compress.model.slicing import Kept, slice_vit
+from compress.model.slicing import KeptUnits, slice_vit
 from compress.search.journal import SCHEMA
 from runtime import PLAN_DOCUMENT, decode, macs
 from tests.compress.tiny import images_for, tiny_vit
@@ -110,7 +110,7 @@ def test_a_run_goes_by_it_and_slices_the_folded_model(plugin: Path, toy: ModuleT
     before, after = (PLAN_DOCUMENT.read(root / part / "plan.json") for part in ("baseline", "sliced"))
     assert macs(after) <= 0.6 * macs(before)
     folded = toy.TOY.folded(ImportanceInputs(read_model(root / "baseline"), ()))
-    expected = slice_vit(folded, decode(Kept, last["kept"], "kept")).state_dict()
+    expected = slice_vit(folded, decode(KeptUnits, last["kept"], "kept")).state_dict()
     for name, value in read_model(root / "sliced").state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
     again = run(plugin, "toy_basis", "compress", *TINY, *asked, "--resume")

@@ -30,9 +30,9 @@ def candidates_of(plan: ShapePlan, count: int, least_share: float) -> dict[Choic
     """Returns the candidates of every choice: evenly spaced, from a share of the model's own up to that.
 
     Args:
-        plan: of the model to prune.
+        plan: plan of the model to prune.
         count: most candidates of a choice, at least 2.
-        least_share: of the model's own width or depth, that of the smallest candidate, 0..1.
+        least_share: least share of the model's own width or depth, that of the smallest candidate, 0..1.
 
     Returns:
         Multiples of 8 for ``embed`` and ``mlp``, whole numbers from 1 for ``heads`` and ``depth``. A narrow choice
@@ -52,7 +52,7 @@ def plan_with(plan: ShapePlan, chosen: Mapping[Choice, int]) -> ShapePlan:
     """Returns ``plan`` with the widths and the depth that are chosen; widths of blocks that go are not looked at.
 
     Args:
-        plan: of the model to prune.
+        plan: plan of the model to prune.
         chosen: for every choice, one candidate.
     """
     blocks = (

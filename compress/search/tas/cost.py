@@ -22,7 +22,7 @@ def cost_hinge(expected: torch.Tensor, cost: int, target: int, tolerance: float)
 
     Args:
         expected: E, the expected cost, with gradients; a positive scalar.
-        cost: of the most likely plan.
+        cost: cost of the most likely plan.
         target: what that should cost.
         tolerance: share of the target that it may be off, 0..1.
 

@@ -43,7 +43,7 @@ def interpolate_readers(weights: torch.Tensor, channels: int, dim: int = -1) -> 
 
     Args:
         weights: any shape.
-        channels: of the features, at least 1.
+        channels: channels of the features, at least 1.
         dim: the dimension that reads channels.
 
     Raises:

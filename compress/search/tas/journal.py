@@ -18,9 +18,9 @@ class TasJournal:
     """Records odds as they change, and goes on after the lines that an unfinished search is known to have written.
 
     Args:
-        path: of the ``.jsonl`` file.
+        path: the ``.jsonl`` file.
         settings: what the search was asked for, JSON values.
-        candidates: of every choice.
+        candidates: candidates of every choice.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], candidates: Candidates) -> None:
@@ -60,6 +60,6 @@ def by_kind(values: Mapping[Choice, Any]) -> dict[str, Any]:
     return {"embed": list(values[EMBED]), "depth": list(values[DEPTH]), **lists}
 
 
-def rounded(values: Any) -> list[float]:
+def rounded_odds(values: Any) -> list[float]:
     """Returns probabilities short enough to keep thousands of."""
     return [round(float(value), _DIGITS) for value in values]

@@ -20,13 +20,14 @@ from compress.data.dataset import Dataset
 from compress.model.folder import weights_sha256
 from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
+from compress.search.knapsack import Floats
 from compress.train.fit import learning_rate, make_optimizer
 from runtime import PlanError, Preprocessing, encode
 
 from .candidates import Choice, candidates_of, plan_with
 from .cost import CostTable, cost_hinge
-from .journal import by_kind, rounded
-from .plan import Floats, argmax_plan
+from .journal import by_kind, rounded_odds
+from .plan import argmax_plan
 from .settings import OddsRecipe
 from .state import TasState, moments_of, restore_moments
 from .supernet import Sample, draw_sample, run_sample
@@ -35,18 +36,18 @@ _PAIR = 2
 """Candidates of a width that take part in a step of the weights."""
 
 
-class Learning:
+class OddsTraining:
     """The moving parts of one search.
 
     Attributes:
-        plan: of the model to prune.
-        candidates: of every choice.
+        plan: plan of the model to prune.
+        candidates: candidates of every choice.
         table: what they cost.
         budget: the cost target.
         settings: how the odds are learnt.
         step: steps finished.
-        total_steps: of the whole search.
-        steps_per_epoch: of a pass over half the training images.
+        total_steps: total steps of the whole search.
+        steps_per_epoch: steps per epoch of a pass over half the training images.
     """
 
     def __init__(
@@ -205,7 +206,7 @@ class Learning:
             "valid_loss": valid,
             "cost": self.cost,
             "expected_cost": float(expected),
-            "odds": by_kind({choice: rounded(p) for choice, p in odds.items()}),
+            "odds": by_kind({choice: rounded_odds(p) for choice, p in odds.items()}),
         }
 
     @property

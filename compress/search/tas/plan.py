@@ -7,18 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from scipy.optimize import Bounds, LinearConstraint, milp
 
-from runtime import PlanError, quiet
+from compress.search.knapsack import Floats, Ints, pick_one_each
 
 from .candidates import DEPTH, EMBED, Candidates, Choice
-from .cost import CostTable, Ints
-
-Floats = npt.NDArray[np.float64]
-
-_TIME_LIMIT_S = 60.0
-"""The most one integer program may take; they take milliseconds."""
+from .cost import CostTable
 
 _LEAST_ODDS = 1e-12
 """Candidates less likely than this are all alike."""
@@ -43,7 +36,7 @@ def most_likely(
     Exact: for every embed_dim and depth an integer program, in the order of what those alone give up.
 
     Args:
-        candidates: of every choice.
+        candidates: candidates of every choice.
         odds: for every choice, the probabilities of its candidates.
         table: their costs.
         low: the least the plan may cost.
@@ -95,32 +88,10 @@ def _within(
         return picks
     if sum(int(c.max()) for c in costs) < low or sum(int(c.min()) for c in costs) > high:
         return None
-    sizes = [len(loss) for loss in losses]
-    one_each = np.repeat(np.eye(len(sizes)), sizes, axis=1)
-    flat, unit = np.concatenate(costs), max(1, int(np.gcd.reduce(np.concatenate(costs))))
-    constraints = [
-        LinearConstraint(one_each, 1, 1),
-        LinearConstraint((flat // unit)[None].astype(float), -(-low // unit), high // unit),
-    ]
-    while True:
-        with quiet():  # HiGHS now and then prints a line of its own
-            answer = milp(
-                np.concatenate(losses),
-                integrality=np.ones(len(flat)),
-                bounds=Bounds(0, 1),
-                constraints=constraints,
-                options={"mip_rel_gap": 0, "time_limit": _TIME_LIMIT_S},
-            )
-        if answer.status == 2 or (answer.status == 0 and answer.fun >= cutoff):
-            return None
-        if answer.status != 0:
-            raise PlanError("The plan that fits the odds could not be found", got=answer.message.rstrip("."))
-        taken = answer.x > 0.5
-        picks = tuple(int(part.argmax()) for part in np.split(taken, np.cumsum(sizes)[:-1]))
-        if low <= _total(costs, picks) <= high:
-            return picks
-        # Off by HiGHS's tolerance: ask again for any other choice.
-        constraints.append(LinearConstraint(taken[None].astype(float), -np.inf, len(sizes) - 1))
+    found = pick_one_each(losses, costs, low, high)
+    if found is None or sum(float(loss[pick]) for loss, pick in zip(losses, found, strict=True)) >= cutoff:
+        return None
+    return found
 
 
 def _last_least(values: Floats) -> int:

@@ -51,8 +51,8 @@ def pick_some(
         logits: ``(n,)`` float64, with or without gradients.
         widths: ``(n,)`` candidates, smallest first.
         count: how many take part; of fewer candidates all do.
-        temperature: of the sample, positive.
-        generator: what is random comes from here.
+        temperature: temperature of the sample, positive.
+        generator: source of all randomness.
     """
     sample = relaxed(logits, temperature, generator.random(len(widths)))
     drawn = sorted(draw_some(sample.detach(), count, generator.random(len(widths))).tolist())
@@ -67,7 +67,7 @@ def draw_some(log_odds: torch.Tensor, count: int, uniform: npt.NDArray[np.float6
     Args:
         log_odds: ``(n,)``, or ``(..., n)`` for many draws.
         count: entries of a draw; where there are fewer, all of them.
-        uniform: of the draws' shape, from 0 up to and without 1.
+        uniform: uniform of the draws' shape, from 0 up to and without 1.
 
     Returns:
         ``(..., count)`` int64, the first one drawn first.

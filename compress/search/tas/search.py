@@ -9,31 +9,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from compress.budget import Budget
 from compress.data.augment import Augmentation
 from compress.data.dataset import Dataset
-from compress.importance.units import Importance, check_finite
+from compress.importance.units import Importance, check_finite_importance, lost_importance
 from compress.model.slicing import keep_all
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
 from compress.search.base import Proposal
+from compress.search.steps import width_steps
 from compress.train.fit import SAVE_EVERY_S
-from runtime import PlanError, Preprocessing, Progress, ShapePlan, silent
+from runtime import PlanError, Preprocessing, Progress, silent
 
 from .candidates import plan_with
 from .journal import TasJournal
-from .learning import Learning
+from .learning import OddsTraining
 from .plan import most_likely
 from .settings import OddsRecipe
 from .state import read_tas_state, write_tas_state
-from .units import Lost, kept_first, lost_importance, order_of, ordered
+from .units import kept_first, order_of, ordered
 
 TAS_JOURNAL, TAS_STATE = "tas.jsonl", "tas.safetensors"
 """What a search keeps in its folder: the odds over time, and where it stands."""
@@ -61,18 +60,18 @@ def search_tas(
 
     Args:
         model: the model to prune; left as it is.
-        importance: of its units: narrower candidates use the most important, and those stay in the end.
+        importance: importance of its units: narrower candidates use the most important, and those stay in the end.
         budget: the cost target R, and the most the plan may cost; with the model within it, nothing is removed.
         data: the dataset; its training split is halved by seed.
         spec: the model's input.
         recipe: how the weights are trained meanwhile; its epochs are of half the training images.
         settings: how the odds are.
         augmentation: random changes to training pictures.
-        seed: of halves, order, augmentation and samples.
+        seed: seed of halves, order, augmentation and samples.
         bf16: compute under bfloat16 autocast.
         folder: keep the odds over time in ``tas.jsonl`` and the state of the search in ``tas.safetensors`` here, at
             least every 30 seconds and after every epoch, and continue from there. The caller removes the state.
-        progress: told after every step.
+        progress: called after every step.
         clock: seconds, monotonic.
 
     Returns:
@@ -86,13 +85,13 @@ def search_tas(
 
     Ref: Dong and Yang 2019, Network Pruning via Transformable Architecture Search, arXiv 1905.09717.
     """
-    check_finite(importance)
+    check_finite_importance(importance)
     if budget.of(model.plan) <= budget.limit:
         return Proposal(model.plan, keep_all(model.plan), ())
     if recipe.epochs < 1:
         raise PlanError("A transformable architecture search needs at least one epoch", got=recipe.epochs)
     settings, order = settings or OddsRecipe(), order_of(importance)
-    learning = Learning(ordered(model, order), budget, data, spec, recipe, settings, augmentation, seed, bf16)
+    learning = OddsTraining(ordered(model, order), budget, data, spec, recipe, settings, augmentation, seed, bf16)
     lowest = _lowest(learning)
     keeper = _Keeper(folder, learning, clock)
     while not learning.finished:
@@ -104,11 +103,11 @@ def search_tas(
     assert chosen is not None, "there was a plan of these candidates to begin with"
     plan = plan_with(model.plan, chosen)
     kept = kept_first(model.plan, order, plan)
-    steps = _steps(model.plan, plan, budget, lost_importance(importance, kept))
-    return Proposal(plan, kept, tuple(steps))
+    lost = lost_importance(importance, kept)
+    return Proposal(plan, kept, width_steps(model.plan, plan, budget, lost, depth=True))
 
 
-def _lowest(learning: Learning) -> int:
+def _lowest(learning: OddsTraining) -> int:
     """Returns the least that the result may cost: the tolerance below the budget, or where no plan is, twice it.
 
     Raises:
@@ -131,24 +130,10 @@ def _lowest(learning: Learning) -> int:
         tolerance *= 2
 
 
-def _steps(whole: ShapePlan, plan: ShapePlan, budget: Budget, lost: Lost) -> Iterator[dict[str, Any]]:
-    """Yields the decisions as if the stream were cut first, then the depth, then block after block."""
-    now = replace(whole, embed_dim=plan.embed_dim)
-    told: dict[str, Any] = {"action": "embed", "block": -1, "embed_dim": plan.embed_dim}
-    yield {**told, "importance": lost.embed, "cost": budget.of(now)}
-    now = replace(now, blocks=whole.blocks[: len(plan.blocks)])
-    told = {"action": "depth", "block": -1, "depth": len(plan.blocks)}
-    yield {**told, "importance": lost.depth, "cost": budget.of(now)}
-    for i, block in enumerate(plan.blocks):
-        now = now.with_block(i, block)
-        told = {"action": "block", "block": i, **asdict(block)}
-        yield {**told, "importance": lost.blocks[i], "cost": budget.of(now)}
-
-
 class _Keeper:
     """Keeps a search's journal and state on disk, where there is a folder, and continues what is there."""
 
-    def __init__(self, folder: Path | None, learning: Learning, clock: Callable[[], float]) -> None:
+    def __init__(self, folder: Path | None, learning: OddsTraining, clock: Callable[[], float]) -> None:
         self._folder, self._learning, self._clock = folder, learning, clock
         self._every = max(1, learning.total_steps // learning.settings.records)
         self._records, self._saved = 0, clock()

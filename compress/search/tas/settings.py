@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from runtime import PlanError, check_fields
+from runtime.options import Option
 
 Alignment = Literal["interpolate", "mask"]
 """How the channels of a narrower candidate are added to those of a wider one: interpolated to its channels, as
@@ -20,23 +21,29 @@ Optimizer = Literal["sgd", "adam"]
 class TasSettings:
     """How ``tas`` learns widths and depth.
 
-    Attributes:
-        epochs: of the search; each trains the weights on one half of the training images and the odds on the other.
-        candidates: most candidates of a width or of the depth.
-        tolerance: share of the budget by which the result may stay below it, 0..1.
-        exact: learn the odds as published, for networks of fresh weights, instead of in the way that suits a trained
-            model.
-        lr: learning rate of the odds; None takes 4, or with ``exact`` 0.05.
+    Each field's ``Option`` describes it. With ``exact``, the odds are learnt as published, for networks of fresh
+    weights; otherwise in the way that suits a trained model.
 
     Raises:
         PlanError: a value is of another type or out of range.
     """
 
-    epochs: int = 20
-    candidates: int = 8
-    tolerance: float = 0.05
-    exact: bool = False
-    lr: float | None = None
+    epochs: Annotated[
+        int,
+        Option(
+            "tas: epochs of the search, in which half of the training images train the weights and half the odds.",
+            name="--search-epochs",
+        ),
+    ] = 20
+    candidates: Annotated[int, Option("tas: most candidates of a width or of the depth.")] = 8
+    tolerance: Annotated[float, Option("tas: share of the budget by which the result may stay below it, 0 to 1.")] = (
+        0.05
+    )
+    exact: Annotated[bool, Option("tas: learn as published.", negative=False)] = False
+    lr: Annotated[
+        float | None,
+        Option("tas: learning rate of the odds; by default 4, or with --exact 0.05.", name="--odds-lr"),
+    ] = None
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -20,10 +20,10 @@ class TasState:
     Attributes:
         step: steps finished.
         records: lines of the journal that belong to them.
-        weights: of the supernet; empty before the first step.
-        weight_moments: of their optimiser.
-        logits: of the odds, by choice.
-        logit_moments: of their optimiser.
+        weights: weights of the supernet; empty before the first step.
+        weight_moments: weight moments of their optimiser.
+        logits: logits of the odds, by choice.
+        logit_moments: logit moments of their optimiser.
     """
 
     step: int = 0

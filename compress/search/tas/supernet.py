@@ -62,9 +62,9 @@ def draw_sample(
 
     Args:
         logits: for every choice ``(candidates,)`` float64, with or without gradients.
-        candidates: of every choice.
-        temperature: of the samples, positive.
-        generator: what is random comes from here.
+        candidates: candidates of every choice.
+        temperature: temperature of the samples, positive.
+        generator: source of all randomness.
         align: how channels of candidates are added up.
         count: candidates of a width, at most.
     """

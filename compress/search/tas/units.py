@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from compress.importance.units import Importance
-from compress.model.slicing import BlockKept, Kept, keep_all
+from compress.importance.units import Floats, Importance
+from compress.model.slicing import KeptBlock, KeptUnits, keep_all
 from compress.model.vit import EMBED, Axis, SlicedViT, build, parameter_axes
 from runtime import ShapePlan
 
@@ -39,20 +37,20 @@ def order_of(importance: Importance) -> UnitOrder:
     )
 
 
-def kept_first(plan: ShapePlan, order: UnitOrder, smaller: ShapePlan) -> Kept:
+def kept_first(plan: ShapePlan, order: UnitOrder, smaller: ShapePlan) -> KeptUnits:
     """Returns the units of ``plan`` that stay in ``smaller``: the first of each kind, in the first blocks.
 
     Args:
-        plan: of the model to prune.
-        order: of its units.
+        plan: plan of the model to prune.
+        order: order of its units.
         smaller: narrower in num_heads, mlp_dim or embed_dim, or with fewer blocks.
     """
     blocks = []
     for keep, block, heads, mlp in zip(keep_all(plan).blocks, smaller.blocks, order.heads, order.mlp, strict=False):
         stay = tuple(sorted(heads[: block.num_heads]))
         qk, v = (tuple(dims[head] for head in stay) for dims in (keep.qk, keep.v))
-        blocks.append(BlockKept(stay, qk, v, tuple(sorted(mlp[: block.mlp_dim]))))
-    return Kept(tuple(sorted(order.embed[: smaller.embed_dim])), tuple(blocks))
+        blocks.append(KeptBlock(stay, qk, v, tuple(sorted(mlp[: block.mlp_dim]))))
+    return KeptUnits(tuple(sorted(order.embed[: smaller.embed_dim])), tuple(blocks))
 
 
 def ordered(model: SlicedViT, order: UnitOrder) -> SlicedViT:
@@ -71,35 +69,5 @@ def ordered(model: SlicedViT, order: UnitOrder) -> SlicedViT:
     return build(model.plan, weights)
 
 
-@dataclass(frozen=True)
-class Lost:
-    """Importance that goes.
-
-    Attributes:
-        embed: of the stream's dimensions.
-        depth: of all units of the blocks that go.
-        blocks: of the units that go from each block that stays.
-    """
-
-    embed: float
-    depth: float
-    blocks: tuple[float, ...]
-
-
-def lost_importance(importance: Importance, kept: Kept) -> Lost:
-    """Returns the importance of what is not kept."""
-    stay = len(kept.blocks)
-    gone = sum(float(part.sum()) for b in importance.blocks[stay:] for part in (b.qk, b.v, b.mlp))
-    own = []
-    for block, keep in zip(importance.blocks, kept.blocks, strict=False):
-        heads = [head for head in range(len(block.qk)) if head not in keep.heads]
-        own.append(float(block.qk[heads].sum() + block.v[heads].sum()) + _lost(block.mlp, keep.mlp))
-    return Lost(_lost(importance.embed, kept.embed), gone, tuple(own))
-
-
-def _lost(scores: npt.NDArray[np.float64], kept: Iterable[int]) -> float:
-    return float(np.delete(scores, list(kept)).sum())
-
-
-def _ranked(scores: npt.NDArray[np.float64]) -> tuple[int, ...]:
+def _ranked(scores: Floats) -> tuple[int, ...]:
     return tuple(np.argsort(-scores, kind="stable").tolist())

@@ -28,7 +28,7 @@ def objective(correct: int, images: int, cost: int, total: int, cost_weight: flo
 
 
 @dataclass(frozen=True)
-class Seen:
+class Evaluated:
     """The outcome of an evaluation: right answers (at most, if not complete), and images by margin, hardest first."""
 
     correct: int
@@ -41,7 +41,7 @@ class Seen:
         return {"correct": self.correct, "complete": self.complete, "images": self.images}
 
     @classmethod
-    def of(cls, entry: dict[str, Any]) -> Seen:
+    def of(cls, entry: dict[str, Any]) -> Evaluated:
         """Returns what a journal kept."""
         return cls(entry["correct"], entry["complete"], entry["images"], entry["order"])
 
@@ -64,7 +64,7 @@ class Evaluation:
         self.order: npt.NDArray[np.int64] = np.arange(len(images))
         self.hard = 0
 
-    def of(self, model: SlicedViT, cost: int, needed: float, most: int) -> Seen:
+    def of(self, model: SlicedViT, cost: int, needed: float, most: int) -> Evaluated:
         """Counts right answers, no further than it takes to know whether the objective can exceed ``needed``.
 
         No image is looked at where it cannot with ``most`` of them right. Images that the best model so far has wrong
@@ -76,7 +76,7 @@ class Evaluation:
         enough = (c for c in range(count + 1) if objective(c, count, cost, self.total, weight) > needed)
         least = 0 if needed == -math.inf else next(enough, count + 1)
         if most < least:
-            return Seen(most, False, 0, None)
+            return Evaluated(most, False, 0, None)
         model = copy_on(model, device_in_use())
         test = Sequential(self.hard, count - least, 0.0 if self.settings.exact else self.effort.error)
         margins = np.zeros(count, np.float32)
@@ -92,9 +92,9 @@ class Evaluation:
                 reachable = least - 1
         complete = done == count
         order = np.lexsort((np.arange(count), margins)).tolist() if complete else None
-        return Seen(reachable, complete, done, order)
+        return Evaluated(reachable, complete, done, order)
 
-    def arrange(self, seen: Seen) -> None:
+    def arrange(self, seen: Evaluated) -> None:
         """Puts the images that a model has wrong first, for the evaluations to come."""
         order, self.hard = np.array(seen.order, np.int64), len(self.images) - seen.correct
         if not self.settings.exact:

@@ -6,13 +6,14 @@ import math
 
 from compress.budget import Budget, Cost
 from compress.data.search_images import SearchImages
-from compress.model.slicing import Kept, compose, keep_all, slice_vit
+from compress.model.slicing import KeptUnits, compose, keep_all, slice_vit
 from compress.model.vit import SlicedViT
 from runtime import Progress, silent
 
 from .journal import TreeJournal
+from .nodes import ActionStep, AnswerBound, SearchNode, SearchResult
 from .progress import Descent
-from .search import Alike, Node, SearchResult, Step, Tree
+from .search import TreeSearch
 from .settings import TreeEffort, TreeSettings
 
 
@@ -44,7 +45,7 @@ def search_greedily(
         effort: group sizes, and how much work a decision takes.
         bf16: evaluate and differentiate under bfloat16 autocast.
         journal: where operations are recorded and replayed from.
-        progress: told of every model looked at.
+        progress: called for every model looked at.
 
     Returns:
         The end of the path, as ``best`` and ``best_smaller`` (None where the model meets the budget as it is).
@@ -54,20 +55,20 @@ def search_greedily(
         ArtifactError: the journal is of another search.
         StorageError: the journal cannot be written.
     """
-    tree = Tree(images, cost, total, settings, effort or TreeEffort(), budget, bf16, journal, progress)
+    tree = TreeSearch(images, cost, total, settings, effort or TreeEffort(), budget, bf16, journal, progress)
     tree.outlook = outlook = Descent(budget.of(model.plan), budget.limit)
-    root, _ = tree.look(model, keep_all(model.plan), (), Alike(len(tree.images)))
+    root, _ = tree.look(model, keep_all(model.plan), (), AnswerBound(len(tree.images)))
     node, found, known = root, None, tree.known(model)
     while not tree.meets(node.plan):
         tree.branched += 1
-        best: tuple[Node, SlicedViT, Kept] | None = None
-        alike = Alike(node.correct)
+        best: tuple[SearchNode, SlicedViT, KeptUnits] | None = None
+        alike = AnswerBound(node.correct)
         for removal in tree.children(model, known):
             kept = compose(node.kept, removal.kept)
             smaller = slice_vit(model, removal.kept)
             needed = best[0].objective if best else -math.inf
-            path = (*node.path, Step(removal.action, removal.block))
-            like = alike if tree.negligible(removal) else Alike(len(tree.images))
+            path = (*node.path, ActionStep(removal.action, removal.block))
+            like = alike if tree.negligible(removal) else AnswerBound(len(tree.images))
             child, _ = tree.look(smaller, kept, path, like, needed)
             if best is None or (child.complete and child.objective > needed):
                 best = child, smaller, removal.kept

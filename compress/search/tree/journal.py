@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from compress.model.slicing import BlockKept, Kept, keep_all, plan_of
-from compress.search.one_shot import Action, Removal
+from compress.model.slicing import KeptBlock, KeptUnits, keep_all, plan_of
+from compress.search.one_shot import Action, GroupRemoval
 from runtime import ArtifactError, PlanError, ShapePlan
 from runtime.journals import TREE_JOURNAL
 
@@ -22,7 +22,7 @@ class TreeJournal:
     is dropped.
 
     Args:
-        path: of the ``.jsonl`` file.
+        path: the ``.jsonl`` file.
         settings: what the search was asked for, JSON values; a journal of another search is started anew.
 
     Raises:
@@ -63,7 +63,7 @@ class TreeJournal:
         TREE_JOURNAL.append(self._path, entry)
 
 
-def removed_units(plan: ShapePlan, removal: Removal) -> Any:
+def removed_units(plan: ShapePlan, removal: GroupRemoval) -> Any:
     """Returns what a removal takes away from a whole model of ``plan``, as short JSON.
 
     A list of units (``mlp``, ``embed``), one list per head (``qk``, ``v``), or the head's index.
@@ -79,7 +79,7 @@ def removed_units(plan: ShapePlan, removal: Removal) -> Any:
     return [sorted(set(range(width)) - set(dims)) for dims in per_head]
 
 
-def removal_of(plan: ShapePlan, action: Action, block: int, importance: float, removed: Any) -> Removal:
+def removal_of(plan: ShapePlan, action: Action, block: int, importance: float, removed: Any) -> GroupRemoval:
     """Returns the removal that ``removed_units`` described.
 
     Raises:
@@ -88,28 +88,28 @@ def removal_of(plan: ShapePlan, action: Action, block: int, importance: float, r
     whole = keep_all(plan)
     try:
         if action == "embed":
-            kept = Kept(_without(whole.embed, removed), whole.blocks)
+            kept = KeptUnits(_without(whole.embed, removed), whole.blocks)
         else:
             keep = _block_without(whole.blocks[block], action, removed)
-            kept = Kept(whole.embed, (*whole.blocks[:block], keep, *whole.blocks[block + 1 :]))
+            kept = KeptUnits(whole.embed, (*whole.blocks[:block], keep, *whole.blocks[block + 1 :]))
         plan_of(plan, kept)
     except (PlanError, IndexError, TypeError, ValueError) as error:
         raise ArtifactError("A journal's removal does not fit the model", got=error) from error
-    return Removal(action, block, importance, kept)
+    return GroupRemoval(action, block, importance, kept)
 
 
-def _block_without(keep: BlockKept, action: Action, removed: Any) -> BlockKept:
+def _block_without(keep: KeptBlock, action: Action, removed: Any) -> KeptBlock:
     if action == "mlp":
-        return BlockKept(keep.heads, keep.qk, keep.v, _without(keep.mlp, removed))
+        return KeptBlock(keep.heads, keep.qk, keep.v, _without(keep.mlp, removed))
     if action == "head":
         stay = [i for i in keep.heads if i != removed]
-        return BlockKept(tuple(stay), tuple(keep.qk[i] for i in stay), tuple(keep.v[i] for i in stay), keep.mlp)
+        return KeptBlock(tuple(stay), tuple(keep.qk[i] for i in stay), tuple(keep.v[i] for i in stay), keep.mlp)
     per_head = keep.qk if action == "qk" else keep.v
     dims = tuple(_without(own, gone) for own, gone in zip(per_head, removed, strict=True))
     return (
-        BlockKept(keep.heads, dims, keep.v, keep.mlp)
+        KeptBlock(keep.heads, dims, keep.v, keep.mlp)
         if action == "qk"
-        else BlockKept(keep.heads, keep.qk, dims, keep.mlp)
+        else KeptBlock(keep.heads, keep.qk, dims, keep.mlp)
     )
 
 

@@ -7,7 +7,8 @@ from runtime import PlanError, encode
 
 from .greedy import search_greedily
 from .journal import TreeJournal
-from .search import SearchResult, search_tree
+from .nodes import SearchResult
+from .search import search_tree
 from .settings import TreeEffort, TreeSettings
 
 

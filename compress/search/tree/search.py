@@ -18,118 +18,23 @@ the other way round.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 from compress.budget import Budget, Cost
 from compress.data.search_images import SearchImages
 from compress.importance.scores import fisher_scores
-from compress.importance.units import Importance, group_importance, part_of
-from compress.model.slicing import Kept, compose, keep_all, slice_vit, widths_of
+from compress.importance.units import Importance, group_importance
+from compress.model.slicing import KeptUnits, compose, keep_all, slice_vit, widths_of
 from compress.model.vit import SlicedViT
-from compress.search.one_shot import Action, Removal, multiples_of, price, removals
+from compress.search.one_shot import GroupRemoval, multiples_of, price, removals
 from runtime import Progress, ShapePlan, encode, silent
 
-from .evaluation import Evaluation, Seen, objective
+from .evaluation import Evaluated, Evaluation, objective
 from .journal import TreeJournal, removal_of, removed_units
+from .nodes import ACTIONS, GRADIENT_COST, ActionStep, AnswerBound, KnownImportance, SearchNode, SearchResult
 from .progress import Outlook, short_change
 from .settings import TreeEffort, TreeSettings
-
-ACTIONS: tuple[Action, ...] = ("mlp", "qk", "v", "head", "embed")
-"""The five actions, in the order in which an exact search visits children."""
-
-GRADIENT_COST = 3
-"""Forward-equivalents of one image in a gradient pass: forward, and a backward of twice its work."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One action on the path to a node: its kind, and the block it was taken in (-1: the whole model)."""
-
-    action: Action
-    block: int
-
-
-@dataclass(frozen=True)
-class Node:
-    """A model in the tree.
-
-    Attributes:
-        path: the actions that lead to it.
-        kept: what is left, as indices into the model that the search started from.
-        plan: its shape.
-        cost: of that plan.
-        correct: images of the Search Set it has right; where ``complete`` is false, at most so many.
-        complete: whether every image was looked at.
-        objective: ``log2(accuracy) - cost_weight * log2(cost / total)``, of ``correct``.
-    """
-
-    path: tuple[Step, ...]
-    kept: Kept
-    plan: ShapePlan
-    cost: int
-    correct: int
-    complete: bool
-    objective: float
-
-
-@dataclass
-class Known:
-    """Importance of the units of a model, taken on it or on a larger one, when it is first asked for.
-
-    Attributes:
-        age: actions since it was taken.
-        take: takes it.
-    """
-
-    age: int
-    take: Callable[[], Importance]
-    _taken: Importance | None = None
-
-    def importance(self) -> Importance:
-        """Returns it."""
-        if self._taken is None:
-            self._taken = self.take()
-        return self._taken
-
-    def below(self, kept: Kept) -> Known:
-        """Returns what is then known of the model that keeps ``kept`` of this one."""
-        return Known(self.age + 1, lambda: part_of(self.importance(), kept))
-
-
-@dataclass
-class Alike:
-    """Models that are taken to answer alike, since what one has less than the other hardly matters.
-
-    Attributes:
-        most: images that any of them has right, at most, as far as is known.
-    """
-
-    most: int
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What an iteration found.
-
-    Attributes:
-        best: the node with the highest objective, the first of equals.
-        best_smaller: the same among those below the root; None where nothing can go.
-        root: the model that was started from; looked at no further than it took to know whether it is the best.
-        nodes: models looked at.
-        branched: of these, how many were branched.
-        repeats: visits that another order of the same actions made unnecessary.
-        images: forward-equivalents of all evaluations and gradients.
-    """
-
-    best: Node
-    best_smaller: Node | None
-    root: Node
-    nodes: int
-    branched: int
-    repeats: int
-    images: int
 
 
 def search_tree(
@@ -157,13 +62,13 @@ def search_tree(
         budget: where a path ends, and which is not undershot by more than 2 % while another action is left.
         bf16: evaluate and differentiate under bfloat16 autocast.
         journal: where operations are recorded and replayed from.
-        progress: told of every node looked at: forward-equivalents done, and what the whole search may take.
+        progress: called for every node looked at: forward-equivalents done, and what the whole search may take.
 
     Raises:
         ArtifactError: the journal is of another search.
         StorageError: the journal cannot be written.
     """
-    tree = Tree(
+    tree = TreeSearch(
         images, cost, total, settings or TreeSettings(), effort or TreeEffort(), budget, bf16, journal, progress
     )
     tree.search(model)
@@ -171,12 +76,12 @@ def search_tree(
     return SearchResult(tree.best, tree.best_smaller, tree.root, tree.nodes, tree.branched, tree.repeats, tree.used)
 
 
-class Tree:
+class TreeSearch:
     """What is known while one tree is searched."""
 
-    root: Node
-    best: Node
-    best_smaller: Node | None = None
+    root: SearchNode
+    best: SearchNode
+    best_smaller: SearchNode | None = None
     diving: bool = False
 
     def __init__(
@@ -194,14 +99,14 @@ class Tree:
         self.images, self.cost, self.total, self.budget = images, cost, total, budget
         self.settings, self.effort = settings, effort
         self.bf16, self.journal, self.progress = bf16, journal, progress
-        self.seen: set[Kept] = set()
+        self.seen: set[KeptUnits] = set()
         self.evaluation = Evaluation(images, total, settings, effort, bf16)
         self.nodes = self.branched = self.repeats = self.used = 0
         self.outlook = Outlook(settings.depth, len(ACTIONS), self.gradient_work())
 
     def search(self, model: SlicedViT) -> None:
         """Searches everything under ``model``."""
-        everything, known, alike = keep_all(model.plan), self.known(model), Alike(len(self.images))
+        everything, known, alike = keep_all(model.plan), self.known(model), AnswerBound(len(self.images))
         if self.settings.exact or self.meets(model.plan):
             self.look(model, everything, (), alike)
             if not self.meets(model.plan):
@@ -212,14 +117,21 @@ class Tree:
             self.visit(model, everything, (), known, alike)
             self.look(model, everything, (), alike, passed=True)
 
-    def visit(self, model: SlicedViT, kept: Kept, path: tuple[Step, ...], known: Known, alike: Alike) -> None:
+    def visit(
+        self,
+        model: SlicedViT,
+        kept: KeptUnits,
+        path: tuple[ActionStep, ...],
+        known: KnownImportance,
+        alike: AnswerBound,
+    ) -> None:
         """Branches a node, whose sliced model is ``model``, and everything below it that is worth it."""
         self.branched += 1
         children, depth = self.children(model, known), len(path) + 1
         self.outlook.opened(depth, len(children))
         for removal in children:
             left = compose(kept, removal.kept)
-            there = (*path, Step(removal.action, removal.block))
+            there = (*path, ActionStep(removal.action, removal.block))
             if left in self.seen:
                 self.repeats += 1
                 self.outlook.repeated(depth)
@@ -227,7 +139,7 @@ class Tree:
                 continue
             smaller = slice_vit(model, removal.kept)
             below = self.known(smaller) if known.age + 1 >= self.refresh else known.below(removal.kept)
-            like = alike if self.negligible(removal) else Alike(len(self.images))
+            like = alike if self.negligible(removal) else AnswerBound(len(self.images))
             if self.diving and not self.ends(smaller.plan, there):
                 self.seen.add(left)
                 self.visit(smaller, left, there, below, like)
@@ -242,7 +154,7 @@ class Tree:
         """Actions after which importance is taken anew."""
         return 1 if self.settings.exact else self.effort.refresh
 
-    def known(self, model: SlicedViT) -> Known:
+    def known(self, model: SlicedViT) -> KnownImportance:
         """Returns the importance of the units of ``model``, to be taken when it is first needed."""
 
         def take() -> Importance:
@@ -250,18 +162,18 @@ class Tree:
             scores = fisher_scores(model, chosen.batches(self.effort.gradient_batch), bf16=self.bf16)
             return group_importance(model.plan, scores)
 
-        return Known(0, take)
+        return KnownImportance(0, take)
 
     def gradient_work(self) -> int:
         """Returns the forward-equivalents of taking importance once."""
         share = 1.0 if self.settings.exact else self.effort.gradient_share
         return GRADIENT_COST * max(1, round(share * len(self.images)))
 
-    def ends(self, plan: ShapePlan, path: tuple[Step, ...]) -> bool:
+    def ends(self, plan: ShapePlan, path: tuple[ActionStep, ...]) -> bool:
         """Tells whether a path ends here: it is as deep as it may be, or the budget is met."""
         return len(path) == self.settings.depth or self.meets(plan)
 
-    def children(self, model: SlicedViT, known: Known) -> list[Removal]:
+    def children(self, model: SlicedViT, known: KnownImportance) -> list[GroupRemoval]:
         """Returns the least important group of each kind.
 
         Where the cost is uneven, the one that loses the least importance for the cost it saves.
@@ -276,7 +188,7 @@ class Tree:
         options = self.legal(model, removals(model.plan, importance, everything, self.effort.sizes, multiples))
         before = self.cost.of(model.plan)
 
-        def rank(option: Removal) -> float:
+        def rank(option: GroupRemoval) -> float:
             if not self.cost.uneven:
                 return option.importance
             return price(option.importance, before - self.cost.of(widths_of(model.plan, option.kept)))
@@ -292,7 +204,7 @@ class Tree:
         self.record({"op": "branch", "images": 0 if known.age else self.gradient_work(), "children": children})
         return chosen
 
-    def predicted_gain(self, model: SlicedViT, option: Removal) -> float:
+    def predicted_gain(self, model: SlicedViT, option: GroupRemoval) -> float:
         """Returns by how much an action is expected to lift the objective, bits.
 
         To second order the loss rises by half of what the squared gradients of single images sum up to, and the
@@ -302,7 +214,7 @@ class Tree:
         lost = self.effort.gradient_batch / 2 * option.importance / math.log(2)
         return self.settings.cost_weight * saved - lost
 
-    def negligible(self, option: Removal) -> bool:
+    def negligible(self, option: GroupRemoval) -> bool:
         """Tells whether an action is expected to change no answer: ``N * sqrt(B * importance) < 1``.
 
         The root is how far the loss of an image moves, root mean square and to first order, in nats; so of N images
@@ -311,17 +223,17 @@ class Tree:
         moved = math.sqrt(self.effort.gradient_batch * max(0.0, option.importance))
         return not self.settings.exact and len(self.images) * moved < 1
 
-    def unseen(self, model: SlicedViT, kept: Kept, path: tuple[Step, ...]) -> Node:
+    def unseen(self, model: SlicedViT, kept: KeptUnits, path: tuple[ActionStep, ...]) -> SearchNode:
         """Returns a node of which nothing is known but its cost."""
         count, cost = len(self.images), self.cost.of(model.plan)
         value = objective(count, count, cost, self.total, self.settings.cost_weight)
-        return Node(path, kept, model.plan, cost, count, False, value)
+        return SearchNode(path, kept, model.plan, cost, count, False, value)
 
     def meets(self, plan: ShapePlan) -> bool:
         """Tells whether ``plan`` is within the budget, where there is one."""
         return self.budget is not None and self.budget.of(plan) <= self.budget.limit
 
-    def legal(self, model: SlicedViT, options: Iterable[Removal]) -> list[Removal]:
+    def legal(self, model: SlicedViT, options: Iterable[GroupRemoval]) -> list[GroupRemoval]:
         """Returns the options that do not undershoot the budget, or, where all do, all."""
         every = list(options)
         if self.budget is None:
@@ -332,13 +244,13 @@ class Tree:
     def look(
         self,
         model: SlicedViT,
-        kept: Kept,
-        path: tuple[Step, ...],
-        alike: Alike,
+        kept: KeptUnits,
+        path: tuple[ActionStep, ...],
+        alike: AnswerBound,
         needed: float | None = None,
         *,
         passed: bool = False,
-    ) -> tuple[Node, str]:
+    ) -> tuple[SearchNode, str]:
         """Evaluates a model, and says what becomes of it: ``branched``, ``bounded``, ``leaf``, ``met`` or ``passed``.
 
         Args:
@@ -358,10 +270,10 @@ class Tree:
             if self.budget is not None:  # something must go, even where the root is the best
                 needed = min(needed, -math.inf if self.best_smaller is None else self.best_smaller.objective)
         entry = self.journal.replay("look") if self.journal else None
-        seen = self.evaluation.of(model, cost, needed, alike.most) if entry is None else Seen.of(entry)
+        seen = self.evaluation.of(model, cost, needed, alike.most) if entry is None else Evaluated.of(entry)
         alike.most = min(alike.most, seen.correct)
         value = objective(seen.correct, count, cost, self.total, weight)
-        node = Node(path, kept, model.plan, cost, seen.correct, seen.complete, value)
+        node = SearchNode(path, kept, model.plan, cost, seen.correct, seen.complete, value)
         if not path:
             self.root = node
         if seen.complete and (best is None or value > best.objective):
@@ -391,7 +303,7 @@ class Tree:
         self.progress("search", self.used, self.outlook.total(self.used), self.note(node))
         return node, verdict
 
-    def note(self, node: Node) -> str:
+    def note(self, node: SearchNode) -> str:
         """Returns where the search is, and the plan it would choose now, for people."""
         chosen = self.best_smaller or self.best
         right, share = chosen.correct / len(self.images), chosen.cost / self.total

@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from compress.search.base import GroupSizes
 from runtime import PlanError, check_fields
+from runtime.options import Option
 
 
 @dataclass(frozen=True)
 class TreeSettings:
     """How ``dfbnb`` searches; the defaults are the published ones. ``greedy`` uses ``cost_weight`` and ``exact``.
 
-    Attributes:
-        iterations: most rounds of search, slicing and recovery; the search ends earlier when the budget is met.
-        depth: most actions on one path of a tree.
-        epsilon: nodes whose objective is at most this much below the best (bits) are still branched.
-        cost_weight: lambda, the weight of the cost in the objective.
-        exact: decide as the published search does, at several times the work: gradients at every branched node, on the
-            whole Search Set, children in the order of ``ACTIONS``, every node evaluated before it is branched.
-        round_epochs: most epochs of recovery after every round but the last; None takes a quarter of the last's.
+    Each field's ``Option`` describes it. With ``exact``, gradients are taken at every branched node and on the whole
+    Search Set, children come in the order of ``ACTIONS``, and every node is evaluated before it is branched.
 
     Raises:
         PlanError: a value is of another type or out of range.
     """
 
-    iterations: int = 15
-    depth: int = 6
-    epsilon: float = 0.005
-    cost_weight: float = 1.0
-    exact: bool = False
-    round_epochs: int | None = None
+    iterations: Annotated[
+        int, Option("dfbnb: most rounds of search, slicing and recovery; it ends earlier when the budget is met.")
+    ] = 15
+    depth: Annotated[int, Option("dfbnb: most actions on one path of a tree.")] = 6
+    epsilon: Annotated[
+        float, Option("dfbnb: nodes whose objective is at most this much (bits) below the best are still branched.")
+    ] = 0.005
+    cost_weight: Annotated[float, Option("dfbnb, greedy: lambda, the weight of the cost in the objective.")] = 1.0
+    exact: Annotated[
+        bool, Option("dfbnb, greedy, tas: search as published; dfbnb at several times the work.", negative=False)
+    ] = False
+    round_epochs: Annotated[
+        int | None,
+        Option("dfbnb: most epochs of recovery after every round but the last; by default a quarter of the last's."),
+    ] = None
 
     def __post_init__(self) -> None:
         check_fields(self)

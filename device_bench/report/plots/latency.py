@@ -1,4 +1,4 @@
-"""Pictures of latencies: all files on one scale, and the shape of each on its own."""
+"""Draws latencies: all files on one scale, and a histogram of each."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def latencies(series: Sequence[tuple[str, Sequence[float], bool]]) -> Draw:
 
 
 def shape(name: str, values: Sequence[float], is_baseline: bool) -> Draw:
-    """Returns a panel of one file's latencies as a histogram on a scale of its own, so that its modes are seen.
+    """Returns a panel of one file's latencies as a histogram on its own scale, so that modes show.
 
     The slowest few are not drawn where they would squash the rest; the percentiles count them.
 
     Args:
-        name: of the file.
+        name: name of the file.
         values: latencies, s.
         is_baseline: whether it is a baseline file.
     """
@@ -81,8 +81,8 @@ def shape(name: str, values: Sequence[float], is_baseline: bool) -> Draw:
         axes.set_ylim(0, 1.05 * max(1, int(counts.max())))
         _lying(axes)
         axes.set_title(name, pad=15, fontsize=9)
-        said = " · ".join(f"p{q} {_short(mark)}" for q, mark in zip((50, 90, 99), marks, strict=True))
-        axes.text(0, 1.04, f"{said} ms", transform=axes.transAxes, color=MUTED, fontsize=8, va="bottom")
+        text = " · ".join(f"p{q} {_short(mark)}" for q, mark in zip((50, 90, 99), marks, strict=True))
+        axes.text(0, 1.04, f"{text} ms", transform=axes.transAxes, color=MUTED, fontsize=8, va="bottom")
         axes.xaxis.get_major_locator().set_params(nbins=5)
 
     return draw

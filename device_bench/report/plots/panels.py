@@ -59,8 +59,8 @@ def render(draw: Draw, *, size: tuple[float, float] = (3.6, 2.5), salt: str) -> 
 
     Args:
         draw: draws into the matplotlib axes it is given.
-        size: of the panel, inches.
-        salt: told apart from other pictures on the same page, whose ids must differ.
+        size: size of the panel, inches.
+        salt: seed of the SVG's ids, different for each picture of a page.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -82,12 +82,12 @@ def render(draw: Draw, *, size: tuple[float, float] = (3.6, 2.5), salt: str) -> 
     return buffer.getvalue()
 
 
-def beside(panels: Sequence[str], columns: int) -> str:
+def in_rows(panels: Sequence[str], columns: int) -> str:
     """Returns panels as one SVG document, in rows.
 
     Args:
-        panels: what ``render`` returned, all of one size and of different salts.
-        columns: panels beside each other.
+        panels: results of ``render``, all of one size and of different salts.
+        columns: panels in a row.
     """
     width, height = map(float, _view_box(panels[0]).split()[2:])
     rows = math.ceil(len(panels) / columns)
@@ -105,8 +105,8 @@ def inline(svg: str, label: str) -> str:
     """Returns an SVG document as an element for a page: sized by the page, coloured by its variables.
 
     Args:
-        svg: what ``render`` returned.
-        label: what it shows, read aloud.
+        svg: result of ``render``.
+        label: description of the picture, for screen readers.
     """
     body, view_box = _body(svg), _view_box(svg)
     for colour, variable in COLOURS.items():
@@ -119,7 +119,7 @@ def inline(svg: str, label: str) -> str:
 
 
 def _body(svg: str) -> str:
-    """Returns what is inside the outermost element, with its end."""
+    """Returns the content of the outermost element, with its end tag."""
     return svg[svg.index(">", svg.index("<svg")) + 1 :]
 
 
@@ -132,7 +132,7 @@ def widths(name: str, title: str, baseline: ShapePlan | None, sliced: ShapePlan 
 
     Args:
         name: the field of ``BlockPlan``.
-        title: of the panel.
+        title: title of the panel.
         baseline: the unpruned plan.
         sliced: the smaller plan.
     """
@@ -156,8 +156,8 @@ def curves(title: str, unit: str, series: Sequence[tuple[str, Sequence[EpochReco
     """Returns a panel of training curves.
 
     Args:
-        title: of the panel.
-        unit: of the vertical axis; ``%`` scales shares of 0..1.
+        title: title of the panel.
+        unit: unit of the vertical axis; ``%`` scales shares of 0..1.
         series: label, epochs, field of ``EpochRecord``, and whether it is the sliced model's.
     """
 

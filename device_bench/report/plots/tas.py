@@ -51,12 +51,12 @@ class Moment:
 
     Attributes:
         step: steps taken.
-        temperature: of the samples.
-        train_loss: of the step's batch for the weights, nats; None before the first step.
-        valid_loss: of the step's batch for the odds.
-        cost: of the most likely plan, in the unit of the budget.
+        temperature: temperature of the samples.
+        train_loss: loss of the step's batch for the weights, nats; None before the first step.
+        valid_loss: loss of the step's batch for the odds.
+        cost: cost of the most likely plan, in the unit of the budget.
         expected_cost: mean over all plans by their odds.
-        odds: of every choice.
+        odds: odds of every choice.
     """
 
     step: int
@@ -73,12 +73,12 @@ class TasLog:
     """A search as its journal has it.
 
     Attributes:
-        unit: of the cost: ``macs``, ``params`` or ``latency@TARGET``.
+        unit: unit of the cost: ``macs``, ``params`` or ``latency@TARGET``.
         limit: the budget.
         total: cost of the unpruned model.
         tolerance: share of the limit that the cost loss leaves alone.
-        candidates: of every choice.
-        moments: in order, at least one.
+        candidates: candidates of every choice.
+        moments: lines of the journal in order, at least one.
     """
 
     unit: str
@@ -100,7 +100,7 @@ def read_tas(path: Path) -> TasLog | None:
     try:
         header, lines = TAS_JOURNAL.read(path)
         settings = header["settings"]
-        told = (settings["cost"], settings["limit"], settings["total"], settings["tas"]["tolerance"])
+        fields = (settings["cost"], settings["limit"], settings["total"], settings["tas"]["tolerance"])
         candidates = decode(Candidates, header["candidates"], f"{path}: candidates")
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{path} cannot be read as the journal of a search", got=repr(error)[:120]) from error
@@ -110,7 +110,7 @@ def read_tas(path: Path) -> TasLog | None:
         _check_shape(candidates, moments[-1].odds, where)
     if not moments:
         return None
-    log = decode(_Told, dict(zip(("unit", "limit", "total", "tolerance"), told, strict=True)), str(path))
+    log = decode(_Fields, dict(zip(("unit", "limit", "total", "tolerance"), fields, strict=True)), str(path))
     if log.limit < 1 or log.total < 1:
         raise ArtifactError(f"{path} has figures that cannot be", fix="It was edited by hand")
     return TasLog(log.unit, log.limit, log.total, log.tolerance, candidates, tuple(moments))
@@ -141,7 +141,7 @@ def odds_over_time(log: TasLog, kind: Literal["embed", "depth"]) -> Draw:
 
 
 def widths_over_time(log: TasLog, kind: Literal["heads", "mlp"]) -> Draw:
-    """Returns a panel of the mean width of every block over the steps, as a share of its own: the wider the darker."""
+    """Returns a panel of the mean width of every block over the steps, by share of the full width: darker is wider."""
     every = getattr(log.candidates, kind)
 
     def draw(axes: Any) -> None:
@@ -176,7 +176,7 @@ def cost_over_time(log: TasLog) -> Draw:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Fields:
     unit: str
     limit: int
     total: int

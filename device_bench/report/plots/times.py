@@ -1,4 +1,4 @@
-"""Pictures of where the time of a file goes."""
+"""Draws the time of a file by part or by operator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from device_bench import format
 from .panels import AFTER, BEFORE, INK, Draw
 
 MOST = 7
-"""Most bars of a file; what is left is summed in one more."""
+"""Most bars of a file; the others are summed in one more bar."""
 
 WIDTH_IN = 3.6
 """Of one panel, inches."""
@@ -20,9 +20,9 @@ def bars(name: str, times: Sequence[tuple[str, float]], longest_s: float, is_bas
     """Returns a panel of horizontal bars, one for each kind of part or operator, with its time and share.
 
     Args:
-        name: of the file.
+        name: name of the file.
         times: kind and seconds, in the order drawn.
-        longest_s: where the axis ends, s, so that panels beside each other compare.
+        longest_s: end of the axis, s, the same for all panels.
         is_baseline: whether it is a baseline file.
     """
 
@@ -31,9 +31,9 @@ def bars(name: str, times: Sequence[tuple[str, float]], longest_s: float, is_bas
         colour = BEFORE if is_baseline else AFTER
         for place, (_, seconds) in enumerate(times):
             axes.barh(place, seconds * 1e3, 0.62, color=colour)
-            said = f"{format.seconds(seconds) if seconds else '0'}, {100 * seconds / total:.0f} %"
-            beside = {"xytext": (4, 0), "textcoords": "offset points", "ha": "left", "va": "center"}
-            axes.annotate(said, (seconds * 1e3, place), color=INK, fontsize=7.5, **beside)
+            text = f"{format.seconds(seconds) if seconds else '0'}, {100 * seconds / total:.0f} %"
+            place_of_text = {"xytext": (4, 0), "textcoords": "offset points", "ha": "left", "va": "center"}
+            axes.annotate(text, (seconds * 1e3, place), color=INK, fontsize=7.5, **place_of_text)
         axes.set_xlim(0, 1.55 * longest_s * 1e3)
         axes.set_ylim(len(times) - 0.4, -0.6)
         axes.set_yticks(range(len(times)), [kind for kind, _ in times], color=INK, fontsize=8)

@@ -1,4 +1,4 @@
-"""Pictures of what accuracy costs: every file as a dot, the best for their cost joined and named."""
+"""Draws accuracy over cost: every file as a dot, the Pareto frontier as a line with names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tradeoff(found: Tradeoff, names: Mapping[str, str]) -> Draw:
     Files on the frontier are coloured and named, others muted, and named where there is room.
 
     Args:
-        found: what to draw.
+        found: trade-off to draw.
         names: short names, by file.
     """
 
@@ -129,7 +129,7 @@ _OFFSETS = tuple(
 
 
 def _line(places: Sequence[tuple[float, float]]) -> list[Box]:
-    """Returns what the frontier's steps cover."""
+    """Returns the boxes that the frontier's line covers."""
     ends = [x for x, _ in places[1:]] + [_PANEL_PT[0]]
     flat = [(x, y - 1, end, y + 1) for (x, y), end in zip(places, ends, strict=True)]
     return [*flat, *((x - 1, low, x + 1, high) for (_, low), (x, high) in pairwise(places))]
@@ -148,7 +148,7 @@ def _box(x: float, y: float, align: str, text: str) -> Box:
 
 
 def _covered(box: Box, taken: Sequence[Box]) -> float:
-    """Returns the area of ``box`` that lies on what is taken or outside the panel, points squared."""
+    """Returns the area of ``box`` on taken boxes or outside the panel, points squared."""
     left, bottom, right, top = box
     outside = (right - left) * (top - bottom) - _overlap(box, (0.0, 0.0, *_PANEL_PT))
     return round(sum(_overlap(box, other) for other in taken) + max(0.0, outside), 6)

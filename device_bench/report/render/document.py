@@ -20,7 +20,7 @@ class Drawing:
 
     Attributes:
         file: name of the SVG file next to the report.
-        label: what the picture shows.
+        label: description of the picture.
         svg: the whole picture, for the file.
         panels: the same picture in pieces, for the page.
     """
@@ -121,7 +121,7 @@ class Table:
         footnotes: remarks that the rows link to.
         style: CSS classes; ``text`` for a table of words.
         wide: whether the table may be wider than the page, and is then scrolled.
-        narrow: what stands before a row's name on a narrow screen.
+        narrow: text before a row's name on a narrow screen.
         merged: whether equal cells of a row become one.
     """
 
@@ -142,8 +142,8 @@ class Picture:
 
     Attributes:
         drawing: the picture.
-        layout: how its panels stand: ``wide``, ``even``, ``pairs``, or empty.
-        caption: how to read it.
+        layout: arrangement of the panels: ``wide``, ``even``, ``pairs``, or empty.
+        caption: explanation of the drawing.
     """
 
     kind: ClassVar[str] = "picture"
@@ -158,7 +158,7 @@ class Matrices:
 
     Attributes:
         confusions: the confusions of every file.
-        note: how to read the matrices.
+        note: explanation of the matrices.
     """
 
     kind: ClassVar[str] = "matrices"
@@ -186,7 +186,7 @@ class Section:
     Attributes:
         title: the heading.
         blocks: the content.
-        failed: whether the section tells of something that went wrong.
+        failed: whether the section reports a failure.
     """
 
     title: str
@@ -199,9 +199,9 @@ class Tile:
     """A headline figure.
 
     Attributes:
-        caption: what the figure is.
+        caption: name of the figure.
         value: the figure.
-        compared: what the figure is compared with.
+        compared: values that the figure compares.
     """
 
     caption: str
@@ -253,13 +253,13 @@ def table(
     Args:
         first: heading of the rows' names.
         columns: the further columns.
-        rows: what the columns are of.
+        rows: objects that the columns read.
         name: returns the name of a row.
         strong: whether a row stands out.
         footnotes: remarks that the rows link to.
         style: CSS classes.
         wide: whether the table may be wider than the page.
-        narrow: what stands before a row's name on a narrow screen.
+        narrow: text before a row's name on a narrow screen.
     """
     cells = [[column.cell(row) for row in rows] for column in columns]
     kept = [i for i, own in enumerate(cells) if any(cell.known for cell in own)]

@@ -42,7 +42,7 @@ def grid(headings: Sequence[str], left: Sequence[bool], rows: Sequence[Sequence[
     Args:
         headings: one for each column.
         left: whether a column is aligned left.
-        rows: as many cells as there are headings.
+        rows: cells of each row, as many as headings.
     """
     ruler = "|".join(":--" if own else "--:" for own in left)
     return "\n".join([_line(headings), f"|{ruler}|", *map(_line, rows)])

@@ -11,13 +11,13 @@ _NAME_EM, _EM_PX, _CELL_PX, _LEAST_CELL_PX = 9.0, 12, 30, 22
 
 @dataclass(frozen=True)
 class MatrixCell:
-    """Images of one class that got one answer.
+    """The images of one class that got one answer.
 
     Attributes:
-        count: how many.
-        level: 0 to 5, how strongly to colour it: by its share of the class.
+        count: number of images.
+        level: strength of the colour, 0 to 5, by the share of the class.
         right: whether the answer is the class.
-        change: against the baseline's file; 0 for that file itself.
+        change: difference to the baseline's file; 0 for that file itself.
     """
 
     count: int
@@ -32,7 +32,7 @@ class Matrix:
 
     Attributes:
         file: name of the file.
-        rows: cells by true class and answer.
+        rows: cells by true class (row) and answer (column).
         caption: a smaller text after the name.
         compared: whether the changes are against the baseline's file.
     """
@@ -75,12 +75,12 @@ class Confusions:
 
     @property
     def width_px(self) -> int:
-        """Width that a matrix wants, pixels."""
+        """Preferred width of a matrix, pixels."""
         return round(_EM_PX * self.name_em + _CELL_PX * len(self.names))
 
     @property
     def least_px(self) -> int:
-        """Width below which it cannot be read and is scrolled."""
+        """Width below which a matrix is scrolled, pixels."""
         return round(_EM_PX * self.name_em + _LEAST_CELL_PX * len(self.names))
 
 

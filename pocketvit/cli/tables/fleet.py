@@ -38,7 +38,7 @@ class _Column:
 
 @dataclass(frozen=True)
 class FleetTable:
-    """What was measured on several targets, as wide as it may be, with what failed and must be known below."""
+    """The main figures of several targets, with failures and notes below; fitted to the terminal's width."""
 
     fleet: Fleet
 
@@ -58,7 +58,7 @@ class FleetTable:
 
 
 def bench_tables(fleet: Fleet) -> RenderableType:
-    """Returns every figure of one target, or the main ones of several beside each other."""
+    """Returns every figure of one target, or the main figures of several targets side by side."""
     if len(fleet.results) == 1 and not fleet.failures:
         return bench_table(fleet.results[0])
     return FleetTable(fleet)

@@ -1,4 +1,4 @@
-"""What a gate or a comparison found, as tables on a terminal."""
+"""Gates and comparisons as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ _STYLES = {"ok": "green", "FAILED": "bold red", "not compared": "yellow", "not g
 
 
 def gate_tables(gates: Sequence[Gate]) -> list[Table | Text]:
-    """Returns a table for each file and, below it, what there is to say of single limits."""
+    """Returns a table for each file and, below it, the notes on single limits."""
     shown: list[Table | Text] = []
     for gate in gates:
         table = _table(f"{gate.new} against {'the stored ' if gate.against == 'baseline' else ''}{gate.base}")
         table.add_column("limit", justify="right", no_wrap=True)
         table.add_column("")
         for check in gate.checks:
-            said = verdict_of(check)
+            verdict = verdict_of(check)
             cells = [column.terminal(check) for column in CHECK_COLUMNS[:4]]
-            table.add_row(check.metric, *cells, Text(said, style=_STYLES[said]))
+            table.add_row(check.metric, *cells, Text(verdict, style=_STYLES[verdict]))
         shown.append(table)
         shown += [Text(f"{check.metric}: {check.note}") for check in gate.checks if check.note]
     return shown
 
 
 def comparison_tables(base: Facts, new: Facts, duel: Duel) -> list[Table | Text]:
-    """Returns the facts of two files beside each other, and their times."""
+    """Returns the facts of two files side by side, and their times."""
     table = _table(f"{new.file} against {base.file}")
     for check in judge(base, new, Limits(), duel).checks:
         if check.base is not None or check.new is not None:
             table.add_row(check.metric, *(column.terminal(check) for column in CHECK_COLUMNS[:3]))
     ratio = duel.ratio
-    sure = "they cannot be told apart" if ratio.low <= 1 <= ratio.high else "the difference is sure"
+    sure = "no difference was shown" if ratio.low <= 1 <= ratio.high else "the difference is sure"
     text = (
         f"latency: new over base {format.times_interval(ratio)}, 99 % interval, {sure}; {len(duel.differences)} rounds "
         f"in turns, {len(duel.launches)} processes, {duel.spent_s:.0f} s"
@@ -50,7 +50,7 @@ def comparison_tables(base: Facts, new: Facts, duel: Duel) -> list[Table | Text]
 
 
 def result_tables(found: Sequence[Comparison]) -> list[Table | Text]:
-    """Returns two results of a bench beside each other."""
+    """Returns two results of a bench side by side."""
     table = _table("Two results, not measured in turns")
     table.columns[0].header = "file"
     table.columns[-1].header = "new over base [95 % CI]"

@@ -1,4 +1,4 @@
-"""What is in a model file, and whether it computes what it should, on a terminal."""
+"""The content of a model file and the outcome of its checks, as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOISE = 0.05
 
 
 def inspection_tables(found: Inspection) -> list[RenderableType]:
-    """Returns what is in a file: operators, bytes, widths, partitions and times, and the reason for what is missing."""
+    """Returns operators, bytes, widths, partitions and times of a file, or the reason for a missing part."""
     contents = found.contents
     ops, sizes = Table(header_style="bold"), Table(header_style="bold")
     ops.title, ops.title_justify = f"{found.file}, {format.size(contents.size_bytes)}", "left"
@@ -38,7 +38,7 @@ def inspection_tables(found: Inspection) -> list[RenderableType]:
 
 
 def _shown(text: str) -> Text:
-    """Returns a text of a file's as it stands there, short and without what a terminal would obey."""
+    """Returns a text from a file, shortened and without control characters."""
     return Text("".join(c if c.isprintable() else "?" for c in text[:80]))
 
 
@@ -88,7 +88,7 @@ def _times_part(found: Inspection) -> list[RenderableType]:
 
 
 def verification_tables(found: Verification) -> list[RenderableType]:
-    """Returns every check with what was found, the manifest's parity, and the comparison with another engine."""
+    """Returns every check with its finding, the manifest's parity, and the comparison with another engine."""
     checks, parity = Table(header_style="bold"), found.parity
     checks.title, checks.title_justify = found.file, "left"
     for heading in ("check", "", "found"):
@@ -115,7 +115,7 @@ def _gpu_part(found: Verification) -> Text:
     assert found.comparison.gpu is not None
     gpu = found.comparison.gpu
     if gpu.compatible is None:
-        return Text("GPU delegate: TensorFlow's analyzer did not say")
+        return Text("GPU delegate: TensorFlow's analyzer gave no answer")
     if gpu.compatible:
         return Text("GPU delegate: looks compatible, by TensorFlow's analyzer", "green")
     issues = "".join(f"\n  {count} x {_shown(issue)}" for issue, count in gpu.issues.items())

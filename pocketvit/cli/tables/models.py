@@ -25,7 +25,7 @@ _ARTIFACT: tuple[Column[Artifact], ...] = (
 
 
 def latency_tables(table: LatencyTable) -> list[Table]:
-    """Returns what the parts of the whole model take by a latency table, and how far off its predictions are."""
+    """Returns the time of the model's parts by a latency table, and the error of its predictions."""
     plan, latency = table.baseline, latency_of(table)
     whole = latency(plan)
 

@@ -13,9 +13,9 @@ from device_bench.columns import Column, of_view, terminal_columns
 from device_bench.documents.results import BenchResult
 from device_bench.metrics import METRICS
 from device_bench.metrics.base import Measured, said_once
-from device_bench.report.summary import ROW_COLUMNS, RunSummary, SummaryRow, Timing
-
-from .fitted import fitted
+from device_bench.report.summary import ROW_COLUMNS, RunSummary
+from device_bench.report.tables import cost_text
+from pocketvit.cli.tables.wrapped import wrapped_tables
 
 _FILE: tuple[Column[Measured], ...] = (
     Column("precision", lambda own: own.file.precision),
@@ -44,19 +44,10 @@ def summary_tables(summary: RunSummary, width: int) -> list[Table]:
         for heading, cells in terminal_columns(metric_columns("run"), measured).items():
             columns[f"{heading} here" if heading in columns else heading] = cells
     for target in others:
-        columns[f"on {target}"] = [_cost(row, target) for row in summary.rows]
+        timings = [row.on(str(target)) for row in summary.rows]
+        columns[f"on {target}"] = [cost_text(timing) if timing else format.MISSING for timing in timings]
     title = f"{summary.name}, timed on {first}" if first else summary.name
-    return fitted([row.name for row in summary.rows], columns, width, title=title, end=("sliced",))
-
-
-def _cost(row: SummaryRow, target: str | None) -> str:
-    """Returns the time of a file on a target, or its instructions where there is no time."""
-    timing: Timing | None = row.on(target) if target else None
-    if timing is None:
-        return format.MISSING
-    if timing.emulated:
-        return f"{format.count(timing.instructions.of('all'))} instr." if timing.instructions else format.MISSING
-    return format.seconds_interval(timing.median_s)
+    return wrapped_tables([row.name for row in summary.rows], columns, width, title=title, end=("sliced",))
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ class BenchTable:
         result = self.result
         measured = [Measured(result, file) for file in result.files]
         columns = terminal_columns([*_FILE, *metric_columns("bench")], measured)
-        yield from fitted([file.file for file in result.files], columns, options.max_width)
+        yield from wrapped_tables([file.file for file in result.files], columns, options.max_width)
         if result.emulated:
             yield Text(f"{result.target} is emulated: no time, instructions of one run instead.")
         for failure in result.failures:

@@ -25,7 +25,7 @@ def targets_table(devices: Sequence[Device]) -> Table:
 
 
 def doctor_table(findings: Sequence[Finding]) -> Table:
-    """Returns what was found, and the cure for what is missing."""
+    """Returns the findings, and the cure for everything missing."""
     table = Table(header_style="bold")
     for heading in ("area", "what", "found", "to get it"):
         table.add_column(heading, overflow="fold")

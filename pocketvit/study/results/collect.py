@@ -5,14 +5,15 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from statistics import median
 
-from device_bench.documents.figures import Energy, EnergyTier
+from device_bench.documents.figures import EnergyTier
 from device_bench.documents.results import BENCH_DOCUMENT, BenchResult, FileResult
 from device_bench.energy.carbon import find_grid
+from device_bench.metrics import METRICS
+from device_bench.metrics.base import Measured, Number
 from device_bench.targets.fleet_folder import read_failures
 from pocketvit.study.answers import Answers, FileAnswers, read_answers
 from pocketvit.study.cells import Cell
@@ -26,7 +27,6 @@ from runtime import METRICS_DOCUMENT, ArtifactError, ModelMetrics
 from .significance import Comparison, Contender, compare
 from .spread import Spread, spread
 
-_JOULES_PER_KWH = 3.6e6
 _UNKNOWN = "It is not known."
 _NO_LOG = "The log of the model that it starts from is gone."
 _COMPARED = ("fp32", "onnx")
@@ -38,24 +38,16 @@ class OnTarget:
     """One kind of file on one target, over seeds.
 
     Attributes:
-        target: where it ran.
-        emulated: whether the target is, so that there is no time.
-        latency_s: median latency of each seed's file, s.
-        images_per_s: its throughput.
-        joules_per_image: drawn beyond idle power, J.
-        energy_tier: how that is known; none where it was not asked for.
-        grams_co2_per_image: CO2 equivalent with idle power, g.
-        instructions: executed for one image, where they were counted.
+        target: name of the target.
+        emulated: whether the target is emulated, so that it has no time.
+        figures: averages of the metrics' numbers, by ``Number.key``.
+        energy_tier: how the energy is known; None where it was not requested or differs between seeds.
     """
 
     target: str
     emulated: bool
-    latency_s: Spread
-    images_per_s: Spread
-    joules_per_image: Spread
+    figures: dict[str, Spread]
     energy_tier: EnergyTier | None
-    grams_co2_per_image: Spread
-    instructions: Spread
 
 
 @dataclass(frozen=True)
@@ -63,21 +55,21 @@ class Row:
     """One kind of file of one method on one model, dataset and budget.
 
     Attributes:
-        method: its name.
-        model: its name.
-        data: as ``--data`` takes it.
-        budget: as ``--budget`` takes it; empty for distillation.
-        kind: of the file.
+        method: name of the method.
+        model: name of the model.
+        data: dataset as ``--data`` takes it.
+        budget: budget as ``--budget`` takes it; empty for distillation.
+        kind: kind of the file.
         seeds: that were done.
         top1: accuracy on the test images, 0..1.
         images: test images of each seed.
-        params: of the model.
-        flops: of one image, two for each multiply-accumulate.
-        size_bytes: of the file.
-        gzip_bytes: of the file packed by gzip.
-        training_s: of work until the model was done, a shared model's training counted in full.
+        params: parameters of the model.
+        flops: FLOPs of one image, two for each multiply-accumulate.
+        size_bytes: size of the file.
+        gzip_bytes: gzip size of the file packed by gzip.
+        training_s: seconds of work until the model was done; the training of a shared model counts in full.
         confusion: test images of all seeds: (true class, answer, images) wherever there are any; empty where not known.
-        targets: where it was measured.
+        targets: figures on each target.
         commands: that made it, by seed.
     """
 
@@ -103,14 +95,18 @@ class Row:
         """The method, with its budget where it has one."""
         return f"{self.method} {self.budget}".strip()
 
+    def on(self, target: str) -> OnTarget | None:
+        """Returns the figures on ``target``, or None."""
+        return next((own for own in self.targets if own.target == target), None)
+
 
 @dataclass(frozen=True)
 class Failed:
     """A cell that failed, or is not done yet.
 
     Attributes:
-        cell: its name.
-        error: what went wrong.
+        cell: name of the cell.
+        error: reason of the failure.
         where: the machine that it failed on; empty where it was not begun.
         command: that was to make it.
     """
@@ -126,19 +122,19 @@ class StudyResult:
     """A study, read from its folder.
 
     Attributes:
-        name: of the study.
+        name: name of the study.
         seeds: asked for.
-        threads: of each cell.
-        alpha: of the tests.
+        threads: threads of each cell.
+        alpha: alpha of the tests.
         reference: that all are compared with; empty where all pairs are.
-        grid: what CO2 is reckoned by.
+        grid: grid that CO2 is computed with.
         rows: the table.
         failed: cells that are not in it, and why.
         unmeasured: targets and files without a measurement, and why.
-        comparisons: of accuracy.
-        class_names: of each dataset.
+        comparisons: comparisons of accuracy.
+        class_names: names of each dataset.
         measured_by: the command that measured, by target.
-        notes: what a reader must know.
+        notes: remarks on the measurements.
     """
 
     name: str
@@ -188,8 +184,8 @@ def collect(study: Study, folder: StudyFolder, cells: Sequence[Cell]) -> StudyRe
             done.append(_read(cell, folder, state.baseline))
         else:
             broken = state is not None and state.outcome == "failed"
-            said = (state.error or "It failed.") if state and broken else "It is not done yet."
-            failed.append(Failed(cell.name, said, state.where if state else "", command_of(cell, folder)))
+            error = (state.error or "It failed.") if state and broken else "It is not done yet."
+            failed.append(Failed(cell.name, error, state.where if state else "", command_of(cell, folder)))
     benches, damaged = _benches(study, folder)
     groups: dict[tuple[str, str, str, str], list[_Done]] = {}
     for own in done:
@@ -233,7 +229,7 @@ def _training_s(cell: Cell, run: Path, baseline: Path | None) -> float | None:
     """Returns the seconds that made a cell's model, or None where the log of the model it was given is gone."""
     own = worked(run)
     # a taught student's own training starts from nothing, whatever it is compared with
-    if baseline is None or cell.told is not None or own.fine_tune_s:
+    if baseline is None or cell.lesson is not None or own.fine_tune_s:
         return own.training_s
     return own.training_s + worked(baseline).fine_tune_s if (baseline / "log.jsonl").is_file() else None
 
@@ -306,41 +302,36 @@ def _confusion(files: Sequence[FileAnswers]) -> tuple[tuple[int, int, int], ...]
 
 
 def _on(measure: Measure, bench: BenchResult, files: Sequence[FileAnswers]) -> OnTarget:
-    found = [_same(bench, own) for own in files]
+    results = [_same(bench, own) for own in files]
+    measured = [Measured(bench, _with_grid(measure, own)) if own else None for own in results]
     why = "An emulated target has no time." if bench.emulated else "It was not measured."
-    energies = [result.energy if result else None for result in found]
-    tiers = {energy.tier for energy in energies if energy}
-    no_energy = next((energy.reason for energy in energies if energy and energy.reason), None) or why
-    no_carbon = next(
-        (e.carbon_reason for e in energies if e and e.tier != "unavailable" and e.carbon_reason), no_energy
-    )
+
+    def average(number: Number) -> Spread:
+        reasons = [number.reason(own) for own in measured if own]
+        values = (number.value(own) if own else None for own in measured)
+        return spread(values, next(filter(None, reasons), why))
+
+    tiers = {own.energy.tier for own in results if own and own.energy}
     return OnTarget(
         target=bench.target,
         emulated=bench.emulated,
-        latency_s=spread((median(r.latency.values) if r and r.latency else None for r in found), why),
-        images_per_s=spread((r.best_throughput.median if r and r.best_throughput else None for r in found), why),
-        joules_per_image=spread((e.joules_per_image if e else None for e in energies), no_energy),
+        figures={number.key: average(number) for metric in METRICS.values() for number in metric.averaged},
         energy_tier=tiers.pop() if len(tiers) == 1 else None,
-        grams_co2_per_image=spread((_grams(measure, e) for e in energies), no_carbon),
-        instructions=spread(
-            (float(r.instructions.of("all")) if r and r.instructions else None for r in found), "They are not counted."
-        ),
     )
 
 
+def _with_grid(measure: Measure, result: FileResult) -> FileResult:
+    """Returns a result whose CO2 is that of the study's own grid, where the study names one."""
+    energy = result.energy
+    if energy is None or energy.tier == "unavailable" or measure.grams_per_kwh is None:
+        return result
+    return replace(result, energy=replace(energy, grams_per_kwh=measure.grams_per_kwh, carbon_reason=None))
+
+
 def _same(bench: BenchResult, own: FileAnswers) -> FileResult | None:
-    """Returns what was measured of that very file."""
+    """Returns the result of the file with the same bytes, or None."""
     result = bench.of(own.file)
     return result if result is not None and result.sha256 == own.sha256 else None
-
-
-def _grams(measure: Measure, energy: Energy | None) -> float | None:
-    if energy is None:
-        return None
-    if measure.grams_per_kwh is None:
-        return energy.grams_co2_per_image
-    total = energy.total_joules_per_image
-    return None if total is None else total / _JOULES_PER_KWH * measure.grams_per_kwh
 
 
 def _comparisons(study: Study, groups: Mapping[tuple[str, str, str, str], Sequence[_Done]]) -> tuple[Comparison, ...]:
@@ -374,7 +365,7 @@ def _contender(key: tuple[str, str, str, str], group: Sequence[_Done], kind: str
 def _pairs(
     study: Study, keys: Sequence[tuple[str, str, str, str]]
 ) -> Iterable[tuple[tuple[str, str, str, str], tuple[str, str, str, str]]]:
-    """Returns what is compared with what: all pairs, or every other method with the reference of the same budget."""
+    """Returns the pairs to compare: all, or every method with the reference of the same budget."""
     if not study.reference:
         return combinations(keys, 2)
     references = [key for key in keys if key[0] == study.reference]

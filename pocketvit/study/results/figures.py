@@ -11,7 +11,7 @@ from device_bench.report.render.document import Drawing
 from device_bench.report.tradeoffs import Point, Tradeoff
 
 from .collect import Row, StudyResult
-from .words import name_of, on, top1
+from .columns import name_of, over_seeds, percent
 
 _ROW_IN, _LEAST_IN = 0.3, 1.0
 
@@ -21,14 +21,16 @@ _BYTES: Units = ((1e6, "MB"), (1e3, "kB"))
 _TIMES: Units = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
-def accuracy_figure(rows: Sequence[Row], kind: str, place: int) -> Drawing | None:
+def accuracy_drawing(rows: Sequence[Row], kind: str, place: int) -> Drawing | None:
     """Draws the accuracy of each row's float file: every seed, their mean, and the standard deviation about it."""
     shown = [row for row in rows if row.kind == kind and row.top1.mean is not None]
     if not shown:
         return None
     names = [name_of(row, rows).removesuffix(f" {kind}") for row in shown]
     size = (4.2, _LEAST_IN + _ROW_IN * len(shown))
-    label = "Top-1 of each method: " + "; ".join(f"{n} {top1(row)}" for n, row in zip(names, shown, strict=True))
+    label = "Top-1 of each method: " + "; ".join(
+        f"{n} {over_seeds(row.top1, percent)}" for n, row in zip(names, shown, strict=True)
+    )
     return drawing(f"accuracy-{place}", label, [_accuracies(shown, names, kind)], size=size)
 
 
@@ -49,15 +51,15 @@ def _accuracies(shown: Sequence[Row], names: Sequence[str], kind: str) -> plots.
     return draw
 
 
-def cost_figure(rows: Sequence[Row], result: StudyResult, kind: str, place: int) -> Drawing | None:
-    """Draws accuracy beside FLOPs, size, and latency where it was measured, by the means over seeds."""
+def cost_drawing(rows: Sequence[Row], result: StudyResult, kind: str, place: int) -> Drawing | None:
+    """Draws accuracy over FLOPs, size and measured latency, by the means over seeds."""
     shown = [row for row in rows if row.kind == kind and row.top1.mean is not None]
     found = [
         _tradeoff("FLOPs", "FLOPs", _COUNTS, shown, [row.flops.mean for row in shown], rows),
         _tradeoff("size", "size on disk", _BYTES, shown, [row.size_bytes.mean for row in shown], rows),
     ]
     for target in result.targets:
-        costs = [own.latency_s.mean if (own := on(row, target)) else None for row in shown]
+        costs = [own.figures["latency_s"].mean if (own := row.on(target)) else None for row in shown]
         found.append(_tradeoff(f"latency on {target}", "latency", _TIMES, shown, costs, rows))
     names = {name_of(row, rows): name_of(row, rows).removesuffix(f" {kind}") for row in shown}
     return tradeoff_drawing(f"costs-{place}", "all files", [one for one in found if one.points], names)

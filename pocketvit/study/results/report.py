@@ -1,61 +1,48 @@
-"""The report of a study: one page for people, self-contained, the same in Markdown, and the table as CSV."""
+"""The report of a study: one page for people, the same in Markdown, and the table as CSV."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from device_bench import format
+from device_bench.columns import Column
 from device_bench.documents.figures import dense
-from runtime import MissingExtraError, write_bytes
+from device_bench.report.confusions import MOST_CLASSES
+from device_bench.report.render.document import (
+    Block,
+    Document,
+    Fold,
+    Matrices,
+    Paragraph,
+    Picture,
+    Section,
+    Subheading,
+    blocks,
+    bullets,
+    table,
+)
+from device_bench.report.render.matrices import Confusions, Matrix, matrix_cells, short_heads
+from device_bench.report.render.save import save
+from runtime import write_bytes
 
-from . import words
-from .collect import Row, StudyResult
-from .figures import accuracy_figure, cost_figure
+from .collect import Failed, Row, StudyResult
+from .columns import COMPARISON_COLUMNS, columns, name_of
+from .figures import accuracy_drawing, cost_drawing
 from .writing import as_csv
 
-MOST_CLASSES = 20
-"""Classes up to which a confusion matrix can be read."""
-
-_LEVELS = 5
+_FOOTER = "Made from the run folders next to it; never edited by hand."
 
 
-@dataclass(frozen=True)
-class Block:
-    """What is told of one model and dataset.
+def _where(own: Failed) -> str:
+    return f"(on {own.where})" if own.where else ""
 
-    Attributes:
-        title: of the block.
-        kind: of the files that are compared.
-        rows: of the table.
-        names: of the rows.
-        headings: of the columns.
-        cells: by row.
-        accuracy: picture of the accuracies.
-        costs: picture of what they cost.
-        comparisons: first, second, difference, counts, and both tests, as text.
-        untested: why a test has no figure.
-        matrices: confusion matrices, with the rows' names.
-        class_names: of them.
-        commands: what made each method's cells, by seed.
-    """
 
-    title: str
-    kind: str
-    rows: tuple[Row, ...]
-    names: tuple[str, ...]
-    headings: tuple[str, ...]
-    cells: tuple[tuple[str, ...], ...]
-    accuracy: Any
-    costs: Any
-    comparisons: tuple[tuple[str, ...], ...]
-    untested: tuple[str, ...]
-    matrices: tuple[tuple[str, tuple[tuple[tuple[int, str], ...], ...]], ...]
-    class_names: tuple[str, ...]
-    commands: tuple[tuple[str, tuple[str, ...]], ...]
+_MISSING: tuple[Column[Failed], ...] = (
+    Column("Why", lambda own: own.error, detail=_where, joined=True, long=True),
+    Column("Command", lambda own: own.command, code=True, long=True),
+)
+_UNMEASURED: tuple[Column[tuple[str, str]], ...] = (Column("Why", lambda own: own[1], long=True),)
 
 
 def write_report(result: StudyResult, root: Path) -> tuple[Path, ...]:
@@ -65,68 +52,138 @@ def write_report(result: StudyResult, root: Path) -> tuple[Path, ...]:
         MissingExtraError: jinja2 or matplotlib is not installed.
         StorageError: a file cannot be written.
     """
-    blocks = tuple(
-        block(result, model, data, place)
-        for place, (model, data) in enumerate(dict.fromkeys((row.model, row.data) for row in result.rows))
-    )
-    context = {"result": result, "blocks": blocks, "f": format, "w": words, "style": _style(), "tiers": _tiers(result)}
-    context["most"] = MOST_CLASSES
-    written = []
-    for name, escaped in (("report.html", True), ("report.md", False)):
-        source = files(__package__).joinpath(f"{name}.j2").read_text(encoding="utf-8")
-        text = _environment(escaped).from_string(source).render(context)
-        write_bytes(root / name, (text.rstrip() + "\n").encode())
-        written.append(root / name)
-    for own in blocks:
-        for drawn in (own.accuracy, own.costs):
-            if drawn is not None:
-                write_bytes(root / drawn.file, drawn.svg.encode())
+    markdown, html = save(report_of(result), root)
     write_bytes(root / "table.csv", as_csv(result).encode())
-    return (*written, root / "table.csv")
+    return html, markdown, root / "table.csv"
 
 
-def block(result: StudyResult, model: str, data: str, place: int) -> Block:
-    """Returns what the report tells of one model and dataset.
+def report_of(result: StudyResult) -> Document:
+    """Returns the report of a study as data.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+    groups = dict.fromkeys((row.model, row.data) for row in result.rows)
+    sections = [
+        _missing(result),
+        _unmeasured(result),
+        *(_section(result, model, data, place) for place, (model, data) in enumerate(groups)),
+        _method(result),
+    ]
+    methods = format.plural(len({row.method for row in result.rows}), "method")
+    words = f"{methods}; seeds {', '.join(map(str, result.seeds))}; {format.plural(result.threads, 'thread')} each."
+    if result.failed:
+        cells = format.plural(len(result.failed), "cell")
+        words += f" {cells} of it {'is' if len(result.failed) == 1 else 'are'} missing."
+    return Document("PocketViT study", result.name, words, tuple(filter(None, sections)), _FOOTER)
+
+
+def _missing(result: StudyResult) -> Section | None:
+    made = table("Cell", _MISSING, result.failed, lambda own: own.cell, style="text verbatim")
+    note = Paragraph("No figure of theirs is in what follows.")
+    return Section("Missing cells", (note, made), failed=True) if made else None
+
+
+def _unmeasured(result: StudyResult) -> Section | None:
+    made = table("What", _UNMEASURED, result.unmeasured, lambda own: own[0], style="text")
+    return Section("Not measured", (made,), failed=True) if made else None
+
+
+def _section(result: StudyResult, model: str, data: str, place: int) -> Section:
+    """Returns the section on one model and dataset."""
     rows = tuple(row for row in result.rows if (row.model, row.data) == (model, data))
     compared = [own for own in result.comparisons if (own.model, own.data) == (model, data)]
     kind = compared[0].kind if compared else _plainest(rows)
-    table = words.columns(rows, result.targets)
-    names = tuple(words.name_of(row, rows) for row in rows)
-    reasons = dict.fromkeys(test.reason for own in compared for test in (own.seeds, own.images) if test.reason)
-    own_classes = result.class_names.get(data, ())
-    return Block(
-        title=f"{model} on {data}",
-        kind=kind,
-        rows=rows,
-        names=names,
-        headings=tuple(table),
-        cells=tuple(tuple(cells[index] for cells in table.values()) for index in range(len(rows))),
-        accuracy=accuracy_figure(rows, kind, place),
-        costs=cost_figure(rows, result, kind, place),
-        comparisons=tuple(
-            (
-                own.first,
-                own.second,
-                words.difference(own),
-                words.outcome_of(own.seeds),
-                words.outcome_of(own.images),
-                " ".join(f"{a}:{b}" for a, b in zip(own.only_first_right, own.only_second_right, strict=True)),
-            )
-            for own in compared
-        ),
-        untested=tuple(filter(None, reasons)),
-        matrices=tuple(
-            (name.removesuffix(f" {kind}"), _levels(dense(row.confusion, len(own_classes))))
-            for name, row in zip(names, rows, strict=True)
-            if row.kind == kind and row.confusion and 0 < len(own_classes) <= MOST_CLASSES
-        ),
-        class_names=own_classes,
-        commands=tuple({row.label: row.commands for row in rows}.items()),
+    made = table(
+        "Method and file", columns(result.targets), rows, lambda row: name_of(row, rows), style="study", wide=True
     )
+    return Section(
+        f"{model} on {data}",
+        blocks(
+            Paragraph(_note(result)),
+            made,
+            _pictures(result, rows, kind, place),
+            _comparisons(result, model, data, kind),
+            _confusions(result, rows, kind, data),
+            Subheading("The commands"),
+            Paragraph("Each makes its cell from nothing, and with as many threads to the bit."),
+            [Fold(label, code=commands) for label, commands in {row.label: row.commands for row in rows}.items()],
+        ),
+    )
+
+
+def _note(result: StudyResult) -> str:
+    parts = [
+        "Each figure is the mean over seeds ± their standard deviation; without one, all seeds have the same, or there "
+        "is one alone. Top-1 is of all test images, answered by the file on the machine that made it. FLOPs are two "
+        "for each multiply-accumulate of one image. gzip is the file packed by gzip. Training is seconds of work until "
+        "the model was done, pauses left out, and a model that several cells start from counted in full for each."
+    ]
+    if result.targets:
+        parts.append(
+            "Latency is the median of each seed's file; the files of all cells took turns, and nothing else ran."
+        )
+    parts += _tiers(result)
+    if result.grid:
+        parts.append(f"CO₂ is reckoned with {result.grid}, idle power included.")
+    return " ".join(parts)
+
+
+def _pictures(result: StudyResult, rows: Sequence[Row], kind: str, place: int) -> list[Block]:
+    found: list[Block] = []
+    accuracy, costs = accuracy_drawing(rows, kind, place), cost_drawing(rows, result, kind, place)
+    if accuracy:
+        caption = "Dots: seeds. Line: their mean. Bar: one standard deviation to each side."
+        found += [Subheading("Accuracy"), Picture(accuracy, "wide", caption)]
+    if costs:
+        caption = (
+            f"Means over seeds of the {kind} files. Coloured, on the line: nothing else is as cheap and as accurate "
+            "and better in one of the two."
+        )
+        found += [Subheading("What accuracy costs"), Picture(costs, "even", caption)]
+    return found
+
+
+def _comparisons(result: StudyResult, model: str, data: str, kind: str) -> tuple[Block, ...]:
+    compared = [own for own in result.comparisons if (own.model, own.data) == (model, data)]
+    made = table("First", COMPARISON_COLUMNS, compared, lambda own: own.first, style="study", wide=True)
+    if made is None:
+        return ()
+    note = (
+        f"Of the {kind} files. Seeds: a t-test of the differences, paired by seed; it asks whether other seeds would "
+        "show the same, and with few of them it can show large differences alone. Images: McNemar's exact test of who "
+        "answered which image right, for each seed, combined as twice the mean of the p-values; it asks whether these "
+        "very models differ, not whether the methods do. Both are held by Holm's correction to the "
+        f"{format.plural(len(compared), 'comparison')} of this table; an asterisk marks p ≤ {result.alpha}. Last: "
+        "images that only the first, and only the second, got right, by seed."
+    )
+    reasons = dict.fromkeys(test.reason for own in compared for test in (own.seeds, own.images) if test.reason)
+    untested = [Paragraph(f"No figure: {reason}", "note after") for reason in reasons]
+    return blocks(Subheading("Which differences in accuracy are significant"), Paragraph(note), made, untested)
+
+
+def _confusions(result: StudyResult, rows: Sequence[Row], kind: str, data: str) -> Block | None:
+    names = result.class_names.get(data, ())
+    if len(names) > MOST_CLASSES:
+        return Paragraph(f"{len(names)} classes are too many for confusion matrices: --json has them.")
+    matrices = tuple(
+        Matrix(name_of(row, rows).removesuffix(f" {kind}"), matrix_cells(dense(row.confusion, len(names))))
+        for row in rows
+        if row.kind == kind and row.confusion and names
+    )
+    note = (
+        f"Test images of all seeds, by the {kind} files. Rows: the true class. Columns: the answer. Blue: right. "
+        "Orange: wrong."
+    )
+    return Matrices(Confusions(matrices, *short_heads(names)), note) if matrices else None
+
+
+def _method(result: StudyResult) -> Section | None:
+    """Returns the commands that measured, and what must be known of the machines."""
+    if not result.measured_by:
+        return None
+    folds = [Fold(f"The command on {target}", code=(command,)) for target, command in result.measured_by.items()]
+    return Section("How it was measured", blocks(folds, bullets(result.notes)))
 
 
 def _plainest(rows: Sequence[Row]) -> str:
@@ -134,58 +191,16 @@ def _plainest(rows: Sequence[Row]) -> str:
     return next((kind for kind in ("fp32", "onnx") if kind in kinds), kinds[0])
 
 
-def _levels(confusion: Sequence[Sequence[int]]) -> tuple[tuple[tuple[int, str], ...], ...]:
-    """Returns each count with the class of its colour: by its share of the row, errors by the root of it."""
-    rows = []
-    for i, row in enumerate(confusion):
-        total = sum(row) or 1
-        shares = [count / total if i == j else (count / total) ** 0.5 for j, count in enumerate(row)]
-        rows.append(
-            tuple(
-                (count, f"{'r' if i == j else 'w'}{max(1, round(_LEVELS * share)) if count else 0}")
-                for j, (count, share) in enumerate(zip(row, shares, strict=True))
-            )
-        )
-    return tuple(rows)
-
-
-def _tiers(result: StudyResult) -> tuple[str, ...]:
+def _tiers(result: StudyResult) -> list[str]:
     """Returns how energies are known, and why one is not."""
-    told: dict[str, None] = {}
+    words: dict[str, None] = {}
     for row in result.rows:
         for own in row.targets:
-            figure = own.joules_per_image
+            energy, carbon = own.figures["joules_per_image"], own.figures["grams_co2_per_image"]
             if own.energy_tier in ("measured", "estimated"):
-                told[f"On {own.target} energy is {own.energy_tier}."] = None
-            elif figure.reason and own.latency_s.mean is not None:
-                told[f"On {own.target} there is no energy: {figure.reason}"] = None
-            if figure.mean is not None and own.grams_co2_per_image.mean is None:
-                told[f"There is no CO₂: {own.grams_co2_per_image.reason}"] = None
-    return tuple(told)
-
-
-def _style() -> str:
-    """Returns the style of the reports of single runs, which this one shares."""
-    source = files("device_bench.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    style = source.partition("<style>")[2].partition("</style>")[0]
-    return str(_environment(False).from_string(style).render())
-
-
-def _environment(escaped: bool) -> Any:
-    try:
-        import jinja2
-    except ImportError:
-        raise MissingExtraError("jinja2", "bench") from None
-    environment = jinja2.Environment(
-        autoescape=escaped, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["cell"] = _cell
-    return environment
-
-
-def _cell(text: object) -> str:
-    """Returns text that stays inside its Markdown table cell and means no markup."""
-    escaped = str(text).replace("\\", "\\\\")
-    for mark in "|`*_[]":
-        escaped = escaped.replace(mark, f"\\{mark}")
-    return escaped.replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
+                words[f"On {own.target} energy is {own.energy_tier}."] = None
+            elif energy.reason and own.figures["latency_s"].mean is not None:
+                words[f"On {own.target} there is no energy: {energy.reason}"] = None
+            if energy.mean is not None and carbon.mean is None:
+                words[f"There is no CO₂: {carbon.reason}"] = None
+    return list(words)

@@ -14,12 +14,12 @@ NO_ANSWERS = "The files kept no answers to the same images."
 
 @dataclass(frozen=True)
 class Contender:
-    """What is compared: one method with one budget, by its float32 file.
+    """One side of a comparison: a method with a budget, by its float32 file.
 
     Attributes:
-        label: what to call it.
-        top1: by seed, 0..1.
-        right: by seed, for each test image whether it was answered with its class; empty where that is not known.
+        label: name in tables.
+        top1: top-1 by seed, 0..1.
+        right: for each seed, whether each test image got its class; empty if unknown.
     """
 
     label: str
@@ -51,13 +51,13 @@ class Comparison:
     """Two methods on one model and one dataset.
 
     Attributes:
-        model: its name.
-        data: as ``--data`` takes it.
-        kind: of the files compared.
+        model: name of the model.
+        data: dataset as ``--data`` takes it.
+        kind: kind of the files compared.
         first: a method, with its budget where it has one.
         second: another.
         difference: top-1 of the second less that of the first, by seed, -1..1.
-        seeds: t-test of these differences: would other seeds tell the same?
+        seeds: t-test of these differences: would other seeds show the same?
         images: McNemar's test of the answers: do these very models answer these very images differently?
         only_first_right: images that the first alone answered with their class, by seed.
         only_second_right: images that the second alone did.
@@ -86,8 +86,8 @@ def compare(
     Args:
         model: that all are of.
         data: that all are on.
-        kind: of the files.
-        pairs: what to compare with what.
+        kind: kind of the files.
+        pairs: methods to compare.
         alpha: chance of one or more false differences in the family, for each kind of test.
 
     Ref:
@@ -170,8 +170,8 @@ def _raw(
     ]
     p_values = [mcnemar(a, b) for a, b in zip(*alone, strict=True)]
     by_image = combined(p_values) if p_values else NO_ANSWERS
-    told = spread(differences, "No seed was done by both.")
-    return told, (tuple(alone[0]), tuple(alone[1])), paired_t(differences), by_image
+    difference = spread(differences, "No seed was done by both.")
+    return difference, (tuple(alone[0]), tuple(alone[1])), paired_t(differences), by_image
 
 
 def _held(raw: Sequence[float | str], alpha: float) -> list[Test]:

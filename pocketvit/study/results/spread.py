@@ -1,4 +1,4 @@
-"""A figure over seeds: its values, their mean, and how far they lie apart."""
+"""A figure over seeds: its values, their mean and their standard deviation."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Spread:
     """A figure over seeds.
 
     Attributes:
-        n: how many seeds it is of.
-        mean: of the values; null with a reason.
+        n: number of seeds with a value.
+        mean: mean of the values; null with a reason.
         sd: standard deviation of the values, that of a sample; null with a reason.
         values: one for each seed.
         reason: why a figure is null.
@@ -29,13 +29,13 @@ class Spread:
 
 
 def spread(values: Iterable[float | None], reason: str) -> Spread:
-    """Returns what is known of a figure over seeds.
+    """Returns the mean and standard deviation of a figure over seeds.
 
     >>> spread([1.0, 3.0], "not measured").mean, spread([None], "not measured").reason
     (2.0, 'not measured')
 
     Args:
-        values: one for each seed; none where it is not known.
+        values: one for each seed; None if unknown.
         reason: why none is known, if none is.
     """
     known = tuple(float(value) for value in values if value is not None)

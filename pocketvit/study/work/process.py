@@ -107,7 +107,7 @@ def start(steps: Sequence[Sequence[str]], folder: Path, log: Path) -> Process:
     """
     kept = folder if (folder / "run.json").is_file() else "-"
     words = [word for step in steps for word in (THEN, *step)]
-    arguments = [sys.executable, "-m", "pocketvit.study.work.child", str(os.getpid()), str(kept), *words]
+    arguments = [sys.executable, "-m", "pocketvit.cli.study_child", str(os.getpid()), str(kept), *words]
     with storage_errors(log), log.open("ab") as handle:
         return subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=handle, start_new_session=True

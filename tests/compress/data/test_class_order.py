@@ -10,10 +10,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.data.readers.reader_image_folder import find_images_and_targets
 
-from compress.data.class_order import as_checkpoint_knows, names_in_checkpoint, read_class_map, reordered, sorted_names
+from compress.data.class_order import as_checkpoint_knows, read_class_map, reordered, sorted_names
 from compress.data.dataset import Dataset
 from compress.data.load import load_data
 from compress.model.folder import save_model
+from compress.model.metadata import names_in_checkpoint
 from runtime import DataError, ModelError, PocketVitError
 from tests.compress.model.test_folder import SPEC, TASK
 from tests.compress.tiny import tiny_vit

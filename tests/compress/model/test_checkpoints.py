@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from compress.model.checkpoint_file import read_checkpoint
+from compress.model.checkpoint_file import open_checkpoint
 from compress.model.load import ModelSpec, load_checkpoint_report, load_model
 from runtime import ModelError, PocketVitWarning
 from tests.compress.tiny import ARCHITECTURES, images_for, timm_model
@@ -130,7 +130,7 @@ def test_what_stands_beside_weights_is_never_made(tmp_path: Path) -> None:
     torch.save({"args": argparse.Namespace(a=1), "state_dict": weights_of()}, path)
     real, argparse.Namespace = argparse.Namespace, Trap  # type: ignore[misc]
     try:
-        assert set(read_checkpoint(path)) == set(weights_of())
+        assert set(open_checkpoint(path).weights) == set(weights_of())
     finally:
         argparse.Namespace = real  # type: ignore[misc]
     assert made == []

@@ -11,8 +11,15 @@ import torch
 from safetensors.torch import save_file
 
 from compress.model import load as models
-from compress.model.checkpoint_file import read_checkpoint
-from compress.model.load import ModelSpec, check_model, checkpoint_classes, default_classes, input_stats, load_model
+from compress.model.checkpoint_file import open_checkpoint, with_classifier
+from compress.model.checkpoint_fit import head_classes
+from compress.model.load import (
+    ModelSpec,
+    check_model,
+    default_classes,
+    load_model,
+    weights_metadata,
+)
 from compress.model.timm_vit import from_timm
 from runtime import ModelError, PlanError, PocketVitWarning, params
 from tests.compress.tiny import ARCHITECTURES, images_for, timm_model
@@ -99,9 +106,9 @@ def test_channels_are_those_asked_for(in_chans: int) -> None:
 
 
 def test_statistics_are_those_of_the_published_weights() -> None:
-    stats = input_stats(ModelSpec("vit_tiny_patch16_224"))
+    stats = weights_metadata(ModelSpec("vit_tiny_patch16_224"))
     assert (stats.mean, stats.std, stats.interpolation, stats.crop_pct) == ((0.5,) * 3, (0.5,) * 3, "bicubic", 0.9)
-    gray = input_stats(ModelSpec("deit_tiny_patch16_224", in_chans=1))
+    gray = weights_metadata(ModelSpec("deit_tiny_patch16_224", in_chans=1))
     assert gray.mean == (round((0.485 + 0.456 + 0.406) / 3, 6),)
     assert gray.std == (round((0.229 + 0.224 + 0.225) / 3, 6),)
     assert default_classes(ModelSpec("vit_tiny_patch16_224")) == 1000
@@ -125,7 +132,7 @@ def test_a_checkpoint_gives_timms_outputs(tmp_path: Path, key: str, suffix: str)
     ours = load_model(replace(spec, checkpoint=path, pretrained=True), CLASSES)
     images = images_for(ours.plan)
     torch.testing.assert_close(logits(ours, images), logits(theirs, images), rtol=1e-5, atol=1e-5)
-    assert checkpoint_classes(path) == CLASSES
+    assert head_classes(with_classifier(open_checkpoint(path)).weights) == CLASSES
 
 
 @pytest.mark.parametrize(
@@ -144,7 +151,7 @@ def test_a_checkpoint_gives_timms_outputs(tmp_path: Path, key: str, suffix: str)
 def test_wrapped_checkpoints_are_read(tmp_path: Path, wrap: Any) -> None:
     weights = {name: value.half().float() for name, value in weights_of().items()}
     path = write(tmp_path / "model.pth", wrap(weights))
-    read = read_checkpoint(path)
+    read = dict(open_checkpoint(path).weights)
     assert read.keys() == weights.keys()
     assert all(torch.equal(value.float(), weights[name]) for name, value in read.items())
     with warnings.catch_warnings():
@@ -169,7 +176,7 @@ def test_code_in_a_checkpoint_never_runs(tmp_path: Path, suffix: str, zipped: bo
     sentinel, path = tmp_path / "ran", tmp_path / f"model{suffix}"
     torch.save({"model": _Payload(sentinel)}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ModelError) as caught:
-        read_checkpoint(path)
+        open_checkpoint(path)
     assert not sentinel.exists()
     assert "cannot be read as plain weights" in str(caught.value)
     assert "save model.state_dict() alone, best as .safetensors." in str(caught.value)
@@ -183,7 +190,7 @@ def test_a_bare_pickle_never_runs(tmp_path: Path) -> None:
     sentinel, path = tmp_path / "ran", tmp_path / "model.pth"
     path.write_bytes(pickle.dumps(_Payload(sentinel)))
     with pytest.raises(ModelError, match="cannot be read as plain weights"):
-        read_checkpoint(path)
+        open_checkpoint(path)
     assert not sentinel.exists()
     pickle.loads(path.read_bytes())
     assert sentinel.exists()
@@ -278,7 +285,7 @@ def test_a_checkpoint_without_a_head_gets_a_fresh_one(tmp_path: Path) -> None:
         model = load_model(replace(VIT, checkpoint=path), 4, seed=1)
     assert torch.equal(model.head.weight, load_model(VIT, 4, seed=1).head.weight)
     assert torch.equal(model.norm.weight, weights["norm.weight"])
-    assert checkpoint_classes(path) is None
+    assert head_classes(with_classifier(open_checkpoint(path)).weights) is None
 
 
 @pytest.mark.parametrize("key", ["vit", "deit3", "deit-distilled", "avg-pool"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from compress.model.reconstruction import images_needed, reconstruct
-from compress.model.slicing import Kept, keep_all, slice_vit
+from compress.model.slicing import KeptUnits, keep_all, slice_vit
 from compress.model.vit import SlicedViT
 from runtime import BlockPlan, PlanError, ShapePlan
 from tests.compress.tiny import TINY_PLAN, images_for, tiny_vit
@@ -29,13 +29,13 @@ PLAN = replace(
 )
 
 
-def with_block(kept: Kept, index: int, **changes: object) -> Kept:
+def with_block(kept: KeptUnits, index: int, **changes: object) -> KeptUnits:
     blocks = list(kept.blocks)
     blocks[index] = replace(blocks[index], **changes)  # type: ignore[arg-type]
     return replace(kept, blocks=tuple(blocks))
 
 
-def half_mlp(plan: ShapePlan) -> Kept:
+def half_mlp(plan: ShapePlan) -> KeptUnits:
     kept = keep_all(plan)
     for index, block in enumerate(plan.blocks):
         kept = with_block(kept, index, mlp=tuple(range(block.mlp_dim // 2)))
@@ -106,24 +106,24 @@ def test_one_linear_is_the_closed_form() -> None:
     np.testing.assert_allclose(bias, added[-1], atol=1e-5)
 
 
-def narrower(plan: ShapePlan) -> Kept:
+def narrower(plan: ShapePlan) -> KeptUnits:
     return replace(keep_all(plan), embed=tuple(range(8, plan.embed_dim)))
 
 
-def fewer_values(plan: ShapePlan) -> Kept:
+def fewer_values(plan: ShapePlan) -> KeptUnits:
     kept = keep_all(plan)
     for index, block in enumerate(plan.blocks):
         kept = with_block(kept, index, v=(tuple(range(8, block.v_dim)),) * block.num_heads)
     return kept
 
 
-def one_head_less(plan: ShapePlan) -> Kept:
+def one_head_less(plan: ShapePlan) -> KeptUnits:
     kept = keep_all(plan)
     own = kept.blocks[0]
     return with_block(kept, 0, heads=own.heads[1:], qk=own.qk[1:], v=own.v[1:])
 
 
-def shallower(plan: ShapePlan) -> Kept:
+def shallower(plan: ShapePlan) -> KeptUnits:
     kept = keep_all(plan)
     return replace(kept, blocks=kept.blocks[:-1])
 
@@ -132,7 +132,9 @@ def shallower(plan: ShapePlan) -> Kept:
 @pytest.mark.parametrize(
     "plan", [PLAN, replace(PLAN, layer_scale=True), replace(PLAN, proj_bias=False)], ids=["plain", "scaled", "no bias"]
 )
-def test_what_is_left_answers_closer_to_the_whole_model(choose: Callable[[ShapePlan], Kept], plan: ShapePlan) -> None:
+def test_what_is_left_answers_closer_to_the_whole_model(
+    choose: Callable[[ShapePlan], KeptUnits], plan: ShapePlan
+) -> None:
     whole = tiny_vit(plan, seed=4)
     if plan.layer_scale:
         with torch.no_grad():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.budget import smallest_plan
-from compress.model.slicing import BlockKept, Kept, axis_indices, compose, keep_all, plan_of, slice_vit, widths_of
+from compress.model.slicing import KeptBlock, KeptUnits, axis_indices, compose, keep_all, plan_of, slice_vit, widths_of
 from compress.model.vit import EMBED, Axis, SlicedViT, parameter_axes
 from runtime import PlanError, ShapePlan, decode, encode, macs, params
 from tests.compress.masked import masked_logits
@@ -25,7 +25,7 @@ def logits(model: SlicedViT, images: torch.Tensor) -> torch.Tensor:
         return model(images)
 
 
-def assert_equal_to_masked(model: SlicedViT, kept: Kept) -> None:
+def assert_equal_to_masked(model: SlicedViT, kept: KeptUnits) -> None:
     sliced, images = slice_vit(model, kept), images_for(model.plan)
     torch.testing.assert_close(logits(sliced, images), masked_logits(model, kept, images), rtol=FLOAT32, atol=FLOAT32)
 
@@ -64,9 +64,9 @@ def test_a_mixture_equals_the_masked_model_in_both_precisions(key: str, data: st
 def test_the_smallest_model_equals_the_masked_model(key: str) -> None:
     model = sliced_model(key)
     eight = tuple(range(0, 24, 3))
-    kept = Kept(
+    kept = KeptUnits(
         eight,
-        tuple(BlockKept((1,), ((0, 2, 4, 6, 8, 10, 12, 14),), (tuple(range(8)),), eight) for _ in model.plan.blocks),
+        tuple(KeptBlock((1,), ((0, 2, 4, 6, 8, 10, 12, 14),), (tuple(range(8)),), eight) for _ in model.plan.blocks),
     )
     assert plan_of(model.plan, kept) == smallest_plan(model.plan)
     assert_equal_to_masked(model, kept)
@@ -129,7 +129,7 @@ def test_a_choice_and_its_plan_are_sound(data: st.DataObject) -> None:
         assert macs(small) < macs(plan)
     assert widths_of(plan, kept) == small
     assert decode(ShapePlan, json.loads(json.dumps(encode(small))), "plan") == small
-    assert decode(Kept, json.loads(json.dumps(encode(kept))), "kept") == kept
+    assert decode(KeptUnits, json.loads(json.dumps(encode(kept))), "kept") == kept
     assert compose(keep_all(plan), kept) == kept
     assert compose(kept, keep_all(small)) == kept
 
@@ -148,11 +148,11 @@ def test_trailing_blocks_may_go(key: str) -> None:
 
 
 def test_axis_positions_count_head_after_head() -> None:
-    kept = Kept(
+    kept = KeptUnits(
         tuple(range(8, 16)),
         (
-            BlockKept((1,), ((0, 2, 4, 6, 8, 10, 12, 15),), (tuple(range(8)),), (0, *range(2, 17))),
-            BlockKept((0,), (tuple(range(8)),), (tuple(range(8, 16)),), tuple(range(16))),
+            KeptBlock((1,), ((0, 2, 4, 6, 8, 10, 12, 15),), (tuple(range(8)),), (0, *range(2, 17))),
+            KeptBlock((0,), (tuple(range(8)),), (tuple(range(8, 16)),), tuple(range(16))),
         ),
     )
     index = {axis: positions.tolist() for axis, positions in axis_indices(TINY_PLAN, kept).items()}
@@ -179,7 +179,7 @@ def test_slicing_leaves_the_original_alone_and_shares_nothing_with_it() -> None:
     assert not small.training
 
 
-def with_block(**changes: Any) -> Kept:
+def with_block(**changes: Any) -> KeptUnits:
     everything = keep_all(TINY_PLAN)
     return replace(everything, blocks=(replace(everything.blocks[0], **changes), everything.blocks[1]))
 
@@ -214,7 +214,7 @@ def with_block(**changes: Any) -> Kept:
         (with_block(v=(tuple(range(7)),) * 2), ["v_dim must be a positive multiple of 8", "Got 7."]),
     ],
 )
-def test_a_wrong_choice_is_refused(kept: Kept, texts: list[str]) -> None:
+def test_a_wrong_choice_is_refused(kept: KeptUnits, texts: list[str]) -> None:
     for refuse in (lambda: plan_of(TINY_PLAN, kept), lambda: slice_vit(tiny_vit(), kept)):
         with pytest.raises(PlanError) as caught:
             refuse()

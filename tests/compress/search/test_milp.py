@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import compress.search.milp
+import compress.search.knapsack
 from compress.budget import COUNTS, Budget, smallest_plan
 from compress.importance.units import BlockImportance, Importance
-from compress.model.slicing import BlockKept, Kept, keep_all, plan_of, slice_vit
+from compress.model.slicing import KeptBlock, KeptUnits, keep_all, plan_of, slice_vit
 from compress.search.base import GroupSizes, Proposal
 from compress.search.milp import solve
 from compress.search.one_shot import propose
@@ -44,7 +44,7 @@ def random_importance(plan: ShapePlan, seed: int, levels: int | None = None) -> 
     return Importance(values(4, plan.embed_dim), tuple(blocks))
 
 
-def lost(importance: Importance, start: Kept, kept: Kept) -> float:
+def lost(importance: Importance, start: KeptUnits, kept: KeptUnits) -> float:
     """The sum over every unit of ``start`` that is not in ``kept``, one by one."""
     total = sum(importance.embed[d] for d in set(start.embed) - set(kept.embed))
     for before, after, scores in zip(start.blocks, kept.blocks, importance.blocks, strict=True):
@@ -57,7 +57,7 @@ def lost(importance: Importance, start: Kept, kept: Kept) -> float:
 
 
 def assert_sound(
-    plan: ShapePlan, importance: Importance, budget: Budget, start: Kept, sizes: GroupSizes, found: Proposal
+    plan: ShapePlan, importance: Importance, budget: Budget, start: KeptUnits, sizes: GroupSizes, found: Proposal
 ) -> None:
     whole = plan_of(plan, start)
     assert plan_of(plan, found.kept) == found.plan
@@ -83,7 +83,7 @@ def assert_sound(
         now = now.with_block(i, block)
         assert (step["action"], step["block"], step["cost"]) == ("block", i, budget.of(now))
         assert BlockPlan(step["num_heads"], step["qk_dim"], step["v_dim"], step["mlp_dim"]) == block
-        alone = Kept(start.embed, (*start.blocks[:i], found.kept.blocks[i], *start.blocks[i + 1 :]))
+        alone = KeptUnits(start.embed, (*start.blocks[:i], found.kept.blocks[i], *start.blocks[i + 1 :]))
         assert step["importance"] == pytest.approx(lost(importance, start, alone), rel=1e-9, abs=1e-20)
     total = sum(step["importance"] for step in found.steps)
     assert total == pytest.approx(lost(importance, start, found.kept), rel=1e-9, abs=1e-20)
@@ -101,7 +101,7 @@ def least_lost(values: Any, width: int) -> float:
     return float(sum(sorted(values)[: len(values) - width]))
 
 
-def block_options(keep: BlockKept, scores: BlockImportance, sizes: GroupSizes) -> Iterator[tuple[BlockPlan, float]]:
+def block_options(keep: KeptBlock, scores: BlockImportance, sizes: GroupSizes) -> Iterator[tuple[BlockPlan, float]]:
     """Every width of a block, with the least that any choice of heads loses, by trying each."""
     count = len(keep.heads)
     for qk, v in product(reachable(len(keep.qk[0]), sizes.qk), reachable(len(keep.v[0]), sizes.v)):
@@ -121,7 +121,7 @@ def block_options(keep: BlockKept, scores: BlockImportance, sizes: GroupSizes) -
 
 
 def every_plan(
-    plan: ShapePlan, importance: Importance, start: Kept, sizes: GroupSizes
+    plan: ShapePlan, importance: Importance, start: KeptUnits, sizes: GroupSizes
 ) -> Iterator[tuple[ShapePlan, float]]:
     per_block = [
         list(block_options(keep, scores, sizes)) for keep, scores in zip(start.blocks, importance.blocks, strict=True)
@@ -133,7 +133,7 @@ def every_plan(
             yield replace(plan, embed_dim=embed_dim, blocks=blocks), embed + sum(loss for _, loss in options)
 
 
-def random_start(plan: ShapePlan, generator: np.random.Generator) -> Kept:
+def random_start(plan: ShapePlan, generator: np.random.Generator) -> KeptUnits:
     """Keeps 8 units of some widths and all of the others."""
 
     def some(size: int) -> tuple[int, ...]:
@@ -146,8 +146,8 @@ def random_start(plan: ShapePlan, generator: np.random.Generator) -> Kept:
     blocks = []
     for b in plan.blocks:
         heads = (1,) if b.num_heads == 2 and generator.random() < 0.2 else tuple(range(b.num_heads))
-        blocks.append(BlockKept(heads, rows(b.qk_dim, len(heads)), rows(b.v_dim, len(heads)), some(b.mlp_dim)))
-    return Kept(some(plan.embed_dim), tuple(blocks))
+        blocks.append(KeptBlock(heads, rows(b.qk_dim, len(heads)), rows(b.v_dim, len(heads)), some(b.mlp_dim)))
+    return KeptUnits(some(plan.embed_dim), tuple(blocks))
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -193,8 +193,10 @@ def test_it_is_exact_where_bounds_alone_are_not(cost: Any, seed: int, monkeypatc
     """Against all trade-offs of cost and loss, merged block by block."""
     importance, start, sizes = random_importance(MID, seed), keep_all(MID), GroupSizes(mlp=(8, 16)[seed % 2])
     measure, asked = Budget(COUNTS[cost], 0).of, []
-    exact = compress.search.milp.milp
-    monkeypatch.setattr(compress.search.milp, "milp", lambda *args, **kwargs: asked.append(1) or exact(*args, **kwargs))
+    exact = compress.search.knapsack.milp
+    monkeypatch.setattr(
+        compress.search.knapsack, "milp", lambda *args, **kwargs: asked.append(1) or exact(*args, **kwargs)
+    )
     options = [list(block_options(*pair, sizes)) for pair in zip(start.blocks, importance.blocks, strict=True)]
     curves = []
     for embed_dim in reachable(MID.embed_dim, sizes.embed):
@@ -224,7 +226,7 @@ def test_heads_are_judged_by_what_they_keep() -> None:
     found = solve(
         plan, importance, Budget(COUNTS["macs"], Budget(COUNTS["macs"], 0).of(smallest_plan(plan))), keep_all(plan)
     )
-    assert found.kept.blocks == (BlockKept((0,), (tuple(range(8, 16)),), (tuple(range(8)),), tuple(range(8))),)
+    assert found.kept.blocks == (KeptBlock((0,), (tuple(range(8, 16)),), (tuple(range(8)),), tuple(range(8))),)
     assert [step["importance"] for step in found.steps] == [0, 32 + 8]
 
 
@@ -342,14 +344,14 @@ HALF = Budget(COUNTS["macs"], Budget(COUNTS["macs"], 0).of(MID) // 2)
 
 def test_a_program_without_an_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     late = SimpleNamespace(status=1, message="Time limit reached.")
-    monkeypatch.setattr(compress.search.milp, "milp", lambda *args, **kwargs: late)
+    monkeypatch.setattr(compress.search.knapsack, "milp", lambda *args, **kwargs: late)
     with pytest.raises(PlanError, match=r"could not be solved\. Got Time limit reached\. Choose larger groups"):
         solve(MID, random_importance(MID, 1), HALF, keep_all(MID))
 
 
 def test_an_answer_over_the_budget_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a solver may give whose tolerance is too wide for the cost."""
-    importance, exact, over = random_importance(MID, 1), compress.search.milp.milp, []
+    importance, exact, over = random_importance(MID, 1), compress.search.knapsack.milp, []
     right = solve(MID, importance, HALF, keep_all(MID))
 
     def tolerant(objective: Any, *, constraints: Any, **options: Any) -> Any:
@@ -357,7 +359,7 @@ def test_an_answer_over_the_budget_is_asked_for_again(monkeypatch: pytest.Monkey
         over.append(once)
         return exact(objective, constraints=constraints[: 1 if once else None], **options)
 
-    monkeypatch.setattr(compress.search.milp, "milp", tolerant)
+    monkeypatch.setattr(compress.search.knapsack, "milp", tolerant)
     assert solve(MID, importance, HALF, keep_all(MID)) == right
     assert over[:2] == [True, False]
 

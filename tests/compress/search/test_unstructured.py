@@ -12,7 +12,7 @@ from compress.recipe import TrainRecipe
 from compress.search.sparse_settings import SPARSE_LAYERS, SparseLayer, SparseSettings
 from compress.search.unstructured import magnitude_masks, sparse_weights
 from compress.train.fit import fit
-from compress.train.masks import digest_of, hold_zeros, with_zeros
+from compress.train.masks import hold_zeros, masks_digest, with_zeros
 from runtime import PlanError
 from tests.compress.tiny import SPEC, TINY_PLAN, images_for, tiny_vit, toy_data
 
@@ -172,7 +172,7 @@ def test_the_state_of_other_masks_is_not_gone_on_with(tmp_path: Path) -> None:
     seen: list[int] = []
     train(cut, other, short, state_path=state, progress=lambda s, done, *rest: seen.append(done))
     assert seen[0] == 1
-    assert digest_of(one) != digest_of(other)
+    assert masks_digest(one) != masks_digest(other)
 
 
 def test_a_mask_that_does_not_fit_is_refused() -> None:

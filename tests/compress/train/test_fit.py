@@ -22,7 +22,7 @@ from compress.evaluate import score
 from compress.model.vit import SlicedViT
 from compress.recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
 from compress.train.fit import Trained, bf16_helps, fit, learning_rate, make_optimizer
-from compress.train.state import TrainingState, read_state, write_state
+from compress.train.state import TrainingState, read_training_state, write_training_state
 from runtime import EpochRecord, PlanError, StorageError
 from tests.compress.tiny import SPEC, TINY_PLAN, sliced_model, tiny_vit, toy_data
 
@@ -193,7 +193,7 @@ def test_a_truncated_state_is_ignored(tmp_path: Path) -> None:
     whole, undisturbed = path.read_bytes(), train()
     for size in (0, 7, 8, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        assert read_state(path, "any") is None
+        assert read_training_state(path, "any") is None
     assert_same(train(state_path=path), undisturbed)
     path.write_bytes(b"\xff" * 64)
     assert_same(train(state_path=path), undisturbed)
@@ -210,23 +210,23 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
         {"a": torch.randn(2, 3)},
         {"0.step": torch.tensor(7.0), "0.exp_avg": torch.randn(2, 3).T},
     )
-    write_state(path, "mine", state)
-    read = read_state(path, "mine")
+    write_training_state(path, "mine", state)
+    read = read_training_state(path, "mine")
     assert read is not None
     assert (read.epoch, read.batch, read.loss_sum, read.history) == (2, 3, 0.1 + 0.2, state.history)
     for group in ("weights", "best", "moments"):
         values = getattr(state, group)
         assert getattr(read, group).keys() == values.keys()
         assert all(torch.equal(value, values[name]) for name, value in getattr(read, group).items())
-    assert read_state(path, "yours") is None
-    assert read_state(tmp_path / "none", "mine") is None
+    assert read_training_state(path, "yours") is None
+    assert read_training_state(tmp_path / "none", "mine") is None
 
 
 def test_foreign_safetensors_are_no_state(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     for metadata in (None, {"other": "x"}, {"header": "{"}, {"header": "{}"}, {"header": "[" * 5000}):
         save_file({"weights/a": torch.zeros(1)}, path, metadata=metadata)
-        assert read_state(path, "mine") is None
+        assert read_training_state(path, "mine") is None
 
 
 def test_a_state_that_cannot_be_written_says_so(tmp_path: Path) -> None:

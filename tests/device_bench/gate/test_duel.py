@@ -111,12 +111,12 @@ print(json.dumps({{"result": rounds}}))
 
 
 def test_it_stops_as_soon_as_it_is_sure(tmp_path):
-    slow = duel(TINY, TINY, seed=0, ask=child(tmp_path, ANSWER.format(rounds=20, ratio=1.1)))
+    slow = duel(TINY, TINY, seed=0, run_job=child(tmp_path, ANSWER.format(rounds=20, ratio=1.1)))
     assert slow.slower
     assert not slow.cleared
     assert len(slow.launches) <= 2
     assert slow.ratio.low > 1.025
-    equal = duel(TINY, TINY, seed=0, ask=child(tmp_path, ANSWER.format(rounds=20, ratio=1.0)))
+    equal = duel(TINY, TINY, seed=0, run_job=child(tmp_path, ANSWER.format(rounds=20, ratio=1.0)))
     assert equal.cleared
     assert not equal.slower
     assert equal.ratio.low < 1 < equal.ratio.high
@@ -126,7 +126,7 @@ def test_it_stops_as_soon_as_it_is_sure(tmp_path):
 def test_at_the_limit_it_stops_when_the_time_is_up(tmp_path):
     ticks = iter(range(0, 10**12, 10**9))
     process = child(tmp_path, ANSWER.format(rounds=9, ratio=1.025))
-    undecided = duel(TINY, TINY, rules=Rules(seconds=5.0), seed=1, ask=process, clock=lambda: next(ticks))
+    undecided = duel(TINY, TINY, rules=Rules(seconds=5.0), seed=1, run_job=process, clock=lambda: next(ticks))
     assert len(undecided.launches) == 5
     assert not undecided.slower
     assert not undecided.cleared
@@ -134,10 +134,10 @@ def test_at_the_limit_it_stops_when_the_time_is_up(tmp_path):
 
 def test_every_launch_has_lots_of_its_own(tmp_path):
     process = child(tmp_path, ANSWER.format(rounds=20, ratio=1.0))
-    one, other = (duel(TINY, TINY, seed=seed, ask=process).launches for seed in (3, 3))
+    one, other = (duel(TINY, TINY, seed=seed, run_job=process).launches for seed in (3, 3))
     assert one == other
     assert len(set(one)) == len(one)
-    assert duel(TINY, TINY, seed=4, ask=process).launches != one
+    assert duel(TINY, TINY, seed=4, run_job=process).launches != one
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_every_launch_has_lots_of_its_own(tmp_path):
 )
 def test_a_process_that_fails_ends_in_one_error(tmp_path, text, said):
     with pytest.raises(PocketVitError, match=said):
-        duel(TINY, TINY, ask=child(tmp_path, text), silence_s=1.0)
+        duel(TINY, TINY, run_job=child(tmp_path, text), silence_s=1.0)
 
 
 def test_the_file_that_crashes_is_named(tmp_path):
@@ -165,7 +165,7 @@ shared_turn(json.loads(sys.stdin.readline())["turns"])(1)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     with pytest.raises(MeasurementError, match=r"new\.tflite failed while it was timed.*SIGKILL"):
-        duel(TINY, new, ask=child(tmp_path, text))
+        duel(TINY, new, run_job=child(tmp_path, text))
 
 
 def test_a_file_that_cannot_be_loaded_is_named(tmp_path):

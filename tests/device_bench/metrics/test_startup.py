@@ -29,11 +29,11 @@ def test_every_start_counts_and_memory_is_their_median(tmp_path):
     asked = []
     starts = iter([one_start(0.3, 0.03, 900, 50), one_start(0.1, 0.01, 700, 40), one_start(0.2, 0.02, 800, 60)])
 
-    def ask(job, request, *, silence_s):
+    def run_job(job, request, *, silence_s):
         asked.append((job, request["threads"], silence_s))
         return JobResult(asdict(next(starts)))
 
-    found = measure_starts(tmp_path / "a.onnx", 2, timeout_s=9, ask=ask)
+    found = measure_starts(tmp_path / "a.onnx", 2, timeout_s=9, run_job=run_job)
     assert asked == [("start", 2, 9)] * 3
     assert found.startup == Startup((0.3, 0.1, 0.2), (0.03, 0.01, 0.02))
     assert found.memory == MemoryUse(800, 50)
@@ -43,7 +43,7 @@ def test_every_start_counts_and_memory_is_their_median(tmp_path):
 def test_one_start_that_fails_is_a_failure_without_the_folder(tmp_path):
     file = tmp_path / "a.onnx"
     answers = iter([JobResult(asdict(one_start(1.0, 1.0, 2, 1))), JobResult(error=MeasurementError(f"It ate {file}"))])
-    found = measure_starts(file, ask=lambda *a, **k: next(answers))
+    found = measure_starts(file, run_job=lambda *a, **k: next(answers))
     assert (found.startup, found.failure) == (None, "It ate a.onnx.")
     assert found.memory == MemoryUse(None, None, "It ate a.onnx.")
 

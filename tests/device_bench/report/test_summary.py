@@ -1,14 +1,16 @@
+import hashlib
 from dataclasses import replace
 
 import pytest
 
 from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.metrics.stats import median_interval, ratio_of_medians
+from device_bench.report.page import write_report
 from device_bench.report.summary import summarise
 from device_bench.report.verdict import verdict
 from device_bench.targets.fleet import Fleet
 from device_bench.targets.fleet_folder import write_fleet
-from runtime import ArtifactError, RunFolderError, macs, params
+from runtime import ArtifactError, RunFolderError, macs, params, read_artifact, write_artifact
 from tests.device_bench.conftest import BASELINE, FILES, SLICED
 from tests.device_bench.fleets import emulated, failure
 
@@ -183,3 +185,20 @@ def test_targets_without_a_result_are_known(run):
     assert summarise(run).unmeasured == ()
     write_fleet(run / "bench", Fleet((), (failure("attic"),)))
     assert summarise(run).unmeasured == (failure("attic"),)
+
+
+def test_a_torch_file_reaches_every_table(run):
+    first, second = (run / "artifacts" / name for name in ("digits.onnx", "digits.pt2"))
+    content = b"an archive of torch"
+    second.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    manifest = replace(read_artifact(first), file=second.name, format="torch", sha256=digest, size_bytes=len(content))
+    write_artifact(second, manifest)
+    bench = BENCH_DOCUMENT.read(run / "bench" / "cpu.json")
+    timed = replace(bench.of("digits.onnx"), file=second.name, sha256=digest, size_bytes=len(content), engine="torch")
+    BENCH_DOCUMENT.write(run / "bench" / "cpu.json", replace(bench, files=(*bench.files, timed)))
+    summary = summarise(run)
+    assert summary.rows[-1].name == "digits.pt2"
+    assert summary.row("digits.pt2").on("cpu").median_s is not None
+    for path in write_report(run):
+        assert path.read_text().count("digits.pt2") >= 4

@@ -68,15 +68,15 @@ class Here:
         return JobResult(encode(time_in_turns(files, sampling=SHORT, seed=request["seed"], progress=progress)))
 
 
-def measured(*files, ask=None, progress=lambda *said: None, **options):
-    return bench_files(BenchRequest(files, sampling=SHORT, **options), progress, ask=ask or Here())
+def measured(*files, run_job=None, progress=lambda *said: None, **options):
+    return bench_files(BenchRequest(files, sampling=SHORT, **options), progress, run_job=run_job or Here())
 
 
 def test_files_are_measured_with_all_that_must_be_known(onnx_file, tmp_path):
     other = write_onnx(tmp_path / "elsewhere.onnx", (1, 4))
     seen = []
-    ask = Here()
-    result = measured(onnx_file, other, seed=3, ask=ask, progress=lambda stage, *rest: seen.append(stage))
+    run_job = Here()
+    result = measured(onnx_file, other, seed=3, run_job=run_job, progress=lambda stage, *rest: seen.append(stage))
     assert [item.file for item in result.files] == ["tiny.onnx", "elsewhere.onnx"]
     first = result.files[0]
     assert (first.engine, first.threads, first.batch, first.precision) == ("onnxruntime", 1, 1, None)
@@ -92,44 +92,47 @@ def test_files_are_measured_with_all_that_must_be_known(onnx_file, tmp_path):
     assert result.after.uptime_s >= result.before.uptime_s
     assert (result.failures, result.peaks) == ((), ())
     assert list(dict.fromkeys(seen)) == ["start", "warm-up", "measure"]
-    assert [job for job, *_ in ask.jobs] == ["start"] * 6 + ["latency"]
+    assert [job for job, *_ in run_job.jobs] == ["start"] * 6 + ["latency"]
 
 
 def test_without_the_start_a_file_is_still_tried_once(onnx_file):
-    ask = Here()
-    (only,) = measured(onnx_file, startup=False, ask=ask).files
+    run_job = Here()
+    (only,) = measured(onnx_file, startup=False, run_job=run_job).files
     assert (only.startup, only.memory) == (None, MemoryUse(2, 1))
-    assert ask.jobs.count(("start", "tiny.onnx")) == 1
+    assert run_job.jobs.count(("start", "tiny.onnx")) == 1
 
 
 def test_a_file_that_fails_at_its_start_is_not_run_again(onnx_file, tmp_path):
     bad = write_onnx(tmp_path / "bad.onnx", (1, 4))
-    ask = Here({("start", "bad.onnx"): CRASH})
-    result = measured(bad, onnx_file, ask=ask)
+    run_job = Here({("start", "bad.onnx"): CRASH})
+    result = measured(bad, onnx_file, run_job=run_job)
     assert [(failure.file, failure.what) for failure in result.failures] == [("bad.onnx", str(CRASH))]
     assert [item.file for item in result.files] == ["tiny.onnx"]
-    assert ask.jobs.count(("start", "bad.onnx")) == 1
-    assert ask.jobs[-1] == ("latency", "tiny.onnx")
+    assert run_job.jobs.count(("start", "bad.onnx")) == 1
+    assert run_job.jobs[-1] == ("latency", "tiny.onnx")
 
 
 def test_a_missing_engine_is_a_failure_of_its_files(onnx_file):
-    ask = Here({("start", "tiny.onnx"): MissingExtraError("onnxruntime", "onnx")})
-    (failure,) = measured(onnx_file, ask=ask).failures
+    run_job = Here({("start", "tiny.onnx"): MissingExtraError("onnxruntime", "onnx")})
+    (failure,) = measured(onnx_file, run_job=run_job).failures
     assert "pocketvit[onnx]" in failure.what
 
 
 def test_a_file_that_ends_the_timing_is_left_out_and_the_rest_is_timed_again(onnx_file, tmp_path):
     bad = write_onnx(tmp_path / "bad.onnx", (1, 4))
     last = write_onnx(tmp_path / "last.onnx", (1, 4))
-    ask = Here({("latency", "bad.onnx"): CRASH})
-    result = measured(onnx_file, bad, last, ask=ask)
+    run_job = Here({("latency", "bad.onnx"): CRASH})
+    result = measured(onnx_file, bad, last, run_job=run_job)
     assert [item.file for item in result.files] == ["tiny.onnx", "last.onnx"]
     assert [failure.file for failure in result.failures] == ["bad.onnx"]
-    assert ask.jobs[-2:] == [("latency", "tiny.onnx", "bad.onnx", "last.onnx"), ("latency", "tiny.onnx", "last.onnx")]
+    assert run_job.jobs[-2:] == [
+        ("latency", "tiny.onnx", "bad.onnx", "last.onnx"),
+        ("latency", "tiny.onnx", "last.onnx"),
+    ]
 
 
 def test_when_all_fail_there_is_a_result_of_failures(onnx_file):
-    result = measured(onnx_file, ask=Here({("latency", "tiny.onnx"): CRASH}))
+    result = measured(onnx_file, run_job=Here({("latency", "tiny.onnx"): CRASH}))
     assert (result.files, len(result.failures)) == ((), 1)
     assert isinstance(result.before, MachineState)
 
@@ -142,11 +145,11 @@ def test_a_process_that_ends_in_no_files_turn_is_an_error(onnx_file):
             return super().__call__(job, request, progress)
 
     with pytest.raises(MeasurementError, match="No memory"):
-        measured(onnx_file, ask=Broken())
+        measured(onnx_file, run_job=Broken())
 
 
 def test_what_else_fails_is_a_note_and_the_latency_stays(onnx_file):
-    (only,) = measured(onnx_file, throughput_s=1.0, ask=Here({("throughput", "tiny.onnx"): CRASH})).files
+    (only,) = measured(onnx_file, throughput_s=1.0, run_job=Here({("throughput", "tiny.onnx"): CRASH})).files
     assert only.throughput == ()
     assert any("throughput could not be measured" in note and "SIGSEGV" in note for note in only.notes)
     (only,) = measured(onnx_file, throughput_s=1.0).files
@@ -170,7 +173,7 @@ def with_manifest(onnx_file, tmp_path):
 
 def test_a_manifest_gives_precision_macs_and_arithmetic(onnx_file, tmp_path):
     with_manifest(onnx_file, tmp_path)
-    result = measured(onnx_file, ask=Here(peaks=[1e9, 2e9]))
+    result = measured(onnx_file, run_job=Here(peaks=[1e9, 2e9]))
     (only,) = result.files
     assert (only.precision, only.macs, only.arithmetic) == ("int8", macs(SLICED), "int8")
     assert result.peak_of(only).gflops == (1e9, 2e9)
@@ -180,10 +183,10 @@ def test_a_manifest_gives_precision_macs_and_arithmetic(onnx_file, tmp_path):
 
 def test_a_peak_below_a_file_is_measured_again_and_said(onnx_file, tmp_path):
     with_manifest(onnx_file, tmp_path)
-    found = measured(onnx_file, ask=Here(peaks=[1e-9, 1e-9, 1e9]))
+    found = measured(onnx_file, run_job=Here(peaks=[1e-9, 1e-9, 1e9]))
     assert found.peaks[0].gflops == (1e-9, 1e-9, 1e9)
     assert not any("that file is its peak" in note for note in found.notes)
-    low = measured(onnx_file, ask=Here(peaks=[1e-9] * 9))
+    low = measured(onnx_file, run_job=Here(peaks=[1e-9] * 9))
     assert any("while tiny.onnx ran: that file is its peak" in note for note in low.notes)
     (one,) = low.files
     assert low.peak_of(one).best == one.gflops_per_s
@@ -191,7 +194,7 @@ def test_a_peak_below_a_file_is_measured_again_and_said(onnx_file, tmp_path):
 
 def test_peaks_that_cannot_be_had_are_said(onnx_file, tmp_path):
     with_manifest(onnx_file, tmp_path)
-    result = measured(onnx_file, ask=Here({("peaks", ""): CRASH}))
+    result = measured(onnx_file, run_job=Here({("peaks", ""): CRASH}))
     assert result.peaks == ()
     assert "The machine's peak arithmetic could not be measured." in result.notes
 
@@ -200,24 +203,24 @@ def test_a_file_that_is_not_the_one_of_its_manifest_is_a_failure(onnx_file, tmp_
     with_manifest(onnx_file, tmp_path)
     write_onnx(onnx_file, ("M", 4))
     other = write_onnx(tmp_path / "other.onnx", (1, 4))
-    ask = Here()
-    result = measured(onnx_file, other, ask=ask)
+    run_job = Here()
+    result = measured(onnx_file, other, run_job=run_job)
     assert [item.file for item in result.files] == ["other.onnx"]
     assert "tiny.onnx is damaged" in result.failures[0].what
     assert str(tmp_path) not in result.failures[0].what
-    assert ("start", "tiny.onnx") not in ask.jobs
+    assert ("start", "tiny.onnx") not in run_job.jobs
 
 
 @pytest.mark.parametrize("name", ["absent.onnx", "picture.png"])
 def test_what_is_no_model_file_is_refused_before_anything_is_run(onnx_file, tmp_path, name):
     if name == "picture.png":
         (tmp_path / name).write_bytes(b"not a model")
-    ask = Here()
+    run_job = Here()
     with pytest.raises(ArtifactError, match=name):
-        measured(onnx_file, tmp_path / name, ask=ask)
+        measured(onnx_file, tmp_path / name, run_job=run_job)
     with pytest.raises(ArtifactError, match="labelled images"):
-        measured(onnx_file, images=tmp_path / "none.npz", ask=ask)
-    assert ask.jobs == []
+        measured(onnx_file, images=tmp_path / "none.npz", run_job=run_job)
+    assert run_job.jobs == []
 
 
 @pytest.mark.slow

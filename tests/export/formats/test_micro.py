@@ -22,13 +22,14 @@ from compress.train.fit import fit
 from export.compare import compare_logits, real_logits
 from export.formats.micro import DEFAULT_LIMITS, GELU_SLOPE, MICRO_KINDS, MicroLimits, check_micro, micro_graph
 from export.formats.micro import run_micro as run_micro_file
-from export.graph.build import DEFAULT_REWRITES, NO_REWRITES, Rewrites, vit_graph
+from export.graph.build import vit_graph
 from export.graph.execute import run_graph
 from export.graph.ir import Builder, Graph
+from export.graph.rewrites import DEFAULT_REWRITES, NO_REWRITES, Rewrites
 from export.quantise.calibrate import observe
 from export.quantise.integer import quantise
 from export.quantise.recipes import Ranges, modes_of, recipes_for
-from export.quantise.rounding import correct_biases
+from export.quantise.simulate import correct_biases
 from export.writers.tflite import tflite_bytes
 from runtime import ArtifactError, DataError, MissingExtraError, UnsupportedTargetError
 from tests.export.conftest import SPEC, uneven

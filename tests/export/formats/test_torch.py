@@ -16,7 +16,7 @@ import torch
 from compress.data.dataset import Dataset
 from compress.model.vit import SlicedViT
 from export.exporter import export_model
-from export.formats import default_kinds
+from export.formats import DEFAULT_KINDS
 from export.formats.torch import torch_model, torch_shapes, write_torch
 from export.inspect.check_file import verify_file
 from export.inspect.inspection import inspect_file
@@ -200,7 +200,7 @@ def test_the_file_is_exported_with_a_manifest_and_verified(sliced: SlicedViT, di
     before = (tmp_path / "tiny.pt2").stat().st_mtime_ns
     export_model(sliced, task_for(digits, trained=False), digits, tmp_path, "tiny", settings)
     assert (tmp_path / "tiny.pt2").stat().st_mtime_ns == before
-    assert "torch" not in default_kinds()
+    assert "torch" not in DEFAULT_KINDS
 
 
 def with_program(records: Records, change: Callable[[Any], None], name: str = PROGRAM) -> Records:

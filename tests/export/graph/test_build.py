@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.model.vit import SlicedViT
-from export.graph.build import ALL_REWRITES, DEFAULT_REWRITES, NO_REWRITES, Rewrites, Scales, vit_graph
+from export.graph.build import vit_graph
 from export.graph.execute import run_graph
 from export.graph.ir import Graph
+from export.graph.rewrites import ALL_REWRITES, DEFAULT_REWRITES, NO_REWRITES, Rewrites, Scales
 from export.writers.tflite import tflite_bytes
 from runtime import BlockPlan, ShapePlan, open_engine
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.graph.build import NO_REWRITES, vit_graph
+from export.graph.build import vit_graph
+from export.graph.rewrites import NO_REWRITES
 from export.inspect.check_file import verify_file
 from export.inspect.inspection import Inspection, inspect_file
 from export.inspect.parts import parts_of

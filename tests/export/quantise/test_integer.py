@@ -24,7 +24,7 @@ from export.compare import compare_logits, real_logits
 from export.formats.tflite import tflite_form, write_int8
 from export.graph.build import vit_graph
 from export.graph.ir import Graph, QParams
-from export.quantise.calibrate import Stats, activation_qparams, int8_range, observe, weight_qparams
+from export.quantise.calibrate import TensorStats, activation_qparams, int8_range, observe, weight_qparams
 from export.quantise.candidates import Candidate, CandidateBuilder, Subject
 from export.quantise.choose import Wanted, choose_accurate, choose_fast
 from export.quantise.equalise import equalising_scales
@@ -32,7 +32,7 @@ from export.quantise.integer import quantise
 from export.quantise.processors import ordered_recipes
 from export.quantise.qat import QatRecipe, train_quantised
 from export.quantise.recipes import DYNAMIC, STATIC, STATIC_ATTENTION, Recipe, modes_of, recipes_for
-from export.quantise.rounding import correct_biases, simulate
+from export.quantise.simulate import correct_biases, simulate
 from export.writers.tflite import tflite_bytes
 from runtime import Parity, open_engine
 from tests.export.conftest import SPEC
@@ -107,7 +107,7 @@ def test_every_grid_holds_zero_exactly_and_its_range_nearly(
     low: float, high: float, ranges: str, symmetric: bool
 ) -> None:
     values = np.linspace(low, high, 200, dtype=np.float32)
-    grid = activation_qparams(Stats(low, high, np.ones(1), np.zeros(1), values), symmetric, ranges)
+    grid = activation_qparams(TensorStats(low, high, np.ones(1), np.zeros(1), values), symmetric, ranges)
     assert grid.rounded(np.zeros(1))[0] == 0.0
     assert not symmetric or grid.zero_point == 0
     widest = int8_range(min(low, 0.0), max(high, 0.0), symmetric)
@@ -119,7 +119,7 @@ def test_every_grid_holds_zero_exactly_and_its_range_nearly(
 
 def test_ranges_by_error_cut_off_a_lone_outlier() -> None:
     values = np.concatenate([np.random.default_rng(0).normal(size=20000), [30.0]]).astype(np.float32)
-    stats = Stats(float(values.min()), 30.0, np.ones(1), np.zeros(1), values)
+    stats = TensorStats(float(values.min()), 30.0, np.ones(1), np.zeros(1), values)
     wide, narrow = (activation_qparams(stats, False, ranges) for ranges in ("minmax", "mse"))
     assert narrow.scale[0] < wide.scale[0]
     errors = [float(np.square(grid.rounded(values) - values).mean()) for grid in (wide, narrow)]

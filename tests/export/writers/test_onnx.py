@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from compress.model.vit import SlicedViT
-from export.graph.build import ALL_REWRITES, NO_REWRITES, Rewrites, vit_graph
+from export.graph.build import vit_graph
 from export.graph.execute import run_graph
 from export.graph.ir import Graph
 from export.graph.norms import find_norms
+from export.graph.rewrites import ALL_REWRITES, NO_REWRITES, Rewrites
 from export.quantise.calibrate import observe
 from export.quantise.integer import quantise
 from export.quantise.recipes import Mode, Ranges

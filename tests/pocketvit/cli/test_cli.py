@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 import pocketvit as package
-from pocketvit.cli.console import as_lines
-from pocketvit.cli.options import run_settings
+from pocketvit.options import run_settings
+from pocketvit.progress import progress_lines
 from pocketvit.settings import RunSettings
 from runtime import PlanError, decode, encode
 from tests.pocketvit.conftest import Command, environment
@@ -21,7 +22,7 @@ def test_help_loads_nothing_heavy() -> None:
         "try:\n"
         "    main()\n"
         "except SystemExit:\n"
-        "    heavy = {'torch', 'timm', 'matplotlib', 'sklearn', 'ai_edge_litert', 'onnxruntime', 'PIL'}\n"
+        "    heavy = {'torch', 'timm', 'matplotlib', 'sklearn', 'onnxruntime', 'PIL', 'numpy', 'runtime'}\n"
         "    print(sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run(
@@ -60,10 +61,12 @@ def test_the_public_names_are_there() -> None:
 
 
 def test_options_become_settings_and_settings_survive_json() -> None:
-    settings = run_settings(
-        data="cifar10", model="vit_tiny_patch16_224", model_arg=["depth=6", "qkv_bias=false", "init_values=1e-5"],
-        mean="0.1,0.2,0.3", std="1,1,1", group_size=["mlp=16"], epochs=3, recovery_lr=1e-4, formats="onnx, int8",
-    )  # fmt: skip
+    given: dict[str, Any] = {
+        **{"data": "cifar10", "model": "vit_tiny_patch16_224", "mean": "0.1,0.2,0.3", "std": "1,1,1", "epochs": 3},
+        **{"model-arg": ("depth=6", "qkv_bias=false", "init_values=1e-5"), "group-size": ("mlp=16",)},
+        **{"recovery-lr": 1e-4, "formats": "onnx, int8"},
+    }
+    settings = run_settings(given)
     assert settings.model_args == {"depth": 6, "qkv_bias": False, "init_values": 1e-5}
     assert settings.mean == (0.1, 0.2, 0.3)
     assert settings.group_sizes == {"mlp": 16}
@@ -89,7 +92,7 @@ def test_contradictions_are_refused() -> None:
 def test_progress_without_a_terminal_is_a_line_now_and_then() -> None:
     lines: list[str] = []
     now = [0.0]
-    report = as_lines(lines.append, clock=lambda: now[0])
+    report = progress_lines(lines.append, clock=lambda: now[0])
     for done in range(1, 101):
         now[0] += 1.0
         report("train", done, 100, "note")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pocketvit import RunSettings, export_run
-from pocketvit.cli.options import image_size
+from pocketvit.options import run_settings
 from pocketvit.pipeline.job import prepare
 from pocketvit.pipeline.runfolder import claim
 from runtime import PlanError
@@ -86,13 +86,13 @@ def test_what_cannot_be_is_refused(changes: dict[str, Any], text: str) -> None:
 
 @pytest.mark.parametrize(("text", "size"), [("32", 32), ("32x64", (32, 64)), (" 224X32 ", (224, 32))])
 def test_a_size_is_one_side_or_two(text: str, size: Any) -> None:
-    assert image_size("--img-size", text) == size
+    assert run_settings({"img-size": text}).img_size == size
 
 
 @pytest.mark.parametrize("text", ["", "x", "32x", "x32", "32x32x3", "-32", "3.5", "٣٢"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(PlanError, match=r"--img-size cannot be read. Expected a number of pixels, or HEIGHTxWIDTH"):
-        image_size("--img-size", text)
+        run_settings({"img-size": text})
 
 
 def test_a_rectangular_input_is_resumed(tmp_path: Path) -> None:

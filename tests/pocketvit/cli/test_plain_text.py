@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.text import Text
-from typer.main import get_command
 
 import pocketvit
 from device_bench.report.summary import summarise
 from device_bench.targets.finding import Finding
-from pocketvit import cli
-from pocketvit.cli.console import PlainConsole, _Bars, as_lines, stdout_console
-from pocketvit.cli.output import fail, say
+from pocketvit.cli.app import COMMANDS, app
 from pocketvit.cli.tables.results import summary_tables
 from pocketvit.cli.tables.targets import doctor_table
+from pocketvit.console import PlainConsole, stdout_console
 from pocketvit.jobs import doctor
 from pocketvit.jobs.predicting import Outcome
+from pocketvit.output import fail, say
+from pocketvit.progress import ProgressBars, progress_lines
 from runtime import Prediction
 from tests.device_bench.conftest import make_run
 from tests.pocketvit.conftest import Command
@@ -79,11 +79,11 @@ def test_errors_and_notes_are_printed_as_they_are(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("name", NAMES)
 def test_stages_and_notes_of_bars_are_printed_as_they_are(name: str) -> None:
     console = PlainConsole(file=io.StringIO(), force_terminal=True, width=160, color_system=None)
-    bars = _Bars(console)
+    bars = ProgressBars(console)
     bars.report(f"check {name}", 1, 3, f"reading {name}")
     assert f"check {name}" in printed(bars.get_renderable())
     assert f"reading {name}" in printed(bars.get_renderable())
-    as_lines(console.print)(f"check {name}", 1, 3, f"reading {name}")
+    progress_lines(console.print)(f"check {name}", 1, 3, f"reading {name}")
     assert f"check {name}: 1/3  reading {name}" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -116,14 +116,16 @@ def test_stdout_has_styles_on_a_terminal_and_no_markup(monkeypatch: pytest.Monke
 
 def test_no_help_text_is_read_as_markup() -> None:
     seen = 0
-    commands = [get_command(cli.app)]
-    while commands:
-        command: Any = commands.pop()
-        commands += getattr(command, "commands", {}).values()
-        for text in (command.help, *(getattr(own, "help", None) for own in command.params)):
-            if text:
-                seen += 1
-                assert Text.from_markup(text).plain == text
+    for name in [*(name for name in COMMANDS if name != "targets"), "targets list", "targets check"]:
+        console = PlainConsole(file=io.StringIO(), width=400, color_system=None)
+        app.help_print(name.split(), console=console)
+        page = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+        command = app
+        for word in name.split():
+            command = command[word]
+        for own in command.assemble_argument_collection():
+            seen += 1
+            assert own.parameter.help in page
     assert seen > 100
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pocketvit.cli import output
+from pocketvit import output
 from pocketvit.cli.streams import prepare_streams
 from pocketvit.failures import system_refusal
 from tests.pocketvit.conftest import command, environment

@@ -12,7 +12,7 @@ import pocketvit as library
 from export import exporter
 from export.exporter import RefusedFilesError
 from export.job import ExportSettings
-from pocketvit.cli.options import run_settings
+from pocketvit.options import run_settings
 from runtime import METRICS_DOCUMENT, Artifact, ParityError, read_artifact
 from tests.pocketvit.conftest import TINY, Command
 
@@ -113,18 +113,12 @@ def test_an_opset_out_of_range_is_known_before_any_work(tmp_path: Path, pocketvi
 
 def _settings() -> Any:
     return run_settings(
-        model="vit_tiny_patch16_224",
-        img_size=32,
-        patch_size=16,
-        model_arg=["embed_dim=32", "depth=2", "num_heads=2"],
-        epochs=0,
-        recovery_epochs=0,
-        train_limit=100,
-        importance_images=2,
-        verify_images=40,
-        formats="onnx,fp32",
-        pretrained=False,
-        threads=1,
+        {
+            **{"model": "vit_tiny_patch16_224", "img-size": 32, "patch-size": 16, "pretrained": False},
+            "model-arg": ("embed_dim=32", "depth=2", "num_heads=2"),
+            **{"epochs": 0, "recovery-epochs": 0, "train-limit": 100, "importance-images": 2},
+            **{"verify-images": 40, "formats": "onnx,fp32", "threads": 1},
+        }
     )
 
 

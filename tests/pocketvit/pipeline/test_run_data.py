@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from compress.data.class_order import write_names
 from compress.data.data_list import list_data
 from compress.data.load import load_data
+from compress.model.metadata import write_names
 from compress.model.timm_vit import to_timm
 from device_bench.report.summary import summarise
 from pocketvit.pipeline.benching import packed

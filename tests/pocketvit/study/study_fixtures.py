@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pocketvit.study.work.child import steps_in_turn
+from pocketvit.cli.study_child import steps_in_turn
 
 STUDY = """
 [study]
@@ -124,7 +124,7 @@ def children_of(word: str) -> list[int]:
             words = (place / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if place.name.isdigit() and "pocketvit.study.work.child" in words and any(word in own for own in words):
+        if place.name.isdigit() and "pocketvit.cli.study_child" in words and any(word in own for own in words):
             found.append(int(place.name))
     return found
 

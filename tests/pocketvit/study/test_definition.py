@@ -36,7 +36,7 @@ def cells(folder: Path, text: str = STUDY, more: str = "") -> tuple[Cell, ...]:
         ("grams-per-kwh = 400", 'grams-per-kwh = 400\ncountry = "DEU"', ("not both",)),
         ('formats = ["fp32"]', 'formats = ["int8"]', ("[measure] formats", "no cell exports", "fp32", "int8")),
         ("epochs = 2", "epoch = 2", ("[common]", "'epoch'", "Did you mean epochs?")),
-        ("epochs = 2", 'epochs = "two"', ("[methods.one-shot]", "--epochs", "integer")),
+        ("epochs = 2", 'epochs = "two"', ("[methods.one-shot]", "--epochs takes a whole number")),
         ("epochs = 2", "epochs = true", ("epochs in [common]", "True")),
         ("epochs = 2", "epochs = [2]", ("epochs in [common]", "not a list")),
         ("epochs = 2", "epochs = 2\ndistill = 1", ("distill in [common]", "true or false")),
@@ -179,7 +179,7 @@ def test_the_examples_can_be(pytestconfig: pytest.Config) -> None:
 
 
 def test_the_example_of_the_docs_can_be(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    page = (pytestconfig.rootpath / "docs" / "study.md").read_text()
+    page = (pytestconfig.rootpath / "docs" / "guides" / "studies.md").read_text()
     path = tmp_path / "docs.toml"
     path.write_text(page.partition("```toml\n")[2].partition("```")[0])
     found = cells_of(read_study(path))

@@ -35,7 +35,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult, 
     folder = tmp_path_factory.mktemp("study")
     starter = Within([FAILING])
     unmeasured = replace(read_study(study_file(folder)), targets=())
-    result = conduct(unmeasured, folder / "tiny", Orders(), starter=starter, retold=write_report)
+    result = conduct(unmeasured, folder / "tiny", Orders(), starter=starter, write_report=write_report)
     return folder / "tiny", result, starter
 
 
@@ -44,7 +44,7 @@ def whole(first: tuple[Path, StudyResult, Within]) -> tuple[Path, StudyResult]:
     """The same, tried again with success."""
     root, _, _ = first
     study = read_study(root.parent / "tiny.toml")
-    return root, conduct(study, root, Orders(retry_failed=True), starter=Within(), retold=write_report)
+    return root, conduct(study, root, Orders(retry_failed=True), starter=Within(), write_report=write_report)
 
 
 def test_a_cell_that_fails_is_a_row_with_its_error_and_the_others_go_on(
@@ -155,8 +155,8 @@ def test_every_file_was_measured_in_turns_by_one_command(whole: tuple[Path, Stud
     assert sum(word.endswith(".tflite") for word in words) == len(CELLS)
     for row in result.rows:
         (own,) = row.targets
-        assert own.latency_s.n == 2
-        assert own.joules_per_image.mean is None
+        assert own.figures["latency_s"].n == 2
+        assert own.figures["joules_per_image"].mean is None
 
 
 def test_the_report_stands_alone_and_every_row_says_its_command(whole: tuple[Path, StudyResult]) -> None:

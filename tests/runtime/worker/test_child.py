@@ -102,11 +102,13 @@ def test_turns_are_numbered_in_shared_memory() -> None:
             assert TURN.unpack(shared[:]) == (5, 2)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux kills it")
-def test_a_child_ends_with_the_process_that_started_it() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_a_child_ends_with_the_process_that_started_it(platform: str) -> None:
     program = (
         "import os, subprocess, sys, time\n"
         "child = 'import sys, time; from runtime.worker.child import end_with_parent;'\n"
+        f"child += 'sys.platform = \"{platform}\";'\n"
         "child += 'end_with_parent(int(sys.argv[1]));'\n"
         "child += 'print(1, flush=True); time.sleep(600)'\n"
         "one = subprocess.Popen([sys.executable, '-c', child, str(os.getpid())], stdout=subprocess.PIPE)\n"

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from compress.importance.units import group_importance
+from compress.importance.units import group_importance, lost_importance
 from compress.model.slicing import keep_all, plan_of, slice_vit
 from compress.model.vit import SlicedViT
 from compress.search.tas.candidates import DEPTH, EMBED, Candidates, Choice, candidates_of, plan_with
 from compress.search.tas.sampling import Pick
 from compress.search.tas.settings import Alignment
 from compress.search.tas.supernet import Sample, draw_sample, run_sample
-from compress.search.tas.units import kept_first, lost_importance, order_of, ordered
+from compress.search.tas.units import kept_first, order_of, ordered
 from runtime import ShapePlan, macs
 from tests.compress.search.test_one_shot import random_importance
 from tests.compress.tiny import ARCHITECTURES, TINY_PLAN, images_for, sliced_model, tiny_vit

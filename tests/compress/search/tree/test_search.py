@@ -19,10 +19,11 @@ from compress.model.load import ModelSpec, load_model
 from compress.model.slicing import keep_all, plan_of
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
-from compress.search.one_shot import Removal
+from compress.search.one_shot import GroupRemoval
 from compress.search.tree.evaluation import objective
 from compress.search.tree.journal import TreeJournal
-from compress.search.tree.search import SearchResult, Tree, search_tree
+from compress.search.tree.nodes import SearchResult
+from compress.search.tree.search import TreeSearch, search_tree
 from compress.search.tree.settings import TreeEffort, TreeSettings
 from compress.train.fit import fit
 from runtime import PlanError, Preprocessing, params, silent
@@ -121,9 +122,9 @@ def test_what_loses_nothing_is_not_looked_at_again(
 def test_what_is_expected_to_change_an_answer_is_looked_at(trained: SlicedViT, digits: Dataset) -> None:
     """Of 60 images, in gradients of 16, one is within reach of a tie from sqrt(16 I) = 1 / 60 on."""
     images, total = images_of(digits, 1), params(trained.plan)
-    tree = Tree(images, COUNTS["params"], total, TreeSettings(), TreeEffort(), None, False, None, silent)
+    tree = TreeSearch(images, COUNTS["params"], total, TreeSettings(), TreeEffort(), None, False, None, silent)
     for share, negligible in ((0.99, True), (1.01, False)):
-        option = Removal("mlp", 0, share / (16 * len(images) ** 2), keep_all(trained.plan))
+        option = GroupRemoval("mlp", 0, share / (16 * len(images) ** 2), keep_all(trained.plan))
         assert tree.negligible(option) is negligible
 
 

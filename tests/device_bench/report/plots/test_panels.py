@@ -35,7 +35,7 @@ def test_a_picture_is_the_same_each_time():
 
 def test_panels_stand_beside_each_other_without_sharing_an_id():
     panels = [plots.render(latency_plots.shape(name, [0.001, 0.002], False), salt=name) for name in "abc"]
-    root = ElementTree.fromstring(plots.beside(panels, 2))
+    root = ElementTree.fromstring(plots.in_rows(panels, 2))
     inner = root.findall(f"{SVG}svg")
     width, height = map(float, inner[0].get("viewBox").split()[2:])
     assert [(float(panel.get("x")), float(panel.get("y"))) for panel in inner] == [(0, 0), (width, 0), (0, height)]

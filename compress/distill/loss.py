@@ -1,4 +1,4 @@
-"""The loss of a student's batch, and what is trained beside the student for it."""
+"""The loss of a student's batch by any mix of distillation methods, and the modules that are trained for it."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ from .teachers import Teacher
 from .views import seen_by, teacher_views
 
 
-class Lesson:
-    """What a student is taught by in one training.
+class DistillationLoss:
+    """The loss of one training by distillation.
 
     Args:
-        told: the methods and their weights.
-        teacher: whom it learns from; left as it is, a copy learns where it is to learn. Where no method asks a
-            teacher, it is not asked.
-        student: whose shape it is for.
+        settings: the methods and their weights.
+        teacher: the network to learn from; it stays as it is, and an online teacher is trained on a copy. It is unused
+            where no method needs a teacher.
+        student: a model of the student's shape.
         spec: the student's input.
-        seed: of the fresh weights trained beside the student.
+        seed: seed of the fresh weights of projections and shallow classifiers.
         bf16: compute networks under bfloat16 autocast.
-        device: where they compute.
+        device: device that computes.
 
     Attributes:
-        trained: what is trained beside the student: projections, shallow classifiers, and an online teacher.
+        trained: the modules that are trained with the student: projections, shallow classifiers, an online teacher.
 
     Raises:
-        PlanError: a block is not there.
-        ModelError: a method needs a teacher, or one of another kind, or one with the student's classes.
+        PlanError: a block that the settings name does not exist.
+        ModelError: a method needs a teacher, another kind of teacher, or a teacher with the student's classes.
     """
 
     def __init__(
         self,
-        told: Distillation,
+        settings: Distillation,
         teacher: Teacher | None,
         student: SlicedViT,
         spec: Preprocessing,
@@ -60,37 +60,39 @@ class Lesson:
         bf16: bool = False,
         device: torch.device = CPU,
     ) -> None:
-        check_lesson(told, teacher, student)
-        teacher = teacher if told.needs_teacher else None
-        self.told, self.teacher, self.spec, self.bf16, self.device = told, teacher, spec, bf16, device
+        check_distillation(settings, teacher, student)
+        teacher = teacher if settings.needs_teacher else None
+        self.settings, self.teacher, self.spec, self.bf16, self.device = settings, teacher, spec, bf16, device
         self.network = teacher.network if teacher else None
-        if told.online:
+        if settings.online:
             self.network = copy.deepcopy(self.network)
         if isinstance(self.network, nn.Module):
             self.network = copy_on(self.network, device)
         depth = len(student.plan.blocks)
-        self.pairs = feature_pairs(told, depth, depth_of(teacher.network)) if self._does("feature") and teacher else ()
-        self.shallow = shallow_blocks(told, depth) if self._does("self") else ()
+        self.pairs = (
+            feature_pairs(settings, depth, depth_of(teacher.network)) if self._does("feature") and teacher else ()
+        )
+        self.shallow = shallow_blocks(settings, depth) if self._does("self") else ()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.projections = nn.ModuleList(self._projections(student))
             heads = (ShallowHead(student.plan.embed_dim, student.plan.num_classes) for _ in self.shallow)
             self.heads = nn.ModuleList(heads)
         self.trained = nn.ModuleDict({"projections": self.projections, "heads": self.heads})
-        if told.online and isinstance(self.network, nn.Module):
+        if settings.online and isinstance(self.network, nn.Module):
             self.trained["teacher"] = self.network.requires_grad_(True).train()
         self.trained.to(device)
 
     def describe(self) -> tuple[object, ...]:
-        """Returns what must be equal for a killed training to be continued."""
+        """Returns the settings and the teacher's identity, which must not change when a training is resumed."""
         teacher = self.teacher
-        return self.told, teacher and (teacher.identity(), teacher.preprocessing)
+        return self.settings, teacher and (teacher.identity(), teacher.preprocessing)
 
     def groups(self, recipe: TrainRecipe) -> list[dict[str, Any]]:
-        """Returns the optimiser's groups of what is trained beside the student."""
+        """Returns the optimiser's parameter groups of the modules trained with the student."""
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.trained.named_parameters():
-            rate = (self.told.teacher_lr or recipe.lr) if name.startswith("teacher.") else self.told.fresh_lr
+            rate = (self.settings.teacher_lr or recipe.lr) if name.startswith("teacher.") else self.settings.fresh_lr
             decay = recipe.weight_decay if name.endswith("weight") and parameter.ndim > 1 else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
         return [
@@ -101,12 +103,12 @@ class Lesson:
     def views(
         self, data: Dataset, augmentation: Augmentation, ranks: Ranks = ALONE, **order: int
     ) -> Iterator[torch.Tensor | None]:
-        """Yields what ``loss`` takes as ``view`` for each of the student's training batches.
+        """Yields the argument ``view`` of ``loss`` for each of the student's training batches.
 
         Args:
             data: the dataset.
-            augmentation: what is random.
-            ranks: who trains.
+            augmentation: random changes to the pictures.
+            ranks: the processes that train together.
             order: batch_size, seed, epoch and skip, as ``teacher_views`` takes them.
         """
         if self.teacher is None:
@@ -121,14 +123,14 @@ class Lesson:
         view: torch.Tensor | None,
         whole: Callable[[torch.Tensor], torch.Tensor] = lambda own: own,
     ) -> torch.Tensor:
-        """Returns the loss of a batch; that of an online teacher is added to it.
+        """Returns the loss of a batch, plus the loss of an online teacher.
 
         Args:
-            student: the student, on the lesson's device.
-            images: ``(B, C, H, W)`` as the student reads them, on the CPU; or a share of the batch.
-            labels: ``(B,)`` of the batch, ``UNLABELLED`` where nobody has said.
-            view: the same pictures as the teacher reads them, or None where they follow from ``images``.
-            whole: makes rows for the batch from rows for ``images``.
+            student: the student, on the device of this loss.
+            images: ``(B, C, H, W)`` as the student reads them, on the CPU; or this process's share of the batch.
+            labels: ``(B,)`` of the whole batch; ``UNLABELLED`` for pictures without a label.
+            view: the same pictures as the teacher reads them; None where they follow from ``images``.
+            whole: gathers rows for ``images`` into rows for the whole batch.
         """
         depth = len(student.plan.blocks)
         asked = [*(own for own, _ in self.pairs), *self.shallow, *([depth - 1] if self.shallow else [])]
@@ -142,14 +144,14 @@ class Lesson:
         loss = self._answers(made, taught, labels)
         if taught is not None and self._does("feature"):
             states = zip(made.features, taught.features, self.projections, strict=False)
-            loss = loss + self.told.feature_weight * torch.stack([feature_loss(*three) for three in states]).mean()
+            loss = loss + self.settings.feature_weight * torch.stack([feature_loss(*three) for three in states]).mean()
         if taught is not None and made.embedding is not None and taught.embedding is not None:
-            loss = loss + self.told.distance_weight * distance_loss(made.embedding, taught.embedding)
-            loss = loss + self.told.angle_weight * angle_loss(made.embedding, taught.embedding)
+            loss = loss + self.settings.distance_weight * distance_loss(made.embedding, taught.embedding)
+            loss = loss + self.settings.angle_weight * angle_loss(made.embedding, taught.embedding)
         return loss + self._shallow_losses(made, labels) if self.shallow else loss
 
     def _does(self, method: str) -> bool:
-        return method in self.told.methods
+        return method in self.settings.methods
 
     def _taught(self, images: torch.Tensor, view: torch.Tensor | None) -> Outputs | None:
         if self.teacher is None or self.network is None:
@@ -159,7 +161,7 @@ class Lesson:
         if not isinstance(self.network, nn.Module):
             return _each(outputs_of(self.network, seen, asked, self._does("relation")), self._there)
         seen = seen.to(self.device)
-        if self.told.online:
+        if self.settings.online:
             return outputs_of(self.network, seen, asked, self._does("relation"))
         with evaluating(self.network):
             return outputs_of(self.network, seen, asked, self._does("relation"))
@@ -168,28 +170,30 @@ class Lesson:
         return rows.to(self.device)
 
     def _answers(self, made: Outputs, taught: Outputs | None, labels: torch.Tensor) -> torch.Tensor:
-        told = self.told
+        settings = self.settings
         if taught is None:
             return label_loss(made.logits, labels)
-        weight = told.weight if self._does("response") else 0.0
-        if told.online:
-            pair = mutual_losses(made.logits, taught.logits, labels, (weight, told.mutual_weight), told.temperature)
+        weight = settings.weight if self._does("response") else 0.0
+        if settings.online:
+            pair = mutual_losses(
+                made.logits, taught.logits, labels, (weight, settings.mutual_weight), settings.temperature
+            )
             return pair[0] + pair[1]
         if not weight:
             return label_loss(made.logits, labels)
-        return distillation_loss(made.logits, taught.logits, labels, weight, told.temperature)
+        return distillation_loss(made.logits, taught.logits, labels, weight, settings.temperature)
 
     def _shallow_losses(self, made: Outputs, labels: torch.Tensor) -> torch.Tensor:
-        told, states = self.told, made.features[len(self.pairs) :]
+        settings, states = self.settings, made.features[len(self.pairs) :]
         losses = [
             self_loss(
                 head(state),
                 made.logits,
                 (state, states[-1].detach()),
                 labels,
-                weight=told.self_weight,
-                feature_weight=told.self_feature_weight,
-                temperature=told.temperature,
+                weight=settings.self_weight,
+                feature_weight=settings.self_feature_weight,
+                temperature=settings.temperature,
             )
             for head, state in zip(self.heads, states[:-1], strict=True)
         ]
@@ -211,20 +215,20 @@ def _each(outputs: Outputs, change: Callable[[torch.Tensor], torch.Tensor]) -> O
     return Outputs(change(outputs.logits), tuple(map(change, outputs.features)), read)
 
 
-def check_lesson(told: Distillation, teacher: Teacher | None, student: SlicedViT) -> None:
-    """Refuses methods that a teacher or a student cannot serve.
+def check_distillation(settings: Distillation, teacher: Teacher | None, student: SlicedViT) -> None:
+    """Refuses distillation methods that do not suit a teacher or a student.
 
     Raises:
-        ModelError: a method needs a teacher, or one of another kind, or one with the student's classes.
-        PlanError: a block is not there.
+        ModelError: a method needs a teacher, another kind of teacher, or a teacher with the student's classes.
+        PlanError: a block that the settings name does not exist.
     """
     depth = len(student.plan.blocks)
-    if "self" in told.methods:
-        shallow_blocks(told, depth)
+    if "self" in settings.methods:
+        shallow_blocks(settings, depth)
     if teacher is None:
-        if told.needs_teacher:
+        if settings.needs_teacher:
             raise ModelError(
-                f"Distillation by {', '.join(told.methods)} needs a teacher",
+                f"Distillation by {', '.join(settings.methods)} needs a teacher",
                 fix="Name one with --teacher, or take --method self",
             )
         return
@@ -234,16 +238,16 @@ def check_lesson(told: Distillation, teacher: Teacher | None, student: SlicedViT
             expected=student.plan.num_classes,
             got=teacher.num_classes,
         )
-    if told.online and not isinstance(teacher.network, nn.Module):
+    if settings.online and not isinstance(teacher.network, nn.Module):
         raise ModelError(
             f"The teacher {teacher.name} is an exported file, which cannot be trained",
             fix="Leave out --online, or name a timm architecture or a run folder with --teacher",
         )
-    deep = [method for method in told.methods if method in ("feature", "relation")]
+    deep = [method for method in settings.methods if method in ("feature", "relation")]
     if deep and not depth_of(teacher.network):
         raise ModelError(
             f"Distillation by {' and '.join(deep)} needs a teacher's hidden states, and {teacher.name} gives none",
             fix="Take --method response, or name a timm architecture or a run folder with --teacher",
         )
-    if "feature" in told.methods:
-        feature_pairs(told, depth, depth_of(teacher.network))
+    if "feature" in settings.methods:
+        feature_pairs(settings, depth, depth_of(teacher.network))

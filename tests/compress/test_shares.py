@@ -19,7 +19,7 @@ from compress.distill.teachers import Teacher, sliced_teacher
 from compress.distill.views import teacher_views
 from compress.distributed import RankError, Ranks, check_shareable, current_ranks, joined
 from compress.recipe import TrainRecipe
-from compress.train.task import TrainTask, check_task, packed, unpacked
+from compress.train.task import TrainTask, check_task, pack_task, unpack_task
 from runtime import ModelError
 from tests.compress.tiny import ARCHITECTURES, SPEC, TINY_PLAN, timm_model, tiny_vit, toy_data
 
@@ -109,7 +109,7 @@ def test_a_task_is_the_same_after_it_was_sent() -> None:
     teacher = sliced_teacher(tiny_vit(replace(TINY_PLAN, act="quick_gelu"), seed=4), SPEC)
     for before in (task(), task(teacher)):
         # what goes between processes is pickled, and no function of a network can be
-        there = unpacked(*sent(packed(before)), CPU)
+        there = unpack_task(*sent(pack_task(before)), CPU)
         assert there.recipe == before.recipe
         assert same(there.model, before.model)
         assert (there.teacher is None) == (before.teacher is None)
@@ -141,11 +141,11 @@ def test_a_process_started_alone_is_alone(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_processes_that_have_parted_train_no_more() -> None:
     ranks = Ranks(0, 2, broken=True)
-    with pytest.raises(RankError, match="have parted already"), ranks.together(print, toy_data()):
+    with pytest.raises(RankError, match="have lost each other already"), ranks.together(print, toy_data()):
         pass
 
 
 def test_whole_is_what_it_was_given_where_there_is_but_one() -> None:
     rows = torch.randn(4, 3)
-    assert Ranks().whole(rows, 4) is rows
-    assert Ranks().agreed(0.1, 1 / 3) == (0.1, 1 / 3)
+    assert Ranks().gather(rows, 4) is rows
+    assert Ranks().broadcast_floats(0.1, 1 / 3) == (0.1, 1 / 3)

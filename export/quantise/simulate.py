@@ -1,4 +1,4 @@
-"""Computes a graph of integers in torch with the rounding its file will have, to correct, rank and train it."""
+"""Simulates a graph of integers in torch with the rounding of its file, and corrects its biases."""
 
 from __future__ import annotations
 
@@ -12,29 +12,36 @@ import torch
 from export.graph.execute import run_graph
 from export.graph.ir import LINEAR, Graph, QParams
 
-from .calibrate import Stats
+from .calibrate import TensorStats
 
 
-def rounded(value: torch.Tensor, grid: QParams) -> torch.Tensor:
-    """Returns ``value`` on the grid; its gradient is that of the identity inside the range, and zero outside.
+def fake_quantise(value: torch.Tensor, qparams: QParams) -> torch.Tensor:
+    """Returns ``value`` rounded to the integers of ``qparams`` and back to float.
+
+    The gradient is that of the identity inside the range, and zero outside.
 
     Ref: straight-through estimator, Bengio et al. 2013, arXiv 1308.3432.
     """
-    low, high = grid.limits
-    scale = torch.from_numpy(np.asarray(grid.spread(value.ndim))).to(value.dtype)
-    steps = torch.clamp(value / scale + grid.zero_point, low, high)
-    return (steps + (steps.round() - steps).detach() - grid.zero_point) * scale
+    low, high = qparams.limits
+    scale = torch.from_numpy(np.asarray(qparams.spread(value.ndim))).to(value.dtype)
+    steps = torch.clamp(value / scale + qparams.zero_point, low, high)
+    return (steps + (steps.round() - steps).detach() - qparams.zero_point) * scale
 
 
 def simulate(graph: Graph, images: npt.NDArray[np.float32], batch: int = 16) -> npt.NDArray[np.float32]:
-    """Returns the logits ``(N, classes)`` of a graph with integers, rounded where its file rounds.
+    """Returns the logits ``(N, classes)`` float32 of a graph of integers, rounded where its file rounds.
 
-    What ``dynamic`` operators do to their input is left out: they round it far more finely than anything else is.
+    The rounding of inputs by ``dynamic`` operators is left out: it is far finer than any other.
+
+    Args:
+        graph: from ``quantise``.
+        images: preprocessed images ``(N, H, W, C)`` float32.
+        batch: number of images computed at a time.
     """
     constants = rounded_constants(graph)
 
     def hook(name: str, value: torch.Tensor) -> torch.Tensor:
-        return rounded(value, graph.qparams[name]) if name in graph.qparams else value
+        return fake_quantise(value, graph.qparams[name]) if name in graph.qparams else value
 
     with torch.no_grad():
         parts = [
@@ -45,7 +52,7 @@ def simulate(graph: Graph, images: npt.NDArray[np.float32], batch: int = 16) -> 
 
 
 def rounded_constants(graph: Graph) -> dict[str, torch.Tensor]:
-    """Returns every constant as the file holds it, float32."""
+    """Returns every constant float32, rounded as in the file."""
     values = {}
     for name, value in graph.constants.items():
         grid = graph.qparams.get(name)
@@ -54,15 +61,15 @@ def rounded_constants(graph: Graph) -> dict[str, torch.Tensor]:
     return values
 
 
-def correct_biases(graph: Graph, seen: Mapping[str, Stats], images: npt.NDArray[np.float32]) -> Graph:
-    """Moves every Linear's bias by the mean error that rounding before and in it has made.
+def correct_biases(graph: Graph, seen: Mapping[str, TensorStats], images: npt.NDArray[np.float32]) -> Graph:
+    """Returns ``graph`` with every Linear's bias moved by the mean error that rounding causes in its output.
 
-    Layer after layer in one pass: each sees the corrections of those before it.
+    One pass goes through the layers in order, so that each takes the corrections before it into account.
 
     Args:
-        graph: of integers.
-        seen: the float graph's activations on the same images.
-        images: ``(N, H, W, C)``, all run at once.
+        graph: a graph of integers.
+        seen: statistics of the float graph's activations on the same images.
+        images: preprocessed images ``(N, H, W, C)`` float32; all run at once.
 
     Ref: Nagel et al. 2019, arXiv 1906.04721, section 4.2.
     """
@@ -74,7 +81,7 @@ def correct_biases(graph: Graph, seen: Mapping[str, Stats], images: npt.NDArray[
             error = torch.from_numpy(seen[name].mean).to(value.dtype) - value.mean(dim=tuple(range(value.ndim - 1)))
             value = value + error
             moved[biases[name]] = moved[biases[name]] + error.double().numpy()
-        return rounded(value, graph.qparams[name]) if name in graph.qparams else value
+        return fake_quantise(value, graph.qparams[name]) if name in graph.qparams else value
 
     with torch.no_grad():
         run_graph(graph, torch.from_numpy(images), hook, rounded_constants(graph))

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from pocketvit.cli.console import _Bars
+from pocketvit.progress import ProgressBars
 
 NOTE = (
     "round 2 of at most 15, best -0.2942: top-1 60.0 %, cost 73.6 %, C192→184 heads 36→35 qk 768→760 mlp 9216→9088; "
@@ -13,13 +13,13 @@ NOTE = (
 )
 
 
-def bars(width: int) -> _Bars:
+def bars(width: int) -> ProgressBars:
     """Returns bars on a made-up terminal; nothing is drawn until asked for."""
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=24, soft_wrap=True, highlight=False)
-    return _Bars(console)
+    return ProgressBars(console)
 
 
-def drawn(shown: _Bars) -> list[str]:
+def drawn(shown: ProgressBars) -> list[str]:
     """Returns the lines now on the screen."""
     page = Console(file=io.StringIO(), width=shown.console.width, color_system=None, soft_wrap=True)
     with page.capture() as capture:
@@ -27,7 +27,7 @@ def drawn(shown: _Bars) -> list[str]:
     return [line.rstrip() for line in capture.get().splitlines() if line.strip()]
 
 
-def scrolled(shown: _Bars) -> str:
+def scrolled(shown: ProgressBars) -> str:
     """Returns what was written above the bars."""
     file = shown.console.file
     assert isinstance(file, io.StringIO)

@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from pocketvit.study.work.attempts import begin_attempt
+from pocketvit.study.work.process import SAYS, THEN
 from runtime import PocketVitError
 from runtime.worker.child import end_with_parent
-
-from .attempts import begin_attempt
-from .process import SAYS, THEN
 
 BEAT_S = 2.0
 
@@ -99,18 +98,18 @@ def _keep_time(folder: Path, sleep: Callable[[float], None] = time.sleep) -> Non
 
 
 def _fine_tune(folder: Path) -> None:
-    from pocketvit.cli.console import shown
+    from pocketvit.progress import show_progress
     from pocketvit.study.baselines import train_baseline
 
-    with shown() as progress:
+    with show_progress() as progress:
         train_baseline(folder, progress)
 
 
 def _answer(folder: Path) -> None:
-    from pocketvit.cli.console import shown
+    from pocketvit.progress import show_progress
     from pocketvit.study.answers import answer
 
-    with shown() as progress:
+    with show_progress() as progress:
         answer(folder, progress)
 
 

@@ -1,4 +1,4 @@
-"""Tables that fit a terminal of any width: columns that find no place go into a further table below."""
+"""Tables that fit a terminal of any width: columns without room go into another table below."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rich.text import Text
 from device_bench import format
 
 _FRAME, _RULE = 4, 3
-"""Characters that a table's edges and its first column's take, and every further column's."""
+"""Characters that the edges of a table and its first column take, and those of every other column."""
 
 _LEAST_NAME = 24
 _WORDS = ("precision",)
 
 
-def fitted(
+def wrapped_tables(
     names: Sequence[str],
     columns: Mapping[str, Sequence[str]],
     width: int,
@@ -24,17 +24,17 @@ def fitted(
     title: str | None = None,
     end: Sequence[str] = (),
 ) -> list[Table]:
-    """Returns columns beside the names in as many tables as the width asks for; what has no figure is left out.
+    """Returns as many tables as the width needs, each with the names of the rows; columns without figures are left out.
 
     Args:
-        names: of the rows; only they are ever broken.
+        names: names of the rows, the only texts that are ever broken.
         columns: cells by heading, in their order.
-        width: of the terminal, characters.
-        title: above the first table.
+        width: width of the terminal, characters.
+        title: title of the first table.
         end: rows below which there is a line.
     """
-    told = {heading: cells for heading, cells in columns.items() if any(cell != format.MISSING for cell in cells)}
-    widths = {heading: max(map(len, (heading, *cells))) + _RULE for heading, cells in told.items()}
+    filled = {heading: cells for heading, cells in columns.items() if any(cell != format.MISSING for cell in cells)}
+    widths = {heading: max(map(len, (heading, *cells))) + _RULE for heading, cells in filled.items()}
     name_width = min(max(map(len, names), default=0), max(_LEAST_NAME, 2 * width // 5))
     groups: list[list[str]] = [[]]
     left = width - name_width - _FRAME
@@ -45,7 +45,7 @@ def fitted(
         groups[-1].append(heading)
         left -= own
     return [
-        _table(names, {heading: told[heading] for heading in group}, name_width, "" if index else title, end)
+        _table(names, {heading: filled[heading] for heading in group}, name_width, "" if index else title, end)
         for index, group in enumerate(groups)
     ]
 

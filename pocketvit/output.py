@@ -1,4 +1,4 @@
-"""What commands say: results to stdout, the log and errors to stderr."""
+"""Writes the results of commands to stdout, and their log and errors to stderr."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from runtime import PocketVitWarning, tool_version
 
 
 def fail(text: str, code: int) -> NoReturn:
-    """Says what went wrong and ends the program with exit code ``code``."""
+    """Writes an error to stderr and ends the program with exit code ``code``."""
     try:
         from rich.text import Text
 
         from .console import stderr_console
 
         stderr_console().print(Text.assemble(("error:", "bold red"), " ", text))
-    except (MemoryError, ImportError):  # where there is no memory, rich cannot be loaded either
+    except (MemoryError, ImportError):  # without memory, rich cannot be loaded either
         sys.stderr.write(f"error: {text}\n")
     sys.exit(code)
 
@@ -35,17 +35,17 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def notes_said() -> Iterator[None]:
-    """Says every ``PocketVitWarning`` of the block on stderr once, as a note; of several ranks only the first does."""
-    said: set[str] = set()
+def show_warnings() -> Iterator[None]:
+    """Writes every ``PocketVitWarning`` of the block to stderr once, as a note, on the first of several ranks."""
+    shown: set[str] = set()
     with warnings.catch_warnings():
         others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if not issubclass(category, PocketVitWarning):
                 others(message, category, *where, **more)
-            elif str(message) not in said and os.environ.get("RANK", "0") == "0":
-                said.add(str(message))
+            elif str(message) not in shown and os.environ.get("RANK", "0") == "0":
+                shown.add(str(message))
                 say(f"Note: {message}")
 
         warnings.filterwarnings("always", category=PocketVitWarning)
@@ -62,5 +62,5 @@ def print_json(schema: str, body: dict[str, Any]) -> None:
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         **body,
     }
-    escaped = not (sys.stdout.encoding or "").lower().startswith("utf")  # JSON must not lose what an encoding lacks
+    escaped = not (sys.stdout.encoding or "").lower().startswith("utf")  # JSON must lose no character
     sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=escaped) + "\n")

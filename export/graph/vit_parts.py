@@ -1,0 +1,139 @@
+"""The parts that the graph of a Vision Transformer is built of: norms, residual writes, heads and tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime import ShapePlan
+
+from .ir import Array, Builder
+from .rewrites import Rewrites, Scales
+
+INPUT, OUTPUT = "image", "logits"
+
+
+@dataclass(frozen=True)
+class Normed:
+    """Tokens after a norm, and the affine map that is left to the Linears that read them."""
+
+    name: str
+    weight: Array | None = None
+    bias: Array | None = None
+
+
+class VitParts:
+    """Writes parts of a Vision Transformer into a graph.
+
+    Args:
+        plan: the model's shape.
+        weights: its tensors by name, float64.
+        rewrites: which exact rewrites to make.
+        scales: factors of channels.
+    """
+
+    def __init__(self, plan: ShapePlan, weights: dict[str, Array], rewrites: Rewrites, scales: Scales) -> None:
+        self.plan, self.weights, self.rewrites, self.scales = plan, weights, rewrites, scales
+        self.g = Builder((1, *plan.img_size, plan.in_chans), INPUT)
+        self.batch = () if rewrites.flat else (1,)
+        # without a last norm the head would see what centring takes away
+        self.rms = rewrites.centre and plan.norm != "none"
+        self.stream_scale = scales.stream if self.rms else None
+        assert self.stream_scale is None or (rewrites.fold_norm and rewrites.fold_scale), "scales need folded norms"
+
+    def norm(self, x: str, name: str, fold: bool | None = None) -> Normed:
+        """Adds a LayerNorm of ``x``; its affine is left to the Linears behind it where ``fold`` or the rewrites say."""
+        g, rank = self.g, len(self.g.shapes[x])
+        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        if not self.rms:
+            mean = g.op("mean", [x], f"{name}.mean", axis=(-1,))
+            x = g.op("sub", [x, mean], f"{name}.centred")
+        square = g.op("mul", [x, x], f"{name}.square")
+        if self.stream_scale is None:
+            variance = g.op("mean", [square], f"{name}.variance", axis=(-1,))
+            eps = g.constant("norm_eps", np.full((1,) * rank, self.plan.norm_eps))
+            variance = g.op("add", [variance, eps], f"{name}.variance_eps")
+        else:
+            share = self.stream_scale**2 / len(self.stream_scale)
+            variance = g.linear(square, share[None], np.full(1, self.plan.norm_eps), f"{name}.variance")
+            weight = weight * self.stream_scale
+        x = g.op("mul", [x, g.op("rsqrt", [variance], f"{name}.rsqrt")], f"{name}.normed")
+        if self.rewrites.fold_norm if fold is None else fold:
+            return Normed(x, weight, bias)
+        row = (1,) * (rank - 1) + (-1,)
+        x = g.op("mul", [x, g.constant(f"{name}.weight", weight.reshape(row))], f"{name}.scaled")
+        return Normed(g.op("add", [x, g.constant(f"{name}.bias", bias.reshape(row))], f"{name}.out"))
+
+    def affine(self, x: Normed, name: str, factor: float = 1.0) -> tuple[Array, Array | None]:
+        """Returns weight and bias of the Linear ``name``, with the norm's affine and ``factor`` in them."""
+        weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+        if x.bias is not None:
+            bias = weight @ x.bias + (0 if bias is None else bias)
+        if x.weight is not None:
+            weight = weight * x.weight
+        return weight * factor, None if bias is None else bias * factor
+
+    def write(self, stream: str, x: str, weight: Array, bias: Array | None, index: int, gamma: str, name: str) -> str:
+        """Adds a Linear of ``x`` to the residual stream."""
+        g, scale = self.g, self.weights.get(f"blocks.{index}.{gamma}")
+        if scale is not None and self.rewrites.fold_scale:
+            weight, bias, scale = weight * scale[:, None], None if bias is None else bias * scale, None
+        if scale is None:
+            weight, bias = self.written(weight), None if bias is None else self.written(bias)
+        x = g.linear(x, weight, bias, name)
+        if scale is not None:
+            row = (1,) * (len(g.shapes[x]) - 1) + (-1,)
+            x = g.op("mul", [x, g.constant(f"blocks.{index}.{gamma}", scale.reshape(row))], f"{name}.scaled")
+            if self.rms:
+                mean = g.op("mean", [x], f"{name}.mean", axis=(-1,))
+                x = g.op("sub", [x, mean], f"{name}.centred")
+        return g.op("add", [stream, x], f"{name}.stream")
+
+    def written(self, value: Array, axis: int = 0) -> Array:
+        """Returns a weight or bias that writes into the residual stream, centred and scaled as the rewrites say."""
+        if self.rms:
+            value = value - value.mean(axis=axis, keepdims=True)
+        if self.stream_scale is None:
+            return value
+        shape = [1] * value.ndim
+        shape[axis] = -1
+        return value / self.stream_scale.reshape(shape)
+
+    def heads(self, x: str, count: int, name: str) -> str:
+        """Maps ``(…, N, heads * d)`` to ``(…, heads, N, d)``."""
+        *batch, n, width = self.g.shapes[x]
+        if n == 1 or count == 1:
+            return self.g.op("reshape", [x], f"{name}.heads", shape=(*batch, count, n, width // count))
+        x = self.g.op("reshape", [x], f"{name}.split", shape=(*batch, n, count, width // count))
+        rank = len(batch) + 3
+        return self.g.op("transpose", [x], f"{name}.heads", perm=(*range(rank - 3), rank - 2, rank - 3, rank - 1))
+
+    def joined(self, x: str, name: str) -> str:
+        """Maps ``(…, heads, N, d)`` to ``(…, N, heads * d)``."""
+        *batch, count, n, width = self.g.shapes[x]
+        if n > 1 and count > 1:
+            rank = len(batch) + 3
+            perm = (*range(rank - 3), rank - 2, rank - 3, rank - 1)
+            x = self.g.op("transpose", [x], f"{name}.rows", perm=perm)
+        return self.g.op("reshape", [x], f"{name}.joined", shape=(*batch, n, count * width))
+
+    def pooled(self, x: str, name: str) -> str:
+        """Adds the mean over the tokens that the head reads."""
+        skip = self.plan.num_prefix_tokens if self.plan.pooling == "avg" else 0
+        if skip:
+            count = self.g.shapes[x][-2] - skip
+            x = self.first(x, count, f"{name}.patches", begin=skip)
+        return self.g.op("mean", [x], name, axis=(-2,))
+
+    def first(self, x: str, rows: int, name: str, begin: int = 0) -> str:
+        """Adds a slice of ``rows`` tokens from ``begin``."""
+        *batch, n, width = self.g.shapes[x]
+        if rows == n:
+            return x
+        start, size = (*(0 for _ in batch), begin, 0), (*batch, rows, width)
+        return self.g.op("slice", [x], name, begin=start, size=size)
+
+    def tokens(self, name: str, value: Array) -> str:
+        """Adds a constant in the shape of tokens."""
+        return self.g.constant(name, value.reshape((*self.batch, *value.shape)))

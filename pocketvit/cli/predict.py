@@ -1,0 +1,44 @@
+"""The command ``predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pocketvit.output import print_json, say
+
+from .common import Json, Threads, flag
+
+
+def predict(
+    artifact: Annotated[Path, Parameter(help="A .tflite, .onnx or .pt2 file with its manifest.")],
+    images: Annotated[list[Path], Parameter(help="Pictures, or folders of pictures.")],
+    /,
+    *,
+    plot: Annotated[
+        Path | None, Parameter(help="Draw the pictures with their predictions into this file (.png).")
+    ] = None,
+    label: Annotated[
+        str | None, Parameter(help="The true class; by default the name of a picture's folder, if it is a class.")
+    ] = None,
+    skip_bad: Annotated[bool, flag("Leave out pictures that cannot be read.")] = False,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Classify pictures, with confidence, and with the loss where the true class is known."""
+    from pocketvit.console import stdout_console
+    from pocketvit.jobs import predicting
+
+    outcome = predicting.predict(artifact, images, label=label, threads=threads, skip_bad=skip_bad)
+    for path, reason in outcome.skipped:
+        say(f"Left out {path}: {reason}")
+    if plot is not None:
+        predicting.draw(outcome, plot)
+    if as_json:
+        skipped = [{"image": str(path), "reason": reason} for path, reason in outcome.skipped]
+        body = {"artifact": artifact.name, "predictions": outcome.as_json(), "skipped": skipped}
+        print_json("pocketvit.predictions", body)
+    else:
+        stdout_console().print(outcome.table())
