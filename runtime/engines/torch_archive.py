@@ -3,8 +3,8 @@
 ``torch.export.load`` runs code from a hostile archive: it unpickles sample inputs, constants and marked weights with
 ``weights_only=False``, evaluates every symbolic size with ``sympy.sympify``, compiles guards and names into Python, and
 finds operators by their path from ``torch``. Therefore our files hold nothing to unpickle. Every file is checked
-against the short list of what PocketViT writes, and torch reads an archive that is packed again from the checked parts.
-torch itself promises no such safety.
+against the short list of what PocketViT writes, and torch reads an archive that is packed again from the checked
+parts. torch itself promises no such safety.
 """
 
 from __future__ import annotations
