@@ -90,7 +90,8 @@ def choices() -> str:
     lines = [
         "# Methods, formats and targets",
         "",
-        "This page lists what the options take by name. [Contributing](../contributing.md#adding-something-one-new-file-and-one-line) "
+        "This page lists what the options take by name. "
+        "[Contributing](../contributing.md#adding-something-one-new-file-and-one-line) "
         "says how to add to each, in this repository or in a file of your own.",
     ]
     for title, address in REGISTRIES.items():

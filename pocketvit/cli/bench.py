@@ -23,15 +23,14 @@ if TYPE_CHECKING:
 
 
 def bench(
-    files: Annotated[
-        list[Path],
+    *files: Annotated[
+        Path,
         Parameter(
+            required=True,
             help=".tflite, .onnx and .pt2 files; they are timed in turns. "
-            f"Metrics, each where the target and the options allow it: {', '.join(METRICS)}."
+            f"Metrics, each where the target and the options allow it: {', '.join(METRICS)}.",
         ),
     ],
-    /,
-    *,
     target: Annotated[
         list[str] | None,
         Parameter(
