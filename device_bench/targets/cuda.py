@@ -30,8 +30,8 @@ from device_bench.documents.measurement import Measurement, Sampling
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult, FileResult
 from device_bench.machine.state import MachineState, machine_state
-from device_bench.metrics.inputs import input_shape, random_input
-from device_bench.metrics.measure import measure_interleaved
+from device_bench.timing.inputs import input_shape, random_input
+from device_bench.timing.measure import measure_interleaved
 from runtime import (
     Artifact,
     Device,

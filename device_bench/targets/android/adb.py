@@ -15,12 +15,12 @@ from device_bench.documents.figures import Failure
 from device_bench.documents.request import BenchRequest, check_files
 from device_bench.documents.results import BenchResult
 from device_bench.machine.state import MachineState
-from device_bench.metrics.steadiness import machine_notes
 from device_bench.targets.base import Backend, Device, Target
 from device_bench.targets.finding import Finding
 from device_bench.targets.link import Link
 from device_bench.targets.remote.bench import bench_over_link, findings_of
 from device_bench.targets.remote.connection import Survey, run_on_device
+from device_bench.timing.steadiness import machine_notes
 from runtime import PocketVitError, Progress, UnsupportedTargetError, sha256_of, silent, tool_version
 
 from .client import Adb, Runner, SystemRunner, connect, explain_for, find_adb

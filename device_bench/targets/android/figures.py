@@ -13,7 +13,7 @@ from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import FileResult
 from device_bench.energy.measure import UPDATES, WINDOW_S, measure_energy
 from device_bench.energy.source import NoSource, PolledPower, SourceError
-from device_bench.metrics.steadiness import series_notes
+from device_bench.timing.steadiness import series_notes
 from runtime import Artifact, ArtifactError, PocketVitError, manifest_path, read_artifact, sha256_of
 from runtime.formats import TFLITE
 

@@ -13,8 +13,8 @@ from statistics import median
 from device_bench.clock import Clock
 from device_bench.documents.figures import MemoryUse
 from device_bench.documents.measurement import Measurement, Sampling
-from device_bench.metrics.measure import STEADY
 from device_bench.targets.base import Backend
+from device_bench.timing.measure import STEADY
 from runtime import MeasurementError, Progress, UnsupportedTargetError, silent
 
 from .benchmark_model import RUNS, BenchmarkRun, Options, command, parse, reason
