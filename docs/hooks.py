@@ -245,3 +245,15 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
             line = INTERVAL.sub(lambda match: match[0].replace(" ", "\u00a0"), line)
         lines.append(line)
     return "\n".join(lines)
+
+
+def on_post_page(output: str, page: Page, **_: object) -> str:
+    """Refuses a page that loads a script, style or picture from the network.
+
+    Raises:
+        PluginError: the page loads one.
+    """
+    found = re.search(r"<(?:script|img)[^>]*src=\"https?:[^>]*>|<link[^>]*stylesheet[^>]*https?:[^>]*>", output)
+    if found:
+        raise PluginError(f"{page.file.src_uri} loads something from the network: {found[0]}")
+    return output
