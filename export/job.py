@@ -149,7 +149,7 @@ class ExportJob:
 
     def file(self, kind: ExportKind) -> Path:
         """Returns the path of the file of ``kind``."""
-        return self.folder / f"{self.name}.{kind.suffix}"
+        return self.folder / f"{self.name}{kind.suffix}"
 
     def options(self, kind: ExportKind) -> dict[str, Any]:
         """Returns the settings that a file of ``kind`` is written with."""

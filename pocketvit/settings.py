@@ -248,7 +248,7 @@ class RunSettings:
         return f"{source}-{self.model or 'vit'}"
 
     @property
-    def of_search(self) -> Any:
+    def search_settings(self) -> Any:
         """The settings of the chosen search method; None where it has none."""
         method = METHODS[self.search]
         return getattr(self, method.group) if method.group else self.method_settings.get(self.search)

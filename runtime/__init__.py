@@ -46,7 +46,7 @@ from .errors import (
 )
 from .fields import check_fields, check_is
 from .files import atomic_path, dumps, sha256_of, storage_errors, write_bytes
-from .latency import LATENCY_DOCUMENT, Check, Grid, LatencyPrecision, LatencyTable, check_fits, latency_of
+from .latency import LATENCY_DOCUMENT, LatencyCheck, LatencyPrecision, LatencyTable, WidthGrid, check_fits, latency_of
 from .metrics import METRICS_DOCUMENT, EpochRecord, ModelMetrics
 from .plan import MULTIPLE, PLAN_DOCUMENT, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan
 from .progress import Progress, if_long, message, silent
@@ -65,7 +65,7 @@ __all__ = [
     "ArtifactError",
     "BlockPlan",
     "Calibration",
-    "Check",
+    "LatencyCheck",
     "DataError",
     "Device",
     "DeviceEngine",
@@ -74,7 +74,7 @@ __all__ = [
     "EngineName",
     "Event",
     "EpochRecord",
-    "Grid",
+    "WidthGrid",
     "LatencyPrecision",
     "LatencyTable",
     "MeasurementError",

@@ -1,4 +1,4 @@
-"""Pictures and what the model says of them on one sheet, drawn with Pillow alone."""
+"""A sheet of pictures with their predictions, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def contact_sheet(
 ) -> Image.Image:
     """Draws a grid of pictures, each over its predicted class and confidence.
 
-    Where the true class is known, a tick or cross, that class and the loss in nats stand there too.
+    Where the true class is known, the sheet shows it with a tick or cross and the loss in nats.
 
     Args:
         images: paths, Pillow images, or uint8 pixels, as ``Session.predict`` reads them.

@@ -1,16 +1,16 @@
-"""The one tree of errors every room raises: what happened, what was expected, what was got, what to do."""
+"""The errors of all rooms, each with the fault, the expected and the given value, and a fix."""
 
 from __future__ import annotations
 
 
 class PocketVitError(Exception):
-    """A mistake the user can mend, said in one paragraph.
+    """A fault that the user can fix, described in one paragraph.
 
     Args:
-        what: what is wrong, naming the thing.
-        expected: what would have been right.
-        got: what was found instead.
-        fix: what to do about it.
+        what: the fault, with the name of the thing.
+        expected: the right value.
+        got: the given value.
+        fix: the action that helps.
     """
 
     exit_code = 2
@@ -27,7 +27,7 @@ class PocketVitError(Exception):
 
 
 class PocketVitWarning(UserWarning):
-    """Something a person should know, though the work goes on; the command line says it on stderr as a note."""
+    """A warning that does not stop the work; the command line shows it on stderr."""
 
 
 class PlanError(PocketVitError, ValueError):

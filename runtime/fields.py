@@ -1,4 +1,4 @@
-"""Checks the fields of a settings dataclass against their annotations, and brings what fits to the annotated type."""
+"""Checks the fields of a settings dataclass against their annotations, and converts values that fit."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class _UnfitError(Exception):
 
 
 def check_fields(instance: Any) -> None:
-    """Checks every field of a frozen dataclass as it is made; to be called first in ``__post_init__``.
+    """Checks every field of a frozen dataclass; to be called first in ``__post_init__``.
 
-    A value that says the same in another type is brought to the annotated one: a path where a text is wanted or the
-    other way round, a list where a tuple is, a number of numpy's, a whole number where any number will do.
+    A value that means the same in another type is converted: a path to a text or a text to a path, a list to a tuple, a
+    number of numpy to one of Python, a whole number to a float.
 
     Args:
         instance: a dataclass whose fields are annotated with str, int, float, bool, Path, None, Literal, unions of
@@ -68,7 +68,7 @@ def check_fields(instance: Any) -> None:
 
 
 def check_is(value: object, kind: type[Any]) -> None:
-    """Refuses a value that is not of ``kind``, such as a dict in place of settings.
+    """Checks that a value is of ``kind``, and not a dict in place of settings, for example.
 
     Raises:
         PlanError: it is of another type.
@@ -110,7 +110,7 @@ def _fitting(kind: Any, value: Any) -> Any:
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any) -> Any:
-    """Returns ``value`` as the kind that it is of, else as the first that it can be brought to."""
+    """Returns ``value`` as its own kind, else as the first kind that it can be converted to."""
     if type(value) in kinds and not isinstance(value, float):
         return value
     expected = []

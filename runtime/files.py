@@ -23,7 +23,7 @@ _REFUSED = {
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turns the system's refusal to write below ``path`` into a ``StorageError`` that says the cure.
+    """Turns an ``OSError`` while writing below ``path`` into a ``StorageError`` with a fix.
 
     Raises:
         StorageError: no space, quota or permission, a file where a folder should be, a name too long, or
@@ -49,7 +49,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path`` and renames it into place when the block succeeds.
+    """Yields a temporary path in the folder of ``path``, and renames it to ``path`` when the block succeeds.
 
     The content is synced to disk before the rename, so a reader sees the old file or the whole new
     one. When the block raises, the temporary file is removed and ``path`` is untouched.

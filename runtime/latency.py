@@ -1,4 +1,4 @@
-"""A latency table: what every width costs in time on one target, and from it the latency of any plan."""
+"""A latency table: the time of every width on one target, and the latency of any plan from it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LatencyPrecision = Literal["fp32", "int8"]
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A quantity known at the crossings of some widths, and linear between them.
+class WidthGrid:
+    """A quantity given at all combinations of some widths, and interpolated linearly between them.
 
     Attributes:
         axes: widths along each axis, ascending.
-        ns: the quantity at every crossing, nanoseconds, the last axis running fastest.
+        ns: the quantity at every combination, ns; the last axis varies fastest.
 
     Raises:
         ArtifactError: an axis is not ascending, or there are more or fewer values than crossings.
@@ -54,7 +54,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Check:
+class LatencyCheck:
     """A whole model that was predicted and then measured.
 
     Attributes:
@@ -114,14 +114,14 @@ class LatencyTable:
     threads: int
     precision: LatencyPrecision
     baseline: ShapePlan
-    first: Grid
-    further: Grid
-    mlp: Grid
-    qk: Grid
-    v: Grid
+    first: WidthGrid
+    further: WidthGrid
+    mlp: WidthGrid
+    qk: WidthGrid
+    v: WidthGrid
     factors: tuple[float, float, float, float]
     offset_ns: int
-    checks: tuple[Check, ...]
+    checks: tuple[LatencyCheck, ...]
     last_share: float = 1.0
     notes: tuple[str, ...] = ()
 
@@ -188,7 +188,7 @@ def check_fits(table: LatencyTable, plan: ShapePlan) -> None:
 
 def _refuse_without_last_share(table: dict[str, Any], version: int) -> dict[str, Any]:
     if "last_share" not in table:  # it cannot be made up for a table of version 1
-        raise ArtifactError("It was measured by an older PocketViT", fix="Measure anew with: pocketvit profile")
+        raise ArtifactError("It was measured by an older PocketViT", fix="Measure it again with: pocketvit profile")
     return table
 
 

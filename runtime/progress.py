@@ -1,4 +1,4 @@
-"""How long work tells its caller where it is, without knowing who listens."""
+"""The callback by which long work reports its progress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Progress(Protocol):
     """Receives the state of a long step; called often, so it must be cheap."""
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Says that ``done`` of ``total`` units of ``stage`` are finished; of 0 units, ``note`` is a line to keep."""
+        """Reports ``done`` of ``total`` units of ``stage`` as finished; if ``total`` is 0, ``note`` is a message."""
 
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
@@ -19,22 +19,22 @@ def silent(stage: str, done: int, total: int, note: str = "") -> None:
 
 
 def message(progress: Progress, stage: str, text: str) -> None:
-    """Tells a listener something to show once and keep, such as a warning."""
+    """Reports a message to show once and keep, such as a warning."""
     progress(stage, 0, 0, text)
 
 
 def if_long(progress: Progress, after_s: float = 2.0, clock: Callable[[], float] = time.monotonic) -> Progress:
-    """Returns a callback that passes on what it is told only of work that takes longer than ``after_s`` seconds.
+    """Returns a callback that reports only work that takes longer than ``after_s`` seconds.
 
-    For steps that come again and again and are over at once in most runs.
+    It is for frequent steps that are short in most runs.
     """
     began = clock()
-    speaks = False
+    is_long = False
 
-    def told(stage: str, done: int, total: int, note: str = "") -> None:
-        nonlocal speaks
-        speaks = speaks or (done < total and clock() - began > after_s)
-        if speaks:
+    def report(stage: str, done: int, total: int, note: str = "") -> None:
+        nonlocal is_long
+        is_long = is_long or (done < total and clock() - began > after_s)
+        if is_long:
             progress(stage, done, total, note)
 
-    return told
+    return report

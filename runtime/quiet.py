@@ -1,4 +1,4 @@
-"""Keeps the chatter of engines and converters off the terminal, and shows its end when they fail."""
+"""Keeps the output of engines and converters off the terminal, and adds its end to their errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TAIL = 1500
 def quiet() -> Iterator[None]:
     """Sends everything written to stdout and stderr, by Python or by native code, to a scratch file.
 
-    When the block raises, the end of what was written is added to the exception as a note.
+    When the block raises, the end of the output is added to the exception as a note.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -25,7 +25,7 @@ def quiet() -> Iterator[None]:
         try:
             for fd, _ in saved:
                 os.dup2(scratch.fileno(), fd)
-            # notebooks and test runners put objects of their own in place of the two streams
+            # notebooks and test runners replace the two streams by other objects
             with warnings.catch_warnings(), contextlib.redirect_stdout(scratch), contextlib.redirect_stderr(scratch):
                 warnings.simplefilter("ignore")
                 yield

@@ -1,4 +1,4 @@
-"""Registries: named things of one kind, such as engines or targets, that a file of its own can add to."""
+"""Registries of named things, such as engines or targets, to which a plug-in file can add."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 PLUGINS = "POCKETVIT_PLUGINS"
 """Environment variable with modules to import before a registry is read, separated by commas.
 
-Processes that PocketViT starts inherit it, so that what a module registers is known there too.
+Processes that PocketViT starts inherit it, so that they know the registered things too.
 """
 
 _loaded: set[str] = set()
@@ -27,7 +27,7 @@ class Registry(Mapping[str, T], Generic[T]):
     names costs no import.
 
     Args:
-        what: one of them in a few words, such as ``"search method"``, for error texts.
+        what: name of one such thing, such as ``"search method"``, for error texts.
         builtin: name to ``"module:attribute"``.
         error: raised for a name that is not there.
     """

@@ -1,4 +1,4 @@
-"""Random changes to training pictures: the published ones, drawn from a generator of each picture's own."""
+"""Random changes to training pictures, drawn from one random generator per picture."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to a training picture; the defaults are the published ones.
+    """Settings of the random changes to a training picture; the defaults are those of the published method.
 
     Attributes:
-        crop_area: smallest and largest share of the picture's area that a random crop keeps.
+        crop_area: smallest and largest share of the picture's area that a random crop keeps, 0..1.
         mirror: probability of a horizontal flip.
         jitter: largest relative change of brightness, contrast and saturation.
     """
@@ -35,7 +35,7 @@ class Augmentation:
 
 
 def augmentation_for(data: Dataset) -> Augmentation:
-    """Returns the published augmentation, without mirroring where it would change the class."""
+    """Returns the default augmentation, without mirroring where a mirrored picture may be of another class."""
     return Augmentation() if data.mirror else Augmentation(mirror=0.0)
 
 
@@ -44,13 +44,13 @@ def augment(
 ) -> npt.NDArray[np.uint8]:
     """Returns a randomly cropped, resized, flipped and coloured picture, ``(H, W, C)`` uint8.
 
-    The distributions are those of torchvision's RandomResizedCrop, RandomHorizontalFlip and ColorJitter. They are
-    drawn here because torchvision draws from torch's global generator alone, which threads would share.
+    The distributions are those of torchvision's RandomResizedCrop, RandomHorizontalFlip and ColorJitter. This module
+    draws them itself, since torchvision uses torch's global generator, which threads would share.
 
     Args:
         image: the picture.
         spec: the model's input.
-        changes: how much may change.
+        changes: limits of the changes.
         generator: source of all randomness.
     """
     image = to_channels(image, spec.channels)
@@ -71,7 +71,7 @@ def augment(
 def _crop(
     height: int, width: int, area: tuple[float, float], generator: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Draws (top, left, height, width) of a crop; the centre where no drawn shape fits."""
+    """Draws (top, left, height, width) of a crop; returns the centre where no drawn shape fits."""
     for _ in range(_TRIES):
         pixels = height * width * generator.uniform(*area)
         ratio = math.exp(generator.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))

@@ -1,4 +1,4 @@
-"""Pictures to batches of tensors: augmented for training, plain for evaluation, the same on every run."""
+"""Batches of tensors from pictures: augmented for training, plain for evaluation, equal in every run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _AHEAD = 2
 def plain_batches(
     data: Dataset, indices: npt.NDArray[np.int64], spec: Preprocessing, batch_size: int = 64
 ) -> Iterator[Batch]:
-    """Yields (images ``(B, C, H, W)`` float32, labels ``(B,)``) in order, preprocessed as on the device."""
+    """Yields images ``(B, C, H, W)`` float32 with labels ``(B,)`` in order, preprocessed as on the device."""
 
     def plain(index: int) -> Picture:
         return preprocess(data.images[index], spec)
@@ -46,22 +46,22 @@ def training_batches(
     skip: int = 0,
     ranks: Ranks = ALONE,
 ) -> Iterator[Batch]:
-    """Yields augmented batches of one epoch, shuffled by seed and epoch.
+    """Yields the augmented batches of one epoch, shuffled by seed and epoch.
 
-    Of several processes each is given the pictures of its share ``(share, C, H, W)`` and the labels ``(B,)`` of the
-    whole batch; order and augmentation are those of a single one. A rank whose share is empty is given the batch's
-    first picture, for there are networks that cannot do without any.
+    In a training of several processes, each gets the pictures of its share ``(share, C, H, W)`` and the labels
+    ``(B,)`` of the whole batch; order and augmentation do not depend on the number of processes. A rank with an empty
+    share gets the batch's first picture, since some networks cannot run on an empty batch.
 
     Args:
         data: the dataset.
-        indices: which pictures.
+        indices: indices of the pictures.
         spec: the model's input.
         augmentation: random changes to the pictures.
-        batch_size: pictures per batch; the last may be smaller.
+        batch_size: pictures per batch; the last batch may be smaller.
         seed: seed of order and augmentation.
-        epoch: counted from 0; each has its own order and augmentation.
-        skip: leave out this many batches at the start, to continue an interrupted epoch.
-        ranks: who trains.
+        epoch: epoch number from 0; every epoch has another order and augmentation.
+        skip: leave out this many batches at the start, to resume an interrupted epoch.
+        ranks: the processes that train together.
     """
     order = np.random.default_rng([seed, epoch]).permutation(indices)[skip * batch_size :]
 
@@ -81,7 +81,7 @@ def augmented_pixels(
     seed: int,
     epoch: int,
 ) -> npt.NDArray[np.uint8]:
-    """Returns augmented pictures ``(N, H, W, C)`` uint8, in the order of ``indices``; random as in training."""
+    """Returns augmented pictures ``(N, H, W, C)`` uint8 in the order of ``indices``, changed as in training."""
     pixels = np.empty((len(indices), spec.height, spec.width, spec.channels), np.uint8)
     for position, index in enumerate(indices):
         generator = np.random.default_rng([seed, epoch, int(index)])
@@ -92,10 +92,9 @@ def augmented_pixels(
 def _batches(
     data: Dataset, indices: npt.NDArray[np.int64], get: Callable[[int], Picture], size: int, ranks: Ranks
 ) -> Iterator[Batch]:
-    """Yields in order a rank's pictures of each batch and all its labels; threads decode files two batches ahead.
+    """Yields a rank's pictures and all labels of each batch in order; threads decode files two batches ahead.
 
-    Threads and not processes: decoding leaves Python's lock, and a process forked beside the converters' threads
-    may never wake.
+    Threads are enough, since decoding releases Python's lock; processes forked while converters run threads may hang.
     """
     batches = [indices[start : start + size] for start in range(0, len(indices), size)]
     shares = [_share(batch, ranks) for batch in batches]
@@ -126,5 +125,5 @@ def _stack(data: Dataset, indices: npt.NDArray[np.int64], pictures: list[Picture
 
 
 def _workers(data: Dataset) -> int:
-    """Returns how many threads decode pictures; none where they are in memory."""
+    """Returns the number of threads that decode pictures; 0 for pictures in memory."""
     return min(4, os.cpu_count() or 1) if data.from_files else 0

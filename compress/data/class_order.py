@@ -17,11 +17,11 @@ from runtime import DataError
 from .dataset import Dataset
 
 ORDERS = ("text", "natural")
-"""``text`` compares names character by character, as torchvision does; ``natural`` numbers by value, as timm does."""
+"""``text`` compares names by character, as torchvision does; ``natural`` compares numbers by value, as timm does."""
 
 
 def natural_key(name: str) -> tuple[list[int | str], str]:
-    """Returns what timm's reader of image folders sorts class names by; equal ones go by their text.
+    """Returns the sort key of class names in timm's reader of image folders; equal names are sorted as text.
 
     >>> sorted(["10", "2", "b1", "A2"], key=natural_key)
     ['2', '10', 'A2', 'b1']
@@ -36,9 +36,9 @@ def sorted_names(names: Sequence[str], order: str) -> tuple[str, ...]:
 
 
 def reordered(data: Dataset, names: Sequence[str]) -> Dataset:
-    """Returns ``data`` with its classes in the order of ``names``, which are the same; the splits stay.
+    """Returns ``data`` with its classes in the order of ``names``, which must be the same classes.
 
-    Labels of -1, of pictures that nobody has labelled, stay as well.
+    The splits and the labels of unlabelled pictures (-1) do not change.
     """
     if tuple(names) == data.class_names:
         return data
@@ -48,16 +48,16 @@ def reordered(data: Dataset, names: Sequence[str]) -> Dataset:
 
 
 def check_same_classes(names: Sequence[str], data: Sequence[str], what: str, fix: str) -> None:
-    """Checks that ``names`` are the classes of the data, in whatever order.
+    """Checks that ``names`` are the classes of the data in any order.
 
     Args:
-        names: of ``what``.
-        data: data of the data.
-        what: where the names stand, for the error text.
-        fix: what to do, for the error text.
+        names: class names to check.
+        data: class names of the data.
+        what: owner of ``names``, for the error text.
+        fix: advice for the error text.
 
     Raises:
-        DataError: a class is missing, too many, or named twice.
+        DataError: a class is missing, unknown, or named twice.
     """
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
@@ -75,12 +75,12 @@ def as_checkpoint_knows(data: Dataset, known: Sequence[str], asked: bool) -> Dat
     """Returns ``data`` with its classes in the order of a checkpoint's outputs.
 
     Args:
-        data: in the order that was asked for, or else in that of text.
-        known: the checkpoint's classes.
-        asked: whether an order was asked for.
+        data: the data, in the requested order or in text order.
+        known: class names of the checkpoint, in the order of its outputs.
+        asked: whether the user requested an order.
 
     Raises:
-        DataError: the checkpoint knows other classes, or another order was asked for.
+        DataError: the checkpoint has other classes, or the user requested another order.
     """
     fix = "Choose the data it was trained on, or give --reset-head to train a new classifier"
     check_same_classes(known, data.class_names, "The checkpoint", fix)
@@ -89,7 +89,7 @@ def as_checkpoint_knows(data: Dataset, known: Sequence[str], asked: bool) -> Dat
     if asked and differ:
         place, own, other = differ[0]
         raise DataError(
-            "The checkpoint says in which order it knows the classes, and another one was asked for",
+            "The checkpoint names its classes in another order than the requested one",
             expected=f"class {place} to be {other}",
             got=own,
             fix="Leave out --class-order and --class-map",
@@ -100,11 +100,11 @@ def as_checkpoint_knows(data: Dataset, known: Sequence[str], asked: bool) -> Dat
 def read_class_map(path: Path) -> tuple[str, ...]:
     """Reads the order of classes from a file.
 
-    ``.txt`` has one name a line, as timm's class maps. ``.json`` is a list of names, an object of name to index, or
-    one of index to name, or to a list that begins with the name.
+    A ``.txt`` file has one name a line, as timm's class maps. A ``.json`` file is a list of names, an object from name
+    to index, or an object from index to name or to a list that begins with the name.
 
     Raises:
-        DataError: the file is missing, is of another kind, or its indices are not 0 to N - 1, each once.
+        DataError: the file is missing or of another kind, or its indices are not 0 to N - 1, each once.
     """
     if path.suffix.lower() not in (".txt", ".json"):
         raise DataError(

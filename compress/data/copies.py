@@ -1,4 +1,4 @@
-"""Pictures that are there twice: the same bytes in training and test, or under two labels."""
+"""Finds duplicate picture files: in training and test data, or under two labels."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _PEEK = 4096
 
 
 def copy_warnings(data: Dataset, progress: Progress = silent) -> tuple[str, ...]:
-    """Returns what must be known of pictures with the very same bytes: leaks between splits, and two labels.
+    """Returns warnings about files with equal bytes: leaks between splits, and two labels for one picture.
 
-    Only files of the same size are looked into, and all of a file is read only where its end is that of another.
+    Only files of equal sizes are opened, and a whole file is read only where its end equals that of another.
 
     Args:
-        data: split; of pictures in memory nothing is said.
-        progress: called for the files looked into.
+        data: the dataset with its splits; pictures in memory are not compared.
+        progress: called for every file that is opened.
     """
     if not isinstance(data.images, FileImages) or not data.images.sizes:
         return ()
@@ -51,14 +51,14 @@ def copy_warnings(data: Dataset, progress: Progress = silent) -> tuple[str, ...]
         one = torn[0][0]
         other = next(index for index in torn[0] if labels[index] != labels[one])
         notes.append(
-            f"{len(torn):,} images are there under more than one class, byte for byte "
+            f"{len(torn):,} images are in more than one class, byte for byte "
             f"(such as {names[one]} and {names[other]}): one of the labels is wrong."
         )
     return tuple(notes)
 
 
 def _groups(paths: Sequence[Path], sizes: Sequence[int], progress: Progress) -> list[list[int]]:
-    """Returns the indices of files with the same bytes, two or more each."""
+    """Returns groups of two or more indices of files with equal bytes."""
     candidates = _alike(range(len(paths)), [str(size) for size in sizes])
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         for read in (_end_of, _digest_of):

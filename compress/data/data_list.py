@@ -1,4 +1,4 @@
-"""Which pictures a dataset has: a list that tells whether it is still the one a run began with."""
+"""Lists the pictures of a dataset, to tell whether it still is the one that a run began with."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class DataList:
-    """The pictures of a dataset, and how they are split.
+    """The pictures and splits of a dataset.
 
     Attributes:
-        data: the dataset's name, as given to ``--data``.
-        class_names: in the order of the labels.
-        names: names of the picture files, from the dataset's folder on; empty of pictures in memory.
+        data: name of the dataset, as given to ``--data``.
+        class_names: class names in the order of the labels.
+        names: names of the picture files, relative to the dataset's folder; empty for pictures in memory.
         sizes: sizes of these files, bytes.
-        labels: labels of these files, as indices into ``class_names``; -1 where there is none.
-        content_sha256: content sha256 of all pictures in memory and their labels; null of files.
-        train: how many images are trained on.
-        held_out: how many are held out.
-        test: how many are tested on.
+        labels: labels of these files, as indices into ``class_names``; -1 for pictures without a label.
+        content_sha256: SHA-256 of all pictures in memory and their labels; null for files.
+        train: number of training images.
+        held_out: number of held-out images.
+        test: number of test images.
         splits_sha256: SHA-256 of the indices of the three splits.
-        sha256: SHA-256 of the names, sizes and classes, or of the content.
+        sha256: SHA-256 of the names, sizes and classes of files, or of the content of pictures in memory.
 
     Raises:
-        ArtifactError: there are not as many names as sizes and labels.
+        ArtifactError: the numbers of names, sizes and labels differ.
     """
 
     data: str
@@ -60,7 +60,7 @@ DATA_DOCUMENT = Document("pocketvit.data", 1, DataList)
 
 
 def list_data(data: Dataset) -> DataList:
-    """Returns the list of a dataset. Files are known by name, size and class; their content is not read."""
+    """Returns the list of a dataset. Files are identified by name, size and class; their content is not read."""
     classes = [*data.class_names, ""]
     if isinstance(data.images, FileImages) and data.images.names:
         names, sizes = tuple(_shown(name) for name in data.images.names), data.images.sizes
@@ -90,23 +90,23 @@ def list_data(data: Dataset) -> DataList:
 
 
 def data_digest(data: Dataset) -> str:
-    """Returns what any other pictures, labels or order of classes would change, and another folder would not."""
+    """Returns a digest of the pictures, labels and order of classes, which does not depend on the folder."""
     text = f"{list_data(data).sha256} {'/'.join(data.class_names)}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def differences(before: DataList, now: DataList) -> tuple[str, ...]:
-    """Returns in which ways two lists differ, a phrase each; empty where a run can go on with the other."""
-    told = []
+    """Returns the differences of two lists, a phrase each; empty where a run can be resumed with the other list."""
+    changes = []
     if before.class_names != now.class_names:
-        told.append(_classes(before.class_names, now.class_names))
+        changes.append(_classes(before.class_names, now.class_names))
     if before.sha256 != now.sha256:
-        told += _files(before, now) or ["the pictures or their labels are others"]
-    if not told and before.splits_sha256 != now.splits_sha256:
-        told.append(
+        changes += _files(before, now) or ["the pictures or their labels are others"]
+    if not changes and before.splits_sha256 != now.splits_sha256:
+        changes.append(
             f"the same pictures are split otherwise: {_splits(before)} before, {_splits(now)} now, or others in each"
         )
-    return tuple(told)
+    return tuple(changes)
 
 
 def _classes(before: Sequence[str], now: Sequence[str]) -> str:
@@ -118,7 +118,7 @@ def _classes(before: Sequence[str], now: Sequence[str]) -> str:
 
 
 def _files(before: DataList, now: DataList) -> list[str]:
-    """Returns phrases for files that came, went, were renamed, or have another size or class."""
+    """Returns phrases for files that were added, removed or renamed, or have another size or class."""
     old, new = _by_name(before), _by_name(now)
     gone, added = sorted(old.keys() - new.keys()), sorted(new.keys() - old.keys())
     renamed = _renamed({name: old[name] for name in gone}, {name: new[name] for name in added})
@@ -128,7 +128,7 @@ def _files(before: DataList, now: DataList) -> list[str]:
     both = sorted(old.keys() & new.keys())
     resized = [name for name in both if old[name][0] != new[name][0]]
     relabelled = [name for name in both if old[name][1] != new[name][1]]
-    told = [
+    kinds = [
         (added, "was added", "were added"),
         (gone, "is gone", "are gone"),
         ([f"{name} to {renamed[name]}" for name in sorted(renamed)], "was renamed", "were renamed"),
@@ -137,7 +137,7 @@ def _files(before: DataList, now: DataList) -> list[str]:
     ]
     return [
         f"1 file {one} ({names[0]})" if len(names) == 1 else f"{len(names):,} files {several} ({_few(names)})"
-        for names, one, several in told
+        for names, one, several in kinds
         if names
     ]
 
@@ -148,7 +148,7 @@ def _by_name(own: DataList) -> dict[str, tuple[int, str]]:
 
 
 def _renamed(gone: Mapping[str, tuple[int, str]], added: Mapping[str, tuple[int, str]]) -> dict[str, str]:
-    """Returns, by its old name, the new name of each file whose size and class are those of one file alone."""
+    """Returns the new names of renamed files by their old names; a file is matched by a unique size and class."""
     counts, others = Counter(gone.values()), Counter(added.values())
     names = {own: name for name, own in added.items()}
     return {name: names[own] for name, own in gone.items() if counts[own] == others[own] == 1}
@@ -179,7 +179,7 @@ def _add_content(digest: hashlib._Hash, images: ImageStore) -> None:
 
 
 def _shown(name: str) -> str:
-    """Returns a file's name as a document can hold it, however it is encoded."""
+    """Returns a file's name in valid UTF-8, with other bytes escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

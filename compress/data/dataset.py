@@ -1,4 +1,4 @@
-"""Labelled pictures, and which of them are for what."""
+"""Labelled pictures and their splits."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ UNLABELLED = -1
 
 
 class ImageStore(Protocol):
-    """A store of pictures, decoded when asked for."""
+    """Pictures that are decoded when they are read."""
 
     def __len__(self) -> int:
-        """Returns how many there are."""
+        """Returns the number of pictures."""
 
     def __getitem__(self, index: int) -> Image.Image:
-        """Returns one."""
+        """Returns a picture."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,18 @@ class Dataset:
     """Labelled pictures and their three splits.
 
     Attributes:
-        name: as given to ``--data``.
-        class_names: in the order of the labels.
-        channels: 1 (grayscale) or 3 (RGB) as the pictures come.
-        size: typical height and width in pixels, or None where they differ.
-        mirror: whether a mirrored picture still belongs to its class (no for digits).
+        name: name of the dataset, as given to ``--data``.
+        class_names: class names in the order of the labels.
+        channels: 1 (grayscale) or 3 (RGB), as in the files.
+        size: height and width of all pictures in pixels; None where they differ.
+        mirror: whether a mirrored picture still belongs to its class, which digits do not.
         images: all pictures.
-        labels: ``(N,)`` int64.
-        train: indices to train on.
-        held_out: indices to monitor training with and to calibrate on.
-        test: indices the reported accuracy is taken on, and nothing else.
-        notes: what was found, one sentence each.
-        warnings: what may be wrong with it, one sentence each.
+        labels: ``(N,)`` int64; ``UNLABELLED`` for pictures without a label.
+        train: indices of the training images.
+        held_out: indices of the images that monitor training and calibrate.
+        test: indices of the images for the reported accuracy, which are used for nothing else.
+        notes: facts about the data, a sentence each.
+        warnings: possible faults of the data, a sentence each.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Dataset:
 
     @property
     def from_files(self) -> bool:
-        """Whether pictures are decoded from files, which is worth worker processes."""
+        """Whether pictures are decoded from files, which is worth threads."""
         return isinstance(self.images, FileImages)
 
 
@@ -76,11 +76,11 @@ class ArrayImages:
     pixels: npt.NDArray[np.uint8]
 
     def __len__(self) -> int:
-        """Returns how many there are."""
+        """Returns the number of pictures."""
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> Image.Image:
-        """Returns one."""
+        """Returns a picture."""
         return Image.fromarray(self.pixels[index])
 
 
@@ -90,7 +90,7 @@ class FileImages:
 
     Attributes:
         paths: paths of the files.
-        names: their paths from the dataset's folder, with slashes: the same wherever that folder lies.
+        names: paths relative to the dataset's folder, with slashes.
         sizes: sizes of the files, bytes.
     """
 
@@ -99,13 +99,13 @@ class FileImages:
     sizes: tuple[int, ...] = ()
 
     def __len__(self) -> int:
-        """Returns how many there are."""
+        """Returns the number of pictures."""
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image.Image:
-        """Decodes one.
+        """Decodes a picture.
 
         Raises:
-            DataError: it cannot be decoded.
+            DataError: the picture cannot be decoded.
         """
         return open_image(self.paths[index])

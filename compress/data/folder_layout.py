@@ -1,4 +1,4 @@
-"""Which splits and classes a folder of pictures holds, told from the names of its folders alone."""
+"""Recognises the splits and classes of a folder of pictures by the names of its folders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROLES: Mapping[str, Role] = {
     **{name: "held_out" for name in ("val", "valid", "validation")},
     **{name: "test" for name in ("test", "testing")},
 }
-"""What a folder of such a name, in any case, is for."""
+"""Split of a folder by its name, in upper or lower case."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Split:
     """One split.
 
     Attributes:
-        role: what its pictures are for.
-        folder: its name; empty where the whole folder is split by seed.
+        role: purpose of its pictures.
+        folder: name of its folder; empty where the whole data is split by seed.
     """
 
     role: Role
@@ -34,18 +34,18 @@ class Split:
 
     @property
     def depth(self) -> int:
-        """How many names of a picture's parts come before its class."""
+        """Number of folders above a picture's class folder."""
         return 1 if self.folder else 0
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How pictures lie in a folder.
+    """The splits and classes of a folder.
 
     Attributes:
-        splits: train first; one of no folder where the pictures are not split yet.
+        splits: the splits, train first; one without a folder where the pictures are not split yet.
         classes: names of the class folders, sorted as text.
-        left_out: how many pictures belong to no class, by reason.
+        left_out: number of pictures that belong to no class, by reason.
     """
 
     splits: tuple[Split, ...]
@@ -55,7 +55,7 @@ class Layout:
 
 @dataclass
 class _Folder:
-    """What one of the outermost folders holds: pictures directly, below, and the names of folders."""
+    """Content of an outermost folder: pictures in it, pictures below, and names of folders in it."""
 
     direct: int = 0
     below: int = 0
@@ -69,16 +69,16 @@ class _Folder:
 def recognise(pictures: Sequence[Parts], folders: Collection[Parts], where: str) -> Layout:
     """Tells splits from classes.
 
-    Folders named as in ``ROLES`` are splits where they hold folders of classes, and classes where they hold pictures
-    directly. What could be either is refused.
+    Folders named as in ``ROLES`` are splits if they hold class folders, and classes if they hold pictures. Ambiguous
+    folders are refused.
 
     Args:
-        pictures: the names from the outermost folder down to each picture.
-        folders: the same of every folder.
-        where: the outermost folder, for the error text.
+        pictures: names from the outermost folder down to each picture.
+        folders: names from the outermost folder down to each folder.
+        where: path of the data, for the error text.
 
     Raises:
-        DataError: there are no classes, a split lacks, or the folders can be read in two ways.
+        DataError: there are no classes, a split is missing, or the folders are ambiguous.
     """
     top = _outermost(pictures, folders)
     if not top:
@@ -106,7 +106,7 @@ def _outermost(pictures: Iterable[Parts], folders: Iterable[Parts]) -> dict[str,
 
 
 def _splits(top: Mapping[str, _Folder], where: str) -> tuple[Split, ...]:
-    """Returns the splits; none where the outermost folders are classes."""
+    """Returns the splits; empty where the outermost folders are classes."""
     named = {name: role for name in sorted(top) if (role := ROLES.get(name.lower()))}
     classed = {name: role for name, role in named.items() if top[name].inside}
     flat = [name for name in named if top[name].direct and not top[name].inside]
@@ -129,7 +129,7 @@ def _unambiguous(classed: Mapping[str, Role], where: str) -> tuple[Split, ...]:
                 fix="Move the other pictures in, or that folder away",
             )
     splits = [Split(role, name) for name, role in classed.items()]
-    # without a test split the validation pictures are what the reported accuracy is taken on
+    # without a test split the validation pictures are the test split
     if "test" not in classed.values():
         splits = [Split("test" if own.role == "held_out" else own.role, own.folder) for own in splits]
     order = ("train", "held_out", "test")
@@ -137,7 +137,7 @@ def _unambiguous(classed: Mapping[str, Role], where: str) -> tuple[Split, ...]:
 
 
 def _check_flat(flat: Sequence[str], named: Mapping[str, Role], where: str) -> None:
-    """Refuses splits without classes: one folder of such a name that holds pictures may be a class, two are not."""
+    """Refuses splits without class folders: one folder with a split's name and pictures may be a class, two are not."""
     if len({named[name] for name in flat}) > 1:
         raise DataError(
             f"{_listed(flat)} in {where} hold pictures directly",
@@ -153,10 +153,9 @@ def _half_split(
     others: Sequence[str],
     where: str,
 ) -> tuple[Split, ...]:
-    """Decides where some folders look like splits and no train and test stand together."""
-    beside = [name for name in named if name not in classed]
-    if not others and beside and any(top[name].direct for name in beside):
-        bare = next(name for name in beside if top[name].direct)
+    """Decides where some folders look like splits, but train and test are not both there."""
+    bare = next((name for name in named if name not in classed and top[name].direct), None)
+    if not others and bare is not None:
         raise DataError(
             f"{where} has class folders in {_listed(classed)}, and pictures without class folders in {bare}/",
             expected="one folder of pictures per class in each split",
@@ -165,7 +164,7 @@ def _half_split(
         return ()
     if others:
         raise DataError(
-            f"{where} can be read in two ways: {_listed(classed)} may be a split or a class beside {_few(others)}",
+            f"{where} can be read in two ways: {_listed(classed)} may be a split, or a class like {_few(others)}",
             expected="train/ and val/ or test/ with the class folders inside, or class folders alone",
             fix="Move the class folders into train/, or rename the class",
         )
@@ -178,7 +177,7 @@ def _half_split(
 
 
 def _check_classes_outside(top: Mapping[str, _Folder], where: str) -> None:
-    """Refuses splits inside of classes, and a folder around everything."""
+    """Refuses splits inside classes, and one folder around all data."""
     for name, own in sorted(top.items()):
         roles = {ROLES[inner.lower()] for inner in own.inside if inner.lower() in ROLES}
         if len(roles) < 2 or own.direct:
@@ -219,7 +218,7 @@ def _with_splits(
     left_out = {"in no class folder": stray}
     for name, own in top.items():
         if name not in names:
-            left_out[f"in {name}/, beside the splits"] = own.pictures
+            left_out[f"in {name}/, outside the splits"] = own.pictures
     return Layout(splits, classes, _counted(left_out))
 
 

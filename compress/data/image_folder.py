@@ -1,4 +1,4 @@
-"""A folder of pictures as a dataset."""
+"""Reads a folder of pictures as a dataset."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .folder_layout import Layout, recognise
 
 
 def image_folder(folder: Path | None, skip_bad: bool, progress: Progress) -> Dataset:
-    """Reads splits, or one folder, with a folder of pictures per class; see ``folder_layout`` for the names.
+    """Reads a folder of splits, or one folder, with a folder of pictures per class; see ``folder_layout``.
 
     Args:
-        folder: where they are.
+        folder: path of the data.
         skip_bad: leave out pictures that cannot be decoded.
-        progress: called while they are checked.
+        progress: called while pictures are checked.
 
     Raises:
-        DataError: no folder, no classes, no pictures, one that cannot be decoded, or folders that can be read in two
-            ways.
+        DataError: the folder does not exist, has no classes or no pictures, is ambiguous, or has a picture that cannot
+            be decoded.
     """
     assert folder is not None
     if not folder.is_dir():
@@ -123,7 +123,7 @@ def _indices(numbers: Sequence[int], wanted: int) -> npt.NDArray[np.int64]:
 
 
 def _check_names(names: Sequence[str], folder: Path) -> None:
-    """Refuses class names that no file could keep, before any work."""
+    """Refuses class names that are not valid UTF-8."""
     for name in names:
         try:
             name.encode()
@@ -137,7 +137,7 @@ def _check_names(names: Sequence[str], folder: Path) -> None:
 
 
 def _found(layout: Layout, count: int, gray: int, left_out: Counter[str]) -> str:
-    """Says what was found and what was not taken, in one sentence."""
+    """Returns a sentence on the data found and the files left out."""
     words = {"train": "training", "held_out": "held-out", "test": "test"}
     named = [f"{split.folder}/ for {words[split.role]}" for split in layout.splits if split.folder]
     splits = f"{len(named)} splits ({', '.join(named)})" if named else "1 folder, split by seed"
@@ -147,13 +147,13 @@ def _found(layout: Layout, count: int, gray: int, left_out: Counter[str]) -> str
 
 
 def check_images(paths: Sequence[Path], skip_bad: bool, progress: Progress) -> list[bool | None]:
-    """Decodes every picture once, so that a bad one is found now and not hours into training.
+    """Decodes every picture once, to find bad ones before a long training.
 
     Returns:
         Whether each is gray; None for one that cannot be decoded.
 
     Raises:
-        DataError: one cannot be decoded, and bad ones are not to be left out.
+        DataError: a picture cannot be decoded and ``skip_bad`` is not set.
     """
 
     def look(path: Path) -> bool | str:
@@ -172,13 +172,13 @@ def check_images(paths: Sequence[Path], skip_bad: bool, progress: Progress) -> l
             progress("check images", done, len(paths))
             if isinstance(seen, str):
                 skipped = found.count(None)
-                # a stage of its own, and always at its end: a listener that thins out progress must not drop it
+                # another stage, always reported as complete, so that listeners that thin out progress keep it
                 progress("left out", skipped, skipped, f"skipped {path}")
     return found
 
 
 def is_gray(image: Image.Image) -> bool:
-    """Says whether a picture has no colour: by its mode or, of one with a palette, by the colours that it uses."""
+    """Returns whether a picture has no colour, by its mode or by the colours of its palette that it uses."""
     if image.mode in ("P", "PA"):
         palette = image.getpalette("RGB") or []
         counts = (image.getchannel(0) if image.mode == "PA" else image).histogram()

@@ -1,4 +1,4 @@
-"""Datasets by name, each split once and for all by seed into train, held-out and test."""
+"""Loads datasets by name and splits them by seed into train, held-out and test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_data(
 ) -> Dataset:
     """Loads a dataset and splits it.
 
-    The splits do not depend on the order of the classes, nor on where a folder lies.
+    The splits depend neither on the order of the classes nor on the place of a folder.
 
     Args:
         name: ``digits``, ``fashion-mnist``, ``cifar10``, ``cifar100``, each but the first optionally with
@@ -36,15 +36,15 @@ def load_data(
             is split by seed; a folder of pictures per class).
         seed: seed of the splits.
         train_limit: use only this many training images, the same share of every class.
-        skip_bad: leave out pictures of a folder that cannot be decoded, instead of stopping.
-        class_order: class order of an image folder's classes, ``text`` or ``natural``; empty takes text.
-        class_map: file with the classes in order, as ``read_class_map`` takes it.
-        mirror: whether a mirrored picture still belongs to its class; None takes what is usual for the data.
-        progress: called while a folder's pictures are checked, and what was found.
+        skip_bad: leave out pictures of a folder that cannot be decoded.
+        class_order: order of an image folder's classes, ``text`` or ``natural``; empty takes text.
+        class_map: file with the classes in order, for ``read_class_map``.
+        mirror: whether a mirrored picture still belongs to its class; None takes the source's default.
+        progress: called while pictures are checked, and for every note and warning.
 
     Raises:
-        DataError: unknown name, data that is not there, an unreadable picture, too few images or classes, or an order
-            of classes that does not fit them.
+        DataError: the name is unknown, the data is missing, a picture cannot be decoded, there are too few images or
+            classes, or an order of classes does not fit.
     """
     kind, _, where = name.partition(":")
     if kind not in SOURCES:
@@ -81,7 +81,7 @@ def load_data(
 
 
 def _order(names: tuple[str, ...], class_order: str, class_map: Path | None) -> tuple[str, ...]:
-    """Returns the classes in the order that was asked for."""
+    """Returns the classes in the requested order."""
     if class_map is not None:
         asked = read_class_map(class_map)
         check_same_classes(asked, names, f"The class map {class_map}", "Name each class folder once, and nothing else")
@@ -90,7 +90,7 @@ def _order(names: tuple[str, ...], class_order: str, class_map: Path | None) -> 
 
 
 def _mirror_warnings(data: Dataset, mirror: bool | None) -> tuple[str, ...]:
-    """Returns a warning where classes differ by left and right, and training would swap them."""
+    """Returns a warning where mirroring would swap two classes, such as ``left`` and ``right``."""
     if mirror is not None or not data.mirror:
         return ()
     pairs = [(name, _swapped(name)) for name in data.class_names if "left" in name.lower()]
@@ -108,7 +108,7 @@ def _swapped(name: str) -> str:
 
 
 def _missing_warnings(data: Dataset) -> tuple[str, ...]:
-    """Returns a warning where a class has no test images."""
+    """Returns a warning about classes without test images."""
     without = [name for label, name in enumerate(data.class_names) if not (data.labels[data.test] == label).any()]
     more = f" and {len(without) - 3} more" if len(without) > 3 else ""
     return (f"No test image is of the class {', '.join(without[:3])}{more}.",) if without else ()

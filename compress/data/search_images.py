@@ -1,4 +1,4 @@
-"""The images that a search decides on: a few of every class, augmented, drawn anew for every iteration."""
+"""The Search Set: augmented images of every class on which a search decides, drawn anew for every iteration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .splits import search_set
 
 @dataclass(frozen=True)
 class SearchImages:
-    """A Search Set, held as bytes so that 2,500 images of 224 pixels fit in 376 MB.
+    """A Search Set, kept as bytes: 2,500 images of 224 pixels take 376 MB.
 
     Attributes:
         pixels: ``(N, H, W, C)`` uint8, augmented.
@@ -32,7 +32,7 @@ class SearchImages:
     spec: Preprocessing
 
     def __len__(self) -> int:
-        """Returns how many images there are."""
+        """Returns the number of images."""
         return len(self.labels)
 
     def at(self, positions: npt.NDArray[np.int64]) -> Batch:
@@ -41,7 +41,7 @@ class SearchImages:
         return torch.from_numpy(np.ascontiguousarray(array)), torch.from_numpy(self.labels[positions])
 
     def spread(self, most: int) -> SearchImages:
-        """Returns at most so many of the images, each class with its share."""
+        """Returns at most ``most`` of the images, with the same share of every class."""
         if most >= len(self):
             return self
         ranks = np.zeros(len(self), np.int64)  # of each image within its class
@@ -52,7 +52,7 @@ class SearchImages:
         return SearchImages(self.pixels[chosen], self.labels[chosen], self.spec)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """Yields all images in order, ``size`` at a time."""
+        """Yields all images in order, in batches of ``size``."""
         for start in range(0, len(self), size):
             yield self.at(np.arange(start, min(start + size, len(self))))
 
@@ -68,7 +68,7 @@ def draw_search_images(
         augmentation: random changes to the pictures.
         per_class: images of each class.
         seed: seed of the run.
-        iteration: counted from 0; each draws images of its own.
+        iteration: iteration number from 0; every iteration draws other images.
     """
     indices = search_set(data, per_class, seed + 7919 * iteration)
     pixels = augmented_pixels(data, indices, spec, augmentation, seed=seed, epoch=1_000_000 + iteration)

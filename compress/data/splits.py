@@ -1,4 +1,4 @@
-"""Splits of a dataset by seed, and draws in which every class has its share."""
+"""Splits a dataset by seed, and draws images in which every class has its share."""
 
 from __future__ import annotations
 
@@ -12,17 +12,14 @@ from runtime import DataError
 from .dataset import Dataset
 
 HELD_OUT = 0.1
-"""Share of the training images held out to monitor training and to calibrate; never trained on."""
+"""Share of the training images that are held out to monitor training and to calibrate."""
 
 TEST = 0.2
-"""Share of all images that becomes the test split where a dataset does not come with one."""
+"""Share of all images that becomes the test split of a dataset without one."""
 
 
 def search_set(data: Dataset, per_class: int, seed: int) -> npt.NDArray[np.int64]:
-    """Returns up to ``per_class`` random training indices of every class, shuffled.
-
-    Ref: docs, "Search Set": fresh images of the training split for every iteration of the search.
-    """
+    """Returns up to ``per_class`` random training indices of every class, shuffled."""
     generator = np.random.default_rng([seed, 0x5EA6C4])
     labels = data.labels[data.train]
     chosen = [generator.permutation(data.train[labels == c])[:per_class] for c in range(data.num_classes)]
@@ -30,10 +27,10 @@ def search_set(data: Dataset, per_class: int, seed: int) -> npt.NDArray[np.int64
 
 
 def split(raw: Dataset, seed: int, train_limit: int | None) -> Dataset:
-    """Splits off the parts that a dataset comes without: test (20 %) and held-out (10 % of the rest), of every class.
+    """Adds missing splits to a dataset: test (20 %) and held-out (10 % of the rest), the same share of every class.
 
     Args:
-        raw: all pictures; what is not split yet is in its training split.
+        raw: the dataset; its training split holds all pictures that are not split yet.
         seed: seed of the splits.
         train_limit: use only this many training images, the same share of every class; None uses all.
 
@@ -68,7 +65,7 @@ def split(raw: Dataset, seed: int, train_limit: int | None) -> Dataset:
 def _divide(
     labels: npt.NDArray[np.int64], indices: npt.NDArray[np.int64], share: float, generator: np.random.Generator
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Returns (rest, part): ``share`` of every class, at least one image of each, chosen at random."""
+    """Returns (rest, part), where part is a random ``share`` of every class, at least one image of each."""
     part = []
     for c in np.unique(labels[indices]):
         own = generator.permutation(indices[labels[indices] == c])
@@ -80,15 +77,15 @@ def _divide(
 def stratified(
     labels: npt.NDArray[np.int64], indices: npt.NDArray[np.int64], count: int, generator: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Returns ``count`` of ``indices`` at random: as near as can be the same share of every class, at least one.
+    """Returns ``count`` random ``indices`` with nearly the same share of every class, at least one of each.
 
-    Of more classes than ``count`` some give one and the others none.
+    Where there are more classes than ``count``, some have one image and the others none.
 
     Args:
         labels: labels of all pictures, ``(N,)``.
-        indices: which to choose from, in any order.
-        count: how many, 1 or more; all of them are returned where there are not as many.
-        generator: generator of the lots.
+        indices: indices to choose from, in any order.
+        count: number of indices, at least 1; all are returned where there are fewer.
+        generator: source of all randomness.
     """
     if count >= len(indices):
         return indices
@@ -104,7 +101,7 @@ def stratified(
 
 
 def _allotted(sizes: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """Returns how many each class gives, at least one; ``count`` is the number of classes or more."""
+    """Returns the number of images of each class, at least one; ``count`` is at least the number of classes."""
     wanted = sizes * (count / sizes.sum())
     taken: npt.NDArray[np.int64] = np.maximum(1, wanted.astype(np.int64))
     while taken.sum() != count:

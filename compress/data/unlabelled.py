@@ -1,4 +1,4 @@
-"""Pictures without labels, for a teacher to label."""
+"""Pictures without labels, for training by distillation alone."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from .dataset import UNLABELLED, Dataset, FileImages, ImageStore
 from .image_folder import check_images
 
 UNLABELLED_PREFIX = "unlabelled:"
-"""Begins the names of pictures without labels, which could else be those of labelled ones."""
+"""Prefix of the names of pictures without labels, so that they differ from those of labelled pictures."""
 
 
 @dataclass(frozen=True)
 class JoinedImages:
-    """Two stores of pictures as one."""
+    """Two stores of pictures in one."""
 
     first: ImageStore
     second: ImageStore
 
     def __len__(self) -> int:
-        """Returns how many there are."""
+        """Returns the number of pictures."""
         return len(self.first) + len(self.second)
 
     def __getitem__(self, index: int) -> Image.Image:
-        """Returns one."""
+        """Returns a picture."""
         own = len(self.first)
         return self.first[index] if index < own else self.second[index - own]
 
@@ -39,16 +39,16 @@ class JoinedImages:
 def with_unlabelled(data: Dataset, folder: Path, *, skip_bad: bool = False, progress: Progress = silent) -> Dataset:
     """Returns ``data`` with the pictures below a folder added to its training split, without labels.
 
-    Held-out and test split stay as they are.
+    The held-out and the test split do not change.
 
     Args:
         data: the labelled pictures.
-        folder: folder of pictures, at any depth; names of folders say nothing.
+        folder: folder with pictures at any depth; names of folders have no meaning.
         skip_bad: leave out pictures that cannot be decoded.
-        progress: called while they are checked.
+        progress: called while pictures are checked.
 
     Raises:
-        DataError: no folder, no pictures, or one that cannot be decoded.
+        DataError: the folder does not exist, has no pictures, or has one that cannot be decoded.
     """
     if not folder.is_dir():
         raise DataError(f"The folder of unlabelled images {folder} does not exist", fix="Change --unlabelled")
@@ -76,7 +76,7 @@ def with_unlabelled(data: Dataset, folder: Path, *, skip_bad: bool = False, prog
 def _joined(own: ImageStore, added: FileImages) -> ImageStore:
     if not isinstance(own, FileImages):
         return JoinedImages(own, added)
-    # a store of files alone keeps being decoded by threads
+    # files in one store are still decoded by threads
     return FileImages((*own.paths, *added.paths), (*own.names, *added.names), (*own.sizes, *added.sizes))
 
 
@@ -92,6 +92,6 @@ def _extended(data: Dataset, images: ImageStore, count: int, name: str) -> Datas
 
 
 def _digest(files: Sequence[PictureFile]) -> str:
-    """Returns what another set of pictures in the same folder would change: a digest of names and sizes."""
+    """Returns a digest of the names and sizes of pictures, 12 hexadecimal digits."""
     listed = "".join(f"{file.path} {file.size_bytes}\n" for file in files)
     return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Learning from a teacher's hidden states (feature-based distillation)."""
+"""Feature-based distillation: losses on a teacher's hidden states."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ _TINY = 1e-12
 
 
 def feature_loss(student: torch.Tensor, teacher: torch.Tensor, projection: nn.Module) -> torch.Tensor:
-    """Returns ``||r(student) - teacher||^2 / ||teacher||^2`` after both are brought onto the coarser grid.
+    """Returns ``||r(student) - teacher||^2 / ||teacher||^2`` after both are averaged onto the coarser grid.
 
-    FitNets regresses the teacher's hidden state from the student's with a learned regressor r. Dividing by the
-    teacher's square makes one weight suit networks of any scale: a student that says zero everywhere has a loss of 1.
+    FitNets regresses the teacher's hidden state from the student's with a learned regressor r. The division by the
+    teacher's square makes the loss independent of the network's scale: a student that is zero everywhere has a loss
+    of 1.
 
     Args:
         student: hidden state ``(B, C, h, w)``.
@@ -29,16 +30,16 @@ def feature_loss(student: torch.Tensor, teacher: torch.Tensor, projection: nn.Mo
 
 
 def on_one_grid(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns two maps ``(B, C, h, w)`` averaged onto the fewer rows and the fewer columns of the two."""
+    """Averages two maps ``(B, C, h, w)`` onto the smaller number of rows and of columns of the two."""
     size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
     pooled_a, pooled_b = (x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
     return pooled_a, pooled_b
 
 
 def projection_of(width: int, wanted: int) -> nn.Module:
-    """Returns the regressor from one width to another: nothing where they are equal, else LayerNorm and Linear.
+    """Returns the regressor from one width to another: the identity for equal widths, else LayerNorm and Linear.
 
-    It starts by saying zero, so that its loss starts at 1 whatever the scale of the teacher.
+    The Linear starts at zero, so that the loss starts at 1 for teachers of any scale.
     """
     if width == wanted:
         return nn.Identity()

@@ -1,4 +1,4 @@
-"""What a network makes of pictures beside its logits: hidden states and embeddings, of any kind of network."""
+"""Logits, hidden states and embeddings of any kind of network."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Network = nn.Module | Session
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network makes of a batch, float32.
+    """The outputs of a network for a batch, float32.
 
     Attributes:
         logits: ``(B, classes)``.
-        features: hidden states ``(B, C, h, w)`` behind the blocks asked for, in that order.
-        embedding: what the classifier reads, ``(B, D)``; none where it was not asked for.
+        features: hidden states ``(B, C, h, w)`` after the requested blocks, in that order.
+        embedding: the classifier's input, ``(B, D)``; None where it was not requested.
     """
 
     logits: torch.Tensor
@@ -33,12 +33,12 @@ class Outputs:
 
 
 def outputs_of(network: Network, images: torch.Tensor, blocks: Sequence[int] = (), embedding: bool = False) -> Outputs:
-    """Runs a network and returns what was asked for.
+    """Runs a network and returns the requested outputs.
 
     Args:
-        network: a ``SlicedViT``, a timm network, or an exported file, which gives logits alone.
+        network: a ``SlicedViT``, a timm network, or an exported file, which has only logits.
         images: ``(B, C, H, W)`` float32, normalised.
-        blocks: counted from 0; of a timm network its stages as ``forward_intermediates`` numbers them.
+        blocks: block numbers from 0; for a timm network the stages as ``forward_intermediates`` numbers them.
         embedding: whether to return the embedding.
 
     Raises:
@@ -56,7 +56,7 @@ def outputs_of(network: Network, images: torch.Tensor, blocks: Sequence[int] = (
 
 
 def depth_of(network: Network) -> int:
-    """Returns how many blocks ``outputs_of`` can ask a network for; 0 where it gives no hidden states."""
+    """Returns the number of blocks whose hidden states ``outputs_of`` can return; 0 for a network without any."""
     if isinstance(network, SlicedViT):
         return len(network.blocks)
     if isinstance(network, Session) or not hasattr(network, "forward_intermediates"):

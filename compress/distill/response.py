@@ -1,4 +1,4 @@
-"""Learning from a teacher's answers (response-based distillation)."""
+"""Response-based distillation: losses on a teacher's logits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from compress.data.dataset import UNLABELLED
 
 
 def soft_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Returns ``T^2 * KL(teacher_T || student_T)``, averaged over the batch; T² keeps gradients of one order.
+    """Returns ``T^2 * KL(teacher_T || student_T)``, averaged over the batch; T² keeps the size of gradients.
 
     Args:
         student: logits ``(B, classes)``.
@@ -28,7 +28,7 @@ def soft_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) 
 
 
 def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Returns the cross-entropy, averaged over the pictures that have a label; zero where none has.
+    """Returns the cross-entropy, averaged over the pictures with a label; zero for a batch without labels.
 
     Args:
         logits: ``(B, classes)``.
@@ -44,7 +44,7 @@ def distillation_loss(
 ) -> torch.Tensor:
     """Returns ``weight * T^2 * KL(teacher_T || student_T) + (1 - weight) * cross-entropy``, averaged over the batch.
 
-    The first term is of every picture, the second of those that have a label.
+    The first term is over all pictures, the second over those with a label.
 
     Args:
         student: logits ``(B, classes)``.
@@ -61,16 +61,16 @@ def distillation_loss(
 def mutual_losses(
     student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, weights: tuple[float, float], temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the losses of a student and a teacher that are trained together: each learns from the other's answers.
+    """Returns the losses of a student and a teacher that are trained together and learn from each other's logits.
 
-    Each is ``distillation_loss`` with the other's logits held fixed; at T = 1 and weight 1/2 they are half of deep
+    Each is ``distillation_loss`` with the other's logits held fixed; at T = 1 and weight 1/2 it is half of deep
     mutual learning's ``cross-entropy + KL(other || own)``.
 
     Args:
         student: logits ``(B, classes)``.
         teacher: logits ``(B, classes)``.
         labels: ``(B,)``, ``UNLABELLED`` for pictures without a label.
-        weights: weights of the teacher's answers for the student, and of the student's for the teacher, 0..1.
+        weights: weights of the teacher's logits in the student's loss and of the student's in the teacher's, 0..1.
         temperature: T, positive.
 
     Ref: Zhang et al. 2018 (Deep Mutual Learning, arXiv 1706.00384), section 3.1.

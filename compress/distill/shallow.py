@@ -1,4 +1,4 @@
-"""Learning from one's own deeper blocks (self-distillation)."""
+"""Self-distillation: early blocks learn from the last block."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .response import label_loss, soft_loss
 
 
 class ShallowHead(nn.Module):
-    """A classifier on a block's tokens, for training alone: mean of the patches, LayerNorm, Linear.
+    """A classifier on a block's tokens, used only in training: mean of the patches, LayerNorm, Linear.
 
     Args:
         width: embed_dim.
-        num_classes: classes.
+        num_classes: number of classes.
     """
 
     def __init__(self, width: int, num_classes: int) -> None:
@@ -43,14 +43,14 @@ def self_loss(
     Args:
         shallow: logits ``(B, classes)`` of a classifier on an early block.
         deepest: logits ``(B, classes)`` of the network; no gradient reaches them.
-        features: hidden states ``(B, C, h, w)`` of that block and of the last one; none reaches the latter.
+        features: hidden states ``(B, C, h, w)`` of that block and of the last one; no gradient reaches the last one.
         labels: ``(B,)``, ``UNLABELLED`` for pictures without a label.
         weight: a, 0..1.
         feature_weight: l, of the ``feature_loss`` between the two hidden states.
         temperature: T, positive.
 
-    Ref: Zhang et al. 2019 (Be Your Own Teacher, arXiv 1905.08094), section 3, with ``feature_loss`` for their squared
-        distance.
+    Ref: Zhang et al. 2019 (Be Your Own Teacher, arXiv 1905.08094), section 3, with ``feature_loss`` in place of their
+        squared distance.
     """
     soft = soft_loss(shallow, deepest.detach(), temperature)
     loss = (1 - weight) * label_loss(shallow, labels) + weight * soft

@@ -1,4 +1,4 @@
-"""A teacher in a folder: ``teacher.json``, what it is and how good, and the weights of one that was trained."""
+"""Teacher folders: ``teacher.json`` describes and scores a teacher; the weights are there if it was trained."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ FILE, WEIGHTS = "teacher.json", "model.safetensors"
 
 @dataclass(frozen=True)
 class TeacherRecord:
-    """Who taught.
+    """A description of a teacher.
 
     Attributes:
-        name: what it is, in words.
-        preprocessing: its input.
-        class_names: in the order of its answers.
+        name: description in words.
+        preprocessing: the teacher's input.
+        class_names: class names in the order of its logits.
         params: number of parameters; null for an exported file.
         top1: accuracy on the test split, 0..1.
         test_images: images in the test split.
         held_out_top1: accuracy on the held-out split.
         online: whether it was trained together with the student.
-        epochs: epochs of its own training before; empty where there was none.
-        architecture: its timm name, where its weights stand beside this file.
+        epochs: epochs of its training before the student's; empty where there was none.
+        architecture: timm name of the network whose weights are in the folder; null where there are none.
         overrides: further arguments of that architecture.
     """
 
@@ -62,15 +62,15 @@ def record_of(
     epochs: tuple[EpochRecord, ...] = (),
     kept: bool = False,
 ) -> TeacherRecord:
-    """Puts together what is known of a teacher.
+    """Returns the record of a teacher.
 
     Args:
         teacher: the teacher.
-        data: what it teaches.
-        scores: on the test and on the held-out split.
+        data: the data of the training.
+        scores: its scores on the test and on the held-out split.
         online: whether it was trained together with the student.
         epochs: epochs of its own training.
-        kept: whether the weights of a timm network are kept beside the record.
+        kept: whether the weights of a timm network are kept next to the record.
     """
     network, (test, held_out) = teacher.network, scores
     spec = teacher.spec if kept else None
@@ -91,7 +91,7 @@ def record_of(
 
 
 def save_teacher(folder: Path, record: TeacherRecord, network: nn.Module | None = None) -> None:
-    """Writes a teacher's folder; ``teacher.json`` comes last.
+    """Writes a teacher's folder, ``teacher.json`` last.
 
     Raises:
         StorageError: a file cannot be written.
@@ -102,7 +102,7 @@ def save_teacher(folder: Path, record: TeacherRecord, network: nn.Module | None 
 
 
 def read_teacher(folder: Path) -> TeacherRecord:
-    """Reads what is known of a teacher.
+    """Reads the record of a teacher.
 
     Raises:
         ArtifactError: the file is missing, damaged, or of a newer version.
@@ -114,13 +114,14 @@ def trained_teacher(folder: Path, data: Dataset) -> Teacher:
     """Returns the teacher whose weights ``save_teacher`` kept.
 
     Raises:
-        ArtifactError: ``teacher.json`` is missing or damaged, or keeps no weights.
-        ModelError: the weights do not fit, or it was trained on other classes.
+        ArtifactError: ``teacher.json`` is missing or damaged.
+        ModelError: the folder has no weights, they do not fit, or the teacher was trained on other classes.
     """
     record = read_teacher(folder)
     if record.architecture is None:
         raise ModelError(
-            f"The folder {folder} tells of a teacher and does not hold it", fix=f"Name it itself: {record.name}"
+            f"The folder {folder} describes a teacher and has no weights",
+            fix=f"Name the teacher: {record.name}",
         )
     if record.class_names != data.class_names:
         raise ModelError(
@@ -142,18 +143,18 @@ def open_teacher(
     seed: int = 0,
     learns: bool = False,
 ) -> Teacher:
-    """Returns the teacher that a text names: an exported file, a folder, or else a timm architecture.
+    """Returns the teacher that a text names: an exported file, a folder, or a timm architecture.
 
     Args:
         source: a ``.onnx``, ``.tflite`` or ``.pt2`` file, a run, model or teacher folder, or a timm name.
-        data: what it is to teach.
+        data: the data of the training.
         student: the student's input.
-        timm_spec: options of a timm classifier; its name is not looked at.
+        timm_spec: options of a timm classifier; its ``name`` is ignored.
         seed: seed of fresh weights.
-        learns: whether it will be trained on the data.
+        learns: whether the teacher will be trained on the data.
 
     Raises:
-        ModelError: there is no such teacher, or it does not fit; see the single functions.
+        ModelError: there is no such teacher, or it does not fit.
         ArtifactError: a file is damaged.
     """
     path = Path(source).expanduser()

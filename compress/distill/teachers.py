@@ -1,4 +1,4 @@
-"""Whom a student learns from: any timm classifier, a model of a run, or an exported file."""
+"""Teachers: any timm classifier, a model of a run, or an exported file."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ except ImportError as error:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network that can be asked what it makes of pictures.
+    """A network that a student learns from.
 
     Attributes:
-        name: what it is, in words.
+        name: description in words.
         network: a ``SlicedViT``, a timm network, or an exported file.
-        preprocessing: its input.
-        num_classes: num classes of its answers, in the order of the student's.
-        spec: how to make the network anew, where it is one of timm's.
+        preprocessing: the teacher's input.
+        num_classes: number of its logits, which are in the order of the student's classes.
+        spec: architecture and weights of a timm network; None for other networks.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Teacher:
     spec: TimmSpec | None = None
 
     def identity(self) -> str:
-        """Returns what differs between any two teachers that answer differently."""
+        """Returns a text that differs between teachers with different weights."""
         if isinstance(self.network, Session):
             return self.network.artifact.sha256
         plan = self.network.plan if isinstance(self.network, SlicedViT) else type(self.network).__name__
@@ -98,16 +98,16 @@ class TimmSpec:
 
 
 def sliced_teacher(model: SlicedViT, preprocessing: Preprocessing, name: str = "a Vision Transformer") -> Teacher:
-    """Returns a model of ours as a teacher."""
+    """Returns a ``SlicedViT`` as a teacher."""
     return Teacher(name, model, preprocessing, model.plan.num_classes)
 
 
 def file_teacher(path: Path, data: Dataset) -> Teacher:
-    """Returns an exported file as a teacher; it answers, but shows no hidden states and cannot be trained.
+    """Returns an exported file as a teacher; it has only logits and cannot be trained.
 
     Raises:
         ArtifactError: the file or its manifest is missing or damaged.
-        ModelError: it was made for other classes.
+        ModelError: the file was made for other classes.
         MissingExtraError: its engine is not installed.
     """
     session = load(path, threads=torch.get_num_threads())
@@ -136,14 +136,14 @@ def timm_teacher(
 
     Args:
         spec: architecture and weights.
-        data: what it is to teach.
+        data: the data of the training.
         student: the student's input, whose size a fresh teacher takes.
         seed: seed of fresh weights.
-        learns: whether it will be trained on the data, so that it need not know the classes yet.
+        learns: whether the teacher will be trained on the data, and may have other classes now.
 
     Raises:
-        ModelError: an unknown architecture, options that do not fit, weights that cannot be had, read, or do not fit,
-            or a teacher that knows nothing and learns nothing.
+        ModelError: the architecture is unknown, options or weights do not fit, weights cannot be downloaded or read,
+            or the teacher is neither trained nor to be trained.
     """
     _check_name(spec.name)
     fresh = not (spec.pretrained or spec.checkpoint)
@@ -182,7 +182,7 @@ def timm_teacher(
 def teacher_score(
     teacher: Teacher, data: Dataset, indices: npt.NDArray[np.int64], progress: Progress = silent
 ) -> Score:
-    """Returns accuracy and loss of a teacher on the pictures at ``indices``; ``progress`` is told of every batch."""
+    """Returns accuracy and loss of a teacher on the pictures at ``indices``; calls ``progress`` after every batch."""
     if isinstance(teacher.network, nn.Module):
         return score(teacher.network, data, indices, teacher.preprocessing, progress=progress, stage="score teacher")
     logits = torch.from_numpy(teacher_logits(teacher, data, indices, progress))
@@ -196,7 +196,7 @@ def teacher_logits(
 ) -> npt.NDArray[np.float32]:
     """Returns a teacher's logits ``(N, classes)`` for the pictures at ``indices``, in order.
 
-    ``progress`` is told of every batch.
+    ``progress`` is called after every batch.
     """
     stage = "score teacher"
     if isinstance(teacher.network, nn.Module):
@@ -256,7 +256,7 @@ def _check_name(name: str) -> None:
 
 
 def _create(spec: TimmSpec, classes: int, channels: int, size: int | None, pretrained: bool) -> tuple[Any, bool]:
-    """Returns the network, and whether the architecture is told its input size; convolutional ones take any."""
+    """Returns the network, and whether its architecture takes an input size, as convolutional networks do not."""
     arguments = {"num_classes": classes, "in_chans": channels, **spec.overrides}
     failure: Exception | None = None
     for sized in ({"img_size": size}, {}) if size is not None else ({},):

@@ -1,4 +1,4 @@
-"""What a teacher sees of the pictures its student is trained on: the same crop, at a size of its own."""
+"""A teacher's view of the student's training pictures: the same crop at the teacher's size."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def teacher_views(
 ) -> Iterator[torch.Tensor | None]:
     """Yields the teacher's pictures ``(B, C, H, W)`` for each of the student's training batches.
 
-    Teacher and student must see the same view (arXiv 2106.05237): each picture has a generator of its own, so its
-    crop and its mirroring are the same at any size, and so is its jitter unless only the teacher sees colour.
+    Teacher and student must see the same view (arXiv 2106.05237). Every picture has another random generator, so that
+    its crop and mirroring are the same at any size; so is its jitter, unless only the teacher sees colour.
 
     Args:
         data: the dataset.
@@ -41,12 +41,12 @@ def teacher_views(
         augmentation: random changes to the pictures.
         batch_size: pictures per batch.
         seed: seed of order and augmentation, as the student's.
-        epoch: counted from 0.
+        epoch: epoch number from 0.
         skip: leave out this many batches at the start.
-        ranks: who trains; each is given the pictures of its share, as ``training_batches`` gives them.
+        ranks: processes that train together; each gets the pictures of its share, as in ``training_batches``.
 
     Yields:
-        None where the teacher's pictures follow from the student's alone (see ``seen_by``).
+        None where ``seen_by`` computes the teacher's pictures from the student's.
     """
     if _same_pixels(student, teacher):
         yield from repeat(None)
@@ -60,7 +60,7 @@ def teacher_views(
 
 
 def seen_by(images: torch.Tensor, student: Preprocessing, teacher: Preprocessing) -> torch.Tensor:
-    """Returns the student's pictures ``(B, C, H, W)`` as a teacher of the same size and channels reads them."""
+    """Normalises the student's pictures ``(B, C, H, W)`` anew for a teacher of the same size and channels."""
     if (student.mean, student.std) == (teacher.mean, teacher.std):
         return images
     return _normalised(images * _per_channel(student.std) + _per_channel(student.mean), teacher)

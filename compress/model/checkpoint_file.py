@@ -1,4 +1,4 @@
-"""Reads the weights in a checkpoint file, whoever saved it and however it is wrapped, without running its code."""
+"""Reads the weights of checkpoint files from many training tools, without running code in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from runtime import ModelError
 
 SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".pt", ".tar", ".ckpt", ".bin")
-"""Files that are read; ``.pth.tar`` is one of ``.tar``."""
+"""Suffixes of readable files; ``.pth.tar`` is a case of ``.tar``."""
 
 VIT_NAMES = (
     "patch_embed.proj.weight",
@@ -26,7 +26,7 @@ VIT_NAMES = (
     "blocks.0.mlp.fc1.weight",
     "blocks.0.mlp.fc2.weight",
 )
-"""Weights that every Vision Transformer of timm's has, by which a prefix is found."""
+"""Weights that every timm Vision Transformer has; a prefix before them is recognised by these names."""
 
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
 _CONTAINERS = (
@@ -34,17 +34,17 @@ _CONTAINERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module"),
     *("backbone", "encoder"),
 )
-"""Names under which weights are saved, in order of choice: those averaged over steps come first, as timm has it."""
+"""Names under which weights are saved, in order of preference: averages over steps come first, as in timm."""
 
 _WRAPPERS = {"module", "_orig_mod", "model", "net", "network", "backbone", "encoder", "vit", "visual", "base_model"}
-"""Parts of a prefix that say nothing of whose weights they are."""
+"""Parts of a prefix that do not tell networks from each other."""
 
 _CLASSIFIERS = ("head", "classifier", "fc", "cls_head", "linear")
 _DEEPEST = 6
 
 
 class _Inert:
-    """Stands in for an object that is no weight: takes whatever it is given and does nothing."""
+    """Replaces an object that is no weight: accepts all arguments and does nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> _Inert:
         return super().__new__(cls)
@@ -69,23 +69,23 @@ _STOOD_IN_FOR = (
     *(f"{home}.{kind}" for home in ("builtins", "__builtin__") for kind in ("dict", "list", "int", "float", "str")),
     "torch.torch_version.TorchVersion",
 )
-"""What training scripts save beside weights. None of it is made: ``_Inert`` takes the place of each."""
+"""Classes that training scripts save next to weights. ``_Inert`` replaces each, so that no instance is made."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights in a file, and what was around them.
+    """The weights in a file, and the other content of the file.
 
     Attributes:
         path: path of the file.
-        weights: by name, without the prefix.
-        prefix: what stood before every name, such as ``module.model.``; empty where nothing did.
-        container: where in the file they were, such as ``state_dict``; empty where they were the file itself.
-        passed_over: names in the file of other weights that could have been meant.
-        outside: tensors beside the weights that do not have the prefix.
+        weights: tensors by name, without the prefix.
+        prefix: prefix of every name, such as ``module.model.``; empty where there was none.
+        container: entry of the file that held the weights, such as ``state_dict``; empty for the file itself.
+        passed_over: entries of the file with other sets of weights.
+        outside: tensors in the container that do not have the prefix.
         others: entries that are no tensors, such as ``epoch``.
-        arch: the architecture that the file says it is of; empty where it says none.
-        classifier: what the classifier was called that stood beside a backbone and was taken; empty where none was.
+        arch: the architecture that the file names; empty where it names none.
+        classifier: name of a classifier next to the backbone that was taken along; empty where there was none.
     """
 
     path: Path
@@ -100,15 +100,15 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path, names: Collection[str] = VIT_NAMES) -> Checkpoint:
-    """Reads a checkpoint and takes its weights out of whatever is around them.
+    """Reads a checkpoint and finds the weights in it.
 
     Args:
-        path: a file of one of ``SUFFIXES``.
-        names: names of weights that the network has, by which a prefix is recognised.
+        path: a file with one of ``SUFFIXES``.
+        names: names of some weights of the network, by which a prefix is recognised.
 
     Raises:
-        ModelError: the file is missing, damaged, of another kind, holds no weights, holds objects that are not known
-            to be harmless, or it cannot be told which of its weights are meant.
+        ModelError: the file is missing, damaged, or of another kind; holds no weights or several sets of them; or
+            holds objects that are not known to be harmless.
     """
     content = _load(path)
     others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
@@ -116,8 +116,8 @@ def open_checkpoint(path: Path, names: Collection[str] = VIT_NAMES) -> Checkpoin
     trail: tuple[str, ...] = ()
     passed_over: list[str] = []
     while (step := _next_step(content, path, trail)) is not None:
-        inner, beside = step
-        passed_over += [".".join((*trail, name)) for name in beside]
+        inner, others_here = step
+        passed_over += [".".join((*trail, name)) for name in others_here]
         content, trail = content[inner], (*trail, inner)
     found = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if not any(_is_weight(name, value) for name, value in found.items()):
@@ -144,7 +144,7 @@ def open_checkpoint(path: Path, names: Collection[str] = VIT_NAMES) -> Checkpoin
 
 
 def with_classifier(checkpoint: Checkpoint) -> Checkpoint:
-    """Takes a linear classifier along that stands beside a backbone, such as ``fc``, where there is just one."""
+    """Adds a linear classifier that is next to the backbone, such as ``fc``, to the weights if there is exactly one."""
     width = checkpoint.weights.get("patch_embed.proj.weight")
     if width is None or any(name.startswith("head.") for name in checkpoint.weights):
         return checkpoint
@@ -167,11 +167,11 @@ def check_finite_weights(what: str, weights: Mapping[str, torch.Tensor]) -> None
     """Refuses weights that are NaN or infinite in 32 bits.
 
     Args:
-        what: whose they are, to begin the error with.
-        weights: by name.
+        what: owner of the weights, to begin the error text with.
+        weights: tensors by name.
 
     Raises:
-        ModelError: some are, by name.
+        ModelError: a weight is NaN or infinite; the error names it.
     """
     wrong = [name for name, value in weights.items() if not torch.isfinite(value.detach().float()).all()]
     if wrong:
@@ -240,14 +240,14 @@ def _is_weight(name: object, value: object) -> bool:
 
 
 def _holds_weights(content: object, deep: int = _DEEPEST) -> bool:
-    """Whether a dict, or a dict in it, has a tensor that is called a weight."""
+    """Returns whether a dict, or a dict inside it, has a tensor whose name ends in ``weight``."""
     if not isinstance(content, dict) or deep == 0:
         return False
     return any(_is_weight(name, value) or _holds_weights(value, deep - 1) for name, value in content.items())
 
 
 def _next_step(content: dict[Any, Any], path: Path, trail: tuple[str, ...]) -> tuple[Any, list[str]] | None:
-    """Returns the entry of ``content`` that the weights are in, and the others that also hold some; None at the end."""
+    """Returns the entry of ``content`` to read and the others with weights; None if ``content`` has the weights."""
     inner = [key for key, value in content.items() if _holds_weights(value, _DEEPEST - len(trail))]
     if not inner or any(_is_weight(name, value) for name, value in content.items()):
         return None
@@ -260,7 +260,7 @@ def _next_step(content: dict[Any, Any], path: Path, trail: tuple[str, ...]) -> t
 
 
 def _prefix(found: Mapping[str, object], names: Collection[str], path: Path) -> str:
-    """Returns what stands before the names of the network's weights."""
+    """Returns the prefix of the names of the network's weights."""
     counts = Counter(_prefixes(found, names))
     most = max(counts.values(), default=0)
     rivals = [prefix for prefix, count in counts.items() if 2 * count > most]
@@ -271,7 +271,7 @@ def _prefix(found: Mapping[str, object], names: Collection[str], path: Path) -> 
     if chosen is None:
         example = f"{{k.removeprefix({rivals[0]!r}): v for k, v in weights.items() if k.startswith({rivals[0]!r})}}"
         raise _ambiguous(path, rivals, f"torch.save({example}, 'weights.pth')")
-    return chosen.removesuffix("visual.trunk.")  # timm knows what to do with OpenCLIP's names
+    return chosen.removesuffix("visual.trunk.")  # timm converts OpenCLIP's names
 
 
 def _prefixes(found: Mapping[str, object], names: Collection[str]) -> Iterator[str]:
@@ -282,7 +282,7 @@ def _prefixes(found: Mapping[str, object], names: Collection[str]) -> Iterator[s
 
 
 def _shared_wrappers(found: Mapping[str, object]) -> str:
-    """Returns the wrappers of training that stand before every name of a network that is not known."""
+    """Returns the training wrappers that are a prefix of every name, for a network with other names."""
     prefix = ""
     while True:
         longer = [f"{prefix}{part}." for part in ("module", "_orig_mod")]
@@ -294,7 +294,7 @@ def _shared_wrappers(found: Mapping[str, object]) -> str:
 
 def _ambiguous(path: Path, places: list[str], example: str) -> ModelError:
     return ModelError(
-        f"The checkpoint {path} holds several networks, and it is not said which is meant",
+        f"The checkpoint {path} holds several networks, and which one to read is not clear",
         expected="the weights of one",
         got=short_list(places),
         fix=f"Save the one you mean alone, such as: {example}",
@@ -302,6 +302,6 @@ def _ambiguous(path: Path, places: list[str], example: str) -> ModelError:
 
 
 def short_list(names: Sequence[str], most: int = 4) -> str:
-    """Returns the first ``most`` names with commas between, and how many more there are."""
+    """Joins the first ``most`` names with commas, and adds how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{', '.join(names[:most])}{more}"

@@ -1,4 +1,4 @@
-"""Makes a checkpoint's weights those of a timm model, and reports what had to be done for it."""
+"""Converts a checkpoint's weights to those of a timm model, and reports every change."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ _HARMLESS = re.compile(
     r"|head\.(mlp|last_layer|projection)\..+"
     r"|(\w+_)?(criterion|loss|loss_fn)\..+"
 )
-"""Tensors without which the model answers the same: of pretraining, losses, and counters."""
+"""Names of tensors that do not affect the model's outputs: heads for pretraining, losses and counters."""
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was done with a checkpoint to make it fit.
+    """The changes that made a checkpoint fit.
 
     Attributes:
-        classes: outputs of its classifier; None where it has none.
-        resampled: what was brought to another size, in words, such as ``patches 8x8 to 16x16``.
-        patch_resampled: whether that includes the patches: then nothing in the model fits any longer.
-        left_out: tensors and entries that were not taken, by name.
-        prefix: what stood before every name.
-        container: where in the file the weights were.
-        notes: all that a person should know of it, a sentence each.
+        classes: number of outputs of its classifier; None where it has no classifier.
+        resampled: weights that were resized, in words, such as ``patches 8x8 to 16x16``.
+        patch_resampled: whether the patch embedding was resized, so that the model needs training.
+        left_out: names of tensors and entries that were left out.
+        prefix: prefix of every name in the file.
+        container: entry of the file that held the weights.
+        notes: everything the user should know about it, a sentence each.
     """
 
     classes: int | None
@@ -63,12 +63,12 @@ class LoadReport:
 def fit_checkpoint(
     checkpoint: Checkpoint, model: Any, name: str, *, reset_head: bool = False
 ) -> tuple[dict[str, torch.Tensor], LoadReport]:
-    """Returns a checkpoint's weights as ``model`` takes them, and what was done for it.
+    """Returns a checkpoint's weights with the names and shapes of ``model``, and a report of the changes.
 
     Args:
-        checkpoint: as it was read; left as it is.
-        model: a timm Vision Transformer whose names and shapes are wanted; on any device.
-        name: name of its architecture.
+        checkpoint: the checkpoint; it is not changed.
+        model: a timm Vision Transformer, on any device.
+        name: name of the model's architecture.
         reset_head: leave the checkpoint's classifier out.
 
     Returns:
@@ -88,14 +88,14 @@ def fit_checkpoint(
     taken = _by_timm(weights, model)
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     has_head = any(key in taken for key in ("head.weight", "head_dist.weight"))
-    if has_head:  # timm's filter leaves this layer out of any checkpoint, though the classifier stands on it
+    if has_head:  # timm's filter always leaves this layer out, but the classifier needs it
         taken |= {key: value for key, value in weights.items() if key.startswith("pre_logits.")}
     else:
         wanted = {key: shape for key, shape in wanted.items() if not key.startswith(_HEADS)}
     taken = needed(taken, wanted)
     reason = misfit(wanted, _shapes(taken))
     if reason is not None:
-        # under its own names it is recognised as a model of ours, of other widths
+        # under its own names it may be recognised as a model of PocketViT with other widths
         reason = misfit(wanted, _shapes(checkpoint.weights)) or reason
         raise ModelError(
             f"The checkpoint {path} does not fit '{name}': {reason.what}",
@@ -121,12 +121,12 @@ def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def needed(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
-    """Returns weights without those that no model needs to answer: of pretraining, of losses, and counters."""
+    """Returns weights without those that do not affect a model's outputs, such as losses and counters."""
     return {key: value for key, value in weights.items() if key in wanted or not _HARMLESS.fullmatch(key)}
 
 
 def head_classes(weights: Mapping[str, torch.Tensor]) -> int | None:
-    """Returns the number of classes of a classifier, or None where there is none or only one of zeros."""
+    """Returns the number of classes of a classifier; None where it is missing or all zeros."""
     head = weights.get("head.weight")
     return None if head is None or head.ndim != 2 or not bool(head.any()) else int(head.shape[0])
 
@@ -143,8 +143,8 @@ def _check_classes(path: Path, weights: Mapping[str, torch.Tensor], wanted: int)
 
 
 def _by_timm(weights: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
-    """Returns weights with the names and sizes of ``model``, as far as timm knows how."""
-    # Where timm's filter fails, the weights are of another shape: they go on as they are, and what differs is named.
+    """Returns weights with the names and sizes of ``model``, as far as timm's filter converts them."""
+    # Where timm's filter fails, the weights have other shapes; a later check names the difference.
     with suppress(Exception):
         return dict(
             checkpoint_filter_fn(dict(weights), model, adapt_layer_scale=True, interpolation="bicubic", antialias=True)
@@ -153,7 +153,7 @@ def _by_timm(weights: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch
 
 
 def _resampled(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], model: Any) -> Iterator[str]:
-    """Yields what timm's filter brought to another size, with both sizes."""
+    """Yields the weights that timm's filter resized, with both sizes."""
     name = "patch_embed.proj.weight"
     if name in before and before[name].ndim == 4 and before[name].shape != after[name].shape:
         yield f"patches {_by(before[name].shape[2:])} to {_by(after[name].shape[2:])} pixels"
@@ -169,18 +169,18 @@ def _resampled(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Ten
 
 
 def _notes(checkpoint: Checkpoint, report: LoadReport, name: str, fresh: str) -> Iterator[str]:
-    """Yields what a person should know of a checkpoint that fits."""
+    """Yields what the user should know about a checkpoint that fits."""
     file = checkpoint.path.name
     arch = checkpoint.arch.partition(".")[0]
     if arch != name.partition(".")[0] and timm.is_model(arch):
-        yield f"{file} says it is of '{arch}', and is read as '{name}'"
+        yield f"{file} names its architecture '{arch}', and is read as '{name}'"
     if checkpoint.passed_over:
         others = short_list(checkpoint.passed_over)
         yield f"{file} holds several sets of weights: '{checkpoint.container}' is taken, not {others}"
     if report.left_out:
         yield f"Left out of {file}: {short_list(_grouped(report.left_out), 8)}"
     if checkpoint.classifier and not fresh:
-        yield f"The classifier of {file} is '{checkpoint.classifier}', beside the backbone '{checkpoint.prefix}'"
+        yield f"The classifier of {file} is '{checkpoint.classifier}', next to the backbone '{checkpoint.prefix}'"
     if fresh:
         yield f"The classifier of {file} is {fresh}: the model gets a fresh one"
     if report.resampled:
@@ -191,7 +191,7 @@ def _notes(checkpoint: Checkpoint, report: LoadReport, name: str, fresh: str) ->
 
 
 def _grouped(names: Sequence[str]) -> list[str]:
-    """Returns names with those of one part, such as ``decoder``, as one."""
+    """Returns names, with all names of one part, such as ``decoder``, in one entry."""
     parts = Counter(name.partition(".")[0] for name in names)
     return [part if count == 1 else f"{part}.* ({count})" for part, count in parts.items()]
 

@@ -1,4 +1,4 @@
-"""Converts a timm Vision Transformer to a ``SlicedViT`` with the same outputs, or names what it cannot."""
+"""Converts a timm Vision Transformer to a ``SlicedViT`` with the same outputs; refuses unsupported parts by name."""
 
 from __future__ import annotations
 

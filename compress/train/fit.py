@@ -1,4 +1,4 @@
-"""Training that can be killed at any moment and ends with the same weights."""
+"""Training that can be killed at any time and resumed, and ends with the same weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from .task import Packed, TrainTask, check_task, pack_task, unpack_task
 
 SAVE_EVERY_S = 30.0
 _EXTRA = "lesson:"
-"""Begins the names of what is trained beside the model, in a saved state."""
+"""Prefix of the names of extra trained modules in a saved state."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -47,9 +47,9 @@ class Trained:
     """The outcome of ``fit``.
 
     Attributes:
-        model: with the weights of the best epoch.
-        epochs: what happened, epoch by epoch.
-        teacher: an online teacher with its last weights; none where there was none.
+        model: the model with the weights of its best epoch.
+        epochs: records of all epochs.
+        teacher: an online teacher with its last weights; None where there was none.
     """
 
     model: SlicedViT
@@ -77,32 +77,32 @@ def fit(
 ) -> Trained:
     """Trains a copy of ``model`` on the training split and returns it at its best held-out epoch.
 
-    Of several processes (``joined``) rank 0 alone calls this; the others compute shares of every batch meanwhile.
+    Of several processes (``joined``) only rank 0 calls this function, while the others compute shares of every batch.
 
     Args:
-        model: the model to start from; left as it is.
+        model: the model to start from; it is not changed.
         data: the dataset.
         spec: the model's input.
-        recipe: how.
+        recipe: length, learning rates and other settings of the training.
         augmentation: random changes to training pictures.
         seed: seed of order and augmentation.
         bf16: compute under bfloat16 autocast.
-        teacher: learn from it too; a model of the same input, or any other; left as it is.
-        distillation: what is learnt from it, or from the model itself; by default a teacher's answers, with the
-            recipe's ``distill_weight`` and ``temperature``.
-        masks: by the weight's name, False where it is made zero and stays so (``magnitude_masks``).
+        teacher: a network to learn from: a model with the same input, or any other ``Teacher``; it is not changed.
+        distillation: methods of distillation; None takes the teacher's logits, with the recipe's ``distill_weight``
+            and ``temperature``.
+        masks: weights that are made zero and stay zero, False in a mask of the weight's shape (``magnitude_masks``).
         device: device that computes; None takes the device in use. The returned models are on the CPU.
-        state_path: keep the state of the training here, at least every 30 seconds and after every epoch, and
-            continue from it when it is there and belongs to the same training, with as many processes and on
-            whatever device it was made. The caller removes it.
-        stage: what progress calls it.
+        state_path: file that keeps the state of the training, written every 30 seconds and after every epoch. The
+            training resumes from a state of the same training, made by any number of processes on any device. The
+            caller removes the file.
+        stage: name of the training, for progress.
         progress: called after every step.
         clock: seconds, monotonic.
 
     Raises:
         StorageError: the state cannot be written.
-        ModelError: the teacher does not fit the student or what is learnt from it, or cannot be trained in shares.
-        PlanError: a block to learn from is not there, or a mask does not fit.
+        ModelError: the teacher does not fit the student or the methods, or cannot be trained in shares.
+        PlanError: a block to learn from does not exist, or a mask does not fit.
         RankError: another process failed.
     """
     if masks:
@@ -133,11 +133,13 @@ def fit_network(
     progress: Progress = silent,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Network, tuple[EpochRecord, ...]]:
-    """Trains a copy of any classifier on the labels, as ``fit`` does; returns it at its best epoch, and the epochs.
+    """Trains a copy of any classifier on the labels; returns it at its best epoch, and the records of all epochs.
+
+    The arguments are those of ``fit``.
 
     Raises:
         StorageError: the state cannot be written.
-        ModelError: several processes cannot train it in shares.
+        ModelError: the network cannot be trained in shares by several processes.
         RankError: another process failed.
     """
     task = TrainTask(network, spec, recipe, augmentation, seed, bf16, device or device_in_use())
@@ -150,7 +152,7 @@ def fit_network(
 def _start(
     task: TrainTask, data: Dataset, state_path: Path | None, stage: str, progress: Progress, clock: Callable[[], float]
 ) -> _Run:
-    """Runs a training to its end, together with the other processes where there are any."""
+    """Runs a training to its end, together with the other processes if there are any."""
     ranks = current_ranks()
     if ranks.size > 1:
         check_task(task)
@@ -161,7 +163,7 @@ def _start(
 
 
 def _follow(data: Dataset, task: TrainTask, model: Packed, teacher: Packed) -> None:
-    """Trains together with rank 0; every other rank is told to do this."""
+    """Trains together with rank 0, on every other rank."""
     ranks = current_ranks()
     device = choose_device(task.device.type, count_gpus(), ranks.local_rank, ranks.local_size)
     use_device(device)
@@ -170,7 +172,7 @@ def _follow(data: Dataset, task: TrainTask, model: Packed, teacher: Packed) -> N
 
 
 def _train(run: _Run, state_path: Path | None, stage: str, progress: Progress, clock: Callable[[], float]) -> None:
-    """Runs a training to its end, from its saved state where there is one."""
+    """Runs a training to its end, from its saved state if there is one."""
     state = (read_training_state(state_path, run.fingerprint()) if state_path else None) or TrainingState()
     run.begin(state)
     saved = clock()
@@ -188,7 +190,7 @@ def _train(run: _Run, state_path: Path | None, stage: str, progress: Progress, c
 
 
 class _Run:
-    """The moving parts of one training."""
+    """The mutable state of one training."""
 
     def __init__(self, task: TrainTask, data: Dataset, ranks: Ranks = ALONE) -> None:
         self.model: Any = copy.deepcopy(task.model).float().requires_grad_(True)
@@ -211,7 +213,7 @@ class _Run:
         self.loss: Callable[..., torch.Tensor] = self._loss
 
     def fingerprint(self) -> str:
-        """Returns what must be equal for a saved state to be continued."""
+        """Returns the text that must be equal for a saved state to be resumed."""
         return self._fingerprint
 
     def _describe(self) -> str:
@@ -259,11 +261,11 @@ class _Run:
         rate = learning_rate(self.step, self.total_steps, self.recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["peak_lr"]
-        # batch norm has no variance to go by in a batch of one
+        # batch norm has no variance in a batch of one
         for part in (self.model, self.extra):
             part.train(len(labels) > 1)
         with own_randomness(self.device):
-            # what a teacher drops at random must not hang on where a killed training went on
+            # a teacher's dropout must not depend on where a killed training was resumed
             torch.manual_seed(int(np.random.default_rng([self.seed, self.step]).integers(2**63)))
             loss = self.loss(images, labels, view)
         self.optimizer.zero_grad(set_to_none=True)
@@ -288,7 +290,7 @@ class _Run:
         return label_loss(whole(logits), labels.to(self.device))
 
     def end_epoch(self, stage: str, progress: Progress) -> None:
-        """Looks at the held-out split, keeps the best weights, and moves on."""
+        """Scores the held-out split, keeps the best weights, and starts the next epoch."""
         split = self.data.held_out
         held_out = score(
             self.model,
@@ -330,13 +332,13 @@ class _Run:
         )
 
     def begin(self, state: TrainingState) -> None:
-        """Continues from rank 0's ``state``, in step with the other ranks; an empty one starts anew."""
+        """Resumes from rank 0's ``state`` on every rank; an empty state starts from the beginning."""
         self.ranks.check_equal(hashlib.sha256(self.fingerprint().encode()).hexdigest())
         self.restore(self.ranks.broadcast(state))
         self.loss = in_lockstep(self.ranks, [self.model, self.extra], self._loss)
 
     def restore(self, state: TrainingState) -> None:
-        """Continues from ``state``; an empty one starts anew."""
+        """Resumes from ``state``; an empty state starts from the beginning."""
         self.epoch, self.batch, self.loss_sum = state.epoch, state.batch, state.loss_sum
         self.history = list(state.history)
         if not state.weights:
@@ -360,7 +362,7 @@ def _kept(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def make_optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.AdamW:
-    """Returns AdamW with two learning rates; norms, biases and tokens are not decayed."""
+    """Returns AdamW with one learning rate for the backbone and one for the head, without decay of norms and biases."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         decays = name.endswith("weight") and parameter.ndim > 1
@@ -379,7 +381,7 @@ def make_optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, total: int, warmup: float) -> float:
-    """Returns the share of the peak learning rate at ``step`` of ``total``: a linear rise, then half a cosine."""
+    """Returns the share of the peak learning rate at ``step`` of ``total``: a linear warm-up, then half a cosine."""
     rise = warmup * total
     if step < rise:
         return (step + 1) / (rise + 1)
@@ -391,7 +393,7 @@ def _rank(record: EpochRecord) -> tuple[float, float]:
 
 
 def bf16_helps(plan: ShapePlan) -> bool:
-    """Says whether the device in use multiplies bfloat16 natively and the model is wide enough to gain by it."""
+    """Returns whether bfloat16 is faster: the device multiplies it natively and the model is wide enough."""
     if device_in_use().type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False) and plan.embed_dim >= 192
     capabilities = torch.cpu.get_capabilities()

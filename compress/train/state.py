@@ -1,4 +1,4 @@
-"""The state of an unfinished training on disk: safetensors and JSON, no pickle."""
+"""Saves the state of an unfinished training in safetensors and JSON, without pickle."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _GROUPS = ("weights", "best", "moments")
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a training stands.
+    """The state of a training.
 
     Attributes:
-        epoch: epochs finished.
-        batch: batches of the current epoch finished.
-        loss_sum: sum of the losses of its images so far.
-        history: the finished epochs.
-        weights: the model now; empty before the first step.
-        best: the model at its best epoch.
+        epoch: number of finished epochs.
+        batch: number of finished batches in the current epoch.
+        loss_sum: sum of the losses of the current epoch's images so far.
+        history: records of the finished epochs.
+        weights: current weights; empty before the first step.
+        best: weights of the best epoch.
         moments: the optimiser's state.
     """
 
@@ -46,7 +46,7 @@ class _Header:
 
 
 def write_training_state(path: Path, fingerprint: str, state: TrainingState) -> None:
-    """Writes ``state`` atomically; ``fingerprint`` says which training it belongs to.
+    """Writes ``state`` atomically; ``fingerprint`` identifies the training.
 
     Raises:
         StorageError: the file cannot be written.
@@ -56,7 +56,7 @@ def write_training_state(path: Path, fingerprint: str, state: TrainingState) -> 
 
 
 def read_training_state(path: Path, fingerprint: str) -> TrainingState | None:
-    """Reads a state, or returns None where there is none or it belongs to another training."""
+    """Reads a state; returns None where it is missing, damaged, or belongs to another training."""
     found = read_groups(path, fingerprint, _Header, _GROUPS)
     if found is None:
         return None

@@ -9,7 +9,16 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from runtime import BlockPlan, Check, Grid, LatencyPrecision, LatencyTable, MeasurementError, ShapePlan, latency_of
+from runtime import (
+    BlockPlan,
+    LatencyCheck,
+    LatencyPrecision,
+    LatencyTable,
+    MeasurementError,
+    ShapePlan,
+    WidthGrid,
+    latency_of,
+)
 
 from .files import LEAST, Timed, Widths, equal_blocks, knots_of, part_depth, wholes_to_time, widest_of
 
@@ -122,7 +131,7 @@ def _with_residual(table: LatencyTable, times: Mapping[Timed, float]) -> Latency
         offset_ns=round(_OFFSET_NS * offset),
     )
     predict = latency_of(table)
-    checks = (Check(whole[0], predict(whole[0]), round(times[whole])) for whole in wholes[2::3])
+    checks = (LatencyCheck(whole[0], predict(whole[0]), round(times[whole])) for whole in wholes[2::3])
     return replace(table, checks=tuple(checks))
 
 
@@ -170,9 +179,9 @@ def _ascending(values: Floats) -> Floats:
     return values
 
 
-def _grid(axes: Sequence[Widths], values: Floats) -> Grid:
-    return Grid(tuple(axes), tuple(round(float(value), 1) for value in values.reshape(-1)))
+def _grid(axes: Sequence[Widths], values: Floats) -> WidthGrid:
+    return WidthGrid(tuple(axes), tuple(round(float(value), 1) for value in values.reshape(-1)))
 
 
-def _times(grid: Grid, factor: float) -> Grid:
+def _times(grid: WidthGrid, factor: float) -> WidthGrid:
     return replace(grid, ns=tuple(round(factor * value, 1) for value in grid.ns))

@@ -1,4 +1,4 @@
-"""The kinds of file that a model is exported as, by name."""
+"""The kinds of file that a model can be exported as, by name."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from export.quantise.form import Form
 from runtime import Artifact, DataError, Progress
+from runtime.formats import FORMATS
 from runtime.registry import Registry
 
 
 class Run(Protocol):
-    """What a run of a file on images gave."""
+    """The result of running a file on images."""
 
     @property
     def logits(self) -> npt.NDArray[np.float32]:
@@ -38,7 +39,7 @@ class ExportKind:
         summary: of the kind in one line, for ``--help``.
         format: name of its file format, of ``runtime.formats.FORMATS``.
         precision: of its files, as manifests have it.
-        suffix: of its files behind the model's name, without the first dot.
+        label: part of its file names between the model's name and the format's suffix; empty for none.
         recipe: name of the recipe in the manifest of a kind that has ``write``.
         write: writes a model to a path: ``write(model, path, **options)``.
         form: returns how a quantised graph becomes a file: ``form(**options)``.
@@ -59,7 +60,7 @@ class ExportKind:
     summary: str
     format: str
     precision: str
-    suffix: str
+    label: str = ""
     recipe: str = ""
     write: Callable[..., None] | None = None
     form: Callable[..., Form] | None = None
@@ -70,6 +71,11 @@ class ExportKind:
     run: Callable[[Path, npt.NDArray[np.float32], Progress], Run] | None = None
     check: Callable[[Artifact, Any], None] | None = None
     packages: tuple[str, ...] = ()
+
+    @property
+    def suffix(self) -> str:
+        """End of its file names, such as ``.int8.tflite``."""
+        return f".{self.label}{FORMATS[self.format].suffix}" if self.label else FORMATS[self.format].suffix
 
     def __post_init__(self) -> None:
         if (self.write is None) == (self.form is None):

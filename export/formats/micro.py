@@ -1,4 +1,4 @@
-"""Files for microcontrollers: a graph of what TensorFlow Lite Micro has, run in its own interpreter on this machine."""
+"""Files for microcontrollers, with the operators of TensorFlow Lite Micro, run in its interpreter on this machine."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from runtime.worker.parent import SILENCE_S, Worker, WorkerError, python_module
 from .tflite import INT8_FULL, tflite_form
 
 MICRO_KINDS = tuple(kind for kind in OP_KINDS if kind not in ("gelu", "tanh"))
-"""Operators TensorFlow Lite Micro runs in int8 as our other engines do. It has no GELU; its TANH writes steps of 1/128
-whatever scale the file asks for."""
+"""Operators that TensorFlow Lite Micro computes in int8 as the other engines do. It has no GELU, and its TANH always
+writes steps of 1/128."""
 
 GELU_SLOPE = 1.702
 """GELU is x * sigmoid(GELU_SLOPE * x), off by at most 0.0204 (Hendrycks & Gimpel 2016, arXiv 1606.08415, section 2)."""
@@ -33,7 +33,7 @@ _FIX = "The file is damaged or was not exported for microcontrollers: export it 
 
 @dataclass(frozen=True)
 class MicroLimits:
-    """What a microcontroller has room for.
+    """Memory of a microcontroller.
 
     Attributes:
         flash_bytes: for the file; the program that runs it comes on top.
@@ -53,12 +53,12 @@ class MicroLimits:
 
 
 DEFAULT_LIMITS = MicroLimits()
-"""2 MiB of flash and 512 KiB of RAM: what the bigger boards of 2020 and later have."""
+"""2 MiB of flash and 512 KiB of RAM, as on the larger boards since 2020."""
 
 
 @dataclass(frozen=True)
 class MicroRun:
-    """What TensorFlow Lite Micro answered, and the memory it took.
+    """The outputs of TensorFlow Lite Micro, and the memory it took.
 
     Attributes:
         logits: ``(N, classes)`` float32, in real units.
@@ -75,7 +75,7 @@ class MicroRun:
 
 
 def micro_graph(graph: Graph) -> Graph:
-    """Returns a float graph of operators that TensorFlow Lite Micro has, to be quantised in place of ``graph``.
+    """Returns ``graph`` with the operators of TensorFlow Lite Micro alone, to be quantised in its place.
 
     GELU becomes x * sigmoid(``GELU_SLOPE`` * x). The slope goes into the Linear before it and its inverse into the
     Linear behind it, so that no operator is spent on it and no integer is rounded once more; where something else
@@ -96,7 +96,7 @@ def micro_graph(graph: Graph) -> Graph:
 
 
 class _Rewriter:
-    """Writes the operators anew; constants are scaled where a slope goes into them."""
+    """Rewrites the operators, and scales the constants that take a slope."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -134,7 +134,7 @@ class _Rewriter:
         self.ops += [Op("logistic", (inside,), gate), Op("mul", (x, gate), op.output)]
 
     def folds(self, before: Op) -> bool:
-        """Says whether ``before`` is a Linear whose scaled output nobody but one GELU would see."""
+        """Returns whether ``before`` is a Linear whose output only one GELU reads."""
         alone = len(self.readers[before.output]) == 1 and before.output != self.graph.output
         return alone and before.kind in LINEAR and before.options.get("act", "none") == "none" and self.owned(before)
 
@@ -142,7 +142,7 @@ class _Rewriter:
         return all(len(self.readers[name]) == 1 for name in linear.inputs[1:])
 
     def linears_behind(self, name: str) -> list[Op] | None:
-        """Returns the Linears that alone see ``name``, through what commutes with a factor; None if others do too."""
+        """Returns the Linears that read ``name`` through operators that commute with a factor; None if others do."""
         if name == self.graph.output:
             return None
         found: list[Op] = []
@@ -158,7 +158,7 @@ class _Rewriter:
 
 
 def check_micro(file: str, file_bytes: int, arena_bytes: int, limits: MicroLimits = DEFAULT_LIMITS) -> None:
-    """Refuses a file that a microcontroller has no room for.
+    """Checks that a file fits a microcontroller.
 
     Args:
         file: its name, for the error text.
@@ -237,7 +237,7 @@ def micro_form() -> Form:
 
 
 def check_fits(artifact: Artifact, settings: Any) -> None:
-    """Refuses a file that does not fit ``settings.micro``, the limits of an ``ExportSettings``.
+    """Checks that a file fits ``settings.micro``, the limits of an ``ExportSettings``.
 
     Raises:
         ArtifactError: the file or its arena is too big.
@@ -251,7 +251,7 @@ TFLITE_MICRO = replace(
     name="tflite-micro",
     summary="TFLite in int8 for microcontrollers, with the operators of TensorFlow Lite Micro",
     precision="tflite-micro",
-    suffix="micro.tflite",
+    label="micro",
     form=micro_form,
     run=run_micro,
     check=check_fits,

@@ -1,4 +1,4 @@
-"""A sliced ViT as an ONNX file with a free batch dimension."""
+"""Kinds of ONNX file: a sliced ViT with a free batch dimension."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def write_onnx(model: SlicedViT, path: Path, *, half: bool = False, opset: int =
     The file carries no path, no stack trace and no time: equal weights give equal bytes.
 
     Args:
-        model: what to write.
-        path: where to.
-        half: store weights as float16, in half the space; the engine computes in float32.
+        model: the model to write.
+        path: of the file.
+        half: whether to store weights as float16, in half the space; the engine computes in float32.
         opset: version of ONNX's operators, of ``export.writers.onnx.OPSETS``.
 
     Raises:
@@ -41,10 +41,10 @@ def write_onnx(model: SlicedViT, path: Path, *, half: bool = False, opset: int =
 
 
 def onnx_rewrites(model: SlicedViT, opset: int) -> Rewrites:
-    """Returns the rewrites for a version of operators.
+    """Returns the exact rewrites for a version of ONNX's operators.
 
-    Centring makes every LayerNorm an RMSNorm, which is worth it only where RMSNorm is one operator: LayerNorm is one in
-    every version.
+    Centring turns every LayerNorm into an RMSNorm, which pays only in versions with RMSNorm as one operator; LayerNorm
+    is one operator in every version.
     """
     rewrites = rewrites_for(model).flattened()
     return rewrites if opset >= RMS_NORM_IS_ONE else rewrites.without("centre")
@@ -70,7 +70,6 @@ ONNX = ExportKind(
     "ONNX in float32",
     format="onnx",
     precision="fp32",
-    suffix="onnx",
     recipe="fp32",
     write=write_onnx,
     options=("opset",),
@@ -82,7 +81,7 @@ ONNX_FP16 = replace(
     name="onnx-fp16",
     summary="ONNX with float16 weights",
     precision="fp16",
-    suffix="fp16.onnx",
+    label="fp16",
     recipe="fp16_weights",
     write=partial(write_onnx, half=True),
     held_to="top-1",
@@ -92,7 +91,7 @@ ONNX_INT8 = replace(
     name="onnx-int8",
     summary="ONNX with int8 weights, and int8 inputs of Linears",
     precision="int8",
-    suffix="int8.onnx",
+    label="int8",
     recipe="",
     write=None,
     form=onnx_form,

@@ -1,4 +1,4 @@
-"""A sliced ViT as a TFLite file, one image at a time."""
+"""Kinds of TFLite file: a sliced ViT for one image at a time."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def write_tflite(model: SlicedViT, path: Path, half: bool = False) -> None:
     """Writes ``model`` to ``path``: input ``image (1, H, W, C)``, output ``logits (1, classes)``, float32.
 
     Args:
-        model: what to write.
-        path: where to.
-        half: store weights as float16, in half the space; the engine computes in float32.
+        model: the model to write.
+        path: of the file.
+        half: whether to store weights as float16, in half the space; the engine computes in float32.
 
     Raises:
         MissingExtraError: ai-edge-litert or flatbuffers is not installed.
@@ -58,13 +58,12 @@ def write_int8(
 
 
 def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: bool = True, seed: int = 0) -> bytes:
-    """Returns a TFLite file of the shape ``plan``, with random weights, to be timed: time does not depend on them.
+    """Returns the content of a TFLite file of the shape ``plan`` with random weights, to be timed.
 
     Args:
-        plan: its shape.
-        precision: ``fp32``, or ``int8`` by the recipe expected to be fastest, its ranges made up.
-        pooled_only: the last block computes what the head reads alone, as in files that ship; if not, it is like all
-            others.
+        plan: shape of the model.
+        precision: ``fp32``, or ``int8`` by the recipe expected to be fastest with arbitrary ranges.
+        pooled_only: whether the last block computes only the tokens that the head reads, as in exported files.
         seed: of the weights.
     """
     import torch
@@ -95,7 +94,7 @@ FP32 = ExportKind(
     "TFLite in float32",
     format="tflite",
     precision="fp32",
-    suffix="fp32.tflite",
+    label="fp32",
     recipe="fp32",
     write=write_tflite,
     held_to="logits",
@@ -106,7 +105,7 @@ FP16 = replace(
     name="fp16",
     summary="TFLite with float16 weights",
     precision="fp16",
-    suffix="fp16.tflite",
+    label="fp16",
     recipe="fp16_weights",
     write=partial(write_tflite, half=True),
     held_to="top-1",
@@ -116,7 +115,7 @@ INT8 = replace(
     name="int8",
     summary="TFLite with int8 weights, by the recipe that is fastest on the processor",
     precision="int8",
-    suffix="int8.tflite",
+    label="int8",
     recipe="",
     write=None,
     form=tflite_form,
@@ -128,7 +127,7 @@ INT8_FULL = replace(
     name="int8-full",
     summary="TFLite with int8 throughout, for chips without floats",
     precision="int8-full",
-    suffix="int8-full.tflite",
+    label="int8-full",
     choice="most accurate",
     trainable=True,
     held_to="nothing",
@@ -138,6 +137,6 @@ INT8_FULL_16X8 = replace(
     name="int8-full-16x8",
     summary="TFLite with int8 weights and int16 activations throughout",
     precision="int8-full-16x8",
-    suffix="int8-full-16x8.tflite",
+    label="int8-full-16x8",
     trainable=False,
 )

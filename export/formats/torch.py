@@ -1,4 +1,4 @@
-"""A sliced ViT as a ``.pt2`` archive for torch, with a free batch dimension; and what stands in such a file."""
+"""The kind of file for torch: a ``.pt2`` archive of a sliced ViT with a free batch dimension, and its reader."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def write_torch(model: SlicedViT, path: Path) -> None:
     version of torch.
 
     Args:
-        model: what to write.
-        path: where to.
+        model: the model to write.
+        path: of the file.
     """
     import torch
 
@@ -57,7 +57,7 @@ def write_torch(model: SlicedViT, path: Path) -> None:
 
 
 def _bare(data: bytes) -> dict[str, bytes]:
-    """Returns the records of what torch saved, without those it would unpickle or compile, and traces of this run."""
+    """Returns the records of a saved program, without those torch would unpickle or compile, and those of a run."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
     program = json.loads(records[PROGRAM])
@@ -83,7 +83,7 @@ def torch_shapes(path: Path) -> dict[str, Shape]:
 
 
 def _scores(path: Path, archive: TorchArchive) -> dict[str, Shape]:
-    """Returns the shape of each block's scores, by what the graph does with the queries: it splits them by head."""
+    """Returns the shape of each block's attention scores, from the split of the queries by head."""
     weights, linears, found = archive.weight_of, {}, {}  # type: dict[str, str], dict[str, str], dict[str, Shape]
     try:
         for node in archive.nodes:
@@ -94,7 +94,7 @@ def _scores(path: Path, archive: TorchArchive) -> dict[str, Shape]:
                 _, tokens, heads, _ = archive.shape(node["outputs"][0]["as_tensor"]["name"])
                 split = node["inputs"][1]["arg"]["as_sym_ints"][2]["as_int"]
                 if split != heads:
-                    raise ArtifactError(f"The graph of {path} splits heads otherwise than it says", got=split)
+                    raise ArtifactError(f"The graph of {path} does not split heads by its shapes", got=split)
                 block = linears[names[0]].removesuffix(".q.weight")
                 found[f"{block}.scores"] = (-1, heads, tokens, tokens)
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -154,7 +154,6 @@ TORCH = ExportKind(
     "a torch program in float32 (.pt2)",
     format="torch",
     precision="fp32",
-    suffix="pt2",
     recipe="fp32",
     write=write_torch,
     held_to="logits",

@@ -1,4 +1,4 @@
-"""Checks a file against its manifest, and by running it: the same bytes, the same widths, sound answers."""
+"""Checks the bytes and the widths of a file against its manifest, and runs it on random images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MOST_IMAGES = 10_000
 
 @dataclass(frozen=True)
 class FileCheck:
-    """One thing that was checked, whether it holds, and what was found."""
+    """One check of a file, with its result and the finding in words."""
 
     name: str
     passed: bool
@@ -45,14 +45,14 @@ class FileCheck:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two engines answer to the same images.
+    """Comparison of two engines on the same images.
 
     Attributes:
-        engine: the other engine.
-        version: of it.
-        max_abs: largest absolute difference of a logit; None where an answer is missing or not finite.
-        top1_agreement: share of images with the same top-1 class, 0..1; None likewise.
-        gpu: what it says of TFLite's GPU delegate.
+        engine: name of the other engine.
+        version: of the other engine.
+        max_abs: largest absolute difference of an output; None where an output is missing or not finite.
+        top1_agreement: share of images with the same top-1 class, 0..1; None as for ``max_abs``, and without classes.
+        gpu: analysis of TFLite's GPU delegate.
     """
 
     engine: str
@@ -64,14 +64,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verification:
-    """Everything that was checked of a file.
+    """All checks of a file.
 
     Attributes:
-        file: its name.
-        images: how many random images it ran on.
-        checks: in the order they were made.
-        parity: what its manifest says of real images.
-        comparison: with another engine, where one was asked for and answered.
+        file: name of the file.
+        images: number of random images it ran on.
+        checks: in the order of their making.
+        parity: comparison with the torch model on real images, from the manifest.
+        comparison: with another engine, if one was asked for and ran.
     """
 
     file: str
@@ -97,10 +97,10 @@ def verify_file(
     """Checks a file against its manifest and runs it on random images, in a sandboxed process.
 
     Args:
-        path: a ``.tflite``, ``.onnx`` or ``.pt2`` file; its manifest stands beside it.
-        images: how many random images, at least 1.
+        path: the model file, with its manifest in the same folder.
+        images: number of random images, at least 1.
         against: ``tensorflow``, to compare with its interpreter.
-        progress: told while images run.
+        progress: called while images run.
         sandbox: the process that opens the file; by default one for this call.
 
     Raises:
@@ -174,7 +174,7 @@ def _widths(path: Path, artifact: Artifact, sandbox: Sandbox) -> FileCheck:
 def _run(
     job: str, path: Path, artifact: Artifact, images: int, sandbox: Sandbox, progress: Progress
 ) -> tuple[Ran | None, list[FileCheck]]:
-    """Runs the file; returns what it answered, and whether that is sound."""
+    """Runs the file, and returns its outputs with the checks of them."""
     suffix = " in TensorFlow" if job == "tensorflow" else ""
     try:
         asked = sandbox.run(job, path, progress, images=images)
@@ -202,7 +202,7 @@ def _run(
 
 
 def _checked(name: str, look: Callable[[], FileCheck]) -> FileCheck:
-    """Returns what ``look`` finds; a file that cannot be looked into fails the check."""
+    """Returns the check from ``look``; a file that cannot be read fails it."""
     try:
         return look()
     except MissingExtraError:

@@ -1,4 +1,4 @@
-"""What a file computes and what it is made of: operators with precision and MACs, bytes by kind of tensor."""
+"""The contents of a file: operators with precision and MACs, and bytes by kind of tensor."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class OpRow:
     """Operators of one type and precision.
 
     Attributes:
-        kind: the format's name of the type.
-        precision: types of what goes in, of the weights where they differ, and of what comes out where it differs.
-        count: how many.
+        kind: name of the type in the format.
+        precision: types of the inputs, of the weights where they differ, and of the output where it differs.
+        count: number of operators.
         macs: multiply-accumulates of one image, 0 for types without; None where a shape is not in the file.
     """
 
@@ -45,7 +45,7 @@ class SizeRow:
 
 @dataclass(frozen=True)
 class Contents:
-    """What stands in a file.
+    """Operators and sizes of a file.
 
     Attributes:
         ops: most MACs first.
@@ -60,7 +60,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class _Linear:
-    """Where an operator that multiplies has its operands among its inputs."""
+    """Positions of the operands among the inputs of an operator that multiplies."""
 
     x: int = 0
     weight: int = 1
@@ -94,7 +94,7 @@ def summarise(model: FileModel, size_bytes: int) -> Contents:
     """Returns operators by type and precision, and bytes by kind of tensor.
 
     Args:
-        model: what was read from the file.
+        model: operators and tensors of the file.
         size_bytes: of the file.
 
     Raises:
@@ -127,7 +127,7 @@ class _Reader:
         return op.inputs[index] if index is not None and index < len(op.inputs) else None
 
     def constant(self, name: str | None) -> FileTensor | None:
-        """Returns the stored tensor that ``name`` is, or is made of."""
+        """Returns the stored tensor of the name, or the one it is converted from."""
         for _ in range(4):
             tensor = self.tensor(name)
             if tensor is not None and tensor.stored is not None:
@@ -137,8 +137,6 @@ class _Reader:
                 return None
             name = op.inputs[0]
         return None
-
-    # precision
 
     def precision(self, op: FileOp) -> str:
         linear = _LINEAR.get(op.kind)
@@ -164,8 +162,6 @@ class _Reader:
         found = [tensor.dtype for name in names if (tensor := self.tensor(name)) is not None]
         return list(dict.fromkeys(found))
 
-    # MACs
-
     def macs(self, op: FileOp) -> int | None:
         linear = _LINEAR.get(op.kind)
         if linear is None:
@@ -187,8 +183,6 @@ class _Reader:
         if op.kind in ("FULLY_CONNECTED", "linear"):
             return None if outputs is None else outputs * weight[-1]
         return _product_macs(op, x, weight)
-
-    # sizes
 
     def sizes(self, size_bytes: int) -> tuple[SizeRow, ...]:
         kinds: dict[str, Kind] = {}

@@ -1,4 +1,4 @@
-"""What a file takes when it is compressed, as a download or an app package would be."""
+"""The size of a file compressed by gzip, as in a download or an app package."""
 
 from __future__ import annotations
 

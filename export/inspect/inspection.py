@@ -1,4 +1,4 @@
-"""What is in an exported file: operators, precision, MACs, bytes, widths, delegate partitions, and where time goes."""
+"""Inspection of a model file: operators, precision, MACs, bytes, widths, delegate partitions and times."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .readers import reader_of
 from .sandbox import Sandbox
 
 TIME_BUDGET_S = 9.0
-"""About so long is a file timed."""
+"""Approximate time that a file is timed for, s."""
 
 _NOT_ASKED = "it was not asked for"
 
@@ -42,14 +42,16 @@ class Widths:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is in an exported file; a part that is None has a reason.
+    """The contents of a model file; a part that is None has a reason.
 
     Attributes:
-        file: its name.
+        file: name of the file.
         contents: operators and sizes.
-        widths: by its tensors and its manifest's plan.
-        partitions: what XNNPACK takes of a TFLite file.
-        times: where its time goes.
+        widths: read from its tensors with its manifest's plan.
+        widths_reason: why ``widths`` is None.
+        partitions: division of a TFLite file between XNNPACK and LiteRT's own kernels.
+        times: time of its parts.
+        times_reason: why ``times`` is None.
     """
 
     file: str
@@ -116,7 +118,7 @@ def check_readable(path: Path) -> None:
 
 
 def read_widths_in_sandbox(path: Path, plan: ShapePlan, sandbox: Sandbox) -> ShapePlan:
-    """Does what ``read_widths`` does, in the process of ``sandbox``.
+    """Reads widths as ``read_widths`` does, in the process of ``sandbox``.
 
     Raises:
         ArtifactError: the file's layers are not those of a Vision Transformer with as many blocks.
@@ -126,7 +128,7 @@ def read_widths_in_sandbox(path: Path, plan: ShapePlan, sandbox: Sandbox) -> Sha
 
 def _widths(path: Path, sandbox: Sandbox) -> tuple[Widths | None, str | None]:
     if not manifest_path(path).is_file():
-        return None, "no manifest stands beside the file"
+        return None, "the file has no manifest"
     try:
         plan = read_artifact(path, verify=False).plan
         if plan is None:

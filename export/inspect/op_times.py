@@ -1,7 +1,8 @@
-"""Where the time of a file goes: by type of operator for ONNX, by part of the model for TFLite.
+"""The time of the parts of a file: by type of operator for ONNX, by part of the model for TFLite.
 
-LiteRT gives Python no profiler, so a TFLite file is cut short after each part and the cuts are timed in turns: what
-one more part adds is its time. Engines fuse across parts, and a cut undoes that, so sums are near and not equal.
+LiteRT has no profiler in Python, so a TFLite file is cut short after each part and the cuts are timed in turns. The
+time of a part is the difference to the cut before it. Cuts undo fusion across parts, so the sum of all parts differs
+slightly from the time of the whole file.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _RUNS = (5, 50)
 
 @dataclass(frozen=True)
 class TimeRow:
-    """Seconds of one image in one part or type of operator; what noise turned negative is kept."""
+    """Seconds of one image in one part or type of operator; noise can make a difference negative."""
 
     what: str
     seconds: float
@@ -37,15 +38,15 @@ class TimeRow:
 
 @dataclass(frozen=True)
 class Times:
-    """Where the time of a file goes.
+    """The time of the parts of a file.
 
     Attributes:
-        by: what the rows are.
+        by: meaning of the rows.
         rows: parts in their order, or types of operator with the longest first.
         whole_s: seconds of the whole file in the same measurement.
         runs: timed runs of each row.
         threads: of the engine.
-        how: how it was measured, in words.
+        how: method of measurement, in words.
     """
 
     by: Literal["part", "op type"]
@@ -221,7 +222,7 @@ class _Cutter:
         return _Cut(self._copy, self._threads)
 
     def _changes(self, last_op: int) -> list[tuple[int, int]]:
-        """Returns where in the file which numbers make the graph end with ``last_op``."""
+        """Returns the positions and values of the numbers that make the graph end with ``last_op``."""
         from export.graph.file_model import open_tflite
 
         model = open_tflite(self._path, self._data)

@@ -1,4 +1,4 @@
-"""Which operators of a TFLite file LiteRT hands to XNNPACK, in how many pieces, and which it computes by itself."""
+"""The division of a TFLite file between XNNPACK and LiteRT's own kernels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _DELEGATE = "DELEGATE"
 
 @dataclass(frozen=True)
 class Partitions:
-    """How a file is divided between XNNPACK and LiteRT's own kernels.
+    """The division of a file between XNNPACK and LiteRT's own kernels.
 
     Attributes:
-        pieces: operators of each piece that XNNPACK takes; None with a reason where it is not known.
-        fallback: operators by type that LiteRT computes by itself; None with a reason.
-        reason: why they are not known.
+        pieces: number of operators in each piece that XNNPACK takes; None with a reason where it is not known.
+        fallback: number of operators by type that LiteRT computes itself; None with a reason.
+        reason: why ``pieces`` and ``fallback`` are None.
     """
 
     pieces: tuple[int, ...] | None
@@ -34,15 +34,15 @@ class Partitions:
 
 
 def unknown_partitions(reason: str) -> Partitions:
-    """Returns that nothing is known, and why."""
+    """Returns unknown partitions with a reason."""
     return Partitions(None, None, reason)
 
 
 def find_partitions(path: Path) -> Partitions:
-    """Loads a file in LiteRT and asks what became of its operators.
+    """Loads a file in LiteRT and returns the pieces that XNNPACK takes of it.
 
-    The interpreter appends one node for each piece it hands over, with the tensors that go in and out. The operators
-    of a piece are those that lead from its inputs to its outputs.
+    The interpreter appends one node for each piece, with its input and output tensors. The operators of a piece are
+    those between its inputs and its outputs.
 
     Raises:
         MissingExtraError: ai-edge-litert is not installed.
@@ -76,7 +76,7 @@ class _Node:
 
 
 def divide(nodes: list[Any]) -> Partitions:
-    """Returns the pieces, given all operators and, after them, the nodes that stand for the pieces."""
+    """Returns the pieces, from all operators followed by one node for each piece."""
     own = [node for node in nodes if node.kind != _DELEGATE]
     writers: Mapping[int, int] = {tensor: i for i, node in enumerate(own) for tensor in node.outputs}
     taken: set[int] = set()

@@ -1,4 +1,4 @@
-"""Names the parts of a model in a TFLite file by the names of its tensors."""
+"""Finds the parts of a model in a TFLite file by the names of its tensors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def model_parts(path: Path, level: Level) -> list[Part]:
 
     Args:
         path: a ``.tflite`` file.
-        level: ``fine`` tells norms from what they feed, ``coarse`` does not, ``blocks`` names blocks alone.
+        level: ``fine`` separates norms from the layers behind them, ``coarse`` does not, ``blocks`` gives whole blocks.
     """
     data = path.read_bytes()
     graph = open_tflite(path, data).Subgraphs(0)
@@ -65,7 +65,7 @@ def parts_of(names: list[str], level: Level) -> list[Part]:
     for i, here in enumerate(found):
         if i > known[-1]:
             label = "head"
-        # what is shared or fused may carry an earlier block's name, and a sum of two parts that of the block alone
+        # a shared or fused tensor may have an earlier block's name, and the sum of two parts that of the block alone
         elif here is not None and here[0] >= block and not label.startswith(f"{here[1]}."):
             block, label = here
         ends[label] = i
@@ -73,7 +73,7 @@ def parts_of(names: list[str], level: Level) -> list[Part]:
 
 
 def _label(name: str, level: Level) -> tuple[int, str] | None:
-    """Returns block and part a tensor belongs to; a fused operator's tensor is of the last that went into it."""
+    """Returns the block and part of a tensor; that of a fused operator belongs to the last part in it."""
     matches = [match for text in name.split(";;") for pattern in _NAMES if (match := pattern.search(text))]
     if not matches:
         return None

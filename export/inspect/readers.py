@@ -1,4 +1,4 @@
-"""What can be read from the files of each format without an engine of PocketViT."""
+"""The functions that inspect the files of each format."""
 
 from __future__ import annotations
 

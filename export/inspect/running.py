@@ -1,4 +1,4 @@
-"""Runs a file on seeded random images, in its own engine or in TensorFlow's. Meant for ``sandbox``."""
+"""Runs a file on seeded random images in its engine or in TensorFlow, in the process of a ``Sandbox``."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ QParams = tuple[float, int] | None
 
 @dataclass(frozen=True)
 class GpuAnalysis:
-    """What TensorFlow's analyzer says of TFLite's GPU delegate.
+    """The findings of TensorFlow's analyzer about TFLite's GPU delegate.
 
     Attributes:
-        compatible: whether every operator looks compatible; None where it did not say.
-        issues: how many operators stand in the way, by type and reason.
+        compatible: whether every operator looks compatible; None where the analyzer gave no answer.
+        issues: number of incompatible operators by type and reason.
     """
 
     compatible: bool | None
@@ -40,18 +40,18 @@ class GpuAnalysis:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a file answered.
+    """The outputs of a file for some images.
 
     Attributes:
-        engine: that ran it.
+        engine: name of the engine.
         version: of the engine.
-        input_shape: of the file, -1 is free.
+        input_shape: of the file; -1 is free.
         input_dtype: of the file.
-        output_shape: of the answer to one image.
+        output_shape: of the output for one image.
         output_dtype: of the file.
-        finite: whether all of it is.
+        finite: whether all outputs are finite.
         logits: one row for each image, in real units; None where they are not finite.
-        gpu: TensorFlow alone looks at it.
+        gpu: analysis of the GPU delegate, by TensorFlow alone.
     """
 
     engine: str
@@ -84,7 +84,7 @@ def run_seeded(path: Path, images: int, reporter: Reporter) -> Ran:
 
 
 def run_in_tensorflow(path: Path, images: int, reporter: Reporter) -> Ran:
-    """Does what ``run_seeded`` does, in TensorFlow's interpreter, and asks its analyzer about the GPU delegate.
+    """Runs random images in TensorFlow's interpreter, and analyses compatibility with the GPU delegate.
 
     Raises:
         MissingExtraError: tensorflow is not installed.
@@ -174,7 +174,7 @@ def _analysis(tensorflow: Any, path: Path) -> str:
         try:
             os.dup2(scratch.fileno(), 1)
             tensorflow.lite.experimental.Analyzer.analyze(model_path=str(path), gpu_compatibility=True)
-        except Exception as error:  # an analyzer that gives up has said nothing
+        except Exception as error:  # the analysis is optional
             return f"no analysis: {error}"
         finally:
             sys.stdout.flush()

@@ -35,6 +35,9 @@ COMMANDS = {
 """Each command and the first sentence of its help, which a test compares with the command's docstring."""
 
 
+_OPTIONS = Group("Options", sort_key=0)
+
+
 def _version() -> str:
     from runtime import tool_version
 
@@ -48,12 +51,14 @@ def _app() -> App:
         help_flags=["--help", "-h"],
         help_format="plaintext",
         version=_version,
-        default_parameter=Parameter(negative_iterable=()),
-        group_parameters=Group("Options", sort_key=0),
+        default_parameter=Parameter(negative_iterable=(), allow_repeating=True),
+        group_parameters=_OPTIONS,
     )
     for number, (name, summary) in enumerate(COMMANDS.items()):
         app.command(f"pocketvit.cli.{name}:{name}", name=name, help=summary, sort_key=number)
-    app.register_install_completion_command(help="Install completion for your shell and exit.")
+    app.register_install_completion_command(help="Install completion for your shell and exit.", group=_OPTIONS)
+    for name in ("--help", "--version"):
+        app[name].group = (_OPTIONS,)
     return app
 
 

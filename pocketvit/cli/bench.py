@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 
 def bench(
-    files: Annotated[list[Path], Parameter(help=".tflite, .onnx and .pt2 files; they are timed in turns.")],
-    /,
-    *,
+    *files: Annotated[Path, Parameter(required=True, help=".tflite, .onnx and .pt2 files; they are timed in turns.")],
     target: Annotated[
         list[str] | None,
         Parameter(

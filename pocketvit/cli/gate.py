@@ -14,9 +14,7 @@ from .common import Json, Threads, flag
 
 
 def gate(
-    files: Annotated[list[Path], Parameter(help="BASE NEW; or, with --baseline, the new files alone.")],
-    /,
-    *,
+    *files: Annotated[Path, Parameter(required=True, help="BASE NEW; or, with --baseline, the new files alone.")],
     baseline: Annotated[
         Path | None, Parameter(help="Stored facts to compare the files with; no time is compared.")
     ] = None,

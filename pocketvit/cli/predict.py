@@ -14,9 +14,8 @@ from .common import Json, Threads, flag
 
 def predict(
     artifact: Annotated[Path, Parameter(help="A .tflite, .onnx or .pt2 file with its manifest.")],
-    images: Annotated[list[Path], Parameter(help="Pictures, or folders of pictures.")],
     /,
-    *,
+    *images: Annotated[Path, Parameter(required=True, help="Pictures, or folders of pictures.")],
     plot: Annotated[
         Path | None, Parameter(help="Draw the pictures with their predictions into this file (.png).")
     ] = None,

@@ -43,11 +43,7 @@ def list_targets(*, inventory: Inventory = None, as_json: Json = False) -> None:
 
 @targets.command(name="check")
 def check_targets(
-    names: Annotated[
-        list[str] | None, Parameter(help="Names of the inventory, or addresses; by default the whole inventory.")
-    ] = None,
-    /,
-    *,
+    *names: Annotated[str, Parameter(help="Names of the inventory, or addresses; by default the whole inventory.")],
     inventory: Inventory = None,
     as_json: Json = False,
 ) -> None:

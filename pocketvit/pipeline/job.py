@@ -98,7 +98,7 @@ class Job:
     @property
     def method_settings(self) -> Any:
         """The settings of the search method; None where it has none."""
-        return getattr(self.settings, self.method.group) if self.method.group else None
+        return self.settings.search_settings
 
 
 def prepare(settings: RunSettings, progress: Progress = silent, own_classes: bool = False) -> Job:

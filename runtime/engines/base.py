@@ -1,4 +1,4 @@
-"""The interface of the programs that execute an exported file, and what all of them check."""
+"""The interface of engines, the programs that execute model files, and their common checks."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Engine(Protocol):
         input_shape: its dimensions; -1 is free (batch).
         input_dtype: its type.
         input_qparams: its (scale, zero point), or none for float.
-        output_name: of the logits tensor.
+        output_name: of the output tensor.
         output_shape: its dimensions.
         output_dtype: its type.
         output_qparams: its (scale, zero point), or none for float.
@@ -87,7 +87,7 @@ class Engine(Protocol):
     output_qparams: tuple[float, int] | None
 
     def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Returns the raw output ``(B, classes)`` for a raw input of the file's own type and shape.
+        """Returns the raw output ``(B, ...)`` for a raw input of the file's type and shape.
 
         Raises:
             DataError: the input is of another type or shape.
@@ -95,10 +95,10 @@ class Engine(Protocol):
 
 
 class Event(Protocol):
-    """A mark in a GPU's stream of work, stamped by the GPU when it gets there."""
+    """A mark in a GPU's queue of work; the GPU records the time when it reaches it."""
 
     def record(self) -> None:
-        """Puts the mark behind all work queued so far."""
+        """Queues the mark behind all work queued so far."""
 
     def elapsed_time(self, end: Any) -> float:
         """Returns the time from this mark to ``end``, ms; both must have been reached."""
@@ -106,13 +106,13 @@ class Event(Protocol):
 
 @dataclass(frozen=True)
 class Resident:
-    """A run whose input and output stay where the engine computes.
+    """An inference whose input and output stay on the device of the engine.
 
     Attributes:
-        run: starts one inference; it may return before a GPU is done.
-        wait: returns when all work that was started is done.
-        output: returns the last inference's raw output ``(B, classes)``, copied to the host.
-        event: makes a mark in the stream of work; None where the engine gives none.
+        run: starts one inference; it may return before a GPU has finished.
+        wait: returns when all started work is finished.
+        output: returns the raw output of the last inference ``(B, ...)``, copied to the host.
+        event: returns a new mark for the queue of work; None where the engine has none.
     """
 
     run: Callable[[], None]
@@ -125,7 +125,7 @@ class DeviceEngine(Engine, Protocol):
     """An engine that can keep tensors on its device.
 
     Attributes:
-        device: where it computes.
+        device: the device it computes on.
     """
 
     device: Device
@@ -149,7 +149,7 @@ def check_one(path: Path, inputs: int, outputs: int) -> None:
 
 
 def check_fit(engine: Engine, batch: npt.NDArray[Any], error: Exception | None = None) -> None:
-    """Says that ``batch`` was at fault when it was; asked only after a failure, so a timed run pays nothing.
+    """Checks that ``batch`` fits the file; called only after a failed run, so that timed runs do not pay for it.
 
     Raises:
         DataError: the input is of another type or shape than the file's.

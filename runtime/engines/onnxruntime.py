@@ -1,4 +1,4 @@
-"""ONNX Runtime, which runs ``.onnx`` files on the CPU, or on a GPU and there alone."""
+"""ONNX Runtime, which runs ``.onnx`` files on the CPU or on a GPU."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _DTYPES = {f"tensor({name})": dtype for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class Provider:
-    """What ONNX Runtime computes with.
+    """An execution provider of ONNX Runtime.
 
     Attributes:
-        name: ONNX Runtime's own of it.
-        memory: where its tensors live, in ONNX Runtime's words.
+        name: of the provider in ONNX Runtime.
+        memory: name in ONNX Runtime of the device that holds its tensors.
         options: of the provider.
     """
 
@@ -33,7 +33,7 @@ class Provider:
 
 PROVIDERS: dict[Device, Provider] = {
     "cpu": Provider("CPUExecutionProvider", "cpu"),
-    # otherwise CUDA would round what goes into float32 products to TF32's 10 bits
+    # otherwise CUDA would round the inputs of float32 products to the 10 bits of TF32
     "cuda": Provider("CUDAExecutionProvider", "cuda", {"use_tf32": "0"}),
     "tensorrt": Provider("TensorrtExecutionProvider", "cuda"),
 }
@@ -44,13 +44,13 @@ GPU_FIX = (
 
 
 class OnnxRuntimeEngine:
-    """ONNX Runtime with one provider; on a GPU nothing is left to the CPU in silence.
+    """ONNX Runtime with one provider, without a silent fallback from the GPU to the CPU.
 
     Args:
         path: the ``.onnx`` file.
         threads: of its CPU kernels.
-        device: where to compute.
-        provider: by default the one for ``device``.
+        device: the device to compute on.
+        provider: the provider to compute with; by default that of ``device``.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.

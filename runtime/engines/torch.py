@@ -1,4 +1,4 @@
-"""torch, which runs ``.pt2`` files on a desktop's CPU or NVIDIA GPU. Imported only when such a file is opened."""
+"""torch, which runs ``.pt2`` files on a CPU or an NVIDIA GPU. It is imported only when such a file is opened."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .torch_archive import pack_torch_archive, read_torch_archive
 class TorchEngine:
     """An exported graph that torch runs operator by operator, without gradients.
 
-    torch has one number of threads for the whole process: an engine sets its own whenever it runs and finds another,
-    and leaves it so. float32 is what torch makes of it: on a GPU, products of matrices are in full float32, and cuDNN
-    may use TF32 in the convolution that cuts the image into patches.
+    torch has one number of threads for the whole process. An engine sets its own number before a run and leaves it set.
+    On a GPU, products of matrices are in full float32, and cuDNN may use TF32 in the convolution that cuts the image
+    into patches.
 
     Args:
         path: the ``.pt2`` file; it is checked by ``read_torch_archive`` before torch sees any of it.
@@ -55,8 +55,8 @@ class TorchEngine:
                 # the guards would be compiled from texts in the file, and run with every inference
                 module = program.module(check_guards=False).to(device)
         except Exception as error:  # a damaged graph fails in every way there is
-            said = f"{type(error).__name__}: {str(error)[:300]}"
-            raise ArtifactError(f"torch cannot load {path}", got=said) from error
+            text = f"{type(error).__name__}: {str(error)[:300]}"
+            raise ArtifactError(f"torch cannot load {path}", got=text) from error
         self._torch, self._module = torch, module
         self.input_name, self.input_shape = archive.inputs[0].name, archive.inputs[0].shape
         self.output_name, self.output_shape = archive.outputs[0].name, archive.outputs[0].shape
@@ -75,7 +75,7 @@ class TorchEngine:
         try:
             with torch.inference_mode():
                 output: npt.NDArray[Any] = self._module(torch.from_numpy(batch).to(self.device)).cpu().numpy()
-        except Exception as error:  # torch raises what it likes
+        except Exception as error:  # torch raises errors of many kinds
             check_fit(self, batch, error)
             raise
         return output

@@ -1,10 +1,10 @@
 """The ``.pt2`` archive of a model for torch, read and checked with the standard library alone.
 
-``torch.export.load`` runs code that a hostile archive brings along: it unpickles sample inputs, constants and marked
-weights with ``weights_only=False``, evaluates every symbolic size with ``sympy.sympify``, compiles guards and names
-into Python, and finds operators by their path from ``torch``. So our files hold none of what it would unpickle, and a
-file is given to torch only after everything in it has been held against the short list of what we write, in an archive
-packed anew from what was checked. That is a filter of ours, not a promise of torch's.
+``torch.export.load`` runs code from a hostile archive: it unpickles sample inputs, constants and marked weights with
+``weights_only=False``, evaluates every symbolic size with ``sympy.sympify``, compiles guards and names into Python, and
+finds operators by their path from ``torch``. Therefore our files hold nothing to unpickle. Every file is checked
+against the short list of what PocketViT writes, and torch reads an archive that is packed again from the checked
+parts. torch itself promises no such safety.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WEIGHTS = "data/weights/model_weights_config.json"
 CONSTANTS = "data/constants/model_constants_config.json"
 SAMPLES = "data/sample_inputs/model.pt"
 FIXED = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little", SAMPLES: b""}
-"""Records that always hold the same; no sample inputs, since they would be pickled."""
+"""Records with fixed content; the sample inputs are empty, since they would be pickled."""
 
 OPERATORS = frozenset(
     f"torch.ops.aten.{name}"
@@ -40,7 +40,7 @@ OPERATORS = frozenset(
         "select.int sigmoid.default silu.default slice.Tensor softmax.int sym_size.int transpose.int view.default"
     ).split()
 )
-"""All that a Vision Transformer of ours is made of; none of them reads or writes a file."""
+"""The operators of an exported Vision Transformer; none of them reads or writes a file."""
 
 _FLOAT32 = 7
 _LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
@@ -88,7 +88,7 @@ class TensorValue:
 
 @dataclass(frozen=True)
 class TorchArchive:
-    """What a checked ``.pt2`` file holds.
+    """The content of a checked ``.pt2`` file.
 
     Attributes:
         records: every record's bytes by name.
@@ -123,24 +123,24 @@ class TorchArchive:
 
 
 def read_torch_archive(path: Path) -> TorchArchive:
-    """Reads a ``.pt2`` file that this project wrote, and refuses whatever else could stand in one.
+    """Reads a ``.pt2`` file that PocketViT wrote, and refuses any other content.
 
     Raises:
-        ArtifactError: it is no such file, is damaged, or holds anything we would not write.
+        ArtifactError: the file is damaged, or holds anything that PocketViT does not write.
     """
     try:
         return parse_torch_archive(path.read_bytes())
     except ArtifactError as error:
         raise ArtifactError(f"{path} is not a model that this project wrote for torch", got=error) from error
     except (*_BROKEN, OSError) as error:
-        said = f"{type(error).__name__}: {str(error)[:200]}"
+        text = f"{type(error).__name__}: {str(error)[:200]}"
         raise ArtifactError(
-            f"{path} is damaged or not a .pt2 archive", got=said, fix="Copy it or export it again"
+            f"{path} is damaged or not a .pt2 archive", got=text, fix="Copy it or export it again"
         ) from error
 
 
 def parse_torch_archive(data: bytes) -> TorchArchive:
-    """Does what ``read_torch_archive`` does with the bytes of a file; a damaged one may raise anything."""
+    """Reads the bytes of a file as ``read_torch_archive`` does; a damaged file may raise any error."""
     records = _records(data)
     for name, content in FIXED.items():
         if records.get(name) != content:
@@ -199,7 +199,7 @@ def _records(data: bytes) -> dict[str, bytes]:
 
 
 def _check(value: Any, key: str) -> None:
-    """Refuses every text that torch might evaluate, import, compile or look up."""
+    """Refuses every text in a file that torch might evaluate, import, compile or look up."""
     if key in _EMPTY and value:
         _refuse(key, "nothing", "something")
     if key == "use_pickle" and value is not False:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from runtime import LATENCY_DOCUMENT, Grid, LatencyTable, macs, params
+from runtime import LATENCY_DOCUMENT, LatencyTable, WidthGrid, macs, params
 
 from .conftest import BASELINE
 
@@ -92,9 +92,9 @@ def write_steps(run: Path, search: str = "one-shot", budget: str = "macs=0.9") -
 
 def write_table(run: Path, precision: str = "fp32") -> None:
     """Sets a latency table into a run folder, by which time goes with ``embed_dim`` alone, and it with its square."""
-    flat, zero = Grid(((8,),), (0.0,)), Grid(((8,), (8,), (8,)), (0.0,))
-    first = Grid(((168, 192),), (1e6 * 168**2, 1e6 * 192**2))
-    parts = {"first": first, "further": flat, "mlp": Grid(((8,), (8,)), (0.0,)), "qk": zero, "v": zero}
+    flat, zero = WidthGrid(((8,),), (0.0,)), WidthGrid(((8,), (8,), (8,)), (0.0,))
+    first = WidthGrid(((168, 192),), (1e6 * 168**2, 1e6 * 192**2))
+    parts = {"first": first, "further": flat, "mlp": WidthGrid(((8,), (8,)), (0.0,)), "qk": zero, "v": zero}
     where = {"target": "cpu", "cpu_model": "Example", "engine": "litert", "engine_version": "2.1.0", "threads": 1}
     residual = {"factors": (1.0, 1.0, 1.0, 1.0), "offset_ns": 0, "checks": ()}
     table = LatencyTable(**where, precision=precision, baseline=BASELINE, **parts, **residual)

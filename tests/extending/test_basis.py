@@ -13,8 +13,8 @@ import torch
 from compress.importance.base import ImportanceInputs
 from compress.model.folder import read_model
 from compress.model.slicing import KeptUnits, slice_vit
-from compress.search.journal import SCHEMA
 from runtime import PLAN_DOCUMENT, decode, macs
+from runtime.journals import STEPS_JOURNAL
 from tests.compress.tiny import images_for, tiny_vit
 from tests.extending.plugins import run
 from tests.pocketvit.conftest import TINY
@@ -106,7 +106,7 @@ def test_a_run_goes_by_it_and_slices_the_folded_model(plugin: Path, toy: ModuleT
     root = plugin / "runs" / "mine"
     assert json.loads((root / "run.json").read_text())["settings"]["importance"] == "toy"
     header, *_, last = map(json.loads, (root / "search" / "journal.jsonl").read_text().splitlines())
-    assert (header["schema"], header["settings"]["importance"]) == (SCHEMA, "toy")
+    assert (header["schema"], header["settings"]["importance"]) == (STEPS_JOURNAL.schema, "toy")
     before, after = (PLAN_DOCUMENT.read(root / part / "plan.json") for part in ("baseline", "sliced"))
     assert macs(after) <= 0.6 * macs(before)
     folded = toy.TOY.folded(ImportanceInputs(read_model(root / "baseline"), ()))

@@ -36,7 +36,7 @@ SIGNED = ExportKind(
     "ONNX with a line of text",
     format="onnx",
     precision="fp32-signed",
-    suffix="signed.onnx",
+    label="signed",
     recipe="signed_fp32",
     write=write_signed,
     options=("opset",),
@@ -44,7 +44,7 @@ SIGNED = ExportKind(
 )
 KINDS.register("signed", SIGNED)
 KINDS.register(
-    "narrow", replace(SIGNED, name="narrow", precision="narrow", suffix="narrow.onnx", recipe="", write=None,
+    "narrow", replace(SIGNED, name="narrow", precision="narrow", label="narrow", recipe="", write=None,
                       form=onnx_form, held_to="nothing")
 )
 RECIPES.register(

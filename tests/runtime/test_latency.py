@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import ArtifactError, BlockPlan, Check, Grid, PlanError, ShapePlan, check_fits, latency_of
+from runtime import ArtifactError, BlockPlan, LatencyCheck, PlanError, ShapePlan, WidthGrid, check_fits, latency_of
 from runtime.latency import LATENCY_DOCUMENT
 from tests.tables import model_ns, stair_table
 
@@ -19,11 +19,11 @@ TABLE = stair_table(PLAN)
 
 def test_a_grid_is_exact_at_its_knots_and_linear_between_them() -> None:
     axes = ((8, 16, 32), (1, 3), (8, 64))
-    grid = Grid(axes, tuple(2.0 * a + 10.0 * b + 0.5 * c for a, b, c in product(*axes)))
+    grid = WidthGrid(axes, tuple(2.0 * a + 10.0 * b + 0.5 * c for a, b, c in product(*axes)))
     for a, b, c in [(8, 1, 8), (32, 3, 64), (24, 2, 36), (12, 1, 8), (16, 3, 40)]:
         assert grid.at(a, b, c) == pytest.approx(2.0 * a + 10.0 * b + 0.5 * c)
     assert grid.at(64, 3, 64) == grid.at(32, 3, 64)
-    bent = Grid(((0, 2), (0, 2)), (0.0, 0.0, 0.0, 4.0))
+    bent = WidthGrid(((0, 2), (0, 2)), (0.0, 0.0, 0.0, 4.0))
     assert bent.at(1, 1) == 1.0
 
 
@@ -32,7 +32,7 @@ def test_a_grid_is_exact_at_its_knots_and_linear_between_them() -> None:
 )
 def test_a_grid_that_is_none_is_refused(axes: tuple[tuple[int, ...], ...], ns: tuple[float, ...]) -> None:
     with pytest.raises(ArtifactError):
-        Grid(axes, ns)
+        WidthGrid(axes, ns)
 
 
 BLOCKS = st.builds(
@@ -134,6 +134,6 @@ def test_a_table_of_another_architecture_is_refused() -> None:
 
 
 def test_the_error_is_a_share_of_the_measured_time() -> None:
-    assert Check(PLAN, 110, 100).error == pytest.approx(0.1)
-    checks = tuple(Check(PLAN, 100 + n, 100) for n in (1, 20, 3))
+    assert LatencyCheck(PLAN, 110, 100).error == pytest.approx(0.1)
+    checks = tuple(LatencyCheck(PLAN, 100 + n, 100) for n in (1, 20, 3))
     assert replace(TABLE, checks=checks).median_error == pytest.approx(0.03)

@@ -73,13 +73,13 @@ def test_what_lies_beside_the_splits_is_counted() -> None:
     found = layout(
         "train/a/1.png", "train/b/1.png", "val/a/1.png", "extra/x/1.png", "extra/2.png", "train/3.png", "4.png"
     )
-    assert found.left_out == {"in no class folder": 2, "in extra/, beside the splits": 2}
+    assert found.left_out == {"in no class folder": 2, "in extra/, outside the splits": 2}
 
 
 def test_test_pictures_without_classes_are_counted_and_left_out() -> None:
     found = layout("train/a/1.png", "train/b/1.png", "val/a/1.png", "test/1.png", "test/2.png")
     assert [(own.role, own.folder) for own in found.splits] == [("train", "train"), ("test", "val")]
-    assert found.left_out == {"in test/, beside the splits": 2}
+    assert found.left_out == {"in test/, outside the splits": 2}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_test_pictures_without_classes_are_counted_and_left_out() -> None:
         (("train/a/1.png", "train/b/1.png"), ("has train/ but no val/ or test/", "photos/train alone")),
         (("val/a/1.png", "val/b/1.png"), ("has val/ but no train/",)),
         # could be either
-        (("train/a/1.png", "bus/1.png"), ("read in two ways", "train/ may be a split or a class beside bus")),
+        (("train/a/1.png", "bus/1.png"), ("read in two ways", "train/ may be a split, or a class like bus")),
         (("test/a/1.png", "a/1.png", "b/1.png"), ("read in two ways", "test/ may be")),
         # no classes in the splits
         (("train/1.png", "val/1.png"), ("train/ and val/ in photos hold pictures directly",)),

@@ -279,7 +279,7 @@ def test_a_model_of_our_own_is_recognised(tmp_path: Path) -> None:
 def test_another_architecture_that_has_the_same_shapes_is_named(tmp_path: Path) -> None:
     """Shapes do not tell apart activations or heads, so what the file says of itself is not overheard."""
     _, notes = load_with_notes(saved(tmp_path / "m.pth", {"arch": "vit_small_patch16_224", "model": weights_of()}))
-    assert "says it is of 'vit_small_patch16_224', and is read as 'vit_tiny_patch16_224'" in notes
+    assert "names its architecture 'vit_small_patch16_224', and is read as 'vit_tiny_patch16_224'" in notes
     same = saved(tmp_path / "m.pth", {"arch": "vit_tiny_patch16_224.augreg", "model": weights_of()})
     assert "is read as" not in load_with_notes(same)[1]
 

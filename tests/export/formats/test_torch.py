@@ -159,7 +159,7 @@ def test_what_stands_in_the_file_adds_up(file: Path, tmp_path: Path) -> None:
     assert sum(row.macs or 0 for row in found.contents.ops) == macs(SMALL)
     assert {row.kind for row in found.contents.ops} >= {"linear", "conv2d", "matmul", "softmax"}
     assert sum(row.size_bytes for row in found.contents.sizes) == file.stat().st_size
-    assert (found.widths, found.widths_reason) == (None, "no manifest stands beside the file")
+    assert (found.widths, found.widths_reason) == (None, "the file has no manifest")
     assert found.times_reason == "torch files are timed as a whole, by a bench"
     assert inspect_file(file, time=False).times_reason == "it was not asked for"
     assert len(torch_model(file).ops) == sum(row.count for row in found.contents.ops)

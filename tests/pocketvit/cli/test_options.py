@@ -15,6 +15,7 @@ from pocketvit.cli.app import COMMANDS, app
 from pocketvit.options import run_settings
 from pocketvit.settings import RunSettings
 from runtime import encode
+from tests.pocketvit.conftest import Command
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FROZEN: dict[str, dict[str, dict[str, Any]]] = json.loads((GOLDEN / "options.json").read_text())
@@ -32,7 +33,7 @@ def options_now(name: str) -> dict[str, dict[str, Any]]:
     found = {}
     for own in command_of(name).assemble_argument_collection():
         default = own.field_info.default
-        is_argument = own.field_info.kind is inspect.Parameter.POSITIONAL_ONLY
+        is_argument = own.field_info.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
         entry: dict[str, Any] = {"default": None if default is inspect.Parameter.empty else as_given(default)}
         entry |= {"argument": True} if is_argument else {}
         entry |= {"required": True} if own.required else {}
@@ -163,3 +164,47 @@ def test_the_list_of_commands_gives_the_first_sentence_of_each() -> None:
     for name, summary in COMMANDS.items():
         assert app[name].help.splitlines()[0].strip() == summary
     assert all(own.help for _, own in commands())
+
+
+def test_the_last_of_repeated_options_counts_and_arguments_may_stand_anywhere() -> None:
+    words = ["run", "--epochs", "1", "--epochs", "2", "--model-arg", "a=1", "--model-arg", "b=2", "--no-distill"]
+    _, bound, _ = app.parse_args([*words, "--distill"])
+    given = {name.removeprefix("option_"): value for name, value in bound.arguments.items()}
+    assert given == {"epochs": "2", "model_arg": ["a=1", "b=2"], "distill": True}
+    _, bound, _ = app.parse_args(["bench", "a.onnx", "--target", "cpu", "--seconds", "1", "b.onnx", "--target", "cuda"])
+    assert bound.args == (Path("a.onnx"), Path("b.onnx"))
+    assert bound.kwargs == {"target": ["cpu", "cuda"], "seconds": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "texts"),
+    [
+        (("run", "--lrr", "1"), ("--lrr", "Did you mean --lr?")),
+        (("rnu",), ("rnu", "Did you mean run?")),
+        (("run", "--lr"), ("--lr needs a value", "pocketvit run --help")),
+        (("run", "extra"), ("pocketvit run does not take so many arguments", "Got extra")),
+        (("bench",), ("pocketvit bench needs FILES",)),
+        (("bench", "a.onnx", "--threads", "two"), ("--threads takes a whole number", "Got 'two'")),
+        (("run", "--lr", "fast"), ("--lr takes a number", "Got 'fast'")),
+        (("run", "--epochs", "1.5"), ("--epochs takes a whole number",)),
+        (("run", "--formats", "onnx,coreml"), ("--formats takes some of 10", "Got 'coreml'")),
+    ],
+)
+def test_mistakes_of_the_command_line_are_one_paragraph_on_stderr(
+    pocketvit: Command, words: tuple[str, ...], texts: tuple[str, ...]
+) -> None:
+    answer = pocketvit(*words)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("error: ")
+    assert answer.err.count("\n") == 1
+    for text in texts:
+        assert text in answer.err
+
+
+@pytest.mark.parametrize("words", [(), ("targets",)])
+def test_without_a_command_the_help_is_printed_and_the_exit_code_is_2(
+    pocketvit: Command, words: tuple[str, ...]
+) -> None:
+    answer = pocketvit(*words)
+    assert (answer.code, answer.err) == (2, "")
+    assert "Usage: pocketvit" in answer.out

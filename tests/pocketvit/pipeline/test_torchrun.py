@@ -91,5 +91,5 @@ def test_a_mistake_under_torchrun_is_told_once_and_keeps_nobody_waiting(tmp_path
     out, said = process.communicate(timeout=120)
     assert process.returncode != 0
     assert out == ""
-    assert said.count("error: Each of the 2 processes takes a GPU of its own") == 1
+    assert said.count("error: Each of the 2 processes takes another GPU") == 1
     assert "exitcode  : 2" in said

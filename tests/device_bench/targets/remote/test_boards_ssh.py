@@ -14,7 +14,7 @@ from device_bench.targets import ssh
 from device_bench.targets.base import Device
 from device_bench.targets.emulated import emulated_board
 from device_bench.targets.fleet import bench_fleet
-from device_bench.targets.remote import run_on_device
+from device_bench.targets.remote import connection
 from device_bench.targets.ssh import bench_over_ssh, check_ssh
 from runtime import MeasurementError
 from tests.boards.sshd import ssh_server
@@ -126,7 +126,7 @@ def test_a_cut_connection_is_told_and_the_board_clears_up(served, onnx_file, how
 
 def test_a_board_that_falls_silent_is_given_up_and_clears_up_by_itself(served, onnx_file, monkeypatch):
     monkeypatch.setattr(ssh, "_SILENT_S", 1)
-    monkeypatch.setattr(run_on_device, "LOST_S", 4)
+    monkeypatch.setattr(connection, "LOST_S", 4)
     board, server, device = served()
     with pytest.raises(MeasurementError, match="link to ssh:board was cut"):
         bench_over_ssh(device, wanted(onnx_file), when("start", server.freeze_connections))
