@@ -225,7 +225,8 @@ def _recovered(folder: Path) -> float | None:
 
 
 def _read_steps(path: Path) -> StepLog | None:
-    settings, lines = _settings_and_lines(STEPS_JOURNAL, path)
+    settings, read = _settings_and_lines(STEPS_JOURNAL, path)
+    lines = list(read)
     steps = tuple(_part(Removal, line, where) for where, line in lines if "step" in line)
     if any(step.cost < 1 for step in steps):
         raise ArtifactError(f"{path} has figures that cannot be", fix="It was edited by hand")

@@ -1,4 +1,4 @@
-"""The latency table of an architecture on a target: measured once, kept, and taken up where it was stopped."""
+"""The latency table of an architecture on a target: measured once, kept, and continued after a stop."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .profile_times import TIMES_JOURNAL, read_times, time_line
 _FILES_AT_ONCE = 32
 
 _FORMAT = 5
-"""Of tables, journals, and the files that are timed: another one is looked for under another name."""
+"""Format of tables, journals and timed files; another format has another file name."""
 
 
 @dataclass(frozen=True)
