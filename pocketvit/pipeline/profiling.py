@@ -15,8 +15,8 @@ from typing import Any
 from device_bench.latency_table.files import Timed, part_depth, parts_to_time, wholes_to_time
 from device_bench.latency_table.fit import Conditions, fit_table
 from device_bench.machine.state import machine_state
-from device_bench.metrics.stats import percentile
 from device_bench.targets.bench import time_together
+from device_bench.timing.stats import percentile
 from export.formats.tflite import timing_bytes
 from runtime import (
     LATENCY_DOCUMENT,

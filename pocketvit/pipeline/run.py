@@ -8,9 +8,9 @@ from pathlib import Path
 from compress.data.data_list import list_data
 from compress.model.folder import read_task, save_model
 from compress.model.load import load_model
-from device_bench.metrics.isolated import time_isolated
 from device_bench.report.page import write_report
 from device_bench.report.summary import RunSummary, summarise
+from device_bench.timing.isolated import time_isolated
 from export.exporter import check_extras, export_each, released
 from pocketvit.settings import EXPORT_SETTINGS, RunSettings
 from runtime import Artifact, PlanError, Progress, check_is, silent

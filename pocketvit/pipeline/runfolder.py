@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pocketvit.lock import LOCK, locked
 from pocketvit.settings import RunSettings
 from runtime import ArtifactError, Document, RunFolderError, encode, storage_errors
 from runtime.journals import RUN_LOG
@@ -113,7 +113,7 @@ def claim(
     _check_name(root)
     if root.exists() and not root.is_dir():
         raise RunFolderError(f"{root} is a file", fix="Choose another run with --name or --runs")
-    filled = root.is_dir() and any(path.name != ".lock" for path in root.iterdir())
+    filled = root.is_dir() and any(path.name != LOCK for path in root.iterdir())
     if filled and not run.settings.is_file():
         raise RunFolderError(f"{root} exists and is no run folder", fix="Choose another run with --name or --runs")
     if filled and not (resume or force):
@@ -121,14 +121,7 @@ def claim(
             f"The run {root} exists already",
             fix="Continue it with --resume, replace it with --force, or choose another --name",
         )
-    with storage_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
-        lock = (root / ".lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunFolderError(f"Another process is writing to {root}", fix="Wait for it, or stop it") from None
+    with locked(root, "writing to"):
         if filled and force:
             _clear(root)
         elif filled:
@@ -251,7 +244,7 @@ def _sweep(root: Path) -> None:
 def _clear(root: Path) -> None:
     with storage_errors(root):
         for path in root.iterdir():
-            if path.name == ".lock":
+            if path.name == LOCK:
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

@@ -17,7 +17,7 @@ from compress.search.journal import read_journal, write_journal
 from compress.train.fit import fit
 from compress.train.masks import Masks
 from device_bench.documents.sparsity import ZEROS_DOCUMENT, LayerZeros, Zeros, zeros_path
-from device_bench.metrics.isolated import time_isolated
+from device_bench.timing.isolated import time_isolated
 from export.exporter import ExportOutcome, export_each
 from export.job import ExportSettings
 from runtime import (

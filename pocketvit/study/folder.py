@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pocketvit.lock import LOCK, locked
 from runtime import Document, RunFolderError, storage_errors
 
 from .cells import StudyCell
@@ -118,21 +118,14 @@ def claim_study(root: Path, cells: Sequence[StudyCell], *, force: bool) -> Itera
     folder = StudyFolder(root)
     if root.exists() and not root.is_dir():
         raise RunFolderError(f"{root} is a file", fix="Choose another folder with --runs, or another [study] name")
-    filled = root.is_dir() and any(path.name != ".lock" for path in root.iterdir())
+    filled = root.is_dir() and any(path.name != LOCK for path in root.iterdir())
     if filled and not (root / "status").is_dir():
         raise RunFolderError(
             f"{root} exists and is no study's folder", fix="Choose another folder with --runs, or another [study] name"
         )
-    with storage_errors(root):
-        (root / "status").mkdir(parents=True, exist_ok=True)
-        lock = (root / ".lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunFolderError(
-                f"Another process is working on the study in {root}", fix="Wait for it, or stop it"
-            ) from None
+    with locked(root, "working on the study in"):
+        with storage_errors(root):
+            (root / "status").mkdir(exist_ok=True)
         changed = {cell.name: changes for cell in cells if (changes := _changes(folder, cell))}
         if changed and not force:
             name, changes = next(iter(changed.items()))
