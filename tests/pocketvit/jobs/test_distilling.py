@@ -136,7 +136,7 @@ def test_a_run_teaches_and_its_sliced_model_can_be_taught(tiny_run: Path, pocket
     assert read_model(root / "sliced").plan == read_model(tiny_run / "sliced").plan
     assert read_task(root / "sliced").data == read_task(tiny_run / "sliced").data
     assert read_teacher(root / "teacher").top1 == METRICS_DOCUMENT.read(tiny_run / "baseline" / "metrics.json").top1
-    refused(pocketvit("distill", *options, "--data", "digits:x", "--runs", tmp_path / "no"), "no --data beside it")
+    refused(pocketvit("distill", *options, "--data", "digits:x", "--runs", tmp_path / "no"), "no --data with it")
 
 
 def test_a_vit_that_was_trained_along_teaches_again(tiny_run: Path, pocketvit: Command, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_another_lesson_does_not_go_on(tiny_run: Path, tmp_path: Path) -> None:
     other = DistillSettings(Distillation(methods=("self",), self_weight=0.9), alone=False)
     with pytest.raises(RunFolderError, match="exists already"):
         distill(SETTINGS, other, tmp_path / "run")
-    with pytest.raises(RunFolderError, match=r"distilled otherwise.*self_weight.*--force"):
+    with pytest.raises(RunFolderError, match=r"distilled with other settings.*self_weight.*--force"):
         distill(SETTINGS, other, tmp_path / "run", resume=True)
     assert lasting(tmp_path / "run") == before
     distill(SETTINGS, other, tmp_path / "run", force=True)
