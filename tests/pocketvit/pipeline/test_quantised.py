@@ -71,7 +71,7 @@ def test_the_drop_that_is_allowed_is_kept(run_folder: Path, pocketvit: Command) 
         (("--max-drop", "-1"), "0 to 100"),
         (("--qat", "-1"), "qat_epochs must not be negative"),
         (("--calibration-images", 1), "Calibration needs at least 2 images"),
-        (("--formats", "coreml"), "Unknown kind of file"),
+        (("--formats", "coreml"), "--formats takes some of"),
         (("--micro-ram", 0), "ram_bytes must be positive"),
     ],
 )
