@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,6 +39,7 @@ REGISTRIES = {
     "File formats": "runtime.formats.FORMATS",
 }
 
+SCHEMA = re.compile(r'(?:Document|JsonLines)\(\s*"(pocketvit\.[\w-]+)",\s*(\d+)')
 PANEL = re.compile(r"^╭─+ (?P<title>.+?) ─*╮$")
 UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMG]?B|[kM]|[µmn]?s|[µm]J|[kM]?FLOP|px)(?:\W|$))")
 INTERVAL = re.compile(r"\[[-\d., ]+\]")
@@ -82,7 +85,21 @@ def python_names() -> str:
             if thing.__module__.split(".")[0] == room:
                 lines += ["", f"::: {thing.__module__}.{thing.__name__}", "    options:"]
                 lines += [f"      heading: pocketvit.{name}", f"      toc_label: {name}"]
+                lines += settings_of(thing) if is_dataclass(thing) else []
     return "\n".join(lines) + "\n"
+
+
+def settings_of(kind: type) -> list[str]:
+    """Returns the fields of a settings dataclass that are options, with their descriptions and defaults."""
+    options = import_module("pocketvit.options").options_of(kind)
+    if not options:
+        return []
+    lines = ["      merge_init_into_class: false", "", "**Fields**", ""]
+    for option in options.values():
+        fields = ", ".join(code(".".join(path)) for path in option.paths)
+        default = f" The default is {code(repr(option.default))}." if option.default not in (None, "", (), {}) else ""
+        lines += [fields, f":   {escaped(option.help)}{default}", ""]
+    return lines
 
 
 def choices() -> str:
@@ -210,12 +227,33 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\`*_<>\[\]|])", r"\\\1", text)
 
 
-def on_page_markdown(markdown: str, **_: object) -> str:
-    """Keeps numbers of tables in one line with their units, and intervals in one line."""
+def schema_versions() -> dict[str, str]:
+    """Returns the current version of every persisted schema, from the sources that state it."""
+    sources = (path.read_text(encoding="utf-8") for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+    return dict(match for source in sources for match in SCHEMA.findall(source))
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """States the versions of schemas, and keeps numbers of tables in one line with their units and intervals."""
+    versions = schema_versions() if page.file.src_uri == "reference/formats.md" else {}
     lines = []
     for line in markdown.splitlines():
+        if line.startswith("## pocketvit.") and versions:
+            line += f"\n\nSchema version {versions[line.removeprefix('## ')]}."
         if line.startswith("|"):
             line = UNIT.sub("\u00a0", line)
             line = INTERVAL.sub(lambda match: match[0].replace(" ", "\u00a0"), line)
         lines.append(line)
     return "\n".join(lines)
+
+
+def on_post_page(output: str, page: Page, **_: object) -> str:
+    """Refuses a page that loads a script, style or picture from the network.
+
+    Raises:
+        PluginError: the page loads one.
+    """
+    found = re.search(r"<(?:script|img)[^>]*src=\"https?:[^>]*>|<link[^>]*stylesheet[^>]*https?:[^>]*>", output)
+    if found:
+        raise PluginError(f"{page.file.src_uri} loads something from the network: {found[0]}")
+    return output
