@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime import ArtifactError, MissingExtraError, Progress, quiet
+from runtime.engines.litert import load_interpreter
 
 from .parts import Part, model_parts
 
@@ -178,20 +179,15 @@ class _Cut:
     """A loaded file, cut short or whole."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ImportError:
-            raise MissingExtraError("ai-edge-litert", "litert") from None
+        self._interpreter = load_interpreter(path, threads)
         try:
             with quiet():
-                self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
-                self._interpreter.allocate_tensors()
                 for item in self._interpreter.get_input_details():
                     shape = tuple(int(size) for size in item["shape"])
                     self._interpreter.set_tensor(item["index"], _random(shape, np.dtype(item["dtype"])))
                 self._interpreter.invoke()
         except (ValueError, RuntimeError, TypeError) as error:
-            raise ArtifactError(f"LiteRT cannot load and run {path.name}", got=str(error)[:300]) from error
+            raise ArtifactError(f"LiteRT cannot run {path.name}", got=str(error)[:300]) from error
 
     def seconds(self) -> float:
         begin = time.perf_counter()

@@ -25,7 +25,7 @@ _MACHINE_FOLDERS = frozenset(
 """Folders that systems and tools make by themselves, in lower case; some hold copies of the user's pictures."""
 
 _MACHINE_FILES = frozenset(("thumbs.db", "desktop.ini"))
-"""Files of the same kind, of which nothing needs to be said. Names that begin with a dot are hidden."""
+"""Files that are ignored without a report. Names that begin with a dot are hidden."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class _Walk:
     def _file(self, path: Path, parts: tuple[str, ...], status: os.stat_result) -> None:
         name = parts[-1]
         if name.lower() in _MACHINE_FILES or name.startswith("."):
-            # a hidden file that could be taken for a picture is said; .DS_Store is not
+            # a hidden file with the suffix of a picture is reported; .DS_Store is not
             if _is_picture(name):
                 self.left_out["hidden files"] += 1
         elif not _is_picture(name):
