@@ -23,9 +23,9 @@ import numpy as np
 from compress.model.load import ModelSpec, load_model
 from compress.model.vit import SlicedViT
 from device_bench import format
-from device_bench.metrics.isolated import sample_isolated
-from device_bench.metrics.stats import median_interval, ratio_of_medians
 from device_bench.targets.emulated import CORES, count_instructions
+from device_bench.timing.isolated import sample_isolated
+from device_bench.timing.stats import median_interval, ratio_of_medians
 from export.graph.build import vit_graph
 from export.graph.rewrites import DEFAULT_REWRITES, Rewrites
 from export.quantise.calibrate import observe

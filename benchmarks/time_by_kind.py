@@ -26,8 +26,8 @@ import numpy.typing as npt
 
 from compress.model.load import ModelSpec, load_model
 from device_bench import format
-from device_bench.metrics.isolated import sample_isolated
-from device_bench.metrics.stats import median_interval, ratio_of_medians
+from device_bench.timing.isolated import sample_isolated
+from device_bench.timing.stats import median_interval, ratio_of_medians
 from export.formats.tflite import write_int8
 from export.graph.build import vit_graph
 from export.graph.ir import Builder, Graph

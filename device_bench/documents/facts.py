@@ -1,4 +1,4 @@
-"""What does not wobble about a file: its counts, its size, its accuracy; and the document that keeps them."""
+"""The facts of a file that do not vary between runs: counts, size and accuracy; and the gate's baseline of them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from .instructions import Instructions
 
 @dataclass(frozen=True)
 class Facts:
-    """Figures of one file that are the same wherever and whenever they are taken, or nearly.
+    """Figures of one file that are the same, or nearly, on every machine and at every time.
 
     Attributes:
-        file: its name, without a folder.
-        sha256: of its bytes.
-        size_bytes: of the file.
-        precision: as its manifest says; null without one.
-        params: parameters of its plan; null without a manifest.
+        file: name of the file, without a folder.
+        sha256: SHA-256 of the file.
+        size_bytes: size of the file, bytes.
+        precision: precision in the manifest; null without one.
+        params: number of parameters of its plan; null without a manifest.
         macs: multiply-accumulates of one image; null without a manifest.
-        operators: in the file; null where it could not be read.
-        partitions: pieces that LiteRT hands to XNNPACK; null for other engines.
-        fallbacks: operators that LiteRT computes by itself; null for other engines.
-        memory_bytes: what loading and running it adds to a process at its peak; null where it was not measured.
+        operators: number of operators in the file; null if it could not be read.
+        partitions: number of pieces that LiteRT gives to XNNPACK; null for other engines.
+        fallbacks: number of operators that LiteRT computes itself; null for other engines.
+        memory_bytes: growth of peak resident memory by loading and running the file, bytes; null if not measured.
         top1: accuracy at export, 0..1; null without a manifest or labels.
-        agreement: with the model it came from at export, 0..1; null without a manifest.
-        instructions: executed for one run by an emulated core; null where none were counted.
+        agreement: share of images answered as by the original model at export, 0..1; null without a manifest.
+        instructions: instructions of one run on an emulated core; null if not counted.
 
     Raises:
-        MeasurementError: a figure cannot be what it says it is.
+        MeasurementError: a figure is impossible.
     """
 
     file: str
@@ -56,27 +56,27 @@ class Facts:
 
     @property
     def all_instructions(self) -> int | None:
-        """Instructions of one run; None where they were not counted."""
+        """Instructions of one run; None if not counted."""
         return None if self.instructions is None else self.instructions.of("all")
 
     @property
     def simd_instructions(self) -> int | None:
-        """Those of the vector and floating-point unit: what the kernels do, and the same to the instruction."""
+        """Instructions of the vector and floating-point unit in one run, exactly reproducible; None if not counted."""
         return None if self.instructions is None else self.instructions.of("simd")
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Facts to hold later files against.
+    """Facts that the gate compares later files with.
 
     Attributes:
-        created_utc: when they were taken, ISO 8601 with offset.
-        tool_version: of PocketViT.
-        cpu_model: of the machine, for the reader.
-        facts: one for each file, all of different names.
+        created_utc: time of the measurement, ISO 8601 with offset.
+        tool_version: version of PocketViT.
+        cpu_model: name of the machine's processor, for the reader.
+        facts: facts of each file; the names differ.
 
     Raises:
-        MeasurementError: there is no file, or one comes twice.
+        MeasurementError: there is no file, or two have the same name.
     """
 
     created_utc: str
@@ -93,7 +93,7 @@ class Baseline:
         """Returns the facts of the file of that name.
 
         Raises:
-            MeasurementError: there are none.
+            MeasurementError: there are none of that name.
         """
         for facts in self.facts:
             if facts.file == file:
@@ -114,5 +114,5 @@ BASELINE_DOCUMENT = Document(
 
 
 def baseline_of(facts: tuple[Facts, ...], cpu_model: str | None) -> Baseline:
-    """Returns a baseline of now."""
+    """Returns a baseline with the current time."""
     return Baseline(datetime.now(UTC).isoformat(timespec="seconds"), tool_version(), cpu_model, facts)

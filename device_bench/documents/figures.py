@@ -1,4 +1,4 @@
-"""The figures of one file beside its latency: memory, start, throughput, energy, accuracy; and a machine's peaks."""
+"""Figures of one file other than latency: memory, start, throughput, energy, accuracy; and a machine's peaks."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ ARITHMETIC: dict[Precision, Arithmetic] = {
     "int8-full-16x8": "int8",
     "tflite-micro": "int8",
 }
-"""Which of the machine's peaks a file's matrix products are held against."""
+"""Type of arithmetic whose peak the matrix products of a file are compared with."""
 
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """What a process that runs one file takes.
+    """Memory of a process that runs one file.
 
     Attributes:
-        peak_rss_bytes: the most resident memory it ever had, interpreter and engine included; null with a reason.
-        rss_before_bytes: resident memory before the engine and the file were loaded; null with a reason.
+        peak_rss_bytes: peak resident memory, interpreter and engine included, bytes; null with a reason.
+        rss_before_bytes: resident memory before engine and file are loaded, bytes; null with a reason.
         reason: why the figures are null.
 
     Raises:
@@ -55,14 +55,14 @@ class MemoryUse:
 
 @dataclass(frozen=True)
 class Startup:
-    """How long a file takes until it is warm, each time in a fresh process.
+    """Time of loading and of the first inference, each in a fresh process.
 
     Attributes:
         load_s: raw values, from the open file to an engine that can run, s; the engine's library is imported before.
         first_run_s: raw values of the first inference, s.
 
     Raises:
-        MeasurementError: there are more of the one than of the other, or a value is impossible.
+        MeasurementError: the numbers of values differ, or a value is impossible.
     """
 
     load_s: tuple[float, ...]
@@ -78,13 +78,13 @@ class Startup:
 
 @dataclass(frozen=True)
 class Throughput:
-    """How many images a second a file does in one arrangement.
+    """Images per second of a file with one batch size and number of streams.
 
     Attributes:
         batch: images of each run.
-        streams: copies of the engine that run side by side.
-        threads: of each of them.
-        images_per_s: raw values, one for each window, of all streams together.
+        streams: copies of the engine that run at the same time.
+        threads: threads of each copy.
+        images_per_s: raw values of all streams together, one per window.
 
     Raises:
         MeasurementError: there is no value, or one is impossible.
@@ -105,24 +105,24 @@ class Throughput:
 
     @property
     def median(self) -> float:
-        """Images a second, the median of the windows."""
+        """Images per second, the median of the windows."""
         return median(self.images_per_s)
 
 
 @dataclass(frozen=True)
 class Energy:
-    """What an inference draws, how that is known, and what drew power anyway.
+    """Energy of an inference, how it is known, and the idle power.
 
     Attributes:
         tier: ``measured`` by a counter, ``estimated`` by a model of the processor, or ``unavailable``.
-        source: of the figure, such as ``RAPL package-0`` or ``codecarbon, TDP of 120 W``; null where unavailable.
-        joules: raw values, one for each window, idle power included, J.
-        window_s: how long each window was, s.
-        images: done in each window.
-        idle_w: power with nothing to do, taken just before, W; null where unavailable.
+        source: name of the source, such as ``RAPL package-0`` or ``codecarbon, TDP of 120 W``; null where unavailable.
+        joules: raw values with idle power, one per window, J.
+        window_s: length of each window, s.
+        images: images processed in each window.
+        idle_w: idle power just before, W; null if unavailable.
         grams_per_kwh: CO2 equivalent of the grid, g/kWh; null with ``carbon_reason``.
-        country: whose grid, ISO 3166 alpha-3.
-        reason: why nothing was had, and the cure.
+        country: country of the grid, ISO 3166 alpha-3.
+        reason: why there is no value, and the cure.
         carbon_reason: why ``grams_per_kwh`` is null.
 
     Raises:
@@ -156,7 +156,7 @@ class Energy:
 
     @property
     def joules_per_image(self) -> float | None:
-        """The median over the windows of what was drawn beyond idle power, J for each image; None if unavailable."""
+        """Energy above idle power, J per image, the median of the windows; None if unavailable."""
         if self.tier == "unavailable" or self.idle_w is None:
             return None
         windows = zip(self.joules, self.window_s, self.images, strict=True)
@@ -164,31 +164,31 @@ class Energy:
 
     @property
     def total_joules_per_image(self) -> float | None:
-        """The same with idle power left in: what a device pays that would otherwise be off."""
+        """Energy with idle power, J per image, the median of the windows: for a device that is otherwise off."""
         if self.tier == "unavailable":
             return None
         return median(joules / count for joules, count in zip(self.joules, self.images, strict=True))
 
     @property
     def grams_co2_per_image(self) -> float | None:
-        """CO2 equivalent of ``total_joules_per_image``, g; None where the grid's is not known."""
+        """CO2 equivalent of ``total_joules_per_image``, g; None if that of the grid is not known."""
         total = self.total_joules_per_image
         return None if total is None or self.grams_per_kwh is None else total / _JOULES_PER_KWH * self.grams_per_kwh
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How a file answered labelled images on the target.
+    """Answers of a file to labelled images on the target.
 
     Attributes:
-        data: the dataset's name.
-        split: of it.
-        classes: how many there are.
+        data: name of the dataset.
+        split: split of the dataset.
+        classes: number of classes.
         counts: the confusion matrix without its zeros: (true class, answer, images), each at most once.
-        answers: the class answered for each image, in their order; empty where they were not kept.
+        answers: class answered for each image, in order; empty if not kept.
 
     Raises:
-        MeasurementError: a count is of no class or not positive, there is none, or the answers are not its own.
+        MeasurementError: a count has no class or is not positive, there is none, or the answers do not match.
     """
 
     data: str
@@ -218,12 +218,12 @@ class Accuracy:
 
     @property
     def images(self) -> int:
-        """How many images."""
+        """Number of images."""
         return sum(images for _, _, images in self.counts)
 
     @property
     def top1(self) -> float:
-        """The share of images answered with their class, 0..1."""
+        """Share of images answered with their class, 0..1."""
         return sum(images for true, answer, images in self.counts if true == answer) / self.images
 
     @property
@@ -232,7 +232,7 @@ class Accuracy:
         return dense(self.counts, self.classes)
 
     def agreement(self, other: Accuracy) -> float | None:
-        """Returns the share of images answered alike, 0..1; None where either kept no answers, or not of the same."""
+        """Returns the share of equal answers, 0..1; None if answers are missing or of different images."""
         if not self.answers or len(self.answers) != len(other.answers):
             return None
         return sum(map(int.__eq__, self.answers, other.answers)) / len(self.answers)
@@ -240,13 +240,13 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Peak:
-    """The most arithmetic that a machine was seen to do: matrix products and nothing else, by the engine's own kernels.
+    """The highest measured arithmetic of a machine: matrix products only, by the engine's kernels.
 
     Attributes:
-        engine: that ran them.
-        arithmetic: of the products.
-        threads: of the engine.
-        gflops: raw values, 10^9 operations a second, a multiply-accumulate counted as two.
+        engine: name of the engine.
+        arithmetic: type of the products.
+        threads: threads of the engine.
+        gflops: raw values, 10^9 operations per second; a multiply-accumulate is two operations.
 
     Raises:
         MeasurementError: there is no value, or one is impossible.
@@ -264,7 +264,7 @@ class Peak:
 
     @property
     def best(self) -> float:
-        """The highest value: a peak is what was reached once."""
+        """The highest value."""
         return max(self.gflops)
 
 
@@ -273,8 +273,8 @@ class Failure:
     """A file of which nothing could be measured.
 
     Attributes:
-        file: its name, without a folder.
-        what: went wrong.
+        file: name of the file, without a folder.
+        what: error text.
     """
 
     file: str
@@ -282,14 +282,14 @@ class Failure:
 
 
 def confusion(labels: npt.NDArray[np.int64], answers: npt.NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:
-    """Returns how many images of each true class were given each answer, without those that none was given.
+    """Returns the number of images for each true class and answer, without zeros.
 
     >>> confusion(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]))
     ((0, 0, 1), (0, 1, 1), (1, 1, 2))
 
     Args:
         labels: true classes, ``(N,)``.
-        answers: the classes answered, ``(N,)``.
+        answers: answered classes, ``(N,)``.
 
     Returns:
         (true class, answer, images), by true class and then by answer.
@@ -311,10 +311,10 @@ def dense(counts: Iterable[tuple[int, int, int]], classes: int) -> tuple[tuple[i
 
 
 def without_zeros(document: dict[str, Any], version: int) -> dict[str, Any]:
-    """Returns a document whose ``files`` have each an ``accuracy`` as ``Accuracy`` is kept now.
+    """Returns a document in which the ``accuracy`` of each file has the form of ``Accuracy``.
 
-    Documents of bench up to version 3 and of answers up to version 1 kept the whole matrix as ``confusion``, which
-    grows with the square of the classes.
+    Benches up to version 3 and answers up to version 1 hold the whole matrix as ``confusion``, which grows with the
+    square of the number of classes.
 
     Raises:
         ArtifactError: a matrix is not square.

@@ -1,4 +1,4 @@
-"""Instructions an emulated processor executed for one run of a file: a figure of its kernels that does not wobble."""
+"""Exact counts of the instructions that an emulated processor executes for one run of a file."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class Instructions:
     """Executed instructions by class, each class a tuple with a value for each counted run.
 
     Attributes:
-        core: that was emulated, such as ``cortex-a72``.
-        all: of any kind.
-        simd: of the vector and floating-point unit, dot products included; not those of the C and C++ libraries and of
-            Python, which fill memory and grow tables, as often as where it happens to lie makes it.
+        core: name of the emulated core, such as ``cortex-a72``.
+        all: all instructions.
+        simd: instructions of the vector and floating-point unit, with dot products. Those of the C and C++ libraries
+            and of Python are left out, since their number depends on addresses in memory.
         ldst: loads and stores.
         branch: branches and system instructions.
-        alu: what is none of these.
+        alu: all other instructions.
         dot: dot products of 8-bit integers, SDOT and UDOT; they are in ``simd`` too.
 
     Raises:
-        MeasurementError: there is no run, the classes have different numbers of runs, or a count cannot be.
+        MeasurementError: there is no run, the classes have different numbers of runs, or a count is impossible.
     """
 
     core: str
@@ -48,7 +48,7 @@ class Instructions:
                 )
 
     def of(self, name: str) -> int:
-        """Returns the count of one class for one run: the fewest of the runs, as what disturbs one only adds to it.
+        """Returns the count of one class for one run: the least of all runs, since a disturbance only adds to it.
 
         Args:
             name: one of ``CLASSES``.

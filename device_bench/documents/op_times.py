@@ -1,4 +1,4 @@
-"""Where the time of one file goes, as a document beside the bench: seconds by part or by type of operator."""
+"""The time of one file by part or by type of operator, as a document of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runtime import ArtifactError, Document, MeasurementError
 
 @dataclass(frozen=True)
 class TimeRow:
-    """Seconds of one image in one part or type of operator; what noise turned negative is kept."""
+    """Seconds of one image in one part or type of operator; noise may make them negative."""
 
     what: str
     seconds: float
@@ -21,20 +21,20 @@ class TimeRow:
 
 @dataclass(frozen=True)
 class OpTimes:
-    """Where the time of a file goes.
+    """The time of one file by part or by type of operator.
 
     Attributes:
-        file: its name, without a folder.
-        sha256: of its bytes.
-        by: what the rows are.
+        file: name of the file, without a folder.
+        sha256: SHA-256 of the file.
+        by: whether a row is a part or a type of operator.
         rows: parts in their order, or types of operator.
         whole_s: seconds of the whole file in the same measurement.
         runs: timed runs of each row.
-        threads: of the engine.
-        how: it was measured, in words.
+        threads: threads of the engine.
+        how: method of the measurement, in words.
 
     Raises:
-        MeasurementError: a field cannot be what it says it is.
+        MeasurementError: a field is impossible.
     """
 
     file: str
@@ -65,7 +65,7 @@ class OpTimes:
 
     @property
     def noise_s(self) -> float:
-        """How far rows came out below nothing, summed, s: what must be doubted of the others."""
+        """Sum of all negative seconds without their sign, s: the uncertainty of the other rows."""
         return sum(max(0.0, -row.seconds) for row in self.rows)
 
 
@@ -73,16 +73,16 @@ TIMES_DOCUMENT = Document("pocketvit.times", 1, OpTimes, sealed="Results are nev
 
 
 def times_path(bench: Path, file: str) -> Path:
-    """Returns where the times of ``file`` are kept below the folder of benches."""
+    """Returns the path of the times of ``file`` in the folder of benches."""
     return bench / "times" / f"{file}.json"
 
 
 def write_times(bench: Path, times: OpTimes) -> Path:
-    """Writes ``times`` with a digest of its content below the folder of benches, atomically, and returns the path.
+    """Writes ``times`` into the folder of benches and returns the path.
 
     Args:
-        bench: the run's folder of benches.
-        times: of one file; an older document of the same file is replaced.
+        bench: folder of benches of the run.
+        times: times of one file; they replace an older document of the same file.
 
     Raises:
         StorageError: the file cannot be written.
@@ -108,7 +108,7 @@ def read_times(path: Path) -> OpTimes:
 def grouped(times: OpTimes) -> Mapping[str, float]:
     """Returns seconds by kind of part (attention, MLP, norms ...) or type of operator, the longest first.
 
-    What noise made negative counts as nothing.
+    Negative times count as zero.
     """
     sums: dict[str, float] = {}
     for row in times.rows:
@@ -118,7 +118,7 @@ def grouped(times: OpTimes) -> Mapping[str, float]:
 
 
 def _kind(part: str) -> str:
-    """Returns what a part is, wherever in the model it stands."""
+    """Returns the kind of a part, without its place in the model."""
     _, _, within = part.partition(".")
     name = within.partition(".")[2] if part.startswith("blocks.") else part
     if part.startswith("blocks.") and not name:

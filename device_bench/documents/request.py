@@ -1,4 +1,4 @@
-"""What a bench is asked to do, whatever the target."""
+"""What a bench measures, on any target."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class BenchRequest:
 
     Attributes:
         files: ``.onnx``, ``.tflite`` and ``.pt2`` files, all of different names.
-        target: where, such as ``cpu``; a kind of many targets ends in a colon, as in ``ssh:HOST``.
-        threads: of each engine, at least 1.
+        target: address of the device, such as ``cpu`` or ``ssh:HOST``.
+        threads: threads of each engine, at least 1.
         sampling: how long to measure latency.
-        seed: of the inputs and of the order.
-        startup: measure loading and first inference too, in three fresh processes each; if not, in one.
+        seed: seed of the inputs and of the order.
+        startup: measure loading and first inference in three fresh processes; otherwise in one.
         throughput_s: seconds to spend on each file's throughput; 0 does not measure it.
-        peaks: measure the machine's own peak arithmetic too, if the MACs of a file are known.
+        peaks: measure the machine's peak arithmetic too, if the MACs of a file are known.
         energy: measure the energy of an inference too.
-        country: whose grid the CO2 is of, ISO 3166 alpha-3; null leaves that to the energy source.
-        images: labelled images to answer on the target, as ``write_test_images`` writes them.
-        timeout_s: a file that gives no sign for so long hangs, s.
-        bootstrap: install on the device what it lacks, into a folder of its own.
+        country: country of the electricity grid, for CO2, ISO 3166 alpha-3; null leaves it to the energy source.
+        images: file of labelled images that each file answers, written by ``write_test_images``.
+        timeout_s: longest silence of a measuring process before the file counts as hung, s.
+        bootstrap: install missing packages on the device, in a separate folder.
 
     Raises:
         MeasurementError: no file, two of the same name, or a time below 0.

@@ -1,4 +1,4 @@
-"""The document a bench leaves behind: every raw value, what was measured, and on what."""
+"""The result of a bench: every raw value, what was measured, and on which machine."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from .measurement import Measurement, Sampling
 
 @dataclass(frozen=True)
 class FileResult:
-    """What was measured of one file.
+    """The measurements of one file.
 
     Attributes:
-        file: its name, without a folder.
-        sha256: of its bytes.
-        size_bytes: of the file.
-        precision: as its manifest says; null without a manifest.
-        engine: that ran it.
-        engine_version: of that engine.
-        threads: the engine was given.
+        file: name of the file, without a folder.
+        sha256: SHA-256 of the file.
+        size_bytes: size of the file, bytes.
+        precision: precision in the manifest; null without one.
+        engine: name of the engine that ran it.
+        engine_version: version of the engine.
+        threads: threads of the engine.
         batch: images per run.
-        measurements: one per metric.
-        memory: peak memory of a process that runs it.
-        startup: loading and first inference; null where it was not measured.
-        throughput: images a second, by batch and streams.
+        measurements: raw values of each metric.
+        memory: peak memory of a process that runs the file.
+        startup: loading and first inference; null if not measured.
+        throughput: images per second, by batch and streams.
         macs: multiply-accumulates of one image, by the plan in the manifest; null without one.
         arithmetic: which of the machine's peaks its matrix products are held against; null where that is not known.
-        energy: of one image; null where it was not asked for.
-        accuracy: on labelled images, on this target; null where none were given.
+        energy: energy of one image; null if not requested.
+        accuracy: accuracy on labelled images on this target; null without images.
         notes: what a reader must know of these figures, such as a drift or two modes in the times.
         instructions: executed for one run; null where the target does not count them.
         metrics: values of further metrics by name, as JSON.
 
     Raises:
-        MeasurementError: a field cannot be what it says it is.
+        MeasurementError: a field is impossible.
     """
 
     file: str
@@ -107,18 +107,18 @@ class BenchResult:
     """One bench of some files, interleaved, on one target.
 
     Attributes:
-        target: where it ran.
-        created_utc: when, ISO 8601 with offset.
-        tool_version: of PocketViT.
-        seed: of the order and of the inputs.
+        target: name of the target.
+        created_utc: time of the bench, ISO 8601 with offset.
+        tool_version: version of PocketViT.
+        seed: seed of the order and of the inputs.
         sampling: how long each file was measured.
-        before: the machine just before the first run.
-        after: the machine just after the last.
-        files: what was measured.
-        failures: files of which nothing was.
-        peaks: of the machine's arithmetic, measured beside them.
+        before: state of the machine just before the first run.
+        after: state of the machine just after the last run.
+        files: measurements of each file.
+        failures: files of which nothing could be measured.
+        peaks: peak arithmetic of the machine.
         notes: what a reader must know of all figures, such as a machine that had other work to do.
-        emulated: the target's processor is emulated: there are answers and counts, and no time, memory or energy.
+        emulated: whether the processor is emulated, so that there are answers and counts but no time, memory or energy.
 
     Raises:
         MeasurementError: the time is not one, there is no file, a file comes twice, or an emulated target has times.

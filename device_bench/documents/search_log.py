@@ -1,4 +1,4 @@
-"""What a search did, read from the journals in a run folder."""
+"""Reads the journals of a search in a run folder."""
 # ruff: noqa: RUF001, RUF002 - the multiplication sign is meant for readers
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Look:
-    """A node of a tree as its journal has it.
+    """A node of a search tree, read from the journal.
 
     Attributes:
-        path: the actions that lead to it, none for the root.
-        cost: in the unit of the budget.
-        correct: images of the Search Set it has right; where ``complete`` is false, at most so many.
-        complete: whether every image was looked at.
-        images: looked at.
-        objective: of ``correct``, bits; None with nothing right.
-        verdict: what became of it.
+        path: actions that lead to the node; none for the root.
+        cost: cost in the unit of the budget.
+        correct: number of correct images of the Search Set; an upper bound if ``complete`` is false.
+        complete: whether every image was evaluated.
+        images: number of images evaluated.
+        objective: objective for ``correct``, bits; None if nothing is correct.
+        verdict: what the search decided for the node.
     """
 
     path: tuple[Step, ...]
@@ -48,7 +48,7 @@ class Look:
 
 @dataclass(frozen=True)
 class _Branch:
-    """A node branched: what its gradients took, forward-equivalents of images; none where known ones served."""
+    """A node that was branched: cost of its gradients, forward-equivalents of images; 0 if known ones were used."""
 
     images: int
 
@@ -58,14 +58,14 @@ class Round:
     """One tree.
 
     Attributes:
-        number: of the round, from 1.
-        looks: every node looked at, in order.
-        branched: how many nodes were branched.
-        repeats: visits that another order of the same actions made unnecessary.
-        images: size of the Search Set.
-        gradients: forward-equivalents of images that gradients took.
-        recovered_top1: accuracy on the test split once what was chosen was trained again, 0..1; None before that.
-        one_path: whether the best child was followed down to the budget, and nothing else.
+        number: number of the round, from 1.
+        looks: every evaluated node, in order.
+        branched: number of nodes that were branched.
+        repeats: number of visits saved because another order of the same actions was known.
+        images: number of images in the Search Set.
+        gradients: cost of gradients, forward-equivalents of images.
+        recovered_top1: test accuracy of the chosen model after recovery training, 0..1; None before that.
+        one_path: whether the search followed only the best child down to the budget.
     """
 
     number: int
@@ -79,14 +79,14 @@ class Round:
 
     @property
     def work(self) -> int:
-        """Forward-equivalents of images that evaluations and gradients took."""
+        """Cost of evaluations and gradients, forward-equivalents of images."""
         return sum(look.images for look in self.looks) + self.gradients
 
     @property
     def chosen(self) -> Look | None:
         """The complete node below the root with the highest objective, the first of equals.
 
-        Where one path was followed, of the deepest nodes.
+        After a search along one path, the best of the deepest nodes.
         """
         depth = max(len(look.path) for look in self.looks) if self.one_path else 0
         below = [look for look in self.looks if look.path and look.complete and look.objective is not None]
@@ -99,7 +99,7 @@ class TreeLog:
     """Every round of a search over trees.
 
     Attributes:
-        unit: of the cost: ``macs``, ``params``, or what else the budget was in.
+        unit: unit of the cost, such as ``macs`` or ``params``.
         total: cost of the unpruned model.
         rounds: in order.
     """
@@ -123,7 +123,7 @@ class TreeLog:
 
 @dataclass(frozen=True)
 class Removal:
-    """One step of a search in one go: what went, the importance lost with it, and the cost after it."""
+    """One step of a one-shot search: the removed group, its importance, and the cost after it."""
 
     action: str
     block: int
@@ -133,12 +133,12 @@ class Removal:
 
 @dataclass(frozen=True)
 class StepLog:
-    """A search in one go.
+    """A search that removes groups one after another.
 
     Attributes:
         method: name of the search method, such as ``one-shot``.
-        unit: of the cost, as the budget has it.
-        steps: in order.
+        unit: unit of the budget.
+        steps: the steps in order.
         explain: how the method chooses, a sentence of its journal; empty where the journal has none.
     """
 
@@ -152,7 +152,7 @@ SearchLog = TreeLog | StepLog
 
 
 def read_search(run: Path) -> SearchLog | None:
-    """Reads what the search of a run did; None where there was none, or nothing has been looked at yet.
+    """Reads the search of a run; None without one, or if no node has been evaluated yet.
 
     Raises:
         ArtifactError: a journal is damaged, or of a newer version.
@@ -166,7 +166,7 @@ def read_search(run: Path) -> SearchLog | None:
 
 
 def actions(path: tuple[Step, ...]) -> str:
-    """Returns the actions of a path in few words, blocks counted from 1, in the order they first occur.
+    """Returns the actions of a path in short form, blocks counted from 1, in order of first occurrence.
 
     >>> actions((Step("mlp", 3), Step("embed", -1), Step("mlp", 3)))
     'mlp 4 (2×), embed'
@@ -177,19 +177,19 @@ def actions(path: tuple[Step, ...]) -> str:
 
 
 def _read_trees(journals: list[Path]) -> TreeLog | None:
-    rounds, told = [], []
+    rounds, headers = [], []
     for path in journals:
         settings, lines = _settings_and_lines(TREE_JOURNAL, path)
         own = _round(path, lines, settings)
         if own is not None:
             rounds.append(own)
-            told.append(settings)
+            headers.append(settings)
     if not rounds:
         return None
-    total = told[0].get("total")
+    total = headers[0].get("total")
     if not isinstance(total, int) or isinstance(total, bool) or total < 1:
         total = rounds[0].looks[0].cost
-    return TreeLog(_unit(told[0].get("cost")) or _unit(told[0].get("budget")), total, tuple(rounds))
+    return TreeLog(_unit(headers[0].get("cost")) or _unit(headers[0].get("budget")), total, tuple(rounds))
 
 
 def _round(path: Path, lines: Iterator[tuple[str, dict[str, Any]]], settings: dict[str, Any]) -> Round | None:
@@ -225,7 +225,8 @@ def _recovered(folder: Path) -> float | None:
 
 
 def _read_steps(path: Path) -> StepLog | None:
-    settings, lines = _settings_and_lines(STEPS_JOURNAL, path)
+    settings, read = _settings_and_lines(STEPS_JOURNAL, path)
+    lines = list(read)
     steps = tuple(_part(Removal, line, where) for where, line in lines if "step" in line)
     if any(step.cost < 1 for step in steps):
         raise ArtifactError(f"{path} has figures that cannot be", fix="It was edited by hand")
@@ -236,12 +237,12 @@ def _read_steps(path: Path) -> StepLog | None:
     return StepLog(method if isinstance(method, str) else "one-shot", _unit(settings.get("budget")), steps, explain)
 
 
-def _unit(told: object) -> str:
-    return told.partition("=")[0] if isinstance(told, str) else ""
+def _unit(budget: object) -> str:
+    return budget.partition("=")[0] if isinstance(budget, str) else ""
 
 
 def _part(cls: type[T], line: dict[str, Any], where: str) -> T:
-    """Builds ``cls`` from the fields of a line that it has; journals say more than is shown."""
+    """Builds ``cls`` from a line, ignoring the fields that it does not have."""
     return decode(cls, {field.name: line[field.name] for field in fields(cls) if field.name in line}, where)  # type: ignore[arg-type]
 
 

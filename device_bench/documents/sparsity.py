@@ -1,4 +1,4 @@
-"""How many weights of a run's smaller model are zeros, as a document of the run."""
+"""Counts of the zero weights in a run's pruned model, as a document of the run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class LayerZeros:
     """The weights of one layer, without its biases.
 
     Attributes:
-        name: of the weight.
-        weights: how many.
-        zeros: of these, how many are exactly 0.
+        name: name of the weight.
+        weights: number of weights.
+        zeros: number of weights that are exactly 0.
     """
 
     name: str
@@ -25,12 +25,12 @@ class LayerZeros:
 
 @dataclass(frozen=True)
 class Zeros:
-    """What unstructured pruning left of the layers it was let into, counted in the trained model.
+    """The zeros of the layers that unstructured pruning may change, counted in the trained model.
 
     Attributes:
-        share: of their weights that was to go, 0..1.
+        share: share of their weights to remove, 0..1.
         scope: ``layer`` or ``global``.
-        layers: block by block.
+        layers: the layers, block by block.
 
     Raises:
         ArtifactError: there is no layer, or one has more zeros than weights.
@@ -59,5 +59,5 @@ ZEROS_DOCUMENT = Document("pocketvit.sparsity", 1, Zeros)
 
 
 def zeros_path(run: Path) -> Path:
-    """Returns where the document of run folder ``run`` stands."""
+    """Returns the path of the document in a run folder."""
     return run / "search" / "sparsity.json"

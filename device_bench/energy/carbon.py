@@ -1,4 +1,4 @@
-"""What the grid of a country emits for a kWh, from the tables of codecarbon, without a network."""
+"""CO2 emissions of a country's grid per kWh, from codecarbon's tables, without a network."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NO_COUNTRY = "No country was given: --country takes an ISO 3166 alpha-3 code suc
 
 @dataclass(frozen=True)
 class Grid:
-    """The electricity of a country.
+    """Emissions of the electricity of a country.
 
     Attributes:
         grams_per_kwh: CO2 equivalent, g/kWh; null with a reason.
-        country: ISO 3166 alpha-3; null where none was given.
+        country: ISO 3166 alpha-3 code; null if none was given.
         reason: why the figure is null.
     """
 
@@ -34,14 +34,14 @@ class Grid:
 
 
 def find_grid(country: str | None, *, importer: Importer = import_module) -> Grid:
-    """Returns what the grid of ``country`` emits, a mean over the newest year that codecarbon has.
+    """Returns the mean emissions of a country's grid in the newest year of codecarbon.
 
     Args:
-        country: ISO 3166 alpha-3, such as ``DEU``; in capitals or not.
+        country: ISO 3166 alpha-3 code, such as ``DEU``, in upper or lower case.
         importer: imports codecarbon's modules.
 
     Raises:
-        MeasurementError: ``country`` is no such code, or codecarbon has no figure of it.
+        MeasurementError: there is no such code, or codecarbon has no figure for it.
     """
     if country is None:
         return Grid(None, None, NO_COUNTRY)
@@ -55,7 +55,7 @@ def find_grid(country: str | None, *, importer: Importer = import_module) -> Gri
             grams = known.get(code, {}).get("carbon_intensity")
     except ImportError:
         return Grid(None, code, str(MissingExtraError("codecarbon", "energy")))
-    except Exception as error:  # a library that changed raises what it likes
+    except Exception as error:  # a changed library may raise anything
         return Grid(None, code, f"codecarbon's table of grids cannot be read: {type(error).__name__}: {error}.")
     if grams is None:
         raise MeasurementError("codecarbon does not know the grid of that country", expected=expected, got=code)
@@ -63,7 +63,7 @@ def find_grid(country: str | None, *, importer: Importer = import_module) -> Gri
 
 
 def with_grid(energy: Energy, grid: Grid) -> Energy:
-    """Returns ``energy`` with the emissions of ``grid``: a board without codecarbon leaves that to its host."""
+    """Returns ``energy`` with the emissions of ``grid``; for a board without codecarbon, its host does this."""
     return replace(energy, grams_per_kwh=grid.grams_per_kwh, country=grid.country, carbon_reason=grid.reason)
 
 

@@ -1,4 +1,4 @@
-"""Energy of an inference: a source is found, idle power is taken, and windows of back-to-back runs are counted."""
+"""Measures the energy of an inference: idle power first, then windows of back-to-back runs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .carbon import Grid, find_grid, with_grid
 from .source import EnergySource, Importer, NoSource, SourceError, Surroundings
 
 WINDOW_S = 1.0
-"""How long a window is at least, s, unless the caller wants otherwise."""
+"""Default of the least length of a window, s."""
 
 UPDATES = 20
-"""How often a source must renew its figure within a window, at least: the ends then err by some 5 % at most."""
+"""Least number of updates of a source within a window; the ends then err by at most about 5 %."""
 
 
 def find_source(target: str = "cpu", surroundings: Surroundings | None = None) -> EnergySource | NoSource:
@@ -64,21 +64,21 @@ def measure_energy(
     progress: Progress = silent,
     importer: Importer = import_module,
 ) -> Energy:
-    """Measures what ``run`` draws: one run that does not count, idle power, then windows of back-to-back runs.
+    """Measures the energy of ``run``: one warm-up, idle power, then windows of back-to-back runs.
 
-    A source that fails on the way gives an energy that is unavailable, with the reason.
+    If the source fails, the energy is unavailable, with the reason.
 
     Args:
-        run: one inference; it returns when its work is done, on a GPU too.
-        images_per_run: of each call, at least 1.
-        source: from ``find_source``.
-        country: whose grid feeds the machine, ISO 3166 alpha-3.
-        window_s: how long each window is at least, s; by default ``WINDOW_S`` or ``UPDATES`` updates of the
-            source, whichever is longer.
-        windows: how many.
+        run: one inference, which returns when its work is done, on a GPU too.
+        images_per_run: images of each call, at least 1.
+        source: result of ``find_source``.
+        country: country of the electricity grid, ISO 3166 alpha-3.
+        window_s: least length of each window, s; by default the longer of ``WINDOW_S`` and ``UPDATES`` updates of
+            the source.
+        windows: number of windows.
         clock: a monotonic clock in nanoseconds.
         sleep: waits for some seconds.
-        progress: told of the windows done.
+        progress: reports the windows that are done.
         importer: imports codecarbon's modules.
 
     Raises:
@@ -130,7 +130,7 @@ def _seconds(source: EnergySource, window_s: float | None) -> float:
 
 
 def _window(source: EnergySource, clock: Clock, do: Callable[[], None], seconds: float) -> tuple[float, float, int]:
-    """Returns the joules, the s and the calls of ``do`` of one window; both ends are dated after they were read."""
+    """Returns joules, seconds and calls of ``do`` of one window; the time is taken after each reading."""
     before_j, start = source.read_j(), clock()
     calls, elapsed_ns = 0, 0
     while calls == 0 or elapsed_ns * 1e-9 < seconds:

@@ -1,4 +1,4 @@
-"""Energy of an NVIDIA GPU, as its driver tells through NVML (package ``nvidia-ml-py``)."""
+"""Energy of an NVIDIA GPU from its driver, by NVML (package ``nvidia-ml-py``)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def find_nvml(
     environment: Mapping[str, str] = os.environ,
     watch: Watch | None = None,
 ) -> EnergySource | NoSource:
-    """Returns the energy counter of a GPU, or its polled power where it has none, or why there is neither.
+    """Returns the energy counter of a GPU, else its polled power, else the reason why there is neither.
 
     Args:
-        index: of the GPU as CUDA numbers them, 0 or more.
+        index: number of the GPU as CUDA counts, 0 or more.
         importer: imports ``pynvml``.
-        environment: where CUDA's own variables are looked up.
+        environment: environment variables, with CUDA's own.
         watch: see ``PolledPower``.
     """
     try:

@@ -1,4 +1,4 @@
-"""Energy of a Raspberry Pi 5: the currents and voltages that its power chip reads. Not tried on hardware yet."""
+"""Energy of a Raspberry Pi 5 from the currents and voltages of its power chip. Not yet tried on hardware."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _RAIL = re.compile(r"^\s*(\w+)_([AV])(?:\s+\w+\(\d+\))?\s*=\s*(-?\d+(?:\.\d+)?)\
 
 
 def find_pmic(*, command: Command = run_command, watch: Watch | None = None) -> PolledPower | NoSource:
-    """Returns the power of a Raspberry Pi 5, polled, or why it cannot be had.
+    """Returns the polled power of a Raspberry Pi 5, or the reason why it cannot be read.
 
-    It is the sum over the rails of the chip, so without its losses and without what is plugged in.
+    It is the sum over the rails of the chip, without its losses and without devices that are plugged in.
 
     Args:
-        command: runs ``vcgencmd`` and returns what it printed.
+        command: runs ``vcgencmd`` and returns its output.
         watch: see ``PolledPower``.
     """
 
@@ -43,10 +43,10 @@ def parse_watts(text: str) -> float:
     1.5
 
     Args:
-        text: a line for each current and each voltage; a voltage without current, as of the input, does not count.
+        text: one line for each current and voltage; a voltage without current, such as that of the input, is ignored.
 
     Raises:
-        SourceError: there is no current, or one without its voltage.
+        SourceError: there is no current, or a current has no voltage.
     """
     values = {(rail, unit): float(value) for rail, unit, value in _RAIL.findall(text)}
     rails = [rail for rail, unit in values if unit == "A"]
@@ -54,7 +54,7 @@ def parse_watts(text: str) -> float:
         raise SourceError("vcgencmd names no current", got=repr(text.strip()[:80]))
     lonely = [rail for rail in rails if (rail, "V") not in values]
     if lonely:
-        raise SourceError("A current has no voltage beside it", got=", ".join(lonely))
+        raise SourceError("A current has no voltage", got=", ".join(lonely))
     return sum(values[rail, "A"] * values[rail, "V"] for rail in rails)
 
 

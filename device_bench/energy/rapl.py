@@ -1,4 +1,4 @@
-"""Energy of a PC's processor: the RAPL counters of Intel and AMD, which Linux shows as files."""
+"""Energy of an Intel or AMD processor from the RAPL counters, which Linux shows as files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Zone:
 class RaplSource:
     """Energy of all processor packages of this machine.
 
-    The counters wrap around at their range, which is seen when they are read often enough.
+    The counters wrap around at their range; read them often enough to notice each time.
     ``find_rapl`` makes one.
     """
 
@@ -49,7 +49,7 @@ class RaplSource:
         self._total_uj = 0
 
     def start(self) -> None:
-        """Begins at 0 J.
+        """Starts at 0 J.
 
         Raises:
             SourceError: a counter cannot be read.
@@ -77,7 +77,7 @@ class RaplSource:
         return self._total_uj * 1e-6
 
     def stop(self) -> None:
-        """Does nothing: the counters are the processor's."""
+        """Does nothing."""
 
     def _counters(self) -> tuple[int, ...]:
         return tuple(_counter_uj(zone, self._read) for zone in self._zones)
@@ -86,13 +86,13 @@ class RaplSource:
 def find_rapl(
     root: Path = Path("/"), *, read: Read = Path.read_text, clock: Clock = time.perf_counter_ns
 ) -> RaplSource | NoSource:
-    """Returns the processor's energy counters, or why there are none.
+    """Returns the processor's energy counters, or the reason why there are none.
 
-    Only whole packages count. Cores and memory are parts of a package or beside it, ``psys`` is the
-    whole board. Of dies that show one and the same counter, the first counts.
+    Only whole packages count, not cores, memory or ``psys``, which is the whole board. If several dies show the same
+    counter, the first counts.
 
     Args:
-        root: where ``sys`` is mounted.
+        root: folder in which ``sys`` is mounted.
         read: returns the text of a file.
         clock: a monotonic clock in nanoseconds.
     """
@@ -111,7 +111,7 @@ def find_rapl(
 
 
 def _zone(folder: Path, read: Read) -> _Zone | None:
-    """Returns the zone of a folder, or none when it is no package."""
+    """Returns the zone of a folder, or None if it is no package."""
     name = _text(folder / "name", read).strip()
     if not _PACKAGE.fullmatch(name):
         return None
@@ -122,7 +122,7 @@ def _zone(folder: Path, read: Read) -> _Zone | None:
 
 
 def _without_mirrors(zones: list[_Zone], read: Read) -> tuple[_Zone, ...]:
-    """Drops a die whose counter is that of another die of its package, as on AMD's processors with several dies."""
+    """Drops dies that show the counter of another die of their package, as AMD processors with several dies do."""
     kept: list[tuple[_Zone, int]] = []
     for zone in zones:
         value = _counter_uj(zone, read)

@@ -1,4 +1,4 @@
-"""What every source of energy has in common, and the two kinds most of them are: a counter, and polled power."""
+"""The protocol of energy sources, and two general ones: a counter, and polled power."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COMMAND_TIMEOUT_S = 5.0
 
 
 class SourceError(MeasurementError):
-    """A source of energy that does not answer, or answers what cannot be."""
+    """An energy source that does not answer, or gives an impossible value."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,20 @@ class NoSource:
     """No source of energy was found.
 
     Attributes:
-        reason: why, and the cure.
+        reason: the reason, and the cure.
     """
 
     reason: str
 
 
 class EnergySource(Protocol):
-    """Something that tells the energy drawn since it was started.
+    """A source of the energy drawn since its start.
 
     Attributes:
-        name: for the reader, with what an estimate assumes.
+        name: name for the reader, with the assumptions of an estimate.
         tier: how the energy is known.
-        resolution_s: how often the energy changes, s.
-        remark: what a reader must know of the figure, such as why nothing better was had.
+        resolution_s: interval at which the energy changes, s.
+        remark: note for the reader, such as why there is no better source.
     """
 
     name: str
@@ -55,21 +55,21 @@ class EnergySource(Protocol):
     remark: str | None
 
     def start(self) -> None:
-        """Begins at 0 J; a source can be started again after it was stopped."""
+        """Starts at 0 J; a source can be started again after ``stop``."""
 
     def read_j(self) -> float:
-        """Returns the energy drawn since the start, J; it never falls.
+        """Returns the energy drawn since the start, J; it never decreases.
 
         Raises:
-            SourceError: the source does not answer any more, or answers what cannot be.
+            SourceError: the source no longer answers, or gives an impossible value.
         """
 
     def stop(self) -> None:
-        """Ends what the source does in the background."""
+        """Ends the background work of the source."""
 
 
 def run_command(command: Sequence[str]) -> str:
-    """Runs a program of this machine and returns what it printed.
+    """Runs a local program and returns its output.
 
     Raises:
         SourceError: there is no such program, it fails, or it takes longer than 5 s.
@@ -83,8 +83,8 @@ def run_command(command: Sequence[str]) -> str:
     except OSError as error:
         raise SourceError(f"{command[0]} cannot be run", got=error.strerror) from error
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).partition("\n")[0]
-        raise SourceError(f"{command[0]} failed with code {done.returncode}", got=said or None)
+        message = (done.stderr.strip() or done.stdout.strip()).partition("\n")[0]
+        raise SourceError(f"{command[0]} failed with code {done.returncode}", got=message or None)
     return done.stdout
 
 
@@ -132,14 +132,14 @@ class EnergyKind:
 
 
 class CounterSource:
-    """Energy by a total that someone else counts.
+    """Energy from a counter outside this program.
 
     Args:
-        name: for the reader.
-        total_j: returns the total, J; where it began does not matter.
+        name: name for the reader.
+        total_j: returns the total, J, from any starting point.
         tier: how the energy is known.
-        resolution_s: how often the total changes, s.
-        remark: what a reader must know of the figure.
+        resolution_s: interval at which the total changes, s.
+        remark: note for the reader.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class CounterSource:
         self._first = self._last = 0.0
 
     def start(self) -> None:
-        """Begins at 0 J."""
+        """Starts at 0 J."""
         self._first = self._last = self._total_j()
 
     def read_j(self) -> float:
@@ -172,18 +172,18 @@ class CounterSource:
         return total - self._first
 
     def stop(self) -> None:
-        """Does nothing: the counter is not ours."""
+        """Does nothing."""
 
 
 class PolledPower:
-    """Energy by adding up power that is read at intervals, each interval at the mean of its two ends.
+    """Energy as the sum of power read at intervals; each interval counts with the mean of its ends.
 
     Args:
-        name: for the reader.
+        name: name for the reader.
         read_w: returns the power now, W; raises ``SourceError`` when it cannot.
-        interval_s: between two readings, s.
+        interval_s: time between two readings, s.
         clock: a monotonic clock in nanoseconds.
-        watch: calls a function at intervals until what it returned is called; by default a thread does.
+        watch: calls a function at intervals and returns a function that ends this; by default in a thread.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class PolledPower:
         self._end: Callable[[], None] | None = None
 
     def start(self) -> None:
-        """Begins at 0 J, and reads from now on.
+        """Starts at 0 J and begins to read.
 
         Raises:
             SourceError: the power cannot be read.
@@ -238,7 +238,7 @@ class PolledPower:
                 watts = self._read_w()
                 if not 0 <= watts < math.inf:
                     raise SourceError("The power is impossible", expected="0 W or more", got=f"{watts:g} W")
-            except SourceError as error:  # of a thread, so it is kept until someone asks
+            except SourceError as error:  # raised in a thread, so it is kept for the next read
                 self._failure = error
                 return
             now = self._clock()

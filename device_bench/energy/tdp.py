@@ -1,4 +1,4 @@
-"""Energy of a processor without a counter: codecarbon's thermal design power (TDP), times the share of it in use."""
+"""Estimates the energy of a processor: its thermal design power (TDP) in codecarbon, times the share in use."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def find_tdp(
     cpu_s: Callable[[], float] = time.process_time,
     remark: str | None = None,
 ) -> CounterSource | NoSource:
-    """Returns an estimate of the processor's energy, or why there is none.
+    """Returns an estimate of the processor's energy, or the reason why there is none.
 
-    The model is codecarbon's for a process: power is the TDP times the share that the process has of
-    the time of all cores. So a process that sleeps draws nothing, and other processes do not count.
+    The model is that of codecarbon for a process: power is the TDP times the process's share of the time of all cores.
+    A sleeping process draws nothing, and other processes do not count.
 
     Args:
-        root: where ``proc`` is mounted.
+        root: folder in which ``proc`` is mounted.
         importer: imports codecarbon's modules.
-        cpu_s: returns the time that all cores together gave to this process, s.
-        remark: why nothing better was had.
+        cpu_s: returns the CPU time of this process on all cores, s.
+        remark: why there is no better source.
     """
     machine = machine_state(root)
     cores = machine.logical_cores or os.cpu_count() or 1
@@ -50,16 +50,16 @@ def find_tdp(
             watts, default_w = _look_up(model, importer)
     except ImportError:
         return NoSource(str(MissingExtraError("codecarbon", "energy")))
-    except Exception as error:  # a library that changed raises what it likes
+    except Exception as error:  # a changed library may raise anything
         return NoSource(f"codecarbon's table of processors cannot be read: {type(error).__name__}: {error}.")
     if watts is not None:
-        total_w, said = sockets * watts, f"TDP of {sockets} x {watts:g} W" if sockets > 1 else f"TDP of {watts:g} W"
+        total_w, basis = sockets * watts, f"TDP of {sockets} x {watts:g} W" if sockets > 1 else f"TDP of {watts:g} W"
     else:
         total_w = default_w * cores
-        said = f"TDP of {model or 'the processor'} unknown, {default_w:g} W a core assumed"
+        basis = f"TDP of {model or 'the processor'} unknown, {default_w:g} W a core assumed"
     remarks = [remark, _VIRTUAL.format(cores=cores) if _is_virtual(cpuinfo) and watts is not None else None]
     return CounterSource(
-        f"codecarbon, {said}, times the share of {cores} cores in use",
+        f"codecarbon, {basis}, times the share of {cores} cores in use",
         lambda: total_w / cores * cpu_s(),
         tier="estimated",
         resolution_s=max(_RESOLUTION_S, time.get_clock_info("process_time").resolution),
@@ -68,7 +68,7 @@ def find_tdp(
 
 
 def _look_up(model: str, importer: Importer) -> tuple[float | None, float]:
-    """Returns the TDP of a processor by its name, W, none if unknown, and what codecarbon then assumes a core, W."""
+    """Returns the TDP of a processor by its name, W, or None, and codecarbon's default per core, W."""
     cpu = importer("codecarbon.core.cpu")
     # TDP's constructor looks at this machine and does not tell a default from a hit, so it is left out.
     found = cpu.TDP._get_cpu_power_from_registry(object.__new__(cpu.TDP), model) if model else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from device_bench.documents.results import BenchResult, FileResult
 from device_bench.interval import Interval
 from device_bench.machine.state import MachineState
-from device_bench.metrics.stats import ratio_of_medians
+from device_bench.timing.stats import ratio_of_medians
 
 
 @dataclass(frozen=True)

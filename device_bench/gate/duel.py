@@ -21,8 +21,8 @@ from typing import Any
 
 from device_bench.clock import Clock
 from device_bench.interval import Interval
-from device_bench.metrics.inputs import random_input
-from device_bench.metrics.timing import no_mark
+from device_bench.timing.inputs import random_input
+from device_bench.timing.turns import no_mark
 from device_bench.worker.isolated import RunJob, run_isolated
 from runtime import MeasurementError, Progress, decode, encode, open_engine, silent
 from runtime.worker.child import Reporter

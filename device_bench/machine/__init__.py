@@ -1,1 +1,1 @@
-"""What a machine is and which state it is in."""
+"""Descriptions and states of machines."""

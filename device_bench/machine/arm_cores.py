@@ -1,4 +1,4 @@
-"""Names of ARM cores by the numbers that the kernel tells: an ARM board's ``/proc/cpuinfo`` has no model name."""
+"""Names of ARM cores by their part numbers, since ``/proc/cpuinfo`` of an ARM board has no model name."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _PARTS = {
 
 
 def arm_cores(cpuinfo: str) -> str | None:
-    r"""Returns the kinds of cores in the text of ``/proc/cpuinfo``, or None where it names no ARM parts.
+    r"""Returns the kinds of cores in the text of ``/proc/cpuinfo``; None if it names no ARM parts.
 
     >>> arm_cores("CPU implementer : 0x41\nCPU part : 0xd08")
     'Cortex-A72'
 
-    A part that is not known keeps its numbers, and of several kinds each is named once, in the order of the cores.
+    An unknown part keeps its number. Each kind is named once, in the order of the cores.
     """
     makers = [int(text, 16) for text in re.findall(r"^CPU implementer\s*:\s*(0x[0-9a-fA-F]+)$", cpuinfo, re.MULTILINE)]
     parts = [int(text, 16) for text in re.findall(r"^CPU part\s*:\s*(0x[0-9a-fA-F]+)$", cpuinfo, re.MULTILINE)]

@@ -1,4 +1,4 @@
-"""What the machine was, and what state it was in, when something was measured on it."""
+"""The state of a machine during a measurement."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ Runner = Callable[[Sequence[str]], str | None]
 
 @dataclass(frozen=True)
 class MachineState:
-    """A machine at one moment; whatever it does not tell is null.
+    """The state of a machine at one moment; what is not known is null.
 
     Attributes:
-        board: its model, where firmware names one (Raspberry Pi and the like).
-        cpu_model: name of its processor.
-        logical_cores: how many the system sees.
+        board: model of the board, if the firmware names one, as on a Raspberry Pi.
+        cpu_model: name of the processor.
+        logical_cores: number of logical cores.
         governor: frequency governor; several, joined by commas, when cores differ.
         clocks_hz: current clock of each core, Hz.
-        temperature_c: of the hottest thermal zone, degrees Celsius.
-        load_average: over 1, 5 and 15 minutes, runnable tasks.
-        os: system and release.
-        architecture: of its instructions, such as ``aarch64``.
-        python: version.
-        versions: of numpy and of the engines that are installed.
-        affinity: numbers of the cores this process may use.
+        temperature_c: temperature of the hottest thermal zone, degrees Celsius.
+        load_average: mean number of runnable tasks over 1, 5 and 15 minutes.
+        os: name and release of the operating system.
+        architecture: instruction set, such as ``aarch64``.
+        python: version of Python.
+        versions: versions of numpy and of the installed engines.
+        affinity: numbers of the cores that this process may use.
         max_clocks_hz: the highest clock of each core, in the order of ``clocks_hz``, Hz.
-        clock_driver: what sets the clocks, such as ``intel_pstate``; governors mean different things to different ones.
-        throttle_count: how often the processor's cores and packages were slowed for their heat since it started.
-        throttled_bits: a Raspberry Pi's own record of low voltage and throttling, as ``vcgencmd get_throttled`` has it.
-        uptime_s: since the machine started, s.
-        busy_s: core time that all processes together used since then, s.
-        own_s: of it, what this process and those it started and waited for used, s.
+        clock_driver: driver that sets the clocks, such as ``intel_pstate``; the meaning of a governor depends on it.
+        throttle_count: number of times that heat slowed cores and packages since the start.
+        throttled_bits: record of low voltage and throttling of a Raspberry Pi, from ``vcgencmd get_throttled``.
+        uptime_s: time since the machine started, s.
+        busy_s: core time that all processes used since then, s.
+        own_s: part of ``busy_s`` of this process and of its finished children, s.
         steal_s: core time that a hypervisor gave to others since then, s.
-        memory_bytes: of the machine.
-        virtualised: whether it is a virtual machine.
+        memory_bytes: memory of the machine, bytes.
+        virtualised: whether the machine is virtual.
     """
 
     board: str | None
@@ -74,7 +74,7 @@ class MachineState:
 
 
 def command_output(command: Sequence[str]) -> str | None:
-    """Returns what a command writes to stdout, or none when it is absent, fails or takes over 2 s."""
+    """Returns the output of a command; None if it is absent, fails or takes over 2 s."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=2, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -83,16 +83,16 @@ def command_output(command: Sequence[str]) -> str | None:
 
 
 def is_emulated(root: Path = Path("/")) -> bool:
-    """Returns whether this machine is an emulated board, of which no time, memory or energy means anything."""
+    """Returns whether this machine is an emulated board, whose times, memory and energy mean nothing."""
     return (root / "etc/pocketvit-emulated").exists()
 
 
 def machine_state(root: Path = Path("/"), run: Runner = command_output) -> MachineState:
-    """Returns the state of this machine now.
+    """Returns the current state of this machine.
 
     Args:
-        root: where ``proc`` and ``sys`` are mounted.
-        run: runs a command, for what only a board's own tools tell, and returns its output or none.
+        root: folder in which ``proc`` and ``sys`` are mounted.
+        run: runs a board's own tool and returns its output, or None.
     """
     cpuinfo = _read(root / "proc/cpuinfo") or ""
     board = _read(root / "proc/device-tree/model") or _read(root / "sys/firmware/devicetree/base/model")
@@ -124,7 +124,7 @@ def machine_state(root: Path = Path("/"), run: Runner = command_output) -> Machi
 
 
 def _read(path: Path) -> str | None:
-    """Returns the stripped text of a file, or none when it is absent, unreadable or empty."""
+    """Returns the stripped text of a file; None if it is absent, unreadable or empty."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -153,7 +153,7 @@ def _core_folders(root: Path) -> list[Path]:
 
 
 def _shared(root: Path, name: str) -> str | None:
-    """Returns what the cores' ``cpufreq`` files of that name say; several, joined by commas, when they differ."""
+    """Returns the content of the cores' ``cpufreq`` files of that name; different ones are joined by commas."""
     found = {_read(folder / "cpufreq" / name) for folder in _core_folders(root)} - {None}
     return ", ".join(sorted(text for text in found if text)) or None
 
@@ -209,7 +209,7 @@ def _throttled_bits(run: Runner) -> int | None:
 
 
 def _core_time_s(root: Path) -> tuple[float | None, float | None]:
-    """Returns what all processes used and what a hypervisor gave to others, s."""
+    """Returns the core time of all processes and the time that a hypervisor gave to others, s."""
     found = re.search(r"^cpu\s+([\d ]+)$", _read(root / "proc/stat") or "", re.MULTILINE)
     ticks = [int(word) for word in found.group(1).split()] if found else []
     if len(ticks) < 8:
@@ -238,7 +238,7 @@ def _memory_bytes(root: Path) -> int | None:
 
 
 def _virtualised(root: Path, cpuinfo: str) -> bool | None:
-    """Tells by the processor's flags, which x86 alone has, or by what a hypervisor says of itself."""
+    """Returns whether the machine is virtual, from the flags of an x86 processor or the name of a hypervisor."""
     flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
     if flags and "hypervisor" in flags.group(1).split():
         return True

@@ -13,9 +13,8 @@ from device_bench.columns import Column
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult, FileResult
 from device_bench.interval import Interval
+from device_bench.timing.stats import median_interval, p90_interval, ratio_of_medians
 from runtime import Progress, decode, silent
-
-from .stats import median_interval, p90_interval, ratio_of_medians
 
 T = TypeVar("T")
 

@@ -23,14 +23,14 @@ def start_file(reporter: Reporter, file: str, threads: int) -> Any:
 
 def time_many(reporter: Reporter, files: list[str], threads: int, rounds: int) -> Any:
     """Returns the latencies of many files, s; see ``time_files``."""
-    from .timing import time_files
+    from device_bench.timing.turns import time_files
 
     return time_files([Path(file) for file in files], threads=threads, rounds=rounds, mark=reporter.turn)
 
 
 def time_latency(reporter: Reporter, files: list[str], threads: int, sampling: dict[str, Any], seed: int) -> Any:
     """Returns the ``Turns`` of files; see ``time_in_turns``."""
-    from .timing import time_in_turns
+    from device_bench.timing.turns import time_in_turns
 
     return time_in_turns(
         [Path(file) for file in files],

@@ -8,9 +8,9 @@ from typing import Any
 
 from device_bench import format
 from device_bench.columns import Cell, split
+from device_bench.timing.stats import percentile
 
 from .base import REFERENCE, Measured, Metric, Number, column, held
-from .stats import percentile
 
 
 def conditions(measured: Sequence[Measured]) -> str:

@@ -13,6 +13,7 @@ from statistics import median, median_low
 
 from device_bench import format
 from device_bench.documents.figures import MemoryUse, Startup
+from device_bench.timing.inputs import random_input
 from device_bench.worker.isolated import RunJob, run_isolated
 from runtime import decode, open_engine
 from runtime.engines import engine_of
@@ -20,7 +21,6 @@ from runtime.formats import is_model_file
 from runtime.worker.parent import SILENCE_S
 
 from .base import Measured, Metric, column, held
-from .inputs import random_input
 from .memory import current_rss_bytes, peak_rss_bytes
 
 REPEATS = 3

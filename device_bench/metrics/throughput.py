@@ -17,10 +17,10 @@ import numpy.typing as npt
 from device_bench import format
 from device_bench.clock import Clock
 from device_bench.documents.figures import Throughput
+from device_bench.timing.inputs import random_input
 from runtime import Engine, MeasurementError, PocketVitError, Progress, open_engine, silent
 
 from .base import Measured, Metric, Number, Task, column
-from .inputs import random_input
 
 WINDOWS = 5
 """Windows of each arrangement."""

@@ -11,8 +11,8 @@ from typing import Literal, Protocol
 
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult
-from device_bench.metrics.isolated import Samples
 from device_bench.targets import TARGETS
+from device_bench.timing.isolated import Samples
 from runtime import Progress, UnsupportedTargetError
 from runtime.processors import PROCESSORS
 
@@ -106,18 +106,18 @@ class Device:
     Attributes:
         address: of one of the forms in ``TARGETS``, such as ``cpu``, ``ssh:HOST`` with a host of the user's ssh
             configuration, or ``adb:`` for the only phone.
-        name: what the inventory and the report call it; by default its address.
-        threads: of each engine there; by default what the bench asks.
+        name: name in the inventory and in the report; by default the address.
+        threads: threads of each engine; by default those of the bench.
         cpu_family: family of its processor, of ``runtime.processors.PROCESSORS``.
-        python: the program that runs Python there.
-        ssh_config: file given to ``ssh -F``; by default the user's own.
-        benchmark_model: LiteRT's program of that name for the phone, on this machine.
-        benchmark_model_sha256: its digest, checked where given.
-        backends: of ``benchmark_model``, to be measured one after another.
-        notes: for the reader.
+        python: program that runs Python on the device.
+        ssh_config: file for ``ssh -F``; by default that of the user.
+        benchmark_model: path on this machine of LiteRT's program ``benchmark_model`` for the phone.
+        benchmark_model_sha256: SHA-256 of that program; it is checked if given.
+        backends: backends of ``benchmark_model``, measured one after another.
+        notes: notes for the reader.
 
     Raises:
-        UnsupportedTargetError: the address or another field cannot be what it says it is.
+        UnsupportedTargetError: the address or another field is impossible.
     """
 
     address: str
@@ -177,10 +177,10 @@ class Device:
 
     @property
     def place(self) -> str:
-        """What comes after the scheme: host, serial number or core; empty for this machine and for the only phone."""
+        """The part of the address after the colon: host, serial number or core; empty without one."""
         return self.address.partition(":")[2]
 
     @property
     def label(self) -> str:
-        """What to call it: its name, or its address."""
+        """The name, or else the address."""
         return self.name or self.address

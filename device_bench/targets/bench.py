@@ -39,7 +39,7 @@ def bench(
         files: ``.onnx`` and ``.tflite`` files, all of different names.
         target: the address of a device, see ``Device``.
         threads: of each engine, at least 1.
-        sampling: how long to measure; by default ``Sampling()``.
+        sampling: how long to measure latency; by default ``Sampling()``.
         seed: of the inputs and of the order.
         startup: measure loading and first inference too.
         throughput_s: seconds to spend on each file's throughput; 0 does not measure it.
@@ -48,7 +48,7 @@ def bench(
         country: whose grid the CO2 is of, ISO 3166 alpha-3.
         images: labelled images to answer on the target, as ``write_test_images`` writes them.
         timeout_s: a file that gives no sign for so long hangs, s.
-        progress: told of files and rounds done.
+        progress: reports the files and rounds that are done.
 
     Raises:
         UnsupportedTargetError: there is no such target, or ``threads`` is below 1.
@@ -77,13 +77,13 @@ def bench_device(
 ) -> tuple[BenchResult, ...]:
     """Measures what ``request`` asks on ``device``, whatever target the request names.
 
-    There is one result, or for a phone one for each of its backends.
+    Returns one result, or one for each backend of a phone.
 
     Args:
         device: where.
         request: what to measure of which files.
-        progress: told of files and rounds done.
-        stop: when set, a device that is not this machine is left as soon as possible.
+        progress: reports the files and rounds that are done.
+        stop: once it is set, the bench of another machine ends as soon as possible.
 
     Raises:
         PocketVitError: see ``bench``.

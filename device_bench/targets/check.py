@@ -1,4 +1,4 @@
-"""What was looked for on a machine or a device, whether it was found, and how to get it."""
+"""Checks whether files can be measured on devices."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Check = Callable[[Device], tuple[Finding, ...]]
 
 
 def check_devices(devices: Sequence[Device], check: Check | None = None) -> tuple[Finding, ...]:
-    """Looks at each device: what is reachable, found and missing there; all at once, for a silent one takes its time.
+    """Checks all devices at the same time: what can be reached, what is there and what is missing.
 
     Args:
-        devices: to look at.
-        check: looks at one device; by default what its target has for that.
+        devices: the devices to check.
+        check: checks one device; by default the check of its target.
 
     Returns:
-        The findings in the order of ``devices``; one that cannot be looked at has a finding that says why.
+        The findings in the order of ``devices``. A device that cannot be checked has one finding with the reason.
     """
 
     def look(device: Device) -> tuple[Finding, ...]:

@@ -1,4 +1,4 @@
-"""Target ``cpu``: files measured on this machine's processor, each job in a process of its own."""
+"""Target ``cpu``: measures files on this machine's processor, each job in a separate process."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from device_bench.documents.request import BenchRequest, check_files
 from device_bench.documents.results import BenchResult, FileResult
 from device_bench.machine.state import is_emulated, machine_state
 from device_bench.metrics import METRICS
-from device_bench.metrics.isolated import sample_isolated
 from device_bench.metrics.startup import REPEATS, Starts, measure_starts, without_folder
-from device_bench.metrics.steadiness import machine_notes, series_notes
-from device_bench.metrics.timing import Turns
+from device_bench.timing.isolated import sample_isolated
+from device_bench.timing.steadiness import machine_notes, series_notes
+from device_bench.timing.turns import Turns
 from device_bench.worker.isolated import RunJob, run_isolated
 from runtime import (
     Artifact,
@@ -62,12 +62,12 @@ class _Known:
 def bench_files(request: BenchRequest, progress: Progress = silent, *, run_job: RunJob = run_isolated) -> BenchResult:
     """Measures the files of ``request``, interleaved, one image at a time.
 
-    A manifest beside a file is optional; where there is one, the file must be the one it describes. A file that is
-    not, or that cannot be loaded, crashes or hangs, is a failure of the result, and the others are measured.
+    A manifest is optional; a file that has one must match it. A file that does not match, cannot be loaded, crashes or
+    hangs becomes a failure of the result, and the other files are measured.
 
     Args:
         request: what to measure of which files.
-        progress: told of files and rounds done.
+        progress: reports the files and rounds that are done.
         run_job: runs a job in a fresh process.
 
     Raises:
@@ -210,7 +210,7 @@ def _result(request: BenchRequest, item: _Known, latency: Measurement | None) ->
 def _with_metrics(
     request: BenchRequest, item: _Known, result: FileResult, progress: Progress, run_job: RunJob
 ) -> FileResult:
-    """Adds each metric that has a measurement of its own, in one process each; a failure becomes a note."""
+    """Adds each metric that is measured separately, each in its own process; a failure becomes a note."""
     for name, metric in METRICS.items():
         if metric.measure is None or not metric.wanted(request) or (is_emulated() and not metric.emulated):
             continue

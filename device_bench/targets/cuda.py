@@ -30,8 +30,8 @@ from device_bench.documents.measurement import Measurement, Sampling
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult, FileResult
 from device_bench.machine.state import MachineState, machine_state
-from device_bench.metrics.inputs import input_shape, random_input
-from device_bench.metrics.measure import measure_interleaved
+from device_bench.timing.inputs import input_shape, random_input
+from device_bench.timing.measure import measure_interleaved
 from runtime import (
     Artifact,
     Device,
@@ -125,7 +125,7 @@ class _Loaded:
 
 
 class DeviceClock:
-    """A clock that stands still but for the times it is told, so that the measuring loop counts those alone."""
+    """A clock that advances only by the times added to it, so that the measuring loop counts nothing else."""
 
     def __init__(self) -> None:
         self._ns = 0
@@ -157,14 +157,14 @@ def bench_files_on_cuda(
 ) -> BenchResult:
     """Measures the latency of ``files`` on the first NVIDIA GPU, interleaved, without and with copies.
 
-    Whatever is missing is said before anything is measured, and nothing falls back to the CPU.
+    An error names whatever is missing before anything is measured; nothing falls back to the CPU.
 
     Args:
         files: ``.onnx`` and ``.pt2`` files, all of different names.
         threads: of each engine on the host, at least 1.
         sampling: how long to measure, counted in measured time; by default ``Sampling()``.
         seed: of the inputs and of the order.
-        progress: told of files and rounds done.
+        progress: reports the files and rounds that are done.
         engine: ``onnxruntime`` (CUDA), ``tensorrt`` or ``torch``; by default ONNX Runtime's CUDA provider for
             ``.onnx`` files and torch for ``.pt2`` files.
         gpu: how to reach it; by default really.

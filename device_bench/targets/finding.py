@@ -1,4 +1,4 @@
-"""What was looked for on a machine or a target, whether it was found, and how to get it."""
+"""One result of a check of a machine or a device."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was looked for on a machine or a device.
 
     Attributes:
-        area: what it belongs to; of a device, its label.
-        name: of the thing.
-        value: what was found, or None where it is missing.
-        fix: what to do when it is missing.
+        area: the group it belongs to; for a device, the label of the device.
+        name: the name of the thing.
+        value: the version or state that was found; None if it is missing.
+        fix: how to get it if it is missing.
     """
 
     area: str

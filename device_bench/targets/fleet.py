@@ -1,4 +1,4 @@
-"""Several devices measured side by side; one that fails costs its own entry alone."""
+"""Measures on several devices at the same time; one that fails does not affect the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .bench import bench_device
 
 _LOOK_S = 0.2
 _GRACE_S = 20.0
-"""So long may workers take to clean up their devices after Ctrl-C."""
+"""Time that threads have to clean up their devices after Ctrl-C, s."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class DeviceFailure:
     """A device on which nothing could be measured.
 
     Attributes:
-        target: what the device is called.
-        what: went wrong.
-        created_utc: when, ISO 8601 with offset.
-        tool_version: of PocketViT.
+        target: name of the device.
+        what: error text.
+        created_utc: time of the failure, ISO 8601 with offset.
+        tool_version: version of PocketViT.
     """
 
     target: str
@@ -39,11 +39,11 @@ class DeviceFailure:
 
 @dataclass(frozen=True)
 class Fleet:
-    """What became of each device.
+    """The results and failures of several devices.
 
     Attributes:
-        results: of the devices that were measured, in the order asked.
-        failures: of the others, in the order asked.
+        results: results of the devices that were measured, in the order asked.
+        failures: failures of the other devices, in the order asked.
     """
 
     results: tuple[BenchResult, ...]
@@ -67,35 +67,35 @@ def bench_fleet(
     *,
     bench_one: BenchDevice | None = None,
 ) -> Fleet:
-    """Measures the files of ``request`` on each device, one worker a device, all side by side.
+    """Measures files on each device, all at the same time, with one thread for each device.
 
-    This machine's own targets, cpu and cuda, run first, one after another and with nothing beside them, for other work
-    would be in their times. Targets at one address run one after another too, but for emulated boards.
+    Local targets run first and one after another, since other work would disturb their times. Devices with the same
+    address also run one after another, unless their target is ``separate``.
 
     Args:
-        devices: all with different labels.
-        request: what to measure; what target it names is not looked at.
-        progress: told by one worker at a time; where there are several devices, a stage begins with the device's label.
+        devices: devices with different labels.
+        request: what to measure; its target is ignored.
+        progress: called by one thread at a time; with several devices, the stage begins with the device's label.
         bench_one: measures on one device; by default ``targets.bench_device``.
 
     Returns:
-        A fleet whose results are called as the devices are.
+        A fleet whose results bear the labels of the devices.
 
     Raises:
-        KeyboardInterrupt: the user stopped it; every worker was told and has cleaned up, or had 20 s for it.
+        KeyboardInterrupt: the user stopped it; every thread has cleaned up, or had 20 s for it.
     """
     bench_one = bench_one or bench_device
     stop, speaking = threading.Event(), threading.Lock()
     outcomes: dict[str, tuple[BenchResult, ...] | DeviceFailure] = {
-        device.label: _failure(device, "Its worker ended without an answer.") for device in devices
+        device.label: _failure(device, "Its thread ended without a result.") for device in devices
     }
 
     def work(queue: Sequence[Device]) -> None:
         for device in queue:
-            told = _labelled(progress, device.label, speaking) if len(devices) > 1 else progress
-            outcomes[device.label] = own = _outcome(bench_one, device, request, told, stop)
+            report = _labelled(progress, device.label, speaking) if len(devices) > 1 else progress
+            outcomes[device.label] = own = _outcome(bench_one, device, request, report, stop)
             if len(devices) > 1:
-                told(*(("failed", 1, 1, own.what) if isinstance(own, DeviceFailure) else ("done", 1, 1)))
+                report(*(("failed", 1, 1, own.what) if isinstance(own, DeviceFailure) else ("done", 1, 1)))
 
     work([device for device in devices if device.target.local])
     _side_by_side(work, [device for device in devices if not device.target.local], stop)
@@ -107,7 +107,7 @@ def bench_fleet(
 
 
 def _side_by_side(work: Callable[[Sequence[Device]], None], devices: Sequence[Device], stop: threading.Event) -> None:
-    """Has the devices of each address done by a worker; Ctrl-C tells the workers, and then waits for them."""
+    """Measures on the devices of each address in a thread; Ctrl-C stops the threads and waits for them."""
     queues: dict[str, list[Device]] = {}
     for device in devices:
         queues.setdefault(device.label if device.target.separate else device.address, []).append(device)
@@ -127,7 +127,7 @@ def _side_by_side(work: Callable[[Sequence[Device]], None], devices: Sequence[De
 
 
 def _begin(work: Callable[[Sequence[Device]], None], queue: Sequence[Device]) -> threading.Event:
-    """Starts a worker and returns what is set when it ends; a join that Ctrl-C interrupts would take it for ended."""
+    """Starts a thread and returns an event that is set when it ends; an interrupted join would not show that."""
     ended = threading.Event()
 
     def run() -> None:
@@ -136,7 +136,7 @@ def _begin(work: Callable[[Sequence[Device]], None], queue: Sequence[Device]) ->
         finally:
             ended.set()
 
-    # a daemon, so that a worker that takes no notice cannot keep the program from ending
+    # a daemon, so that a thread that does not stop cannot keep the program from ending
     threading.Thread(target=run, daemon=True).start()
     return ended
 
@@ -150,7 +150,7 @@ def _outcome(
         found = bench_one(device, request, progress, stop=stop)
     except PocketVitError as error:
         return _failure(device, str(error))
-    except (Exception, SystemExit) as error:  # whatever it is, the other devices go on
+    except (Exception, SystemExit) as error:  # whatever the error is, the other devices go on
         got = f"{type(error).__name__}: {error}"
         return _failure(device, str(MeasurementError(f"The bench of {device.label} ended in an error", got=got)))
     results = found if isinstance(found, tuple) else (found,)
@@ -162,7 +162,7 @@ def _failure(device: Device, what: str) -> DeviceFailure:
 
 
 def _labelled(progress: Progress, label: str, speaking: threading.Lock) -> Progress:
-    """Returns a progress whose stages bear ``label``, and that waits until no other worker speaks."""
+    """Returns a progress that puts ``label`` before the stage and is called by one thread at a time."""
 
     def report(stage: str, done: int, total: int, note: str = "") -> None:
         with speaking:

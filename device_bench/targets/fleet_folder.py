@@ -1,4 +1,4 @@
-"""A folder of results, one for each target, and beside them what became of devices without one."""
+"""Reads and writes a folder of bench results, one file for each target, and the failures of other devices."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .fleet import DeviceFailure, Fleet
 
 FAILURE_DOCUMENT = Document("pocketvit.bench-failure", 1, DeviceFailure, sealed="Bench the device again")
 FAILED = "failed"
-"""The folder beside the results."""
+"""Name of the folder of failures within the folder of results."""
 
 
 def write_fleet(folder: Path, fleet: Fleet) -> tuple[Path, ...]:
-    """Writes each result to ``folder`` as ``TARGET.json``, and what became of the others to ``failed`` in it.
+    """Writes each result to ``folder`` as ``TARGET.json``, and each failure to its subfolder ``failed``.
 
-    A result takes the place of an older one of its target, whatever that is called, and of no other; a target without
-    one leaves the older as it is.
+    A result replaces an older result of the same target, whatever its file is called. A failure leaves an older
+    result in place.
 
     Returns:
         The paths, in the order of the results, then of the failures.
@@ -44,7 +44,7 @@ def write_fleet(folder: Path, fleet: Fleet) -> tuple[Path, ...]:
 
 
 def read_failures(folder: Path) -> tuple[DeviceFailure, ...]:
-    """Reads what became of the devices without a result, of those that ``write_fleet`` wrote to ``folder``.
+    """Reads the failures that ``write_fleet`` wrote to ``folder``.
 
     Raises:
         ArtifactError: a document is damaged.
@@ -53,12 +53,12 @@ def read_failures(folder: Path) -> tuple[DeviceFailure, ...]:
 
 
 def _as_failure(result: BenchResult) -> DeviceFailure:
-    said = " ".join(f"{failure.file}: {failure.what}" for failure in result.failures)
-    return DeviceFailure(result.target, said, result.created_utc, result.tool_version)
+    errors = " ".join(f"{failure.file}: {failure.what}" for failure in result.failures)
+    return DeviceFailure(result.target, errors, result.created_utc, result.tool_version)
 
 
 def _forget_failures(folder: Path, target: str) -> None:
-    """Removes what said that nothing could be measured on a target, or on the phone that it is a backend of."""
+    """Removes the failures of a target, and of the phone if the target is one of its backends."""
     names = {target, *(target.removesuffix(f":{backend}") for backend in BACKENDS)}
     with storage_errors(folder):
         for name in names:
@@ -66,12 +66,12 @@ def _forget_failures(folder: Path, target: str) -> None:
 
 
 def _place(folder: Path, target: str, target_of: Callable[[Path], str]) -> Path:
-    """Returns where that target's document is, or a path of its name at which there is nothing."""
+    """Returns the path of a target's document, or a free path with its name."""
     for path in sorted(folder.glob("*.json")):
         try:
             if target_of(path) == target:
                 return path
-        except ArtifactError:  # damaged, or no document of ours: not to be replaced
+        except ArtifactError:  # never replaced: it is damaged or another kind of file
             continue
     stem = re.sub(r"[^\w.@+-]+", "-", target).strip("-.") or "target"
     names = (f"{stem}.json", *(f"{stem}-{number}.json" for number in range(2, 10_000)))

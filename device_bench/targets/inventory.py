@@ -1,4 +1,4 @@
-"""The user's own devices: a TOML file with a table for each, and how names on a command line become devices."""
+"""Reads the inventory of devices, a TOML file, and turns names on the command line into devices."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "notes": _TEXT,
 }
-"""What each key of a table takes, and whether a value is that."""
+"""For each key of a table: the expected type in words, and a check of a value."""
 
 _FILES = ("ssh_config", "benchmark_model")
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """The devices that the user has named.
+    """The devices that the user has listed.
 
     Attributes:
-        path: of the file; none where there is no file.
-        devices: in the order of the file, each with a name.
+        path: path of the file; None without one.
+        devices: the devices in the order of the file, each with a name.
     """
 
     path: Path | None = None
@@ -52,15 +52,15 @@ class Inventory:
 
 
 def places(environ: Mapping[str, str] = os.environ, here: Path = Path()) -> tuple[Path, ...]:
-    """Returns where an inventory is looked for, the first place first.
+    """Returns the paths where an inventory is looked for, in order.
 
     Args:
-        environ: with ``HOME`` and, where the user has set it, ``XDG_CONFIG_HOME``.
-        here: the folder that the user is in.
+        environ: environment variables; ``HOME`` and ``XDG_CONFIG_HOME`` are used.
+        here: the current folder.
     """
-    told = environ.get("XDG_CONFIG_HOME", "")
-    # a relative path there is to be taken for none, by the same convention
-    folder = Path(told) if Path(told).is_absolute() else Path(environ.get("HOME", "/")) / ".config"
+    config = environ.get("XDG_CONFIG_HOME", "")
+    # the convention says to ignore a relative path
+    folder = Path(config) if Path(config).is_absolute() else Path(environ.get("HOME", "/")) / ".config"
     return here / FILE, folder / "pocketvit" / FILE
 
 
@@ -70,12 +70,12 @@ def read_inventory(path: Path | None = None, *, looked: Sequence[Path] | None = 
     Paths in it are relative to the file.
 
     Args:
-        path: the file; without it the first of ``looked`` that is there, and without any an empty inventory.
-        looked: where to look for it; by default ``places()``.
+        path: the file; by default the first of ``looked`` that exists, or else an empty inventory.
+        looked: paths to look at; by default ``places()``.
 
     Raises:
-        ArtifactError: the file is missing, is not TOML, or has a key or a value that no target has.
-        UnsupportedTargetError: a value is of the right type and still cannot be.
+        ArtifactError: the file is missing, is not TOML, or has an unknown key or a value of the wrong type.
+        UnsupportedTargetError: a value is impossible.
     """
     if path is None:
         path = next((place for place in (places() if looked is None else looked) if place.is_file()), None)
@@ -95,15 +95,15 @@ def read_inventory(path: Path | None = None, *, looked: Sequence[Path] | None = 
 
 
 def resolve(names: Sequence[str], inventory: Inventory) -> tuple[Device, ...]:
-    """Returns the devices that are asked for, in the order asked.
+    """Returns the devices with the given names, in that order.
 
     Args:
-        names: names of the inventory, addresses, or ``all`` for the whole inventory; several may stand in one text
-            with commas between them.
-        inventory: of the user.
+        names: names of the inventory, addresses, or ``all`` for the whole inventory; one text may hold several,
+            separated by commas.
+        inventory: the user's inventory.
 
     Raises:
-        UnsupportedTargetError: a name is neither, one is asked for twice, or there is none.
+        UnsupportedTargetError: a name is unknown or comes twice, or there is no name.
     """
     asked = [name.strip() for text in names for name in text.split(",") if name.strip()]
     devices: list[Device] = []
@@ -145,12 +145,12 @@ def _device(name: str, value: Any, path: Path) -> Device:
         )
     try:
         return Device(name=name, **{key: _value(key, own, path.parent) for key, own in table.items()})
-    except (PocketVitError, RuntimeError) as error:  # the latter of a ~ that is nobody's
+    except (PocketVitError, RuntimeError) as error:  # a RuntimeError comes from a ~ of an unknown user
         raise UnsupportedTargetError(f"{where} cannot be: {error}") from error
 
 
 def _value(key: str, value: Any, folder: Path) -> Any:
-    """Returns a value as the field holds it: paths relative to ``folder``, lists as tuples."""
+    """Returns a value as the field holds it: a path relative to ``folder``, a list as a tuple."""
     if key in _FILES:
         return folder / Path(value).expanduser()
     return tuple(value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""How a program on a device is started from here, whatever carries its input and output."""
+"""A connection to a device, over which commands are started there."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from runtime import PocketVitError
 Explain = Callable[[int, str], PocketVitError | None]
 
 
-def nothing_known(status: int, said: str) -> PocketVitError | None:
-    """Explains no ending."""
+def nothing_known(status: int, output: str) -> PocketVitError | None:
+    """Explains nothing."""
     return None
 
 
 @dataclass(frozen=True)
 class Link:
-    """A way to one device.
+    """A connection to one device.
 
     Attributes:
-        label: the device's name, for messages.
-        argv: the program here that runs a line of POSIX shell there, given as its last argument; it passes standard
-            input, output, error and the status on.
-        explain: says what an ending of that program means, by its status and what it said, or None if it is none of
-            the program's own: what the device's command said is told otherwise.
-        emulated: whether no time of the device means anything.
+        label: name of the device in messages.
+        argv: returns the local command that runs a line of POSIX shell on the device; it passes on standard input,
+            output, error and exit status.
+        explain: returns the error that the exit status and stderr of the local command mean; None if the failure is
+            that of the command on the device.
+        emulated: whether the device is emulated, so that its times mean nothing.
     """
 
     label: str

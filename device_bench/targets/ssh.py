@@ -1,4 +1,4 @@
-"""Boards over ssh: the system's own client, the user's own configuration and keys, and host keys always checked."""
+"""Target ``ssh``: boards over the system's ssh client, with the user's configuration; host keys are checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIENT = "ssh"
 CONNECT_S = 15
 _SILENT_S, _SILENCES = 10, 3
 _STATUS = 255
-"""What ssh itself ends with when it fails; anything else is the status of the command."""
+"""Exit status of ssh when ssh itself fails; any other status is that of the command."""
 
 _MEANINGS = (
     (
@@ -63,11 +63,11 @@ _MEANINGS = (
 
 
 def ssh_link(device: Device, client: str | None = None) -> Link:
-    """Returns the way to a board over ssh.
+    """Returns the connection to a board over ssh.
 
     Args:
-        device: with an address of ``ssh:HOST`` or ``ssh:USER@HOST``.
-        client: the program; by default the system's.
+        device: device whose address is ``ssh:HOST`` or ``ssh:USER@HOST``.
+        client: path of the ssh program; by default that of the system.
 
     Raises:
         MeasurementError: there is no ssh on this machine.
@@ -92,20 +92,20 @@ def ssh_link(device: Device, client: str | None = None) -> Link:
     def argv(line: str) -> list[str]:
         return [found, *config, *flags, "-a", "-x", "--", device.place, line]
 
-    def explain(status: int, said: str) -> PocketVitError | None:
-        return explain_ssh(device, status, said)
+    def explain(status: int, output: str) -> PocketVitError | None:
+        return explain_ssh(device, status, output)
 
     return Link(device.label, argv, explain)
 
 
-def explain_ssh(device: Device, status: int, said: str) -> PocketVitError | None:
-    """Returns what it means that ssh ended so, or None where the command on the board did."""
+def explain_ssh(device: Device, status: int, output: str) -> PocketVitError | None:
+    """Returns the error that an exit status of ssh means, or None if the command on the board failed."""
     if status != _STATUS:
         return None
     place = {"label": device.label, "host": device.place, "bare": device.place.rpartition("@")[2]}
-    last = (said.strip().splitlines() or ["no message"])[-1][:300]
+    last = (output.strip().splitlines() or ["no message"])[-1][:300]
     for pattern, what, fix in _MEANINGS:
-        if re.search(pattern, said):
+        if re.search(pattern, output):
             return MeasurementError(what.format(**place), got=last, fix=fix.format(**place))
     return MeasurementError(f"ssh to {device.label} failed", got=last, fix=f"Try it by hand: ssh {device.place} true")
 
@@ -122,7 +122,7 @@ def bench_over_ssh(
 
 
 def check_ssh(device: Device) -> tuple[Finding, ...]:
-    """Returns what is found on a board, and what is missing there; nothing is installed or left there."""
+    """Returns what is there and what is missing on a board; the check leaves nothing behind."""
     surveys: list[Survey] = []
     try:
         run_on_device(ssh_link(device), device.python, surveys.append)

@@ -13,7 +13,7 @@ from pocketvit.output import fail, print_json, say
 from .common import RUNS, Json, flag
 
 if TYPE_CHECKING:
-    from pocketvit.study.cells import Cell
+    from pocketvit.study.cells import StudyCell
     from pocketvit.study.definition import Study
     from pocketvit.study.folder import StudyFolder
     from pocketvit.study.results.collect import StudyResult
@@ -62,7 +62,7 @@ def study(
     _show(result, root, as_json)
 
 
-def _list(study: Study, cells: Sequence[Cell], folder: StudyFolder, as_json: bool) -> None:
+def _list(study: Study, cells: Sequence[StudyCell], folder: StudyFolder, as_json: bool) -> None:
     from pocketvit.study.conduct import workers_of
     from pocketvit.study.folder import CELL_DOCUMENT
     from pocketvit.study.results.collect import command_of

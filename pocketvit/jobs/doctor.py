@@ -37,6 +37,7 @@ PACKAGES = {
         "torch": "torch",
         "torchvision": "torchvision",
         "timm": "timm",
+        "filelock": "filelock",
         "safetensors": "safetensors",
         "scikit-learn": "sklearn",
     },

@@ -1,4 +1,4 @@
-"""What ``pocketvit gate`` and ``pocketvit compare`` do: gather facts, time files in turns, hold them against limits."""
+"""The gate and the comparison: gather facts of files, time them in turns, compare them with limits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FIRST_SECONDS = 10.0
 
 
 def limits_of(config: Path | None) -> Limits:
-    """Returns the limits of a file; without one those of ``pocketvit.toml`` here, or else the defaults.
+    """Returns the limits in a file, by default in ``./pocketvit.toml`` if it exists, else the default limits.
 
     Raises:
         ArtifactError: the file is missing, or holds no limits.
@@ -43,16 +43,16 @@ def limits_of(config: Path | None) -> Limits:
 
 
 def check_usage(files: Sequence[Path], baseline: Path | None, update: bool) -> None:
-    """Refuses arguments that do not say what to hold against what.
+    """Checks the arguments of the gate.
 
     Raises:
-        ArtifactError: they do not.
+        ArtifactError: the arguments do not name what to compare.
     """
     if baseline is None and update:
-        raise ArtifactError("--update-baseline does not know where to", fix="Name the file to write with --baseline")
+        raise ArtifactError("--update-baseline needs a file to write", fix="Name the file to write with --baseline")
     if baseline is None and len(files) != 2:
         raise ArtifactError(
-            "A gate holds a new file against a base",
+            "A gate compares a new file with a base",
             expected="BASE NEW, or --baseline FILE and the new files",
             got=f"{len(files)} files",
         )
@@ -62,7 +62,7 @@ def check_usage(files: Sequence[Path], baseline: Path | None, update: bool) -> N
 
 
 def write_gates(gates: Sequence[Gate], junit_file: Path | None, markdown_file: Path | None) -> None:
-    """Writes what gates found, where it was asked for.
+    """Writes the results of gates as JUnit XML and as Markdown.
 
     Raises:
         StorageError: a file cannot be written.
@@ -74,10 +74,10 @@ def write_gates(gates: Sequence[Gate], junit_file: Path | None, markdown_file: P
 
 
 def core_of(target: str | None) -> CoreName | None:
-    """Returns the emulated core of a target such as ``emu:pi4``, or None where there is none.
+    """Returns the emulated core of a target such as ``emu:pi4``; None without a target.
 
     Raises:
-        UnsupportedTargetError: it is no emulated board.
+        UnsupportedTargetError: the target is no emulated board.
     """
     if target is None:
         return None
@@ -92,13 +92,13 @@ def core_of(target: str | None) -> CoreName | None:
 
 
 def facts_of(file: Path, threads: int = 1, core: CoreName | None = None, progress: Progress = silent) -> Facts:
-    """Returns what does not wobble about a file; a damaged or hostile one ends in an error and nothing else.
+    """Returns the facts of a file that do not vary from run to run; a damaged or hostile file ends in an error.
 
     Args:
         file: a ``.onnx`` or ``.tflite`` file; accuracy and counts come from its manifest, where it has one.
-        threads: of the engine, while its memory is measured.
-        core: to count the instructions of a run on; none counts none.
-        progress: told what is looked at.
+        threads: threads of the engine while its memory is measured.
+        core: core to count the instructions of a run on; None counts none.
+        progress: called before each part.
 
     Raises:
         ArtifactError: the file is missing or damaged, or is not the one its manifest describes.
@@ -146,7 +146,7 @@ def gate_files(
     core: CoreName | None = None,
     progress: Progress = silent,
 ) -> Gate:
-    """Holds one file against another, both at hand.
+    """Compares a new file with a base file.
 
     Args:
         base: what the new file is held against.
@@ -177,7 +177,7 @@ def gate_stored(
     core: CoreName | None = None,
     progress: Progress = silent,
 ) -> tuple[Gate, ...]:
-    """Holds files against stored facts; no time is compared.
+    """Compares files with stored facts, without times.
 
     Raises:
         ArtifactError: the baseline or a file is missing or damaged.
@@ -197,7 +197,7 @@ def update_baseline(
     core: CoreName | None = None,
     progress: Progress = silent,
 ) -> Baseline:
-    """Stores the facts of files; what the baseline knows of other files stays.
+    """Stores the facts of files in a baseline, whose facts of other files stay.
 
     Raises:
         ArtifactError: a file or the old baseline is damaged; the old baseline is as before.
@@ -234,7 +234,7 @@ def compare_files(
 
 
 def compare_stored(base: Path, new: Path) -> tuple[Comparison, ...]:
-    """Returns two results of ``pocketvit bench`` beside each other.
+    """Compares two results of ``pocketvit bench``.
 
     Raises:
         ArtifactError: one is missing or damaged, or they have no file in common.

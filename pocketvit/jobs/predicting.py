@@ -19,7 +19,7 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", 
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Predictions:
     """The outputs of a model for some pictures.
 
     Attributes:
@@ -87,7 +87,7 @@ class Outcome:
 
 def predict(
     artifact: Path, images: Sequence[Path], label: str | None = None, threads: int = 1, skip_bad: bool = False
-) -> Outcome:
+) -> Predictions:
     """Runs an artifact on pictures.
 
     Args:
@@ -127,10 +127,10 @@ def predict(
         raise DataError("None of the pictures can be read", got=f"{skipped[0][1]} And {len(skipped) - 1} more")
     by_name = {name: index for index, name in enumerate(names)}
     labels = tuple(by_name.get(label if label is not None else path.resolve().parent.name) for path in paths)
-    return Outcome(tuple(paths), tuple(predictions), labels, names, tuple(skipped), kind, tuple(values))
+    return Predictions(tuple(paths), tuple(predictions), labels, names, tuple(skipped), kind, tuple(values))
 
 
-def draw(outcome: Outcome, path: Path) -> None:
+def draw(outcome: Predictions, path: Path) -> None:
     """Draws the pictures with their predictions to ``path``.
 
     Raises:

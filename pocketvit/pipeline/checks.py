@@ -19,7 +19,7 @@ from compress.evaluate import logits_of
 from compress.model.load import load_model
 from runtime import ModelError, Progress, ShapePlan, macs, message, silent
 
-from .job import Job
+from .job import PreparedRun
 
 _IMAGES = (128, 512)
 """Fewest and most images that a checkpoint is asked about."""
@@ -59,7 +59,7 @@ class Checked:
     warnings: tuple[str, ...]
 
 
-def check_fine_tuned(job: Job, progress: Progress = silent, causes: Sequence[str] = ()) -> Checked | None:
+def check_fine_tuned(job: PreparedRun, progress: Progress = silent, causes: Sequence[str] = ()) -> Checked | None:
     """Scores a checkpoint that is not trained again on a sample of held-out images.
 
     Args:
@@ -85,7 +85,7 @@ def check_fine_tuned(job: Job, progress: Progress = silent, causes: Sequence[str
     return check_answers(what, logits, job.data, sample(job.data, job.plan), orders, progress, causes)
 
 
-def check_teacher(teacher: Teacher, job: Job, progress: Progress = silent) -> Checked | None:
+def check_teacher(teacher: Teacher, job: PreparedRun, progress: Progress = silent) -> Checked | None:
     """Scores a teacher that is not trained here in the same way.
 
     Raises:

@@ -41,7 +41,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Times:
+class ProfileTimes:
     """What was timed, in order.
 
     Attributes:
@@ -78,16 +78,16 @@ class Times:
         )
 
 
-def read_times(journal: Path, plan: ShapePlan) -> Times:
+def read_times(journal: Path, plan: ShapePlan) -> ProfileTimes:
     """Returns what a journal holds; a last line cut short by a kill is left out.
 
     Raises:
         ArtifactError: it is damaged.
     """
     if not journal.is_file():
-        return Times(())
+        return ProfileTimes(())
     try:
-        return Times(tuple(_read_line(line, plan) for _, line in TIMES_JOURNAL.read(journal)[1]))
+        return ProfileTimes(tuple(_read_line(line, plan) for _, line in TIMES_JOURNAL.read(journal)[1]))
     except (ArtifactError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{journal} is damaged", got=error, fix="Measure anew with --force") from error
 

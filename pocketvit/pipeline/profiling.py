@@ -1,4 +1,4 @@
-"""The latency table of an architecture on a target: measured once, kept, and taken up where it was stopped."""
+"""The latency table of an architecture on a target: measured once, kept, and continued after a stop."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from statistics import median
 from device_bench.latency_table.files import Timed, part_depth, parts_to_time, wholes_to_time
 from device_bench.latency_table.fit import Conditions, fit_table
 from device_bench.machine.state import machine_state
-from device_bench.metrics.stats import percentile
 from device_bench.targets.bench import time_together
+from device_bench.timing.stats import percentile
 from export.formats.tflite import timing_bytes
 from runtime import (
     LATENCY_DOCUMENT,
@@ -35,7 +35,7 @@ from .profile_times import TIMES_JOURNAL, read_times, time_line
 _FILES_AT_ONCE = 32
 
 _FORMAT = 5
-"""Of tables, journals, and the files that are timed: another one is looked for under another name."""
+"""Format of tables, journals and timed files; another format has another file name."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a study is: a TOML file of methods, models, data, seeds, budgets and targets, read and checked as data."""
+"""The definition of a study: a TOML file of methods, models, data, seeds, budgets and targets, read and checked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Method:
 
     Attributes:
         command: ``run`` prunes, ``distill`` teaches.
-        options: of that command, by their long names without dashes.
+        options: options of that command, by their long names without dashes.
     """
 
     command: Literal["run", "distill"] = "run"
@@ -34,17 +34,17 @@ class Method:
 
 @dataclass(frozen=True)
 class Measure:
-    """What is measured of the files, alone, when all are made.
+    """How the files of all cells are measured.
 
     Attributes:
         formats: kinds of files to measure, of those that are exported; empty measures all.
-        seconds: of measuring each file's latency.
-        throughput: seconds for each file's images per second; 0 does not measure it.
+        seconds: measuring time for each file's latency, s.
+        throughput: measuring time for each file's images per second, s; 0 does not measure it.
         energy: measure or estimate the energy of an image.
-        country: whose grid the CO2 is of, ISO 3166 alpha-3.
-        grams_per_kwh: CO2 equivalent of the grid, g/kWh; takes the place of the country's.
-        threads: of the engine.
-        inventory: file of the user's own targets; empty looks where ``bench`` does.
+        country: country whose grid CO2 is estimated for, ISO 3166 alpha-3.
+        grams_per_kwh: CO2 equivalent of the grid, g/kWh, instead of the country's.
+        threads: threads of the engine.
+        inventory: file of the user's targets; empty looks where ``bench`` does.
     """
 
     formats: tuple[str, ...] = ()
@@ -59,23 +59,23 @@ class Measure:
 
 @dataclass(frozen=True)
 class Study:
-    """A study's file, read; what its options mean is not checked yet.
+    """A study as its file defines it; the values of its options are not checked yet.
 
     Attributes:
-        path: of the file.
-        name: of the study, and of its folder.
-        seeds: each cell is made once for each.
+        path: the file.
+        name: name of the study and of its folder.
+        methods: methods by name, in the order of the file.
+        seeds: seeds, each of which makes every cell once.
         data: datasets, as ``--data`` takes them.
-        budgets: as ``--budget`` takes them.
+        budgets: budgets, as ``--budget`` takes them.
         targets: where files are measured, as ``bench --target`` takes them; empty measures nothing.
-        threads: torch threads of each cell; part of what makes it repeatable.
-        workers: cells at once; 0 takes as many as the cores have threads for.
+        threads: torch threads of each cell, which its results depend on.
+        workers: cells at a time; 0 takes as many as the cores have threads for.
         reference: the method that all others are compared with; empty compares every pair.
-        alpha: the chance of one or more false differences among all that are called significant, in each family.
-        measure: what is measured.
+        alpha: chance of one or more false differences among all significant ones, in each family.
+        measure: how files are measured.
         common: options of every cell.
         models: options of each model, by its name.
-        methods: by name, in the order of the file.
     """
 
     path: Path
@@ -147,7 +147,7 @@ def read_study(path: Path) -> Study:
     """Reads a study's file.
 
     Raises:
-        PlanError: the file is missing, is not TOML, or has a key or a value that no study has.
+        PlanError: the file is missing, is not TOML, or has an unknown key or a wrong value.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -160,14 +160,14 @@ def read_study(path: Path) -> Study:
     for key in document:
         if key not in _TABLES:
             raise unknown(f"{path} has an unknown table", key, _TABLES)
-    told = _checked(path, "study", document.get("study", {}), _STUDY)
+    settings = _checked(path, "study", document.get("study", {}), _STUDY)
     measured = _checked(path, "measure", document.get("measure", {}), _MEASURE)
     methods = {name: _method(path, name, own) for name, own in _named(path, "methods", document).items()}
     models = {name: _options(path, f"models.{name}", own) for name, own in _named(path, "models", document).items()}
     if not methods:
         raise PlanError(f"{path} has no methods", expected="a table [methods.NAME] for each")
-    told.setdefault("name", path.stem)
-    if not _is_name(told["name"]):
+    settings.setdefault("name", path.stem)
+    if not _is_name(settings["name"]):
         raise PlanError(f"{path} gives the study no name", expected="[study] name, of letters, digits, _ and -")
     study = Study(
         path=path,
@@ -175,14 +175,14 @@ def read_study(path: Path) -> Study:
         measure=Measure(**measured),
         common=_options(path, "common", document.get("common", {})),
         models=models or {"default": {}},
-        **told,
+        **settings,
     )
     _check_whole(study)
     return study
 
 
 def unknown(what: str, key: str, known: Sequence[str]) -> PlanError:
-    """Returns the error of a key that is none of ``known``, with the one that was meant."""
+    """Returns the error for a key that is not in ``known``, with the closest key."""
     close = difflib.get_close_matches(key, known, 1)
     return PlanError(
         what, expected=f"one of {', '.join(known)}", got=repr(key), fix=f"Did you mean {close[0]}?" if close else None
@@ -206,7 +206,7 @@ def _check_whole(study: Study) -> None:
 
 
 def _checked(path: Path, table: str, value: Any, checks: Mapping[str, Check]) -> dict[str, Any]:
-    """Returns the keys of a table as fields of its dataclass."""
+    """Returns the values of a table by the fields of its dataclass."""
     found = {}
     for key, own in _table(path, table, value).items():
         if key not in checks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pocketvit.lock import LOCK, locked
 from runtime import Document, RunFolderError, storage_errors
 
-from .cells import Cell
+from .cells import StudyCell
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class StudyFolder:
 
 def write_state(
     folder: StudyFolder,
-    cell: Cell,
+    cell: StudyCell,
     outcome: Literal["begun", "done", "failed"],
     error: str | None = None,
     where: str = "",
@@ -102,7 +102,7 @@ def write_state(
 
 
 @contextmanager
-def claim_study(root: Path, cells: Sequence[Cell], *, force: bool) -> Iterator[StudyFolder]:
+def claim_study(root: Path, cells: Sequence[StudyCell], *, force: bool) -> Iterator[StudyFolder]:
     """Makes or takes up a study's folder, for this process alone.
 
     Args:
@@ -118,21 +118,14 @@ def claim_study(root: Path, cells: Sequence[Cell], *, force: bool) -> Iterator[S
     folder = StudyFolder(root)
     if root.exists() and not root.is_dir():
         raise RunFolderError(f"{root} is a file", fix="Choose another folder with --runs, or another [study] name")
-    filled = root.is_dir() and any(path.name != ".lock" for path in root.iterdir())
+    filled = root.is_dir() and any(path.name != LOCK for path in root.iterdir())
     if filled and not (root / "status").is_dir():
         raise RunFolderError(
             f"{root} exists and is no study's folder", fix="Choose another folder with --runs, or another [study] name"
         )
-    with storage_errors(root):
-        (root / "status").mkdir(parents=True, exist_ok=True)
-        lock = (root / ".lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunFolderError(
-                f"Another process is working on the study in {root}", fix="Wait for it, or stop it"
-            ) from None
+    with locked(root, "working on the study in"):
+        with storage_errors(root):
+            (root / "status").mkdir(exist_ok=True)
         changed = {cell.name: changes for cell in cells if (changes := _changes(folder, cell))}
         if changed and not force:
             name, changes = next(iter(changed.items()))
@@ -145,7 +138,7 @@ def claim_study(root: Path, cells: Sequence[Cell], *, force: bool) -> Iterator[S
         yield folder
 
 
-def _changes(folder: StudyFolder, cell: Cell) -> str:
+def _changes(folder: StudyFolder, cell: StudyCell) -> str:
     """Returns what differs between a cell's options and those it was begun with, in any order; empty if nothing."""
     state = CELL_DOCUMENT.read_if_there(folder.state(cell.name))
     if state is None:

@@ -1,4 +1,4 @@
-"""Phones over adb: LiteRT's own ``benchmark_model`` is run there per backend, or a Python that the phone has."""
+"""Target ``adb``: phones over adb, measured by LiteRT's ``benchmark_model`` or by the phone's own Python."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from device_bench.documents.figures import Failure
 from device_bench.documents.request import BenchRequest, check_files
 from device_bench.documents.results import BenchResult
 from device_bench.machine.state import MachineState
-from device_bench.metrics.steadiness import machine_notes
 from device_bench.targets.base import Backend, Device, Target
 from device_bench.targets.finding import Finding
 from device_bench.targets.link import Link
 from device_bench.targets.remote.bench import bench_over_link, findings_of
 from device_bench.targets.remote.connection import Survey, run_on_device
+from device_bench.timing.steadiness import machine_notes
 from runtime import PocketVitError, Progress, UnsupportedTargetError, sha256_of, silent, tool_version
 
 from .client import Adb, Runner, SystemRunner, connect, explain_for, find_adb
@@ -30,7 +30,7 @@ from .rounds import PROGRAM, Bench, Job
 from .state import AndroidState, read_state, state_notes, state_words
 
 _PUSH_S, _PUSH_BYTES_PER_S = 60.0, 0.5e6
-_HOME = f'[ -w "$HOME" ] || export HOME={BASE}'  # adb's shell is at home in the root folder, where it may not write
+_HOME = f'[ -w "$HOME" ] || export HOME={BASE}'  # adb's shell starts in the root folder, which it cannot write
 _FIX_PROGRAM = (
     "Take benchmark_model from LiteRT's releases or build it from LiteRT's sources, and name it in targets.toml: "
     "benchmark_model = …; or have a Python on the phone, and name that: python = …"
@@ -39,7 +39,7 @@ _FIX_PROGRAM = (
 
 @dataclass(frozen=True)
 class _Whole:
-    """What the results of all backends share."""
+    """The parts of a result that all backends share."""
 
     device: Device
     request: BenchRequest
@@ -51,11 +51,11 @@ class _Whole:
 
 
 def adb_link(device: Device, runner: Runner | None = None) -> Link:
-    """Returns the way to a phone that has a Python of its own.
+    """Returns the connection to a phone that has Python.
 
     Args:
-        device: with an address of ``adb:SERIAL``, or ``adb:`` for the only one.
-        runner: finds programs of this machine; by default for real.
+        device: device whose address is ``adb:SERIAL``, or ``adb:`` for the only phone.
+        runner: finds local programs; by default really.
 
     Raises:
         UnsupportedTargetError: there is no adb on this machine.
@@ -76,26 +76,26 @@ def bench_over_adb(
     clock: Clock = time.perf_counter_ns,
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[BenchResult, ...]:
-    """Measures the files of ``request`` on a phone.
+    """Measures files on a phone.
 
-    With a ``benchmark_model`` that is done by it, on each backend of ``device``, all in turns; a device without one is
-    measured by the phone's own Python, as a board is.
+    A device with a ``benchmark_model`` is measured by it on each backend, in turns; a device without one is measured by
+    the phone's Python, like a board.
 
     Args:
-        device: with an address of ``adb:SERIAL``, or ``adb:`` for the only one.
-        request: what to measure of which files; its target is not looked at.
-        progress: told of files and values done.
-        stop: when set, everything ends, on the phone as well.
-        runner: starts programs of this machine; by default for real.
+        device: device whose address is ``adb:SERIAL``, or ``adb:`` for the only phone.
+        request: what to measure of which files; its target is ignored.
+        progress: reports the files and values that are done.
+        stop: once it is set, all work ends, on the phone too.
+        runner: starts local programs; by default really.
         clock: a monotonic clock in nanoseconds.
         sleep: waits for some seconds.
 
     Returns:
-        A result for each backend; a file that fails on one is among the failures of that one's.
+        A result for each backend, with the failures of the files that failed on it.
 
     Raises:
         ArtifactError: a file does not exist, or is no model file by its name.
-        UnsupportedTargetError: there is no adb, no phone that can be used, or nothing that could measure on it.
+        UnsupportedTargetError: there is no adb, no usable phone, or no program that can measure on it.
         MeasurementError: the phone is gone, or the bench was stopped.
     """
     check_files(request)
@@ -110,11 +110,11 @@ def bench_over_adb(
 
 
 def check_adb(device: Device, *, runner: Runner | None = None) -> tuple[Finding, ...]:
-    """Returns what is found of a phone and for it, and what is missing; nothing is left there.
+    """Returns what is there and what is missing on a phone and on this machine; the check leaves nothing behind.
 
     Args:
-        device: with an address of ``adb:SERIAL``, or ``adb:`` for the only one.
-        runner: starts programs of this machine; by default for real.
+        device: device whose address is ``adb:SERIAL``, or ``adb:`` for the only phone.
+        runner: starts local programs; by default really.
     """
     label, found, runner = device.label, list[Finding](), runner or SystemRunner()
     try:
@@ -179,10 +179,10 @@ def _bench_with_program(
 
 
 def _program(program: Path, device: Device) -> tuple[Path, str]:
-    """Returns LiteRT's program for the phone and its digest.
+    """Returns the path of LiteRT's program for the phone and its SHA-256.
 
     Raises:
-        UnsupportedTargetError: it is not there, or it is another one than was meant.
+        UnsupportedTargetError: it is missing, or has another digest.
     """
     if not program.is_file():
         raise UnsupportedTargetError(f"The benchmark_model {program} does not exist", fix=_FIX_PROGRAM)
@@ -220,7 +220,7 @@ def _send(adb: Adb, known: Sequence[Known], folder: str, progress: Progress) -> 
 
 
 def _push(adb: Adb, file: Path, remote: str) -> str | None:
-    """Sends a file, whose path here begins with a slash and is no option of adb's; returns why it could not."""
+    """Sends a file and returns the reason if it fails; the absolute path cannot be taken for an option of adb."""
     seconds = _PUSH_S + file.stat().st_size / _PUSH_BYTES_PER_S
     try:
         done = adb.call("push", str(file.resolve()), remote, seconds=seconds)
@@ -269,7 +269,7 @@ def _notes(before: AndroidState, after: AndroidState, request: BenchRequest, lef
 
 
 def _busy(machine: MachineState) -> MachineState:
-    """Returns the state without its clocks: they are read between processes, when a phone rests at its lowest."""
+    """Returns the state without clocks: they are read between processes, when a phone is at its lowest clock."""
     return replace(machine, clocks_hz=None)
 
 

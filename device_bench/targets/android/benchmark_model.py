@@ -1,8 +1,8 @@
-"""LiteRT's own program ``benchmark_model``: how it is called, and what its words mean.
+"""LiteRT's program ``benchmark_model``: its arguments and its output.
 
 Its formats are taken from LiteRT's sources: tflite/tools/benchmark/benchmark_model.cc (times and memory),
 benchmark_tflite_model.cc and tflite/core/subgraph.cc (delegates), tflite/tools/logging.h (severities), and
-xla/tsl/util/stats_calculator.h (statistics). It never says its version.
+xla/tsl/util/stats_calculator.h (statistics). It does not print its version.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from device_bench.targets.base import Backend
 from runtime import MeasurementError
 
 RUNS = 3
-"""Runs whose statistics tell each of them: the first, the last, and what least, median and most leave over."""
+"""Number of runs for which the statistics determine each one: the first, the last and the one in between."""
 
 DELEGATES: dict[Backend, str] = {"cpu": "XNNPACK", "gpu": "GPU", "npu": "NNAPI"}
-"""What runs the operations of each backend, as the program calls it."""
+"""Name of the delegate of each backend."""
 
 _KERNELS = {"XNNPACK": "TfLiteXNNPackDelegate", "GPU": "TfLiteGpuDelegateV2", "NNAPI": "TfLiteNnapiDelegate"}
 _FLAGS = {"XNNPACK": "--use_xnnpack=true", "GPU": "--use_gpu=true", "NNAPI": "--use_nnapi=true"}
@@ -53,16 +53,16 @@ _UNKNOWN_FLAGS = "Unconsumed cmdline flags:"
 
 @dataclass(frozen=True)
 class Options:
-    """How one process of the program is to run.
+    """Options of one process of the program.
 
     Attributes:
         graph: path of the file on the device, relative to where the program is.
-        backend: what it is to run on.
-        threads: of the CPU, at least 1.
-        runs: that count; ``RUNS`` of them are told one by one.
-        warmup_s: of runs before them, at least one, s.
-        most_s: after which no further run is begun, s.
-        peak_memory: watch the memory too, which takes some of the time.
+        backend: backend to run on.
+        threads: threads of the CPU, at least 1.
+        runs: number of timed runs; with ``RUNS`` of them the statistics give each one.
+        warmup_s: time of warm-up runs, at least one, s.
+        most_s: time after which no further run begins, s.
+        peak_memory: whether to watch memory too, which costs time.
     """
 
     graph: str
@@ -76,15 +76,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What is said of several runs.
+    """Statistics of several runs.
 
     Attributes:
-        count: of runs.
-        first_s: time of the first, s.
-        last_s: of the last, s.
-        min_s: least, s.
-        max_s: most, s.
-        mean_s: mean, s, rounded to six digits.
+        count: number of runs.
+        first_s: time of the first run, s.
+        last_s: time of the last run, s.
+        min_s: least time, s.
+        max_s: longest time, s.
+        mean_s: mean time, s, rounded to six digits.
         std_s: standard deviation, s.
         p5_s: 5th percentile, s; None of an older program.
         median_s: median, s; None of an older program.
@@ -104,7 +104,7 @@ class Statistics:
 
     @property
     def raw_s(self) -> tuple[float, ...] | None:
-        """The time of each run, s, in order; None where the statistics do not tell it."""
+        """The time of each run in order, s; None if the statistics do not determine it."""
         if self.min_s == self.max_s and self.count <= _MOST_RAW:
             return (self.first_s,) * self.count
         if self.count > RUNS:
@@ -114,7 +114,7 @@ class Statistics:
         return self.first_s, self._middle_s(), self.last_s
 
     def _middle_s(self) -> float:
-        """The second of three runs: the extreme that no other one is, or what lies between both."""
+        """Returns the second of three runs: the extreme that is neither first nor last, or else the middle."""
         for extreme in (self.min_s, self.max_s):
             if extreme not in (self.first_s, self.last_s):
                 return extreme
@@ -123,14 +123,14 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Delegation:
-    """What one delegate took over.
+    """The operations that one delegate took over.
 
     Attributes:
-        delegate: its name, as in ``DELEGATES``.
-        kernels: pieces it made of its operations; 0 when it runs nothing.
+        delegate: name of the delegate, as in ``DELEGATES``.
+        kernels: number of pieces of the graph that it runs; 0 if it runs nothing.
         whole: whether it runs the whole model.
-        operations: that it took over; None when the program does not say.
-        of: operations there are; None when the program does not say.
+        operations: number of operations it took over; None if not printed.
+        of: number of all operations; None if not printed.
     """
 
     delegate: str
@@ -142,19 +142,19 @@ class Delegation:
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """What one process of the program said.
+    """The output of one process of the program.
 
     Attributes:
-        init_s: loading the file and making it ready, s.
-        first_inference_s: the first run, s.
-        warmup: of the runs that do not count.
-        regular: of those that do.
-        delegations: of the delegates that were asked for and came about.
-        init_bytes: growth of peak resident memory by loading; None when it is not said.
-        overall_bytes: growth of peak resident memory from the start to the end; None when it is not said.
-        peak_bytes: peak resident memory; None when it was not asked for.
-        refused: operations the GPU does not do, each with the reason.
-        warnings: of the program, without repetitions.
+        init_s: time of loading and preparing the file, s.
+        first_inference_s: time of the first run, s.
+        warmup: statistics of the warm-up runs.
+        regular: statistics of the timed runs.
+        delegations: operations of each delegate that was requested and applied.
+        init_bytes: growth of peak resident memory by loading; None if not printed.
+        overall_bytes: growth of peak resident memory from the start to the end; None if not printed.
+        peak_bytes: peak resident memory; None if not requested.
+        refused: operations that the GPU does not support, each with the reason.
+        warnings: warnings of the program, without repetitions.
     """
 
     init_s: float
@@ -169,16 +169,16 @@ class BenchmarkRun:
     warnings: tuple[str, ...] = ()
 
     def of(self, backend: Backend) -> Delegation | None:
-        """Returns what the delegate of ``backend`` took over, or None if it did not come about."""
+        """Returns the operations of the delegate of ``backend``; None if it was not applied."""
         return next((one for one in self.delegations if one.delegate == DELEGATES[backend]), None)
 
 
 def command(options: Options, program: str = "./benchmark_model") -> list[str]:
-    """Returns the program's arguments, itself first.
+    """Returns the command line, the program first.
 
     Args:
-        options: how to run.
-        program: its path on the device.
+        options: options of the process.
+        program: path of the program on the device.
     """
     words = [
         program,
@@ -195,26 +195,26 @@ def command(options: Options, program: str = "./benchmark_model") -> list[str]:
 
 
 def parse(text: str) -> BenchmarkRun:
-    """Reads what the program printed to both of its outputs, in any order between the two.
+    """Parses the output of the program, stdout and stderr mixed in any order.
 
     Args:
-        text: all of it.
+        text: the whole output.
 
     Raises:
-        MeasurementError: the program says that it failed, or the text is cut, damaged, or not its own.
+        MeasurementError: the program reports a failure, or the text is truncated, damaged or foreign.
     """
     lines = [line.strip() for line in text.splitlines()]
     if any(_FAILED in line for line in lines):
         raise MeasurementError("benchmark_model failed", got=reason(text))
-    told = [found for line in lines if (found := _STATISTICS.fullmatch(line))]
+    found_lines = [found for line in lines if (found := _STATISTICS.fullmatch(line))]
     summary = next((found for line in lines if (found := _SUMMARY.fullmatch(line))), None)
-    missing = [] if len(told) == 2 else [f"two lines of statistics (there are {len(told)})"]
+    missing = [] if len(found_lines) == 2 else [f"two lines of statistics (there are {len(found_lines)})"]
     missing += [] if summary else ["the line 'Inference timings in us'"]
     if missing or summary is None:
         raise MeasurementError(
             "What benchmark_model printed is not whole", expected=" and ".join(missing), got=reason(text)
         )
-    warmup, regular = (_statistics(found) for found in told)
+    warmup, regular = (_statistics(found) for found in found_lines)
     init_s, first_s, *means_s = (float(word) * 1e-6 for word in summary.groups())
     near = all(_near(one, other.mean_s) for one, other in zip(means_s, (warmup, regular), strict=True))
     if not near or not _near(first_s, warmup.first_s):
@@ -235,20 +235,20 @@ def parse(text: str) -> BenchmarkRun:
 
 
 def reason(text: str) -> str:
-    """Returns the program's own words for why it failed: its errors, or else the last thing it said."""
+    """Returns the program's reason for a failure: its errors, or else its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     severe = [found.group(1) for line in lines if (found := _SEVERE.fullmatch(line))]
     errors = [line for line in severe if line != _FAILED and line != _REFUSED]
-    said = "; ".join(dict.fromkeys(errors)) or (lines[-1] if lines else "nothing")
-    return said if len(said) <= 300 else f"{said[:300]}…"
+    text = "; ".join(dict.fromkeys(errors)) or (lines[-1] if lines else "nothing")
+    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def shortfalls(run: BenchmarkRun, backend: Backend) -> tuple[str, ...]:
-    """Returns what a reader must know of where a run did not run as asked: loudly, for its times are another's.
+    """Returns notes on what did not run on the requested backend, since its times would be those of another.
 
     Args:
-        run: what the program said.
-        backend: what it was asked to run on.
+        run: output of the program.
+        backend: the requested backend.
     """
     notes, name, found = [], DELEGATES[backend], run.of(backend)
     why = _why(run)
@@ -313,7 +313,7 @@ def _delegations(text: str) -> tuple[Delegation, ...]:
 
 
 def _refused(lines: Sequence[str]) -> tuple[str, ...]:
-    """Returns the operations that a GPU's delegate lists as not supported."""
+    """Returns the operations that a GPU delegate lists as unsupported."""
     at = next((i for i, line in enumerate(lines) if line.endswith(_REFUSED)), None)
     if at is None:
         return ()
@@ -324,9 +324,9 @@ def _refused(lines: Sequence[str]) -> tuple[str, ...]:
 
 def _why(run: BenchmarkRun) -> str:
     """Returns the program's reasons in brackets, or nothing."""
-    said = [*run.refused, *(line.rstrip(".") for line in run.warnings if "unsupported" in line.lower())]
-    more = f" and {len(said) - 3} more" if len(said) > 3 else ""
-    return f" ({'; '.join(said[:3])}{more})" if said else ""
+    reasons = [*run.refused, *(line.rstrip(".") for line in run.warnings if "unsupported" in line.lower())]
+    more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    return f" ({'; '.join(reasons[:3])}{more})" if reasons else ""
 
 
 def _share(found: Delegation) -> str:

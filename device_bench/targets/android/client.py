@@ -1,4 +1,4 @@
-"""The system's own ``adb``: where it is, which phone it reaches, and what its complaints mean."""
+"""The system's ``adb`` client: its path, the phones it reaches, and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from device_bench.targets.base import Device
 from runtime import MeasurementError, PocketVitError, UnsupportedTargetError
 
 QUICK_S = 20.0
-"""So long may a short command of the phone take."""
+"""Longest time of a short command on the phone, s."""
 
 _LOOK_S = 0.2
 _DEBUGGING = "see that the phone is on and plugged in, and that USB debugging is on in its developer options"
@@ -38,12 +38,12 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Done:
-    """A program that ended.
+    """A program that has ended.
 
     Attributes:
-        status: its exit status; below 0 a signal's number.
-        stdout: what it wrote.
-        stderr: what it complained of.
+        status: exit status; if negative, the number of a signal.
+        stdout: standard output.
+        stderr: standard error.
     """
 
     status: int
@@ -52,52 +52,52 @@ class Done:
 
     @property
     def said(self) -> str:
-        """All that it wrote."""
+        """Standard output and standard error."""
         return "\n".join(part for part in (self.stdout.strip(), self.stderr.strip()) if part)
 
 
 class Running(Protocol):
-    """A program that runs on beside this one."""
+    """A program that runs in the background."""
 
     def say(self, line: str) -> bool:
-        """Writes a line to its input; returns whether it is still there to take it."""
+        """Writes a line to its input; returns whether the program still runs."""
 
     def next_line(self, seconds: float) -> str | None:
-        """Returns the next line it writes, or None when there is none within ``seconds`` or ever again."""
+        """Returns the next line of its output; None if there is none within ``seconds``, or no more."""
 
     def end(self, seconds: float) -> Done:
-        """Closes its input, and kills it if it has not ended within ``seconds``."""
+        """Closes its input, and kills it unless it ends within ``seconds``."""
 
 
 class Runner(Protocol):
-    """Finds and starts programs of this machine; tests have one of their own."""
+    """Finds and starts local programs; tests replace it."""
 
     def which(self, name: str) -> str | None:
-        """Returns the path of a program on the search path, or of the path itself, if it is there."""
+        """Returns the path of a program on the search path, or the given path if it exists."""
 
     def run(self, argv: Sequence[str], seconds: float) -> Done:
-        """Runs a program to its end.
+        """Runs a program and waits for its end.
 
         Raises:
-            OSError: it cannot be started.
-            TimeoutError: it took longer than ``seconds``, and was killed.
-            MeasurementError: the bench was stopped, and so was it.
+            OSError: the program cannot be started.
+            TimeoutError: the program took longer than ``seconds`` and was killed.
+            MeasurementError: the bench was stopped.
         """
 
     def start(self, argv: Sequence[str]) -> Running:
         """Starts a program.
 
         Raises:
-            OSError: it cannot be started.
+            OSError: the program cannot be started.
         """
 
 
 @dataclass(frozen=True)
 class SystemRunner:
-    """Runs programs of this machine.
+    """Runs local programs.
 
     Attributes:
-        stop: when set, programs are killed and none is begun.
+        stop: once it is set, programs are killed and none is started.
     """
 
     stop: threading.Event = field(default_factory=threading.Event)
@@ -108,7 +108,7 @@ class SystemRunner:
 
     def run(self, argv: Sequence[str], seconds: float) -> Done:
         """Runs a program to its end; see ``Runner``."""
-        # files, not pipes: adb's server, which it may start, would keep a pipe open for good
+        # files instead of pipes: adb may start its server, which would keep a pipe open forever
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
             try:
@@ -137,7 +137,7 @@ class SystemRunner:
 
 class _Process:
     def __init__(self, argv: Sequence[str]) -> None:
-        # a session of its own, so that Ctrl-C reaches it by the end of its input alone, and it can still clear up
+        # in a new session, so that Ctrl-C only closes its input and it can still clean up
         self._process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -194,9 +194,9 @@ class Adb:
 
     Attributes:
         program: path of ``adb``.
-        serial: of the phone, as ``adb devices`` lists it.
-        label: the phone's name, for messages.
-        runner: starts programs of this machine.
+        serial: serial number of the phone, as in ``adb devices``.
+        label: name of the phone in messages.
+        runner: starts local programs.
     """
 
     program: str
@@ -205,10 +205,10 @@ class Adb:
     runner: Runner
 
     def shell(self, line: str, seconds: float = QUICK_S) -> Done:
-        """Runs a line of the phone's shell, without input.
+        """Runs a line of shell on the phone, without input.
 
         Raises:
-            MeasurementError: the phone is gone, or does not answer in time.
+            MeasurementError: the phone is disconnected or does not answer in time.
         """
         try:
             return self.call("shell", "-n", "-T", line, seconds=seconds)
@@ -218,10 +218,10 @@ class Adb:
             ) from None
 
     def text_of(self, line: str) -> str | None:
-        """Returns what a line of the phone's shell writes, or None when it fails.
+        """Returns the output of a line of shell on the phone; None if it fails.
 
         Raises:
-            MeasurementError: the phone is gone, or does not answer in time.
+            MeasurementError: the phone is disconnected or does not answer in time.
         """
         done = self.shell(line)
         return None if done.status else done.stdout
@@ -230,7 +230,7 @@ class Adb:
         """Runs ``adb`` with ``arguments`` for this phone.
 
         Raises:
-            MeasurementError: the phone is gone, or not to be used.
+            MeasurementError: the phone is disconnected or does not allow it.
             TimeoutError: it took longer than ``seconds``.
         """
         done = self.runner.run((self.program, "-s", self.serial, *arguments), seconds)
@@ -241,11 +241,11 @@ class Adb:
 
 
 def find_adb(runner: Runner, environment: Mapping[str, str] = os.environ) -> str:
-    """Returns the path of ``adb``: on the search path, or where Android's own tools put it.
+    """Returns the path of ``adb``, on the search path or in the folder of Android's tools.
 
     Args:
-        runner: looks programs up.
-        environment: where ``ANDROID_HOME`` and ``ANDROID_SDK_ROOT`` are looked up.
+        runner: finds local programs.
+        environment: environment variables; ``ANDROID_HOME`` and ``ANDROID_SDK_ROOT`` are used.
 
     Raises:
         UnsupportedTargetError: there is none.
@@ -263,14 +263,14 @@ def find_adb(runner: Runner, environment: Mapping[str, str] = os.environ) -> str
 
 
 def connect(device: Device, runner: Runner) -> Adb:
-    """Returns the phone that ``device`` means: the one of its serial number, or the only one.
+    """Returns the phone with the serial number of ``device``, or the only phone.
 
     Args:
-        device: whose address begins with ``adb:``.
-        runner: starts programs of this machine.
+        device: device whose address begins with ``adb:``.
+        runner: starts local programs.
 
     Raises:
-        UnsupportedTargetError: there is no adb, no such phone, more than one, or it is not to be used.
+        UnsupportedTargetError: there is no adb, no such phone or more than one, or the phone does not allow it.
     """
     program = find_adb(runner)
     try:
@@ -311,10 +311,10 @@ def parse_devices(text: str) -> dict[str, str]:
 
 
 def explain_for(label: str) -> Callable[[int, str], PocketVitError | None]:
-    """Returns what says what a complaint of ``adb`` itself means, by its status and what it wrote to stderr.
+    """Returns a function that explains a failure of ``adb`` by its exit status and stderr.
 
     Args:
-        label: the phone's name, for messages.
+        label: name of the phone in messages.
     """
 
     def explain(status: int, said: str) -> PocketVitError | None:
@@ -327,7 +327,7 @@ def explain_for(label: str) -> Callable[[int, str], PocketVitError | None]:
 
 
 def _meaning(label: str, line: str) -> PocketVitError | None:
-    """Returns the error for one complaint, or None when it is no complaint of adb about the phone."""
+    """Returns the error for a line of stderr; None if the line is not an error of adb about the phone."""
     if re.match(r"no devices(?:/emulators)? found|device '.*' not found|device not found|closed$", line):
         return MeasurementError(f"{label} is not connected to adb, or is not any more", got=line, fix=_cap(_DEBUGGING))
     if line.startswith("more than one device"):

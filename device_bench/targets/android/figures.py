@@ -1,4 +1,4 @@
-"""The figures of files on a phone: their times, then memory and energy in processes of their own."""
+"""Measures files on a phone: times in turns, then memory and energy in separate processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import FileResult
 from device_bench.energy.measure import UPDATES, WINDOW_S, measure_energy
 from device_bench.energy.source import NoSource, PolledPower, SourceError
-from device_bench.metrics.steadiness import series_notes
+from device_bench.timing.steadiness import series_notes
 from runtime import Artifact, ArtifactError, PocketVitError, manifest_path, read_artifact, sha256_of
 from runtime.formats import TFLITE
 
@@ -22,18 +22,18 @@ from .fuel_gauge import find_gauge
 from .rounds import PROGRAM, Bench, Job, RunError, Series, latency_of, memory_of, run_once, time_jobs
 from .state import AndroidState
 
-_LONGEST = 10  # windows that a process for energy may take
+_LONGEST = 10  # longest time of an energy process, in windows
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a file before it is sent.
+    """A file that is going to be sent.
 
     Attributes:
-        file: here.
-        manifest: that lies beside it, if one does.
-        sha256: of its bytes.
-        remote: what it is called on the phone: never its own name.
+        file: path on this machine.
+        manifest: manifest of the file; None without one.
+        sha256: SHA-256 of the file.
+        remote: name on the phone, which is never that of the file.
     """
 
     file: Path
@@ -43,18 +43,18 @@ class Known:
 
     @property
     def batch(self) -> int:
-        """Images of each run: the program takes a free batch for 1."""
+        """Images of each run; the program uses 1 for a free batch dimension."""
         return max(1, self.manifest.input.shape[0]) if self.manifest else 1
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of one job.
+    """The measurements of one job.
 
     Attributes:
-        series: its processes.
-        memory: of another one.
-        energy: of others; None where it was not asked for.
+        series: timed processes.
+        memory: memory of a separate process.
+        energy: energy of further processes; None if not requested.
     """
 
     series: Series
@@ -63,7 +63,7 @@ class Figures:
 
 
 def look_at(request: BenchRequest) -> tuple[list[Known], list[Failure]]:
-    """Looks at the files here: which can be sent at all, and why the others cannot."""
+    """Returns the files that can be sent, and a failure for each other file."""
     known, failures = [], []
     for number, file in enumerate(request.files):
         if file.suffix != TFLITE.suffix:
@@ -89,19 +89,19 @@ def look_at(request: BenchRequest) -> tuple[list[Known], list[Failure]]:
 def measure_jobs(
     bench: Bench, jobs: Sequence[Job], request: BenchRequest, state: AndroidState
 ) -> Mapping[Job, Figures]:
-    """Measures all jobs: their times in turns, then the memory and the energy of one after another.
+    """Measures the times of all jobs in turns, then the memory and energy of one job after another.
 
     Args:
-        bench: where.
+        bench: the program and its files on the phone.
         jobs: files on backends.
-        request: how long, and what else.
-        state: of the phone.
+        request: what to measure.
+        state: state of the phone.
 
     Raises:
         UnsupportedTargetError: the phone cannot run the program at all.
-        MeasurementError: the phone is gone.
+        MeasurementError: the phone is disconnected.
     """
-    if state.emulated:  # it shows that the files run, and on what; no time of it means anything
+    if state.emulated:  # an emulated phone shows only that the files run, and on what
         series = time_jobs(bench, jobs, replace(request.sampling, min_samples=1, max_samples=1), request.seed)
         nothing = MemoryUse(None, None, "The memory of a process on an emulated processor means nothing.")
         return {job: Figures(own, nothing) for job, own in series.items()}
@@ -120,15 +120,15 @@ def measure_jobs(
 def file_result(
     item: Known, job: Job, own: Figures, request: BenchRequest, engine_version: str, *, emulated: bool
 ) -> FileResult:
-    """Returns the result of a job that did not fail.
+    """Returns the result of a job that succeeded.
 
     Args:
-        item: its file.
-        job: what was run.
-        own: what was measured of it.
-        request: what was asked.
-        engine_version: what is known of the program.
-        emulated: whether times are to be left out.
+        item: file of the job.
+        job: the job.
+        own: measurements of the job.
+        request: the request.
+        engine_version: version of the program.
+        emulated: whether to leave out times.
     """
     latency = None if emulated else latency_of(own.series)
     runs, manifest = own.series.runs, item.manifest
@@ -136,7 +136,7 @@ def file_result(
     if latency is not None:
         notes += series_notes(latency.values, latency.steady)
     if job.backend == "gpu":
-        notes.append("The GPU may compute in 16-bit floats; memory of its own is not in the peak memory.")
+        notes.append("The GPU may compute in 16-bit floats; the GPU's own memory is not part of the peak memory.")
     starts = Startup(tuple(run.init_s for run in runs), tuple(run.first_inference_s for run in runs))
     return FileResult(
         file=item.file.name,
@@ -158,12 +158,12 @@ def file_result(
 
 
 def _energy(bench: Bench, job: Job, series: Series, request: BenchRequest, state: AndroidState) -> Energy:
-    """Measures what a job draws, in processes that last a window each; loading takes little of so long a time."""
+    """Measures the energy of a job in processes that each last one window, so that loading hardly counts."""
 
     def shell(line: str) -> str | None:
         try:
             return bench.adb.text_of(line)
-        except PocketVitError as error:  # it may be asked by a thread, which has nobody to tell
+        except PocketVitError as error:  # it may run in a thread, where nothing catches other errors
             raise SourceError(str(error)) from None
 
     source: PolledPower | NoSource = find_gauge(shell, state.battery, clock=bench.clock, sleep=bench.sleep)

@@ -1,4 +1,4 @@
-"""Energy of a phone by the fuel gauge of its battery: current times voltage. Not tried on a phone yet."""
+"""Energy of a phone from the fuel gauge of its battery: current times voltage. Not yet tried on a phone."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _UNPLUG = (
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at the gauge.
+    """One reading of the gauge.
 
     Attributes:
-        amperes: that the battery gives, whatever sign its maker gives them.
-        volts: of the battery.
-        raw: the current as the gauge told it.
-        milliamperes: whether it was told in mA; the kernel's own unit is µA.
+        amperes: discharge current, A, without the sign, which differs between makers.
+        volts: voltage of the battery, V.
+        raw: the current as the gauge gives it.
+        milliamperes: whether ``raw`` is in mA; the unit of the kernel is µA.
     """
 
     amperes: float
@@ -56,14 +56,14 @@ def find_gauge(
     sleep: Callable[[float], None] = time.sleep,
     watch: Watch | None = None,
 ) -> PolledPower | NoSource:
-    """Returns the power that a phone's battery gives, polled, or why it cannot be had.
+    """Returns the polled power of a phone's battery, or the reason why it cannot be read.
 
-    It is the whole phone's: display and radios are in it. The gauge is first watched, for it is of no use to read it
-    more often than it changes.
+    The power is that of the whole phone with display and radios. The gauge is watched first, to read it as often as it
+    changes.
 
     Args:
-        shell: of the phone.
-        battery: its state now.
+        shell: runs a line of shell on the phone.
+        battery: current state of the battery.
         clock: a monotonic clock in nanoseconds.
         sleep: waits for some seconds.
         watch: see ``PolledPower``.
@@ -98,12 +98,12 @@ def find_gauge(
 
 
 def read_gauge(shell: Shell) -> Reading:
-    """Looks at the gauge once.
+    """Reads the gauge once.
 
     Makers differ in the sign of the current, so it is dropped: the phone must not be charging.
 
     Raises:
-        SourceError: there is nothing to read, it charges, or the values cannot be.
+        SourceError: there is no gauge, the battery is charging, or a value is impossible.
     """
     text = shell(READ)
     if text is None:
@@ -141,7 +141,7 @@ def _by_service(shell: Shell) -> str:
 
 
 def _period_s(shell: Shell, clock: Clock, sleep: Callable[[float], None]) -> float | None:
-    """Returns how often the gauge changes, s; None if it does not while it is watched."""
+    """Returns the interval at which the gauge changes, s; None if it does not change while it is watched."""
     start, last, changes = clock(), read_gauge(shell), list[int]()
     while (clock() - start) * 1e-9 < _PROBE_S and len(changes) < _CHANGES:
         sleep(_POLL_S)

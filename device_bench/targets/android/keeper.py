@@ -1,4 +1,4 @@
-"""A folder on a phone that is never left behind: a shell program there keeps it, and clears up when we fall silent."""
+"""A temporary folder on a phone: a shell program there removes it when this program ends or the link is cut."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from runtime import MeasurementError
 from .client import QUICK_S, Adb, Running, explain_for
 
 BASE = "/data/local/tmp"
-"""Where Android lets its shell run programs."""
+"""Folder from which Android lets its shell run programs."""
 
 BEAT_S, SILENCE_S = 3.0, 15.0
-"""So often the keeper is told that we are still there, and so long it waits to hear it."""
+"""Time between two lines to the keeper, and the time it waits for one, s."""
 
 _CLEAR_S = 15.0
 _MARK = "pocketvit"
@@ -63,11 +63,11 @@ _END_ALL = _PROGRAM.split("clear()", 1)[0].strip()
 
 @dataclass
 class Kept:
-    """A folder on a phone, while it is kept.
+    """A temporary folder on a phone.
 
     Attributes:
-        path: on the phone.
-        left_behind: after it was given up: whether it could not be seen to be gone.
+        path: path on the phone.
+        left_behind: whether its removal could not be confirmed.
     """
 
     path: str
@@ -77,20 +77,20 @@ class Kept:
 
     @property
     def lost(self) -> bool:
-        """Whether the keeper is gone, and the folder with it: the link was cut."""
+        """Whether the keeper has ended, and the folder with it, because the link was cut."""
         return self._lost.is_set() or self._keeper is None or not self._keeper.say("")
 
 
 def keeper_program(token: str, *, base: str = BASE, silence_s: float = SILENCE_S) -> str:
-    """Returns the shell program that makes a folder, says ``ready`` and its path, and keeps it while it hears lines.
+    """Returns the shell program that makes a folder, prints ``ready`` and the path, and keeps it while lines arrive.
 
-    It first removes folders whose keepers are dead. At the end of its input, when it hears nothing for ``silence_s``,
-    or when it is told to end, it kills what runs from the folder, removes it, and says ``gone``.
+    It first removes folders whose keepers are dead. When its input ends, no line arrives for ``silence_s``, or it reads
+    the line that ends it, it kills what runs from the folder, removes the folder and prints ``gone``.
 
     Args:
         token: letters and digits that no other folder has.
-        base: where to make it.
-        silence_s: without a line, s.
+        base: parent folder.
+        silence_s: longest time without a line, s.
     """
     words = {"@BASE@": shlex.quote(base), "@MARK@": _MARK, "@TOKEN@": token, "@SILENCE@": f"{silence_s:g}"}
     program = _PROGRAM
@@ -100,22 +100,22 @@ def keeper_program(token: str, *, base: str = BASE, silence_s: float = SILENCE_S
 
 
 def end_all_in(path: str) -> str:
-    """Returns the line of shell that kills whatever runs from the folder ``path``."""
+    """Returns the line of shell that kills all processes that run from a folder."""
     return f"{_END_ALL}\ncd / && end_all {shlex.quote(path)}"
 
 
 @contextlib.contextmanager
 def kept_folder(adb: Adb, *, base: str = BASE, beat_s: float = BEAT_S, silence_s: float = SILENCE_S) -> Iterator[Kept]:
-    """Keeps a fresh folder on a phone for the time of a ``with`` block; however that ends, the folder goes.
+    """Makes a folder on a phone and removes it at the end of the ``with`` block, however that ends.
 
     Args:
         adb: the phone.
-        base: where to make it.
-        beat_s: between signs of life, s.
-        silence_s: without one, after which the phone clears up by itself, s.
+        base: parent folder.
+        beat_s: time between two lines to the keeper, s.
+        silence_s: time without a line after which the phone removes the folder, s.
 
     Raises:
-        MeasurementError: the phone cannot make it.
+        MeasurementError: the phone cannot make the folder.
     """
     program = keeper_program(secrets.token_hex(6), base=base, silence_s=silence_s)
     keeper = adb.runner.start((adb.program, "-s", adb.serial, "shell", "-T", program))
@@ -131,18 +131,18 @@ def kept_folder(adb: Adb, *, base: str = BASE, beat_s: float = BEAT_S, silence_s
 
 
 def _wait_ready(adb: Adb, keeper: Running, base: str) -> str:
-    """Returns the folder that the keeper says it made.
+    """Returns the path that the keeper prints.
 
     Raises:
-        MeasurementError: it made none.
+        MeasurementError: the keeper made no folder.
     """
-    said: list[str] = []
+    lines: list[str] = []
     while (line := keeper.next_line(QUICK_S)) is not None:
         found = re.fullmatch(rf"ready ({re.escape(base)}/{_MARK}-[0-9a-f]+-\d+)", line.strip())
         if found:
             return found.group(1)
-        said.append(line)
-    text = "\n".join(said)
+        lines.append(line)
+    text = "\n".join(lines)
     known = explain_for(adb.label)(1, text)
     if known is not None:
         raise known

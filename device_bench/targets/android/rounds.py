@@ -1,4 +1,4 @@
-"""Files timed on a phone: many short processes of ``benchmark_model``, in turns, each telling every one of its runs."""
+"""Times files on a phone in turns, by many short processes of ``benchmark_model``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from statistics import median
 from device_bench.clock import Clock
 from device_bench.documents.figures import MemoryUse
 from device_bench.documents.measurement import Measurement, Sampling
-from device_bench.metrics.measure import STEADY
 from device_bench.targets.base import Backend
+from device_bench.timing.measure import STEADY
 from runtime import MeasurementError, Progress, UnsupportedTargetError, silent
 
 from .benchmark_model import RUNS, BenchmarkRun, Options, command, parse, reason
@@ -28,7 +28,7 @@ _SLACK_S = 5.0
 
 
 class RunError(MeasurementError):
-    """A file that the program cannot run on the phone; other files are not concerned."""
+    """A file that the program cannot run on the phone; other files are not affected."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Job:
     """One file on one backend.
 
     Attributes:
-        name: the file's own name, which never reaches the phone.
-        remote: what it is called there.
-        backend: what it runs on.
-        threads: of the CPU.
+        name: name of the file, which never reaches the phone.
+        remote: name on the phone.
+        backend: backend to run on.
+        threads: threads of the CPU.
     """
 
     name: str
@@ -50,11 +50,11 @@ class Job:
 
 @dataclass
 class Series:
-    """What became of a job.
+    """The runs of a job, or its failure.
 
     Attributes:
-        runs: what each of its processes said.
-        failure: why it was given up; None when it was not.
+        runs: output of each process.
+        failure: reason why the job failed; None if it did not.
     """
 
     runs: list[BenchmarkRun] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Series:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """The time of each run that counts, s, in order."""
+        """The time of each timed run in order, s."""
         return tuple(value for run in self.runs for value in run.regular.raw_s or ())
 
 
@@ -72,11 +72,11 @@ class Bench:
 
     Attributes:
         adb: the phone.
-        kept: the folder there.
-        timeout_s: a process that takes longer hangs, s.
+        kept: folder on the phone.
+        timeout_s: time after which a process counts as hung, s.
         clock: a monotonic clock in nanoseconds.
         sleep: waits for some seconds.
-        progress: told of what is done.
+        progress: reports what is done.
     """
 
     adb: Adb
@@ -91,15 +91,15 @@ def run_once(bench: Bench, job: Job, options: Options | None = None, *, extra_s:
     """Runs a file in one process of the program.
 
     Args:
-        bench: where.
+        bench: the program and its files on the phone.
         job: what to run.
-        options: how; by default so that every run is told.
-        extra_s: that the process may take beyond the usual, s.
+        options: options of the process; by default those with which the time of each run is known.
+        extra_s: time that the process may take beyond the usual, s.
 
     Raises:
         RunError: the file hangs, crashes, or the program cannot run it.
         UnsupportedTargetError: the phone cannot run the program at all.
-        MeasurementError: the phone is gone.
+        MeasurementError: the phone is disconnected.
     """
     options = options or _options(job, RUNS, bench.timeout_s)
     seconds = bench.timeout_s + extra_s
@@ -126,10 +126,10 @@ def run_once(bench: Bench, job: Job, options: Options | None = None, *, extra_s:
 
 
 def parse_named(job: Job, text: str) -> BenchmarkRun:
-    """Reads what the program printed of ``job``.
+    """Parses the output of the program for ``job``.
 
     Raises:
-        RunError: it failed, or its text is not whole.
+        RunError: it failed, or its output is truncated.
     """
     try:
         return parse(text)
@@ -138,20 +138,20 @@ def parse_named(job: Job, text: str) -> BenchmarkRun:
 
 
 def time_jobs(bench: Bench, jobs: Sequence[Job], sampling: Sampling, seed: int = 0) -> dict[Job, Series]:
-    """Runs each job in a process of its own once per round, in an order shuffled anew for each round.
+    """Runs each job once per round in a fresh process, in a new random order for each round.
 
-    What slows the phone for a while, heat above all, then slows all jobs alike; and a time that depends on where a
-    process happened to lie in memory is not taken for the file's.
+    What slows the phone for a while, mostly heat, then slows all jobs alike. Fresh processes average out the effect of
+    addresses in memory.
 
     Args:
-        bench: where.
-        jobs: what to run.
-        sampling: how long; its seconds count loading and warm-up as well.
-        seed: of the order within the rounds.
+        bench: the program and its files on the phone.
+        jobs: jobs to run.
+        sampling: how long to measure; loading and warm-up count as well.
+        seed: seed of the order within the rounds.
 
     Raises:
         UnsupportedTargetError: the phone cannot run the program at all.
-        MeasurementError: the phone is gone.
+        MeasurementError: the phone is disconnected.
     """
     series = {job: Series() for job in jobs}
     order, start, budget_s = random.Random(seed), bench.clock(), sampling.seconds * len(jobs)
@@ -171,9 +171,9 @@ def time_jobs(bench: Bench, jobs: Sequence[Job], sampling: Sampling, seed: int =
 
 
 def latency_of(series: Series) -> Measurement:
-    """Returns the latency of a job: every run that counts, and the first and last warm-up run of each process.
+    """Returns the latency of a job: every timed run, and the first and last warm-up run of each process.
 
-    The warm-up is steady if its last runs were, in the middle, as long as those that count.
+    The warm-up is steady if the median of its last runs equals that of the timed runs.
     """
     warmups = tuple(
         value for run in series.runs for value in (run.warmup.first_s, run.warmup.last_s)[: run.warmup.count]
@@ -183,7 +183,7 @@ def latency_of(series: Series) -> Measurement:
 
 
 def memory_of(bench: Bench, job: Job) -> MemoryUse:
-    """Measures the peak memory of a job in a process of its own, for watching it takes time from what is watched."""
+    """Measures the peak memory of a job in a separate process, since watching memory costs time."""
     options = Options(job.remote, job.backend, job.threads, most_s=bench.timeout_s, peak_memory=True)
     try:
         run = run_once(bench, job, options)

@@ -1,4 +1,4 @@
-"""What an Android phone is, and what state it is in: processor, clocks, heat and battery, by its own shell's tools."""
+"""The state of an Android phone: processor, clocks, heat and battery, read by its shell's tools."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from device_bench.machine.state import MachineState
 
 Shell = Callable[[str], str | None]
-"""Runs a line of the phone's shell and returns what it wrote, or None when it failed."""
+"""Runs a line of shell on the phone and returns its output, or None if it fails."""
 
 THERMAL_STATUS = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
-"""Android's words for how much it throttles for heat, by number."""
+"""Android's names of the levels of throttling, by number."""
 
 LOW_BATTERY = 0.2
-"""Below this share many phones save power."""
+"""Charge below which many phones save power, 0..1."""
 
 _CHARGING, _FULL = 2, 5  # BatteryManager.BATTERY_STATUS_*
 _CPU_SENSOR = 0
@@ -38,15 +38,15 @@ _CORES = "/sys/devices/system/cpu/cpu[0-9]*/cpufreq"
 
 @dataclass(frozen=True)
 class Battery:
-    """A phone's battery, as ``dumpsys battery`` has it; what it does not tell is None.
+    """The battery of a phone, from ``dumpsys battery``; what is not known is None.
 
     Attributes:
         plugged: names of the chargers that are connected, such as ``USB``.
-        charging: whether it charges, or is full on a charger.
+        charging: whether it is charging, or full on a charger.
         level: charge, 0..1.
-        voltage_v: V.
-        temperature_c: degrees Celsius.
-        faked: somebody had ``dumpsys battery`` tell values of their own.
+        voltage_v: voltage, V.
+        temperature_c: temperature, degrees Celsius.
+        faked: whether somebody set the values of ``dumpsys battery`` by hand.
     """
 
     plugged: tuple[str, ...] = ()
@@ -59,12 +59,12 @@ class Battery:
 
 @dataclass(frozen=True)
 class Sensor:
-    """One temperature.
+    """One temperature sensor.
 
     Attributes:
-        name: the maker's.
+        name: name given by the maker.
         kind: Android's number: 0 processor, 1 GPU, 2 battery, 3 skin, 9 neural processor, and more.
-        celsius: degrees Celsius.
+        celsius: temperature, degrees Celsius.
     """
 
     name: str
@@ -74,11 +74,11 @@ class Sensor:
 
 @dataclass(frozen=True)
 class Thermal:
-    """What ``dumpsys thermalservice`` tells.
+    """The heat of a phone, from ``dumpsys thermalservice``.
 
     Attributes:
-        status: how much the phone throttles, an index into ``THERMAL_STATUS``; None when it does not say.
-        sensors: its temperatures.
+        status: amount of throttling, an index into ``THERMAL_STATUS``; None if unknown.
+        sensors: temperature sensors.
     """
 
     status: int | None = None
@@ -86,23 +86,23 @@ class Thermal:
 
     @property
     def hottest_c(self) -> float | None:
-        """Of the processor's sensors the hottest, or of all if it has none; None without any."""
+        """The highest temperature of the processor's sensors, or of all if there are none; None without sensors."""
         own = [sensor.celsius for sensor in self.sensors if sensor.kind == _CPU_SENSOR]
         return max(own or [sensor.celsius for sensor in self.sensors], default=None)
 
 
 @dataclass(frozen=True)
 class AndroidState:
-    """A phone at one moment.
+    """The state of a phone at one moment.
 
     Attributes:
-        machine: what every kind of machine tells.
-        battery: of it.
-        thermal: its heat.
-        sdk: level of its programming interface, such as 34; None when it is not told.
-        saving: whether its battery saver is on; None when it is not told.
-        emulator: whether it is Android's emulator, not a phone.
-        emulated: whether its processor is emulated instruction by instruction, so that no time means anything.
+        machine: state that every kind of machine has.
+        battery: state of the battery.
+        thermal: heat.
+        sdk: API level, such as 34; None if unknown.
+        saving: whether the battery saver is on; None if unknown.
+        emulator: whether it is Android's emulator instead of a phone.
+        emulated: whether the processor is emulated by instruction, so that times mean nothing.
     """
 
     machine: MachineState
@@ -115,10 +115,10 @@ class AndroidState:
 
 
 def read_state(shell: Shell) -> AndroidState:
-    """Returns the state of the phone now; whatever it does not tell is None.
+    """Returns the current state of the phone; what is not known is None.
 
     Args:
-        shell: of the phone.
+        shell: runs a line of shell on the phone.
     """
     properties = parse_properties(shell("getprop") or "")
     thermal = parse_thermal(shell("dumpsys thermalservice") or "")
@@ -146,7 +146,7 @@ def parse_properties(text: str) -> dict[str, str]:
 
 
 def parse_battery(text: str) -> Battery:
-    """Reads the output of ``dumpsys battery``; a foreign text gives a battery of which nothing is known."""
+    """Parses the output of ``dumpsys battery``; of any other text nothing is known."""
     fields = dict(re.findall(r"^ {2}([A-Za-z][\w ]*): (\S+)\s*$", text.partition("[")[0], re.MULTILINE))
     numbers = {name: int(word) for name, word in fields.items() if re.fullmatch(r"-?\d{1,12}", word, re.ASCII)}
     plugged = tuple(name.removesuffix(" powered") for name, word in fields.items() if _is_plug(name) and word == "true")
@@ -156,7 +156,7 @@ def parse_battery(text: str) -> Battery:
         plugged=plugged,
         charging=None if status is None else status == _CHARGING or (status == _FULL and bool(plugged)),
         level=level / scale if level is not None and 0 <= level <= scale and scale > 0 else None,
-        # mV; some makers tell µV
+        # mV; some makers give µV
         voltage_v=volts / (1e6 if volts > 100_000 else 1e3) if volts is not None and volts > 0 else None,
         temperature_c=degrees / 10 if degrees is not None and _plausible(degrees / 10) else None,
         faked="UPDATES STOPPED" in text,
@@ -164,7 +164,7 @@ def parse_battery(text: str) -> Battery:
 
 
 def parse_thermal(text: str) -> Thermal:
-    """Reads the output of ``dumpsys thermalservice``: what the sensors say now, or what they said last."""
+    """Parses the output of ``dumpsys thermalservice``: the current values of the sensors, or else the last ones."""
     status = re.search(r"^Thermal Status: ([0-6])\s*$", text, re.MULTILINE)
     now = re.search(r"^Current temperatures from HAL:$(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
     found = _SENSOR.findall(now.group(1) if now else "") or _SENSOR.findall(text)
@@ -177,7 +177,7 @@ def parse_thermal(text: str) -> Thermal:
 
 
 def parse_cores(text: str) -> dict[str, tuple[str, ...]]:
-    r"""Returns what ``grep -H`` found in the cores' files, by the files' names, in the order of the cores.
+    r"""Returns the lines of ``grep -H`` on the cores' files by file name, in the order of the cores.
 
     >>> parse_cores("/sys/devices/system/cpu/cpu10/cpufreq/x:b\n/sys/devices/system/cpu/cpu2/cpufreq/x:a\n")
     {'x': ('a', 'b')}
@@ -189,7 +189,7 @@ def parse_cores(text: str) -> dict[str, tuple[str, ...]]:
 
 
 def state_notes(before: AndroidState, after: AndroidState) -> tuple[str, ...]:
-    """Returns what a reader must know of a phone that was measured between two states."""
+    """Returns notes for the reader on a phone measured between two states."""
     notes = []
     worst = max((state.thermal.status or 0 for state in (before, after)), default=0)
     if worst:
@@ -212,7 +212,7 @@ def state_notes(before: AndroidState, after: AndroidState) -> tuple[str, ...]:
 
 
 def state_words(state: AndroidState) -> str:
-    """Returns heat and battery of a phone in a few words, for a note."""
+    """Returns a short text on the heat and battery of a phone."""
     words = [f"thermal status {_status(state.thermal)}"]
     if state.battery.level is not None:
         words.append(f"battery {state.battery.level:.0%}")

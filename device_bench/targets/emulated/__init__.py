@@ -1,4 +1,4 @@
-"""Emulated arm64 boards: real engines and kernels, real files and processes, exact counts, and no real time."""
+"""Emulated arm64 boards: they run real engines and count instructions exactly, but have no meaningful times."""
 
 from .base import Boards, boards_folder
 from .board import PI, ROOT, Account, Board, Process

@@ -1,4 +1,4 @@
-"""What the boards are made from: read-only layers in a cache, and a record of every package in them."""
+"""The files of emulated boards: read-only layers in a cache, and a record of every package in them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _RECIPE = ("build.py", "fetch.py", "cores.py", "base.py", "debs.txt", "wheels.tx
 
 @dataclass(frozen=True)
 class Package:
-    """A package the boards are made of.
+    """A package in the layers.
 
     Attributes:
-        file: its name, with the version.
-        sha256: of the file.
+        file: name of the file, with the version.
+        sha256: SHA-256 of the file.
     """
 
     file: str
@@ -39,10 +39,10 @@ class Record:
     """Everything that went into the layers.
 
     Attributes:
-        key: of the recipe.
+        key: digest of the recipe.
         packages: Debian's packages and the wheels.
-        plugin_sha256: of the counting plugin's source.
-        versions: of the programs that matter, as they say themselves on the board.
+        plugin_sha256: SHA-256 of the source of the counting plugin.
+        versions: versions of the important programs, as they report them on the board.
     """
 
     key: str
@@ -59,8 +59,8 @@ class Boards:
     """A base from which any number of boards can be started at once.
 
     Attributes:
-        path: the folder with the layers.
-        record: what is in them.
+        path: folder of the layers.
+        record: content of the layers.
     """
 
     path: Path
@@ -68,24 +68,24 @@ class Boards:
 
     @property
     def userland(self) -> Path:
-        """Debian for arm64 with Python and no engine; the emulator; the counting plugin."""
+        """Layer with Debian for arm64 and Python, the emulator and the counting plugin."""
         return self.path / "userland"
 
     @property
     def engines(self) -> Path:
-        """Numpy, LiteRT and ONNX Runtime."""
+        """Layer with numpy, LiteRT and ONNX Runtime."""
         return self.path / "engines"
 
     def core(self, name: CoreName) -> Path:
-        """Returns the files that make a board of that core."""
+        """Returns the layer with the files of a core."""
         return self.path / "cores" / name
 
 
 def boards_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Returns where bases are kept: ``$POCKETVIT_BOARDS``, or the user's cache folder.
+    """Returns the folder of all bases: ``$POCKETVIT_BOARDS``, or one in the user's cache folder.
 
     Args:
-        environ: the environment.
+        environ: environment variables.
     """
     chosen = environ.get("POCKETVIT_BOARDS")
     if chosen:
@@ -95,10 +95,10 @@ def boards_folder(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def recipe_key(folder: Traversable | None = None) -> str:
-    """Returns a digest of all that decides what a base is: the code that makes it, the pins and the plugin's source.
+    """Returns a digest of everything that determines a base: its code, the pinned versions and the plugin's source.
 
     Args:
-        folder: with those files; by default this package.
+        folder: folder with those files; by default this package.
     """
     folder = folder or files(__package__)
     digest = hashlib.sha256()
@@ -109,7 +109,7 @@ def recipe_key(folder: Traversable | None = None) -> str:
 
 
 def read_boards(path: Path) -> Boards | None:
-    """Returns the base in a folder, or None where there is none, or none that is whole."""
+    """Returns the base in a folder; None if there is none or it is incomplete."""
     try:
         return Boards(path, RECORD_DOCUMENT.read(path / RECORD))
     except ArtifactError:

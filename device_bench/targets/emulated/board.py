@@ -1,4 +1,4 @@
-"""A running emulated board: its own file system and processes, in namespaces of its own, gone when it ends."""
+"""A running emulated board: file system and processes in separate namespaces, which vanish when it ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .marks import Mark, read_marks
 from .steps import last_line
 
 DISK_BYTES = 4 << 30
-"""Size of a board's disk unless told otherwise; it is memory of this machine, taken only as it fills."""
+"""Default size of a board's disk, bytes; it takes memory of this machine only as it fills."""
 
 START_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 10.0
@@ -37,14 +37,14 @@ _FIX = "Run `pocketvit doctor`: it names what emulated boards need here"
 
 @dataclass(frozen=True)
 class Account:
-    """Who runs commands on a board.
+    """A user that runs commands on a board.
 
     Attributes:
-        name: of the user.
-        number: of the user and of its group; 0 may write everywhere.
-        home: where commands start.
-        path: the folders programs are looked for in.
-        shell: the program that runs a line of POSIX shell.
+        name: name of the user.
+        number: number of the user and group; 0 may write everywhere.
+        home: folder in which commands start.
+        path: search path of programs.
+        shell: program that runs a line of POSIX shell.
     """
 
     name: str
@@ -63,8 +63,8 @@ class Process:
     """A process on a board.
 
     Attributes:
-        number: as the board counts.
-        argv: the program and its arguments, without the emulator.
+        number: process number on the board.
+        argv: program and arguments, without the emulator.
     """
 
     number: int
@@ -73,11 +73,11 @@ class Process:
 
 @dataclass(frozen=True)
 class Counted:
-    """What a counted program did.
+    """The result of a counted program.
 
     Attributes:
-        marks: it made.
-        output: it wrote to its standard output.
+        marks: marks that it made.
+        output: standard output.
     """
 
     marks: tuple[Mark, ...]
@@ -86,14 +86,14 @@ class Counted:
 
 @dataclass(frozen=True)
 class Board:
-    """A board that runs.
+    """A running board.
 
     Attributes:
-        core: its processor.
-        boards: the base it was started from.
-        holder: the process here with whose end all of the board ends.
-        stage: where the board's file system is, as that process sees it.
-        account: who runs commands.
+        core: processor of the board.
+        boards: base of the board.
+        holder: local process whose end ends the board.
+        stage: path of the board's file system in that process.
+        account: user that runs commands.
     """
 
     core: Core
@@ -105,24 +105,24 @@ class Board:
 
     @property
     def root(self) -> Path:
-        """The board's file system, as it can be looked at and changed from here while the board runs."""
+        """The board's file system, to read and change from this machine while the board runs."""
         return Path(f"/proc/{self.holder}/root{self.stage}/root")
 
     @property
     def link(self) -> Link:
-        """Runs lines of POSIX shell on the board."""
+        """The connection to the board."""
         return Link(label=f"emu:{self.core.name}", argv=self.argv_of, emulated=True)
 
     def argv_of(self, line: str) -> list[str]:
-        """Returns the program here that runs a line of POSIX shell on the board, in its user's home."""
+        """Returns the local command that runs a line of POSIX shell on the board, in the user's home."""
         return self.argv((self.account.shell, "-c", line))
 
     def argv(self, argv: Sequence[str], variables: Mapping[str, str] | None = None) -> list[str]:
-        """Returns the program here that runs a program on the board.
+        """Returns the local command that runs a program on the board.
 
         Args:
-            argv: the program, by its path on the board, and its arguments.
-            variables: of its environment, besides the account's own.
+            argv: path of the program on the board, and its arguments.
+            variables: environment variables in addition to those of the account.
         """
         account = self.account
         environment = {
@@ -146,33 +146,33 @@ class Board:
         """Runs a line of POSIX shell on the board to its end and returns its status and output.
 
         Args:
-            line: what the board's shell is to do.
-            input: given to its standard input, which then ends.
-            timeout_s: after which it is given up; what it started goes on until the board ends.
+            line: line of shell.
+            input: content of its standard input.
+            timeout_s: longest time to wait, s; what it started goes on until the board ends.
 
         Raises:
-            MeasurementError: it has not ended in time.
+            MeasurementError: it does not end in time.
         """
         return self._run(self.argv_of(line), input, timeout_s)
 
     def counted(
         self, argv: Sequence[str], variables: Mapping[str, str] | None = None, *, timeout_s: float = 600.0
     ) -> Counted:
-        """Runs a program on the board with its executed instructions counted.
+        """Runs a program on the board and counts its executed instructions.
 
-        The program makes mark ``n`` by closing the descriptor ``424200 + n``. What it starts is not counted.
+        The program makes mark ``n`` by closing the descriptor ``424200 + n``. Its children are not counted.
 
         Args:
-            argv: the program, by its path on the board, and its arguments.
-            variables: of its environment, besides the account's own.
-            timeout_s: after which it is given up, s.
+            argv: path of the program on the board, and its arguments.
+            variables: environment variables in addition to those of the account.
+            timeout_s: longest time to wait, s.
 
         Raises:
-            MeasurementError: it fails, or has not ended in time, or makes no mark.
+            MeasurementError: it fails, does not end in time, or makes no mark.
         """
         out = f"/tmp/pocketvit-counts-{os.getpid()}-{next(self._numbers)}.jsonl"
         emulated = self.argv([f"/{EMULATOR}", "-plugin", f"/{PLUGIN},out={out}", *argv], variables)
-        # the same addresses each time: what hashes or aligns by them counts the same
+        # the same addresses each time, so that code that depends on them counts the same
         fixed = [_program("setarch"), "--addr-no-randomize", *emulated]
         done = self._run(fixed, b"", timeout_s)
         if done.returncode:
@@ -188,7 +188,7 @@ class Board:
             path.unlink(missing_ok=True)
 
     def processes(self) -> tuple[Process, ...]:
-        """Returns what runs on the board now; nothing once it has ended."""
+        """Returns the processes on the board; none once it has ended."""
         found = []
         for folder in (self.root / "proc").glob("[0-9]*"):
             if folder.name == "1":
@@ -233,20 +233,20 @@ def open_board(
     account: Account = PI,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Board]:
-    """Starts a board and yields it; at the end its processes are killed and its files are gone.
+    """Starts a board and yields it; at the end its processes are killed and its files removed.
 
     Args:
-        boards: what it is made from.
+        boards: base of the board.
         core: ``pi4`` (Cortex-A72) or ``pi5`` (Cortex-A76).
-        disk_bytes: size of its disk.
+        disk_bytes: size of its disk, bytes.
         engines: whether numpy, LiteRT and ONNX Runtime are on it.
-        layers: folders whose files are put over the base's, the first on top.
-        account: who runs commands on it.
+        layers: folders whose files cover those of the base, the first on top.
+        account: user that runs commands.
         clock: a monotonic clock, s.
 
     Raises:
         UnsupportedTargetError: there is no such core.
-        MeasurementError: this machine cannot run it.
+        MeasurementError: this machine cannot run a board.
     """
     kind = core_named(core)
     stage = boards.path / "stage"
@@ -275,20 +275,20 @@ def open_board(
 
 
 def _await_holder(process: subprocess.Popen[bytes], core: Core, clock: Callable[[], float]) -> int:
-    """Returns the number of the process that holds the board, once the board is there."""
+    """Waits for the board and returns the number of the process that holds it."""
     assert process.stdout is not None
-    until, said = clock() + START_TIMEOUT_S, b""
-    while not said.endswith(b"\n"):
+    until, output = clock() + START_TIMEOUT_S, b""
+    while not output.endswith(b"\n"):
         ready, _, _ = select.select([process.stdout], [], [], max(0.0, until - clock()))
         more = os.read(process.stdout.fileno(), 4096) if ready else b""
         if not more:
             raise _not_started(process, core)
-        said += more
-    return int(said.split()[1])
+        output += more
+    return int(output.split()[1])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Returns when nothing of the board is left."""
+    """Ends the board and waits until nothing of it is left."""
     assert process.stdin is not None
     process.stdin.close()
     try:

@@ -1,4 +1,4 @@
-"""Makes, once, what emulated boards are started from; the next time it is found in a cache."""
+"""Makes the base of emulated boards once, and keeps it in a cache."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _TEXTS = {
     "etc/group": "root:x:0:\npi:x:1000:\n",
     "etc/hosts": "127.0.0.1 localhost\n",
 }
-# what a bench imports there; their compiled forms are kept, or every start would compile them anew
+# modules that a bench imports there; their compiled forms are kept, so that no start compiles them again
 _WARM = (
     "import argparse, importlib.metadata, json, platform, shlex, signal, subprocess, tempfile\n"
     "import threading, venv, zipfile\n"
@@ -56,18 +56,18 @@ _WARM = (
 
 
 def build_boards(cache: Path | None = None, progress: Progress = silent, steps: Steps | None = None) -> Boards:
-    """Returns the base of emulated boards, made now if this version of it is not there.
+    """Returns the base of emulated boards, and makes it if this version is not in the cache.
 
-    It takes some 20 s, 100 MB of downloads and 270 MB of disk. Several processes may ask at once: one makes it, the
-    others wait.
+    Making takes about 20 s, 100 MB of downloads and 270 MB of disk. If several processes ask at once, one makes it and
+    the others wait.
 
     Args:
-        cache: the folder bases are kept in; by default ``$POCKETVIT_BOARDS`` or the user's cache folder.
-        progress: told of each step.
+        cache: folder of bases; by default ``$POCKETVIT_BOARDS`` or the user's cache folder.
+        progress: reports each step.
         steps: runs the programs.
 
     Raises:
-        MeasurementError: a step failed; the message names it, what was said, and the cure.
+        MeasurementError: a step failed; the message names it, its last output and the cure.
         StorageError: there is no space, or no permission to write.
     """
     path = made_once(
@@ -114,7 +114,7 @@ def _make(path: Path, progress: Progress, steps: Steps) -> None:
 
 
 def _names(text: str) -> list[str]:
-    """Returns the lines that are no comments."""
+    """Returns the lines that are not comments."""
     return [line for line in text.split("\n") if line and not line.startswith("#")]
 
 
@@ -152,7 +152,7 @@ def _make_userland(root: Path, debs: Sequence[Path], steps: Steps) -> None:
 
 
 def _emulated(root: Path, program: Path, *arguments: str) -> list[str | Path]:
-    """Returns the command that runs an arm64 program before there is a board, with the emulator's own libraries."""
+    """Returns the command that runs an arm64 program without a board, with the emulator's libraries."""
     libraries = ":".join(str(root / name / "x86_64-linux-gnu") for name in ("lib", "usr/lib"))
     loader = root / "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
     return [loader, "--library-path", libraries, root / EMULATOR, "-L", root, program, *arguments]
@@ -165,16 +165,16 @@ def _emulator_version(boards: Boards, steps: Steps) -> str:
 
 
 def _warm(boards: Boards, steps: Steps) -> dict[str, str]:
-    """Starts a board, loads the engines there, keeps what Python compiled, and returns their versions."""
+    """Starts a board, loads the engines there, keeps the compiled Python files, and returns the versions."""
     with open_board(boards, "pi5", account=ROOT) as board:
         argv = board.argv(["/usr/bin/python3.11", "-c", _WARM])
-        said = steps("starting the engines on a board", argv, "Remove the folder of emulated boards and try again")
+        output = steps("starting the engines on a board", argv, "Remove the folder of emulated boards and try again")
         for layer in (boards.userland, boards.engines):
             for source in (board.root / "usr").rglob("__pycache__"):
                 folder = layer / source.relative_to(board.root).parent
                 if folder.is_dir():
                     shutil.copytree(source, folder / "__pycache__", dirs_exist_ok=True)
-    versions: dict[str, str] = json.loads(said.splitlines()[-1])
+    versions: dict[str, str] = json.loads(output.splitlines()[-1])
     return versions
 
 
@@ -184,7 +184,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def close_layer(layer: Path) -> None:
-    """Takes away all permission to write, which a board's users would have there, but where they shall."""
+    """Removes the permission to write from all files but those that a board's users may change."""
     for folder, _, names in os.walk(layer):
         for path in (Path(folder), *(Path(folder) / name for name in names)):
             if not path.is_symlink():

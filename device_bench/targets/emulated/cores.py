@@ -1,7 +1,7 @@
-"""The cores that can be emulated, and what their boards say of themselves in ``/proc`` and ``/sys``.
+"""The cores that can be emulated, and the files of their boards in ``/proc`` and ``/sys``.
 
 The emulator passes the host's own files through; LiteRT and ONNX Runtime choose kernels by them, and crash on an x86
-``/proc/cpuinfo``. Clocks now, governor and temperature are left out: nothing here has any.
+``/proc/cpuinfo``. Current clocks, governor and temperature are left out, since an emulated core has none.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from runtime import UnsupportedTargetError
 CoreName = Literal["pi4", "pi5"]
 
 MARKER = "etc/pocketvit-emulated"
-"""A file of that name at the root of a system says that it is emulated, and by what."""
+"""Path from the root of a file that marks a system as emulated and names the emulator."""
 
 CPUINFO = "usr/lib/pocketvit-board/cpuinfo"
-"""The file that is mounted over the board's ``/proc/cpuinfo``."""
+"""Path of the file that is mounted over ``/proc/cpuinfo`` of the board."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Cache:
     """One of a core's caches.
 
     Attributes:
-        level: 1 is nearest to the core.
+        level: level of the cache; 1 is nearest to the core.
         kind: ``Data``, ``Instruction`` or ``Unified``.
-        kib: its size, KiB.
-        shared: whether all cores use the same one.
+        kib: size, KiB.
+        shared: whether all cores share it.
     """
 
     level: int
@@ -42,17 +42,17 @@ class Core:
     """A board's processor.
 
     Attributes:
-        name: of the target, after ``emu:``.
-        emulator_cpu: what the emulator calls the core.
-        features: as the Linux kernel lists them on that board.
+        name: part of the address after ``emu:``.
+        emulator_cpu: name of the core in the emulator.
+        features: features in the list of the Linux kernel on that board.
         part: the core's part number, such as ``0xd08``.
         variant: major revision of the core.
         revision: minor revision of the core.
-        model: of the board.
-        revision_code: of the board.
+        model: model of the board.
+        revision_code: revision code of the board.
         max_khz: highest clock, kHz.
         min_khz: lowest clock, kHz.
-        caches: of each core.
+        caches: caches of each core.
     """
 
     name: CoreName
@@ -113,10 +113,10 @@ CORES: dict[str, Core] = {
 
 
 def core_named(name: str) -> Core:
-    """Returns the core of that name.
+    """Returns the core with a name.
 
     Raises:
-        UnsupportedTargetError: none has it.
+        UnsupportedTargetError: there is none.
     """
     if name not in CORES:
         raise UnsupportedTargetError("No such core can be emulated", expected=" or ".join(CORES), got=repr(name))
@@ -143,7 +143,7 @@ def cpuinfo(core: Core) -> str:
 
 
 def board_files(core: Core) -> dict[str, str]:
-    """Returns the files in which the board differs from others, by their path from its root."""
+    """Returns the content of the files that differ between boards, by path from the root."""
     files = {
         MARKER: f"qemu-user {core.emulator_cpu}\n",
         "etc/hostname": f"emulated-{core.name}\n",

@@ -1,4 +1,4 @@
-"""Counts the instructions a file's kernels execute on an emulated core: a figure of cost that does not wobble."""
+"""Counts the instructions that an engine executes for a file on an emulated core; the counts are reproducible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .marks import between
 from .start import emulated_board
 
 RUNS = 2
-"""Counted invokes of each file; an allocator that happens to tidy up adds some hundred instructions to one of them."""
+"""Counted invokes of each file; the allocator sometimes adds a few hundred instructions to one of them."""
 
 _FOLDER = "home/pi/counts"
 _PYTHON = "/usr/bin/python3.11"
@@ -44,18 +44,18 @@ def count_instructions(
     timeout_s: float = 1800.0,
     progress: Progress = silent,
 ) -> dict[str, Instructions]:
-    """Returns what each file's engine executes for one image on one thread, by the file's name.
+    """Returns the instructions of one image on one thread, by the name of the file.
 
-    The first invoke warms up and is not counted. LiteRT runs ``.tflite`` files, ONNX Runtime ``.onnx`` files. The
+    The first invoke is a warm-up and not counted. LiteRT runs ``.tflite`` files, ONNX Runtime ``.onnx`` files. The
     input is the same each time.
 
     Args:
         core: ``pi4`` (Cortex-A72) or ``pi5`` (Cortex-A76).
-        files: of different names.
-        runs: counted invokes of each, 1 to 98.
-        boards: what to start the board from; by default ``build_boards()``.
-        timeout_s: for each file, s.
-        progress: told of each file.
+        files: files with different names.
+        runs: counted invokes of each file, 1 to 98.
+        boards: base of the board; by default ``build_boards()``.
+        timeout_s: longest time for each file, s.
+        progress: reports each file.
 
     Raises:
         MeasurementError: emulated boards cannot be made or run here, two files have the same name, ``runs`` cannot
@@ -80,13 +80,13 @@ def count_instructions(
 
 
 def count_file(board: Board, file: Path, runs: int = RUNS, *, timeout_s: float = 1800.0) -> Instructions:
-    """Does for one file what ``count_instructions`` does, on a board that runs.
+    """Counts the instructions of one file on a running board; see ``count_instructions``.
 
     Args:
-        board: with engines on it.
+        board: board with engines.
         file: a ``.tflite`` or ``.onnx`` file.
         runs: counted invokes.
-        timeout_s: for the whole, s.
+        timeout_s: longest time, s.
 
     Raises:
         MeasurementError: the file cannot be run there, or not in that time.

@@ -1,6 +1,6 @@
-"""Gets what the boards are made of: Debian's packages by a private apt, and the engines' wheels by pip.
+"""Downloads the parts of emulated boards: Debian's packages by a private apt, the engines' wheels by pip.
 
-Nothing is installed, and the system's package lists stay as they are: apt is given folders of its own.
+Nothing is installed and the system's package lists do not change, since apt works in separate folders.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _LINE = re.compile(rf"^deb\s+(?:\[[^]]*\]\s+)?\S+\s+{SUITE}\s+.*\bmain\b", re.MU
 
 
 def apt_sources(root: Path = Path("/")) -> tuple[Path, ...]:
-    """Returns the files of this machine's apt that name the suite the boards are made from.
+    """Returns the files of this machine's apt sources that name the suite of the boards.
 
     Args:
-        root: where ``etc`` is.
+        root: folder that holds ``etc``.
     """
     folder = root / "etc/apt"
     found = []
@@ -45,14 +45,14 @@ def apt_sources(root: Path = Path("/")) -> tuple[Path, ...]:
 def fetch_debs(
     packages: Sequence[str], work: Path, steps: Steps, *, resolve: bool = True, sources: Sequence[Path] | None = None
 ) -> tuple[Path, ...]:
-    """Downloads Debian packages for arm64, or for the architecture a name ends with.
+    """Downloads Debian packages for arm64, or for the architecture after the colon in a name.
 
     Args:
-        packages: their names; ``qemu-user:amd64`` is for this machine.
+        packages: names of packages; ``qemu-user:amd64`` is one for this machine.
         work: an empty folder for apt's state and the files.
         steps: runs the programs.
-        resolve: whether to get what they depend on, too.
-        sources: files with apt's sources; by default this machine's.
+        resolve: whether to download their dependencies too.
+        sources: files with apt sources; by default those of this machine.
 
     Raises:
         MeasurementError: no sources of the suite, or apt fails.
@@ -108,11 +108,11 @@ def unpack_debs(debs: Sequence[Path], root: Path, steps: Steps) -> None:
 
 
 def fetch_wheels(requirements: Path, folder: Path, steps: Steps) -> tuple[Path, ...]:
-    """Downloads the wheels a file of pip's requirements names, for CPython 3.11 on aarch64.
+    """Downloads the wheels in a pip requirements file, for CPython 3.11 on aarch64.
 
     Args:
         requirements: exact versions with their sha256.
-        folder: to put them in.
+        folder: folder for the wheels.
         steps: runs pip.
 
     Raises:
@@ -128,7 +128,7 @@ def fetch_wheels(requirements: Path, folder: Path, steps: Steps) -> tuple[Path, 
 
 
 def unpack_wheels(wheels: Sequence[Path], site: Path) -> None:
-    """Unpacks wheels below ``site``, the folder Python imports from."""
+    """Unpacks wheels into ``site``, a folder from which Python imports."""
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(site)

@@ -1,4 +1,4 @@
-"""What a machine needs to run emulated boards, what of it is missing, and the command that cures it."""
+"""Checks what a machine lacks to run emulated boards, with the command that installs each thing."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _TRIAL = "mount -t tmpfs none /mnt && mount -t proc proc /proc && mount -t binfm
 
 @dataclass(frozen=True)
 class Lack:
-    """Something emulated boards need that is not here.
+    """Something that emulated boards need and this machine lacks.
 
     Attributes:
-        what: is missing.
-        fix: the command, or what else cures it.
+        what: name of the thing.
+        fix: the command or other cure.
     """
 
     what: str
@@ -41,7 +41,7 @@ class Lack:
 
 
 def status_of(argv: Sequence[str]) -> int:
-    """Returns the status a program ends with; 127 when it is absent or takes over 10 s."""
+    """Returns the exit status of a program; 127 if it is absent or takes over 10 s."""
     try:
         return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False).returncode
     except (OSError, subprocess.TimeoutExpired):
@@ -50,15 +50,15 @@ def status_of(argv: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Host:
-    """How to look at a machine; a test puts another one here.
+    """How to examine a machine; tests replace it.
 
     Attributes:
-        root: where ``etc`` is.
-        system: of the machine: ``Linux``.
-        machine: its instructions: ``x86_64``.
-        release: of its kernel.
-        which: returns where a program is, or None.
-        status: runs a program and returns its status.
+        root: folder that holds ``etc``.
+        system: name of the operating system, such as ``Linux``.
+        machine: instruction set, such as ``x86_64``.
+        release: release of the kernel.
+        which: returns the path of a program, or None.
+        status: runs a program and returns its exit status.
     """
 
     root: Path = Path("/")
@@ -70,11 +70,11 @@ class Host:
 
 
 def missing_for_boards(cache: Path | None = None, host: Host | None = None) -> tuple[Lack, ...]:
-    """Returns what this machine lacks to run emulated boards, and to make them unless they are made already.
+    """Returns what this machine lacks to run emulated boards, and to make them if they are absent.
 
     Args:
-        cache: the folder bases are kept in; by default the user's.
-        host: how to look at the machine.
+        cache: folder of bases; by default that of the user.
+        host: how to examine the machine.
     """
     host = host or Host()
     if (host.system, host.machine) != ("Linux", "x86_64"):
@@ -88,11 +88,11 @@ def missing_for_boards(cache: Path | None = None, host: Host | None = None) -> t
 
 
 def missing_programs(programs: Mapping[str, str], host: Host) -> list[Lack]:
-    """Returns which programs are not here, each with the command that installs its package.
+    """Returns the missing programs, each with the command that installs its package.
 
     Args:
         programs: Debian's package of each program.
-        host: how to look at the machine.
+        host: how to examine the machine.
     """
     return [Lack(f"the program {name}", f"apt-get install {package}") for name, package in programs.items()
             if host.which(name) is None]  # fmt: skip
@@ -107,12 +107,12 @@ def _missing_kernel(host: Host) -> list[Lack]:
 
 
 def _missing_rights(host: Host) -> list[Lack]:
-    apart = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--"]
-    if host.status([*apart, "true"]):
+    isolated = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--"]
+    if host.status([*isolated, "true"]):
         settings = "kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0"
         fix = f"Run as root, or: sysctl -w {settings}"
         return [Lack("user namespaces", fix)]
-    if host.status([*apart, "sh", "-c", _TRIAL]):
+    if host.status([*isolated, "sh", "-c", _TRIAL]):
         return [Lack("leave to mount in a user namespace", "In a container: run it with --privileged")]
     return []
 

@@ -1,4 +1,4 @@
-"""Reads what the counting plugin wrote: the instructions executed up to each mark, by class."""
+"""Parses the output of the counting plugin: the instructions executed up to each mark, by class."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from runtime import MeasurementError
 
 @dataclass(frozen=True)
 class Mark:
-    """A point a counted program reached.
+    """A point that a counted program reached.
 
     Attributes:
-        number: that the program gave it.
+        number: number given by the program.
         counts: instructions executed up to it, in the order of ``CLASSES``.
     """
 
@@ -26,10 +26,10 @@ class Mark:
 
 
 def read_marks(text: str) -> tuple[Mark, ...]:
-    """Returns the marks in the plugin's output, one JSON object a line.
+    """Returns the marks in the plugin's output, one JSON object per line.
 
     Raises:
-        MeasurementError: there is none, or a line is not what the plugin writes, or a count falls.
+        MeasurementError: there is none, a line has another form, or a count decreases.
     """
     marks = tuple(_mark(line) for line in text.splitlines())
     if not marks:
@@ -41,7 +41,7 @@ def read_marks(text: str) -> tuple[Mark, ...]:
 
 
 def between(marks: Sequence[Mark]) -> tuple[tuple[int, ...], ...]:
-    """Returns what was executed from each mark to the next, in the order of ``CLASSES``."""
+    """Returns the instructions between consecutive marks, in the order of ``CLASSES``."""
     return tuple(
         tuple(more - fewer for fewer, more in zip(before.counts, after.counts, strict=True))
         for before, after in pairwise(marks)

@@ -1,4 +1,4 @@
-"""Folders that are made once: whole or absent, by one process at a time."""
+"""Makes a folder once: complete or not at all, by one process at a time."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from runtime import MeasurementError, storage_errors
 def made_once(
     folder: Path, make: Callable[[Path], None], *, whole: Callable[[Path], bool], waiting: Callable[[], None]
 ) -> Path:
-    """Returns ``folder``, made now unless it is there; another process that asks meanwhile waits for it.
+    """Returns a folder, and makes it if it is absent; other processes that ask meanwhile wait.
 
     Args:
-        folder: beside which it is made, before it gets its name.
+        folder: path of the folder; it is made in the same parent under a temporary name.
         make: fills an empty folder.
-        whole: tells whether a folder is what ``make`` makes.
+        whole: returns whether a folder is complete.
         waiting: called when another process is making it.
 
     Raises:
         StorageError: there is no space, or no permission to write.
-        MeasurementError: what is in its place cannot be removed; and whatever ``make`` raises.
+        MeasurementError: what is in its place cannot be removed.
     """
     if whole(folder):
         return folder
@@ -47,10 +47,10 @@ def made_once(
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder, also where nothing in it may be written.
+    """Removes a folder, even if it is read-only.
 
     Raises:
-        MeasurementError: it is still there.
+        MeasurementError: it cannot be removed.
     """
     for inner, _, _ in os.walk(folder):
         Path(inner).chmod(0o755)
@@ -61,7 +61,7 @@ def remove_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    import fcntl  # Windows, which has none, must still be told what boards need
+    import fcntl  # not on Windows, which must still import this module
 
     with path.open("w") as file:
         try:

@@ -1,4 +1,4 @@
-"""Starts an emulated board from the base in the cache, which is made when it is not there."""
+"""Starts an emulated board from the base in the cache, and makes the base if it is absent."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def emulated_board(
     account: Account = PI,
     progress: Progress = silent,
 ) -> Iterator[Board]:
-    """Starts a board and yields it; at the end its processes are killed and its files are gone.
+    """Starts a board and yields it; at the end its processes are killed and its files removed.
 
     Args:
         core: ``pi4`` (Cortex-A72) or ``pi5`` (Cortex-A76).
-        boards: what to start it from; by default ``build_boards()``.
-        disk_bytes: size of its disk; it is memory of this machine, taken only as it fills.
+        boards: base of the board; by default ``build_boards()``.
+        disk_bytes: size of its disk, bytes; it takes memory of this machine only as it fills.
         engines: whether numpy, LiteRT and ONNX Runtime are on it.
-        layers: folders whose files are put over the base's, the first on top.
-        account: who runs commands on it.
-        progress: told of each step while the base is made.
+        layers: folders whose files cover those of the base, the first on top.
+        account: user that runs commands.
+        progress: reports each step while the base is made.
 
     Raises:
         UnsupportedTargetError: there is no such core.
-        MeasurementError: this machine cannot make or run it; the message says what is needed.
+        MeasurementError: this machine cannot make or run a board; the message names what is missing.
         StorageError: there is no space, or no permission to write.
     """
     base = build_boards(progress=progress) if boards is None else boards

@@ -1,4 +1,4 @@
-"""One step of making something: a program is run, and what it says when it fails is passed on with a cure."""
+"""Runs programs as named steps; an error carries the last line of the output and a cure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runtime import MeasurementError
 Runner = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 TIMEOUT_S = 900.0
-"""So long may a step take: some download tens of megabytes."""
+"""Longest time of a step, s; some download tens of megabytes."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Steps:
     """Runs programs, each as a named step.
 
     Attributes:
-        run: does what ``subprocess.run`` does.
-        timeout_s: of each step.
-        making: what the steps make, for the error text.
+        run: function like ``subprocess.run``.
+        timeout_s: longest time of each step, s.
+        making: product of the steps, for the error text.
     """
 
     run: Runner = field(default=subprocess.run)
@@ -39,17 +39,17 @@ class Steps:
         cwd: Path | None = None,
         env: dict[str, str] | None = None,
     ) -> str:
-        """Runs a program and returns what it wrote to its standard output.
+        """Runs a program and returns its standard output.
 
         Args:
-            step: what it does, for the error text: ``fetching the engines``.
-            argv: the program and its arguments.
-            fix: what to do when it fails.
-            cwd: the folder to run it in.
-            env: variables set for it besides ours.
+            step: name of the step for the error text, such as ``fetching the engines``.
+            argv: program and arguments.
+            fix: what to do if it fails.
+            cwd: working folder.
+            env: additional environment variables.
 
         Raises:
-            MeasurementError: it is missing, fails, or takes too long; with the last line it said.
+            MeasurementError: the program is missing, fails or takes too long.
         """
         what = f"Making {self.making} failed: {step}"
         try:
@@ -69,13 +69,13 @@ class Steps:
         except subprocess.TimeoutExpired:
             raise MeasurementError(what, got=f"no end of {argv[0]} after {self.timeout_s:g} s", fix=fix) from None
         if done.returncode:
-            said = last_line(done.stderr) or last_line(done.stdout) or "no message"
-            raise MeasurementError(what, got=f"status {done.returncode} of {argv[0]}: {said}", fix=fix)
+            last = last_line(done.stderr) or last_line(done.stdout) or "no message"
+            raise MeasurementError(what, got=f"status {done.returncode} of {argv[0]}: {last}", fix=fix)
         return done.stdout.decode(errors="replace")
 
 
 def last_line(output: bytes) -> str:
-    """Returns the last line of a program's output that says something, at most 300 characters."""
+    """Returns the last line of a program's output that is not empty, at most 300 characters."""
     lines = [line.strip() for line in output.decode(errors="replace").splitlines()]
-    # mount ends with a hint where to look for more
+    # the last line of mount is a hint where to find more
     return next((line for line in reversed(lines) if line and not line.startswith("dmesg(1)")), "")[:300]

@@ -1,4 +1,4 @@
-"""Target ``emu:``: what is true of an emulated board, which is its files' answers and counts, and never a time."""
+"""Target ``emu``: answers and instruction counts of files on an emulated board, which has no times."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from .start import emulated_board
 def bench_emulated(
     device: Device, request: BenchRequest, progress: Progress = silent, *, stop: threading.Event | None = None
 ) -> BenchResult:
-    """Runs the files of ``request`` on a board of its own, and counts the instructions of each on one thread.
+    """Runs files on a fresh emulated board and counts the instructions of each on one thread.
 
     Args:
-        device: with an address of ``emu:pi4`` or ``emu:pi5``.
-        request: which files, and the images they are to answer; what it asks of times is not measured.
-        progress: told of files done.
-        stop: when set, everything ends.
+        device: device whose address is ``emu:pi4`` or ``emu:pi5``.
+        request: files and images; times in it are not measured.
+        progress: reports the files that are done.
+        stop: once it is set, all work ends.
 
     Raises:
         UnsupportedTargetError: there is no such core.
@@ -57,7 +57,7 @@ def _with_instructions(board: Board, result: FileResult, file: Path) -> FileResu
 
 
 def check_emulated(device: Device) -> tuple[Finding, ...]:
-    """Returns what this machine lacks for emulated boards; where it lacks nothing, whether their files are made.
+    """Returns what this machine lacks for emulated boards; if nothing, whether their files exist already.
 
     Raises:
         UnsupportedTargetError: there is no such core.

@@ -1,4 +1,4 @@
-"""A bench on a device that has Python: the same program that measures on this machine, sent there and run there."""
+"""Measures on a device that has Python: the program that measures here is sent there and run there."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def bench_over_link(
 ) -> BenchResult:
     """Measures the files of ``request`` on ``device``.
 
-    The files' names reach the device as data; no shell ever sees them. A file whose engine the device lacks is a
-    failure of the result, and the others are measured.
+    File names reach the device as data, never through a shell. A file whose engine the device lacks becomes a failure
+    of the result, and the other files are measured.
 
     Args:
-        device: where.
-        link: to it.
-        request: what to measure of which files; its target is not looked at.
-        progress: told of files and rounds done.
-        stop: when set, everything ends, on the device as well.
+        device: the device.
+        link: connection to the device.
+        request: what to measure of which files; its target is ignored.
+        progress: reports the files and rounds that are done.
+        stop: once it is set, all work ends, on the device too.
 
     Raises:
         ArtifactError: a file does not exist, or is no model file by its name.
-        MeasurementError: the device cannot be reached, lacks what every file needs, fell silent, or was stopped.
+        MeasurementError: the device cannot be reached, lacks the engine of every file, stops answering, or was stopped.
     """
     check_files(request)
     if request.bootstrap:
@@ -100,7 +100,7 @@ def _order(request: BenchRequest) -> Order:
 
 
 def _lacking(device: Device, files: tuple[Path, ...], survey: Survey) -> list[Path]:
-    """Returns the files whose engine is not there.
+    """Returns the files whose engine the device lacks.
 
     Raises:
         MeasurementError: nothing can be run at all.
@@ -123,7 +123,7 @@ def _cure(device: Device, packages: list[str]) -> str:
 
 
 def findings_of(device: Device, survey: Survey) -> tuple[Finding, ...]:
-    """Returns what ``pocketvit targets check`` says of a device that has answered."""
+    """Returns the findings of ``pocketvit targets check`` for a device that answered."""
     label = device.label
     python = f"{survey.python}{' in its own folder (--bootstrap)' if survey.venv else ''}"
     new_enough = tuple(map(int, survey.python.split(".")[:2])) >= OLDEST_PYTHON

@@ -1,4 +1,4 @@
-"""What a device lacks, put there: wheels for it are fetched here and sent, so that it needs no network and no pip."""
+"""Installs what a device lacks: wheels are fetched here and sent, so the device needs no network and no pip."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
 
 def run_here(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Runs a program of this machine, for ten minutes at most, and keeps what it says."""
+    """Runs a local program for ten minutes at most and captures its output."""
     return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=600, check=False)
 
 
@@ -42,17 +42,18 @@ def bootstrap(
     stop: threading.Event | None = None,
     run: Run = run_here,
 ) -> bool:
-    """Gives ``device`` a virtual environment of ours with ``packages``, unless its Python has them already.
+    """Makes a virtual environment with ``packages`` on a device, unless its Python has them already.
 
-    It lies in ``~/.cache/pocketvit/venv`` there, is used by every later bench, and is removed by removing that folder.
+    The environment is in ``~/.cache/pocketvit/venv`` on the device, and every later bench uses it. To remove it, remove
+    that folder.
 
     Args:
-        device: where.
-        link: to it.
-        packages: of ``MODULES``; those installed here are installed there in the same version.
-        progress: told of what goes on.
-        stop: when set, everything ends.
-        run: runs pip here.
+        device: the device.
+        link: connection to the device.
+        packages: names of packages; those installed here are installed there in the same version.
+        progress: reports each step.
+        stop: once it is set, all work ends.
+        run: runs pip on this machine.
 
     Returns:
         Whether anything was installed.
@@ -65,7 +66,7 @@ def bootstrap(
         def plan(survey: Survey) -> Order | None:
             if all(package in survey.versions for package in packages):
                 return None
-            # an environment is made anew as a whole, so what an earlier one had comes along
+            # the environment is replaced as a whole, so packages of an earlier one are installed again
             kept = set(survey.versions) & set(PORTABLE) if survey.venv else set()
             wanted = sorted({*packages, *kept})
             progress("fetch", 0, 1, device.label)
@@ -79,10 +80,10 @@ def bootstrap(
 def fetch_wheels(
     device: Device, survey: Survey, packages: Sequence[str], folder: Path, run: Run = run_here
 ) -> tuple[Path, ...]:
-    """Downloads wheels of ``packages`` and of what they need, for the device's Python and processor.
+    """Downloads wheels of ``packages`` and their dependencies for the device's Python and processor.
 
     Raises:
-        MeasurementError: there are none.
+        MeasurementError: there are no such wheels.
     """
     command = [sys.executable, "-m", "pip", *pip_arguments(survey, packages, folder)]
     try:
@@ -101,10 +102,10 @@ def fetch_wheels(
 
 
 def pip_arguments(survey: Survey, packages: Sequence[str], folder: Path) -> list[str]:
-    """Returns what to tell ``pip`` to fetch wheels for another machine.
+    """Returns the arguments of ``pip`` that download wheels for another machine.
 
     Raises:
-        MeasurementError: it is no Linux with glibc.
+        MeasurementError: the device does not run Linux with glibc.
     """
     if survey.system != "Linux" or not survey.libc.startswith("glibc"):
         raise MeasurementError(

@@ -1,4 +1,4 @@
-"""What is sent to a device: the packages it needs as one zip file, the same bytes for the same sources."""
+"""Packs the Python packages that a device needs into one zip file; equal sources give equal bytes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a device's Python runs for ``--bootstrap``: a virtual environment made of wheels that were sent along.
+"""The program that ``--bootstrap`` runs on a device: it makes a virtual environment of the wheels that came with it.
 
-It needs the standard library alone: no pip, no network, and nothing outside its own folder is changed.
+It needs only the standard library, uses neither pip nor the network, and changes nothing outside its folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def main() -> int:
-    """Makes the environment and says which modules it imports; a failure leaves an older one as it was."""
+    """Makes the environment and reports the modules it imports; a failure leaves an older one unchanged."""
     request = json.load(sys.stdin)
     answer: dict[str, Any]
     target = Path(request["venv"]).expanduser()
@@ -27,7 +27,7 @@ def main() -> int:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
         answer = {"error": "MeasurementError", "text": f"The device's Python could not be set up. Got {said[:300]}."}
     finally:
-        # before the answer, upon which this process is ended
+        # before the answer, since this process is killed once it has answered
         shutil.rmtree(made, ignore_errors=True)
     say(answer)
     return 0
@@ -38,9 +38,9 @@ def make(made: Path, target: Path, wheels: list[Path], modules: list[str]) -> li
 
     Args:
         made: a folder that does not exist.
-        target: where it goes in the end; what is there is replaced.
-        wheels: to unpack.
-        modules: that must be importable then.
+        target: final folder, which is replaced.
+        wheels: wheels to unpack.
+        modules: modules that must be importable in it.
 
     Returns:
         ``modules``.
@@ -65,7 +65,7 @@ def make(made: Path, target: Path, wheels: list[Path], modules: list[str]) -> li
 
 
 def unpack(wheel: Path, site: Path) -> None:
-    """Unpacks a wheel into ``site``; of its ``.data`` folder what belongs there alone, and never anything above."""
+    """Unpacks a wheel into ``site``, never outside it, and of its ``.data`` folder only what belongs there."""
     with zipfile.ZipFile(wheel) as packed:
         for entry in packed.infolist():
             parts = entry.filename.split("/")
@@ -84,7 +84,7 @@ def unpack(wheel: Path, site: Path) -> None:
 
 
 def say(answer: dict[str, Any]) -> None:
-    """Writes one line of JSON for the other side."""
+    """Writes one line of JSON to standard output."""
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 

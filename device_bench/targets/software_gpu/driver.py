@@ -1,7 +1,7 @@
-"""A GPU without a GPU: SwiftShader, Chromium's Vulkan driver that computes on the CPU, from Debian's package of it.
+"""SwiftShader, a Vulkan driver of Chromium that computes on the CPU, from Debian's package.
 
-Nothing is installed and no root is needed: the package is downloaded by a private apt, once, and of it the driver and
-the Vulkan loader are kept in the cache of the emulated boards.
+Nothing is installed and no root is needed. A private apt downloads the package once; the driver and the Vulkan loader
+are kept in the cache of the emulated boards.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PACKAGE_DOCUMENT = Document("pocketvit-software-vulkan", 1, Package)
 STAGE = "fetching the software GPU"
 
 PACKAGE = "chromium-common"
-"""32 MB that hold the driver and the loader beside each other; Mesa's lavapipe in Debian 12 is too old for LiteRT."""
+"""Package with the driver and the loader, 32 MB; Mesa's lavapipe in Debian 12 is too old for LiteRT."""
 
 DRIVER, MANIFEST, LOADER = "libvk_swiftshader.so", "vk_swiftshader_icd.json", "libvulkan.so.1"
 
@@ -36,18 +36,18 @@ _RECIPE = (("device_bench.targets.software_gpu", "driver.py"), ("device_bench.ta
 
 @dataclass(frozen=True)
 class SoftwareVulkan:
-    """A Vulkan driver that any process can be told to use.
+    """A Vulkan driver that a process can use by environment variables.
 
     Attributes:
-        path: the folder with the driver, its manifest and the loader.
-        package: Debian's package they are from.
+        path: folder with the driver, its manifest and the loader.
+        package: Debian's package with them.
     """
 
     path: Path
     package: Package
 
     def variables(self, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """Returns the variables with which a process must start to find this driver and no other.
+        """Returns the environment variables with which a process finds only this driver.
 
         Args:
             environ: the environment they are added to.
@@ -66,13 +66,13 @@ def software_vulkan(
     *,
     sources: Sequence[Path] | None = None,
 ) -> SoftwareVulkan:
-    """Returns the driver, fetched now if it is not in the cache.
+    """Returns the driver, and fetches it if it is not in the cache.
 
     It takes some 10 s and 32 MB of downloads (and apt's package lists); 6 MB stay.
 
     Args:
         cache: the folder it is kept in; by default that of emulated boards.
-        progress: told of each step.
+        progress: reports each step.
         steps: runs the programs.
         sources: files with apt's sources; by default this machine's.
 
@@ -95,7 +95,7 @@ def software_vulkan(
 
 
 def driver_folder(cache: Path | None = None) -> Path:
-    """Returns where the driver is, or would be: its name changes with the code that fetches it.
+    """Returns the folder of the driver, whether it exists or not; its name depends on the code that fetches it.
 
     Args:
         cache: the folder it is kept in; by default that of emulated boards.
@@ -107,7 +107,7 @@ def driver_folder(cache: Path | None = None) -> Path:
 
 
 def missing_for_vulkan(cache: Path | None = None, host: Host | None = None) -> tuple[Lack, ...]:
-    """Returns what this machine lacks to run the driver, and to fetch it unless it is there.
+    """Returns what this machine lacks to run the driver, and to fetch it if it is absent.
 
     Args:
         cache: the folder it is kept in.
@@ -125,7 +125,7 @@ def missing_for_vulkan(cache: Path | None = None, host: Host | None = None) -> t
 
 
 def _read(path: Path) -> SoftwareVulkan | None:
-    """Returns the driver in a folder, or None where there is none, or none that is whole."""
+    """Returns the driver in a folder; None if there is none or it is incomplete."""
     try:
         package = PACKAGE_DOCUMENT.read(path / "record.json")
     except ArtifactError:

@@ -13,7 +13,7 @@ from device_bench.gate.compare import Comparison
 from device_bench.gate.duel import Duel
 from device_bench.gate.judge import Gate, Limits, judge
 from device_bench.gate.render import CHECK_COLUMNS, verdict_of
-from device_bench.metrics.stats import median_interval
+from device_bench.timing.stats import median_interval
 
 _STYLES = {"ok": "green", "FAILED": "bold red", "not compared": "yellow", "not gated": "dim"}
 

@@ -16,12 +16,12 @@ from device_bench.metrics import METRICS
 from device_bench.metrics.base import Measured, Number
 from device_bench.targets.fleet_folder import read_failures
 from pocketvit.study.answers import Answers, FileAnswers, read_answers
-from pocketvit.study.cells import Cell
+from pocketvit.study.cells import StudyCell
 from pocketvit.study.definition import Measure, Study
 from pocketvit.study.folder import CELL_DOCUMENT, StudyFolder
 from pocketvit.study.measuring import devices_of, read_measured
 from pocketvit.study.work.attempts import worked
-from pocketvit.study.work.process import Step
+from pocketvit.study.work.process import WorkStep
 from runtime import METRICS_DOCUMENT, ArtifactError, ModelMetrics
 
 from .significance import Comparison, Contender, compare
@@ -161,7 +161,7 @@ class StudyResult:
 class _Done:
     """A finished cell, read."""
 
-    cell: Cell
+    cell: StudyCell
     metrics: ModelMetrics
     answers: Answers
     training_s: float | None
@@ -171,7 +171,7 @@ class _Done:
         return next((own for own in self.answers.files if own.kind == kind), None)
 
 
-def collect(study: Study, folder: StudyFolder, cells: Sequence[Cell]) -> StudyResult:
+def collect(study: Study, folder: StudyFolder, cells: Sequence[StudyCell]) -> StudyResult:
     """Reads the folder of a study, however far it has come.
 
     Raises:
@@ -211,21 +211,21 @@ def collect(study: Study, folder: StudyFolder, cells: Sequence[Cell]) -> StudyRe
     )
 
 
-def command_of(cell: Cell, folder: StudyFolder) -> str:
+def command_of(cell: StudyCell, folder: StudyFolder) -> str:
     """Returns the commands that make a cell from nothing."""
     run = folder.run(cell.name)
-    steps = (Step(cell.command, cell.words), Step("export", cell.export_words))
+    steps = (WorkStep(cell.command, cell.words), WorkStep("export", cell.export_words))
     return " && ".join(shlex.join(("pocketvit", *step.line(run))) for step in steps)
 
 
-def _read(cell: Cell, folder: StudyFolder, baseline: str) -> _Done:
+def _read(cell: StudyCell, folder: StudyFolder, baseline: str) -> _Done:
     run = folder.run(cell.name)
     metrics = METRICS_DOCUMENT.read(run / "sliced" / "metrics.json")
     training = _training_s(cell, run, folder.run(baseline) if baseline else None)
     return _Done(cell, metrics, read_answers(run), training, command_of(cell, folder))
 
 
-def _training_s(cell: Cell, run: Path, baseline: Path | None) -> float | None:
+def _training_s(cell: StudyCell, run: Path, baseline: Path | None) -> float | None:
     """Returns the seconds that made a cell's model, or None where the log of the model it was given is gone."""
     own = worked(run)
     # a taught student's own training starts from nothing, whatever it is compared with

@@ -107,7 +107,7 @@ def test_a_class_map_of_a_builtin_dataset(tmp_path: Path) -> None:
     ("file", "content", "text"),
     [
         ("map.txt", "1\n2\n3\n10\n", "it lacks 11"),
-        ("map.txt", "1\n2\n3\n10\n11\n12\n13\n", "it has 12, 13, which the data has not"),
+        ("map.txt", "1\n2\n3\n10\n11\n12\n13\n", "it has 12, 13, which the data lacks"),
         ("map.txt", "1\n2\n3\n10\neleven\n", "it lacks 11; it has eleven"),
         ("map.txt", "1\n2\n3\n10\n11\n2\n", "names a class twice. Got 2"),
         ("map.txt", "1\n\n2\n3\n10\n11\n", "Line 2 of the class map"),
@@ -184,7 +184,7 @@ def test_the_data_follows_the_order_of_a_checkpoint(folder: Path) -> None:
     assert "Expected class 0 to be 11. Got 1. Leave out --class-order" in text
     text = refusal(as_checkpoint_knows, data, ("1", "2", "3", "10", "12"), asked=False)
     assert "The checkpoint names other classes than the data" in text
-    assert "it lacks 11; it has 12, which the data has not" in text
+    assert "it lacks 11; it has 12, which the data lacks" in text
     assert "--reset-head" in text
 
 

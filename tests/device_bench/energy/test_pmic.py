@@ -64,8 +64,8 @@ def test_a_line_without_an_index_is_read_too():
         ('error=1 error_msg="Command not registered"', "names no current"),
         ("EXT5V_V volt(24)=5.1V", "names no current"),
         ("VDD_CORE_A current(7)=muchA\nVDD_CORE_V volt(15)=0.9V", "names no current"),
-        ("VDD_CORE_A current(7)=1.0A\n3V3_SYS_V volt(9)=3.3V", r"no voltage beside it.*VDD_CORE"),
-        ("VDD_CORE_A current(7)=1.0A\nVDD_CORE_V volt(15)=", r"no voltage beside it.*VDD_CORE"),
+        ("VDD_CORE_A current(7)=1.0A\n3V3_SYS_V volt(9)=3.3V", r"has no voltage.*VDD_CORE"),
+        ("VDD_CORE_A current(7)=1.0A\nVDD_CORE_V volt(15)=", r"has no voltage.*VDD_CORE"),
     ],
 )
 def test_other_output_is_an_error_of_the_source(text, said):

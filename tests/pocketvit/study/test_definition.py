@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pocketvit.study.baselines import baseline_key, baseline_settings
-from pocketvit.study.cells import Cell, cells_of, check_cells
+from pocketvit.study.cells import StudyCell, cells_of, check_cells
 from pocketvit.study.conduct import latency_tables
 from pocketvit.study.definition import read_study
 from runtime import PlanError, PocketVitError
@@ -17,7 +17,7 @@ from tests.pocketvit.conftest import Command
 from .study_fixtures import STUDY, study_file
 
 
-def cells(folder: Path, text: str = STUDY, more: str = "") -> tuple[Cell, ...]:
+def cells(folder: Path, text: str = STUDY, more: str = "") -> tuple[StudyCell, ...]:
     return cells_of(read_study(study_file(folder, more, text)))
 
 
