@@ -14,7 +14,7 @@ import numpy.typing as npt
 from runtime.pictures.preprocess import normalise, open_image, preprocess
 
 from .artifact import Artifact, TensorSpec, read_artifact
-from .engines import Device, Engine, EngineName, open_engine
+from .engines import Engine, EngineDevice, EngineName, open_engine
 from .errors import ArtifactError, DataError, UnsupportedTargetError
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class Session:
         return Prediction(index, names[index] if names else str(index), float(softmax(logits)[index]), logits)
 
 
-def load(path: str | Path, engine: EngineName | None = None, threads: int = 1, device: Device = "cpu") -> Session:
+def load(path: str | Path, engine: EngineName | None = None, threads: int = 1, device: EngineDevice = "cpu") -> Session:
     """Loads an exported file with its manifest, checked by SHA-256, into its engine.
 
     Args:

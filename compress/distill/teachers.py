@@ -20,7 +20,7 @@ from compress.data.dataset import Dataset
 from compress.devices import copy_on, device_in_use
 from compress.evaluate import Score, evaluating, logits_of, score
 from compress.model.checkpoint_file import check_finite_weights, open_checkpoint
-from compress.model.checkpoint_fit import needed
+from compress.model.checkpoint_fit import weights_needed
 from compress.model.folder import read_model, read_task, weights_sha256
 from compress.model.metadata import is_stretched, names_in_checkpoint, timm_metadata
 from compress.model.timm_vit import to_timm
@@ -283,7 +283,7 @@ def _load(network: nn.Module, spec: TimmSpec) -> None:
     assert spec.checkpoint is not None
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     checkpoint = open_checkpoint(spec.checkpoint, wanted)
-    weights = needed(to_timm(checkpoint.weights, wanted), wanted)
+    weights = weights_needed(to_timm(checkpoint.weights, wanted), wanted)
     check_finite_weights(f"The checkpoint {spec.checkpoint}", weights)
     found = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))

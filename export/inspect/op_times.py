@@ -30,7 +30,7 @@ _RUNS = (5, 50)
 
 
 @dataclass(frozen=True)
-class TimeRow:
+class OpTimeRow:
     """Seconds of one image in one part or type of operator; noise can make a difference negative."""
 
     what: str
@@ -51,7 +51,7 @@ class Times:
     """
 
     by: Literal["part", "op type"]
-    rows: tuple[TimeRow, ...]
+    rows: tuple[OpTimeRow, ...]
     whole_s: float
     runs: int
     threads: int
@@ -101,7 +101,7 @@ def _from_profile(events: list[dict[str, Any]], threads: int) -> Times:
             if begin <= event["ts"] <= end:
                 found[str(event["args"].get("op_name", "unknown"))] += event["dur"] * 1e-6
     kinds = sorted({kind for found in sums for kind in found})
-    rows = [TimeRow(kind, float(np.median([found.get(kind, 0.0) for found in sums]))) for kind in kinds]
+    rows = [OpTimeRow(kind, float(np.median([found.get(kind, 0.0) for found in sums]))) for kind in kinds]
     rows.sort(key=lambda row: -row.seconds)
     whole = float(np.median([(end - begin) * 1e-6 for begin, end in spans]))
     how = f"ONNX Runtime's profiler after its own fusions, median of {len(spans)} runs"
@@ -155,9 +155,9 @@ def _cost(parts: list[Part], once_s: float) -> float:
 
 def _stretches(
     cutter: _Cutter, parts: list[Part], together: int, rounds: int, progress: Progress
-) -> tuple[list[TimeRow], float]:
+) -> tuple[list[OpTimeRow], float]:
     """Times the cuts in groups that fit the memory; each group starts with the last cut of the one before."""
-    rows: list[TimeRow] = []
+    rows: list[OpTimeRow] = []
     before: Part | None = None
     last, i = 0.0, 0
     while i < len(parts):
@@ -170,7 +170,7 @@ def _stretches(
             progress("time", i * rounds + (r + 1) * len(group), len(parts) * rounds)
         times = [float(time) for time in np.percentile(values, _PERCENT, axis=1)]
         starts = times if before else [0.0, *times]
-        rows += [TimeRow(part.name, end - begin) for part, begin, end in zip(group, starts, starts[1:], strict=False)]
+        rows += [OpTimeRow(part.name, end - begin) for part, begin, end in zip(group, starts, starts[1:], strict=False)]
         before, last, i = group[-1], times[-1], i + len(group)
     return rows, last
 

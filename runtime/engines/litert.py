@@ -12,7 +12,7 @@ import numpy.typing as npt
 from runtime.errors import ArtifactError, MissingExtraError
 from runtime.quiet import quiet
 
-from .base import DTYPES, Device, EngineKind, EngineName, check_fit, check_one
+from .base import DTYPES, EngineDevice, EngineKind, EngineName, check_fit, check_one
 
 
 def load_interpreter(path: Path, threads: int) -> Any:
@@ -98,7 +98,7 @@ def _qparams(path: Path, detail: dict[str, Any]) -> tuple[float, int] | None:
     return float(scale), int(zero_point)
 
 
-def open_litert(path: Path, threads: int, device: Device = "cpu") -> LiteRtEngine:
+def open_litert(path: Path, threads: int, device: EngineDevice = "cpu") -> LiteRtEngine:
     """Loads a ``.tflite`` file; ``device`` is always ``cpu``."""
     return LiteRtEngine(path, threads)
 

@@ -84,10 +84,10 @@ def list_pictures(root: Path) -> PictureTree:
     return PictureTree(files, tuple(sorted(walk.folders)), dict(walk.left_out))
 
 
-def in_words(left_out: Mapping[str, int]) -> str:
+def excluded_in_words(left_out: Mapping[str, int]) -> str:
     """Returns counts by reason as a text, the largest first; empty where nothing was left out.
 
-    >>> in_words({"hidden": 2, "ending in .heic": 3})
+    >>> excluded_in_words({"hidden": 2, "ending in .heic": 3})
     '5 left out: 3 ending in .heic, 2 hidden'
     """
     parts = [f"{count:,} {reason}" for reason, count in sorted(left_out.items(), key=lambda own: (-own[1], own[0]))]
