@@ -58,7 +58,7 @@ def check_usage(files: Sequence[Path], baseline: Path | None, update: bool) -> N
         )
     names = [file.name for file in files]
     if baseline is not None and len(set(names)) != len(names):
-        raise ArtifactError("A baseline tells files apart by their names", got=", ".join(names))
+        raise ArtifactError("A baseline needs files with different names", got=", ".join(names))
 
 
 def write_gates(gates: Sequence[Gate], junit_file: Path | None, markdown_file: Path | None) -> None:
@@ -149,13 +149,13 @@ def gate_files(
     """Compares a new file with a base file.
 
     Args:
-        base: what the new file is held against.
+        base: the file to compare with.
         new: the file to judge.
-        limits: by how much it may be worse.
-        threads: of the engines.
-        timed: also time both in turns; not where instructions are counted.
-        core: to count instructions on, instead of taking times.
-        progress: told what is going on.
+        limits: by how much the new file may be worse.
+        threads: threads of the engines.
+        timed: also time both files in turns, unless instructions are counted.
+        core: core to count instructions on instead of timing.
+        progress: called as the work advances.
 
     Raises:
         ArtifactError: a file is missing or damaged, or is not the one its manifest describes.
@@ -215,14 +215,14 @@ def update_baseline(
 def compare_files(
     base: Path, new: Path, *, threads: int = 1, seconds: float = _FIRST_SECONDS, progress: Progress = silent
 ) -> tuple[Facts, Facts, Duel]:
-    """Returns the facts of two files, and their times taken in turns until one is shown to be slower.
+    """Returns the facts of two files, and their times, taken in turns until one is proven slower.
 
     Args:
         base: one file.
-        new: the other.
-        threads: of the engines.
-        seconds: after which to stop looking for a difference, s.
-        progress: told what is going on.
+        new: the other file.
+        threads: threads of the engines.
+        seconds: most time to look for a difference, s.
+        progress: called as the work advances.
 
     Raises:
         ArtifactError: a file is missing or damaged.

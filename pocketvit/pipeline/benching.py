@@ -126,7 +126,7 @@ def _times(folder: Path, file: Path, seconds: float, progress: Progress) -> None
         pass
     try:
         times = inspect_file(file, budget_s=seconds, progress=progress).times
-    except PocketVitError:  # told by the bench, where it fails as well
+    except PocketVitError:  # the bench reports it, since it fails there as well
         return
     if times is not None and times.rows:
         rows = tuple(TimeRow(row.what, row.seconds) for row in times.rows)

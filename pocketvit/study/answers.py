@@ -76,8 +76,8 @@ def answer(root: Path, progress: Progress = silent) -> None:
         StorageError: there is no space, or no permission to write.
     """
     folder = RunFolder(root)
-    told, task = read_settings(folder), read_task(folder.sliced)
-    data = data_of_run(folder, told, task)
+    task = read_task(folder.sliced)
+    data = data_of_run(folder, read_settings(folder), task)
     images = packed(data, task, len(data.test))
     found = []
     for path in model_files(folder.artifacts):

@@ -77,7 +77,7 @@ def cells_of(study: Study) -> tuple[StudyCell, ...]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise PlanError(
-            f"Two cells of {study.path} would have one name", got=twice[0], fix="Tell their data or budgets apart"
+            f"Two cells of {study.path} would have one name", got=twice[0], fix="Rename their data or budgets"
         )
     exported = {kind for cell in cells for kind in cell.formats}
     missing = [kind for kind in study.measure.formats if kind not in exported]

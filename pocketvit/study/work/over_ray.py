@@ -87,8 +87,8 @@ class RayPool:
         except PocketVitError as error:
             return WorkOutcome(work.name, str(error), "Ray")
         except self._ray.exceptions.RayError as error:
-            said = str(error).strip().splitlines()
-            return WorkOutcome(work.name, f"Ray gave it up: {said[-1] if said else type(error).__name__}", "Ray")
+            lines = str(error).strip().splitlines()
+            return WorkOutcome(work.name, f"Ray gave it up: {lines[-1] if lines else type(error).__name__}", "Ray")
         return outcome  # type: ignore[no-any-return]
 
     def close(self) -> None:
@@ -112,8 +112,8 @@ def do_there(work: Work, data: bytes, digest: str, folder: str, version: str) ->
     """
     where = platform.node()
     if version != tool_version():
-        said = f"PocketViT on {where} is of another version. Expected {version}. Got {tool_version()}."
-        return WorkOutcome(work.name, said, where), data, digest
+        text = f"PocketViT on {where} is of another version. Expected {version}. Got {tool_version()}."
+        return WorkOutcome(work.name, text, where), data, digest
     if Path(folder).is_dir():
         os.chdir(folder)
     with tempfile.TemporaryDirectory(prefix="pocketvit-study-") as scratch:

@@ -128,14 +128,14 @@ def do(work: Work, root: Path, stop: threading.Event, where: str, *, starter: St
     log = folder / LOG
     if stop.is_set():
         return WorkOutcome(work.name, None, where, stopped=True)
-    said_before = log.stat().st_size if log.is_file() else 0
+    size_before = log.stat().st_size if log.is_file() else 0
     try:
         code = wait_for(starter([step.line(folder) for step in work.steps], folder, log), stop)
     except (OSError, StorageError) as error:
         return WorkOutcome(work.name, f"It could not be started: {error}", where)
     if stop.is_set() and code:
         return WorkOutcome(work.name, None, where, stopped=True)
-    return WorkOutcome(work.name, _said(code, log, said_before) if code else None, where)
+    return WorkOutcome(work.name, _error_in(code, log, size_before) if code else None, where)
 
 
 def wait_for(process: StepProcess, stop: threading.Event) -> int:
@@ -175,7 +175,7 @@ def _signal(process: StepProcess, number: signal.Signals) -> None:
         pass
 
 
-def _said(code: int, log: Path, before: int) -> str:
+def _error_in(code: int, log: Path, before: int) -> str:
     """Returns the last lines of a failed process, and the step they are from."""
     with log.open("rb") as handle:
         handle.seek(before)
@@ -183,7 +183,7 @@ def _said(code: int, log: Path, before: int) -> str:
     begun = [position for position, line in enumerate(lines) if line.startswith(SAYS)]
     step = lines[begun[-1]].removeprefix(SAYS).split()[0] if begun else "It"
     lines = lines[begun[-1] + 1 :] if begun else lines
-    told = [position for position, line in enumerate(lines) if line.startswith("error: ")]
-    last = "\n".join(lines[told[-1] :] if told else lines[-_LAST_LINES:]).removeprefix("error: ")
+    errors = [position for position, line in enumerate(lines) if line.startswith("error: ")]
+    last = "\n".join(lines[errors[-1] :] if errors else lines[-_LAST_LINES:]).removeprefix("error: ")
     ended = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
     return f"{step} {ended}. {last}".strip()

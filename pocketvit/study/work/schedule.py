@@ -17,13 +17,13 @@ def carry_out(
     prepare: Callable[[Work], None],
     done: Callable[[WorkOutcome], None],
 ) -> None:
-    """Does all of ``works``; one whose start failed fails with it, all others go on.
+    """Does all of ``works``. A work fails if the work that it needs failed; all others go on.
 
     Args:
-        works: of different names; what another one needs may stand anywhere in them, or be done already.
-        pool: does them.
-        prepare: makes the folder of a work ready, when what it needs is there.
-        done: told what became of each.
+        works: works with different names, in any order; a work may also need one that is done already.
+        pool: the pool that does them.
+        prepare: makes the folder of a work, once the work that it needs is done.
+        done: called with each outcome.
 
     Raises:
         StorageError: there is no space, or no permission to write.
