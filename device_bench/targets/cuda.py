@@ -270,7 +270,11 @@ def _load(files: Sequence[Path], threads: int, device: EngineDevice, gpu: Gpu, p
 
 def _result(item: _Loaded, threads: int, latency: Measurement, copied: Measurement) -> FileResult:
     engine, manifest = item.engine, item.manifest
-    notes = (_HOW[engine.name], _HOW_COPIES, *((_TENSORRT,) if engine.device == "tensorrt" else ()))
+    notes = (
+        _HOW.get(engine.name, _HOW["onnxruntime"]),
+        _HOW_COPIES,
+        *((_TENSORRT,) if engine.device == "tensorrt" else ()),
+    )
     return FileResult(
         file=item.file.name,
         sha256=item.sha256,
