@@ -26,9 +26,9 @@ from compress.model.load import ModelSpec, load_model
 from compress.model.vit import SlicedViT
 from device_bench import format
 from device_bench.documents.measurement import Sampling
-from device_bench.metrics.stats import median_interval, ratio_of_medians
 from device_bench.targets.bench import bench
 from device_bench.targets.emulated import CoreName, count_instructions
+from device_bench.timing.stats import median_interval, ratio_of_medians
 from export.formats.tflite import write_int8, write_tflite
 from export.quantise.recipes import DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION, recipes_for
 from runtime import ShapePlan, macs, write_bytes

@@ -40,9 +40,9 @@ from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
 from compress.train.fit import fit
 from device_bench import format
-from device_bench.metrics.isolated import time_isolated
-from device_bench.metrics.measure import settle
-from device_bench.metrics.stats import median_interval, ratio_of_medians
+from device_bench.timing.isolated import time_isolated
+from device_bench.timing.measure import settle
+from device_bench.timing.stats import median_interval, ratio_of_medians
 from export.exporter import export_model
 from export.formats.tflite import write_int8
 from export.job import ExportSettings

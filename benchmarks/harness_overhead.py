@@ -37,9 +37,9 @@ from compress.model.vit import SlicedViT
 from device_bench import format
 from device_bench.documents.measurement import Sampling
 from device_bench.machine.state import machine_state
-from device_bench.metrics.inputs import random_input
-from device_bench.metrics.measure import measure_interleaved
-from device_bench.metrics.stats import median_interval, percentile
+from device_bench.timing.inputs import random_input
+from device_bench.timing.measure import measure_interleaved
+from device_bench.timing.stats import median_interval, percentile
 from export.formats.onnx import write_onnx
 from export.formats.tflite import timing_bytes
 from runtime import Progress, open_engine

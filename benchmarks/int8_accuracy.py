@@ -38,7 +38,7 @@ from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
 from compress.train.fit import fit
 from device_bench import format
-from device_bench.metrics.isolated import time_isolated
+from device_bench.timing.isolated import time_isolated
 from export.exporter import export_model
 from export.job import ExportSettings
 from runtime import ParityError, write_bytes

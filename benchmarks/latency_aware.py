@@ -33,8 +33,8 @@ from compress.model.vit import SlicedViT
 from compress.search.milp import solve
 from compress.search.one_shot import propose
 from device_bench import format
-from device_bench.metrics.isolated import sample_isolated
-from device_bench.metrics.stats import median_interval, ratio_of_medians
+from device_bench.timing.isolated import sample_isolated
+from device_bench.timing.stats import median_interval, ratio_of_medians
 from export.formats.tflite import write_int8, write_tflite
 from pocketvit.pipeline.profiling import profile
 from runtime import ArtifactError, encode, macs, params

@@ -32,7 +32,7 @@ from compress.model.vit import SlicedViT
 from compress.search.one_shot import propose
 from device_bench import format
 from device_bench.latency_table.files import random_plans
-from device_bench.metrics.isolated import sample_isolated
+from device_bench.timing.isolated import sample_isolated
 from export.formats.tflite import write_int8, write_tflite
 from pocketvit.pipeline.profiling import profile
 from runtime import BlockPlan, LatencyPrecision, LatencyTable, ShapePlan, latency_of, macs

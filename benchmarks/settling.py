@@ -5,7 +5,7 @@
 A ViT-Tiny at 32 px (embed_dim 192, 12 blocks, 3 heads, patch 8) and smaller ones, all widths scaled alike to a share
 of its MACs, fresh weights, LiteRT, one thread. The files take turns in an order drawn anew for each round; a turn is so
 many runs, and each is timed. Prints a Markdown table of medians by the number of the run; in ``alone``, of runs of
-that file and no other. Benches and latency tables leave out what ``device_bench.metrics.measure.settle`` runs first.
+that file and no other. Benches and latency tables leave out what ``device_bench.timing.measure.settle`` runs first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from compress.budget import COUNTS
 from compress.model.load import check_model
 from compress.search.uniform import even_plan
 from device_bench import format
-from device_bench.metrics.inputs import random_input
+from device_bench.timing.inputs import random_input
 from runtime import macs, open_engine
 
 RUNS = (1, 2, 3, 4, 6, 8, 12, 16)

@@ -28,8 +28,8 @@ from compress.model.vit import SlicedViT
 from compress.search.one_shot import propose
 from device_bench import format
 from device_bench.documents.measurement import Sampling
-from device_bench.metrics.stats import median_interval, ratio_of_medians
 from device_bench.targets.bench import bench
+from device_bench.timing.stats import median_interval, ratio_of_medians
 from export.formats.tflite import write_int8, write_tflite
 from runtime import Preprocessing, macs
 

@@ -38,7 +38,7 @@ class Cell:
 NONE = Cell(format.MISSING, known=False)
 
 
-def split(text: str, mark: str = "[") -> Cell:
+def split_columns(text: str, mark: str = "[") -> Cell:
     """Returns a figure whose interval or deviation becomes the detail.
 
     >>> split("1.91 ms [1.88, 1.95]").detail, split("98.5 % ± 0.7 %", "±").detail

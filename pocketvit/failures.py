@@ -1,4 +1,4 @@
-"""What to say when the system refuses: no memory, no space, output that cannot be written."""
+"""Texts for errors of the system: no memory, no space, output that cannot be written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF, errno.EMFILE, er
 
 
 def system_refusal(error: BaseException) -> str | None:
-    """Returns one paragraph on an error that the system caused and not this program, or None for any other."""
+    """Returns a paragraph on an error of the system, or None for any other error."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     short = isinstance(error, (ImportError, RuntimeError, OSError)) and any(word in text.lower() for word in _NO_MEMORY)
     if isinstance(error, MemoryError) or short:

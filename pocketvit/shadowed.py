@@ -1,4 +1,4 @@
-"""Says at import which folder or file hides a package of PocketViT's; imports none of them."""
+"""Checks at import that no folder or file hides a package of PocketViT; imports none of the packages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PACKAGES = ("runtime", "compress", "export", "device_bench")
 
 
 class ShadowedPackageError(ImportError):
-    """A package of PocketViT's cannot be imported, as another one has its name.
+    """A package of PocketViT cannot be imported because another one has its name.
 
     Not of the tree in ``runtime.errors``, which may be the one that is hidden.
     """

@@ -1,7 +1,7 @@
 """What runs on a device: an exported file and pictures in, predictions out. Needs numpy and one engine."""
 
-from runtime.engines.base import Device, DeviceEngine, Engine, EngineName, Event, Resident
-from runtime.pictures.listing import IMAGE_SUFFIXES, PictureFile, PictureTree, in_words, list_pictures
+from runtime.engines.base import DeviceEngine, Engine, EngineDevice, EngineName, Event, Resident
+from runtime.pictures.listing import IMAGE_SUFFIXES, PictureFile, PictureTree, excluded_in_words, list_pictures
 from runtime.pictures.preprocess import (
     Interpolation,
     Preprocessing,
@@ -67,7 +67,7 @@ __all__ = [
     "Calibration",
     "LatencyCheck",
     "DataError",
-    "Device",
+    "EngineDevice",
     "DeviceEngine",
     "Document",
     "Engine",
@@ -116,7 +116,7 @@ __all__ = [
     "encode",
     "flops",
     "if_long",
-    "in_words",
+    "excluded_in_words",
     "latency_of",
     "list_pictures",
     "load",

@@ -251,7 +251,7 @@ def read_artifact(file: Path, verify: bool = True) -> Artifact:
     if not manifest.is_file():
         raise ArtifactError(
             f"{file} has no manifest",
-            expected=f"{manifest.name} beside it",
+            expected=f"{manifest.name} in the same folder",
             fix="Copy it along with the file, or export again",
         )
     artifact = ARTIFACT_DOCUMENT.read(manifest)

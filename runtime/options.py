@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cache
-from importlib import import_module
 from typing import Any, get_type_hints
 
 from .errors import PlanError
+from .registry import imported
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Option:
 
     def names(self) -> tuple[str, ...]:
         """Returns the names in the registry of ``choices``; empty where there is none."""
-        return tuple(_imported(self.choices)) if self.choices else ()
+        return tuple(imported(self.choices)) if self.choices else ()
 
     def described(self, names: tuple[str, ...]) -> str:
         """Returns the help with ``names``, or the forms of the value, for ``{choices}``."""
-        listed = _imported(self.forms)() if self.forms else names
+        listed = imported(self.forms)() if self.forms else names
         return self.help.replace("{choices}", in_words(listed))
 
 
@@ -78,11 +78,6 @@ def in_words(names: tuple[str, ...]) -> str:
     'one, two or three'
     """
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
-
-
-def _imported(place: str) -> Any:
-    module, attribute = place.split(":")
-    return getattr(import_module(module), attribute)
 
 
 @cache

@@ -26,5 +26,5 @@ SOURCES: Registry[Source] = Registry(
 
 
 def data_forms() -> tuple[str, ...]:
-    """Returns what ``--data`` takes, one form a source, such as ``cifar10[:FOLDER]`` and ``imagefolder:PATH``."""
+    """Returns the possible arguments of ``--data``, such as ``cifar10[:FOLDER]`` and ``imagefolder:PATH``."""
     return tuple(source.form for source in SOURCES.values())

@@ -21,12 +21,12 @@ class Source:
     """A source of labelled pictures.
 
     Attributes:
-        name: as ``--data`` takes it.
-        open: the function that reads the pictures, or where it is, as ``"module:function"``. Its arguments are the
-            folder that follows the name (None where none was given), whether to leave out pictures that cannot be
-            decoded, and a callback of progress. It returns a ``Dataset``: what it leaves unsplit is split by seed.
-        folder: whether ``:FOLDER`` follows the name.
-        named_by_folders: whether the classes are named by folders, so that ``--class-order`` may order them.
+        name: name of the source for ``--data``.
+        open: the function that reads the pictures, or its place as ``"module:function"``. Its arguments are the folder
+            after the name (None where none was given), whether to leave out pictures that cannot be decoded, and a
+            callback for progress. It returns a ``Dataset``; pictures that it does not split are split by seed.
+        folder: whether ``:FOLDER`` may or must follow the name.
+        named_by_folders: whether folders name the classes, so that ``--class-order`` can order them.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Source:
 
     @property
     def form(self) -> str:
-        """What ``--data`` takes, such as ``cifar10[:FOLDER]``."""
+        """The argument of ``--data``, such as ``cifar10[:FOLDER]``."""
         return self.name + {"none": "", "optional": "[:FOLDER]", "required": ":PATH"}[self.folder]
 
     def load(self, folder: Path | None, skip_bad: bool, progress: Progress) -> Dataset:

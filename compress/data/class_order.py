@@ -64,10 +64,13 @@ def check_same_classes(names: Sequence[str], data: Sequence[str], what: str, fix
         raise DataError(f"{what} names a class twice", got=_few(twice))
     missing, extra = sorted(set(data) - set(names)), sorted(set(names) - set(data))
     if missing or extra:
-        told = [f"it lacks {_few(missing)}"] if missing else []
-        told += [f"it has {_few(extra)}, which the data has not"] if extra else []
+        differences = [f"it lacks {_few(missing)}"] if missing else []
+        differences += [f"it has {_few(extra)}, which the data lacks"] if extra else []
         raise DataError(
-            f"{what} names other classes than the data", expected=_few(sorted(data)), got="; ".join(told), fix=fix
+            f"{what} names other classes than the data",
+            expected=_few(sorted(data)),
+            got="; ".join(differences),
+            fix=fix,
         )
 
 

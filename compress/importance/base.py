@@ -24,8 +24,9 @@ class ImportanceInputs:
 
     Attributes:
         model: the model to measure; criteria leave it as it is.
-        batches: images ``(B, C, H, W)`` float32, normalised and augmented, with labels ``(B,)`` int64; to be read once.
-        total: number of batches, for progress; 0 where it is not known.
+        batches: images ``(B, C, H, W)`` float32, normalised and augmented, with labels ``(B,)`` int64; they can be read
+            once.
+        total: number of batches, for progress; 0 if unknown.
         seed: seed of everything random.
         bf16: compute under bfloat16 autocast.
         progress: called after every batch.
@@ -48,12 +49,12 @@ class Criterion:
     The importance is measured on that model, and the search and the slicing go on with it.
 
     Attributes:
-        name: as ``--importance`` takes it.
-        summary: what it measures, in a few words for ``--help``.
-        measure: the function that measures, or where it is, as ``"module:function"``: it is imported when it is first
-            called, so that listing criteria imports no torch.
-        fold: the function that changes the basis, or where it is; None keeps the units of the model. It must be
-            deterministic, for a resumed run folds again.
+        name: name of the criterion for ``--importance``.
+        summary: description in a few words, for ``--help``.
+        measure: the function that measures, or its place as ``"module:function"``. A place is imported when the
+            function is first called, so that listing the criteria imports no torch.
+        fold: the function that changes the basis, or its place; None keeps the units of the model. It must be
+            deterministic, since a resumed run calls it again.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The importance of every prunable unit of a model, and the sums that it is made of."""
+"""The importance of every prunable unit of a model, summed over the unit's parameters."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def group_importance(plan: ShapePlan, scores: Mapping[str, torch.Tensor]) -> Imp
     """Sums scores of single parameters into importance of units: ``I(W_g) = sum of I(w) over the group``.
 
     Args:
-        plan: plan of the model that the scores are of.
-        scores: for the name of every parameter a non-negative tensor of its shape.
+        plan: plan of the model.
+        scores: non-negative tensors in the shape of the parameters, by parameter name.
     """
     sums: dict[Axis, torch.Tensor] = {}
     for name, axes in parameter_axes(plan).items():
@@ -68,7 +68,7 @@ def group_importance(plan: ShapePlan, scores: Mapping[str, torch.Tensor]) -> Imp
         for dim, axis in enumerate(axes):
             if axis is not None:
                 others = [d for d in range(score.ndim) if d != dim]
-                part = score.sum(dim=others) if others else score  # torch takes no dims for all of them
+                part = score.sum(dim=others) if others else score  # torch sums over all dims for an empty list
                 sums[axis] = sums[axis] + part if axis in sums else part
     blocks = []
     for i, block in enumerate(plan.blocks):
@@ -79,7 +79,7 @@ def group_importance(plan: ShapePlan, scores: Mapping[str, torch.Tensor]) -> Imp
 
 
 def part_of(importance: Importance, kept: KeptUnits) -> Importance:
-    """Returns the importance of the units that are kept, as it was before the others were removed."""
+    """Returns the importance of the kept units, as measured before the others were removed."""
     blocks = []
     for own, keep in zip(importance.blocks, kept.blocks, strict=True):
         qk, v = (
@@ -95,9 +95,9 @@ class LostImportance:
     """Importance of the units that are removed.
 
     Attributes:
-        embed: embed of the stream's dimensions.
-        depth: depth of all units of the blocks that are removed whole.
-        blocks: blocks of the units removed from each block that stays.
+        embed: importance of the removed dimensions of the stream.
+        depth: importance of all units in blocks that are removed whole.
+        blocks: importance of the units removed from each kept block.
     """
 
     embed: float

@@ -47,7 +47,7 @@ class Proposal:
     """The outcome of a search.
 
     Attributes:
-        plan: plan of the model that is left.
+        plan: plan of the pruned model.
         kept: the units that stay, as indices into the model that was searched.
         steps: how the search got there, JSON values; each step has ``action``, ``block`` (-1 for the whole model),
             ``importance`` (lost by it) and ``cost`` (of the model after it).
@@ -120,7 +120,7 @@ class SearchInputs:
 Choose = Callable[[SearchInputs], Proposal]
 
 MethodKind = Literal["units", "rounds", "zeros"]
-"""What a method does.
+"""Kinds of search methods.
 
 ``units`` chooses the units to remove once; ``rounds`` searches, slices and recovers until the budget is met;
 ``zeros`` removes no unit and makes weights zero, and its settings have the fields ``sparsity`` and ``scope``.
@@ -132,21 +132,21 @@ class SearchMethod:
     """A way to choose what to prune.
 
     Attributes:
-        name: as ``--search`` takes it.
-        summary: what it does, in a few words for ``--help``.
-        choose: the function that chooses, or where it is, as ``"module:function"``: it is imported when it is first
-            called, so that listing methods imports no torch.
-        kind: what it does, see ``MethodKind``.
-        settings: dataclass of its settings, which is also its group of options; None where it has none. Methods of kind
-            ``rounds`` have ``iterations`` and ``round_epochs`` in it.
+        name: name of the method for ``--search``.
+        summary: description in a few words, for ``--help``.
+        choose: the function that chooses, or its place as ``"module:function"``. A place is imported when the function
+            is first called, so that listing the methods imports no torch.
+        kind: see ``MethodKind``.
+        settings: dataclass of the method's settings, which is also its group of options; None for a method without
+            settings. For kind ``rounds`` it has the fields ``iterations`` and ``round_epochs``.
         group: field of ``RunSettings`` that holds the settings; empty where there are none.
-        ranks_by: what it ranks units by where the run's ``importance`` has no say, as the end of "It goes by ...";
-            empty where the run's ``importance`` decides.
+        ranks_by: criterion that the method uses in place of the run's ``importance``, to end a sentence "It goes by
+            ..."; empty for a method that uses the run's ``importance``.
         any_cost: whether removals may be ranked by another cost than the one that the budget limits.
         one_round: for kind ``rounds``, whether one round is enough to meet the budget.
-        record: makes what the journal records of the settings and the recipe, for methods whose outcome depends on
-            them; a function, or where it is.
-        scratch: names of files in the search's folder that are of no use once it has finished.
+        record: function of the settings and the recipe that returns their part of the journal's header, or its place;
+            for methods whose outcome depends on them.
+        scratch: names of files in the search's folder that are removed when the search has finished.
         explain: a sentence for the report on how the units were chosen; the journal keeps it. The report knows the
             methods that come with PocketViT.
     """

@@ -1,4 +1,4 @@
-"""The multiple-choice knapsack: one option of every group, of the least total loss, within a total cost."""
+"""The multiple-choice knapsack: choose one option of every group for the least total loss within a total cost."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _OBJECTIVE = 1e4
 
 
 class Knapsack:
-    """One option of every group, of least total loss, for at most ``room`` of cost.
+    """A knapsack with its Lagrangian relaxation.
 
     Args:
-        losses: ``(options,)`` of every group.
-        costs: ``(options,)`` of every group; the cheapest options together cost nothing.
-        room: at least 0.
+        losses: loss of every option, ``(options,)`` for each group.
+        costs: cost of every option, ``(options,)`` for each group; the cheapest options together cost 0.
+        room: highest total cost, at least 0.
 
     Attributes:
-        bound: no choice loses less.
-        near: the loss of a good choice that fits, and the choice.
+        bound: lower bound of the loss of every choice.
+        near: loss of a good choice that fits, and the choice as an option number for each group.
     """
 
     def __init__(self, losses: Sequence[Floats], costs: Sequence[Ints], room: int) -> None:
         self.room = room
         own = [_undominated(loss, cost) for loss, cost in zip(losses, costs, strict=True)]
         shape = len(own), max(len(options) for options in own)
-        self.options = np.zeros(shape, dtype=np.int64)  # numbers of the options, padded by ones that lose all
+        self.options = np.zeros(shape, dtype=np.int64)  # option numbers, padded by options of infinite loss
         self.losses = np.full(shape, np.inf)
         self.costs = np.zeros(shape, dtype=np.int64)
         for g, options in enumerate(own):
@@ -49,12 +49,15 @@ class Knapsack:
         self._relax()
 
     def _relax(self) -> None:
-        """Finds the best price of cost: every price bounds the loss, and at it the two nearest choices meet.
+        """Finds the price of cost whose Lagrangian bound is highest.
 
-        The dual of the linear relaxation: concave and piecewise linear in the price, so its top is found in a
-        few steps from the crossing of two of its pieces to the piece below that crossing.
+        The bound is concave and piecewise linear in the price. Its maximum is found in a few steps, each from the
+        crossing of two pieces to the piece below it.
         """
-        over, fits = self.losses.argmin(1), np.zeros(len(self.rows), dtype=np.int64)  # of each the cheapest is first
+        over, fits = (
+            self.losses.argmin(1),
+            np.zeros(len(self.rows), dtype=np.int64),
+        )  # the first option is the cheapest
         self.price, self.bound = 0.0, self._loss(over)
         while self._cost(over) > self.room:
             price = (self._loss(fits) - self._loss(over)) / (self._cost(over) - self._cost(fits))
@@ -82,7 +85,7 @@ class Knapsack:
         return tuple(self.options[self.rows, picks].tolist())
 
     def _mend(self, picks: Ints) -> Ints:
-        """Makes a choice fit, each time by the change that loses the least for the cost it saves."""
+        """Makes a choice fit, step by step, by the change with the least loss per cost saved."""
         picks = picks.copy()
         while (excess := self._cost(picks) - self.room) > 0:
             saved = self.costs[self.rows, picks][:, None] - self.costs
@@ -94,7 +97,7 @@ class Knapsack:
         return picks
 
     def _fill(self, picks: Ints) -> Ints:
-        """Uses up what room is left, each time by the one change that gains the most."""
+        """Uses the remaining room, step by step, by the change with the largest gain."""
         picks = picks.copy()
         while True:
             change = self.losses - self.losses[self.rows, picks][:, None]
@@ -106,10 +109,9 @@ class Knapsack:
             picks[group] = option
 
     def solve(self, cutoff: float) -> tuple[float, tuple[int, ...]] | None:
-        """Returns the least loss and its choice, or None when none loses less than ``cutoff``.
+        """Returns the least loss and its choice; None when no choice loses less than ``cutoff``.
 
-        An option whose reduced cost lifts the bound to the cutoff is in no better choice, and is left out;
-        so is one that loses more than the cutoff by itself.
+        Options whose reduced cost lifts the bound to the cutoff, or whose loss alone exceeds it, are left out first.
 
         Raises:
             PlanError: the integer program ended without an answer.
@@ -139,11 +141,11 @@ def pick_one_each(
     program is solved again.
 
     Args:
-        losses: ``(options,)`` of every group.
-        costs: ``(options,)`` of every group.
-        low: the least total cost, inclusive; minus infinity for no bound.
-        high: the most, inclusive.
-        scale: multiplies the losses; HiGHS stops at an absolute gap of 1e-6.
+        losses: loss of every option, ``(options,)`` for each group.
+        costs: cost of every option, ``(options,)`` for each group.
+        low: lowest total cost, inclusive; minus infinity for no bound.
+        high: highest total cost, inclusive.
+        scale: factor of the losses, since HiGHS stops at an absolute gap of 1e-6.
 
     Returns:
         The index of the option in every group; None where no choice has such a cost.
@@ -151,7 +153,7 @@ def pick_one_each(
     Raises:
         PlanError: the integer program ended without an answer.
     """
-    # The least loss and cost of every group are taken out, so that what is left is small and exact.
+    # without the least loss and cost of every group the numbers are small and exact
     rest_of_loss = np.concatenate([loss - loss.min() for loss in losses])
     rest_of_cost = np.concatenate([cost - cost.min() for cost in costs])
     least_cost, unit = sum(int(cost.min()) for cost in costs), max(1, int(np.gcd.reduce(rest_of_cost)))
@@ -165,7 +167,7 @@ def pick_one_each(
         LinearConstraint((rest_of_cost // unit)[None].astype(float), least, room),
     ]
     while True:
-        with quiet():  # HiGHS now and then prints a line of its own
+        with quiet():  # HiGHS prints lines at times
             answer = milp(
                 scale * rest_of_loss,
                 integrality=np.ones(len(rest_of_loss)),
@@ -189,7 +191,7 @@ def pick_one_each(
 
 
 def _undominated(losses: Floats, costs: Ints) -> Ints:
-    """Returns the options that lose less than every cheaper one, cheapest first."""
+    """Returns the options that lose less than every cheaper option, cheapest first."""
     order = np.lexsort((losses, costs))
     before = np.minimum.accumulate(np.concatenate([[np.inf], losses[order][:-1]]))
     return order[losses[order] < before]

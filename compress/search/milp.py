@@ -1,4 +1,4 @@
-"""The budgeted global solver: every width of every block chosen at once, exactly, as a multiple-choice knapsack."""
+"""The search method ``milp``: chooses every width of every block at once, exactly, as a multiple-choice knapsack."""
 
 from __future__ import annotations
 
@@ -36,36 +36,33 @@ def solve(
     *,
     progress: Progress = silent,
 ) -> Proposal:
-    """Chooses the plan within the budget that loses the least importance in total.
+    """Chooses the plan within the budget with the least total loss of importance.
 
-    Importance is additive: what is lost is the sum over all removed units, those of the stream included, and a unit's
-    importance does not change with what else is removed. Cost is additive over the attentions and MLPs of all blocks
-    once embed_dim is fixed, and only in the last block may equal widths cost something else. So for each embed_dim it
-    is a multiple-choice knapsack: one option (num_heads, qk_dim, v_dim) for each attention and one mlp_dim for each
-    MLP, solved as an integer program. An embed_dim whose Lagrangian bound is no better than the best plan known is
-    not solved.
+    Importance is additive over all removed units, including those of the residual stream. For a fixed embed_dim, cost
+    is additive over the attentions and MLPs of all blocks, and equal widths have equal costs in all blocks but the
+    last. So each embed_dim is a multiple-choice knapsack with one option (num_heads, qk_dim, v_dim) for each attention
+    and one mlp_dim for each MLP, which is solved as an integer program. An embed_dim whose Lagrangian bound is no
+    better than the best known plan is skipped.
 
-    Of every width the most important units stay, each head its own, and the heads that stay are those of the
-    largest importance at the chosen widths. The last head and the last group of a width stay. The result is
-    the least to 1e-9 of its loss.
+    Each head keeps its most important units, and the heads with the largest importance at the chosen widths are kept.
+    The last head and the last group of a width are never removed. The loss is the least to a relative 1e-9.
 
     Args:
         plan: plan of the model to prune.
         importance: importance of its units.
-        budget: what to get down to.
-        start: what is kept to begin with (``keep_all(plan)``); with it within the budget, nothing is removed.
-        sizes: the steps widths are reduced in.
+        budget: the budget to meet.
+        start: units that are there to begin with (``keep_all(plan)``); nothing is removed if they meet the budget.
+        sizes: steps in which widths are reduced.
         progress: called after every candidate embed_dim.
 
     Returns:
-        The plan, and as its steps the embed_dim (``embed``, block -1) and then each block (``block``), with the
-        widths chosen there, the importance lost there and the cost of the model from there on.
+        The plan, with the steps of ``width_steps``.
 
     Raises:
-        PlanError: no plan of these group sizes meets the budget, an importance is not finite, or the integer
-            program could not be solved.
+        PlanError: no plan with these group sizes meets the budget, an importance is not finite, or the integer program
+            cannot be solved.
 
-    Ref: Sinha and Zoltners 1979, The Multiple-Choice Knapsack Problem; Fisher 1981, the Lagrangian bound.
+    Ref: Sinha and Zoltners 1979, The Multiple-Choice Knapsack Problem; Fisher 1981, The Lagrangian Relaxation Method.
     """
     check_finite_importance(importance)
     sizes = sizes or GroupSizes()
@@ -91,7 +88,7 @@ def solve(
     chosen = [replace(attention, mlp_dim=mlp.mlp_dim) for attention, mlp in pairs]
     kept = KeptUnits(embed.keep(0, embed_dim), tuple(b.keep(w) for b, w in zip(blocks, chosen, strict=True)))
     result = plan_of(plan, kept)
-    assert budget.of(result) <= budget.limit, "the cost of the parts is not that of the whole"
+    assert budget.of(result) <= budget.limit, "the costs of the parts do not add up"
     lost = tuple(a + m for a, m in zip(losses[::2], losses[1::2], strict=True))
     return Proposal(result, kept, width_steps(whole, result, budget, LostImportance(embed_lost, 0.0, lost)))
 
@@ -103,7 +100,7 @@ def _search(
     groups: Sequence[_Group],
     progress: Progress,
 ) -> tuple[tuple[int, float], tuple[int, ...]]:
-    """Returns the best of ``embeds`` (embed_dim, importance lost; losing ever more) and an option of every group."""
+    """Returns the best of ``embeds`` (embed_dim and loss, in ascending loss) and an option number of every group."""
     knapsacks = []
     best: tuple[float, tuple[int, float], tuple[int, ...]] = np.inf, embeds[0], ()
     for embed in embeds:
@@ -138,7 +135,7 @@ def _check_reachable(budget: Budget, smallest: ShapePlan) -> None:
 
 
 def _steps(width: int, size: int) -> range:
-    """Returns the widths that can be reached from ``width``, largest first."""
+    """Returns the widths reachable from ``width``, largest first."""
     return range(width, 0, -size)
 
 
@@ -153,12 +150,12 @@ def _least(block: BlockPlan, sizes: GroupSizes) -> BlockPlan:
 
 @dataclass(frozen=True)
 class _Ranked:
-    """Units in the order they go, row by row: one row per head, or one in all.
+    """Units in the order of their removal; there is one row per head, or a single row.
 
     Attributes:
-        units: ``(R, N)`` as indices into the model, the least important first.
-        lost: ``(R, N + 1)`` importance of the k least important.
-        kept: ``(R, N + 1)`` importance of the k most important.
+        units: ``(R, N)`` indices into the model, the least important first.
+        lost: ``(R, N + 1)`` total importance of the k least important units, for k from 0 to N.
+        kept: ``(R, N + 1)`` total importance of the k most important units.
     """
 
     units: Ints
@@ -166,12 +163,12 @@ class _Ranked:
     kept: Floats
 
     def keep(self, row: int, width: int) -> tuple[int, ...]:
-        """Returns the most important units of a row, sorted."""
+        """Returns the ``width`` most important units of a row, as sorted indices."""
         return tuple(sorted(self.units[row, self.units.shape[1] - width :].tolist()))
 
 
 def _rank(units: Sequence[Sequence[int]], scores: Floats) -> _Ranked:
-    """Ranks the ``units`` there are of each row of ``scores``; of equals the later goes first."""
+    """Ranks the ``units`` of each row of ``scores``; among equals the later unit is removed first."""
     indices = np.array(units, dtype=np.int64)
     own = np.take_along_axis(scores, indices, axis=1)
     order = np.lexsort((-indices, own), axis=1)
@@ -186,11 +183,11 @@ def _rank(units: Sequence[Sequence[int]], scores: Floats) -> _Ranked:
 
 @dataclass(frozen=True)
 class _Group:
-    """One choice: the options of an attention or an MLP, each with the importance it loses.
+    """The options of an attention or an MLP, with the importance that each loses.
 
     Attributes:
-        options: the widths, those of the other part at their least.
-        losses: ``(len(options),)``.
+        options: widths of the block, with the other part at its smallest widths.
+        losses: importance lost, ``(len(options),)``.
     """
 
     options: tuple[BlockPlan, ...]
@@ -218,12 +215,12 @@ class _Block:
         )
 
     def attention(self, widths: BlockPlan, sizes: GroupSizes) -> _Group:
-        """Returns every (num_heads, qk_dim, v_dim), for each the heads kept that lose the least."""
+        """Returns every (num_heads, qk_dim, v_dim), with the loss of keeping the best heads."""
         qk, v = _steps(widths.qk_dim, sizes.qk), _steps(widths.v_dim, sizes.v)
         kept = self.qk.kept[:, list(qk), None] + self.v.kept[:, None, list(v)]  # (H, qk, v)
         gone_qk = self.qk.lost[:, [widths.qk_dim - width for width in qk]].sum(0)
         gone_v = self.v.lost[:, [widths.v_dim - width for width in v]].sum(0)
-        gone_heads = np.cumsum(np.sort(kept, axis=0)[:-1], axis=0)  # of 1, 2 ... H - 1 heads
+        gone_heads = np.cumsum(np.sort(kept, axis=0)[:-1], axis=0)  # loss of 1, 2 ... H - 1 heads
         losses = np.pad(gone_heads, ((1, 0), (0, 0), (0, 0))) + gone_qk[:, None] + gone_v
         heads = range(widths.num_heads, 0, -1)
         mlp = _least(widths, sizes).mlp_dim
@@ -236,7 +233,7 @@ class _Block:
         return _Group(tuple(replace(least, mlp_dim=width) for width in mlp), losses)
 
     def keep(self, widths: BlockPlan) -> KeptBlock:
-        """Returns the most important units at these widths; of equal heads the first goes."""
+        """Returns the most important units at these widths; among equal heads the first is removed."""
         kept = self.qk.kept[:, widths.qk_dim] + self.v.kept[:, widths.v_dim]
         rows = sorted(np.argsort(kept, kind="stable")[len(kept) - widths.num_heads :].tolist())
         return KeptBlock(
@@ -248,9 +245,9 @@ class _Block:
 
 
 def _costs(plan: ShapePlan, groups: Sequence[_Group], budget: Budget) -> list[Ints]:
-    """Returns what each option costs in ``plan`` over the least of its group, its last; blocks often share them.
+    """Returns the cost of each option in ``plan`` minus that of its group's last and cheapest option.
 
-    Equal widths cost the same in all blocks but the last: of that, what ships computes only what the head reads.
+    Equal widths have equal costs in all blocks but the last, of which exported files compute only what the head reads.
     """
     known: dict[tuple[bool, tuple[BlockPlan, ...]], Ints] = {}
     places = [(number >= len(groups) - 2, group.options) for number, group in enumerate(groups)]

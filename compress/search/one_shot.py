@@ -1,4 +1,4 @@
-"""One-shot choice of what to prune: the cheapest groups by importance per cost saved, down to a budget."""
+"""The search method ``one-shot``: removes the groups with the least importance per cost saved until a budget is met."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Action = Literal["mlp", "qk", "v", "head", "embed"]
 
 @dataclass(frozen=True)
 class GroupRemoval:
-    """One group that can go.
+    """The removal of one group of units.
 
     Attributes:
-        action: its kind.
-        block: where, or -1 for the whole model.
-        importance: sum over the group, of the units still there.
-        kept: what stays when it goes.
+        action: kind of the group.
+        block: block of the group, or -1 for the whole model.
+        importance: total importance of the removed units.
+        kept: the units that are kept.
     """
 
     action: Action
@@ -54,21 +54,21 @@ def propose(
     *,
     cost: Cost | None = None,
 ) -> Proposal:
-    """Removes group after group, least importance per cost saved first, until the budget is met.
+    """Removes groups, the least importance per cost saved first, until the budget is met.
 
-    A group that would undershoot the budget by more than 2 % is taken only when no other is left. Where the cost
-    is uneven (time, which falls in steps), groups of several times their size are looked at too.
+    A group that would undershoot the budget by more than 2 % is removed only when no other is left. For uneven costs
+    (time falls in steps), groups of several times their size are considered too.
 
     Args:
         plan: plan of the model to prune.
         importance: importance of its units.
-        budget: what to get down to.
-        start: what is kept to begin with (``keep_all(plan)``).
-        sizes: how much one removal takes.
-        cost: what a removal is to save; by default what the budget counts.
+        budget: the budget to meet.
+        start: units that are there to begin with (``keep_all(plan)``).
+        sizes: units that one removal takes.
+        cost: cost that removals save; None takes the budget's.
 
     Raises:
-        PlanError: every group is gone and the budget is still not met, or an importance is not finite.
+        PlanError: the budget is not met after all removals, or an importance is not finite.
     """
     check_finite_importance(importance)
     sizes, saved_in = sizes or GroupSizes(), cost or budget.cost
@@ -98,15 +98,15 @@ def propose(
 
 
 def price(importance: float, saved: int) -> float:
-    """Returns the importance lost per cost saved; infinity where nothing is saved."""
+    """Returns the importance lost per cost saved; infinity where no cost is saved."""
     return importance / saved if saved > 0 else math.inf
 
 
 def multiples_of(cost: Cost) -> int:
-    """Returns up to how many group sizes one removal may take, for this cost.
+    """Returns the most group sizes that one removal may take for a cost.
 
-    Where equal steps save equal costs, the least important group is always the cheapest to lose and more than one
-    is never better. Time falls in steps, and it takes several groups to reach the next one.
+    Where equal steps save equal costs, a single group is always best. Time falls in steps, and the next step may take
+    several groups.
     """
     return _UNEVEN_MULTIPLES if cost.uneven else 1
 
@@ -114,10 +114,10 @@ def multiples_of(cost: Cost) -> int:
 def removals(
     plan: ShapePlan, importance: Importance, kept: KeptUnits, sizes: GroupSizes, multiples: int = 1
 ) -> Iterator[GroupRemoval]:
-    """Yields every group that may go next: per block one of MLP, QK, V and HEAD, and one EMB for the model.
+    """Yields the possible next removals: one ``mlp``, ``qk``, ``v`` and ``head`` for each block, and one ``embed``.
 
-    Each is the least important of its kind; the last 8 of a width and the last head of a block stay. With
-    ``multiples`` also groups of twice the size and so on, smaller ones first.
+    Each takes the least important group of its kind. The last 8 of a width and the last head of a block are never
+    removed. ``multiples`` adds groups of up to so many times the size, smaller ones first.
     """
     for i, (keep, scores) in enumerate(zip(kept.blocks, importance.blocks, strict=True)):
         for size in _multiples(sizes.mlp, len(keep.mlp), multiples):
@@ -138,12 +138,12 @@ def removals(
 
 
 def _multiples(size: int, width: int, most: int) -> range:
-    """Returns the multiples of ``size``, up to ``most`` of them, that leave something of ``width``."""
+    """Returns up to ``most`` multiples of ``size`` that are smaller than ``width``."""
     return range(size, min(size * most, width - 1) + 1, size)
 
 
 def _drop(indices: tuple[int, ...], scores: npt.NDArray[np.float64], count: int) -> tuple[tuple[int, ...], float]:
-    """Drops the ``count`` least important of ``indices`` (the later one of equals); returns the rest and their sum."""
+    """Drops the ``count`` least important ``indices``, the later among equals; returns the rest and the loss."""
     own = scores[list(indices)]
     order = np.lexsort((-np.arange(len(own)), own))
     gone = order[:count]
@@ -154,13 +154,13 @@ def _drop(indices: tuple[int, ...], scores: npt.NDArray[np.float64], count: int)
 def _drop_in_heads(
     heads: tuple[int, ...], dims: tuple[tuple[int, ...], ...], scores: npt.NDArray[np.float64], count: int
 ) -> tuple[tuple[tuple[int, ...], ...], float]:
-    """Drops ``count`` dimensions of every head, each head its own least important ones."""
+    """Drops the ``count`` least important dimensions of every head."""
     dropped = [_drop(own, scores[head], count) for head, own in zip(heads, dims, strict=True)]
     return tuple(rest for rest, _ in dropped), sum(lost for _, lost in dropped)
 
 
 def _drop_head(keep: KeptBlock, qk: npt.NDArray[np.float64], v: npt.NDArray[np.float64]) -> tuple[KeptBlock, float]:
-    """Drops the least important head, counting only the dimensions it still has."""
+    """Drops the least important head, by the sum over its remaining dimensions."""
     totals = [
         float(qk[head, list(own_qk)].sum() + v[head, list(own_v)].sum())
         for head, own_qk, own_v in zip(keep.heads, keep.qk, keep.v, strict=True)

@@ -1,4 +1,4 @@
-"""Uniform width scaling: every width of every block scaled by as equal a share as multiples of 8 allow."""
+"""The search method ``uniform``: scales all widths by shares as equal as multiples of 8 allow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .base import Proposal, SearchInputs
 from .steps import width_steps
 
 _FLOORS = (0.98, 0.95, 0.9, 0.0)
-"""Shares of the budget that a result should cost at least, one after the other until there is one."""
+"""Lowest cost of a result as a share of the budget; each share is tried until there is a plan."""
 
 
 def choose(inputs: SearchInputs) -> Proposal:
@@ -27,18 +27,17 @@ def choose(inputs: SearchInputs) -> Proposal:
 
 
 def scale_evenly(plan: ShapePlan, importance: Importance, budget: Budget) -> Proposal:
-    """Scales embed_dim, head widths and MLPs alike down to the budget; of each, the most important units stay.
+    """Scales embed_dim, head widths and MLPs alike down to the budget, and keeps the most important units of each.
 
-    Heads and blocks all stay.
+    All heads and blocks are kept.
 
     Args:
         plan: plan of the model to prune.
         importance: importance of its units.
-        budget: what to get down to.
+        budget: the budget to meet.
 
     Returns:
-        The plan, and as its steps the embed_dim (``embed``, block -1) and then each block (``block``), with the
-        importance lost there and the cost of the model from there on.
+        The plan, with the steps of ``width_steps``.
 
     Raises:
         PlanError: no widths meet the budget, or an importance is not finite.
@@ -58,12 +57,12 @@ def even_plan(plan: ShapePlan, cost: Cost, low: int, high: int) -> ShapePlan | N
 
     Args:
         plan: plan of the unpruned model.
-        cost: what is counted; it must not fall where an MLP widens.
-        low: the least the result may cost.
-        high: the most.
+        cost: the cost; it must not fall where an MLP widens.
+        low: lowest cost of the result, inclusive.
+        high: highest cost of the result, inclusive.
 
     Returns:
-        The plan, or None where no multiples of 8 cost so much.
+        The plan, or None where no multiples of 8 have such a cost.
     """
     head = max(max(block.qk_dim, block.v_dim) for block in plan.blocks)
     mlp = max(block.mlp_dim for block in plan.blocks)
@@ -80,7 +79,7 @@ def even_plan(plan: ShapePlan, cost: Cost, low: int, high: int) -> ShapePlan | N
 
 
 class _Widths:
-    """The plans of one embed_dim and one share of the head widths, from the narrowest MLPs to the widest."""
+    """Plans with one embed_dim and one share of the head widths, from the narrowest MLPs to the widest."""
 
     def __init__(self, plan: ShapePlan, embed_dim: int, heads: float, mlp_dim: int) -> None:
         self.plan, self.embed_dim, self.heads, self.mlp_dim = plan, embed_dim, heads, mlp_dim
@@ -89,7 +88,7 @@ class _Widths:
         return self.mlp_dim // MULTIPLE
 
     def share(self, number: int) -> float:
-        """Returns the share that MLPs are scaled by."""
+        """Returns the share by which MLPs are scaled in a plan."""
         return MULTIPLE * (number + 1) / self.mlp_dim
 
     def __getitem__(self, number: int) -> ShapePlan:
@@ -115,15 +114,15 @@ def _nearest(width: float) -> int:
 
 
 def most_important(plan: ShapePlan, importance: Importance, smaller: ShapePlan) -> KeptUnits:
-    """Returns the most important units at the widths of ``smaller``, in every head its own; all heads stay.
+    """Returns the most important units at the widths of ``smaller``, chosen in every head by itself.
 
     Args:
-        plan: plan of the model the importance is of.
-        importance: importance of its units; of equals the first stays.
-        smaller: a plan with the same heads and blocks, and no width larger.
+        plan: plan of the model.
+        importance: importance of its units; among equals the first is kept.
+        smaller: a plan with the same heads and blocks and no larger width.
 
     Raises:
-        PlanError: it has other heads or blocks.
+        PlanError: ``smaller`` has other heads or blocks.
     """
     if [b.num_heads for b in plan.blocks] != [b.num_heads for b in smaller.blocks]:
         raise PlanError("The smaller plan must have the heads and blocks of the larger one")

@@ -13,9 +13,8 @@ from device_bench.columns import Column
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult, FileResult
 from device_bench.interval import Interval
+from device_bench.timing.stats import median_interval, p90_interval, ratio_of_medians
 from runtime import Progress, decode, silent
-
-from .stats import median_interval, p90_interval, ratio_of_medians
 
 T = TypeVar("T")
 
@@ -30,7 +29,7 @@ VIEWS = frozenset({"bench", "fleet", "run", "report"})
 
 
 @dataclass(frozen=True)
-class Task:
+class MetricTask:
     """A request to measure one file, in the worker process.
 
     Attributes:
@@ -162,7 +161,7 @@ class Metric:
     name: str
     title: str
     type: Any = float
-    measure: Callable[[Task], Any] | None = None
+    measure: Callable[[MetricTask], Any] | None = None
     wanted: Callable[[BenchRequest], bool] = lambda request: True
     options: Callable[[BenchRequest], dict[str, Any]] = lambda request: {}
     emulated: bool = False

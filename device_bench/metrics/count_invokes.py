@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from device_bench.metrics.inputs import random_input
+from device_bench.timing.inputs import random_input
 from runtime import Engine, open_device_engine, open_engine
 from runtime.engines import engine_of
 

@@ -23,14 +23,14 @@ def start_file(reporter: Reporter, file: str, threads: int) -> Any:
 
 def time_many(reporter: Reporter, files: list[str], threads: int, rounds: int) -> Any:
     """Returns the latencies of many files, s; see ``time_files``."""
-    from .timing import time_files
+    from device_bench.timing.turns import time_files
 
     return time_files([Path(file) for file in files], threads=threads, rounds=rounds, mark=reporter.turn)
 
 
 def time_latency(reporter: Reporter, files: list[str], threads: int, sampling: dict[str, Any], seed: int) -> Any:
     """Returns the ``Turns`` of files; see ``time_in_turns``."""
-    from .timing import time_in_turns
+    from device_bench.timing.turns import time_in_turns
 
     return time_in_turns(
         [Path(file) for file in files],
@@ -56,9 +56,9 @@ def measure_metric(reporter: Reporter, metric: str, file: str, threads: int, see
         MeasurementError: the metric is not measured by itself.
     """
     from . import METRICS
-    from .base import Task
+    from .base import MetricTask
 
     measure = METRICS[metric].measure
     if measure is None:
         raise MeasurementError(f"{metric} is not measured in a process of its own")
-    return measure(Task(Path(file), threads, seed, options, reporter.progress, lambda: reporter.turn(0)))
+    return measure(MetricTask(Path(file), threads, seed, options, reporter.progress, lambda: reporter.turn(0)))

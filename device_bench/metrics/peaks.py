@@ -15,10 +15,10 @@ from importlib.resources.abc import Traversable
 from device_bench import format
 from device_bench.clock import Clock
 from device_bench.documents.figures import Arithmetic, Peak
+from device_bench.timing.inputs import random_input
 from runtime import ArtifactError, Engine, MissingExtraError, open_engine
 
 from .base import VIEWS, Measured, Metric, column
-from .inputs import random_input
 
 ROWS, WIDTH, LAYERS = 168, 384, 16
 MACS = ROWS * WIDTH * WIDTH * LAYERS

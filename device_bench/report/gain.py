@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from device_bench import format
 from device_bench.documents.results import BenchResult
 from device_bench.interval import Interval
-from device_bench.metrics.stats import ratio_of_medians
+from device_bench.timing.stats import ratio_of_medians
 from runtime import Artifact
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from device_bench import format
 from device_bench.documents.op_times import OpTimes, grouped
 from device_bench.documents.results import FileResult
-from device_bench.metrics.stats import percentile
 from device_bench.report.plots import latency as latency_plots
 from device_bench.report.plots import panels as plots
 from device_bench.report.plots import times as times_plots
 from device_bench.report.plots import tradeoff as tradeoff_plots
+from device_bench.timing.stats import percentile
 
 from .render.document import Drawing
 from .summary import RunSummary

@@ -11,8 +11,8 @@ from typing import Literal, Protocol
 
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult
-from device_bench.metrics.isolated import Samples
 from device_bench.targets import TARGETS
+from device_bench.timing.isolated import Samples
 from runtime import Progress, UnsupportedTargetError
 from runtime.processors import PROCESSORS
 

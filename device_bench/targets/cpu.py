@@ -23,10 +23,10 @@ from device_bench.documents.request import BenchRequest, check_files
 from device_bench.documents.results import BenchResult, FileResult
 from device_bench.machine.state import is_emulated, machine_state
 from device_bench.metrics import METRICS
-from device_bench.metrics.isolated import sample_isolated
 from device_bench.metrics.startup import REPEATS, Starts, measure_starts, without_folder
-from device_bench.metrics.steadiness import machine_notes, series_notes
-from device_bench.metrics.timing import Turns
+from device_bench.timing.isolated import sample_isolated
+from device_bench.timing.steadiness import machine_notes, series_notes
+from device_bench.timing.turns import Turns
 from device_bench.worker.isolated import RunJob, run_isolated
 from runtime import (
     Artifact,
@@ -295,11 +295,9 @@ def _bench(device: Device, request: BenchRequest, progress: Progress, *, stop: t
 
 
 def _check(device: Device) -> tuple[Finding, ...]:
-    return tuple(
-        Finding(device.label, engine.title, _version((engine.package, *engine.same)), engine.fix)
-        for engine in ENGINES.values()
-        if engine.package
-    )
+    versions = [(one, _version((one.package, *one.same))) for one in ENGINES.values() if one.package]
+    # a missing engine that is not portable, such as torch, is no fault of a target
+    return tuple(Finding(device.label, one.title, found, one.fix) for one, found in versions if found or one.portable)
 
 
 def _version(packages: Sequence[str]) -> str | None:

@@ -51,10 +51,12 @@ def write_int8(
         recipe: of the integers.
     """
     from export.quantise.calibrate import observe
-    from export.quantise.integer import quantise
+    from export.quantise.integer import quantise_graph
 
     graph = vit_graph(model, rewrites_for(model))
-    path.write_bytes(tflite_bytes(quantise(graph, modes_of(graph, recipe), observe(graph, images), recipe.ranges)))
+    path.write_bytes(
+        tflite_bytes(quantise_graph(graph, modes_of(graph, recipe), observe(graph, images), recipe.ranges))
+    )
 
 
 def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: bool = True, seed: int = 0) -> bytes:
@@ -70,7 +72,7 @@ def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: b
 
     from compress.model.vit import SlicedViT
     from export.quantise.calibrate import TensorStats
-    from export.quantise.integer import quantise
+    from export.quantise.integer import quantise_graph
 
     state = torch.get_rng_state()
     torch.manual_seed(seed)
@@ -80,7 +82,7 @@ def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: b
     if precision == "int8":
         made_up = dict.fromkeys(graph.shapes, TensorStats(-4.0, 4.0, np.ones(1), np.zeros(1), np.zeros(1, np.float32)))
         ranges = replace(STATIC_ATTENTION.ranges, method="minmax")
-        graph = quantise(graph, modes_of(graph, STATIC_ATTENTION), made_up, ranges)
+        graph = quantise_graph(graph, modes_of(graph, STATIC_ATTENTION), made_up, ranges)
     return tflite_bytes(graph)
 
 

@@ -15,7 +15,7 @@ from device_bench.targets import TARGETS
 from pocketvit.output import fail, print_json, say
 from runtime import DataError, UnsupportedTargetError, encode
 
-from .common import Country, Inventory, Seconds, flag
+from .common import Country, InventoryOption, Seconds, flag
 
 if TYPE_CHECKING:
     from device_bench.targets.base import Device
@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 
 def bench(
-    *files: Annotated[Path, Parameter(required=True, help=".tflite, .onnx and .pt2 files; they are timed in turns.")],
+    *files: Annotated[
+        Path,
+        Parameter(
+            required=True,
+            help=".tflite, .onnx and .pt2 files; they are timed in turns. "
+            f"Metrics, each where the target and the options allow it: {', '.join(METRICS)}.",
+        ),
+    ],
     target: Annotated[
         list[str] | None,
         Parameter(
@@ -31,7 +38,7 @@ def bench(
             "Several targets: with commas, or repeated. By default cpu."
         ),
     ] = None,
-    inventory: Inventory = None,
+    inventory: InventoryOption = None,
     threads: Annotated[
         int, Parameter(help="Threads of the engine; a target of the inventory may have another number.")
     ] = 1,
@@ -91,9 +98,6 @@ def bench(
             say(f"First {' and '.join(own)} alone, since other work here would be in those times; then all others.")
         fleet = bench_fleet(devices, request, progress)
     _show(fleet, devices, json_file)
-
-
-bench.__doc__ = f"{bench.__doc__}\n\n    Metrics: {', '.join(METRICS)}."
 
 
 def _show(fleet: Fleet, devices: Sequence[Device], json_file: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Makes standard streams usable: closed ones lead nowhere, and every character has a form in their encoding."""
+"""Makes standard streams usable: closed streams discard their text, and every character can be encoded."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _PLAIN = {
     **{"µ": "u", "×": "x", "–": "-", "…": "...", "±": "+-", "≤": "<=", "≥": ">=", "·": ".", "−": "-", "→": "->"},  # noqa: RUF001
     **{"₂": "2", "²": "2", "λ": "lambda", "τ": "tau", "•": "*", "━": "-", "─": "-", "│": "|"},
 }
-"""How characters of our own texts are written where an encoding lacks them."""
+"""Replacements for characters of our texts that an encoding lacks."""
 
 
 def prepare_streams() -> None:
-    """Opens closed standard streams on the null device, and lets none of them fail for a character it cannot encode.
+    """Opens closed standard streams on the null device, and replaces characters that a stream cannot encode.
 
     A closed descriptor must not stay free: the next file that is opened would get its number, and what a library
     prints would be written into that file.
@@ -42,8 +42,8 @@ def _usable(stream: io.TextIOBase | object, number: int) -> io.TextIOWrapper:
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Writes characters that an encoding lacks in plain ones, or as a question mark."""
+    """Returns replacements for characters that an encoding lacks, or question marks."""
     assert isinstance(error, UnicodeEncodeError)
     lacking = error.object[error.start : error.end]
-    # the stand-ins are ASCII, which every encoding of a terminal has
+    # the replacements are ASCII, which every encoding of a terminal has
     return "".join(_PLAIN.get(character, "?") for character in lacking), error.end

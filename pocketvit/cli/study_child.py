@@ -1,4 +1,4 @@
-"""The process that does one step of a cell: the command line itself, ended when whoever started it ends."""
+"""The process that does the steps of a cell by the command line; it ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ BEAT_S = 2.0
 
 
 def main(words: Sequence[str]) -> None:
-    """Does steps of a cell, until one fails; all in one process, since loading torch takes longer than many a step.
+    """Does steps of a cell until one fails, all in one process, since torch loads for longer than many steps take.
 
     Args:
-        words: the process that started this one; the folder whose working time is kept, or ``-``; and the steps, each
-            after a ``THEN``: ``fine-tune FOLDER``, ``answer FOLDER``, or a command of ``pocketvit`` with its options.
+        words: the id of the process that started this one; the folder whose working time is kept, or ``-``; and the
+            steps, each after a ``THEN``: ``fine-tune FOLDER``, ``answer FOLDER``, or a command of ``pocketvit``.
     """
     parent, folder, *rest = words
     end_with_parent(int(parent))
@@ -34,7 +34,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def steps_in_turn(steps: Sequence[Sequence[str]]) -> int:
-    """Does steps one after another, and returns the exit code of the first that fails, or 0."""
+    """Does steps in order, and returns the exit code of the first that fails, or 0."""
     for step in steps:
         sys.stderr.write(f"{SAYS}{shlex.join(step)}\n")
         sys.stderr.flush()
@@ -46,7 +46,7 @@ def steps_in_turn(steps: Sequence[Sequence[str]]) -> int:
 
 
 def steps_of(words: Sequence[str]) -> list[list[str]]:
-    """Returns the steps that are told.
+    """Splits words into steps.
 
     >>> steps_of([THEN, "fine-tune", "a", THEN, "answer", "a"])
     [['fine-tune', 'a'], ['answer', 'a']]
@@ -73,7 +73,7 @@ def _command(step: Sequence[str]) -> int:
 
 
 def _own(step: Callable[[Path], None], folder: Path) -> int:
-    """Does a step that is no command, and returns an exit code as one would."""
+    """Does a step that is no command, and returns its exit code."""
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         step(folder)
@@ -91,7 +91,7 @@ def _keep_time(folder: Path, sleep: Callable[[float], None] = time.sleep) -> Non
     def keep() -> None:
         while True:
             sleep(BEAT_S)
-            with suppress(OSError):  # a figure beside the work must not keep it from being done
+            with suppress(OSError):  # a failure of the time record must not end the work
                 beat()
 
     threading.Thread(target=keep, daemon=True).start()

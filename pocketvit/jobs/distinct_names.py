@@ -1,4 +1,4 @@
-"""Gives files of the same name, as the runs of one model have them, names that a table can tell apart."""
+"""Gives files that have the same name, as in several runs of a model, distinct names for tables."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 from runtime import DataError, manifest_path
 
 _COMMON = "artifacts"
-"""The folder that all runs call their files' folder, which tells nothing apart."""
+"""The folder of files in every run, which does not distinguish them."""
 
 
 @contextmanager
 def distinct_names(files: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
-    """Yields the files, those of a name that another one has too as links named after their folders.
+    """Yields the files; files that share a name become links named after their folders.
 
     The links stand in a folder of their own, with the manifests beside them, for as long as the block runs.
 
@@ -55,7 +55,7 @@ def _same_bytes(source: Path, target: Path) -> None:
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    """Returns for each file its name after as many of its folders as it takes to tell all of them apart."""
+    """Returns each file's name, preceded by as many of its folders as make all names distinct."""
     folders = [[part for part in path.resolve().parts[1:-1] if part != _COMMON] for path in files]
     deepest = max(map(len, folders))
     for depth in range(1, deepest + 1):

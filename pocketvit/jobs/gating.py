@@ -1,4 +1,4 @@
-"""What ``pocketvit gate`` and ``pocketvit compare`` do: gather facts, time files in turns, hold them against limits."""
+"""The gate and the comparison: gather facts of files, time them in turns, compare them with limits."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from device_bench.documents.facts import BASELINE_DOCUMENT, Baseline, Facts, baseline_of
 from device_bench.documents.results import BENCH_DOCUMENT
-from device_bench.gate.compare import Comparison, compare_results
+from device_bench.gate.compare import ResultComparison, compare_results
 from device_bench.gate.duel import Duel, Rules, duel
 from device_bench.gate.judge import Gate, Limits, judge, read_limits
-from device_bench.gate.render import junit, markdown
+from device_bench.gate.render import gate_markdown, junit
 from device_bench.machine.state import machine_state
 from device_bench.metrics.startup import measure_starts
 from device_bench.targets.base import Device
@@ -32,7 +32,7 @@ _FIRST_SECONDS = 10.0
 
 
 def limits_of(config: Path | None) -> Limits:
-    """Returns the limits of a file; without one those of ``pocketvit.toml`` here, or else the defaults.
+    """Returns the limits in a file, by default in ``./pocketvit.toml`` if it exists, else the default limits.
 
     Raises:
         ArtifactError: the file is missing, or holds no limits.
@@ -43,26 +43,26 @@ def limits_of(config: Path | None) -> Limits:
 
 
 def check_usage(files: Sequence[Path], baseline: Path | None, update: bool) -> None:
-    """Refuses arguments that do not say what to hold against what.
+    """Checks the arguments of the gate.
 
     Raises:
-        ArtifactError: they do not.
+        ArtifactError: the arguments do not name what to compare.
     """
     if baseline is None and update:
-        raise ArtifactError("--update-baseline does not know where to", fix="Name the file to write with --baseline")
+        raise ArtifactError("--update-baseline needs a file to write", fix="Name the file to write with --baseline")
     if baseline is None and len(files) != 2:
         raise ArtifactError(
-            "A gate holds a new file against a base",
+            "A gate compares a new file with a base",
             expected="BASE NEW, or --baseline FILE and the new files",
             got=f"{len(files)} files",
         )
     names = [file.name for file in files]
     if baseline is not None and len(set(names)) != len(names):
-        raise ArtifactError("A baseline tells files apart by their names", got=", ".join(names))
+        raise ArtifactError("A baseline needs files with different names", got=", ".join(names))
 
 
 def write_gates(gates: Sequence[Gate], junit_file: Path | None, markdown_file: Path | None) -> None:
-    """Writes what gates found, where it was asked for.
+    """Writes the results of gates as JUnit XML and as Markdown.
 
     Raises:
         StorageError: a file cannot be written.
@@ -70,14 +70,14 @@ def write_gates(gates: Sequence[Gate], junit_file: Path | None, markdown_file: P
     if junit_file is not None:
         write_bytes(junit_file, junit(gates))
     if markdown_file is not None:
-        write_bytes(markdown_file, markdown(gates).encode())
+        write_bytes(markdown_file, gate_markdown(gates).encode())
 
 
 def core_of(target: str | None) -> CoreName | None:
-    """Returns the emulated core of a target such as ``emu:pi4``, or None where there is none.
+    """Returns the emulated core of a target such as ``emu:pi4``; None without a target.
 
     Raises:
-        UnsupportedTargetError: it is no emulated board.
+        UnsupportedTargetError: the target is no emulated board.
     """
     if target is None:
         return None
@@ -92,13 +92,13 @@ def core_of(target: str | None) -> CoreName | None:
 
 
 def facts_of(file: Path, threads: int = 1, core: CoreName | None = None, progress: Progress = silent) -> Facts:
-    """Returns what does not wobble about a file; a damaged or hostile one ends in an error and nothing else.
+    """Returns the facts of a file that do not vary from run to run; a damaged or hostile file ends in an error.
 
     Args:
         file: a ``.onnx`` or ``.tflite`` file; accuracy and counts come from its manifest, where it has one.
-        threads: of the engine, while its memory is measured.
-        core: to count the instructions of a run on; none counts none.
-        progress: told what is looked at.
+        threads: threads of the engine while its memory is measured.
+        core: core to count the instructions of a run on; None counts none.
+        progress: called before each part.
 
     Raises:
         ArtifactError: the file is missing or damaged, or is not the one its manifest describes.
@@ -146,16 +146,16 @@ def gate_files(
     core: CoreName | None = None,
     progress: Progress = silent,
 ) -> Gate:
-    """Holds one file against another, both at hand.
+    """Compares a new file with a base file.
 
     Args:
-        base: what the new file is held against.
+        base: the file to compare with.
         new: the file to judge.
-        limits: by how much it may be worse.
-        threads: of the engines.
-        timed: also time both in turns; not where instructions are counted.
-        core: to count instructions on, instead of taking times.
-        progress: told what is going on.
+        limits: by how much the new file may be worse.
+        threads: threads of the engines.
+        timed: also time both files in turns, unless instructions are counted.
+        core: core to count instructions on instead of timing.
+        progress: called as the work advances.
 
     Raises:
         ArtifactError: a file is missing or damaged, or is not the one its manifest describes.
@@ -177,7 +177,7 @@ def gate_stored(
     core: CoreName | None = None,
     progress: Progress = silent,
 ) -> tuple[Gate, ...]:
-    """Holds files against stored facts; no time is compared.
+    """Compares files with stored facts, without times.
 
     Raises:
         ArtifactError: the baseline or a file is missing or damaged.
@@ -197,7 +197,7 @@ def update_baseline(
     core: CoreName | None = None,
     progress: Progress = silent,
 ) -> Baseline:
-    """Stores the facts of files; what the baseline knows of other files stays.
+    """Stores the facts of files in a baseline, whose facts of other files stay.
 
     Raises:
         ArtifactError: a file or the old baseline is damaged; the old baseline is as before.
@@ -215,14 +215,14 @@ def update_baseline(
 def compare_files(
     base: Path, new: Path, *, threads: int = 1, seconds: float = _FIRST_SECONDS, progress: Progress = silent
 ) -> tuple[Facts, Facts, Duel]:
-    """Returns the facts of two files, and their times taken in turns until one is shown to be slower.
+    """Returns the facts of two files, and their times, taken in turns until one is proven slower.
 
     Args:
         base: one file.
-        new: the other.
-        threads: of the engines.
-        seconds: after which to stop looking for a difference, s.
-        progress: told what is going on.
+        new: the other file.
+        threads: threads of the engines.
+        seconds: most time to look for a difference, s.
+        progress: called as the work advances.
 
     Raises:
         ArtifactError: a file is missing or damaged.
@@ -233,8 +233,8 @@ def compare_files(
     return *facts, duel(base, new, rules=rules, threads=threads, progress=progress)
 
 
-def compare_stored(base: Path, new: Path) -> tuple[Comparison, ...]:
-    """Returns two results of ``pocketvit bench`` beside each other.
+def compare_stored(base: Path, new: Path) -> tuple[ResultComparison, ...]:
+    """Compares two results of ``pocketvit bench``.
 
     Raises:
         ArtifactError: one is missing or damaged, or they have no file in common.

@@ -12,14 +12,23 @@ import numpy.typing as npt
 from rich.table import Table
 
 from device_bench import format
-from runtime import IMAGE_SUFFIXES, DataError, Prediction, atomic_path, contact_sheet, in_words, list_pictures, load
+from runtime import (
+    IMAGE_SUFFIXES,
+    DataError,
+    Prediction,
+    atomic_path,
+    contact_sheet,
+    excluded_in_words,
+    list_pictures,
+    load,
+)
 from runtime.artifact import OutputKind
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Predictions:
     """The outputs of a model for some pictures.
 
     Attributes:
@@ -87,7 +96,7 @@ class Outcome:
 
 def predict(
     artifact: Path, images: Sequence[Path], label: str | None = None, threads: int = 1, skip_bad: bool = False
-) -> Outcome:
+) -> Predictions:
     """Runs an artifact on pictures.
 
     Args:
@@ -127,10 +136,10 @@ def predict(
         raise DataError("None of the pictures can be read", got=f"{skipped[0][1]} And {len(skipped) - 1} more")
     by_name = {name: index for index, name in enumerate(names)}
     labels = tuple(by_name.get(label if label is not None else path.resolve().parent.name) for path in paths)
-    return Outcome(tuple(paths), tuple(predictions), labels, names, tuple(skipped), kind, tuple(values))
+    return Predictions(tuple(paths), tuple(predictions), labels, names, tuple(skipped), kind, tuple(values))
 
 
-def draw(outcome: Outcome, path: Path) -> None:
+def draw(outcome: Predictions, path: Path) -> None:
     """Draws the pictures with their predictions to ``path``.
 
     Raises:
@@ -152,7 +161,7 @@ def _pictures(path: Path) -> list[Path]:
         return [path]
     tree = list_pictures(path)
     if not tree.files:
-        left_out = in_words(tree.left_out) or None
+        left_out = excluded_in_words(tree.left_out) or None
         raise DataError(
             f"The folder {path} holds no pictures", expected=", ".join(sorted(IMAGE_SUFFIXES)), got=left_out
         )

@@ -1,4 +1,4 @@
-"""What the main job measures: every exported file in turns, its answers on test images, and where its time goes."""
+"""The measurements of a run: every exported file in turns, its top-1 on test images, and the times of its parts."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class BenchSettings:
     """What to measure of every exported file.
 
     Attributes:
-        sampling: how long to measure latency.
-        throughput_s: seconds for each file's throughput; 0 does not measure it.
+        sampling: measuring time of latency.
+        throughput_s: measuring time of each file's throughput, s; 0 does not measure it.
         energy: measure or estimate the energy of an image.
-        country: whose grid the CO2 is of, ISO 3166 alpha-3.
-        images: labelled test images that every file answers; 0 asks none.
-        times_s: seconds for where the time of each file goes; 0 does not measure it.
+        country: country whose grid CO2 is estimated for, ISO 3166 alpha-3.
+        images: labelled test images that every file classifies; 0 classifies none.
+        times_s: measuring time of the parts of each file, s; 0 does not measure them.
 
     Raises:
         MeasurementError: there is no such country, or its package is not installed.
@@ -54,7 +54,7 @@ class BenchSettings:
 
 
 def bench_settings(seconds: float, energy: bool = True, country: str | None = None) -> BenchSettings:
-    """Returns settings that spend about ``seconds`` on each file's latency, and less than as much on all the rest.
+    """Returns settings that spend about ``seconds`` on each file's latency, and less on each other metric.
 
     Raises:
         MeasurementError: there is no such country, or the time is negative.
@@ -99,7 +99,7 @@ def bench_stage(
 
 
 def packed(data: Dataset, task: Task, count: int) -> TestImages:
-    """Returns ``count`` test images as pixels of the size the model reads: small, and for any target.
+    """Returns ``count`` test images as pixels of the model's input size, which suit any target.
 
     As near as can be, every class gives the same share of its images, so that their top-1 is that of all of them.
     """
@@ -109,7 +109,7 @@ def packed(data: Dataset, task: Task, count: int) -> TestImages:
 
 
 def _measured(path: Path, files: list[Path]) -> bool:
-    """Whether all of these very files were measured; what failed is tried again."""
+    """Whether exactly these files were measured; failed ones are tried again."""
     try:
         return {file.sha256 for file in BENCH_DOCUMENT.read(path).files} == {sha256_of(file) for file in files}
     except ArtifactError:
@@ -117,7 +117,7 @@ def _measured(path: Path, files: list[Path]) -> bool:
 
 
 def _times(folder: Path, file: Path, seconds: float, progress: Progress) -> None:
-    """Measures where the time of one file goes; a file that cannot be cut into parts has no such times."""
+    """Measures the times of a file's parts; a file that cannot be divided has none."""
     sha256 = sha256_of(file)
     try:
         if read_times(times_path(folder, file.name)).sha256 == sha256:
@@ -126,7 +126,7 @@ def _times(folder: Path, file: Path, seconds: float, progress: Progress) -> None
         pass
     try:
         times = inspect_file(file, budget_s=seconds, progress=progress).times
-    except PocketVitError:  # told by the bench, where it fails as well
+    except PocketVitError:  # the bench reports it, since it fails there as well
         return
     if times is not None and times.rows:
         rows = tuple(TimeRow(row.what, row.seconds) for row in times.rows)

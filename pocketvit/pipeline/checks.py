@@ -1,4 +1,4 @@
-"""Whether a checkpoint that is taken as fine-tuned answers the data, asked before hours of work go into it."""
+"""Checks that a fine-tuned checkpoint fits the data, before hours of work go into it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from compress.evaluate import logits_of
 from compress.model.load import load_model
 from runtime import ModelError, Progress, ShapePlan, macs, message, silent
 
-from .job import Job
+from .job import PreparedRun
 
 _IMAGES = (128, 512)
-"""Fewest and most images that a checkpoint is asked about."""
+"""Fewest and most images that a checkpoint is scored on."""
 
 _MACS = 2e12
-"""Most multiply-accumulates that this may take, where the fewest images do not take more."""
+"""Most multiply-accumulates of a check, unless the fewest images need more."""
 
 _BATCH = 64
 _CHANCE_P = 0.05
@@ -33,22 +33,22 @@ _ORDER_P = 0.01
 _FEW_CLASSES = 8
 _MATCH_GAIN = 0.2
 _SAME_ORDER = 0.75
-"""An order of classes is the checkpoint's where it is right on so much of what the best possible order is."""
+"""An order of classes is the checkpoint's if its score is at least this share of the best possible order's."""
 
 Logits = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Checked:
-    """How a checkpoint answers a sample of images.
+    """The score of a checkpoint on a sample of images.
 
     Attributes:
         what: the checkpoint, in words.
-        images: how many were asked; held-out ones, and training ones where those are too few.
-        top1: share that was right, 0..1.
-        chance: what the most frequent class alone would reach, 0..1.
-        near_chance: whether that is no better than chance.
-        warnings: what the user must know, one sentence each.
+        images: number of images: held-out ones, and training ones if those are too few.
+        top1: accuracy, 0..1.
+        chance: accuracy of the most frequent class, 0..1.
+        near_chance: whether ``top1`` is no better than chance.
+        warnings: warnings for the user, one sentence each.
     """
 
     what: str
@@ -59,19 +59,19 @@ class Checked:
     warnings: tuple[str, ...]
 
 
-def check_fine_tuned(job: Job, progress: Progress = silent, causes: Sequence[str] = ()) -> Checked | None:
+def check_fine_tuned(job: PreparedRun, progress: Progress = silent, causes: Sequence[str] = ()) -> Checked | None:
     """Scores a checkpoint that is not trained again on a sample of held-out images.
 
     Args:
-        job: as prepared.
-        progress: told where the work is, and every warning.
-        causes: further things that may be behind a score near chance, each a phrase such as "it was resampled".
+        job: the prepared run.
+        progress: called as the check advances, and for every warning.
+        causes: further possible causes of a score near chance, each a phrase such as "it was resampled".
 
     Returns:
-        What came out; None where the weights are trained first, or the data has other classes than they know.
+        The score; None if the weights are trained first, or the data has other classes than they know.
 
     Raises:
-        ModelError: it answers better with the classes in another order, or its weights cannot be had.
+        ModelError: the checkpoint scores better with the classes in another order, or its weights are missing.
     """
     if not job.fine_tuned:
         return None
@@ -85,11 +85,11 @@ def check_fine_tuned(job: Job, progress: Progress = silent, causes: Sequence[str
     return check_answers(what, logits, job.data, sample(job.data, job.plan), orders, progress, causes)
 
 
-def check_teacher(teacher: Teacher, job: Job, progress: Progress = silent) -> Checked | None:
+def check_teacher(teacher: Teacher, job: PreparedRun, progress: Progress = silent) -> Checked | None:
     """Scores a teacher that is not trained here in the same way.
 
     Raises:
-        ModelError: it answers better with the classes in another order.
+        ModelError: the teacher scores better with the classes in another order.
     """
     orders = other_orders(job.data) if teacher.spec is not None and teacher.spec.checkpoint is not None else ()
 
@@ -100,7 +100,7 @@ def check_teacher(teacher: Teacher, job: Job, progress: Progress = silent) -> Ch
 
 
 def sample(data: Dataset, plan: ShapePlan | None = None) -> npt.NDArray[np.int64]:
-    """Returns the images to ask about: held-out ones, the same share of every class, and training ones if too few."""
+    """Returns the images to score: held-out ones, of every class its share, and training ones if those are too few."""
     least, most = _IMAGES
     count = max(least, min(most, int(_MACS / macs(plan)))) if plan is not None else least
     generator = np.random.default_rng(0)
@@ -112,7 +112,7 @@ def sample(data: Dataset, plan: ShapePlan | None = None) -> npt.NDArray[np.int64
 
 
 def other_orders(data: Dataset) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Returns the orders, by name, in which the classes of an image folder may stand and do not."""
+    """Returns the other possible orders of an image folder's classes, by name."""
     if not data.from_files:
         return ()
     named = ((order, sorted_names(data.class_names, order)) for order in ORDERS)
@@ -128,23 +128,23 @@ def check_answers(
     progress: Progress,
     causes: Sequence[str],
 ) -> Checked:
-    """Judges answers to the images at ``indices``.
+    """Judges the answers to the images at ``indices``.
 
-    A score is near chance where a one-sided binomial test at 5 % does not tell it from the share of the most frequent
-    class or, of 8 classes or more, where it is below twice that share. An order of classes is refused where another one
-    is right on more images, by a sign test at 1 %.
+    A score is near chance if a one-sided binomial test at 5 % cannot distinguish it from the share of the most frequent
+    class or, with 8 classes or more, if it is below twice that share. An order of classes is refused if another one is
+    right on more images, by a sign test at 1 %.
 
     Args:
-        what: who answers, for the texts.
-        logits: of the images at some indices, ``(N, classes)``.
+        what: name of the checkpoint, for the texts.
+        logits: function from indices to logits ``(N, classes)``.
         data: the data.
-        indices: which images to ask about.
-        orders: other orders of the classes, by their names.
-        progress: told where the work is, and every warning.
-        causes: further things that may be behind a score near chance.
+        indices: indices of the images.
+        orders: other orders of the classes, by name.
+        progress: called as the check advances, and for every warning.
+        causes: further possible causes of a score near chance.
 
     Raises:
-        ModelError: another order is right more often.
+        ModelError: another order is right on more images.
     """
     answers = np.empty(len(indices), np.int64)
     for first in range(0, len(indices), _BATCH):
@@ -167,7 +167,7 @@ def check_answers(
 
 
 def near_chance(right: int, images: int, chance: float, classes: int) -> bool:
-    """Says whether a score is no better than chance; never where even no error could tell."""
+    """Returns whether a score is no better than chance; False if even a perfect score could not show more."""
     if chance**images > _CHANCE_P:
         return False
     above = binomtest(right, images, chance, alternative="greater").pvalue
@@ -188,12 +188,12 @@ def _warning(what: str, top1: float, images: int, chance: float, causes: Sequenc
 
 @dataclass(frozen=True)
 class _Match:
-    """The places of the classes under which most answers would be right.
+    """The assignment of outputs to classes under which most answers are right.
 
     Attributes:
-        share: of the images on which they would, 0..1.
-        places: of each class, the output that answers for it.
-        counts: of images by class and answer.
+        share: share of the images on which it is right, 0..1.
+        places: output of each class.
+        counts: number of images by class and answer.
     """
 
     share: float
@@ -202,7 +202,7 @@ class _Match:
 
 
 def _best_match(answers: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], classes: int) -> _Match | None:
-    """Returns the best places; none where there are too few images to tell them from chance."""
+    """Returns the best assignment; None if there are too few images to distinguish it from chance."""
     if len(labels) < 5 * classes:
         return None
     counts = np.zeros((classes, classes), np.int64)
@@ -219,7 +219,7 @@ def _refuse_order(
     labels: npt.NDArray[np.int64],
     match: _Match | None,
 ) -> None:
-    """Refuses the order of the data where another one is right on more images, unless a third one is on far more."""
+    """Refuses the order of the data if another one is right on more images and no third one on far more."""
     order_name, names = order
     places = {name: place for place, name in enumerate(names)}
     moved = np.array([places[name] for name in data.class_names])
@@ -242,7 +242,7 @@ def _refuse_order(
 
 
 def _permuted(what: str, match: _Match | None, images: int, names: Sequence[str], top1: float) -> list[str]:
-    """Returns a warning where the answers would fit far better with some classes exchanged."""
+    """Returns a warning if the answers fit far better with some classes exchanged."""
     if match is None or match.share < max(0.5, top1 + _MATCH_GAIN):
         return []
     moved = [label for label, place in enumerate(match.places) if label != place]
@@ -250,5 +250,5 @@ def _permuted(what: str, match: _Match | None, images: int, names: Sequence[str]
     return [
         f"{what} would be right on {match.share:.1%} of {images} images, not {top1:.1%}, with {len(moved)} of its "
         f"classes in other places: pictures of {names[label]}, which is class {label} here, it calls class "
-        f"{match.places[label]}. Say its order with --class-map FILE."
+        f"{match.places[label]}. Give its order with --class-map FILE."
     ]

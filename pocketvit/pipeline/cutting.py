@@ -1,4 +1,4 @@
-"""Cuts the chosen units out of a model, and lets the weights that are left make good what they can."""
+"""Slices a model and reconstructs the rest by least squares."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from compress.model.slicing import KeptUnits, slice_vit
 from compress.model.vit import SlicedViT
 from runtime import Progress, if_long, silent
 
-from .job import Job
+from .job import PreparedRun
 from .runfolder import RunFolder
 
 _BATCH = 16
 _ITERATION = 10_000
-"""Makes the images others than those that a search decided on."""
+"""Draws other images than those of the search."""
 
 
 def cut(
-    job: Job, folder: RunFolder, whole: SlicedViT, kept: KeptUnits, number: int, progress: Progress = silent
+    job: PreparedRun, folder: RunFolder, whole: SlicedViT, kept: KeptUnits, number: int, progress: Progress = silent
 ) -> SlicedViT:
-    """Returns what is left of a model, reconstructed by least squares where that is asked for and helps.
+    """Returns the sliced model, reconstructed by least squares if the settings ask for it and it helps.
 
-    It helps where the loss on held-out images is no worse for it. What was found goes into ``log.jsonl``.
+    It helps if the loss on held-out images is not higher. ``log.jsonl`` records both losses.
 
     Args:
         job: the run.
         folder: its folder.
-        whole: the model to cut.
+        whole: the model to slice.
         kept: the units that stay.
-        number: of the round, from 1.
-        progress: told block by block.
+        number: number of the round, from 1.
+        progress: called after every block.
 
     Raises:
         PlanError: ``kept`` does not fit the model.

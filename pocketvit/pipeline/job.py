@@ -1,10 +1,10 @@
-"""A run's settings, checked and filled in before any work starts."""
+"""Preparation of a run: its settings are checked and filled in before any work starts."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,25 +53,25 @@ IMPORTANCE_BATCH = 16
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run's settings, checked and filled in; nothing is written yet.
+class PreparedRun:
+    """The settings of a run, checked and filled in, with its data; nothing is written yet.
 
     Attributes:
-        settings: as given.
-        data: loaded and split.
+        settings: the settings as given.
+        data: the dataset, loaded and split.
         spec: the model to start from.
-        plan: of that model.
-        task: its input and classes.
+        plan: plan of that model.
+        task: input and classes of that model.
         fine_tune: recipe of the first training.
         recover: recipe of the training after slicing.
-        lesson: what is learnt in it beside the labels; none where nothing is.
-        augmentation: of training pictures.
+        lesson: the distillation of the recovery; None without distillation.
+        augmentation: random changes to training pictures.
         bf16: whether to train in bfloat16.
-        groups: how much one removal takes.
-        fine_tuned: whether the weights are taken to know the data's classes as they are, untrained by us.
+        groups: how many units one removal takes.
+        fine_tuned: whether the weights are expected to know the data's classes without training here.
         knows_classes: whether the checkpoint itself names its classes.
-        notes: what a person should know of the checkpoint, a sentence each.
-        resampled: what of the checkpoint was brought to another size, with both sizes.
+        notes: remarks on the checkpoint for the user, a sentence each.
+        resampled: the parts of the checkpoint that were resampled, with both sizes.
     """
 
     settings: RunSettings
@@ -100,23 +100,41 @@ class Job:
         """The settings of the search method; None where it has none."""
         return self.settings.search_settings
 
+    def training(self, place: Path, stage: str, progress: Progress, number: int = 0) -> dict[str, Any]:
+        """Returns the arguments of ``compress.train.fit.fit`` that all trainings of the run share.
 
-def prepare(settings: RunSettings, progress: Progress = silent, own_classes: bool = False) -> Job:
+        Args:
+            place: folder of the training's state.
+            stage: name of the training for ``progress``.
+            progress: called after every step.
+            number: number of the round, which the seed depends on.
+        """
+        return {
+            "augmentation": self.augmentation,
+            "seed": self.settings.seed + number,
+            "bf16": self.bf16,
+            "state_path": place / "training.safetensors",
+            "stage": stage,
+            "progress": progress,
+        }
+
+
+def prepare(settings: RunSettings, progress: Progress = silent, own_classes: bool = False) -> PreparedRun:
     """Checks everything that can be checked before any work starts, and loads the data.
 
     Args:
-        settings: as given.
-        progress: told while a folder's pictures are checked.
+        settings: the settings of the run.
+        progress: called while a folder's pictures are checked.
         own_classes: take the number of classes from the weights, not from the data.
 
     Raises:
-        ModelError: the model is unknown, unsupported, or its checkpoint does not fit.
-        DataError: the data is unknown, not there, or too small.
-        PlanError: sizes that do not divide, or a budget that cannot be met.
+        ModelError: the model is unknown or unsupported, or its checkpoint does not fit.
+        DataError: the data is unknown, missing or too small.
+        PlanError: sizes do not divide, or the budget cannot be met.
         UnsupportedTargetError: there is no such GPU.
 
     Warns:
-        PocketVitWarning: what a person should know of the checkpoint.
+        PocketVitWarning: a remark on the checkpoint for the user.
     """
     check_is(settings, RunSettings)
     use_threads(settings)
@@ -180,7 +198,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     lesson = _lesson(settings)
     knows = (report is not None and not headless) or (bool(settings.pretrained) and default_classes(spec) == classes)
     fine_tuned = knows and (own_classes or fine_tune.epochs == 0) and names == data.class_names
-    return Job(
+    return PreparedRun(
         *(settings, data, spec, plan, task, fine_tune, recover, lesson, changes, bf16, groups),
         fine_tuned=fine_tuned,
         knows_classes=own_names is not None,
@@ -191,17 +209,17 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
 
 def _lesson(settings: RunSettings) -> Distillation | None:
     methods = cast(tuple[DistillMethod, ...], settings.distill_methods)
-    told = Distillation(methods=methods, weight=settings.distill_weight, temperature=settings.temperature)
-    return told if settings.distill else None
+    lesson = Distillation(methods=methods, weight=settings.distill_weight, temperature=settings.temperature)
+    return lesson if settings.distill else None
 
 
 def cost_name(settings: RunSettings) -> str:
-    """Returns what choosing goes by: the cost that was asked for, or what the budget counts."""
+    """Returns the name of the cost that removals are ranked by: ``settings.cost``, or the cost of the budget."""
     return settings.cost or budget_cost(settings.budget)
 
 
 def profiled_target(settings: RunSettings) -> str | None:
-    """Returns the target whose latency table is needed; None where none is.
+    """Returns the target whose latency table the budget or the cost needs; None for neither.
 
     Raises:
         PlanError: the cost and the budget are of two targets.
@@ -215,7 +233,7 @@ def profiled_target(settings: RunSettings) -> str | None:
 
 
 def _check_cost(settings: RunSettings, plan: ShapePlan) -> None:
-    """Refuses a cost or a budget that cannot be; one of time is read when its table is there."""
+    """Refuses a cost or a budget that cannot be met; one of time is checked when its table is known."""
     method = METHODS[settings.search]
     if not method.needs_budget:
         return
@@ -228,7 +246,7 @@ def _check_cost(settings: RunSettings, plan: ShapePlan) -> None:
         parse_cost(cost_name(settings), plan)
     if not method.any_cost and cost_name(settings) != budget_cost(settings.budget):
         raise PlanError(
-            f"{method.name} chooses for the budget: it goes by what the budget counts",
+            f"{method.name} can only go by what the budget counts",
             expected=f"no --cost, or --cost {budget_cost(settings.budget)}",
             got=settings.cost,
             fix="Give a budget of that cost, or another --search",
@@ -236,29 +254,17 @@ def _check_cost(settings: RunSettings, plan: ShapePlan) -> None:
 
 
 def export_settings(settings: RunSettings) -> ExportSettings:
-    """Returns what to export, and how to check it.
+    """Returns the export settings of a run.
 
     Raises:
         DataError: a value is out of range.
     """
-    return ExportSettings(
-        kinds=settings.kinds,
-        calibration_images=settings.calibration_images,
-        verify_images=settings.verify_images,
-        min_agreement=settings.min_agreement,
-        made_for=settings.made_for,
-        max_drop=settings.max_drop,
-        int8_recipe=settings.int8_recipe,
-        qat_epochs=settings.qat_epochs,
-        qat_from=settings.qat_from,
-        micro=MicroLimits(settings.micro_flash, settings.micro_ram),
-        opset=settings.opset,
-        seed=settings.seed,
-    )
+    shared = {own.name: getattr(settings, own.name) for own in fields(ExportSettings) if own.name != "micro"}
+    return ExportSettings(**shared, micro=MicroLimits(settings.micro_flash, settings.micro_ram))
 
 
 def use_threads(settings: RunSettings) -> None:
-    """Tells torch how many threads to use; results are repeatable for equal numbers of them."""
+    """Sets the number of torch's threads; results are repeatable for equal numbers."""
     share = (os.cpu_count() or 1) // current_ranks().local_size
     torch.set_num_threads(settings.threads or max(1, share))
 
@@ -297,16 +303,16 @@ def _preprocessing(settings: RunSettings, spec: ModelSpec, plan: ShapePlan, data
 
 
 def _each_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Returns one value for every channel: as timm does, a single one serves all."""
+    """Returns one value for every channel; a single value serves all channels, as in timm."""
     return values * channels if len(values) == 1 else values
 
 
 def _resampled_notes(report: LoadReport, settings: RunSettings, own_classes: bool) -> tuple[str, ...]:
-    """Says what becomes of resampled weights where that is not told by ``--epochs``."""
+    """Returns a note on the training of resampled weights, unless ``--epochs`` decides it."""
     if not report.resampled or report.classes is None or settings.reset_head or settings.fine_tune.epochs is not None:
         return ()
     if own_classes:
-        return ("Resampled weights are exported as they are: fine-tune them before, with pocketvit run",)
+        return ("Resampled weights are exported as they are: fine-tune them first with pocketvit run",)
     if report.patch_resampled:
         return (
             "Weights for other patches do not count as fine-tuned: they are trained first; --epochs 0 takes them as is",

@@ -1,4 +1,4 @@
-"""The journal of a profile: what every file took, beside the model itself, written down at once."""
+"""The journal of a profile: the time of every file and of the model itself, written at once."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Taken:
     """One time of one file.
 
     Attributes:
-        file: what was timed.
-        stage: how.
-        seconds: its time.
-        reference_seconds: of the model itself, timed beside it.
-        note: what disturbed the machine; empty where nothing did.
+        file: the file that was timed.
+        stage: stage of the profile.
+        seconds: time of a run, s.
+        reference_seconds: time of the model itself, measured in turns with the file, s.
+        note: what disturbed the machine; empty if nothing did.
     """
 
     file: Timed
@@ -41,11 +41,11 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Times:
-    """What was timed, in order.
+class ProfileTimes:
+    """The times of a profile.
 
     Attributes:
-        lines: of the journal.
+        lines: the lines of the journal, in order.
     """
 
     lines: tuple[Taken, ...]
@@ -55,7 +55,7 @@ class Times:
         return Counter(line.file for line in self.lines)
 
     def taken(self) -> dict[Timed, list[float]]:
-        """Returns the times of each file, nanoseconds, as on the machine when it was as fast as it usually was."""
+        """Returns the times of each file, ns, scaled to the usual speed of the machine."""
         usual = {
             stage: median(line.reference_seconds for line in self.lines if line.stage == stage)
             for stage in {line.stage for line in self.lines}
@@ -67,7 +67,7 @@ class Times:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the table must know."""
+        """Notes for the reader of the table."""
         disturbed = [line.note for line in self.lines if line.note]
         if not disturbed:
             return ()
@@ -78,16 +78,16 @@ class Times:
         )
 
 
-def read_times(journal: Path, plan: ShapePlan) -> Times:
+def read_profile_times(journal: Path, plan: ShapePlan) -> ProfileTimes:
     """Returns what a journal holds; a last line cut short by a kill is left out.
 
     Raises:
         ArtifactError: it is damaged.
     """
     if not journal.is_file():
-        return Times(())
+        return ProfileTimes(())
     try:
-        return Times(tuple(_read_line(line, plan) for _, line in TIMES_JOURNAL.read(journal)[1]))
+        return ProfileTimes(tuple(_read_line(line, plan) for _, line in TIMES_JOURNAL.read(journal)[1]))
     except (ArtifactError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{journal} is damaged", got=error, fix="Measure anew with --force") from error
 

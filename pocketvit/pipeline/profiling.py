@@ -1,4 +1,4 @@
-"""The latency table of an architecture on a target: measured once, kept, and taken up where it was stopped."""
+"""The latency table of an architecture on a target: measured once, kept, and continued after a stop."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from device_bench.latency_table.files import Timed, part_depth, parts_to_time, wholes_to_time
 from device_bench.latency_table.fit import Conditions, fit_table
 from device_bench.machine.state import machine_state
-from device_bench.metrics.stats import percentile
 from device_bench.targets.bench import time_together
+from device_bench.timing.stats import percentile
 from export.formats.tflite import timing_bytes
 from runtime import (
     LATENCY_DOCUMENT,
@@ -30,12 +31,12 @@ from runtime import (
 )
 from runtime.formats import TFLITE
 
-from .profile_times import TIMES_JOURNAL, read_times, time_line
+from .profile_times import TIMES_JOURNAL, read_profile_times, time_line
 
 _FILES_AT_ONCE = 32
 
 _FORMAT = 5
-"""Of tables, journals, and the files that are timed: another one is looked for under another name."""
+"""Format of tables, journals and timed files; another format has another file name."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class _Timing:
     """How files are timed.
 
     Attributes:
-        rounds: timed runs of each, one pass.
-        percent: the percentile of a pass that counts.
-        passes: apart in time; their median counts, since what slows the machine for a while is not in most of them.
+        rounds: timed runs of each file in a pass.
+        percent: percentile of a pass that counts.
+        passes: passes at different times, whose median counts, since a slow phase of the machine is in few of them.
     """
 
     rounds: int
@@ -54,8 +55,8 @@ class _Timing:
 
 
 _PARTS, _WHOLES = _Timing(60, 5, 1), _Timing(40, 50, 3)
-"""A part is the small difference of two times, and needs the steadiest one; a prediction is of what is usual. Rounds of
-a part are of one block: files of several blocks have fewer, but no fewer than the following."""
+"""The time of a part is a small difference of two times and needs a low percentile; a whole model's time is the median.
+The rounds of parts are for files of one block; files of several blocks have fewer, but at least ``_FEWEST_ROUNDS``."""
 
 _FEWEST_ROUNDS = 12
 
@@ -70,21 +71,20 @@ def profile(
     force: bool = False,
     progress: Progress = silent,
 ) -> tuple[LatencyTable, Path]:
-    """Returns the latency table of an architecture on a target, and its file; measures it where there is none.
+    """Returns the latency table of an architecture on a target, and its file; measures the table if it is missing.
 
-    Every time that was taken is written down at once, so a stopped profile goes on where it was. The model itself is
-    timed beside all others and their times are taken relative to it, since for minutes a machine may be slower. Files
-    timed while something disturbed the machine are timed once more at once, and what was still disturbed then is said
-    in the table's notes.
+    Every time is written at once, so a stopped profile goes on where it was. All times are relative to those of the
+    model itself, which is timed in turns with the other files, since a machine may be slower for minutes. Timings taken
+    on a busy machine are repeated once; if that does not help, the table's notes report it.
 
     Args:
         plan: the architecture at its largest widths.
-        folder: where tables are kept.
+        folder: folder of the tables.
         target: where to measure.
-        precision: of the files.
-        threads: of the engine.
+        precision: precision of the files.
+        threads: threads of the engine.
         force: measure anew.
-        progress: told of the files timed.
+        progress: called as files are timed.
 
     Raises:
         UnsupportedTargetError: the target cannot be profiled.
@@ -109,7 +109,7 @@ def profile(
     parts = replace(_PARTS, rounds=max(_FEWEST_ROUNDS, _PARTS.rounds // part_depth(plan, precision)))
     _measure(plan, parts_to_time(plan, precision), parts, conditions, times, "profile", progress)
     _measure(plan, wholes_to_time(plan), _WHOLES, conditions, times, "whole models", progress)
-    journal = read_times(times, plan)
+    journal = read_profile_times(times, plan)
     table = fit_table(plan, conditions, {file: median(taken) for file, taken in journal.taken().items()})
     table = replace(table, notes=journal.notes)
     LATENCY_DOCUMENT.write(path, table)
@@ -135,8 +135,8 @@ def _measure(
     stage: str,
     progress: Progress,
 ) -> None:
-    """Times what the journal does not hold yet, a few files at a time, in an order that no width follows."""
-    known, missing = read_times(journal, plan).count(), []
+    """Times the files that the journal lacks, a few at a time, in an order that is independent of their widths."""
+    known, missing = read_profile_times(journal, plan).count(), []
     for number in range(timing.passes):
         some = [file for file in files if known[file] <= number]
         missing += random.Random(number).sample(some, len(some))
@@ -145,9 +145,9 @@ def _measure(
     for start in range(0, len(missing), _FILES_AT_ONCE):
         some = missing[start : start + _FILES_AT_ONCE]
         with tempfile.TemporaryDirectory() as folder:
-            beside = [(plan, True), *some]
-            paths = [Path(folder) / f"{number}{TFLITE.suffix}" for number in range(len(beside))]
-            for path, (one, pooled_only) in zip(paths, beside, strict=True):
+            timed_files = [(plan, True), *some]
+            paths = [Path(folder) / f"{number}{TFLITE.suffix}" for number in range(len(timed_files))]
+            for path, (one, pooled_only) in zip(paths, timed_files, strict=True):
                 with storage_errors(path):
                     path.write_bytes(timing_bytes(one, conditions.precision, pooled_only=pooled_only))
             timed = time_together(conditions.target)(paths, threads=conditions.threads, rounds=timing.rounds)
@@ -156,8 +156,9 @@ def _measure(
                 timed = time_together(conditions.target)(paths, threads=conditions.threads, rounds=timing.rounds)
                 patient = not timed.notes  # what lasts is not waited for
         reference, *seconds = (percentile(own, timing.percent) for own in timed.seconds)
-        told = {"stage": stage, "reference_seconds": reference} | ({"notes": list(timed.notes)} if timed.notes else {})
-        lines = (time_line(*file, value, told) for file, value in zip(some, seconds, strict=True))
+        shared: dict[str, Any] = {"stage": stage, "reference_seconds": reference}
+        shared |= {"notes": list(timed.notes)} if timed.notes else {}
+        lines = (time_line(*file, value, shared) for file, value in zip(some, seconds, strict=True))
         TIMES_JOURNAL.append(journal, *lines)
         done += len(some)
         progress(stage, done, total)

@@ -1,4 +1,4 @@
-"""The main job, stage by stage: fine-tune, search, slice, recover, export, verify, bench, report."""
+"""Runs: fine-tune, search, slice, recover, export, verify, bench and report, stage by stage."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from compress.data.data_list import list_data
 from compress.model.folder import read_task, save_model
 from compress.model.load import load_model
-from device_bench.metrics.isolated import time_isolated
 from device_bench.report.page import write_report
 from device_bench.report.summary import RunSummary, summarise
+from device_bench.timing.isolated import time_isolated
 from export.exporter import check_extras, export_each, released
 from pocketvit.settings import EXPORT_SETTINGS, RunSettings
 from runtime import Artifact, PlanError, Progress, check_is, silent
 
 from .benching import BenchSettings, bench_stage
 from .checks import Checked, check_fine_tuned
-from .job import Job, export_settings, prepare, use_threads
+from .job import PreparedRun, export_settings, prepare, use_threads
 from .run_data import data_of_run, keep_notes
 from .runfolder import RunFolder, claim, read_settings
 from .stage import check_space, export_copies, log_notes, stage
@@ -33,21 +33,21 @@ def run(
     bench: BenchSettings | None = None,
     progress: Progress = silent,
 ) -> RunSummary:
-    """Does the whole job in folder ``root`` and returns its table.
+    """Does all stages of a run in folder ``root`` and returns its table.
 
-    A file that does not pass its check is not measured and ends nothing: it is among the summary's ``refused``, its
-    figures and the reason with it.
+    A file that does not pass its check is not measured and does not end the run: the summary's ``refused`` holds it,
+    with its figures and the reason.
 
     Args:
         settings: what to make smaller, how small, and how.
         root: the run's folder.
         resume: continue a run that was stopped.
-        force: replace a run that is there.
+        force: replace an existing run.
         bench: what to measure of the files, and how long.
-        progress: told where the work is.
+        progress: called as the work advances.
 
     Raises:
-        PocketVitError: see the stages.
+        PocketVitError: a stage failed; see ``pocketvit.pipeline.stages``.
     """
     job = prepare(settings, progress)
     checked = _check(job, Path(root), resume, progress)
@@ -64,10 +64,10 @@ def run(
 def compress(
     settings: RunSettings, root: Path | str, *, resume: bool = False, force: bool = False, progress: Progress = silent
 ) -> RunSummary:
-    """Does the first half of the job: a smaller, recovered model in ``root/sliced``.
+    """Does the first half of a run: a smaller, recovered model in ``root/sliced``.
 
     Raises:
-        PocketVitError: see the stages.
+        PocketVitError: a stage failed; see ``pocketvit.pipeline.stages``.
     """
     job = prepare(settings, progress)
     checked = _check(job, Path(root), resume, progress)
@@ -82,39 +82,39 @@ def export_run(root: Path | str, settings: RunSettings, progress: Progress = sil
 
     Args:
         root: the run's folder.
-        settings: what it says of export is used, and of the data where a folder of pictures lies now; the rest comes
-            from the run, and must be as there or left at its default.
-        progress: told where the work is.
+        settings: the fields for export are used, and ``data`` if a folder of pictures was moved; any other field must
+            have its default or the run's value.
+        progress: called as the work advances.
 
     Raises:
-        PlanError: the settings say something of model, data, training or pruning, which the run says itself.
+        PlanError: a field of model, data, training or pruning differs from the run's.
         RunFolderError: the folder is no run folder, its data has changed, or another process writes to it.
         ArtifactError: the run holds no sliced model yet, or it is damaged.
-        RefusedFilesError: some files did not pass their check; raised last, with the manifests of all.
+        RefusedFilesError: some files did not pass their check; raised at the end, with the manifests of all.
     """
     check_is(settings, RunSettings)
-    wanted, told = export_settings(settings), read_settings(RunFolder(Path(root)))
-    _check_export_alone(settings, told, Path(root))
-    use_threads(told)
+    wanted, own = export_settings(settings), read_settings(RunFolder(Path(root)))
+    _check_export_alone(settings, own, Path(root))
+    use_threads(own)
     if settings.data != RunSettings().data:
-        told = replace(told, data=settings.data)
-    data = data_of_run(RunFolder(Path(root)), told, read_task(RunFolder(Path(root)).sliced), progress)
-    with claim(Path(root), told, resume=True, force=False, data=list_data(data)) as folder:
+        own = replace(own, data=settings.data)
+    data = data_of_run(RunFolder(Path(root)), own, read_task(RunFolder(Path(root)).sliced), progress)
+    with claim(Path(root), own, resume=True, force=False, data=list_data(data)) as folder:
         keep_notes(folder, data)
         return released(export_stage(folder, data, wanted, progress), folder.artifacts)
 
 
-def _check_export_alone(settings: RunSettings, told: RunSettings, root: Path) -> None:
+def _check_export_alone(settings: RunSettings, own: RunSettings, root: Path) -> None:
     usual = RunSettings()
     changed = [
         one.name
         for one in fields(RunSettings)
         if one.name not in {"data", *EXPORT_SETTINGS}
-        and getattr(settings, one.name) not in (getattr(usual, one.name), getattr(told, one.name))
+        and getattr(settings, one.name) not in (getattr(usual, one.name), getattr(own, one.name))
     ]
     if changed:
         raise PlanError(
-            f"The run {root} says itself what its model and data are",
+            f"The run {root} decides its model and data",
             expected=f"nothing but {', '.join(sorted(EXPORT_SETTINGS))}",
             got=", ".join(changed),
         )
@@ -123,7 +123,7 @@ def _check_export_alone(settings: RunSettings, told: RunSettings, root: Path) ->
 def export(
     settings: RunSettings, root: Path | str, *, resume: bool = False, force: bool = False, progress: Progress = silent
 ) -> list[Artifact]:
-    """Exports a model as it is, untrained by us and unpruned, to ``root/artifacts``.
+    """Exports a model as it is, without training or pruning, to ``root/artifacts``.
 
     Raises:
         RefusedFilesError: some files did not pass their check; raised last, with the manifests of all.
@@ -145,8 +145,8 @@ def export(
         return released(outcome, folder.artifacts)
 
 
-def _check(job: Job, root: Path, resume: bool, progress: Progress) -> Checked | None:
-    """Scores a fine-tuned checkpoint before anything is written; a run that is continued was checked before."""
+def _check(job: PreparedRun, root: Path, resume: bool, progress: Progress) -> Checked | None:
+    """Scores a fine-tuned checkpoint before anything is written; a continued run was checked before."""
     if resume and (RunFolder(root).baseline / "task.json").is_file():
         return None
     return check_fine_tuned(job, progress, [f"it was resampled ({change})" for change in job.resampled])

@@ -1,4 +1,4 @@
-"""The pictures of a run that is there: loaded as it had them, checked, and what was noticed of them kept in its log."""
+"""The pictures of an existing run: loaded with its splits and classes, checked, and described in its log."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from .checks import Checked
 from .runfolder import RunFolder, check_list
 
 
-def data_of_run(folder: RunFolder, told: RunSettings, task: Task, progress: Progress = silent) -> Dataset:
-    """Loads the pictures of a run, split as they were, with its order of classes.
+def data_of_run(folder: RunFolder, settings: RunSettings, task: Task, progress: Progress = silent) -> Dataset:
+    """Loads the pictures of a run with its splits and its order of classes.
 
     Args:
-        folder: of the run.
-        told: its settings; ``data`` may be where the pictures lie now.
-        task: of one of its models.
-        progress: told while a folder's pictures are checked.
+        folder: the run.
+        settings: the run's settings; ``data`` may name the place that the pictures were moved to.
+        task: the task of one of its models.
+        progress: called while a folder's pictures are checked.
 
     Raises:
-        DataError: the data is not there.
-        RunFolderError: it has changed since the run was begun.
+        DataError: the data is missing.
+        RunFolderError: the data has changed since the run was begun.
     """
     data = load_data(
-        told.data,
+        settings.data,
         seed=task.split_seed,
         train_limit=task.train_limit,
-        skip_bad=told.skip_bad,
-        mirror=told.mirror,
+        skip_bad=settings.skip_bad,
+        mirror=settings.mirror,
         progress=progress,
     )
     if sorted(data.class_names) == sorted(task.class_names):
@@ -44,7 +44,7 @@ def data_of_run(folder: RunFolder, told: RunSettings, task: Task, progress: Prog
 
 
 def keep_notes(folder: RunFolder, data: Dataset, checked: Sequence[Checked | None] = ()) -> None:
-    """Writes down in the run's log what was found of the data, and how a checkpoint was judged.
+    """Logs remarks on the data, and the scores of checkpoints.
 
     Raises:
         StorageError: the log cannot be written.

@@ -1,4 +1,4 @@
-"""A run's folder: who may write to it, with which settings, and what happened when."""
+"""A run's folder: its files, its settings, its log, and the lock that lets one process write."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ RUN_DOCUMENT = Document("pocketvit.run", 1, RunSettings, key="settings")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The places in a run's folder."""
+    """The files and folders of a run."""
 
     root: Path
 
     @property
     def name(self) -> str:
-        """What the run is called, and its files."""
+        """The name of the run, which its files begin with."""
         return self.root.resolve().name
 
     @property
     def settings(self) -> Path:
-        """What the run was told."""
+        """The run's settings."""
         return self.root / "run.json"
 
     @property
     def data(self) -> Path:
-        """Which pictures it was begun with."""
+        """The list of the pictures that the run was begun with."""
         return self.root / "data.json"
 
     @property
     def unlabelled(self) -> Path:
-        """The same with the pictures that a teacher labels."""
+        """The list of the pictures that a teacher labels."""
         return self.root / "unlabelled.json"
 
     @property
@@ -60,16 +60,16 @@ class RunFolder:
 
     @property
     def journal(self) -> Path:
-        """How the units to prune were chosen."""
+        """The journal of the search."""
         return self.root / "search" / "journal.jsonl"
 
     @property
     def latency(self) -> Path:
-        """The latency table that choosing went by, where it went by time."""
+        """The latency table of the search, if it counts time."""
         return self.root / "search" / "latency.json"
 
     def iteration(self, number: int) -> Path:
-        """What one round of a search over several found and made, counted from 1."""
+        """The journal and the model of one round of a search, counted from 1."""
         return self.root / "search" / f"iteration-{number:02}"
 
     @property
@@ -78,11 +78,11 @@ class RunFolder:
         return self.root / "artifacts"
 
     def bench(self, target: str) -> Path:
-        """The measurements on one target."""
+        """The measurements on a target."""
         return self.root / "bench" / f"{target}.json"
 
     def log(self, event: str, **details: Any) -> None:
-        """Appends a line to ``log.jsonl``: when, what, and details.
+        """Appends an event with its time to ``log.jsonl``.
 
         Raises:
             StorageError: the file cannot be written.
@@ -95,19 +95,18 @@ class RunFolder:
 def claim(
     root: Path, settings: RunSettings, *, resume: bool, force: bool, data: DataList | None = None
 ) -> Iterator[RunFolder]:
-    """Makes or takes up a run's folder, for this process alone.
+    """Makes or opens a run's folder and locks it for this process.
 
     Args:
         root: the folder.
-        settings: of the run; a resumed one must have been made with the same.
-        resume: continue what is there; start where there is nothing.
-        force: throw away what is there.
-        data: the pictures; a resumed run must have been begun with the same, wherever they lie now. None where they do
-            not matter.
+        settings: settings of the run; a resumed run must have the same.
+        resume: continue an existing run, or start a new one.
+        force: replace an existing run.
+        data: the pictures; a resumed run must have the same, though they may have been moved. None checks none.
 
     Raises:
-        RunFolderError: the folder exists and neither was asked for, is no run folder, was made with other settings or
-            other pictures, or is being written by another process; or its name cannot stand in those of files.
+        RunFolderError: the folder exists without ``resume`` or ``force``, is no run folder, has other settings or other
+            pictures, or is locked by another process; or its name cannot be part of file names.
         StorageError: there is no space, or no permission to write.
     """
     run = RunFolder(root)
@@ -138,7 +137,7 @@ def claim(
 
 
 def read_settings(run: RunFolder) -> RunSettings:
-    """Reads what a run was told.
+    """Reads the settings of a run.
 
     Raises:
         RunFolderError: the folder is no run folder.
@@ -150,7 +149,7 @@ def read_settings(run: RunFolder) -> RunSettings:
 
 
 def keep_list(run: RunFolder, path: Path, now: DataList) -> None:
-    """Keeps the list of a run's pictures, or checks it against the one that is there.
+    """Writes the list of a run's pictures, or checks it against the list that exists.
 
     Raises:
         RunFolderError: see ``check_list``.
@@ -166,15 +165,15 @@ def keep_list(run: RunFolder, path: Path, now: DataList) -> None:
 
 
 def check_list(run: RunFolder, path: Path, now: DataList) -> None:
-    """Checks that a run goes on with the pictures it was begun with; of older runs, which keep no list, it cannot.
+    """Checks that a run continues with the pictures it was begun with; older runs have no list and are not checked.
 
     Args:
         run: the run.
-        path: of the list.
-        now: the pictures as they are.
+        path: file with the list.
+        now: the pictures as they are now.
 
     Raises:
-        RunFolderError: pictures were added, removed, renamed or changed, or their labels or splits are others.
+        RunFolderError: pictures were added, removed, renamed or changed, or their labels or splits differ.
         ArtifactError: the list is damaged.
     """
     if not path.is_file():
@@ -194,7 +193,7 @@ def check_list(run: RunFolder, path: Path, now: DataList) -> None:
 
 
 _LONGEST_NAME = 200
-"""Most bytes in the name of a run; its files' names add to it, and no file system takes more than 255."""
+"""Most bytes in the name of a run, to which file names add; file systems take at most 255."""
 
 
 def _check_name(root: Path) -> None:
@@ -214,14 +213,14 @@ def _check_name(root: Path) -> None:
 
 
 def _check_same(run: RunFolder, settings: RunSettings, may_move: bool = False) -> RunSettings:
-    """Returns the settings of the run, with the new place of data that may have moved."""
+    """Returns the settings of the run, with the new place of data that was moved."""
     try:
-        told = read_settings(run)
-        before = encode(told)
+        own = read_settings(run)
+        before = encode(own)
     except ArtifactError as error:
         raise RunFolderError(f"{error} The run cannot be resumed", fix="Replace it with --force") from error
     now = encode(settings)
-    # a run goes on on any device
+    # a run can continue on any device
     free = {"device", *(("data",) if may_move else ())}
     differ = (key for key in now if key not in free and before[key] != now[key])
     changed = [f"{key} was {before[key]!r} and is now {now[key]!r}" for key in differ]
@@ -230,11 +229,11 @@ def _check_same(run: RunFolder, settings: RunSettings, may_move: bool = False) -
             f"The run {run.root} was made with other settings: {'; '.join(changed)}",
             fix="Resume with the same settings, replace it with --force, or choose another --name",
         )
-    return replace(told, data=settings.data) if may_move else told
+    return replace(own, data=settings.data) if may_move else own
 
 
 def _sweep(root: Path) -> None:
-    """Removes what a killed process left half-written."""
+    """Removes half-written files of a killed process."""
     for path in [*root.rglob(".*.tmp"), *root.rglob(".export-*")]:
         if path.is_dir():
             shutil.rmtree(path)

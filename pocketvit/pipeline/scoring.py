@@ -28,18 +28,18 @@ def score_finished(
     progress: Progress = silent,
     stage: str = "score",
 ) -> Score:
-    """Returns accuracy and loss of a model that is trained no further, on the pictures at ``indices``.
+    """Returns accuracy and loss of a finished model on the pictures at ``indices``.
 
-    On a CPU its float32 TFLite file computes the answers on all of torch's threads, in less time than torch needs: the
-    same function of the same weights, so that they differ by rounding alone. On a GPU, or without LiteRT, torch does.
+    On a CPU, the model's float32 TFLite file computes the logits on all of torch's threads, faster than torch: the same
+    function of the same weights, up to rounding. On a GPU, or without LiteRT, torch computes them.
 
     Args:
-        model: what is scored.
+        model: the model to score.
         data: the dataset.
-        indices: which pictures, at least one.
+        indices: indices of the pictures, at least one.
         spec: the model's input.
-        progress: told after every batch.
-        stage: what it is told of.
+        progress: called after every batch.
+        stage: name of the work for ``progress``.
     """
     if device_in_use().type != "cpu" or any(find_spec(name) is None for name in ("ai_edge_litert", "flatbuffers")):
         return score(model, data, indices, spec, progress=progress, stage=stage)

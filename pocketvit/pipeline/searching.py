@@ -15,16 +15,22 @@ from compress.model.vit import SlicedViT
 from compress.search.base import SearchInputs
 from runtime import Progress, ShapePlan
 
-from .job import IMPORTANCE_BATCH, Job, cost_name
+from .job import IMPORTANCE_BATCH, PreparedRun, cost_name
 
 
-def in_basis(job: Job, model: SlicedViT, progress: Progress) -> SlicedViT:
+def in_basis(job: PreparedRun, model: SlicedViT, progress: Progress) -> SlicedViT:
     """Returns the model in the basis of the run's criterion; it computes the same."""
     return CRITERIA[job.settings.importance].folded(_importance_inputs(job, model, progress))
 
 
 def search_inputs(
-    job: Job, model: SlicedViT, whole: ShapePlan, tables: Tables, place: Path, progress: Progress, number: int = 1
+    job: PreparedRun,
+    model: SlicedViT,
+    whole: ShapePlan,
+    tables: Tables,
+    place: Path,
+    progress: Progress,
+    number: int = 1,
 ) -> SearchInputs:
     """Returns what the search method of a run chooses from.
 
@@ -76,7 +82,7 @@ def search_inputs(
     )
 
 
-def _importance_inputs(job: Job, model: SlicedViT, progress: Progress) -> ImportanceInputs:
+def _importance_inputs(job: PreparedRun, model: SlicedViT, progress: Progress) -> ImportanceInputs:
     """Returns the model and the augmented training images that importance is measured on."""
     images = search_set(job.data, job.settings.importance_images, job.settings.seed)
     batches = training_batches(

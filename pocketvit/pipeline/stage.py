@@ -1,4 +1,4 @@
-"""What all stages share: their beginning and end in the log, and what a finished one leaves behind."""
+"""What all stages share: their start and end in the log, the files of a finished stage, and checks of disk space."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from runtime import (
     silent,
 )
 
-from .job import Job
+from .job import PreparedRun
 from .runfolder import RunFolder
 from .scoring import score_finished
 
@@ -36,11 +36,11 @@ _SPARE_BYTES = 64 * 2**20
 _WEIGHT_BYTES = 4
 
 TRAINED_COPIES = 12
-"""Of a model's weights on disk while it is trained, pruned and exported: models, their training states, files."""
+"""Most copies of a model's weights on disk during a run: models, their training states and files."""
 
 
 def finished(folder: Path) -> SlicedViT | None:
-    """Returns the model of a stage that ran to its end; its metrics are written last."""
+    """Returns the model of a finished stage, whose metrics are written last; None for another stage."""
     try:
         METRICS_DOCUMENT.read(folder / "metrics.json")
         model = read_model(folder)
@@ -51,9 +51,9 @@ def finished(folder: Path) -> SlicedViT | None:
 
 
 def save_stage(
-    folder: Path, model: SlicedViT, job: Job, epochs: tuple[EpochRecord, ...], progress: Progress = silent
+    folder: Path, model: SlicedViT, job: PreparedRun, epochs: tuple[EpochRecord, ...], progress: Progress = silent
 ) -> None:
-    """Writes a stage's model and, last, its metrics.
+    """Writes a stage's model and then its metrics.
 
     Raises:
         StorageError: there is no space, or no permission to write.
@@ -85,14 +85,14 @@ def save_stage(
     (folder / "training.safetensors").unlink(missing_ok=True)
 
 
-def log_notes(folder: RunFolder, job: Job) -> None:
-    """Writes what a person should know of the checkpoint into the log."""
+def log_notes(folder: RunFolder, job: PreparedRun) -> None:
+    """Writes the notes on the checkpoint into the log."""
     for note in job.notes:
         folder.log("note", text=note)
 
 
-def _some(job: Job, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Returns the images that top-1 is taken on: all, or as many as were asked for, every class with its share."""
+def _some(job: PreparedRun, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Returns the images that top-1 is measured on: all, or ``eval_limit`` of them, every class with its share."""
     limit = job.settings.eval_limit
     if not limit:
         return indices
@@ -104,34 +104,34 @@ def check_space(root: Path, plan: ShapePlan, copies: int = TRAINED_COPIES) -> No
 
     Args:
         root: the run's folder.
-        plan: of the model that is written.
-        copies: how often its weights are written, at most at one time.
+        plan: plan of the model that is written.
+        copies: most copies of its weights at one time.
 
     Raises:
         StorageError: there is not enough space for the model's files.
     """
-    check_bytes(root, written_bytes(plan, copies))
+    check_written_bytes(root, written_bytes(plan, copies))
 
 
 def written_bytes(plan: ShapePlan, copies: int) -> int:
-    """Returns the bytes that a model's weights take on disk in so many copies."""
+    """Returns the bytes that ``copies`` of a model's weights take on disk."""
     return copies * _WEIGHT_BYTES * params(plan)
 
 
 def export_copies(kinds: Sequence[str]) -> int:
-    """Returns how often the weights are written when files of ``kinds`` are: each, the model, and one in the making."""
+    """Returns the copies of the weights during an export: one for each kind, the model, and one unfinished file."""
     return len(kinds) + 2
 
 
-def check_bytes(root: Path, needed: int) -> None:
+def check_written_bytes(root: Path, needed: int) -> None:
     """Refuses to start work that writes more than fits on the disk.
 
     Args:
-        root: the folder that is written to; it may not be there yet.
-        needed: bytes.
+        root: the folder that is written to; it need not exist.
+        needed: bytes that the work writes.
 
     Raises:
-        StorageError: there is less free than that and a little more.
+        StorageError: less than ``needed`` and a small reserve is free.
     """
     there = next(place for place in (root.absolute(), *root.absolute().parents) if place.is_dir())
     needed, free = needed + _SPARE_BYTES, shutil.disk_usage(there).free
@@ -146,7 +146,7 @@ def check_bytes(root: Path, needed: int) -> None:
 
 @contextmanager
 def stage(folder: RunFolder, name: str) -> Iterator[None]:
-    """Logs when the work in the block started and, if it did, ended."""
+    """Logs the start of the block and, unless it raises, its end."""
     started = time.monotonic()
     folder.log("started", stage=name)
     yield

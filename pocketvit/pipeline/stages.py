@@ -1,4 +1,4 @@
-"""The stages of the main job; each reads and writes the run's folder alone, and does nothing twice."""
+"""The stages of a run. Each reads and writes the run's folder alone and does nothing twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compress.search.journal import read_journal, write_journal
 from compress.train.fit import fit
 from compress.train.masks import Masks
 from device_bench.documents.sparsity import ZEROS_DOCUMENT, LayerZeros, Zeros, zeros_path
-from device_bench.metrics.isolated import time_isolated
+from device_bench.timing.isolated import time_isolated
 from export.exporter import ExportOutcome, export_each
 from export.job import ExportSettings
 from runtime import (
@@ -35,15 +35,15 @@ from runtime import (
 )
 
 from .cutting import cut
-from .job import Job, cost_name, profiled_target
+from .job import PreparedRun, cost_name, profiled_target
 from .profiling import profile
 from .runfolder import RunFolder
 from .searching import in_basis, search_inputs
 from .stage import check_space, export_copies, finished, log_notes, save_stage, stage
 
 
-def fine_tune_stage(job: Job, folder: RunFolder, progress: Progress = silent) -> SlicedViT:
-    """Trains the model on the data, or takes it as it is, into ``baseline/``.
+def fine_tune_stage(job: PreparedRun, folder: RunFolder, progress: Progress = silent) -> SlicedViT:
+    """Trains the model on the data, or takes it as it is, and saves it in ``baseline/``.
 
     Raises:
         ModelError: the weights cannot be had.
@@ -55,24 +55,14 @@ def fine_tune_stage(job: Job, folder: RunFolder, progress: Progress = silent) ->
     with stage(folder, "fine-tune"):
         log_notes(folder, job)
         model = load_model(job.spec, job.plan.num_classes, job.settings.seed)
-        trained = fit(
-            model,
-            job.data,
-            job.task.preprocessing,
-            job.fine_tune,
-            augmentation=job.augmentation,
-            seed=job.settings.seed,
-            bf16=job.bf16,
-            state_path=folder.baseline / "training.safetensors",
-            stage="fine-tune",
-            progress=progress,
-        )
+        how = job.training(folder.baseline, "fine-tune", progress)
+        trained = fit(model, job.data, job.task.preprocessing, job.fine_tune, **how)
         save_stage(folder.baseline, trained.model, job, trained.epochs, progress)
     return trained.model
 
 
-def latency_stage(job: Job, folder: RunFolder, progress: Progress = silent) -> Tables:
-    """Takes the latency table that the cost or the budget needs, or measures it, into ``search/latency.json``.
+def latency_stage(job: PreparedRun, folder: RunFolder, progress: Progress = silent) -> Tables:
+    """Reads or measures the latency table that the cost or the budget needs, and keeps it in ``search/latency.json``.
 
     Raises:
         PlanError: the budget cannot be met.
@@ -84,25 +74,25 @@ def latency_stage(job: Job, folder: RunFolder, progress: Progress = silent) -> T
         return {}
     if folder.latency.is_file():
         return {target: LATENCY_DOCUMENT.read(folder.latency)}
-    told = job.settings
+    settings = job.settings
     with stage(folder, "profile"):
         table, _ = profile(
             job.plan,
-            Path(told.profiles),
+            Path(settings.profiles),
             target=target,
-            precision=told.latency_precision,
-            threads=told.latency_threads,
+            precision=settings.latency_precision,
+            threads=settings.latency_threads,
             progress=progress,
         )
-        parse_budget(told.budget, job.plan, {target: table})
+        parse_budget(settings.budget, job.plan, {target: table})
         LATENCY_DOCUMENT.write(folder.latency, table)
     return {target: table}
 
 
 def search_stage(
-    job: Job, folder: RunFolder, baseline: SlicedViT, tables: Tables, progress: Progress = silent
+    job: PreparedRun, folder: RunFolder, baseline: SlicedViT, tables: Tables, progress: Progress = silent
 ) -> Proposal:
-    """Chooses what to prune, into ``search/journal.jsonl``.
+    """Chooses what to prune and writes ``search/journal.jsonl``.
 
     Raises:
         PlanError: the budget cannot be met.
@@ -135,9 +125,9 @@ def search_stage(
 
 
 def recover_stage(
-    job: Job, folder: RunFolder, baseline: SlicedViT, proposal: Proposal, progress: Progress = silent
+    job: PreparedRun, folder: RunFolder, baseline: SlicedViT, proposal: Proposal, progress: Progress = silent
 ) -> SlicedViT:
-    """Slices the baseline and trains what is left, into ``sliced/``.
+    """Slices the baseline, trains the sliced model and saves it in ``sliced/``.
 
     Raises:
         StorageError: there is no space, or no permission to write.
@@ -150,8 +140,8 @@ def recover_stage(
         return _recover(job, job.recover, folder.sliced, model, baseline, 1, progress)
 
 
-def zeros_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Progress = silent) -> SlicedViT:
-    """Makes weights zero and trains the rest, into ``sliced/``; counts the zeros in ``search/sparsity.json``.
+def zeros_stage(job: PreparedRun, folder: RunFolder, baseline: SlicedViT, progress: Progress = silent) -> SlicedViT:
+    """Makes weights zero, trains the rest, saves the model in ``sliced/`` and the counts in ``search/sparsity.json``.
 
     Raises:
         StorageError: there is no space, or no permission to write.
@@ -169,11 +159,11 @@ def zeros_stage(job: Job, folder: RunFolder, baseline: SlicedViT, progress: Prog
 
 
 def rounds_stage(
-    job: Job, folder: RunFolder, baseline: SlicedViT, tables: Tables, progress: Progress = silent
+    job: PreparedRun, folder: RunFolder, baseline: SlicedViT, tables: Tables, progress: Progress = silent
 ) -> SlicedViT:
-    """Searches a tree, slices and recovers, round after round until the budget is met, into ``sliced/``.
+    """Searches, slices and recovers, round after round until the budget is met, and saves the model in ``sliced/``.
 
-    What each round found and made stands in ``search/iteration-NN/``.
+    ``search/iteration-NN/`` holds the journal and the model of a round.
 
     Raises:
         PlanError: the budget is not met after the last round.
@@ -213,9 +203,9 @@ def rounds_stage(
 
 
 def _search_round(
-    job: Job, place: Path, model: SlicedViT, whole: ShapePlan, tables: Tables, number: int, progress: Progress
+    job: PreparedRun, place: Path, model: SlicedViT, whole: ShapePlan, tables: Tables, number: int, progress: Progress
 ) -> KeptUnits:
-    """Searches from one model; ``journal.jsonl`` records the search, which goes on there when it was killed."""
+    """Searches from one model. A search that was killed goes on from its ``journal.jsonl``."""
     shown = progress if job.method.one_round else _of_round(progress, number, job.method_settings.iterations)
     inputs = search_inputs(job, model, whole, tables, place, shown, number)
     asked = {
@@ -230,16 +220,16 @@ def _search_round(
 
 
 def _of_round(progress: Progress, number: int, most: int) -> Progress:
-    """Returns a callback that says which round it is."""
+    """Returns a callback that adds the number of the round."""
 
-    def told(stage: str, done: int, total: int, note: str = "") -> None:
+    def report(stage: str, done: int, total: int, note: str = "") -> None:
         progress(f"{stage} {number}", done, total, f"round {number} of at most {most}, {note}")
 
-    return told
+    return report
 
 
-def _recipe(job: Job, last: bool) -> TrainRecipe:
-    """Returns the recipe of a round's recovery: shorter where another round comes after it."""
+def _recipe(job: PreparedRun, last: bool) -> TrainRecipe:
+    """Returns the recipe of a round's recovery, which is shorter for every round but the last."""
     if last:
         return job.recover
     asked = job.method_settings.round_epochs
@@ -247,7 +237,7 @@ def _recipe(job: Job, last: bool) -> TrainRecipe:
 
 
 def _recover(
-    job: Job,
+    job: PreparedRun,
     recipe: TrainRecipe,
     place: Path,
     model: SlicedViT,
@@ -256,28 +246,24 @@ def _recover(
     progress: Progress,
     masks: Masks | None = None,
 ) -> SlicedViT:
-    """Trains a sliced model with the baseline as teacher, into folder ``place``."""
+    """Trains a sliced model with the baseline as teacher and saves it in ``place``."""
+    several = job.method.kind == "rounds" and not job.method.one_round
     trained = fit(
         model,
         job.data,
         job.task.preprocessing,
         recipe,
-        augmentation=job.augmentation,
-        seed=job.settings.seed + number,
-        bf16=job.bf16,
         teacher=baseline if job.lesson and job.lesson.needs_teacher else None,
         distillation=job.lesson,
         masks=masks,
-        state_path=place / "training.safetensors",
-        stage="recover" if job.method.kind != "rounds" or job.method.one_round else f"recover {number}",
-        progress=progress,
+        **job.training(place, f"recover {number}" if several else "recover", progress, number),
     )
     save_stage(place, trained.model, job, trained.epochs, progress)
     return trained.model
 
 
-def shrink_stages(job: Job, folder: RunFolder, progress: Progress = silent) -> None:
-    """Makes ``baseline/`` and ``sliced/`` by the search that was asked for.
+def shrink_stages(job: PreparedRun, folder: RunFolder, progress: Progress = silent) -> None:
+    """Makes ``baseline/`` and ``sliced/`` by the search method of the run.
 
     Raises:
         PocketVitError: see the single stages.
@@ -286,7 +272,7 @@ def shrink_stages(job: Job, folder: RunFolder, progress: Progress = silent) -> N
         check_space(folder.root, job.plan)
     tables = latency_stage(job, folder, progress)
     baseline = fine_tune_stage(job, folder, progress)
-    # a run that an older version began goes on with the pictures as they were prepared then
+    # a run that an older version began goes on with the preprocessing of that version
     prepared = read_task(folder.baseline).preprocessing
     job = replace(job, task=replace(job.task, preprocessing=prepared))
     if job.method.kind == "rounds":
@@ -300,9 +286,9 @@ def shrink_stages(job: Job, folder: RunFolder, progress: Progress = silent) -> N
 def export_stage(
     folder: RunFolder, data: Dataset, settings: ExportSettings, progress: Progress = silent
 ) -> ExportOutcome:
-    """Exports the sliced model in every form, and the baseline as float TFLite to compare with, verified.
+    """Exports and verifies the sliced model in every form, and the baseline as float TFLite to compare with.
 
-    A file that is refused keeps none of the others from being made.
+    A refused file does not stop the others.
 
     Raises:
         ArtifactError: there is no baseline or no sliced model.

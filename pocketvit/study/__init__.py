@@ -1,1 +1,1 @@
-"""Studies: many methods on the same models, data and seeds, each made alike, and told side by side."""
+"""Studies: several methods on the same models, data and seeds, made under equal conditions and compared."""

@@ -1,4 +1,4 @@
-"""How every file of a cell answers all test images, on the machine that made it, and how small it can be packed."""
+"""The predictions of every file of a cell on all test images, made where the cell was made, and its packed size."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ ANSWERS_DOCUMENT = Document("pocketvit.study-answers", 2, Answers, upgrade=witho
 
 
 def answer(root: Path, progress: Progress = silent) -> None:
-    """Has the exported files of a run's sliced model answer the test images, into ``answers.json``.
+    """Runs the exported files of a run's sliced model on the test images, and writes ``answers.json``.
 
     Raises:
         ArtifactError: a file is missing or damaged.
@@ -76,8 +76,8 @@ def answer(root: Path, progress: Progress = silent) -> None:
         StorageError: there is no space, or no permission to write.
     """
     folder = RunFolder(root)
-    told, task = read_settings(folder), read_task(folder.sliced)
-    data = data_of_run(folder, told, task)
+    task = read_task(folder.sliced)
+    data = data_of_run(folder, read_settings(folder), task)
     images = packed(data, task, len(data.test))
     found = []
     for path in model_files(folder.artifacts):

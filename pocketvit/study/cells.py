@@ -14,33 +14,33 @@ from export.quantise.processors import host_processor
 from pocketvit.distill_settings import DistillSettings
 from pocketvit.jobs.distilling import pictures_of, teacher_of
 from pocketvit.options import arguments, distill_options, distill_settings, export_options, run_options, run_settings
-from pocketvit.pipeline.job import Job, prepare
+from pocketvit.pipeline.job import PreparedRun, prepare
 from pocketvit.settings import RunSettings
 from runtime import PlanError, PocketVitError, Progress, ShapePlan, silent
 
 from .baselines import baseline_key
-from .definition import Method, Options, Study
-from .options import check_options, options_of
+from .definition import CellOptions, Method, Study
+from .options import cell_options, check_options
 
 
 @dataclass(frozen=True)
-class Cell:
+class StudyCell:
     """One run of a study.
 
     Attributes:
-        name: of its folder and its files.
-        method: its name.
-        model: its name.
-        data: as ``--data`` takes it.
-        budget: as ``--budget`` takes it; empty for distillation and for zeros, which have none.
-        seed: of everything random.
-        command: that makes the smaller model.
+        name: name of its folder, which its files begin with.
+        method: name of the method.
+        model: name of the model.
+        data: dataset, as ``--data`` takes it.
+        budget: budget, as ``--budget`` takes it; empty for distillation and for zeros, which have none.
+        seed: seed of everything random.
+        command: command that makes the smaller model.
         words: options of that command.
         export_words: options of ``export`` after it.
-        settings: what the command makes of its options.
+        settings: settings of the run.
         lesson: settings of the distillation; None for other cells.
-        baseline: what the fine-tuned model that it starts from is known by; none where it is shared with no other.
-        timed_export: whether a recipe of its files is chosen by time, so that they are made with nothing beside.
+        baseline: key of the fine-tuned model that it starts from; None if it shares no such model.
+        timed_export: whether a recipe of its files is chosen by time, so that nothing else may run meanwhile.
         formats: kinds of files that it exports.
     """
 
@@ -61,15 +61,15 @@ class Cell:
 
     @property
     def group(self) -> tuple[str, str, str, str]:
-        """What it has in common with its repetitions under other seeds."""
+        """The method, model, data and budget, which it shares with its repetitions under other seeds."""
         return self.method, self.model, self.data, self.budget
 
 
-def cells_of(study: Study) -> tuple[Cell, ...]:
+def cells_of(study: Study) -> tuple[StudyCell, ...]:
     """Returns the cells of a study, method by method, seeds innermost.
 
     Raises:
-        PlanError: an option is unknown or cannot be, or two cells have one name.
+        PlanError: an option is unknown or has a wrong value, or two cells have one name.
     """
     _check_tables(study)
     cells = tuple(_all(study))
@@ -77,7 +77,7 @@ def cells_of(study: Study) -> tuple[Cell, ...]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise PlanError(
-            f"Two cells of {study.path} would have one name", got=twice[0], fix="Tell their data or budgets apart"
+            f"Two cells of {study.path} would have one name", got=twice[0], fix="Rename their data or budgets"
         )
     exported = {kind for cell in cells for kind in cell.formats}
     missing = [kind for kind in study.measure.formats if kind not in exported]
@@ -90,14 +90,14 @@ def cells_of(study: Study) -> tuple[Cell, ...]:
     return cells
 
 
-def check_cells(study: Study, cells: Sequence[Cell], progress: Progress = silent) -> dict[str, ShapePlan]:
-    """Loads data, builds models and reads budgets as the runs will, once for each kind of cell, whatever its seed.
+def check_cells(study: Study, cells: Sequence[StudyCell], progress: Progress = silent) -> dict[str, ShapePlan]:
+    """Loads data, builds models and reads budgets as the runs will, once for all seeds of a cell.
 
     Returns:
         The plan of each cell's model, by the cell's name.
 
     Raises:
-        PocketVitError: a cell cannot be.
+        PocketVitError: a cell is invalid.
     """
     kinds = {cell.group: cell for cell in reversed(cells)}
     plans = {}
@@ -115,7 +115,7 @@ def check_cells(study: Study, cells: Sequence[Cell], progress: Progress = silent
 
 
 def slug(text: str) -> str:
-    """Returns a text as it may stand in a file's name.
+    """Returns a text that can be part of a file's name.
 
     >>> slug("macs=0.75"), slug("imagefolder:/data/Cats and dogs/")
     ('macs-0.75', 'Cats-and-dogs')
@@ -124,15 +124,15 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", last).strip("-.") or "x"
 
 
-def _check_distillation(job: Job, told: DistillSettings) -> None:
-    """Checks that teacher, student and pictures are there and fit each other."""
-    pictures_of(job, told)
+def _check_distillation(job: PreparedRun, lesson: DistillSettings) -> None:
+    """Checks that teacher, student and pictures exist and fit each other."""
+    pictures_of(job, lesson)
     student = load_model(job.spec, job.plan.num_classes, job.settings.seed)
-    check_distillation(told.distillation, teacher_of(job, told), student)
+    check_distillation(lesson.distillation, teacher_of(job, lesson), student)
 
 
 def _check_tables(study: Study) -> None:
-    no_budget = {key: own for key, own in options_of("run").items() if key != "budget"}
+    no_budget = {key: own for key, own in cell_options("run").items() if key != "budget"}
     if "budget" in {**study.common, **{key: 1 for own in study.models.values() for key in own}}:
         raise PlanError(f"{study.path} sets a budget for all methods", fix="Name it in [study] budgets")
     check_options(f"[common] of {study.path}", study.common, no_budget)
@@ -140,12 +140,12 @@ def _check_tables(study: Study) -> None:
         check_options(f"[models.{name}] of {study.path}", options, no_budget)
     for name, method in study.methods.items():
         where = f"[methods.{name}] of {study.path}"
-        check_options(where, method.options, options_of(method.command))
+        check_options(where, method.options, cell_options(method.command))
         if "student" in method.options:
             raise PlanError(f"{where} names a student, which brings its own data and seed", fix="Name a model instead")
 
 
-def _all(study: Study) -> Iterator[Cell]:
+def _all(study: Study) -> Iterator[StudyCell]:
     for method_name, method in study.methods.items():
         for model_name in study.models:
             for data in study.data:
@@ -154,19 +154,19 @@ def _all(study: Study) -> Iterator[Cell]:
                         yield _cell(study, method_name, model_name, data, budget, seed)
 
 
-def _budgets(study: Study, method: Method, model: Options) -> tuple[str, ...]:
+def _budgets(study: Study, method: Method, model: CellOptions) -> tuple[str, ...]:
     search = str({**study.common, **model, **method.options}.get("search", "one-shot"))
-    # neither a student nor zeros in place of weights make a model smaller than its widths
+    # a student and zeros leave the widths of a model as they are
     if method.command == "distill" or (search in METHODS and not METHODS[search].needs_budget):
         return ("",)
     own = method.options.get("budget")
     return study.budgets if own is None else (str(own),)
 
 
-def _cell(study: Study, method_name: str, model_name: str, data: str, budget: str, seed: int) -> Cell:
+def _cell(study: Study, method_name: str, model_name: str, data: str, budget: str, seed: int) -> StudyCell:
     method = study.methods[method_name]
     where = f"[methods.{method_name}] of {study.path}"
-    given: Options = {
+    given: CellOptions = {
         **study.common,
         **study.models[model_name],
         **method.options,
@@ -183,7 +183,7 @@ def _cell(study: Study, method_name: str, model_name: str, data: str, budget: st
     except PocketVitError as error:
         raise type(error)(f"{where} cannot be: {error}") from error
     parts = (method_name, model_name, slug(data), slug(budget) if budget else "", f"s{seed}")
-    return Cell(
+    return StudyCell(
         name=".".join(filter(None, parts)),
         method=method_name,
         model=model_name,
@@ -202,5 +202,6 @@ def _cell(study: Study, method_name: str, model_name: str, data: str, budget: st
 
 
 def _timed(settings: RunSettings) -> bool:
-    """Whether ``int8`` is made by the recipe that proves fastest on this machine."""
-    return "int8" in settings.kinds and settings.made_for == host_processor() and not settings.int8_recipe
+    """Whether some kind of file is made by the recipe that is fastest on this machine."""
+    fastest = any(KINDS[name].choice == "fastest" for name in settings.kinds)
+    return fastest and settings.made_for == host_processor() and not settings.int8_recipe

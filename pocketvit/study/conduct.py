@@ -1,4 +1,4 @@
-"""A study from beginning to end: its cells side by side, then what needs the machine for itself, then the report."""
+"""Conducts a study: its cells in parallel, then the work that needs the machine alone, then the report."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from pathlib import Path
 from pocketvit.pipeline.job import prepare, profiled_target
 from pocketvit.pipeline.profiling import profile
 from pocketvit.pipeline.runfolder import RunFolder
-from pocketvit.pipeline.stage import check_bytes, export_copies, written_bytes
+from pocketvit.pipeline.stage import check_written_bytes, export_copies, written_bytes
 from pocketvit.study.results.collect import StudyResult, collect
 from pocketvit.study.work.pools import LocalPool, Pool
-from pocketvit.study.work.process import Outcome, Start, Step, Work, do, start
+from pocketvit.study.work.process import StartProcess, Work, WorkOutcome, WorkStep, do, start_process
 from pocketvit.study.work.schedule import carry_out
 from runtime import LATENCY_DOCUMENT, LatencyTable, Progress, silent, storage_errors
 
 from .answers import FILE as ANSWERS
 from .answers import FileAnswers, read_answers
 from .baselines import baseline_settings, begin
-from .cells import Cell, cells_of, check_cells
+from .cells import StudyCell, cells_of, check_cells
 from .definition import Study
 from .folder import CELL_DOCUMENT, StudyFolder, claim_study, write_state
 from .measuring import (
     MEASURED_DOCUMENT,
-    Measured,
+    BenchCommands,
     bench_words,
     complete,
     devices_of,
@@ -40,12 +40,12 @@ from .measuring import (
 
 @dataclass(frozen=True)
 class Orders:
-    """How a study is to be done.
+    """Options of conducting a study.
 
     Attributes:
         force: make cells anew that were made with other settings.
-        retry_failed: try cells and measurements again that failed.
-        ray: address of a Ray cluster, or ``local``; empty does all here.
+        retry_failed: try failed cells and measurements again.
+        ray: address of a Ray cluster, or ``local``; empty makes all cells on this machine.
     """
 
     force: bool = False
@@ -59,22 +59,22 @@ def conduct(
     orders: Orders,
     progress: Progress = silent,
     *,
-    starter: Start = start,
+    starter: StartProcess = start_process,
     write_report: Callable[[StudyResult, Path], object] = lambda result, root: None,
 ) -> StudyResult:
-    """Does a study, or goes on with it.
+    """Conducts a study, or continues it.
 
     Args:
-        study: what to do.
+        study: the study.
         root: its folder.
-        orders: how.
-        progress: told of cells and targets done.
+        orders: how to conduct it.
+        progress: called as cells and targets are done.
         starter: starts a process.
         write_report: writes the report into the study's folder.
 
     Raises:
-        PocketVitError: the study cannot be, or its folder cannot be written; a cell that fails is a row instead.
-        KeyboardInterrupt: the user stopped it; every process that it started has ended.
+        PocketVitError: the study is invalid, or its folder cannot be written; a failed cell is a row of the report.
+        KeyboardInterrupt: the user stopped the study; every process that it started has ended.
     """
     cells = cells_of(study)
     devices_of(study)
@@ -82,19 +82,21 @@ def conduct(
     with claim_study(root, cells, force=orders.force) as folder:
         todo = _todo(folder, cells, orders)
         if todo:
-            check_bytes(root, sum(written_bytes(plans[cell.name], 1 + export_copies(cell.formats)) for cell in todo))
-        tables = latency_tables(todo, progress)
+            check_written_bytes(
+                root, sum(written_bytes(plans[cell.name], 1 + export_copies(cell.formats)) for cell in todo)
+            )
+        tables = measure_latency_tables(todo, progress)
         made = _make(study, folder, (cells, todo), tables, orders, progress, starter)
         _finish_alone(folder, [cell for cell in todo if cell.timed_export and cell.name in made], progress, starter)
-        untold = _measure(study, folder, cells, orders, progress, starter)
+        unmeasured = _measure(study, folder, cells, orders, progress, starter)
         result = collect(study, folder, cells)
-        result = replace(result, unmeasured=(*result.unmeasured, *untold))
+        result = replace(result, unmeasured=(*result.unmeasured, *unmeasured))
         write_report(result, root)
     return result
 
 
-def _todo(folder: StudyFolder, cells: Sequence[Cell], orders: Orders) -> list[Cell]:
-    """Returns the cells that are not done, and not to be left as they failed."""
+def _todo(folder: StudyFolder, cells: Sequence[StudyCell], orders: Orders) -> list[StudyCell]:
+    """Returns the cells that are not done, without failed ones that are not retried."""
     found = []
     for cell in cells:
         state = CELL_DOCUMENT.read_if_there(folder.state(cell.name))
@@ -105,15 +107,18 @@ def _todo(folder: StudyFolder, cells: Sequence[Cell], orders: Orders) -> list[Ce
     return found
 
 
-def latency_tables(
-    cells: Sequence[Cell], progress: Progress = silent, *, profiler: Callable[..., tuple[LatencyTable, Path]] = profile
+def measure_latency_tables(
+    cells: Sequence[StudyCell],
+    progress: Progress = silent,
+    *,
+    profiler: Callable[..., tuple[LatencyTable, Path]] = profile,
 ) -> dict[str, LatencyTable]:
-    """Returns the latency tables that cells go by, by cell; measures missing ones, before anything runs beside.
+    """Returns the latency tables that cells need, by cell; measures missing ones while nothing else runs.
 
     Args:
-        cells: of the study.
-        progress: told of the files timed.
-        profiler: measures a table, or reads it.
+        cells: cells of the study.
+        progress: called as files are timed.
+        profiler: measures or reads a table.
 
     Raises:
         PocketVitError: see ``profile``.
@@ -121,14 +126,14 @@ def latency_tables(
     found: dict[str, LatencyTable] = {}
     known: dict[str, LatencyTable] = {}
     for cell in cells:
-        told, target = cell.settings, profiled_target(cell.settings)
+        settings, target = cell.settings, profiled_target(cell.settings)
         if target is None or cell.lesson is not None:
             continue
-        asked = replace(baseline_settings(told), seed=0)
-        key = repr((asked, target, told.latency_precision, told.latency_threads, told.profiles))
+        asked = replace(baseline_settings(settings), seed=0)
+        key = repr((asked, target, settings.latency_precision, settings.latency_threads, settings.profiles))
         if key not in known:
-            how = {"target": target, "precision": told.latency_precision, "threads": told.latency_threads}
-            known[key], _ = profiler(prepare(told).plan, Path(told.profiles), **how, progress=progress)
+            how = {"target": target, "precision": settings.latency_precision, "threads": settings.latency_threads}
+            known[key], _ = profiler(prepare(settings).plan, Path(settings.profiles), **how, progress=progress)
         found[cell.name] = known[key]
     return found
 
@@ -136,13 +141,13 @@ def latency_tables(
 def _make(
     study: Study,
     folder: StudyFolder,
-    all_and_todo: tuple[Sequence[Cell], Sequence[Cell]],
+    all_and_todo: tuple[Sequence[StudyCell], Sequence[StudyCell]],
     tables: Mapping[str, LatencyTable],
     orders: Orders,
     progress: Progress,
-    starter: Start,
+    starter: StartProcess,
 ) -> set[str]:
-    """Makes cells side by side; returns those that were made."""
+    """Makes cells in parallel; returns the names of those that were made."""
     cells, todo = all_and_todo
     works = _works(study, folder, cells, todo)
     by_name = {cell.name: cell for cell in todo}
@@ -159,12 +164,12 @@ def _make(
         write_state(folder, cell, "begun", baseline=needed)
         begin(folder.run(cell.name), cell.settings, cell.lesson, folder.run(needed) / "baseline" if needed else None)
         place = RunFolder(folder.run(cell.name)).latency
-        if cell.name in tables and not place.is_file():  # where it is made, there may be none
+        if cell.name in tables and not place.is_file():  # the machine that makes the cell may have none
             LATENCY_DOCUMENT.write(place, tables[cell.name])
 
     ended = 0
 
-    def done(outcome: Outcome) -> None:
+    def done(outcome: WorkOutcome) -> None:
         nonlocal ended
         cell = by_name.get(outcome.name)
         if not outcome.stopped:
@@ -184,7 +189,7 @@ def _make(
     return made
 
 
-def _pool(study: Study, folder: StudyFolder, orders: Orders, starter: Start) -> Pool:
+def _pool(study: Study, folder: StudyFolder, orders: Orders, starter: StartProcess) -> Pool:
     if orders.ray:
         from pocketvit.study.work.over_ray import RayPool
 
@@ -193,12 +198,12 @@ def _pool(study: Study, folder: StudyFolder, orders: Orders, starter: Start) -> 
 
 
 def workers_of(study: Study) -> int:
-    """Returns how many cells are made at a time on this machine."""
+    """Returns the number of cells that are made at a time on this machine."""
     return study.workers or max(1, (os.cpu_count() or 1) // study.threads)
 
 
-def _works(study: Study, folder: StudyFolder, cells: Sequence[Cell], todo: Sequence[Cell]) -> list[Work]:
-    """Returns what is to be done: the shared models that are missing, then the cells."""
+def _works(study: Study, folder: StudyFolder, cells: Sequence[StudyCell], todo: Sequence[StudyCell]) -> list[Work]:
+    """Returns the units of work: the missing shared models, then the cells."""
     keys = [cell.baseline for cell in cells if cell.baseline]
     shared = {key for key in keys if keys.count(key) > 1}
     works: dict[str, Work] = {}
@@ -206,19 +211,19 @@ def _works(study: Study, folder: StudyFolder, cells: Sequence[Cell], todo: Seque
         if cell.baseline in shared and cell.baseline is not None:
             name = folder.baseline(cell.baseline)
             if not (folder.run(name) / "baseline" / "metrics.json").is_file():
-                works[name] = Work(name, (Step("fine-tune"),), study.threads)
+                works[name] = Work(name, (WorkStep("fine-tune"),), study.threads)
     for cell in todo:
         needs = folder.baseline(cell.baseline) if cell.baseline in shared and cell.baseline is not None else ""
-        rest = () if cell.timed_export else (Step("export", cell.export_words), Step("answer"))
-        works[cell.name] = Work(cell.name, (Step(cell.command, cell.words), *rest), study.threads, needs)
+        rest = () if cell.timed_export else (WorkStep("export", cell.export_words), WorkStep("answer"))
+        works[cell.name] = Work(cell.name, (WorkStep(cell.command, cell.words), *rest), study.threads, needs)
     return list(works.values())
 
 
-def _finish_alone(folder: StudyFolder, cells: Sequence[Cell], progress: Progress, starter: Start) -> None:
-    """Exports the cells whose files are chosen by time, one after another."""
+def _finish_alone(folder: StudyFolder, cells: Sequence[StudyCell], progress: Progress, starter: StartProcess) -> None:
+    """Exports the cells whose recipes are chosen by time, one after another."""
     for position, cell in enumerate(cells):
         progress("export", position, len(cells), cell.name)
-        work = Work(cell.name, (Step("export", cell.export_words), Step("answer")), 1)
+        work = Work(cell.name, (WorkStep("export", cell.export_words), WorkStep("answer")), 1)
         outcome = do(work, folder.root, threading.Event(), platform.node(), starter=starter)
         write_state(folder, cell, "failed" if outcome.error else "done", outcome.error, outcome.where)
     if cells:
@@ -226,15 +231,20 @@ def _finish_alone(folder: StudyFolder, cells: Sequence[Cell], progress: Progress
 
 
 def _measure(
-    study: Study, folder: StudyFolder, cells: Sequence[Cell], orders: Orders, progress: Progress, starter: Start
+    study: Study,
+    folder: StudyFolder,
+    cells: Sequence[StudyCell],
+    orders: Orders,
+    progress: Progress,
+    starter: StartProcess,
 ) -> list[tuple[str, str]]:
-    """Measures the files of all cells, one target after another, where these very files were not measured yet.
+    """Measures the files of all cells, one target after another, unless the same files were measured before.
 
     Returns:
-        Targets whose measurement left nothing behind.
+        Targets whose measurement gave no result, each with the reason.
     """
     files: list[FileAnswers] = []
-    paths, untold = [], []
+    paths, unmeasured = [], []
     for cell in cells:
         state = CELL_DOCUMENT.read_if_there(folder.state(cell.name))
         if state is not None and state.outcome == "done":
@@ -250,17 +260,17 @@ def _measure(
         before = read_measured(folder.measured)
         again = orders.retry_failed and not complete(folder.bench, device)
         if again or not is_measured(folder.bench, device, files, words, before):
-            said = _alone(words, folder, starter)
-            now = Measured({**before.commands, device.label: words})
+            error = _alone(words, folder, starter)
+            now = BenchCommands({**before.commands, device.label: words})
             MEASURED_DOCUMENT.write(folder.measured, now)
-            if said and not is_measured(folder.bench, device, files, words, now):
-                untold.append((device.label, said))
+            if error and not is_measured(folder.bench, device, files, words, now):
+                unmeasured.append((device.label, error))
     if devices:
         progress("measure", len(devices), len(devices))
-    return untold
+    return unmeasured
 
 
-def _alone(words: tuple[str, ...], folder: StudyFolder, starter: Start) -> str:
-    """Runs a command with nothing beside it; returns what it said where it failed."""
-    work = Work(".", (Step(words[0], words[1:], plain=True),), 1)
+def _alone(words: tuple[str, ...], folder: StudyFolder, starter: StartProcess) -> str:
+    """Runs a command alone; returns its error, empty if it succeeded."""
+    work = Work(".", (WorkStep(words[0], words[1:], plain=True),), 1)
     return do(work, folder.root, threading.Event(), platform.node(), starter=starter).error or ""

@@ -1,4 +1,4 @@
-"""What a study is: a TOML file of methods, models, data, seeds, budgets and targets, read and checked as data."""
+"""The definition of a study: a TOML file of methods, models, data, seeds, budgets and targets, read and checked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pocketvit.options import Raw
 from runtime import PlanError
 
-Options = Mapping[str, Raw]
+CellOptions = Mapping[str, Raw]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
 _TABLES = ("study", "measure", "common", "models", "methods")
@@ -25,26 +25,26 @@ class Method:
 
     Attributes:
         command: ``run`` prunes, ``distill`` teaches.
-        options: of that command, by their long names without dashes.
+        options: options of that command, by their long names without dashes.
     """
 
     command: Literal["run", "distill"] = "run"
-    options: Options = field(default_factory=dict)
+    options: CellOptions = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is measured of the files, alone, when all are made.
+    """How the files of all cells are measured.
 
     Attributes:
         formats: kinds of files to measure, of those that are exported; empty measures all.
-        seconds: of measuring each file's latency.
-        throughput: seconds for each file's images per second; 0 does not measure it.
+        seconds: measuring time for each file's latency, s.
+        throughput: measuring time for each file's images per second, s; 0 does not measure it.
         energy: measure or estimate the energy of an image.
-        country: whose grid the CO2 is of, ISO 3166 alpha-3.
-        grams_per_kwh: CO2 equivalent of the grid, g/kWh; takes the place of the country's.
-        threads: of the engine.
-        inventory: file of the user's own targets; empty looks where ``bench`` does.
+        country: country whose grid CO2 is estimated for, ISO 3166 alpha-3.
+        grams_per_kwh: CO2 equivalent of the grid, g/kWh, instead of the country's.
+        threads: threads of the engine.
+        inventory: file of the user's targets; empty looks where ``bench`` does.
     """
 
     formats: tuple[str, ...] = ()
@@ -59,23 +59,23 @@ class Measure:
 
 @dataclass(frozen=True)
 class Study:
-    """A study's file, read; what its options mean is not checked yet.
+    """A study as its file defines it; the values of its options are not checked yet.
 
     Attributes:
-        path: of the file.
-        name: of the study, and of its folder.
-        seeds: each cell is made once for each.
+        path: the file.
+        name: name of the study and of its folder.
+        methods: methods by name, in the order of the file.
+        seeds: seeds, each of which makes every cell once.
         data: datasets, as ``--data`` takes them.
-        budgets: as ``--budget`` takes them.
+        budgets: budgets, as ``--budget`` takes them.
         targets: where files are measured, as ``bench --target`` takes them; empty measures nothing.
-        threads: torch threads of each cell; part of what makes it repeatable.
-        workers: cells at once; 0 takes as many as the cores have threads for.
+        threads: torch threads of each cell, which its results depend on.
+        workers: cells at a time; 0 takes as many as the cores have threads for.
         reference: the method that all others are compared with; empty compares every pair.
-        alpha: the chance of one or more false differences among all that are called significant, in each family.
-        measure: what is measured.
+        alpha: chance of one or more false differences among all significant ones, in each family.
+        measure: how files are measured.
         common: options of every cell.
         models: options of each model, by its name.
-        methods: by name, in the order of the file.
     """
 
     path: Path
@@ -90,11 +90,11 @@ class Study:
     reference: str = ""
     alpha: float = 0.05
     measure: Measure = field(default_factory=Measure)
-    common: Options = field(default_factory=dict)
-    models: Mapping[str, Options] = field(default_factory=lambda: {"default": {}})
+    common: CellOptions = field(default_factory=dict)
+    models: Mapping[str, CellOptions] = field(default_factory=lambda: {"default": {}})
 
 
-Check = tuple[str, Callable[[Any], bool]]
+ValueCheck = tuple[str, Callable[[Any], bool]]
 
 
 def _whole(value: Any) -> bool:
@@ -109,18 +109,18 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(own, str) and own for own in value)
 
 
-_SEEDS: Check = (
+_SEEDS: ValueCheck = (
     "a list of whole numbers, 0 to 2147483647, such as [0, 1, 2]",
     lambda value: isinstance(value, list) and bool(value) and all(_whole(v) and 0 <= v < 2**31 for v in value),
 )
-_SOME: Check = ('a list of one or more texts, such as ["digits"]', lambda value: _texts(value) and bool(value))
-_ANY: Check = ('a list of texts, such as ["cpu"]', _texts)
-_TEXT: Check = ("a text in quotes", lambda value: isinstance(value, str))
-_COUNT: Check = ("a whole number, 1 or more", lambda value: _whole(value) and value >= 1)
-_AMOUNT: Check = ("a number, 0 or more", lambda value: _number(value) and 0 <= value < float("inf"))
-_POSITIVE: Check = ("a number above 0", lambda value: _number(value) and 0 < value < float("inf"))
+_SOME: ValueCheck = ('a list of one or more texts, such as ["digits"]', lambda value: _texts(value) and bool(value))
+_ANY: ValueCheck = ('a list of texts, such as ["cpu"]', _texts)
+_TEXT: ValueCheck = ("a text in quotes", lambda value: isinstance(value, str))
+_COUNT: ValueCheck = ("a whole number, 1 or more", lambda value: _whole(value) and value >= 1)
+_AMOUNT: ValueCheck = ("a number, 0 or more", lambda value: _number(value) and 0 <= value < float("inf"))
+_POSITIVE: ValueCheck = ("a number above 0", lambda value: _number(value) and 0 < value < float("inf"))
 
-_STUDY: dict[str, Check] = {
+_STUDY: dict[str, ValueCheck] = {
     "name": ("a name of letters, digits, _ and -", lambda value: isinstance(value, str) and _is_name(value)),
     "seeds": _SEEDS,
     "data": _SOME,
@@ -131,7 +131,7 @@ _STUDY: dict[str, Check] = {
     "reference": _TEXT,
     "alpha": ("a number between 0 and 1", lambda value: _number(value) and 0 < value < 1),
 }
-_MEASURE: dict[str, Check] = {
+_MEASURE: dict[str, ValueCheck] = {
     "formats": _ANY,
     "seconds": _POSITIVE,
     "throughput": _AMOUNT,
@@ -147,7 +147,7 @@ def read_study(path: Path) -> Study:
     """Reads a study's file.
 
     Raises:
-        PlanError: the file is missing, is not TOML, or has a key or a value that no study has.
+        PlanError: the file is missing, is not TOML, or has an unknown key or a wrong value.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -159,15 +159,15 @@ def read_study(path: Path) -> Study:
         raise PlanError(f"The study {path} cannot be read as TOML", got=error) from error
     for key in document:
         if key not in _TABLES:
-            raise unknown(f"{path} has an unknown table", key, _TABLES)
-    told = _checked(path, "study", document.get("study", {}), _STUDY)
+            raise unknown_key(f"{path} has an unknown table", key, _TABLES)
+    settings = _checked(path, "study", document.get("study", {}), _STUDY)
     measured = _checked(path, "measure", document.get("measure", {}), _MEASURE)
     methods = {name: _method(path, name, own) for name, own in _named(path, "methods", document).items()}
     models = {name: _options(path, f"models.{name}", own) for name, own in _named(path, "models", document).items()}
     if not methods:
         raise PlanError(f"{path} has no methods", expected="a table [methods.NAME] for each")
-    told.setdefault("name", path.stem)
-    if not _is_name(told["name"]):
+    settings.setdefault("name", path.stem)
+    if not _is_name(settings["name"]):
         raise PlanError(f"{path} gives the study no name", expected="[study] name, of letters, digits, _ and -")
     study = Study(
         path=path,
@@ -175,14 +175,14 @@ def read_study(path: Path) -> Study:
         measure=Measure(**measured),
         common=_options(path, "common", document.get("common", {})),
         models=models or {"default": {}},
-        **told,
+        **settings,
     )
     _check_whole(study)
     return study
 
 
-def unknown(what: str, key: str, known: Sequence[str]) -> PlanError:
-    """Returns the error of a key that is none of ``known``, with the one that was meant."""
+def unknown_key(what: str, key: str, known: Sequence[str]) -> PlanError:
+    """Returns the error for a key that is not in ``known``, with the closest key."""
     close = difflib.get_close_matches(key, known, 1)
     return PlanError(
         what, expected=f"one of {', '.join(known)}", got=repr(key), fix=f"Did you mean {close[0]}?" if close else None
@@ -196,7 +196,7 @@ def _check_whole(study: Study) -> None:
         if twice:
             raise PlanError(f"[study] {name} of {study.path} has a value twice", got=", ".join(twice))
     if study.reference and study.reference not in study.methods:
-        raise unknown(
+        raise unknown_key(
             f"[study] reference of {study.path} is none of its methods", study.reference, tuple(study.methods)
         )
     if study.measure.country and study.measure.grams_per_kwh is not None:
@@ -205,12 +205,12 @@ def _check_whole(study: Study) -> None:
         )
 
 
-def _checked(path: Path, table: str, value: Any, checks: Mapping[str, Check]) -> dict[str, Any]:
-    """Returns the keys of a table as fields of its dataclass."""
+def _checked(path: Path, table: str, value: Any, checks: Mapping[str, ValueCheck]) -> dict[str, Any]:
+    """Returns the values of a table by the fields of its dataclass."""
     found = {}
     for key, own in _table(path, table, value).items():
         if key not in checks:
-            raise unknown(f"[{table}] of {path} has an unknown key", key, tuple(checks))
+            raise unknown_key(f"[{table}] of {path} has an unknown key", key, tuple(checks))
         expected, fits = checks[key]
         if not fits(own):
             raise PlanError(f"{key} in [{table}] of {path} cannot be", expected=expected, got=repr(own)[:80])
@@ -239,7 +239,7 @@ def _named(path: Path, table: str, document: Mapping[str, Any]) -> dict[str, Any
     return tables
 
 
-def _options(path: Path, table: str, value: Any) -> Options:
+def _options(path: Path, table: str, value: Any) -> CellOptions:
     found: dict[str, Raw] = {}
     for key, own in _table(path, table, value).items():
         if isinstance(own, list) and all(isinstance(one, (str, int, float)) for one in own):

@@ -12,7 +12,7 @@ from typing import Literal
 from pocketvit.lock import LOCK, locked
 from runtime import Document, RunFolderError, storage_errors
 
-from .cells import Cell
+from .cells import StudyCell
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class StudyFolder:
 
 def write_state(
     folder: StudyFolder,
-    cell: Cell,
+    cell: StudyCell,
     outcome: Literal["begun", "done", "failed"],
     error: str | None = None,
     where: str = "",
@@ -102,7 +102,7 @@ def write_state(
 
 
 @contextmanager
-def claim_study(root: Path, cells: Sequence[Cell], *, force: bool) -> Iterator[StudyFolder]:
+def claim_study(root: Path, cells: Sequence[StudyCell], *, force: bool) -> Iterator[StudyFolder]:
     """Makes or takes up a study's folder, for this process alone.
 
     Args:
@@ -138,7 +138,7 @@ def claim_study(root: Path, cells: Sequence[Cell], *, force: bool) -> Iterator[S
         yield folder
 
 
-def _changes(folder: StudyFolder, cell: Cell) -> str:
+def _changes(folder: StudyFolder, cell: StudyCell) -> str:
     """Returns what differs between a cell's options and those it was begun with, in any order; empty if nothing."""
     state = CELL_DOCUMENT.read_if_there(folder.state(cell.name))
     if state is None:

@@ -1,4 +1,4 @@
-"""What is measured when all cells are made: one target at a time, the files of all cells in turns, nothing beside."""
+"""Measuring the files of all cells in turns, one target at a time, while nothing else runs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .definition import Measure, Study
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The commands that measured, by target."""
+class BenchCommands:
+    """The ``bench`` commands that measured, by target."""
 
     commands: dict[str, tuple[str, ...]]
 
 
-MEASURED_DOCUMENT = Document("pocketvit.study-measured", 1, Measured)
+MEASURED_DOCUMENT = Document("pocketvit.study-measured", 1, BenchCommands)
 
 
 def devices_of(study: Study) -> tuple[Device, ...]:
@@ -35,12 +35,12 @@ def devices_of(study: Study) -> tuple[Device, ...]:
     """
     if not study.targets:
         return ()
-    told = study.measure.inventory
-    return resolve(study.targets, read_inventory(Path(told).expanduser() if told else None))
+    inventory = study.measure.inventory
+    return resolve(study.targets, read_inventory(Path(inventory).expanduser() if inventory else None))
 
 
 def wanted(study: Study, files: Sequence[FileAnswers]) -> tuple[FileAnswers, ...]:
-    """Returns those files that are to be measured."""
+    """Returns the files that the study measures."""
     formats = study.measure.formats
     return tuple(own for own in files if not formats or own.kind in formats)
 
@@ -62,7 +62,7 @@ def bench_words(measure: Measure, device: Device, paths: Sequence[Path], place: 
 
 
 def results_of(place: Path, device: Device) -> tuple[BenchResult, ...]:
-    """Returns what was measured on a device: several results where it is several targets; damaged ones are left out."""
+    """Returns the results of a device, one for each of its targets, without damaged ones."""
     found = []
     for path in sorted(place.glob("*.json")):
         try:
@@ -75,9 +75,9 @@ def results_of(place: Path, device: Device) -> tuple[BenchResult, ...]:
 
 
 def is_measured(
-    place: Path, device: Device, files: Sequence[FileAnswers], words: Sequence[str], before: Measured
+    place: Path, device: Device, files: Sequence[FileAnswers], words: Sequence[str], before: BenchCommands
 ) -> bool:
-    """Whether all of these very files were measured on a device, by this very command, or failed to be."""
+    """Whether exactly these files were measured on a device, or failed there, by exactly this command."""
     if before.commands.get(device.label) != tuple(words):
         return False
     digests = {own.file: own.sha256 for own in files}
@@ -98,10 +98,10 @@ def complete(place: Path, device: Device) -> bool:
     return bool(results) and not any(result.failures for result in results)
 
 
-def read_measured(path: Path) -> Measured:
+def read_measured(path: Path) -> BenchCommands:
     """Reads which commands measured; none where there is no file.
 
     Raises:
         ArtifactError: the document is damaged.
     """
-    return MEASURED_DOCUMENT.read_if_there(path) or Measured({})
+    return MEASURED_DOCUMENT.read_if_there(path) or BenchCommands({})

@@ -4,16 +4,16 @@ import doctest
 import pytest
 
 import device_bench.format
-import device_bench.metrics.measure
 import device_bench.metrics.memory
-import device_bench.metrics.stats
+import device_bench.timing.measure
+import device_bench.timing.stats
 from device_bench import format as f
 from device_bench.interval import Interval
 
 
 @pytest.mark.parametrize(
     "module",
-    [device_bench.format, device_bench.metrics.measure, device_bench.metrics.memory, device_bench.metrics.stats],
+    [device_bench.format, device_bench.timing.measure, device_bench.metrics.memory, device_bench.timing.stats],
     ids=lambda m: m.__name__,
 )
 def test_examples_in_docstrings_hold(module):

@@ -62,10 +62,10 @@ def plugin(tmp_path: Path) -> Path:
 
 def test_it_is_in_the_help_and_among_the_choices(plugin: Path) -> None:
     shown = run(plugin, "toy_kind", "export", "--help")
-    assert "tflite-micro, signed, narrow" in " ".join(shown.stdout.replace("│", " ").split())
+    assert "tflite-micro, signed or narrow" in " ".join(shown.stdout.replace("│", " ").split())
     refused = run(plugin, "math", "export", "--model", "vit_tiny_patch16_224", "--no-pretrained", "--formats", "signed")
     assert refused.returncode == 2
-    assert "Got signed" in refused.stderr
+    assert "signed" in refused.stderr
 
 
 def test_it_is_exported_benched_and_reported(plugin: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime import PLAN_DOCUMENT
 from tests.extending.plugins import run
 from tests.pocketvit.conftest import TINY
 
@@ -37,6 +38,8 @@ class ToySettings:
 
 
 def choose(inputs):
+    from compress.importance.units import lost_importance
+    from compress.search.steps import width_steps
     from compress.search.uniform import most_important
 
     def width(units):
@@ -48,9 +51,10 @@ def choose(inputs):
     cost = inputs.required_budget.of(smaller)
     if cost > inputs.required_budget.limit:
         raise inputs.required_budget.unreachable(cost)
-    kept = most_important(plan, inputs.take_importance(), smaller)
-    step = {"action": "mlp", "block": -1, "importance": 0.0, "cost": cost}
-    return Proposal(smaller, kept, (step,))
+    importance = inputs.take_importance()
+    kept = most_important(plan, importance, smaller)
+    lost = lost_importance(importance, kept)
+    return Proposal(smaller, kept, width_steps(plan, smaller, inputs.required_budget, lost))
 
 
 METHODS.register(
@@ -114,8 +118,8 @@ def test_a_run_uses_its_settings_and_goes_on_with_them(place: Path) -> None:
     settings = json.loads((root / "run.json").read_text())["settings"]
     assert settings["search"] == "toy"
     assert settings["method_settings"] == {"toy": {"mlp_share": 0.25, "step": 8, "rounded_up": False}}
-    plan = json.loads((root / "sliced" / "plan.json").read_text())["plan"]
-    assert {block["mlp_dim"] for block in plan["blocks"]} == {32}
+    plan = PLAN_DOCUMENT.read(root / "sliced" / "plan.json")
+    assert {block.mlp_dim for block in plan.blocks} == {32}
     for name in ("report.html", "report.md"):
         assert "By the method toy, every MLP keeps the same share" in (root / name).read_text()
     again = run(place, "toy_method", "run", *asked, "--formats", "fp32", "--bench-seconds", "0.1", "--resume")
@@ -137,7 +141,7 @@ def test_a_study_sets_its_settings_by_their_keys(place: Path) -> None:
     assert done.returncode == 0, done.stderr
     cells = {cell["method"]: cell for cell in json.loads(done.stdout)["cells"]}
     assert "--toy-share 0.25 --toy-rounded-up" in cells["quarter"]["command"]
-    assert "toy" not in cells["plain"]["command"]
+    assert "--toy" not in cells["plain"]["command"]
     (place / "toys.toml").write_text(STUDY.replace("toy-share = 0.25", "toy-share = 7"))
     wrong = run(place, "toy_method", "study", place / "toys.toml", "--list")
     assert wrong.returncode == 2

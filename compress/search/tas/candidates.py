@@ -1,4 +1,4 @@
-"""What a transformable architecture search chooses between: widths and depth, and the plan that a choice makes."""
+"""Candidates of a transformable architecture search for widths and depth, and the plan of a choice."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from runtime import MULTIPLE, ShapePlan
 
 
 class Choice(NamedTuple):
-    """One thing to choose: a kind, and the block it belongs to (-1: the whole model).
+    """A width or depth to choose: its kind, and its block (-1: the whole model).
 
-    Kinds: ``embed`` (embed_dim), ``depth`` (blocks, the first ones stay), ``heads`` (num_heads) and ``mlp`` (mlp_dim).
+    Kinds: ``embed`` (embed_dim), ``depth`` (number of first blocks kept), ``heads`` (num_heads) and ``mlp`` (mlp_dim).
     """
 
     kind: str
@@ -23,16 +23,16 @@ class Choice(NamedTuple):
 EMBED, DEPTH = Choice("embed"), Choice("depth")
 
 Candidates = Mapping[Choice, tuple[int, ...]]
-"""For every choice its candidates, smallest first; the last is that of the unpruned model."""
+"""Candidates of every choice, smallest first; the last is the value of the unpruned model."""
 
 
 def candidates_of(plan: ShapePlan, count: int, least_share: float) -> dict[Choice, tuple[int, ...]]:
-    """Returns the candidates of every choice: evenly spaced, from a share of the model's own up to that.
+    """Returns evenly spaced candidates of every choice, up to the model's width or depth.
 
     Args:
         plan: plan of the model to prune.
         count: most candidates of a choice, at least 2.
-        least_share: least share of the model's own width or depth, that of the smallest candidate, 0..1.
+        least_share: smallest candidate as a share of the model's width or depth, 0..1.
 
     Returns:
         Multiples of 8 for ``embed`` and ``mlp``, whole numbers from 1 for ``heads`` and ``depth``. A narrow choice
@@ -49,11 +49,11 @@ def candidates_of(plan: ShapePlan, count: int, least_share: float) -> dict[Choic
 
 
 def plan_with(plan: ShapePlan, chosen: Mapping[Choice, int]) -> ShapePlan:
-    """Returns ``plan`` with the widths and the depth that are chosen; widths of blocks that go are not looked at.
+    """Returns ``plan`` with the chosen widths and depth; widths of removed blocks are ignored.
 
     Args:
         plan: plan of the model to prune.
-        chosen: for every choice, one candidate.
+        chosen: one candidate for every choice.
     """
     blocks = (
         replace(block, num_heads=chosen[Choice("heads", i)], mlp_dim=chosen[Choice("mlp", i)])
@@ -63,7 +63,7 @@ def plan_with(plan: ShapePlan, chosen: Mapping[Choice, int]) -> ShapePlan:
 
 
 def _spaced(whole: int, step: int, count: int, least_share: float) -> tuple[int, ...]:
-    """Returns up to ``count`` multiples of ``step`` up to ``whole``, evenly spaced, the least of them rounded up."""
+    """Returns up to ``count`` evenly spaced multiples of ``step`` up to ``whole``; the smallest is rounded up."""
     most = whole // step
     least = max(1, min(most, math.ceil(least_share * whole / step)))
     spread = {least + round(i * (most - least) / (count - 1)) for i in range(count)}

@@ -1,4 +1,4 @@
-"""What a model costs on average over the odds of its widths, exactly; and the hinge that draws that to a target."""
+"""The exact expected cost of a model over the odds of its widths, and the loss that draws it to a target."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Ints = npt.NDArray[np.int64]
 
 
 def cost_hinge(expected: torch.Tensor, cost: int, target: int, tolerance: float) -> torch.Tensor:
-    """Returns the cost loss: ``log E`` above the tolerance, nothing within it, ``-log E`` below.
+    """Returns the cost loss: ``log E`` if the cost is above the tolerance, 0 within it, ``-log E`` below it.
 
     Args:
-        expected: E, the expected cost, with gradients; a positive scalar.
+        expected: E, the expected cost, a positive scalar with gradients.
         cost: cost of the most likely plan.
-        target: what that should cost.
-        tolerance: share of the target that it may be off, 0..1.
+        target: target of that cost.
+        tolerance: allowed deviation as a share of the target, 0..1.
 
     Ref: Dong and Yang 2019 (arXiv 1905.09717), equation 7.
     """
@@ -37,11 +37,11 @@ def cost_hinge(expected: torch.Tensor, cost: int, target: int, tolerance: float)
 
 @dataclass(frozen=True)
 class Extras:
-    """What the widths of a block cost over its smallest candidates, for every embed_dim.
+    """Costs of a block's widths above its smallest candidates, for every embed_dim.
 
     Attributes:
-        heads: ``(embed_dims, candidates)`` int64.
-        mlp: the same.
+        heads: costs of num_heads, ``(embed_dims, candidates)`` int64.
+        mlp: costs of mlp_dim, ``(embed_dims, candidates)`` int64.
     """
 
     heads: Ints
@@ -50,12 +50,12 @@ class Extras:
 
 @dataclass(frozen=True)
 class CostTable:
-    """A cost taken apart: it is additive over attentions and MLPs once embed_dim and depth are fixed.
+    """A cost as a sum over attentions and MLPs, which it is for a fixed embed_dim and depth.
 
     Attributes:
-        ends: ``(embed_dims, depths)`` int64, what a model costs with every block at its smallest candidates.
-        before: for each block, what its widths add where another comes after it.
-        last: for each block, what they add where it is the last; a latency counts that place apart.
+        ends: costs of models with every block at its smallest candidates, ``(embed_dims, depths)`` int64.
+        before: for each block, costs of its widths where another block follows.
+        last: for each block, costs of its widths where it is the last block, which differ for latencies.
         depths: the candidates of the depth.
     """
 
@@ -66,7 +66,7 @@ class CostTable:
 
     @classmethod
     def of(cls, plan: ShapePlan, candidates: Candidates, cost: Cost) -> CostTable:
-        """Takes ``cost`` apart over the candidates of ``plan``."""
+        """Splits ``cost`` over the candidates of ``plan``."""
         least = tuple(
             replace(b, num_heads=candidates[Choice("heads", i)][0], mlp_dim=candidates[Choice("mlp", i)][0])
             for i, b in enumerate(plan.blocks)
@@ -82,10 +82,10 @@ class CostTable:
         return cls(ends, tuple(before), tuple(last), depths)
 
     def expected(self, odds: Mapping[Choice, torch.Tensor]) -> torch.Tensor:
-        """Returns the mean cost, with gradients: exact, since all choices are drawn independently.
+        """Returns the expected cost with gradients; it is exact, since all choices are drawn independently.
 
         Args:
-            odds: for every choice, the probabilities of its candidates, float64.
+            odds: probabilities of every choice's candidates, float64.
         """
         inner = [self._mean(extras, i, odds) for i, extras in enumerate(self.before)]
         outer = [self._mean(extras, i, odds) for i, extras in enumerate(self.last)]
@@ -97,7 +97,7 @@ class CostTable:
         return mean
 
     def blocks(self, embed: int, depth: int) -> Iterator[tuple[Choice, Ints]]:
-        """Yields the choices of every block at a depth, with what each candidate adds; both arguments are indices."""
+        """Yields the choices of every block with the costs of their candidates; ``embed`` and ``depth`` are indices."""
         count = self.depths[depth]
         for i in range(count):
             extras = self.last[i] if i == count - 1 else self.before[i]
@@ -106,27 +106,27 @@ class CostTable:
 
     @staticmethod
     def _mean(extras: Extras, block: int, odds: Mapping[Choice, torch.Tensor]) -> torch.Tensor:
-        """Returns ``(embed_dims,)`` what a block adds on average."""
+        """Returns the expected cost of a block's widths, ``(embed_dims,)``."""
         heads = torch.from_numpy(extras.heads).double() @ odds[Choice("heads", block)]
         mlp: torch.Tensor = torch.from_numpy(extras.mlp).double() @ odds[Choice("mlp", block)]
         return heads + mlp
 
 
 class _Known:
-    """Costs of short models at every embed_dim; blocks are often equal, so each is asked for once."""
+    """Costs of short models at every embed_dim, cached since blocks are often equal."""
 
     def __init__(self, plan: ShapePlan, cost: Cost, embed_dims: Sequence[int]) -> None:
         self._plan, self._cost, self._embed_dims = plan, cost, embed_dims
         self._found: dict[tuple[BlockPlan, ...], Ints] = {}
 
     def costs(self, blocks: tuple[BlockPlan, ...]) -> Ints:
-        """Returns ``(embed_dims,)``."""
+        """Returns the costs of a model with these blocks, ``(embed_dims,)``."""
         if blocks not in self._found:
             plans = (replace(self._plan, embed_dim=c, blocks=blocks) for c in self._embed_dims)
             self._found[blocks] = np.array([self._cost.of(plan) for plan in plans], dtype=np.int64)
         return self._found[blocks]
 
     def extras(self, options: Sequence[BlockPlan], after: tuple[BlockPlan, ...]) -> Ints:
-        """Returns ``(embed_dims, options)``, over the first option."""
+        """Returns the costs of the options above the first option, ``(embed_dims, options)``."""
         costs = np.stack([self.costs((option, *after)) for option in options], axis=1)
         return costs - costs[:, :1]

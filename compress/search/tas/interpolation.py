@@ -1,4 +1,4 @@
-"""Channel-wise interpolation (CWI): features of one number of channels as features of another."""
+"""Channel-wise interpolation (CWI) of features to another number of channels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from runtime import PlanError
 def interpolate_channels(features: torch.Tensor, width: int, dim: int = -1) -> torch.Tensor:
     """Returns features of ``width`` channels: adaptive average pooling over channels.
 
-    Of C channels, channel i of the result is the mean of channels ``floor(i * C / width)`` up to and without
-    ``ceil((i + 1) * C / width)``. It works both ways: with ``width`` above C, channels are repeated or blended.
+    Of C channels, channel i of the result is the mean of the channels from ``floor(i * C / width)`` to
+    ``ceil((i + 1) * C / width) - 1``. With ``width`` above C, channels are repeated or blended.
 
     Args:
-        features: any shape.
-        width: channels of the result, at least 1.
-        dim: the dimension that channels run along.
+        features: features of any shape.
+        width: number of channels of the result, at least 1.
+        dim: dimension of the channels.
 
     Raises:
         PlanError: ``width`` is not positive.
@@ -35,16 +35,16 @@ def interpolate_channels(features: torch.Tensor, width: int, dim: int = -1) -> t
 
 
 def interpolate_readers(weights: torch.Tensor, channels: int, dim: int = -1) -> torch.Tensor:
-    """Returns the weights that read ``channels`` channels as ``weights`` read them interpolated: CWI's transpose.
+    """Applies the transpose of CWI to weights, so that they read ``channels`` channels.
 
-    For features x of ``channels`` channels and weights W that read ``W.shape[dim]`` of them,
-    ``W . interpolate_channels(x) = interpolate_readers(W) . x``: with few weights and many features it is the cheaper
-    side to interpolate.
+    For features x of ``channels`` channels and weights W that read ``W.shape[dim]`` channels,
+    ``W . interpolate_channels(x) = interpolate_readers(W) . x``. With few weights and many features, interpolating the
+    weights is cheaper.
 
     Args:
-        weights: any shape.
-        channels: channels of the features, at least 1.
-        dim: the dimension that reads channels.
+        weights: weights of any shape.
+        channels: number of channels of the features, at least 1.
+        dim: dimension that reads the channels.
 
     Raises:
         PlanError: ``channels`` is not positive.
@@ -62,7 +62,7 @@ def interpolate_readers(weights: torch.Tensor, channels: int, dim: int = -1) -> 
 
 @cache
 def _taps(channels: int, width: int) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
-    """Returns what is summed into each of ``width`` channels: pairs of the channels read and their shares."""
+    """Returns pairs of source channels and their shares that sum up to the ``width`` channels."""
     if channels < 1 or width < 1:
         raise PlanError("Channels are interpolated from 1 or more to 1 or more", got=f"{channels} to {width}")
     starts = [i * channels // width for i in range(width)]

@@ -1,4 +1,4 @@
-"""What a transformable architecture search learnt, over time: JSON lines, a header and then one line per record."""
+"""The journal of a transformable architecture search as JSON lines: a header, then the odds over time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _DIGITS = 6
 
 
 class TasJournal:
-    """Records odds as they change, and goes on after the lines that an unfinished search is known to have written.
+    """Records the odds over time, and resumes after the lines of an unfinished search.
 
     Args:
         path: the ``.jsonl`` file.
-        settings: what the search was asked for, JSON values.
+        settings: what identifies the search, JSON values.
         candidates: candidates of every choice.
     """
 
@@ -28,7 +28,7 @@ class TasJournal:
         self._header = {"settings": dict(settings), "candidates": by_kind(candidates)}
 
     def holds(self, lines: int) -> bool:
-        """Tells whether the file is of this search and has at least so many records."""
+        """Returns whether the file belongs to this search and has at least ``lines`` records."""
         try:
             header, records = TAS_JOURNAL.read(self._path)
             return header == encode(self._header) and len(list(records)) >= lines
@@ -36,7 +36,7 @@ class TasJournal:
             return False
 
     def start(self, lines: int) -> None:
-        """Keeps the first ``lines`` records, and drops what was written after them; with 0 it starts anew.
+        """Keeps the first ``lines`` records and drops the others; with 0 the journal starts empty.
 
         Raises:
             StorageError: the file cannot be written.
@@ -54,12 +54,12 @@ class TasJournal:
 
 
 def by_kind(values: Mapping[Choice, Any]) -> dict[str, Any]:
-    """Returns values of every choice as JSON: ``embed`` and ``depth``, and ``heads`` and ``mlp`` block by block."""
+    """Returns the values of every choice as JSON: ``embed`` and ``depth``, and ``heads`` and ``mlp`` by block."""
     blocks = range(1 + max(choice.block for choice in values))
     lists = {kind: [list(values[Choice(kind, i)]) for i in blocks] for kind in ("heads", "mlp")}
     return {"embed": list(values[EMBED]), "depth": list(values[DEPTH]), **lists}
 
 
 def rounded_odds(values: Any) -> list[float]:
-    """Returns probabilities short enough to keep thousands of."""
+    """Returns probabilities rounded to 6 digits, to keep the journal small."""
     return [round(float(value), _DIGITS) for value in values]

@@ -1,4 +1,4 @@
-"""How the weights and the odds of a transformable architecture search are trained, in turns."""
+"""Trains the weights and the odds of a transformable architecture search in turns."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ _PAIR = 2
 
 
 class OddsTraining:
-    """The moving parts of one search.
+    """The training of one search.
 
     Attributes:
         plan: plan of the model to prune.
         candidates: candidates of every choice.
-        table: what they cost.
-        budget: the cost target.
-        settings: how the odds are learnt.
-        step: steps finished.
-        total_steps: total steps of the whole search.
-        steps_per_epoch: steps per epoch of a pass over half the training images.
+        table: costs of the candidates.
+        budget: the target cost.
+        settings: settings of the odds.
+        step: number of finished steps.
+        total_steps: number of steps of the whole search.
+        steps_per_epoch: number of steps of a pass over half of the training images.
     """
 
     def __init__(
@@ -85,17 +85,17 @@ class OddsTraining:
         self.fingerprint = self._describe()
 
     def _describe(self) -> str:
-        """Returns what must be equal for a saved state to be continued."""
+        """Returns the text that must be equal for a saved state to be resumed."""
         digest = hashlib.sha256()
         for half in self.halves:
             digest.update(half.tobytes() + self.data.labels[half].tobytes())
         for extras in (*self.table.before, *self.table.last):
             digest.update(extras.heads.tobytes() + extras.mlp.tobytes())
         digest.update(self.table.ends.tobytes())
-        told = (self.augmentation, self.spec, self.seed, self.bf16, self.plan)
+        given = (self.augmentation, self.spec, self.seed, self.bf16, self.plan)
         asked = (self.budget.cost.name, self.budget.limit, data_digest(self.data), weights_sha256(self.net))
         settings = repr(self.settings).replace("OddsRecipe(", "TasSettings(", 1)  # the class's name in earlier versions
-        return "|".join((repr(self.recipe), settings, *map(repr, (*told, *asked, digest.hexdigest()))))
+        return "|".join((repr(self.recipe), settings, *map(repr, (*given, *asked, digest.hexdigest()))))
 
     @property
     def finished(self) -> bool:
@@ -104,30 +104,30 @@ class OddsTraining:
 
     @property
     def temperature(self) -> float:
-        """Of the samples of the step to come; after the last one, what that had."""
+        """Temperature of the samples of the next step; after the last step, that of the last step."""
         hot, cold = self.settings.hot, self.settings.cold
         done = min(self.step, self.total_steps - 1) / max(1, self.total_steps - 1)
         return hot + (cold - hot) * done
 
     @property
     def odds(self) -> dict[Choice, Floats]:
-        """The probabilities of every choice's candidates, as they are learnt so far."""
+        """Current probabilities of every choice's candidates."""
         return {choice: logits.detach().softmax(0).numpy() for choice, logits in self.logits.items()}
 
     @property
     def cost(self) -> int:
-        """Of the most likely plan."""
+        """Cost of the most likely plan."""
         return self.budget.of(plan_with(self.plan, argmax_plan(self.candidates, self.odds)))
 
     @property
     def note(self) -> str:
-        """Where the search is, for people."""
+        """Description of the search's state, for the progress line."""
         plan = plan_with(self.plan, argmax_plan(self.candidates, self.odds))
         share = self.budget.of(plan) / self.budget.of(self.plan)
         return f"cost {share:.1%}, embed_dim {plan.embed_dim}, {len(plan.blocks)} blocks, loss {self.losses[1]:.3f}"
 
     def batches(self) -> Iterator[tuple[Batch, Batch]]:
-        """Yields a batch of each half, to the end of the current epoch."""
+        """Yields a batch of each half of the images, to the end of the current epoch."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         yield from zip(
             *(
@@ -195,7 +195,7 @@ class OddsTraining:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the journal keeps of the search as it stands."""
+        """The journal's line for the current state."""
         odds = self.odds
         expected = self.table.expected({choice: torch.from_numpy(p) for choice, p in odds.items()})
         train, valid = (loss if self.step else None for loss in self.losses)
@@ -211,7 +211,7 @@ class OddsTraining:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What the journal's header says of the search."""
+        """The settings in the journal's header."""
         return {
             "cost": self.budget.cost.name,
             "limit": self.budget.limit,
@@ -233,7 +233,7 @@ class OddsTraining:
         )
 
     def restore(self, state: TasState) -> None:
-        """Continues from ``state``."""
+        """Resumes from ``state``."""
         self.step = state.step
         self.net.load_state_dict(state.weights)
         restore_moments(self.weight_optimizer, list(self.net.parameters()), state.weight_moments)

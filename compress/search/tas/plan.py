@@ -1,4 +1,4 @@
-"""From learned odds to one plan: the most likely one whose cost is where it should be."""
+"""Finds the most likely plan of learnt odds whose cost is within bounds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .candidates import DEPTH, EMBED, Candidates, Choice
 from .cost import CostTable
 
 _LEAST_ODDS = 1e-12
-"""Candidates less likely than this are all alike."""
+"""Lower limit of odds, below which candidates count as equally unlikely."""
 
 
 @dataclass(frozen=True)
 class _Option:
-    """An embed_dim and a depth, by index; what is given up by taking them; and what is left to choose."""
+    """An embed_dim and a depth by index, and the likelihood lost by taking them."""
 
     embed: int
     depth: int
@@ -29,21 +29,21 @@ class _Option:
 def most_likely(
     candidates: Candidates, odds: Mapping[Choice, Floats], table: CostTable, low: int, high: int
 ) -> dict[Choice, int] | None:
-    """Returns the choices that give up the least likelihood for a cost from ``low`` to ``high``; None where none does.
+    """Returns the choices with the least loss of likelihood for a cost from ``low`` to ``high``; None where none fits.
 
-    What a choice gives up is ``log max p - log p`` of its candidate, so the most likely candidate of each is taken
-    where their cost fits, and otherwise as little is changed as can be. Of blocks that go, nothing is given up.
-    Exact: for every embed_dim and depth an integer program, in the order of what those alone give up.
+    The loss of a choice is ``log max p - log p`` of its candidate, so that the most likely candidates are taken where
+    their cost fits. Removed blocks lose nothing. The result is exact: there is an integer program for every embed_dim
+    and depth, in the order of the loss of these two.
 
     Args:
         candidates: candidates of every choice.
-        odds: for every choice, the probabilities of its candidates.
-        table: their costs.
-        low: the least the plan may cost.
-        high: the most.
+        odds: probabilities of every choice's candidates.
+        table: costs of the candidates.
+        low: lowest cost of the plan, inclusive.
+        high: highest cost of the plan, inclusive.
 
     Raises:
-        PlanError: an integer program could not be solved.
+        PlanError: an integer program cannot be solved.
     """
     losses = {choice: _given_up(p) for choice, p in odds.items()}
     options = sorted(
@@ -70,7 +70,7 @@ def most_likely(
 
 
 def argmax_plan(candidates: Candidates, odds: Mapping[Choice, Floats]) -> dict[Choice, int]:
-    """Returns the most likely candidate of every choice, of equals the largest."""
+    """Returns the most likely candidate of every choice, the largest among equals."""
     return {choice: widths[_last_least(-odds[choice])] for choice, widths in candidates.items()}
 
 
@@ -82,7 +82,7 @@ def _given_up(odds: Floats) -> Floats:
 def _within(
     losses: Sequence[Floats], costs: Sequence[Ints], low: int, high: int, cutoff: float
 ) -> tuple[int, ...] | None:
-    """Picks one of every group for the least loss below ``cutoff``, at a total cost from ``low`` to ``high``."""
+    """Picks one option of every group for the least loss below ``cutoff``, at a total cost from ``low`` to ``high``."""
     picks = tuple(map(_last_least, losses))
     if low <= _total(costs, picks) <= high:
         return picks

@@ -1,4 +1,4 @@
-"""Drawing candidates so that gradients reach the odds: the Gumbel-softmax, and a few candidates of it."""
+"""Draws candidates so that gradients reach the odds: the Gumbel-softmax, restricted to a few candidates."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy.typing as npt
 import torch
 
 _LEAST = 2.0**-54
-"""Below every number but 0 that a generator draws; its double logarithm is finite."""
+"""Smaller than every random number except 0, with a finite double logarithm."""
 
 
 @dataclass(frozen=True)
 class Pick:
-    """The candidates of one choice that take part in one step.
+    """The candidates of one choice in one step.
 
     Attributes:
         widths: candidates, the smallest first.
-        weights: ``(len(widths),)``, their shares; they sum to 1.
+        weights: weights of the candidates, ``(len(widths),)``, which sum to 1.
     """
 
     widths: tuple[int, ...]
@@ -26,15 +26,15 @@ class Pick:
 
 
 def relaxed(logits: torch.Tensor, temperature: float, uniform: npt.NDArray[np.float64]) -> torch.Tensor:
-    """Returns the logarithm of a Gumbel-softmax sample: near one-hot when cold, near even when hot.
+    """Returns the logarithm of a Gumbel-softmax sample: nearly one-hot at low and nearly even at high temperature.
 
-    ``log softmax((log p + o) / T)`` with ``p = softmax(logits)`` and ``o = -log(-log u)``: the most likely entry is
+    It is ``log softmax((log p + o) / T)`` with ``p = softmax(logits)`` and ``o = -log(-log u)``. The largest entry is
     distributed as p at every temperature.
 
     Args:
         logits: ``(n,)``, or ``(..., n)`` for many samples.
         temperature: T, positive.
-        uniform: u, of the samples' shape, from 0 up to and without 1.
+        uniform: u, random numbers in [0, 1) in the shape of the samples.
 
     Ref: Jang et al. 2017 (arXiv 1611.01144), equation 2; Dong and Yang 2019 (arXiv 1905.09717), equation 3.
     """
@@ -45,12 +45,12 @@ def relaxed(logits: torch.Tensor, temperature: float, uniform: npt.NDArray[np.fl
 def pick_some(
     logits: torch.Tensor, widths: tuple[int, ...], count: int, temperature: float, generator: np.random.Generator
 ) -> Pick:
-    """Draws candidates, without putting back, by a Gumbel-softmax sample's own odds, and renormalises those.
+    """Draws candidates without replacement by the odds of a Gumbel-softmax sample, and renormalises their weights.
 
     Args:
         logits: ``(n,)`` float64, with or without gradients.
         widths: ``(n,)`` candidates, smallest first.
-        count: how many take part; of fewer candidates all do.
+        count: number of candidates to draw; all are drawn where there are fewer.
         temperature: temperature of the sample, positive.
         generator: source of all randomness.
     """
@@ -60,16 +60,16 @@ def pick_some(
 
 
 def draw_some(log_odds: torch.Tensor, count: int, uniform: npt.NDArray[np.float64]) -> torch.Tensor:
-    """Draws entries by their odds, without putting back: the largest of log-odds plus Gumbel noise.
+    """Draws entries by their odds without replacement: the largest sums of log-odds and Gumbel noise.
 
-    Unlike a draw by the odds themselves it works however small they are.
+    Unlike a draw by the odds, this works for odds of any size.
 
     Args:
         log_odds: ``(n,)``, or ``(..., n)`` for many draws.
-        count: entries of a draw; where there are fewer, all of them.
-        uniform: uniform of the draws' shape, from 0 up to and without 1.
+        count: number of entries to draw; all are drawn where there are fewer.
+        uniform: random numbers in [0, 1) in the shape of the draws.
 
     Returns:
-        ``(..., count)`` int64, the first one drawn first.
+        Indices ``(..., count)`` int64 in the order of the draw.
     """
     return relaxed(log_odds, 1.0, uniform).topk(min(count, uniform.shape[-1]), dim=-1).indices

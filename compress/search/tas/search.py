@@ -1,8 +1,8 @@
-"""Transformable architecture search (TAS): widths and depth learnt by gradient, under a cost target.
+"""Transformable architecture search (TAS): learns widths and depth by gradient for a target cost.
 
 Every width and the depth have odds over candidates. Weights and odds are trained in turns, the weights on one half of
-the training images and the odds on the other, on samples of the supernet that get ever colder. What is learnt is the
-shape alone: the proposal keeps the most important units of the model the search started from, at the widths it found.
+the training images and the odds on the other, with samples of the supernet at a falling temperature. Only the shape is
+learnt: the proposal keeps the most important units of the starting model at these widths.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .state import read_tas_state, write_tas_state
 from .units import kept_first, order_of, ordered
 
 TAS_JOURNAL, TAS_STATE = "tas.jsonl", "tas.safetensors"
-"""What a search keeps in its folder: the odds over time, and where it stands."""
+"""Files of a search: the odds over time, and the state of an unfinished search."""
 
 
 def search_tas(
@@ -54,33 +54,32 @@ def search_tas(
     progress: Progress = silent,
     clock: Callable[[], float] = time.monotonic,
 ) -> Proposal:
-    """Learns a plan that costs no more than the budget, and less than it by no more than the tolerance.
+    """Learns a plan whose cost is at most the budget and at most the tolerance below it.
 
-    Where the candidates are so few that no plan does, the tolerance is doubled until one does.
+    If no plan of the candidates has such a cost, the tolerance is doubled until one does.
 
     Args:
-        model: the model to prune; left as it is.
-        importance: importance of its units: narrower candidates use the most important, and those stay in the end.
-        budget: the cost target R, and the most the plan may cost; with the model within it, nothing is removed.
+        model: the model to prune; it is not changed.
+        importance: importance of its units; narrower candidates use the most important ones, which are kept at the end.
+        budget: the target cost R and the highest cost of the plan; a model within it is returned as it is.
         data: the dataset; its training split is halved by seed.
         spec: the model's input.
-        recipe: how the weights are trained meanwhile; its epochs are of half the training images.
-        settings: how the odds are.
+        recipe: training of the weights; its epochs are over half of the training images.
+        settings: training of the odds.
         augmentation: random changes to training pictures.
         seed: seed of halves, order, augmentation and samples.
         bf16: compute under bfloat16 autocast.
-        folder: keep the odds over time in ``tas.jsonl`` and the state of the search in ``tas.safetensors`` here, at
-            least every 30 seconds and after every epoch, and continue from there. The caller removes the state.
+        folder: folder of ``tas.jsonl`` (odds over time) and ``tas.safetensors`` (state of the search), written every
+            30 seconds and after every epoch; the search is resumed from them. The caller removes the state.
         progress: called after every step.
-        clock: seconds, monotonic.
+        clock: returns monotonic seconds.
 
     Returns:
-        The plan, what is kept in it (of the first blocks: the last ones may go), and as its steps the embed_dim, the
-        depth and each block with the importance lost there and the cost of the model from there on.
+        The plan, the kept units (blocks at the end may be removed), and the steps of ``width_steps`` with the depth.
 
     Raises:
-        PlanError: every plan of these candidates is over the budget, an importance or a loss is not finite, or there
-            is no epoch.
+        PlanError: every plan of the candidates is over the budget, an importance or a loss is not finite, or the
+            recipe has no epoch.
         StorageError: the state or the journal cannot be written.
 
     Ref: Dong and Yang 2019, Network Pruning via Transformable Architecture Search, arXiv 1905.09717.
@@ -100,7 +99,7 @@ def search_tas(
             keeper.stepped()
             progress("search", learning.step, learning.total_steps, learning.note)
     chosen = most_likely(learning.candidates, learning.odds, learning.table, lowest, budget.limit)
-    assert chosen is not None, "there was a plan of these candidates to begin with"
+    assert chosen is not None, "a plan of these candidates fitted at the start"
     plan = plan_with(model.plan, chosen)
     kept = kept_first(model.plan, order, plan)
     lost = lost_importance(importance, kept)
@@ -108,10 +107,10 @@ def search_tas(
 
 
 def _lowest(learning: OddsTraining) -> int:
-    """Returns the least that the result may cost: the tolerance below the budget, or where no plan is, twice it.
+    """Returns the lowest cost of the result: the budget less the tolerance, which is doubled until a plan fits.
 
     Raises:
-        PlanError: every plan of these candidates is over the budget.
+        PlanError: every plan of the candidates is over the budget.
     """
     budget, tolerance = learning.budget, learning.settings.tolerance
     even = {choice: np.full(len(widths), 1 / len(widths)) for choice, widths in learning.candidates.items()}
@@ -131,7 +130,7 @@ def _lowest(learning: OddsTraining) -> int:
 
 
 class _Keeper:
-    """Keeps a search's journal and state on disk, where there is a folder, and continues what is there."""
+    """Writes a search's journal and state to a folder, if there is one, and resumes the search from them."""
 
     def __init__(self, folder: Path | None, learning: OddsTraining, clock: Callable[[], float]) -> None:
         self._folder, self._learning, self._clock = folder, learning, clock
@@ -149,7 +148,7 @@ class _Keeper:
             self._record()
 
     def stepped(self) -> None:
-        """Records and saves, when it is time."""
+        """Writes the journal and the state when they are due."""
         if self._folder is None:
             return
         learning = self._learning

@@ -10,11 +10,11 @@ from runtime import PlanError, check_fields
 from runtime.options import Option
 
 Alignment = Literal["interpolate", "mask"]
-"""How the channels of a narrower candidate are added to those of a wider one: interpolated to its channels, as
-published, or to its first ones, whose units they are."""
+"""How the channels of a narrower candidate are added to those of a wider one: ``interpolate`` resizes them, as
+published; ``mask`` adds them to the first channels, which are the same units."""
 
 Optimizer = Literal["sgd", "adam"]
-"""Of the odds: plain gradient steps, or Adam's, as published."""
+"""Optimiser of the odds: plain gradient steps, or Adam, as published."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TasSettings:
         self.odds_recipe()
 
     def odds_recipe(self) -> OddsRecipe:
-        """Returns how the odds are learnt by these settings."""
+        """Returns the training of the odds for these settings."""
         usual = ODDS_AS_PUBLISHED if self.exact else OddsRecipe()
         lr = usual.lr if self.lr is None else self.lr
         return replace(usual, candidates=self.candidates, tolerance=self.tolerance, lr=lr)
@@ -60,33 +60,33 @@ class TasSettings:
 
 @dataclass(frozen=True)
 class OddsRecipe:
-    """How odds over widths and depth are learnt; the defaults suit a trained model.
+    """Training of the odds over widths and depth; the defaults suit a trained model.
 
-    Plain gradient steps keep the log-odds of all choices in one unit, what the loss changed by: so they can be traded
-    against each other where not every choice can have its likeliest candidate. Adam divides each by its own size.
+    With plain gradient steps, the log-odds of all choices have the unit of the loss, so that choices can be traded
+    against each other where not all can have their likeliest candidate. Adam scales each choice by its gradient's size.
 
     Attributes:
         candidates: most candidates of a width or of the depth.
-        least_share: the smallest candidate, as a share of the model's own width or depth, 0..1.
+        least_share: smallest candidate as a share of the model's width or depth, 0..1.
         tolerance: share of the budget by which the result may stay below it, 0..1.
         cost_weight: lambda, the weight of the cost loss.
-        optimizer: of the odds' logits.
-        lr: its learning rate.
-        weight_decay: of the logits.
-        clip_norm: most that the gradient to all logits together may be, in the Euclidean norm; 0 leaves it as it is.
+        optimizer: optimiser of the odds' logits.
+        lr: learning rate of the logits.
+        weight_decay: weight decay of the logits.
+        clip_norm: highest Euclidean norm of the gradient of all logits together; 0 does not clip.
         hot: temperature of the first samples.
-        cold: temperature of the last; it falls linearly.
-        records: about how many lines the journal has.
-        align: how channels of candidates are added up.
-        drawn: most candidates of a width in a step of the odds; in one of the weights there are two.
+        cold: temperature of the last samples; it falls linearly.
+        records: approximate number of lines in the journal.
+        align: how channels of candidates are added.
+        drawn: most candidates of a width in a step of the odds; steps of the weights have two.
 
     Raises:
         PlanError: a value is out of range.
     """
 
-    candidates: int = 8
+    candidates: int = TasSettings.candidates
     least_share: float = 0.1
-    tolerance: float = 0.05
+    tolerance: float = TasSettings.tolerance
     cost_weight: float = 0.2
     optimizer: Optimizer = "sgd"
     lr: float = 4.0
@@ -113,7 +113,7 @@ class OddsRecipe:
             if not 0 < getattr(self, name) < math.inf:
                 raise PlanError(f"{name} must be positive", got=getattr(self, name))
         if self.cold > self.hot:
-            raise PlanError("Samples get colder: cold must not be above hot", got=f"{self.hot} to {self.cold}")
+            raise PlanError("The temperature falls: cold must not be above hot", got=f"{self.hot} to {self.cold}")
 
 
 ODDS_AS_PUBLISHED = OddsRecipe(
@@ -127,5 +127,5 @@ ODDS_AS_PUBLISHED = OddsRecipe(
     align="interpolate",
     drawn=2,
 )
-"""As published (Dong and Yang 2019, arXiv 1905.09717), for networks searched from fresh weights; but for the learning
-rate, which there is 0.001 over 600 epochs."""
+"""The published settings (Dong and Yang 2019, arXiv 1905.09717), for networks searched from fresh weights, except for
+the learning rate, which is 0.001 over 600 epochs in the paper."""

@@ -1,4 +1,4 @@
-"""The state of an unfinished transformable architecture search on disk: safetensors and JSON, no pickle."""
+"""Saves the state of an unfinished transformable architecture search in safetensors and JSON, without pickle."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _GROUPS = ("weights", "weight_moments", "logits", "logit_moments")
 
 @dataclass(frozen=True)
 class TasState:
-    """Where a search stands. What is random is drawn anew for every step from the seed and the step's number.
+    """The state of a search. Random numbers are not part of it: they depend on the seed and the number of the step.
 
     Attributes:
-        step: steps finished.
-        records: lines of the journal that belong to them.
+        step: number of finished steps.
+        records: number of lines in the journal for these steps.
         weights: weights of the supernet; empty before the first step.
-        weight_moments: weight moments of their optimiser.
+        weight_moments: state of the weights' optimiser.
         logits: logits of the odds, by choice.
-        logit_moments: logit moments of their optimiser.
+        logit_moments: state of the logits' optimiser.
     """
 
     step: int = 0
@@ -41,7 +41,7 @@ class _Header:
 
 
 def write_tas_state(path: Path, fingerprint: str, state: TasState) -> None:
-    """Writes ``state`` atomically; ``fingerprint`` says which search it belongs to.
+    """Writes ``state`` atomically; ``fingerprint`` identifies the search.
 
     Raises:
         StorageError: the file cannot be written.
@@ -51,7 +51,7 @@ def write_tas_state(path: Path, fingerprint: str, state: TasState) -> None:
 
 
 def read_tas_state(path: Path, fingerprint: str) -> TasState | None:
-    """Reads a state, or returns None where there is none, it is damaged, or it belongs to another search."""
+    """Reads a state; returns None where it is missing, damaged, or belongs to another search."""
     found = read_groups(path, fingerprint, _Header, _GROUPS)
     if found is None:
         return None
@@ -60,14 +60,14 @@ def read_tas_state(path: Path, fingerprint: str) -> TasState | None:
 
 
 def moments_of(optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns an optimiser's state, by number of the parameter and name."""
+    """Returns an optimiser's state, by the parameter's number and the name of the value."""
     return {f"{i}.{key}": value for i, p in enumerate(parameters) for key, value in optimizer.state.get(p, {}).items()}
 
 
 def restore_moments(
     optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor], moments: Mapping[str, torch.Tensor]
 ) -> None:
-    """Puts back what ``moments_of`` returned."""
+    """Restores the state that ``moments_of`` returned."""
     for name, value in moments.items():
         number, key = name.split(".")
         optimizer.state[parameters[int(number)]][key] = value

@@ -1,9 +1,9 @@
-"""The supernet of a transformable architecture search: one set of weights, every width and depth a part of it.
+"""The supernet of a transformable architecture search: one set of weights that holds every width and depth.
 
-Narrower candidates use the first units of wider ones. In a step some candidates of every width take part, and what each
-layer puts out is their sum by weight, interpolated to the wider one's channels. Interpolating is linear, and so is what
-reads or writes those channels: blending the weights instead of the features gives the same model for less work, and
-one step of the supernet is an ordinary ViT of the wider widths.
+Narrower candidates use the first units of wider ones. In a step some candidates of every width take part, and the
+output of each layer is their weighted sum, interpolated to the channels of the widest one. Interpolation is linear, and
+so are the layers that read or write those channels. Blending the weights instead of the features therefore gives the
+same model for less work, and one step of the supernet is an ordinary ViT of the widest candidates.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _WRITERS = (
     *("patch_embed.weight", "patch_embed.bias", "cls_token", "dist_token", "reg_token", "pos_embed"),
     *("attn.proj.weight", "attn.proj.bias", "mlp.fc2.weight", "mlp.fc2.bias"),
 )
-"""Endings of the names of parameters that put something into the residual stream."""
+"""Endings of the names of parameters that write to the residual stream."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What takes part in one step.
+    """The candidates of one step.
 
     Attributes:
-        picks: the candidates of every width.
-        depths: the candidates of the depth.
-        shares: ``(len(depths),)``, by which the streams after so many blocks are added up; they sum to 1.
-        align: how channels of two candidates are added up.
+        picks: drawn candidates of every width.
+        depths: candidates of the depth.
+        shares: weights of the residual streams after each depth, ``(len(depths),)``, which sum to 1.
+        align: how channels of two candidates are added.
     """
 
     picks: Mapping[Choice, Pick]
@@ -58,15 +58,15 @@ def draw_sample(
     align: Alignment = "mask",
     count: int = 2,
 ) -> Sample:
-    """Draws what takes part in one step: candidates of every width, and all depths by a Gumbel-softmax sample.
+    """Draws the candidates of every width for one step, and the shares of all depths by a Gumbel-softmax sample.
 
     Args:
-        logits: for every choice ``(candidates,)`` float64, with or without gradients.
+        logits: logits of every choice, ``(candidates,)`` float64, with or without gradients.
         candidates: candidates of every choice.
         temperature: temperature of the samples, positive.
         generator: source of all randomness.
-        align: how channels of candidates are added up.
-        count: candidates of a width, at most.
+        align: how channels of candidates are added.
+        count: most candidates of a width.
     """
     shares = relaxed(logits[DEPTH], temperature, generator.random(len(candidates[DEPTH]))).exp()
     picks = {
@@ -81,8 +81,8 @@ def run_sample(model: SlicedViT, sample: Sample, images: torch.Tensor) -> torch.
     """Returns the logits ``(B, num_classes)`` of one sample of the supernet.
 
     Args:
-        model: the supernet; its units stand in the order in which narrower candidates take them.
-        sample: what takes part.
+        model: the supernet, with its units in the order in which narrower candidates use them.
+        sample: the candidates of the step.
         images: ``(B, C, H, W)``.
     """
     plan, weights = blend(model, sample)
@@ -94,7 +94,7 @@ def run_sample(model: SlicedViT, sample: Sample, images: torch.Tensor) -> torch.
 
 
 def blend(model: SlicedViT, sample: Sample) -> tuple[ShapePlan, dict[str, torch.Tensor]]:
-    """Returns the plan and the weights of the ViT that computes what the sample of ``model`` does at full depth."""
+    """Returns the plan and the weights of the ViT that computes a sample of ``model`` at full depth."""
     widest = {choice: pick.widths[-1] for choice, pick in sample.picks.items()}
     plan = plan_with(model.plan, {**widest, DEPTH: sample.depths[-1]})
     axes, weights = parameter_axes(model.plan), dict(model.named_parameters())
@@ -109,7 +109,7 @@ def blend(model: SlicedViT, sample: Sample) -> tuple[ShapePlan, dict[str, torch.
 
 
 def _blended(value: torch.Tensor, name: str, dim: int, axis: Axis, plan: ShapePlan, sample: Sample) -> torch.Tensor:
-    """Returns a weight with one of its dimensions made that of the sample."""
+    """Returns a weight with one of its dimensions blended for the sample."""
     if axis.kind in ("qk", "v"):
         block, pick = plan.blocks[axis.block], sample.picks[Choice("heads", axis.block)]
         width = block.qk_dim if axis.kind == "qk" else block.v_dim
@@ -130,7 +130,7 @@ def _first(value: torch.Tensor, pick: Pick, dim: int) -> torch.Tensor:
 
 
 def _writing(value: torch.Tensor, pick: Pick, dim: int, align: Alignment) -> torch.Tensor:
-    """Returns the weights that put out the sum of all candidates' channels, aligned to the widest's."""
+    """Returns the weights that write the sum of all candidates' channels, aligned to the widest candidate's."""
     if align == "mask":
         return _masked(value, pick, dim)
     most = pick.widths[-1]
@@ -138,7 +138,7 @@ def _writing(value: torch.Tensor, pick: Pick, dim: int, align: Alignment) -> tor
 
 
 def _reading(value: torch.Tensor, pick: Pick, dim: int, align: Alignment) -> torch.Tensor:
-    """Returns the weights that read the widest candidate's channels as ``value`` reads the sum of all candidates'."""
+    """Returns the weights that read the widest candidate's channels as ``value`` reads the sum over all candidates."""
     if align == "mask":
         return _masked(value, pick, dim)
     first = _first(value, pick, dim)
@@ -147,14 +147,14 @@ def _reading(value: torch.Tensor, pick: Pick, dim: int, align: Alignment) -> tor
 
 
 def _masked(value: torch.Tensor, pick: Pick, dim: int) -> torch.Tensor:
-    """Returns the widest candidate's channels, each by the weight of the candidates that have it."""
+    """Returns the widest candidate's channels, each times the total weight of the candidates that have it."""
     share = (_has(pick.widths) @ pick.weights).to(value.dtype)
     return _first(value, pick, dim) * share.reshape([-1] + [1] * (value.ndim - 1 - dim))
 
 
 @cache
 def _has(widths: tuple[int, ...]) -> torch.Tensor:
-    """Returns ``(widest, candidates)``: 1 where a candidate has the channel."""
+    """Returns a matrix ``(widest, candidates)`` that is 1 where a candidate has a channel."""
     return (torch.arange(widths[-1])[:, None] < torch.tensor(widths)).double()
 
 
@@ -169,7 +169,7 @@ def _summed(parts: list[torch.Tensor], pick: Pick) -> torch.Tensor:
 
 
 class _AnyDepth(nn.Module):
-    """A ViT whose classifier reads the streams after so many blocks, added up by share."""
+    """A ViT whose classifier reads the weighted sum of the residual streams after several depths."""
 
     def __init__(self, model: SlicedViT, depths: tuple[int, ...]) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class _AnyDepth(nn.Module):
         return self.classified(stream)
 
     def classified(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps tokens ``(B, N, C)`` to logits, as ``SlicedViT`` does after its last block."""
+        """Maps tokens ``(B, N, C)`` to logits, as in ``SlicedViT`` after the last block."""
         model, place = self.model, self.model.plan.norm
         if place == "before_pool":
             x = model.norm(x)

@@ -1,4 +1,4 @@
-"""The order in which units are kept: the most important first, so that a narrower model has a wider one's first."""
+"""Orders units by importance, so that a narrower model has the first units of a wider one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from runtime import ShapePlan
 
 @dataclass(frozen=True)
 class UnitOrder:
-    """Units as indices into the model, the most important first; of equals the first.
+    """Units as indices into the model, the most important first; equal units stay in order.
 
     Attributes:
         embed: dimensions of the residual stream.
-        heads: for each block, its heads.
-        mlp: for each block, the hidden units of its MLP.
+        heads: heads of each block.
+        mlp: hidden units of the MLP of each block.
     """
 
     embed: tuple[int, ...]
@@ -38,7 +38,7 @@ def order_of(importance: Importance) -> UnitOrder:
 
 
 def kept_first(plan: ShapePlan, order: UnitOrder, smaller: ShapePlan) -> KeptUnits:
-    """Returns the units of ``plan`` that stay in ``smaller``: the first of each kind, in the first blocks.
+    """Returns the units of ``plan`` that are kept in ``smaller``: the first of each kind in the first blocks.
 
     Args:
         plan: plan of the model to prune.
@@ -54,7 +54,7 @@ def kept_first(plan: ShapePlan, order: UnitOrder, smaller: ShapePlan) -> KeptUni
 
 
 def ordered(model: SlicedViT, order: UnitOrder) -> SlicedViT:
-    """Returns a copy of ``model`` whose units stand in this order; it computes the same."""
+    """Returns a copy of ``model`` with its units in this order, which computes the same."""
     index = {EMBED: torch.tensor(order.embed)}
     for i, block in enumerate(model.plan.blocks):
         index[Axis("mlp", i)] = torch.tensor(order.mlp[i])

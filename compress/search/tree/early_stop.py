@@ -1,4 +1,4 @@
-"""Whether a few draws settle how many marked items a set holds: a test that may be asked again as more are drawn."""
+"""A sequential test for the number of marked items in a set, by items drawn at random."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ from math import comb
 
 
 class Sequential:
-    """Tells when more than ``allowed`` of ``size`` items are marked, from items drawn at random without putting back.
+    """Tests whether more than ``allowed`` of ``size`` items are marked, by items drawn without replacement.
 
-    Asked k times, the k-th answer may be wrong with a chance of ``error / 2^k``: all of them together with ``error``.
+    The k-th test may be wrong with a probability of ``error / 2^k``, and all tests together with ``error``.
 
     Args:
-        size: items in the set.
-        allowed: marked ones, at most.
-        error: chance of saying that there are more where there are not; with 0 it never says so.
+        size: number of items in the set.
+        allowed: highest number of marked items.
+        error: probability of a positive result where no more than ``allowed`` are marked; 0 gives no positive result.
     """
 
     def __init__(self, size: int, allowed: int, error: float) -> None:
         self._size, self._allowed, self._left = size, allowed, error / 2
 
     def next_step(self, drawn: int) -> int:
-        """Returns how many to draw before it is worth asking; 0 where asking is of no use any more."""
+        """Returns how many more items to draw before the next test; 0 where no test can be positive any more."""
         if not self._left or not 0 <= self._allowed < self._size or drawn >= self._size:
             return 0
         if drawn:
             return drawn
-        # the fewest that settle it if all of them are marked
+        # the fewest that decide if all of them are marked
         return next(n for n in range(1, self._size + 1) if comb(self._allowed, n) <= self._left * comb(self._size, n))
 
     def settled(self, drawn: int, marked: int) -> bool:
-        """Returns whether ``marked`` of the ``drawn`` are too many for so few in the set.
+        """Returns whether ``marked`` of ``drawn`` items show that more than ``allowed`` items are marked.
 
-        They are where even with ``allowed`` marked, so many are drawn with a smaller chance than may be wrong:
-        the upper tail of the hypergeometric distribution.
+        The test is positive where the upper tail of the hypergeometric distribution for ``allowed`` marked items is
+        below the error of this test.
         """
         if not self._left or not 0 <= self._allowed < self._size or drawn > self._size:
             return False

@@ -1,4 +1,4 @@
-"""How many images of a Search Set a model has right, counted no further than it takes to decide on it."""
+"""Counts the images of a Search Set that a model classifies correctly, as far as a decision needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEAST_STEP = 8
 
 
 def objective(correct: int, images: int, cost: int, total: int, cost_weight: float) -> float:
-    """Returns ``log2(correct / images) - cost_weight * log2(cost / total)``; minus infinity with nothing right."""
+    """Returns ``log2(correct / images) - cost_weight * log2(cost / total)``; minus infinity with no correct image."""
     if correct == 0:
         return -math.inf
     return math.log2(correct / images) - cost_weight * math.log2(cost / total)
@@ -29,7 +29,14 @@ def objective(correct: int, images: int, cost: int, total: int, cost_weight: flo
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The outcome of an evaluation: right answers (at most, if not complete), and images by margin, hardest first."""
+    """The outcome of an evaluation.
+
+    Attributes:
+        correct: number of correct images; an upper bound if not ``complete``.
+        complete: whether all images were evaluated.
+        images: number of evaluated images.
+        order: images by margin, the hardest first; None if not ``complete``.
+    """
 
     correct: int
     complete: bool
@@ -37,21 +44,21 @@ class Evaluated:
     order: list[int] | None
 
     def as_json(self) -> dict[str, Any]:
-        """Returns what a journal keeps of it."""
+        """Returns the part of the outcome that a journal records."""
         return {"correct": self.correct, "complete": self.complete, "images": self.images}
 
     @classmethod
     def of(cls, entry: dict[str, Any]) -> Evaluated:
-        """Returns what a journal kept."""
+        """Returns the outcome that a journal recorded."""
         return cls(entry["correct"], entry["complete"], entry["images"], entry["order"])
 
 
 class Evaluation:
-    """Evaluates models on a Search Set, in an order that is learnt from the best of them.
+    """Evaluates models on a Search Set, in an order that depends on the best model so far.
 
     Args:
         images: the Search Set.
-        total: what the unpruned model costs.
+        total: cost of the unpruned model.
         settings: how the tree is searched.
         effort: images per step, and the chance of giving up a model wrongly.
         bf16: under bfloat16 autocast.
@@ -65,12 +72,12 @@ class Evaluation:
         self.hard = 0
 
     def of(self, model: SlicedViT, cost: int, needed: float, most: int) -> Evaluated:
-        """Counts right answers, no further than it takes to know whether the objective can exceed ``needed``.
+        """Counts correct images until it is known whether the objective can exceed ``needed``.
 
-        No image is looked at where it cannot with ``most`` of them right. Images that the best model so far has wrong
-        come first; after them every further mistake lowers what can still be reached. That bound is exact. Without
-        ``exact``, those first images come in random order, and it also ends when so many mistakes among those seen
-        leave hardly a chance that the rest are few enough.
+        No image is evaluated if even ``most`` correct images are too few. Images that the best model so far classifies
+        wrongly come first, and every further mistake lowers the reachable count; this bound is exact. Without
+        ``exact``, the first images come in random order, and the evaluation also ends when a statistical test finds
+        that the remaining mistakes are almost surely too many.
         """
         count, weight = len(self.images), self.settings.cost_weight
         enough = (c for c in range(count + 1) if objective(c, count, cost, self.total, weight) > needed)
@@ -82,7 +89,7 @@ class Evaluation:
         margins = np.zeros(count, np.float32)
         reachable, done = count, 0
         while done < count and reachable >= least:
-            # no fewer than the mistakes it takes
+            # at least as many images as mistakes are needed to decide
             step = test.next_step(done) or max(_LEAST_STEP, reachable - least + 1)
             positions = self.order[done : done + min(step, self.effort.eval_batch)]
             right, margins[positions] = self.answers(model, positions)
@@ -95,7 +102,7 @@ class Evaluation:
         return Evaluated(reachable, complete, done, order)
 
     def arrange(self, seen: Evaluated) -> None:
-        """Puts the images that a model has wrong first, for the evaluations to come."""
+        """Puts the images that a model classifies wrongly first in the following evaluations."""
         order, self.hard = np.array(seen.order, np.int64), len(self.images) - seen.correct
         if not self.settings.exact:
             order[: self.hard] = np.random.default_rng(0).permutation(order[: self.hard])
@@ -104,7 +111,7 @@ class Evaluation:
     def answers(
         self, model: SlicedViT, positions: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-        """Returns, for images at ``positions``, whether ``model`` is right, and by how much its logit leads."""
+        """Returns for the images at ``positions`` whether ``model`` is correct, and the margin of the true logit."""
         pictures, labels = self.images.at(positions)
         device = device_of(model)
         with evaluating(model), autocast(device, self.bf16):

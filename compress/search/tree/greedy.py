@@ -1,4 +1,4 @@
-"""Greedy search: again and again the one action that leaves the best model, until the budget is met."""
+"""Greedy search: repeats the single action that leaves the best model until the budget is met."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ def search_greedily(
     cost: Cost,
     total: int,
     settings: TreeSettings,
-    budget: Budget,
     *,
+    budget: Budget,
     effort: TreeEffort | None = None,
     bf16: bool = False,
     journal: TreeJournal | None = None,
     progress: Progress = silent,
 ) -> SearchResult:
-    """Takes the best of the five actions, by the objective of the model it leaves, until the budget is met.
+    """Takes the best of the five actions, by the objective of the resulting model, until the budget is met.
 
-    The nodes, the importance and the objective are those of ``search_tree``; one path is followed, as deep as it
-    takes, and never left. Of children with equal objectives the first is taken.
+    Nodes, importance and objective are those of ``search_tree``, but a single path of any depth is followed. Among
+    children with equal objectives the first is taken.
 
     Args:
-        model: where to start; left as it is.
+        model: the model to start from; it is not changed.
         images: the Search Set.
-        cost: what the objective counts.
-        total: what the unpruned model costs.
+        cost: cost in the objective.
+        total: cost of the unpruned model.
         settings: the weight of the cost; depth and epsilon are not used.
-        budget: where to end.
-        effort: group sizes, and how much work a decision takes.
+        budget: the budget to meet.
+        effort: group sizes, and the work for each decision.
         bf16: evaluate and differentiate under bfloat16 autocast.
-        journal: where operations are recorded and replayed from.
-        progress: called for every model looked at.
+        journal: journal that records operations and replays recorded ones.
+        progress: called after every evaluation.
 
     Returns:
-        The end of the path, as ``best`` and ``best_smaller`` (None where the model meets the budget as it is).
+        The end of the path, as ``best`` and ``best_smaller`` (None where the model already meets the budget).
 
     Raises:
         PlanError: nothing is left to remove and the budget is not met.

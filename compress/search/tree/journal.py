@@ -1,4 +1,4 @@
-"""The journal of a tree search: one JSON line per operation, from which a killed search goes on."""
+"""The journal of a tree search: one JSON line per operation, from which a killed search is resumed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from runtime.journals import TREE_JOURNAL
 class TreeJournal:
     """Records the operations of a search in order, and replays those that an earlier process recorded.
 
-    A search is deterministic, so its n-th operation is the n-th line: while there are recorded lines their
-    outcome is taken, and from the first missing one on work is done and recorded. A last line cut short by a kill
-    is dropped.
+    A search is deterministic, so that its n-th operation is the n-th line. Recorded lines give the outcome of their
+    operations; the others are computed and recorded. An incomplete last line is dropped.
 
     Args:
         path: the ``.jsonl`` file.
-        settings: what the search was asked for, JSON values; a journal of another search is started anew.
+        settings: what identifies the search, JSON values; the journal of another search is overwritten.
 
     Raises:
         StorageError: the file cannot be written.
@@ -40,7 +39,7 @@ class TreeJournal:
         TREE_JOURNAL.write(path, header, self._recorded)
 
     def replay(self, operation: str) -> dict[str, Any] | None:
-        """Returns the next recorded line, or None where there is none left.
+        """Returns the next recorded line; None where all were replayed.
 
         Raises:
             ArtifactError: the next line records another operation.
@@ -64,9 +63,9 @@ class TreeJournal:
 
 
 def removed_units(plan: ShapePlan, removal: GroupRemoval) -> Any:
-    """Returns what a removal takes away from a whole model of ``plan``, as short JSON.
+    """Returns the units that a removal takes from a whole model of ``plan``, as JSON.
 
-    A list of units (``mlp``, ``embed``), one list per head (``qk``, ``v``), or the head's index.
+    The result is a list of units (``mlp``, ``embed``), a list of units per head (``qk``, ``v``), or a head's index.
     """
     if removal.action == "embed":
         return sorted(set(range(plan.embed_dim)) - set(removal.kept.embed))
@@ -80,10 +79,10 @@ def removed_units(plan: ShapePlan, removal: GroupRemoval) -> Any:
 
 
 def removal_of(plan: ShapePlan, action: Action, block: int, importance: float, removed: Any) -> GroupRemoval:
-    """Returns the removal that ``removed_units`` described.
+    """Returns the removal of units that ``removed_units`` returned.
 
     Raises:
-        ArtifactError: the description does not fit the plan.
+        ArtifactError: the units do not fit the plan.
     """
     whole = keep_all(plan)
     try:

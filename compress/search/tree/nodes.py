@@ -1,4 +1,4 @@
-"""What a tree search knows of its models, and what it returns."""
+"""Nodes of a tree search, the importance and bounds known of them, and the search's result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GRADIENT_COST = 3
 
 @dataclass(frozen=True)
 class ActionStep:
-    """One action on the path to a node: its kind, and the block it was taken in (-1: the whole model)."""
+    """One action on the path to a node: its kind, and its block (-1: the whole model)."""
 
     action: Action
     block: int
@@ -30,13 +30,13 @@ class SearchNode:
     """A model in the tree.
 
     Attributes:
-        path: the actions that lead to it.
-        kept: what is left, as indices into the model that the search started from.
-        plan: its shape.
-        cost: cost of that plan.
-        correct: images of the Search Set it has right; where ``complete`` is false, at most so many.
-        complete: whether every image was looked at.
-        objective: ``log2(accuracy) - cost_weight * log2(cost / total)``, of ``correct``.
+        path: the actions that lead to the model.
+        kept: its units, as indices into the model that the search started from.
+        plan: its plan.
+        cost: cost of the plan.
+        correct: images of the Search Set that it classifies correctly; an upper bound if not ``complete``.
+        complete: whether every image was evaluated.
+        objective: ``log2(accuracy) - cost_weight * log2(cost / total)``, with ``correct`` for the accuracy.
     """
 
     path: tuple[ActionStep, ...]
@@ -50,11 +50,11 @@ class SearchNode:
 
 @dataclass
 class KnownImportance:
-    """Importance of the units of a model, taken on it or on a larger one, when it is first asked for.
+    """Importance of the units of a model, measured on the model or a larger one when it is first needed.
 
     Attributes:
-        age: actions since it was taken.
-        take: takes it.
+        age: number of actions since the measurement.
+        take: measures the importance.
     """
 
     age: int
@@ -62,22 +62,22 @@ class KnownImportance:
     _taken: Importance | None = None
 
     def importance(self) -> Importance:
-        """Returns it."""
+        """Returns the importance, measuring it on the first call."""
         if self._taken is None:
             self._taken = self.take()
         return self._taken
 
     def below(self, kept: KeptUnits) -> KnownImportance:
-        """Returns what is then known of the model that keeps ``kept`` of this one."""
+        """Returns the importance of the model that keeps the units ``kept`` of this one."""
         return KnownImportance(self.age + 1, lambda: part_of(self.importance(), kept))
 
 
 @dataclass
 class AnswerBound:
-    """Models that are taken to answer alike, since what one has less than the other hardly matters.
+    """An upper bound shared by models that are assumed to answer alike, since they differ in unimportant units.
 
     Attributes:
-        most: images that any of them has right, at most, as far as is known.
+        most: upper bound of the images that any of them classifies correctly.
     """
 
     most: int
@@ -85,15 +85,15 @@ class AnswerBound:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What an iteration found.
+    """The outcome of one search.
 
     Attributes:
-        best: the node with the highest objective, the first of equals.
-        best_smaller: the same among those below the root; None where nothing can go.
-        root: the model that was started from; looked at no further than it took to know whether it is the best.
-        nodes: models looked at.
-        branched: branched of these, how many were branched.
-        repeats: visits that another order of the same actions made unnecessary.
+        best: the node with the highest objective, the first among equals.
+        best_smaller: the best node below the root; None where nothing can be removed.
+        root: the node of the starting model; it may be evaluated only as far as needed to compare it.
+        nodes: number of evaluated models.
+        branched: number of branched nodes.
+        repeats: visits saved because another order of the same actions had reached the model.
         images: forward-equivalents of all evaluations and gradients.
     """
 

@@ -1,4 +1,4 @@
-"""What can be said of a tree search while it runs: how much of it is done, and what the best plan looks like."""
+"""Progress of a tree search: the share of its work that is done, and a short description of a plan."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _GUESS, _GUESS_WEIGHT = 0.1, 5
 
 
 class Outlook:
-    """Estimates the work of a search, in forward-equivalents of images, from what was seen of its tree.
+    """Estimates the work of a search, in forward-equivalents of images, from the part of its tree seen so far.
 
-    How many nodes there will be is not known. What is known is how many children wait at each depth; what each of
-    them will cost is taken from how often children were branched and how many images a look took so far. Children
-    that were branched because they beat the best are not counted: the first path down does little else, and says
-    nothing of its siblings. Before much is seen, a child is taken to be branched once in ten times.
+    The number of nodes is not known, but the number of waiting children at each depth is. Their work is estimated from
+    the share of children that were branched and the images per evaluation so far. Children that were branched because
+    they beat the best node are not counted, since nearly all nodes of the first path do. The estimate starts from a
+    prior of one branched child in ten.
 
     Args:
         depth: most actions on one path.
-        actions: children of a node, unless it says otherwise.
+        actions: usual number of children of a node.
         gradient: work of branching a node.
     """
 
@@ -33,7 +33,7 @@ class Outlook:
         self._share = 0.0
 
     def looked(self, depth: int, images: int, *, branched: bool, improved: bool) -> None:
-        """Notes a look at a node: images evaluated, whether it will be branched, whether it is the best so far."""
+        """Notes the evaluation of a node: its images, whether it will be branched, whether it is the best so far."""
         self._looks += 1
         self._look_images += images
         if depth:
@@ -47,18 +47,18 @@ class Outlook:
             self._pending = self._gradient
 
     def opened(self, depth: int, children: int) -> None:
-        """Notes that a node was branched, and how many children it has at ``depth``."""
+        """Notes that a node was branched, with its number of children at ``depth``."""
         self._waiting[depth] = children
         self._pending = 0
 
     def repeated(self, depth: int) -> None:
-        """Notes a child at ``depth`` that needed no look."""
+        """Notes a child at ``depth`` that needed no evaluation."""
         self._visits += 1
         self._repeats += 1
         self._visited(depth)
 
     def total(self, used: int) -> int:
-        """Returns the work of the whole search, done and expected; the share of ``used`` in it never falls."""
+        """Returns the expected work of the whole search; the share of the work done, ``used``, never falls."""
         look = self._look_images / self._looks
         branched = (self._branched + _GUESS_WEIGHT * _GUESS) / (self._decided + _GUESS_WEIGHT)
         repeated = self._repeats / (self._visits + _GUESS_WEIGHT)
@@ -79,32 +79,32 @@ class Outlook:
 
 
 class Descent(Outlook):
-    """The same of a search that follows one path: done is what was saved of the cost that must be.
+    """Estimates the work of a search that follows one path, by the share of the cost that it has saved.
 
     Args:
-        start: cost of the model it starts from.
-        limit: cost at which it ends.
+        start: cost of the starting model.
+        limit: cost at which the search ends.
     """
 
-    _LEAST = 0.01  # before anything is known to be saved
+    _LEAST = 0.01  # share of the work before any cost is saved
 
     def __init__(self, start: int, limit: int) -> None:
         super().__init__(1, 1, 0)
         self._start, self._goal, self._saved = start, max(1, start - limit), 0
 
     def reached(self, cost: int) -> None:
-        """Notes that the path has come down to ``cost``."""
+        """Notes that the path has reached a model of this cost."""
         self._saved = max(self._saved, self._start - cost)
 
     def total(self, used: int) -> int:
-        """Returns the work of the whole search, done and expected; the share of ``used`` in it never falls."""
+        """Returns the expected work of the whole search; the share of the work done, ``used``, never falls."""
         return self._total(used, min(1.0, max(self._LEAST, self._saved / self._goal)))
 
 
 def short_change(before: ShapePlan, after: ShapePlan) -> str:
-    """Returns what went from one plan to another, in few words.
+    """Returns a short description of the widths that changed from one plan to another.
 
-    Sums over the blocks; ``qk`` and ``v`` are widths of one head, so a head that goes does not change them.
+    The numbers are sums over the blocks. ``qk`` and ``v`` are widths of one head, which removed heads do not change.
     """
 
     def sums(plan: ShapePlan) -> list[tuple[str, int]]:

@@ -1,18 +1,18 @@
 """Depth-limited depth-first branch-and-bound over pruning actions (DL-DFBnB): one iteration of the search.
 
-Starting from a model, every node has five children, one per action; each action removes the least important group
-of its kind. A node is branched only while its objective is within epsilon of the best one found.
+Every node has five children, one per action; each action removes the least important group of its kind. A node is
+branched only if its objective is within epsilon of the best objective found.
 
-Nodes are sliced, not masked; gradients are taken where a node is branched and nowhere else; orders of actions that
-reach the same model are looked at once; and an evaluation ends as soon as the images left cannot change what it
-decides. With ``exact`` every decision is that of the plain search.
+Models are sliced, not masked. Gradients are computed only where a node is branched. A model that several orders of
+actions reach is evaluated once. An evaluation ends as soon as the remaining images cannot change its decision. With
+``exact`` every decision is that of the plain search.
 
-Without it, the same tree is searched in another order and on fewer gradients. Children are visited by the objective
-that their importance predicts, so the first path down ends at a good leaf; nodes on it are branched on that
-prediction and looked at on the way back, when the leaf has settled most of them by their cost alone. Importance is
-taken anew every few actions, and in between that of the units still there is kept. An action that removes units of
-hardly any importance is taken to change no answer: what is known of the model with them bounds the one without, and
-the other way round.
+Without ``exact``, the same tree is searched in another order and with fewer gradients. Children are visited by the
+objective that their importance predicts, so that the first path ends at a good leaf. Nodes on this path are branched
+by their prediction and evaluated on the way back, when the leaf has settled most of them by their cost alone.
+Importance is measured again every few actions; in between, the importance of the remaining units is kept. An action
+that removes units of very little importance is assumed to change no answer, so that the results with and without
+these units bound each other.
 """
 
 from __future__ import annotations
@@ -53,16 +53,17 @@ def search_tree(
     """Searches the tree of pruning actions under ``model``.
 
     Args:
-        model: where the tree starts; left as it is.
+        model: the model at the root; it is not changed.
         images: the Search Set.
-        cost: what the objective counts.
-        total: what the unpruned model of the first iteration costs.
+        cost: cost in the objective.
+        total: cost of the unpruned model of the first iteration.
         settings: depth, epsilon, weight of the cost.
-        effort: group sizes, and how much work a decision takes.
-        budget: where a path ends, and which is not undershot by more than 2 % while another action is left.
+        effort: group sizes, and the work for each decision.
+        budget: a path ends where it is met; actions that undershoot it by more than 2 % are taken only if no other is
+            left.
         bf16: evaluate and differentiate under bfloat16 autocast.
-        journal: where operations are recorded and replayed from.
-        progress: called for every node looked at: forward-equivalents done, and what the whole search may take.
+        journal: journal that records operations and replays recorded ones.
+        progress: called after every evaluation with the forward-equivalents done and the expected total.
 
     Raises:
         ArtifactError: the journal is of another search.
@@ -77,7 +78,7 @@ def search_tree(
 
 
 class TreeSearch:
-    """What is known while one tree is searched."""
+    """The state of one tree search."""
 
     root: SearchNode
     best: SearchNode
@@ -125,7 +126,7 @@ class TreeSearch:
         known: KnownImportance,
         alike: AnswerBound,
     ) -> None:
-        """Branches a node, whose sliced model is ``model``, and everything below it that is worth it."""
+        """Branches the node of ``model``, and all nodes below it that are worth branching."""
         self.branched += 1
         children, depth = self.children(model, known), len(path) + 1
         self.outlook.opened(depth, len(children))
@@ -135,7 +136,7 @@ class TreeSearch:
             if left in self.seen:
                 self.repeats += 1
                 self.outlook.repeated(depth)
-                self.tell("repeat", {"path": encode(there)})
+                self.note_operation("repeat", {"path": encode(there)})
                 continue
             smaller = slice_vit(model, removal.kept)
             below = self.known(smaller) if known.age + 1 >= self.refresh else known.below(removal.kept)
@@ -151,11 +152,11 @@ class TreeSearch:
 
     @property
     def refresh(self) -> int:
-        """Actions after which importance is taken anew."""
+        """Number of actions after which importance is measured again."""
         return 1 if self.settings.exact else self.effort.refresh
 
     def known(self, model: SlicedViT) -> KnownImportance:
-        """Returns the importance of the units of ``model``, to be taken when it is first needed."""
+        """Returns the importance of the units of ``model``, which is measured when it is first needed."""
 
         def take() -> Importance:
             chosen = self.images.spread(self.gradient_work() // GRADIENT_COST)
@@ -165,18 +166,18 @@ class TreeSearch:
         return KnownImportance(0, take)
 
     def gradient_work(self) -> int:
-        """Returns the forward-equivalents of taking importance once."""
+        """Returns the forward-equivalents of one measurement of importance."""
         share = 1.0 if self.settings.exact else self.effort.gradient_share
         return GRADIENT_COST * max(1, round(share * len(self.images)))
 
     def ends(self, plan: ShapePlan, path: tuple[ActionStep, ...]) -> bool:
-        """Tells whether a path ends here: it is as deep as it may be, or the budget is met."""
+        """Returns whether a path ends here: it has the greatest depth, or the budget is met."""
         return len(path) == self.settings.depth or self.meets(plan)
 
     def children(self, model: SlicedViT, known: KnownImportance) -> list[GroupRemoval]:
-        """Returns the least important group of each kind.
+        """Returns the removal of the least important group of each kind.
 
-        Where the cost is uneven, the one that loses the least importance for the cost it saves.
+        For uneven costs it is the removal with the least importance lost per cost saved.
         """
         self.used += 0 if known.age else self.gradient_work()
         entry = self.journal.replay("branch") if self.journal else None
@@ -205,36 +206,36 @@ class TreeSearch:
         return chosen
 
     def predicted_gain(self, model: SlicedViT, option: GroupRemoval) -> float:
-        """Returns by how much an action is expected to lift the objective, bits.
+        """Returns the expected gain of the objective by an action, bits.
 
-        To second order the loss rises by half of what the squared gradients of single images sum up to, and the
-        importance holds those of batches of B, which are B times smaller: ``B / 2 * I`` nats.
+        To second order, the loss rises by half the sum of the squared gradients of single images. The importance is of
+        batches of B images, whose squared gradients are B times smaller: the rise is ``B / 2 * I`` nats.
         """
         saved = math.log2(self.cost.of(model.plan) / self.cost.of(widths_of(model.plan, option.kept)))
         lost = self.effort.gradient_batch / 2 * option.importance / math.log(2)
         return self.settings.cost_weight * saved - lost
 
     def negligible(self, option: GroupRemoval) -> bool:
-        """Tells whether an action is expected to change no answer: ``N * sqrt(B * importance) < 1``.
+        """Returns whether an action is expected to change no answer: ``N * sqrt(B * importance) < 1``.
 
-        The root is how far the loss of an image moves, root mean square and to first order, in nats; so of N images
-        with their losses spread over a nat and more, less than one is as close to a tie.
+        The root is the root mean square change of an image's loss to first order, in nats. Of N images whose losses
+        spread over a nat or more, fewer than one are this close to a tie.
         """
         moved = math.sqrt(self.effort.gradient_batch * max(0.0, option.importance))
         return not self.settings.exact and len(self.images) * moved < 1
 
     def unseen(self, model: SlicedViT, kept: KeptUnits, path: tuple[ActionStep, ...]) -> SearchNode:
-        """Returns a node of which nothing is known but its cost."""
+        """Returns a node of which only the cost is known."""
         count, cost = len(self.images), self.cost.of(model.plan)
         value = objective(count, count, cost, self.total, self.settings.cost_weight)
         return SearchNode(path, kept, model.plan, cost, count, False, value)
 
     def meets(self, plan: ShapePlan) -> bool:
-        """Tells whether ``plan`` is within the budget, where there is one."""
+        """Returns whether there is a budget and ``plan`` meets it."""
         return self.budget is not None and self.budget.of(plan) <= self.budget.limit
 
     def legal(self, model: SlicedViT, options: Iterable[GroupRemoval]) -> list[GroupRemoval]:
-        """Returns the options that do not undershoot the budget, or, where all do, all."""
+        """Returns the options that do not undershoot the budget; all options where every one does."""
         every = list(options)
         if self.budget is None:
             return every
@@ -251,18 +252,18 @@ class TreeSearch:
         *,
         passed: bool = False,
     ) -> tuple[SearchNode, str]:
-        """Evaluates a model, and says what becomes of it: ``branched``, ``bounded``, ``leaf``, ``met`` or ``passed``.
+        """Evaluates a model and returns its verdict: ``branched``, ``bounded``, ``leaf``, ``met`` or ``passed``.
 
         Args:
             model: the sliced model.
-            kept: what it keeps of the root.
+            kept: its units, as indices into the root.
             path: the actions that lead to it.
-            alike: models that have no more right than this one, nor it than they.
-            needed: an objective that is of no interest unless it is exceeded; by default what the tree asks.
-            passed: whether what is below it was searched already.
+            alike: bound shared with the models that are assumed to answer alike.
+            needed: objective that the model must exceed to matter; None takes what the tree requires.
+            passed: whether the nodes below it were searched already.
         """
         cost, count, weight = self.cost.of(model.plan), len(self.images), self.settings.cost_weight
-        self.diving = False  # a first leaf is known, or a path that ended before
+        self.diving = False  # a first leaf or an earlier end of a path is known
         end = passed or self.ends(model.plan, path)
         best = getattr(self, "best", None)
         if needed is None:
@@ -295,16 +296,16 @@ class TreeSearch:
             else "bounded"
         )
         if entry is None:
-            told = {"path": encode(path), "cost": cost, "objective": value if math.isfinite(value) else None}
+            details = {"path": encode(path), "cost": cost, "objective": value if math.isfinite(value) else None}
             best = seen.order if node is self.best else None
-            self.record({"op": "look", **told, **seen.as_json(), "order": best, "verdict": verdict})
+            self.record({"op": "look", **details, **seen.as_json(), "order": best, "verdict": verdict})
         opens = verdict == "branched" or not (path or end)
         self.outlook.looked(len(path), seen.images, branched=opens, improved=node is self.best)
         self.progress("search", self.used, self.outlook.total(self.used), self.note(node))
         return node, verdict
 
     def note(self, node: SearchNode) -> str:
-        """Returns where the search is, and the plan it would choose now, for people."""
+        """Returns the place of the search and the best plan so far, for the progress line."""
         chosen = self.best_smaller or self.best
         right, share = chosen.correct / len(self.images), chosen.cost / self.total
         return (
@@ -312,12 +313,12 @@ class TreeSearch:
             f"{short_change(self.root.plan, chosen.plan)}; node {self.nodes}, depth {len(node.path)}"
         )
 
-    def tell(self, operation: str, details: dict[str, Any]) -> None:
-        """Records an operation that takes no work, unless it is recorded."""
+    def note_operation(self, operation: str, details: dict[str, Any]) -> None:
+        """Records an operation without work, unless the journal replays it."""
         if self.journal is not None and self.journal.replay(operation) is None:
             self.journal.record({"op": operation, **details})
 
     def record(self, entry: dict[str, Any]) -> None:
-        """Records an operation, where there is a journal."""
+        """Records an operation if there is a journal."""
         if self.journal is not None:
             self.journal.record(entry)

@@ -16,15 +16,15 @@ from device_bench.metrics import METRICS
 from device_bench.metrics.base import Measured, Number
 from device_bench.targets.fleet_folder import read_failures
 from pocketvit.study.answers import Answers, FileAnswers, read_answers
-from pocketvit.study.cells import Cell
+from pocketvit.study.cells import StudyCell
 from pocketvit.study.definition import Measure, Study
 from pocketvit.study.folder import CELL_DOCUMENT, StudyFolder
 from pocketvit.study.measuring import devices_of, read_measured
 from pocketvit.study.work.attempts import worked
-from pocketvit.study.work.process import Step
+from pocketvit.study.work.process import WorkStep
 from runtime import METRICS_DOCUMENT, ArtifactError, ModelMetrics
 
-from .significance import Comparison, Contender, compare
+from .significance import AccuracyComparison, Contender, compare
 from .spread import Spread, spread
 
 _UNKNOWN = "It is not known."
@@ -51,7 +51,7 @@ class OnTarget:
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """One kind of file of one method on one model, dataset and budget.
 
     Attributes:
@@ -143,10 +143,10 @@ class StudyResult:
     alpha: float
     reference: str
     grid: str
-    rows: tuple[Row, ...]
+    rows: tuple[StudyRow, ...]
     failed: tuple[Failed, ...]
     unmeasured: tuple[tuple[str, str], ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[AccuracyComparison, ...]
     class_names: dict[str, tuple[str, ...]]
     measured_by: dict[str, str]
     notes: tuple[str, ...]
@@ -161,7 +161,7 @@ class StudyResult:
 class _Done:
     """A finished cell, read."""
 
-    cell: Cell
+    cell: StudyCell
     metrics: ModelMetrics
     answers: Answers
     training_s: float | None
@@ -171,7 +171,7 @@ class _Done:
         return next((own for own in self.answers.files if own.kind == kind), None)
 
 
-def collect(study: Study, folder: StudyFolder, cells: Sequence[Cell]) -> StudyResult:
+def collect(study: Study, folder: StudyFolder, cells: Sequence[StudyCell]) -> StudyResult:
     """Reads the folder of a study, however far it has come.
 
     Raises:
@@ -211,21 +211,21 @@ def collect(study: Study, folder: StudyFolder, cells: Sequence[Cell]) -> StudyRe
     )
 
 
-def command_of(cell: Cell, folder: StudyFolder) -> str:
+def command_of(cell: StudyCell, folder: StudyFolder) -> str:
     """Returns the commands that make a cell from nothing."""
     run = folder.run(cell.name)
-    steps = (Step(cell.command, cell.words), Step("export", cell.export_words))
+    steps = (WorkStep(cell.command, cell.words), WorkStep("export", cell.export_words))
     return " && ".join(shlex.join(("pocketvit", *step.line(run))) for step in steps)
 
 
-def _read(cell: Cell, folder: StudyFolder, baseline: str) -> _Done:
+def _read(cell: StudyCell, folder: StudyFolder, baseline: str) -> _Done:
     run = folder.run(cell.name)
     metrics = METRICS_DOCUMENT.read(run / "sliced" / "metrics.json")
     training = _training_s(cell, run, folder.run(baseline) if baseline else None)
     return _Done(cell, metrics, read_answers(run), training, command_of(cell, folder))
 
 
-def _training_s(cell: Cell, run: Path, baseline: Path | None) -> float | None:
+def _training_s(cell: StudyCell, run: Path, baseline: Path | None) -> float | None:
     """Returns the seconds that made a cell's model, or None where the log of the model it was given is gone."""
     own = worked(run)
     # a taught student's own training starts from nothing, whatever it is compared with
@@ -267,13 +267,13 @@ def _grid(measure: Measure) -> str:
     return ""
 
 
-def _rows(study: Study, group: Sequence[_Done], benches: Sequence[BenchResult]) -> Iterable[Row]:
+def _rows(study: Study, group: Sequence[_Done], benches: Sequence[BenchResult]) -> Iterable[StudyRow]:
     kinds = list(dict.fromkeys(own.kind for done in group for own in done.answers.files))
     for kind in kinds:
         files = [(done, own) for done in group if (own := done.file(kind)) is not None]
         cell = files[0][0].cell
 
-        yield Row(
+        yield StudyRow(
             method=cell.method,
             model=cell.model,
             data=cell.data,
@@ -334,8 +334,10 @@ def _same(bench: BenchResult, own: FileAnswers) -> FileResult | None:
     return result if result is not None and result.sha256 == own.sha256 else None
 
 
-def _comparisons(study: Study, groups: Mapping[tuple[str, str, str, str], Sequence[_Done]]) -> tuple[Comparison, ...]:
-    found: list[Comparison] = []
+def _comparisons(
+    study: Study, groups: Mapping[tuple[str, str, str, str], Sequence[_Done]]
+) -> tuple[AccuracyComparison, ...]:
+    found: list[AccuracyComparison] = []
     families = dict.fromkeys((model, data) for _, model, data, _ in groups)
     for model, data in families:
         own = {key: group for key, group in groups.items() if key[1:3] == (model, data)}

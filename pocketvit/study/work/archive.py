@@ -1,4 +1,4 @@
-"""A run folder as one piece of bytes, for the way from one machine to another."""
+"""A run folder as an archive in memory, to send it to another machine."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def unpack(data: bytes, digest: str, place: Path) -> None:
-    """Makes a folder of an archive, in place of what is there; whole or not at all.
+def unpack_run(data: bytes, digest: str, place: Path) -> None:
+    """Replaces a folder by the contents of an archive, atomically.
 
     Args:
         data: what ``pack`` returned.

@@ -1,4 +1,4 @@
-"""How long a cell was worked on: when each process that did so began, and when it last gave a sign of life."""
+"""The working time of a cell: when each of its processes began, and when it last gave a sign of life."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Worked:
-    """Seconds of work, by what it was for; pauses between a kill and the next start are in none.
+    """Seconds of work by purpose, without pauses between a kill and the next start.
 
     Attributes:
         fine_tune_s: training of the model that was pruned.
-        after_s: whatever else made the model: a teacher's training, choosing what to prune, training after that.
-        other_s: what did not make it: a student trained alone to compare with, writing and checking files.
+        after_s: other work on the model: training of a teacher, search, recovery.
+        other_s: work beyond the model: a student trained alone to compare with, writing and checking files.
     """
 
     fine_tune_s: float = 0.0
@@ -45,7 +45,7 @@ class Worked:
 
     @property
     def training_s(self) -> float:
-        """All that made the model."""
+        """The time of all work on the model."""
         return self.fine_tune_s + self.after_s
 
 
@@ -53,7 +53,7 @@ _OTHER = ("alone", "export", "bench", "times", "profile")
 
 
 def read_attempts(folder: Path) -> tuple[Attempt, ...]:
-    """Reads who worked in a run's folder, in order; nobody where that is not known."""
+    """Reads the attempts in a run's folder, in order; empty if there is no record."""
     path = folder / FILE
     found: list[Attempt] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():

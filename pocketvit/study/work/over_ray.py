@@ -12,19 +12,19 @@ from typing import Any
 
 from runtime import MissingExtraError, PocketVitError, UnsupportedTargetError, tool_version
 
-from .archive import digest_of, pack, unpack
-from .process import Outcome, Work, do
+from .archive import digest_of, pack, unpack_run
+from .process import Work, WorkOutcome, do
 
 LOCAL = "local"
 RETRIES = 3
-"""Times that a unit of work is begun again whose worker was killed."""
+"""Most restarts of a unit of work whose worker was killed."""
 
 _AHEAD = 2
-"""Units of work that are packed and handed over, for each that can be done at a time."""
+"""Units of work that are submitted for each one that can run."""
 
 
 class RayPool:
-    """Does units of work as Ray's tasks; a folder goes there and comes back as an archive.
+    """Does units of work as Ray's tasks, whose folders travel as archives.
 
     Args:
         root: the study's folder.
@@ -73,8 +73,8 @@ class RayPool:
             data = pack(self._root / work.name)
             self._running[self._task.remote(work, data, digest_of(data), str(Path.cwd()), tool_version())] = work
 
-    def next_done(self) -> Outcome:
-        """Waits for any unit of work to end, and returns what became of it; its folder is back in its place."""
+    def next_done(self) -> WorkOutcome:
+        """Waits for any unit of work to end, and returns its outcome; its folder is back in its place."""
         while True:
             done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=0.5)
             if done:
@@ -83,16 +83,16 @@ class RayPool:
         self._hand_over()
         try:
             outcome, data, digest = self._ray.get(done[0])
-            unpack(data, digest, self._root / work.name)
+            unpack_run(data, digest, self._root / work.name)
         except PocketVitError as error:
-            return Outcome(work.name, str(error), "Ray")
+            return WorkOutcome(work.name, str(error), "Ray")
         except self._ray.exceptions.RayError as error:
-            said = str(error).strip().splitlines()
-            return Outcome(work.name, f"Ray gave it up: {said[-1] if said else type(error).__name__}", "Ray")
+            lines = str(error).strip().splitlines()
+            return WorkOutcome(work.name, f"Ray gave it up: {lines[-1] if lines else type(error).__name__}", "Ray")
         return outcome  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Stops all that is still going on, and leaves the cluster."""
+        """Stops all running work, and leaves the cluster."""
         for task in self._running:
             self._ray.cancel(task, force=True)
         self._running.clear()
@@ -100,8 +100,8 @@ class RayPool:
             self._ray.shutdown()
 
 
-def do_there(work: Work, data: bytes, digest: str, folder: str, version: str) -> tuple[Outcome, bytes, str]:
-    """Is what a worker does: unpacks a folder, works in it, and packs it.
+def do_there(work: Work, data: bytes, digest: str, folder: str, version: str) -> tuple[WorkOutcome, bytes, str]:
+    """Runs on a worker: unpacks a folder, works in it, and packs it.
 
     Args:
         work: what to do.
@@ -112,13 +112,13 @@ def do_there(work: Work, data: bytes, digest: str, folder: str, version: str) ->
     """
     where = platform.node()
     if version != tool_version():
-        said = f"PocketViT on {where} is of another version. Expected {version}. Got {tool_version()}."
-        return Outcome(work.name, said, where), data, digest
+        text = f"PocketViT on {where} is of another version. Expected {version}. Got {tool_version()}."
+        return WorkOutcome(work.name, text, where), data, digest
     if Path(folder).is_dir():
         os.chdir(folder)
     with tempfile.TemporaryDirectory(prefix="pocketvit-study-") as scratch:
         root = Path(scratch)
-        unpack(data, digest, root / work.name)
+        unpack_run(data, digest, root / work.name)
         outcome = do(work, root, threading.Event(), where)
         packed = pack(root / work.name)
     return outcome, packed, digest_of(packed)

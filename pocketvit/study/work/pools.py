@@ -1,4 +1,4 @@
-"""Where units of work are done: here, a few side by side."""
+"""Pools that do units of work: here, several in parallel on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from .process import Outcome, Start, Work, do, start
+from .process import StartProcess, Work, WorkOutcome, do, start_process
 
 
 class Pool(Protocol):
@@ -18,20 +18,20 @@ class Pool(Protocol):
     def submit(self, work: Work) -> None:
         """Takes a unit of work whose folder is ready."""
 
-    def next_done(self) -> Outcome:
-        """Waits for any unit of work to end, and returns what became of it; its folder is back in its place."""
+    def next_done(self) -> WorkOutcome:
+        """Waits for any unit of work to end, and returns its outcome; its folder is back in its place."""
 
     def close(self) -> None:
-        """Stops all that is still going on, and waits until it has ended."""
+        """Stops all running work, and waits until it has ended."""
 
 
 class LocalPool:
     """Threads of this process, each with one child process at a time."""
 
-    def __init__(self, root: Path, workers: int, starter: Start = start) -> None:
+    def __init__(self, root: Path, workers: int, starter: StartProcess = start_process) -> None:
         self._root, self._starter = root, starter
         self._stop = threading.Event()
-        self._done: queue.Queue[Future[Outcome]] = queue.Queue()
+        self._done: queue.Queue[Future[WorkOutcome]] = queue.Queue()
         self._threads = ThreadPoolExecutor(workers)
 
     def submit(self, work: Work) -> None:
@@ -39,8 +39,8 @@ class LocalPool:
         future = self._threads.submit(do, work, self._root, self._stop, platform.node(), starter=self._starter)
         future.add_done_callback(self._done.put)
 
-    def next_done(self) -> Outcome:
-        """Waits for any unit of work to end, and returns what became of it."""
+    def next_done(self) -> WorkOutcome:
+        """Waits for any unit of work to end, and returns its outcome."""
         while True:
             try:
                 # a wait without an end would keep Ctrl-C waiting too
@@ -49,6 +49,6 @@ class LocalPool:
                 continue
 
     def close(self) -> None:
-        """Stops all that is still going on, and waits until it has ended."""
+        """Stops all running work, and waits until it has ended."""
         self._stop.set()
         self._threads.shutdown(wait=True, cancel_futures=True)

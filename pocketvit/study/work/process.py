@@ -19,7 +19,7 @@ THEN = "THEN"
 """Begins each step of a process."""
 
 SAYS = "$ pocketvit "
-"""Begins the line in which a process says which step it begins."""
+"""Begins the log line that names a step."""
 
 _LAST_LINES = 8
 _LOOK_S = 0.2
@@ -27,13 +27,13 @@ _GRACE_S = 10.0
 
 
 @dataclass(frozen=True)
-class Step:
+class WorkStep:
     """One step.
 
     Attributes:
-        command: of ``pocketvit``, or ``fine-tune`` or ``answer``.
-        words: its options.
-        plain: whether it is of no run, so that its options are all there is to it.
+        command: command of ``pocketvit``, or ``fine-tune`` or ``answer``.
+        words: options of the command.
+        plain: whether the command belongs to no run and needs no other words.
     """
 
     command: str
@@ -53,30 +53,30 @@ class Step:
 
 @dataclass(frozen=True)
 class Work:
-    """What is done in one folder.
+    """Work in one folder.
 
     Attributes:
-        name: of the folder in that of the study.
-        steps: one after another.
-        threads: cores that it keeps busy.
+        name: name of the folder in the study's folder.
+        steps: the steps, in order.
+        threads: cores that the work keeps busy.
         needs: the work whose model it starts from; empty for none.
     """
 
     name: str
-    steps: tuple[Step, ...]
+    steps: tuple[WorkStep, ...]
     threads: int
     needs: str = ""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a unit of work.
+class WorkOutcome:
+    """The outcome of a unit of work.
 
     Attributes:
-        name: of the work.
-        error: what went wrong; none where nothing did.
-        where: the machine that did it.
-        stopped: whether it was stopped, so that it is neither done nor failed.
+        name: name of the work.
+        error: the error; None if the work succeeded.
+        where: the machine that did the work.
+        stopped: whether the work was stopped, so that it is neither done nor failed.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Outcome:
     stopped: bool = False
 
 
-class Process(Protocol):
+class StepProcess(Protocol):
     """A process that was started."""
 
     pid: int
@@ -94,16 +94,16 @@ class Process(Protocol):
         """Returns its exit code, or None while it runs."""
 
 
-Start = Callable[[Sequence[Sequence[str]], Path, Path], Process]
+StartProcess = Callable[[Sequence[Sequence[str]], Path, Path], StepProcess]
 
 
-def start(steps: Sequence[Sequence[str]], folder: Path, log: Path) -> Process:
-    """Starts steps in a process of their own, out of reach of the terminal's Ctrl-C, that ends when this one does.
+def start_process(steps: Sequence[Sequence[str]], folder: Path, log: Path) -> StepProcess:
+    """Starts steps in a new process, which the terminal's Ctrl-C does not reach and which ends with this one.
 
     Args:
-        steps: the commands, one after another.
-        folder: whose working time is kept, where it is a run's.
-        log: gets what it says on stderr.
+        steps: the commands, in order.
+        folder: folder of a run, whose working time is kept, or another folder.
+        log: file for the process's stderr.
     """
     kept = folder if (folder / "run.json").is_file() else "-"
     words = [word for step in steps for word in (THEN, *step)]
@@ -114,32 +114,34 @@ def start(steps: Sequence[Sequence[str]], folder: Path, log: Path) -> Process:
         )
 
 
-def do(work: Work, root: Path, stop: threading.Event, where: str, *, starter: Start = start) -> Outcome:
+def do(
+    work: Work, root: Path, stop: threading.Event, where: str, *, starter: StartProcess = start_process
+) -> WorkOutcome:
     """Does the steps of ``work`` in ``root``; a step that fails ends it.
 
     Args:
-        work: what to do; its folder is there.
+        work: the work, whose folder exists.
         root: the study's folder.
-        stop: set to end it early.
-        where: what to call this machine.
+        stop: event that ends the work early.
+        where: name of this machine.
         starter: starts a process.
     """
     folder = root / work.name
     log = folder / LOG
     if stop.is_set():
-        return Outcome(work.name, None, where, stopped=True)
-    said_before = log.stat().st_size if log.is_file() else 0
+        return WorkOutcome(work.name, None, where, stopped=True)
+    size_before = log.stat().st_size if log.is_file() else 0
     try:
         code = wait_for(starter([step.line(folder) for step in work.steps], folder, log), stop)
     except (OSError, StorageError) as error:
-        return Outcome(work.name, f"It could not be started: {error}", where)
+        return WorkOutcome(work.name, f"It could not be started: {error}", where)
     if stop.is_set() and code:
-        return Outcome(work.name, None, where, stopped=True)
-    return Outcome(work.name, _said(code, log, said_before) if code else None, where)
+        return WorkOutcome(work.name, None, where, stopped=True)
+    return WorkOutcome(work.name, _error_in(code, log, size_before) if code else None, where)
 
 
-def wait_for(process: Process, stop: threading.Event) -> int:
-    """Waits for a process, or ends it once ``stop`` is set: politely, and after a while not.
+def wait_for(process: StepProcess, stop: threading.Event) -> int:
+    """Waits for a process, or ends it once ``stop`` is set: by an interrupt, and after some seconds by a kill.
 
     Raises:
         KeyboardInterrupt: the user stopped this process; the other one has ended.
@@ -153,8 +155,8 @@ def wait_for(process: Process, stop: threading.Event) -> int:
         raise
 
 
-def _end(process: Process) -> int:
-    """Asks a process to end, and after a while ends it."""
+def _end(process: StepProcess) -> int:
+    """Interrupts a process, and kills it after some seconds."""
     _signal(process, signal.SIGINT)
     never = threading.Event()
     for _ in range(round(_GRACE_S / _LOOK_S)):
@@ -168,22 +170,22 @@ def _end(process: Process) -> int:
     return code
 
 
-def _signal(process: Process, number: signal.Signals) -> None:
+def _signal(process: StepProcess, number: signal.Signals) -> None:
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:
         pass
 
 
-def _said(code: int, log: Path, before: int) -> str:
-    """Returns the last that a failed process said, and in which step."""
+def _error_in(code: int, log: Path, before: int) -> str:
+    """Returns the last lines of a failed process, and the step they are from."""
     with log.open("rb") as handle:
         handle.seek(before)
         lines = [line for line in handle.read().decode(errors="replace").splitlines() if line.strip()]
     begun = [position for position, line in enumerate(lines) if line.startswith(SAYS)]
     step = lines[begun[-1]].removeprefix(SAYS).split()[0] if begun else "It"
     lines = lines[begun[-1] + 1 :] if begun else lines
-    told = [position for position, line in enumerate(lines) if line.startswith("error: ")]
-    last = "\n".join(lines[told[-1] :] if told else lines[-_LAST_LINES:]).removeprefix("error: ")
+    errors = [position for position, line in enumerate(lines) if line.startswith("error: ")]
+    last = "\n".join(lines[errors[-1] :] if errors else lines[-_LAST_LINES:]).removeprefix("error: ")
     ended = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
     return f"{step} {ended}. {last}".strip()

@@ -1,4 +1,4 @@
-"""In which order units of work are done: as soon as what they start from is there, and never the same model twice."""
+"""Schedules units of work: each begins as soon as the model that it starts from exists."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Callable, Sequence
 from runtime import PocketVitError, StorageError
 
 from .pools import Pool
-from .process import Outcome, Work
+from .process import Work, WorkOutcome
 
 
 def carry_out(
     works: Sequence[Work],
     pool: Pool,
     prepare: Callable[[Work], None],
-    done: Callable[[Outcome], None],
+    done: Callable[[WorkOutcome], None],
 ) -> None:
-    """Does all of ``works``; one whose start failed fails with it, all others go on.
+    """Does all of ``works``. A work fails if the work that it needs failed; all others go on.
 
     Args:
-        works: of different names; what another one needs may stand anywhere in them, or be done already.
-        pool: does them.
-        prepare: makes the folder of a work ready, when what it needs is there.
-        done: told what became of each.
+        works: works with different names, in any order; a work may also need one that is done already.
+        pool: the pool that does them.
+        prepare: makes the folder of a work, once the work that it needs is done.
+        done: called with each outcome.
 
     Raises:
         StorageError: there is no space, or no permission to write.
@@ -42,7 +42,7 @@ def carry_out(
             waiting.remove(work)
             if outcome.error is not None:
                 ended.append(
-                    Outcome(work.name, f"The model that it starts from failed: {outcome.error}", outcome.where)
+                    WorkOutcome(work.name, f"The model that it starts from failed: {outcome.error}", outcome.where)
                 )
             elif refused := _begun(work, pool, prepare):
                 ended.append(refused)
@@ -50,13 +50,13 @@ def carry_out(
                 running += 1
 
 
-def _begun(work: Work, pool: Pool, prepare: Callable[[Work], None]) -> Outcome | None:
-    """Begins a unit of work; returns what became of it where it cannot be begun."""
+def _begun(work: Work, pool: Pool, prepare: Callable[[Work], None]) -> WorkOutcome | None:
+    """Begins a unit of work; returns its outcome if it cannot be begun."""
     try:
         prepare(work)
     except StorageError:  # no other one could be begun either
         raise
     except PocketVitError as error:
-        return Outcome(work.name, str(error), platform.node())
+        return WorkOutcome(work.name, str(error), platform.node())
     pool.submit(work)
     return None

@@ -388,7 +388,7 @@ def test_the_same_bytes_in_training_and_test_are_warned_of(tmp_path: Path) -> No
         "2 of 14 test images are also among the training images, byte for byte (such as test/a/x.bmp"
     )
     (tmp_path / "train" / "b" / "z.bmp").write_bytes((tmp_path / "train" / "a" / "2.bmp").read_bytes())
-    assert "under more than one class, byte for byte (such as train/a/2.bmp and train/b/z.bmp)" in " ".join(
+    assert "in more than one class, byte for byte (such as train/a/2.bmp and train/b/z.bmp)" in " ".join(
         load_data(f"imagefolder:{tmp_path}").warnings
     )
 

@@ -16,7 +16,7 @@ from device_bench.latency_table.files import (
     wholes_to_time,
 )
 from device_bench.latency_table.fit import fit_table
-from device_bench.metrics.isolated import time_isolated
+from device_bench.timing.isolated import time_isolated
 from runtime import ArtifactError, BlockPlan, MeasurementError, ShapePlan, latency_of, macs
 from tests.device_bench.conftest import write_onnx
 from tests.tables import CONDITIONS, LAST, model_ns, stair_table, stair_times

@@ -4,9 +4,9 @@ import pytest
 
 from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.interval import Interval
-from device_bench.metrics.stats import ratio_of_medians
 from device_bench.report.gain import Gain
 from device_bench.report.summary import summarise
+from device_bench.timing.stats import ratio_of_medians
 from runtime import ArtifactError, macs
 from tests.device_bench.conftest import BASELINE, SLICED
 from tests.device_bench.searches import write_table

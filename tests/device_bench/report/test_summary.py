@@ -4,12 +4,12 @@ from dataclasses import replace
 import pytest
 
 from device_bench.documents.results import BENCH_DOCUMENT
-from device_bench.metrics.stats import median_interval, ratio_of_medians
 from device_bench.report.page import write_report
 from device_bench.report.summary import summarise
 from device_bench.report.verdict import verdict
 from device_bench.targets.fleet import Fleet
 from device_bench.targets.fleet_folder import write_fleet
+from device_bench.timing.stats import median_interval, ratio_of_medians
 from runtime import ArtifactError, RunFolderError, macs, params, read_artifact, write_artifact
 from tests.device_bench.conftest import BASELINE, FILES, SLICED
 from tests.device_bench.fleets import emulated, failure

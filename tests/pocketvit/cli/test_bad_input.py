@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -155,7 +156,8 @@ def test_damaged_artifacts(artifact: Path, pocketvit: Command, tmp_path: Path) -
         artifact.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
         refused(pocketvit(*command_line), artifact.name, "sha256")
         artifact.write_bytes(whole)
-        manifest_path(artifact).write_text(manifest.replace('"schema_version": 5', '"schema_version": 99', 1))
+        newer = re.sub(r'"schema_version": \d+', '"schema_version": 99', manifest, count=1)
+        manifest_path(artifact).write_text(newer)
         refused(pocketvit(*command_line), "newer PocketViT", "version 99", "pip install --upgrade")
         manifest_path(artifact).write_text(manifest[: len(manifest) // 2])
         refused(pocketvit(*command_line), "not valid JSON")

@@ -150,5 +150,5 @@ def test_settings_that_a_run_answers_itself_are_refused(tmp_path: Path) -> None:
     with claim(tmp_path, RunSettings(seed=5), resume=False, force=False):
         pass
     for settings, name in ((RunSettings(train_limit=9), "train_limit"), (RunSettings(seed=3), "seed")):
-        with pytest.raises(PlanError, match=f"says itself what its model and data are.*Got {name}"):
+        with pytest.raises(PlanError, match=f"decides its model and data.*Got {name}"):
             export_run(tmp_path, settings)

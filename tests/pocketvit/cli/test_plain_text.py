@@ -21,7 +21,7 @@ from pocketvit.cli.tables.results import summary_tables
 from pocketvit.cli.tables.targets import doctor_table
 from pocketvit.console import PlainConsole, stdout_console
 from pocketvit.jobs import doctor
-from pocketvit.jobs.predicting import Outcome
+from pocketvit.jobs.predicting import Predictions
 from pocketvit.output import fail, say
 from pocketvit.progress import ProgressBars, progress_lines
 from runtime import Prediction
@@ -43,7 +43,7 @@ def printed(*renderables: Any) -> str:
 def test_classes_and_files_are_printed_as_they_are(name: str) -> None:
     logits = np.array([2.0, 1.0], dtype=np.float32)
     prediction = Prediction(name=name, index=0, confidence=0.7, logits=logits)
-    outcome = Outcome((Path("pictures") / f"{name}.png",), (prediction,), (1,), (name, f"other {name}"))
+    outcome = Predictions((Path("pictures") / f"{name}.png",), (prediction,), (1,), (name, f"other {name}"))
     text = printed(outcome.table())
     assert f"pictures/{name}.png" in text
     assert f"│ {name} " in text

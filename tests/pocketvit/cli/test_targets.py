@@ -16,7 +16,6 @@ from device_bench import format
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BENCH_DOCUMENT, BenchResult
 from device_bench.metrics.accuracy import read_test_images
-from device_bench.metrics.stats import median_interval
 from device_bench.targets import check, fleet
 from device_bench.targets.base import Device
 from device_bench.targets.check import check_devices
@@ -24,6 +23,7 @@ from device_bench.targets.emulated import Lack
 from device_bench.targets.finding import Finding
 from device_bench.targets.fleet import Fleet
 from device_bench.targets.fleet_folder import read_failures
+from device_bench.timing.stats import median_interval
 from pocketvit.cli.tables.fleet import bench_tables
 from pocketvit.jobs.doctor import Probe, examine
 from runtime import MeasurementError

@@ -12,7 +12,7 @@ import timm
 import torch
 
 from compress.model.folder import read_task
-from pocketvit.pipeline.job import Job, prepare
+from pocketvit.pipeline.job import PreparedRun, prepare
 from pocketvit.settings import RunSettings, TrainSettings
 from runtime import ModelError, PocketVitWarning
 from tests.pocketvit.conftest import TINY, Command
@@ -29,7 +29,7 @@ def weights() -> dict[str, torch.Tensor]:
     return dict(model.state_dict())
 
 
-def prepared(path: Path, own_classes: bool = False, **changes: Any) -> tuple[Job, str]:
+def prepared(path: Path, own_classes: bool = False, **changes: Any) -> tuple[PreparedRun, str]:
     values = {"img_size": 32, "patch_size": 16, **changes}
     settings = RunSettings(model=MODEL, in_chans=1, model_args=SHAPE, checkpoint=str(path), threads=1, **values)
     with warnings.catch_warnings(record=True) as caught:

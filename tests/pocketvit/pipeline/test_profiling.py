@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from device_bench.metrics.isolated import Samples
+from device_bench.timing.isolated import Samples
 from export.formats.tflite import timing_bytes
 from pocketvit.pipeline import profiling
 from runtime import LATENCY_DOCUMENT, BlockPlan, LatencyPrecision, LatencyTable, ShapePlan, decode, encode, latency_of

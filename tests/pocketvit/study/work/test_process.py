@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from pocketvit.study.work.archive import digest_of, pack, unpack
+from pocketvit.study.work.archive import digest_of, pack, unpack_run
 from pocketvit.study.work.attempts import begin_attempt, read_attempts, worked
 from pocketvit.study.work.pools import LocalPool
-from pocketvit.study.work.process import Outcome, Step, Work, do
+from pocketvit.study.work.process import Work, WorkOutcome, WorkStep, do
 from pocketvit.study.work.schedule import carry_out
 from runtime import ArtifactError, RunFolderError
 from tests.pocketvit.study.study_fixtures import Ended
@@ -35,9 +35,9 @@ class Order:
         self.given.append(work.name)
         self._ready.append(work.name)
 
-    def next_done(self) -> Outcome:
+    def next_done(self) -> WorkOutcome:
         name = self._ready.pop(-1 if self.last_first else 0)
-        return Outcome(name, "It broke." if name in self.failing else None, "here")
+        return WorkOutcome(name, "It broke." if name in self.failing else None, "here")
 
     def close(self) -> None:
         pass
@@ -68,7 +68,7 @@ def test_work_begins_when_what_it_needs_is_done(last_first: bool) -> None:
 def test_what_needs_failed_work_fails_with_it_and_the_rest_goes_on() -> None:
     pool, done = Order(["a"]), {}
 
-    def note(outcome: Outcome) -> None:
+    def note(outcome: WorkOutcome) -> None:
         done[outcome.name] = outcome.error
 
     carry_out(works("a", "b<a", "c", "d<c"), pool, lambda work: None, note)
@@ -110,19 +110,19 @@ def test_a_failed_process_is_told_by_its_step_and_last_words(tmp_path: Path) -> 
         log.write_text("$ pocketvit compress --x\nerror: not this\n$ pocketvit export a\nline\nlast words\n")
         return Ended(-9)
 
-    work = Work("a", (Step("compress", ("--x",)), Step("export")), 1)
+    work = Work("a", (WorkStep("compress", ("--x",)), WorkStep("export")), 1)
     outcome = do(work, tmp_path, threading.Event(), "here", starter=starter)
     assert outcome.error == "export was ended by signal 9. line\nlast words"
 
 
 def test_steps_say_the_whole_command() -> None:
     folder = Path("runs/s/cell")
-    assert Step("compress", ("--lr", "1")).line(folder) == (
+    assert WorkStep("compress", ("--lr", "1")).line(folder) == (
         *("compress", "--lr", "1", "--name", "cell", "--runs", "runs/s", "--resume"),
     )
-    assert Step("export", ("--for", "pi5")).line(folder) == ("export", "runs/s/cell", "--for", "pi5")
-    assert Step("answer").line(folder) == ("answer", "runs/s/cell")
-    assert Step("bench", ("a",), plain=True).line(folder) == ("bench", "a")
+    assert WorkStep("export", ("--for", "pi5")).line(folder) == ("export", "runs/s/cell", "--for", "pi5")
+    assert WorkStep("answer").line(folder) == ("answer", "runs/s/cell")
+    assert WorkStep("bench", ("a",), plain=True).line(folder) == ("bench", "a")
 
 
 @pytest.mark.parametrize("polite", [True, False])
@@ -155,7 +155,7 @@ def test_work_that_is_stopped_ends_its_process_even_a_deaf_one(
         return process
 
     outcome = do(Work("a", (), 1), tmp_path, stop, "here", starter=starter)
-    assert outcome == Outcome("a", None, "here", stopped=True)
+    assert outcome == WorkOutcome("a", None, "here", stopped=True)
     assert started[0].returncode == (7 if polite else -signal.SIGKILL)
 
 
@@ -229,7 +229,7 @@ def test_a_folder_comes_out_of_its_archive_as_it_went_in_but_for_unfinished_trai
     place.mkdir(parents=True)
     (place / "old").touch()
     data = pack(source)
-    unpack(data, digest_of(data), place)
+    unpack_run(data, digest_of(data), place)
     assert sorted(path.relative_to(place).as_posix() for path in place.rglob("*")) == [
         *("a.bin", "baseline", "baseline/plan.json"),
     ]
@@ -271,7 +271,7 @@ def test_an_archive_that_reaches_out_of_its_folder_is_refused_and_leaves_nothing
     (place / "kept").touch()
     data = archive(("fine", tarfile.REGTYPE, ""), *members)
     with pytest.raises(ArtifactError):
-        unpack(data, digest_of(data), place)
+        unpack_run(data, digest_of(data), place)
     assert [path.name for path in tmp_path.rglob("*")] == ["runs", "cell", "kept"]
 
 
@@ -281,8 +281,8 @@ def test_an_archive_that_was_damaged_on_its_way_is_refused(tmp_path: Path) -> No
     data = pack(tmp_path / "a")
     broken = data.replace(b"abc", b"abd")
     with pytest.raises(ArtifactError, match="damaged"):
-        unpack(broken, digest_of(data), tmp_path / "b")
+        unpack_run(broken, digest_of(data), tmp_path / "b")
     for short in (data[:100], data[:514], b""):
         with pytest.raises(ArtifactError):
-            unpack(short, digest_of(short), tmp_path / "b")
+            unpack_run(short, digest_of(short), tmp_path / "b")
     assert not (tmp_path / "b").exists()

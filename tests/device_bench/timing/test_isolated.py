@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from device_bench.machine.state import machine_state
-from device_bench.metrics.isolated import Samples, sample_isolated, time_isolated
+from device_bench.timing.isolated import Samples, sample_isolated, time_isolated
 from runtime import ArtifactError
 from runtime.worker.parent import JobResult
 from tests.device_bench.conftest import write_onnx
@@ -29,6 +29,6 @@ def test_what_disturbed_the_machine_comes_with_the_times(
 ) -> None:
     state = replace(machine_state(), uptime_s=100.0, busy_s=0.0, own_s=0.0, steal_s=0.0)
     states = [state, replace(state, uptime_s=102.0, busy_s=busy_s, own_s=2.0)]
-    monkeypatch.setattr("device_bench.metrics.isolated.machine_state", lambda: states.pop(0))
-    monkeypatch.setattr("device_bench.metrics.isolated.run_isolated", lambda job, request: JobResult([[0.5, 0.25]]))
+    monkeypatch.setattr("device_bench.timing.isolated.machine_state", lambda: states.pop(0))
+    monkeypatch.setattr("device_bench.timing.isolated.run_isolated", lambda job, request: JobResult([[0.5, 0.25]]))
     assert sample_isolated([Path("a.onnx")], rounds=2) == Samples(((0.5, 0.25),), notes)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from device_bench.metrics.stats import bootstrap_percentile, median_interval, p90_interval, percentile, ratio_of_medians
+from device_bench.timing.stats import bootstrap_percentile, median_interval, p90_interval, percentile, ratio_of_medians
 from runtime import MeasurementError
 
 
@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_interval_and_chunks_do_not_matter(monkeypa
     whole = bootstrap_percentile(values, 90, seed=5)
     assert whole == bootstrap_percentile(values, 90, seed=5)
     assert whole != bootstrap_percentile(values, 90, seed=6)
-    monkeypatch.setattr("device_bench.metrics.stats._CHUNK_VALUES", 1000)
+    monkeypatch.setattr("device_bench.timing.stats._CHUNK_VALUES", 1000)
     assert whole == bootstrap_percentile(values, 90, seed=5)
 
 

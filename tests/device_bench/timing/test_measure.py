@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from device_bench.documents.measurement import Measurement, Sampling
-from device_bench.metrics.measure import STEADY, WINDOW, is_steady, measure_interleaved
+from device_bench.timing.measure import STEADY, WINDOW, is_steady, measure_interleaved
 from runtime import MeasurementError, UnsupportedTargetError
 
 

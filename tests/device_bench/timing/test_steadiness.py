@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from device_bench.metrics.steadiness import machine_notes, modes, series_notes, trend
+from device_bench.timing.steadiness import machine_notes, modes, series_notes, trend
 from tests.device_bench.conftest import MACHINE
 
 SERIES = 200

@@ -1,0 +1,1 @@
+"""Times files in turns, and says how far the times can be trusted."""
