@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
-from device_bench import format
+from . import format
 
 S = TypeVar("S")
 R = TypeVar("R")

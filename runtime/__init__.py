@@ -11,6 +11,10 @@ from runtime.pictures.preprocess import (
     to_channels,
     to_pixels,
 )
+from runtime.storage.codec import decode, encode
+from runtime.storage.documents import Document, JsonLines
+from runtime.storage.fields import check_fields, check_is
+from runtime.storage.files import atomic_path, dumps, sha256_of, storage_errors, write_bytes
 
 from .artifact import (
     ARTIFACT_DOCUMENT,
@@ -25,10 +29,8 @@ from .artifact import (
     read_artifact,
     write_artifact,
 )
-from .codec import decode, encode
 from .contact_sheet import contact_sheet
 from .cost import flops, macs, params
-from .documents import Document, JsonLines
 from .engines import open_device_engine, open_engine
 from .errors import (
     ArtifactError,
@@ -44,8 +46,6 @@ from .errors import (
     StorageError,
     UnsupportedTargetError,
 )
-from .fields import check_fields, check_is
-from .files import atomic_path, dumps, sha256_of, storage_errors, write_bytes
 from .latency import LATENCY_DOCUMENT, LatencyCheck, LatencyPrecision, LatencyTable, WidthGrid, check_fits, latency_of
 from .metrics import METRICS_DOCUMENT, EpochRecord, ModelMetrics
 from .plan import MULTIPLE, PLAN_DOCUMENT, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan

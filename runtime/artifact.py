@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from runtime.pictures.preprocess import Preprocessing
+from runtime.storage.documents import Document
+from runtime.storage.files import sha256_of
 
 from .cost import macs, params
-from .documents import Document
 from .errors import ArtifactError
-from .files import sha256_of
 from .formats import format_of
 from .plan import ShapePlan
 

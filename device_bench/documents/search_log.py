@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime import METRICS_DOCUMENT, ArtifactError, JsonLines, decode
-from runtime.journals import STEPS_JOURNAL, TREE_JOURNAL
+from runtime.storage.journals import STEPS_JOURNAL, TREE_JOURNAL
 
 T = TypeVar("T")
 

@@ -55,7 +55,8 @@ def measure_metric(reporter: Reporter, metric: str, file: str, threads: int, see
     Raises:
         MeasurementError: the metric is not measured by itself.
     """
-    from . import METRICS
+    from device_bench.metrics import METRICS
+
     from .base import MetricTask
 
     measure = METRICS[metric].measure

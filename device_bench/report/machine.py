@@ -12,9 +12,9 @@ from device_bench.documents.search_log import SearchLog, TreeLog
 from device_bench.machine.state import MachineState
 from device_bench.metrics import METRICS
 from device_bench.metrics.base import Measured
+from device_bench.report.render.document import Heading, Paragraph, Section, Table, TableRow, blocks, table
 from runtime import Artifact
 
-from .render.document import Heading, Paragraph, Section, Table, TableRow, blocks, table
 from .summary import RunSummary
 
 _NAMES = {

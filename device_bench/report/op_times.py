@@ -6,10 +6,10 @@ from pathlib import Path
 
 from device_bench import format
 from device_bench.documents.op_times import OpTimes, read_times
+from device_bench.report.render.document import FigurePanel, PageBlock, Paragraph, Section, Subheading, blocks, bullets
 from runtime import ArtifactError
 
 from .pictures import times_drawing
-from .render.document import FigurePanel, PageBlock, Paragraph, Section, Subheading, blocks, bullets
 from .summary import RunSummary
 from .tradeoffs import short_names
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from device_bench.report.render.document import (
+    FigurePanel,
+    Paragraph,
+    ReportPage,
+    Section,
+    blocks,
+    bullets,
+    paragraph,
+    table,
+)
+from device_bench.report.render.save import save
 from runtime import ShapePlan
 
 from .machine import machine_section, sources_section
 from .op_times import times_section
 from .pictures import training_drawing, widths_drawing
-from .render.document import FigurePanel, Paragraph, ReportPage, Section, blocks, bullets, paragraph, table
-from .render.save import save
 from .search import search_section
 from .summary import ROW_COLUMNS, RunSummary, summarise
 from .tables import calibration, failures, gains_section, overview, parity, refusals

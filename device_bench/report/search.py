@@ -9,10 +9,10 @@ from device_bench.columns import Column
 from device_bench.documents.search_log import SearchLog, SearchRound, TreeLog, actions, read_search
 from device_bench.report.plots import search as search_plots
 from device_bench.report.plots import tas as tas_plots
+from device_bench.report.render.document import Drawing, FigurePanel, Paragraph, Section, blocks, table
 from runtime import ArtifactError, ShapePlan, macs, params
 
 from .pictures import drawing
-from .render.document import Drawing, FigurePanel, Paragraph, Section, blocks, table
 from .summary import RunSummary
 
 _CHOSEN = "what the round chose, the highest log2(accuracy) − λ·log2(cost share)"  # noqa: RUF001

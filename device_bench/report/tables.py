@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from device_bench import format
 from device_bench.columns import NONE, Cell, Column, split_columns
+from device_bench.report.render.document import Heading, Paragraph, Section, Table, TableRow, blocks, table
 from runtime import Artifact, Calibration
 
 from .gain import Gain
-from .render.document import Heading, Paragraph, Section, Table, TableRow, blocks, table
 from .summary import REFUSED_BEFORE, RunSummary, SummaryRow, Timing
 
 PARITY_COLUMNS: tuple[Column[Artifact], ...] = (

@@ -11,10 +11,7 @@ from device_bench.documents.results import BenchResult
 from device_bench.metrics import METRICS
 from device_bench.metrics.base import REFERENCE, Measured, Metric, said_once
 from device_bench.metrics.latency import conditions
-
-from .confusions import confusions
-from .pictures import latency_drawing, shapes_drawing, tradeoff_drawing
-from .render.document import (
+from device_bench.report.render.document import (
     FigurePanel,
     Footnotes,
     Matrices,
@@ -28,6 +25,9 @@ from .render.document import (
     paragraph,
     table,
 )
+
+from .confusions import confusions
+from .pictures import latency_drawing, shapes_drawing, tradeoff_drawing
 from .summary import RunSummary, SummaryRow
 from .tradeoffs import Tradeoff, accuracy_words, short_names, tradeoffs
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from device_bench import format
 from device_bench.columns import Column, split_columns
 from device_bench.documents.sparsity import ZEROS_DOCUMENT, Zeros, zeros_path
+from device_bench.report.render.document import Fold, Paragraph, Section, blocks, paragraph, table
 from runtime import Artifact, ArtifactError
 
 from .gain import Gain
-from .render.document import Fold, Paragraph, Section, blocks, paragraph, table
 from .summary import RunSummary
 
 _WRITING = ("attn.proj.weight", "mlp.fc2.weight")

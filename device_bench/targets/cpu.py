@@ -11,13 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from device_bench.documents.figures import (
-    ARITHMETIC,
-    Arithmetic,
-    Failure,
-    MemoryUse,
-    Peak,
-)
+from device_bench.documents.figures import ARITHMETIC, Arithmetic, Failure, MemoryUse, Peak
 from device_bench.documents.measurement import Measurement, Sampling
 from device_bench.documents.request import BenchRequest, check_files
 from device_bench.documents.results import BenchResult, FileResult

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from export.formats import ExportKind
 from export.graph.build import vit_graph
 from export.graph.rewrites import DEFAULT_REWRITES
 from export.graph.zeros import rewrites_for
@@ -18,8 +19,6 @@ from export.quantise.recipes import STATIC_ATTENTION, Recipe, modes_of
 from export.writers.tflite import tflite_bytes
 from runtime import LatencyPrecision, ShapePlan
 from runtime.formats import FORMATS
-
-from . import ExportKind
 
 if TYPE_CHECKING:
     from compress.model.vit import SlicedViT

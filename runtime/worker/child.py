@@ -17,8 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from runtime.codec import encode
 from runtime.errors import PocketVitError
+from runtime.storage.codec import encode
 
 from .messages import error_message
 

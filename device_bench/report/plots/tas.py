@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime import ArtifactError, decode
-from runtime.journals import TAS_JOURNAL
+from runtime.storage.journals import TAS_JOURNAL
 
 from .panels import AFTER, BEFORE, MUTED, SECOND, TITLE_PAD, Draw, legend_above
 from .search import unit_name

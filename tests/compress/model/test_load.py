@@ -13,11 +13,7 @@ from safetensors.torch import save_file
 from compress.model import load as models
 from compress.model.checkpoint_file import open_checkpoint, with_classifier
 from compress.model.checkpoint_fit import head_classes
-from compress.model.load import (
-    ModelSpec,
-    check_model,
-    load_model,
-)
+from compress.model.load import ModelSpec, check_model, load_model
 from compress.model.timm_vit import from_timm
 from runtime import ModelError, PlanError, PocketVitWarning, params
 from tests.compress.tiny import ARCHITECTURES, images_for, timm_model

@@ -10,8 +10,9 @@ from compress.model.folder import save_model
 from compress.model.load import ModelSpec, weights_metadata
 from compress.model.metadata import is_stretched, names_in_checkpoint
 from runtime import ModelError, Preprocessing
-from tests.compress.model.test_folder import TASK
 from tests.compress.tiny import tiny_vit
+
+from .test_folder import TASK
 
 
 def test_statistics_are_those_of_the_published_weights() -> None:
