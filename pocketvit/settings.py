@@ -64,7 +64,16 @@ _RECOVERY = Renamed(
 class RunSettings:
     """What to make smaller, how small, and how.
 
-    ``Path`` objects may be given where a text is a path, and lists where tuples are expected.
+    Each field's ``Option`` describes it. ``Path`` objects may be given where a text is a path, and lists where tuples
+    are expected.
+
+    Attributes:
+        tree: settings of ``dfbnb`` and ``greedy``.
+        tas: settings of ``tas``, which trains its weights by the recipe of the recovery.
+        sparse: settings of ``unstructured``.
+        method_settings: settings of search methods that are registered elsewhere, by the method's name.
+        fine_tune: changes to the first training.
+        recover: changes to the training after slicing.
 
     Raises:
         PlanError: a value is of another type, unknown or out of range.

@@ -237,7 +237,7 @@ def _check_cost(settings: RunSettings, plan: ShapePlan) -> None:
         parse_cost(cost_name(settings), plan)
     if not method.any_cost and cost_name(settings) != budget_cost(settings.budget):
         raise PlanError(
-            f"{method.name} can only go by what the budget counts",
+            f"{method.name} goes by what the budget counts",
             expected=f"no --cost, or --cost {budget_cost(settings.budget)}",
             got=settings.cost,
             fix="Give a budget of that cost, or another --search",

@@ -122,9 +122,9 @@ def test_a_run_goes_by_it_and_slices_the_folded_model(plugin: Path, toy: ModuleT
 
 
 @pytest.mark.slow
-def test_it_is_in_the_help_and_in_the_error_for_an_unknown_name(plugin: Path) -> None:
-    shown = run(plugin, "toy_basis", "compress", "--help")
-    assert "fisher, taylor, l2, random or toy" in " ".join(shown.stdout.replace("│", " ").split())
+def test_help_and_the_error_of_an_unknown_name_list_it(plugin: Path) -> None:
+    page = run(plugin, "toy_basis", "run", "--help").stdout.replace("│", " ")
+    assert "fisher, taylor, l2, random or toy" in " ".join(page.split())
     done = run(plugin, "toy_basis", "compress", "--importance", "tyo")
     assert done.returncode == 2
     assert "fisher, taylor, l2, random or toy" in " ".join(done.stderr.split())
