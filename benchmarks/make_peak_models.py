@@ -19,7 +19,7 @@ from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 from device_bench.metrics.peaks import LAYERS, MODELS, ROWS, WIDTH
 from export.graph.ir import Builder
 from export.quantise.calibrate import TensorStats
-from export.quantise.integer import quantise
+from export.quantise.integer import quantise_graph
 from export.quantise.recipes import Ranges
 from export.writers.tflite import tflite_bytes
 
@@ -64,7 +64,7 @@ def _tflite(kind: str) -> bytes:
     if kind != "fp32":
         one = TensorStats(-4.0, 4.0, np.ones(1), np.zeros(1), np.zeros(1, np.float32))
         modes = dict.fromkeys((op.output for op in graph.ops), "integer" if kind == "int8-static" else "dynamic")
-        graph = quantise(graph, modes, dict.fromkeys(graph.shapes, one), Ranges(outside=kind == "int8-static"))
+        graph = quantise_graph(graph, modes, dict.fromkeys(graph.shapes, one), Ranges(outside=kind == "int8-static"))
     return tflite_bytes(graph)
 
 

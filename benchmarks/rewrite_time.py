@@ -29,7 +29,7 @@ from device_bench.timing.stats import median_interval, ratio_of_medians
 from export.graph.build import vit_graph
 from export.graph.rewrites import DEFAULT_REWRITES, Rewrites
 from export.quantise.calibrate import observe
-from export.quantise.integer import quantise
+from export.quantise.integer import quantise_graph
 from export.quantise.recipes import STATIC_ATTENTION, Recipe, modes_of, recipes_for
 from export.writers.tflite import tflite_bytes
 
@@ -108,7 +108,7 @@ def content(model: SlicedViT, recipe: Recipe | None, rewrites: Rewrites) -> byte
         return tflite_bytes(graph)
     plan = model.plan
     images = np.random.default_rng(0).standard_normal((2, *plan.img_size, plan.in_chans)).astype(np.float32)
-    return tflite_bytes(quantise(graph, modes_of(graph, recipe), observe(graph, images), recipe.ranges))
+    return tflite_bytes(quantise_graph(graph, modes_of(graph, recipe), observe(graph, images), recipe.ranges))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from export.formats.tflite import write_int8
 from export.graph.build import vit_graph
 from export.graph.ir import Builder, Graph
 from export.quantise.calibrate import observe
-from export.quantise.integer import quantise
+from export.quantise.integer import quantise_graph
 from export.quantise.recipes import DYNAMIC_ATTENTION, modes_of
 from export.writers.tflite import tflite_bytes
 from runtime import ShapePlan, macs
@@ -167,7 +167,7 @@ def written(kind: Kind, count: int, integers: bool) -> bytes:
     graph = kind.chain(count)
     if integers and kind.integer:
         images = np.random.default_rng(0).normal(size=(2, *graph.shapes[graph.input][1:])).astype(np.float32)
-        graph = quantise(
+        graph = quantise_graph(
             graph, modes_of(graph, DYNAMIC_ATTENTION), observe(graph, images, batch=1), DYNAMIC_ATTENTION.ranges
         )
     return tflite_bytes(graph)

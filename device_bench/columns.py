@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
-from device_bench import format
+from . import format
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -38,7 +38,7 @@ class Cell:
 NONE = Cell(format.MISSING, known=False)
 
 
-def split(text: str, mark: str = "[") -> Cell:
+def split_columns(text: str, mark: str = "[") -> Cell:
     """Returns a figure whose interval or deviation becomes the detail.
 
     >>> split("1.91 ms [1.88, 1.95]").detail, split("98.5 % ± 0.7 %", "±").detail

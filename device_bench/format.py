@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from device_bench.interval import Interval
+from .interval import Interval
 
 MISSING = "–"
 _MINUS = "−"

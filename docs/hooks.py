@@ -40,6 +40,7 @@ REGISTRIES = {
 }
 
 SCHEMA = re.compile(r'(?:Document|JsonLines)\(\s*"(pocketvit\.[\w-]+)",\s*(\d+)')
+SCHEMA_HEADING = re.compile(r"^## (pocketvit\.[\w-]+)$", re.MULTILINE)
 PANEL = re.compile(r"^╭─+ (?P<title>.+?) ─*╮$")
 UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMG]?B|[kM]|[µmn]?s|[µm]J|[kM]?FLOP|px)(?:\W|$))")
 INTERVAL = re.compile(r"\[[-\d., ]+\]")
@@ -47,11 +48,8 @@ COMMAND = re.compile(r"^(?P<name>[a-z][a-z-]+)(?: {2,}|:|$)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the generated pages to the site."""
+    """Adds the files of the repository's root to the site."""
     pages = {
-        "reference/cli.md": command_line(),
-        "reference/api.md": python_names(),
-        "reference/choices.md": choices(),
         "index.md": from_root("README.md"),
         "contributing.md": from_root("CONTRIBUTING.md"),
         "changelog.md": from_root("CHANGELOG.md"),
@@ -70,14 +68,9 @@ def from_root(name: str) -> str:
 
 
 def python_names() -> str:
-    """Returns the page of public Python names, grouped by room; mkdocstrings fills in the docstrings."""
+    """Returns the list of public Python names, grouped by room; mkdocstrings fills in the docstrings."""
     pocketvit = import_module("pocketvit")
-    lines = [
-        "# Python",
-        "",
-        "`import pocketvit` is quick: each name below is imported when it is first used. "
-        "Loading an exported file and predicting with it need no torch.",
-    ]
+    lines = []
     found = {name: getattr(pocketvit, name) for name in pocketvit.__all__}
     for room, title in ROOMS.items():
         lines += ["", f"## {title}"]
@@ -103,14 +96,8 @@ def settings_of(kind: type) -> list[str]:
 
 
 def choices() -> str:
-    """Returns the page of everything that can be chosen by name, from the registries."""
-    lines = [
-        "# Methods, formats and targets",
-        "",
-        "This page lists what the options take by name. "
-        "[Contributing](../contributing.md#adding-something-one-new-file-and-one-line) "
-        "says how to add to each, in this repository or in a file of your own.",
-    ]
+    """Returns the lists of everything that can be chosen by name, from the registries."""
+    lines = []
     for title, address in REGISTRIES.items():
         module, _, name = address.rpartition(".")
         lines += ["", f"## {title}", "", f"`{address}`", "", "| name | |", "|---|---|"]
@@ -135,19 +122,16 @@ def code(text: str) -> str:
 
 
 def command_line() -> str:
-    """Returns the page of all commands, as ``pocketvit COMMAND --help`` prints them."""
-    lines = [
-        "# Command line",
-        "",
-        "This page is what `pocketvit COMMAND --help` prints. "
-        "Exit codes: 0, everything went well; 1, a check failed; 2, the request cannot be met, "
-        "and one paragraph says what was expected and what to do.",
-    ]
+    """Returns all commands, as ``pocketvit COMMAND --help`` prints them.
+
+    Raises:
+        PluginError: a command fails, or ``pocketvit --help`` lists none.
+    """
     whole = help_of(())
     words: list[tuple[str, ...]] = [(name,) for name in commands_in(whole)]
     if not words:
         raise PluginError("docs/hooks.py finds no commands in what 'pocketvit --help' prints")
-    lines += section((), whole, "##")
+    lines = section((), whole, "##")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for word, text in zip(words, pool.map(help_of, words), strict=True):
             lines += section(word, text, "##")
@@ -234,17 +218,20 @@ def schema_versions() -> dict[str, str]:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """States the versions of schemas, and keeps numbers of tables in one line with their units and intervals."""
-    versions = schema_versions() if page.file.src_uri == "reference/formats.md" else {}
-    lines = []
-    for line in markdown.splitlines():
-        if line.startswith("## pocketvit.") and versions:
-            line += f"\n\nSchema version {versions[line.removeprefix('## ')]}."
-        if line.startswith("|"):
-            line = UNIT.sub("\u00a0", line)
-            line = INTERVAL.sub(lambda match: match[0].replace(" ", "\u00a0"), line)
-        lines.append(line)
-    return "\n".join(lines)
+    """Completes a page: what the program generates, links to root files, versions of schemas, and unbroken numbers."""
+    path = page.file.src_uri
+    text = markdown + GENERATED[path]() if path in GENERATED else markdown
+    for old, new in {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}.items():
+        text = text.replace(f"](../../{old}", f"](../{new}")
+    if path == "reference/formats.md":
+        versions = schema_versions()
+        text = SCHEMA_HEADING.sub(lambda found: f"{found[0]}\n\nSchema version {versions[found[1]]}.", text)
+    return re.sub(r"(?m)^\|.*$", lambda row: unbroken(row[0]), text)
+
+
+def unbroken(row: str) -> str:
+    """Returns a row of a table whose numbers stay in one line with their units, and intervals in one line."""
+    return INTERVAL.sub(lambda found: found[0].replace(" ", "\u00a0"), UNIT.sub("\u00a0", row))
 
 
 def on_post_page(output: str, page: Page, **_: object) -> str:
@@ -257,3 +244,11 @@ def on_post_page(output: str, page: Page, **_: object) -> str:
     if found:
         raise PluginError(f"{page.file.src_uri} loads something from the network: {found[0]}")
     return output
+
+
+GENERATED = {
+    "reference/cli.md": command_line,
+    "reference/api.md": python_names,
+    "reference/choices.md": choices,
+}
+"""Functions that make the rest of a page, by its path."""

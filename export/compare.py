@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from runtime import Parity, open_engine
 from runtime.formats import format_of
+from runtime.session import dequantise, quantise
 
 NO_CLASSES = "the output is not classes"
 
@@ -70,13 +71,8 @@ def real_logits(
     for count, image in enumerate(images, 1):
         raw: npt.NDArray[Any] = np.ascontiguousarray(image.transpose(2, 0, 1) if channels_first else image)[None]
         if engine.input_qparams is not None:
-            scale, zero_point = engine.input_qparams
-            limits = np.iinfo(engine.input_dtype)
-            raw = np.clip(np.rint(raw / np.float32(scale)) + zero_point, limits.min, limits.max)
-        outputs.append(engine.run(raw.astype(engine.input_dtype))[0])
+            raw = quantise(raw, *engine.input_qparams, engine.input_dtype.name)
+        outputs.append(engine.run(raw)[0])
         done(count)
-    stacked = np.stack(outputs)
-    if engine.output_qparams is None:
-        return stacked.astype(np.float32)
-    scale, zero_point = engine.output_qparams
-    return ((stacked.astype(np.float32) - zero_point) * np.float32(scale)).astype(np.float32)
+    stacked: npt.NDArray[Any] = np.stack(outputs)
+    return dequantise(stacked, *engine.output_qparams) if engine.output_qparams else stacked.astype(np.float32)

@@ -15,7 +15,6 @@ import torch
 from compress.data.dataset import Dataset
 from compress.model.folder import Task, weights_sha256
 from compress.model.vit import SlicedViT
-from export.formats import KINDS, ExportKind
 from export.inspect.gzipped import gzip_size
 from export.inspect.readers import READERS
 from export.inspect.widths import read_widths
@@ -44,6 +43,7 @@ from runtime.engines import ENGINES
 from runtime.formats import FORMATS
 
 from .compare import compare_logits
+from .formats import KINDS, ExportKind
 from .job import ExportJob, ExportSettings, Reference, reference_of, verified_on
 from .verify import check_drop, check_parity, measure_parity
 from .write import Written, write_file

@@ -15,13 +15,14 @@ from compress.data.splits import stratified
 from compress.evaluate import logits_of
 from compress.model.folder import Task
 from compress.model.vit import SlicedViT
-from export.formats import DEFAULT_KINDS, KINDS, ExportKind
 from export.formats.micro import DEFAULT_LIMITS, MicroLimits
 from export.quantise.choose import Timer
 from export.quantise.processors import PROCESSORS
 from export.quantise.recipes import Recipe, recipes_for
 from export.writers.onnx import OPSET, OPSETS
 from runtime import Calibration, DataError, Progress, Provenance, check_fields, macs, silent
+
+from .formats import DEFAULT_KINDS, KINDS, ExportKind
 
 _VERIFY_MACS = 4e11
 _CALIBRATION_MACS = 1e11

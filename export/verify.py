@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from export.formats import kind_of
 from runtime import Artifact, Parity, ParityError, Progress, Session, silent
 
 from .compare import compare_logits
+from .formats import kind_of
 
 FLOAT_TOLERANCE = 1e-4
 """Largest difference of a float file's logits from torch, relative to the largest logit."""

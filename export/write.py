@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from compress.evaluate import logits_of
-from export.formats import ExportKind
 from export.quantise.calibrate import check_calibration
 from export.quantise.candidates import Candidate, CandidateBuilder, Subject
 from export.quantise.choose import Timer, Wanted, choose_accurate, choose_fast, trial_of
@@ -24,6 +23,7 @@ from export.quantise.recipes import recipes_for
 from runtime import Progress, Trial, macs
 
 from .compare import compare_logits, real_logits
+from .formats import ExportKind
 from .job import ExportJob, Reference, images_of
 
 _CHOICE_MACS = 1e12

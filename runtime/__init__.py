@@ -1,7 +1,7 @@
 """What runs on a device: an exported file and pictures in, predictions out. Needs numpy and one engine."""
 
-from runtime.engines.base import Device, DeviceEngine, Engine, EngineName, Event, Resident
-from runtime.pictures.listing import IMAGE_SUFFIXES, PictureFile, PictureTree, in_words, list_pictures
+from runtime.engines.base import DeviceEngine, Engine, EngineDevice, EngineName, Event, Resident
+from runtime.pictures.listing import IMAGE_SUFFIXES, PictureFile, PictureTree, excluded_in_words, list_pictures
 from runtime.pictures.preprocess import (
     Interpolation,
     Preprocessing,
@@ -11,6 +11,10 @@ from runtime.pictures.preprocess import (
     to_channels,
     to_pixels,
 )
+from runtime.storage.codec import decode, encode
+from runtime.storage.documents import Document, JsonLines
+from runtime.storage.fields import check_fields, check_is
+from runtime.storage.files import atomic_path, dumps, sha256_of, storage_errors, write_bytes
 
 from .artifact import (
     ARTIFACT_DOCUMENT,
@@ -25,10 +29,8 @@ from .artifact import (
     read_artifact,
     write_artifact,
 )
-from .codec import decode, encode
 from .contact_sheet import contact_sheet
 from .cost import flops, macs, params
-from .documents import Document, JsonLines
 from .engines import open_device_engine, open_engine
 from .errors import (
     ArtifactError,
@@ -44,8 +46,6 @@ from .errors import (
     StorageError,
     UnsupportedTargetError,
 )
-from .fields import check_fields, check_is
-from .files import atomic_path, dumps, sha256_of, storage_errors, write_bytes
 from .latency import LATENCY_DOCUMENT, LatencyCheck, LatencyPrecision, LatencyTable, WidthGrid, check_fits, latency_of
 from .metrics import METRICS_DOCUMENT, EpochRecord, ModelMetrics
 from .plan import MULTIPLE, PLAN_DOCUMENT, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan
@@ -67,7 +67,7 @@ __all__ = [
     "Calibration",
     "LatencyCheck",
     "DataError",
-    "Device",
+    "EngineDevice",
     "DeviceEngine",
     "Document",
     "Engine",
@@ -116,7 +116,7 @@ __all__ = [
     "encode",
     "flops",
     "if_long",
-    "in_words",
+    "excluded_in_words",
     "latency_of",
     "list_pictures",
     "load",

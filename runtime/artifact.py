@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from runtime.pictures.preprocess import Preprocessing
+from runtime.storage.documents import Document
+from runtime.storage.files import sha256_of
 
 from .cost import macs, params
-from .documents import Document
 from .errors import ArtifactError
-from .files import sha256_of
 from .formats import format_of
 from .plan import ShapePlan
 
@@ -251,7 +251,7 @@ def read_artifact(file: Path, verify: bool = True) -> Artifact:
     if not manifest.is_file():
         raise ArtifactError(
             f"{file} has no manifest",
-            expected=f"{manifest.name} beside it",
+            expected=f"{manifest.name} in the same folder",
             fix="Copy it along with the file, or export again",
         )
     artifact = ARTIFACT_DOCUMENT.read(manifest)

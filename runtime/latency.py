@@ -11,7 +11,8 @@ from itertools import pairwise, product
 from statistics import median
 from typing import Any, ClassVar, Literal
 
-from .documents import Document
+from runtime.storage.documents import Document
+
 from .errors import ArtifactError, PlanError
 from .plan import BlockPlan, ShapePlan
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .documents import Document
+from runtime.storage.documents import Document
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from .documents import Document
+from runtime.storage.documents import Document
+
 from .errors import PlanError
 
 MULTIPLE = 8

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from runtime.pictures.preprocess import normalise, open_image, preprocess
 
 from .artifact import Artifact, TensorSpec, read_artifact
-from .engines import Device, Engine, EngineName, open_engine
+from .engines import Engine, EngineDevice, EngineName, open_engine
 from .errors import ArtifactError, DataError, UnsupportedTargetError
 
 if TYPE_CHECKING:
@@ -161,9 +161,7 @@ class Session:
         output = self.engine.run(raw)
         if spec.scale is None:
             return np.asarray(output, dtype=np.float32)
-        return ((output.astype(np.float32) - np.float32(spec.zero_point or 0)) * np.float32(spec.scale)).astype(
-            np.float32
-        )
+        return dequantise(output, spec.scale, spec.zero_point or 0)
 
     def _no_outputs(self) -> npt.NDArray[np.float32]:
         return np.zeros((0, *self.artifact.output.shape[1:]), np.float32)
@@ -183,7 +181,7 @@ class Session:
         return Prediction(index, names[index] if names else str(index), float(softmax(logits)[index]), logits)
 
 
-def load(path: str | Path, engine: EngineName | None = None, threads: int = 1, device: Device = "cpu") -> Session:
+def load(path: str | Path, engine: EngineName | None = None, threads: int = 1, device: EngineDevice = "cpu") -> Session:
     """Loads an exported file with its manifest, checked by SHA-256, into its engine.
 
     Args:
@@ -230,6 +228,12 @@ def quantise(values: npt.NDArray[np.float32], scale: float, zero_point: int, dty
     limits = np.iinfo(dtype)
     stored: npt.NDArray[Any] = np.clip(np.rint(values / np.float32(scale)) + zero_point, limits.min, limits.max)
     return stored.astype(dtype)
+
+
+def dequantise(stored: npt.NDArray[Any], scale: float, zero_point: int) -> npt.NDArray[np.float32]:
+    """Returns ``scale * (stored - zero_point)`` as float32."""
+    real: npt.NDArray[np.float32] = (stored.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+    return real
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

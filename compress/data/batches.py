@@ -18,7 +18,7 @@ from .augment import Augmentation, augment
 from .dataset import Dataset
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-Picture = npt.NDArray[np.float32]
+PictureInput = npt.NDArray[np.float32]
 
 _AHEAD = 2
 
@@ -28,7 +28,7 @@ def plain_batches(
 ) -> Iterator[Batch]:
     """Yields images ``(B, C, H, W)`` float32 with labels ``(B,)`` in order, preprocessed as on the device."""
 
-    def plain(index: int) -> Picture:
+    def plain(index: int) -> PictureInput:
         return preprocess(data.images[index], spec)
 
     yield from _batches(data, indices, plain, batch_size, ALONE)
@@ -65,7 +65,7 @@ def training_batches(
     """
     order = np.random.default_rng([seed, epoch]).permutation(indices)[skip * batch_size :]
 
-    def changed(index: int) -> Picture:
+    def changed(index: int) -> PictureInput:
         generator = np.random.default_rng([seed, epoch, index])
         return normalise(augment(data.images[index], spec, augmentation, generator), spec)
 
@@ -90,7 +90,7 @@ def augmented_pixels(
 
 
 def _batches(
-    data: Dataset, indices: npt.NDArray[np.int64], get: Callable[[int], Picture], size: int, ranks: Ranks
+    data: Dataset, indices: npt.NDArray[np.int64], get: Callable[[int], PictureInput], size: int, ranks: Ranks
 ) -> Iterator[Batch]:
     """Yields a rank's pictures and all labels of each batch in order; threads decode files two batches ahead.
 
@@ -104,7 +104,7 @@ def _batches(
             yield _stack(data, batch, [get(int(index)) for index in share])
         return
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[list[Future[Picture]]] = deque()
+        waiting: deque[list[Future[PictureInput]]] = deque()
         try:
             for position, batch in enumerate(batches):
                 while len(waiting) <= _AHEAD and position + len(waiting) < len(shares):
@@ -119,7 +119,7 @@ def _share(batch: npt.NDArray[np.int64], ranks: Ranks) -> npt.NDArray[np.int64]:
     return own if len(own) else batch[:1]
 
 
-def _stack(data: Dataset, indices: npt.NDArray[np.int64], pictures: list[Picture]) -> Batch:
+def _stack(data: Dataset, indices: npt.NDArray[np.int64], pictures: list[PictureInput]) -> Batch:
     images = np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
     return torch.from_numpy(images), torch.from_numpy(data.labels[indices])
 

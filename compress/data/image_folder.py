@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from runtime import IMAGE_SUFFIXES, DataError, PictureFile, Progress, in_words, list_pictures, open_image
+from runtime import IMAGE_SUFFIXES, DataError, PictureFile, Progress, excluded_in_words, list_pictures, open_image
 
 from .dataset import Dataset, FileImages
 from .folder_layout import Layout, recognise
@@ -48,7 +48,7 @@ def image_folder(folder: Path | None, skip_bad: bool, progress: Progress) -> Dat
         raise DataError(
             f"{folder} holds no pictures",
             expected=", ".join(sorted(IMAGE_SUFFIXES)),
-            got=in_words(left_out) or None,
+            got=excluded_in_words(left_out) or None,
         )
     grays = check_images([own.file.path for own in files], skip_bad, progress)
     bad = grays.count(None)
@@ -59,7 +59,7 @@ def image_folder(folder: Path | None, skip_bad: bool, progress: Progress) -> Dat
         if split.folder and not len(indices[split.role]):
             raise DataError(
                 f"{folder / split.folder} holds no pictures",
-                got=in_words(left_out) or None,
+                got=excluded_in_words(left_out) or None,
                 fix=f"Add some, or remove {split.folder}/; without it, {layout.splits[0].folder}/ can be given alone",
             )
     gray = sum(own_gray for _, own_gray in kept)
@@ -142,7 +142,7 @@ def _found(layout: Layout, count: int, gray: int, left_out: Counter[str]) -> str
     named = [f"{split.folder}/ for {words[split.role]}" for split in layout.splits if split.folder]
     splits = f"{len(named)} splits ({', '.join(named)})" if named else "1 folder, split by seed"
     colour = "gray" if gray == count else f"{gray:,} of them gray" if gray else "colour"
-    missing = f"; {in_words(left_out)}" if left_out else ""
+    missing = f"; {excluded_in_words(left_out)}" if left_out else ""
     return f"{splits}, {len(layout.classes):,} classes, {count:,} pictures ({colour}){missing}."
 
 

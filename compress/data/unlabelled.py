@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from runtime import IMAGE_SUFFIXES, DataError, PictureFile, Progress, in_words, list_pictures, message, silent
+from runtime import IMAGE_SUFFIXES, DataError, PictureFile, Progress, excluded_in_words, list_pictures, message, silent
 
 from .dataset import UNLABELLED, Dataset, FileImages, ImageStore
 from .image_folder import check_images
@@ -57,13 +57,13 @@ def with_unlabelled(data: Dataset, folder: Path, *, skip_bad: bool = False, prog
         raise DataError(
             f"The folder {folder} holds no pictures",
             expected=", ".join(sorted(IMAGE_SUFFIXES)),
-            got=in_words(tree.left_out) or None,
+            got=excluded_in_words(tree.left_out) or None,
         )
     grays = check_images([file.path for file in tree.files], skip_bad, progress)
     kept = [file for file, gray in zip(tree.files, grays, strict=True) if gray is not None]
     if not kept:
         raise DataError(f"The folder {folder} holds no picture that can be decoded")
-    left_out = f"; {in_words(tree.left_out)}" if tree.left_out else ""
+    left_out = f"; {excluded_in_words(tree.left_out)}" if tree.left_out else ""
     message(progress, "data", f"{len(kept):,} pictures without labels in {folder}{left_out}")
     added = FileImages(
         tuple(file.path for file in kept),

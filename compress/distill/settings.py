@@ -27,8 +27,8 @@ class Distillation:
     Each field's ``Option`` describes it. Blocks are counted from 1.
 
     Attributes:
-        weight: of the teacher's answers, 0..1.
-        temperature: of every softmax that is compared; positive.
+        weight: weight of the teacher's logits, 0..1.
+        temperature: temperature of every softmax in the losses; positive.
         self_feature_weight: weight of the last block's hidden state in self-distillation.
         teacher_lr: peak learning rate of a teacher that is trained together; None takes the student's.
         fresh_lr: peak learning rate of projections and shallow classifiers, whose weights are fresh.

@@ -13,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from compress.data.batches import plain_batches
 from compress.data.dataset import Dataset
 from compress.devices import copy_on, device_in_use
-from compress.evaluate import Score, evaluating, logits_of, score
+from compress.evaluate import Score, evaluating, logits_of, score, score_of_logits
 from compress.model.checkpoint_file import check_finite_weights, open_checkpoint
-from compress.model.checkpoint_fit import needed
+from compress.model.checkpoint_fit import weights_needed
 from compress.model.folder import read_model, read_task, weights_sha256
 from compress.model.metadata import is_stretched, names_in_checkpoint, timm_metadata
 from compress.model.timm_vit import to_timm
@@ -185,10 +184,7 @@ def teacher_score(
     """Returns accuracy and loss of a teacher on the pictures at ``indices``; calls ``progress`` after every batch."""
     if isinstance(teacher.network, nn.Module):
         return score(teacher.network, data, indices, teacher.preprocessing, progress=progress, stage="score teacher")
-    logits = torch.from_numpy(teacher_logits(teacher, data, indices, progress))
-    labels = torch.from_numpy(data.labels[indices])
-    right = int((logits.argmax(dim=1) == labels).sum())
-    return Score(right / len(labels), float(F.cross_entropy(logits, labels)), len(labels))
+    return score_of_logits(teacher_logits(teacher, data, indices, progress), data.labels[indices])
 
 
 def teacher_logits(
@@ -283,7 +279,7 @@ def _load(network: nn.Module, spec: TimmSpec) -> None:
     assert spec.checkpoint is not None
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     checkpoint = open_checkpoint(spec.checkpoint, wanted)
-    weights = needed(to_timm(checkpoint.weights, wanted), wanted)
+    weights = weights_needed(to_timm(checkpoint.weights, wanted), wanted)
     check_finite_weights(f"The checkpoint {spec.checkpoint}", weights)
     found = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))

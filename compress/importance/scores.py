@@ -66,7 +66,7 @@ def fisher_scores(
     The mean of squares keeps gradients of different batches from cancelling.
 
     Args:
-        model: the model; left as it is.
+        model: the model; it is not changed.
         batches: images ``(B, C, H, W)`` with labels ``(B,)``; L is the mean cross-entropy of a batch.
         bf16: compute under bfloat16 autocast.
         device: device that computes; None takes the device in use. The scores are on the model's device.
@@ -98,7 +98,7 @@ def taylor_scores(
     mean is small, noise decides.
 
     Args:
-        model: the model; left as it is.
+        model: the model; it is not changed.
         batches: images ``(B, C, H, W)`` with labels ``(B,)``; L is the mean cross-entropy of a batch.
         bf16: compute under bfloat16 autocast.
         device: device that computes; None takes the device in use. The scores are on the model's device.

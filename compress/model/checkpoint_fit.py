@@ -92,7 +92,7 @@ def fit_checkpoint(
         taken |= {key: value for key, value in weights.items() if key.startswith("pre_logits.")}
     else:
         wanted = {key: shape for key, shape in wanted.items() if not key.startswith(_HEADS)}
-    taken = needed(taken, wanted)
+    taken = weights_needed(taken, wanted)
     reason = misfit(wanted, _shapes(taken))
     if reason is not None:
         # under its own names it may be recognised as a model of PocketViT with other widths
@@ -120,7 +120,7 @@ def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in weights.items()}
 
 
-def needed(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
+def weights_needed(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
     """Returns weights without those that do not affect a model's outputs, such as losses and counters."""
     return {key: value for key, value in weights.items() if key in wanted or not _HARMLESS.fullmatch(key)}
 

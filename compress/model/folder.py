@@ -11,16 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from compress.model.metadata import write_names
-from runtime import (
-    PLAN_DOCUMENT,
-    ArtifactError,
-    Document,
-    PlanError,
-    Preprocessing,
-)
+from runtime import PLAN_DOCUMENT, ArtifactError, Document, PlanError, Preprocessing
 
 from .checkpoint_file import check_finite_weights
+from .metadata import write_names
 from .tensors import write_tensors
 from .vit import SlicedViT, build
 

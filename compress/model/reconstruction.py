@@ -59,8 +59,8 @@ def reconstruct(
     removed blocks. No label and no gradient is used.
 
     Args:
-        model: ``slice_vit(whole, kept)``; left as it is.
-        whole: the model before slicing; left as it is.
+        model: ``slice_vit(whole, kept)``; it is not changed.
+        whole: the model before slicing; it is not changed.
         kept: the units of the whole model that the sliced model has.
         batches: images ``(B, C, H, W)``, float32; ``images_needed`` in total.
         ridge: positive; with larger values W stays closer to the sliced weights.

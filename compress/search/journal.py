@@ -8,7 +8,7 @@ from typing import Any
 
 from compress.model.slicing import KeptUnits, plan_of
 from runtime import ArtifactError, ShapePlan, decode, encode
-from runtime.journals import STEPS_JOURNAL
+from runtime.storage.journals import STEPS_JOURNAL
 
 from .base import Proposal
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from compress.search.tas.settings import TasSettings
+from compress.search.tree.settings import TreeSettings
+
 from .base import SearchMethod
 from .sparse_settings import SparseSettings
-from .tas.settings import TasSettings
-from .tree.settings import TreeSettings
 
 _FISHER = "Fisher importance, which it takes anew on the models along its way"
 

@@ -38,7 +38,7 @@ def magnitude_masks(model: SlicedViT, settings: SparseSettings) -> dict[str, tor
     Of ``n`` weights that are ranked together the ``round(sparsity * n)`` smallest go, the first of equals first.
 
     Args:
-        model: the model; left as it is.
+        model: the model; it is not changed.
         settings: how many weights go, and from which layers.
 
     Returns:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime import METRICS_DOCUMENT, ArtifactError, JsonLines, decode
-from runtime.journals import STEPS_JOURNAL, TREE_JOURNAL
+from runtime.storage.journals import STEPS_JOURNAL, TREE_JOURNAL
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class _Branch:
 
 
 @dataclass(frozen=True)
-class Round:
+class SearchRound:
     """One tree.
 
     Attributes:
@@ -106,7 +106,7 @@ class TreeLog:
 
     unit: str
     total: int
-    rounds: tuple[Round, ...]
+    rounds: tuple[SearchRound, ...]
 
     @property
     def frontier(self) -> tuple[tuple[int, float], ...]:
@@ -192,7 +192,7 @@ def _read_trees(journals: list[Path]) -> TreeLog | None:
     return TreeLog(_unit(headers[0].get("cost")) or _unit(headers[0].get("budget")), total, tuple(rounds))
 
 
-def _round(path: Path, lines: Iterator[tuple[str, dict[str, Any]]], settings: dict[str, Any]) -> Round | None:
+def _round(path: Path, lines: Iterator[tuple[str, dict[str, Any]]], settings: dict[str, Any]) -> SearchRound | None:
     looks, operations, gradients = [], Counter[str](), 0
     images = settings.get("images")
     if not isinstance(images, int) or isinstance(images, bool) or images < 1:
@@ -216,7 +216,7 @@ def _round(path: Path, lines: Iterator[tuple[str, dict[str, Any]]], settings: di
         raise ArtifactError(f"{path.parent} is no round of a search", expected="iteration-NN")
     counts = operations["branch"], operations["repeat"]
     one_path = settings.get("search") == "greedy"
-    return Round(int(number), tuple(looks), *counts, images, gradients, _recovered(path.parent), one_path)
+    return SearchRound(int(number), tuple(looks), *counts, images, gradients, _recovered(path.parent), one_path)
 
 
 def _recovered(folder: Path) -> float | None:

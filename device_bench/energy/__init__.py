@@ -23,4 +23,4 @@ SOURCES: Registry[EnergyKind] = Registry(
     },
     error=MeasurementError,
 )
-"""Energy sources by name, the best first: the first that is found is used."""
+"""Energy sources by name: the first that is found is used, those that measure before those that estimate."""

@@ -50,7 +50,7 @@ def find_grid(country: str | None, *, importer: Importer = import_module) -> Gri
     if not re.fullmatch("[A-Z]{3}", code):
         raise MeasurementError("That is no country", expected=expected, got=repr(country))
     try:
-        with quiet():
+        with quiet_codecarbon():
             known = importer("codecarbon.input").DataSource().get_global_energy_mix_data()
             grams = known.get(code, {}).get("carbon_intensity")
     except ImportError:
@@ -68,7 +68,7 @@ def with_grid(energy: Energy, grid: Grid) -> Energy:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_codecarbon() -> Iterator[None]:
     """Keeps codecarbon from writing to stderr, and from warning."""
     logger = logging.getLogger("codecarbon")
     before = logger.disabled

@@ -26,6 +26,8 @@ UPDATES = 20
 def find_source(target: str = "cpu", surroundings: Surroundings | None = None) -> EnergySource | NoSource:
     """Returns the first of ``SOURCES`` that this machine has for a target, or the reason why it has none.
 
+    Sources that measure come before those that estimate.
+
     An estimate's ``remark`` gives the reason why nothing was measured.
 
     Args:
@@ -37,7 +39,7 @@ def find_source(target: str = "cpu", surroundings: Surroundings | None = None) -
         return NoSource(f"The energy of target {target} cannot be read from this machine.")
     around = replace(surroundings or Surroundings(), gpu=int(wanted[2] or 0))
     reasons: dict[str, str] = {}
-    for source in SOURCES.values():
+    for source in sorted(SOURCES.values(), key=lambda own: own.tier == "estimated"):
         if source.target != wanted[1] or not source.suits(around):
             continue
         found = source.find(replace(around, remark=_missing(reasons)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from device_bench.machine.state import machine_state
 from runtime import MissingExtraError
 
-from .carbon import quiet
+from .carbon import quiet_codecarbon
 from .source import CounterSource, EnergyKind, Importer, NoSource
 
 _RESOLUTION_S = 1e-3
@@ -45,7 +45,7 @@ def find_tdp(
     cpuinfo = _cpuinfo(root)
     sockets = len(set(re.findall(r"^physical id\s*:\s*(\d+)", cpuinfo, re.MULTILINE))) or 1
     try:
-        with quiet():
+        with quiet_codecarbon():
             model = machine.cpu_model or importer("codecarbon.core.util").detect_cpu_model() or ""
             watts, default_w = _look_up(model, importer)
     except ImportError:

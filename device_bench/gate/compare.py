@@ -11,7 +11,7 @@ from device_bench.timing.stats import ratio_of_medians
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ResultComparison:
     """One file in two results.
 
     Attributes:
@@ -31,7 +31,7 @@ class Comparison:
     reason: str | None
 
 
-def compare_results(base: BenchResult, new: BenchResult) -> tuple[Comparison, ...]:
+def compare_results(base: BenchResult, new: BenchResult) -> tuple[ResultComparison, ...]:
     """Returns the files that are in both results; their times are compared only where the machine was the same.
 
     Args:
@@ -59,7 +59,7 @@ def _identity(state: MachineState) -> tuple[object, ...]:
     return (state.board, state.cpu_model, state.logical_cores, state.governor, state.architecture, state.os)
 
 
-def _compare(base: FileResult, new: FileResult, reason: str | None) -> Comparison:
+def _compare(base: FileResult, new: FileResult, reason: str | None) -> ResultComparison:
     same = base.sha256 == new.sha256
     if reason is None:
         for what, one, other in (
@@ -75,4 +75,4 @@ def _compare(base: FileResult, new: FileResult, reason: str | None) -> Compariso
     ratio = None
     if reason is None and base.latency is not None and new.latency is not None:
         ratio = ratio_of_medians(new.latency.values, base.latency.values, in_turns=False)
-    return Comparison(base.file, base, new, same, ratio, reason)
+    return ResultComparison(base.file, base, new, same, ratio, reason)

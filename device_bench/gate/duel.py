@@ -39,11 +39,11 @@ _LONG_S = 20e-3
 _MOST_ROUNDS = 5_000
 _WARM_TURNS = 3
 
-Run = Callable[[], object]
+RunOnce = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Round:
+class DuelRound:
     """Both files loaded once, and their turns in blocks of two each.
 
     Attributes:
@@ -113,7 +113,7 @@ class Duel:
     rules: Rules
     threads: int
     seed: int
-    launches: tuple[tuple[Round, ...], ...]
+    launches: tuple[tuple[DuelRound, ...], ...]
     spent_s: float
 
     @property
@@ -184,7 +184,7 @@ def duel(
     rules = rules or Rules()
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     lots, started = random.Random(seed), clock()
-    launches: list[tuple[Round, ...]] = []
+    launches: list[tuple[DuelRound, ...]] = []
     while True:
         request = {
             "threads": threads,
@@ -203,14 +203,14 @@ def duel(
 
 
 def fight(
-    base: Callable[[], Run],
-    new: Callable[[], Run],
+    base: Callable[[], RunOnce],
+    new: Callable[[], RunOnce],
     seconds: float,
     lots: random.Random,
     clock: Clock = time.perf_counter_ns,
     mark: Callable[[int], None] = no_mark,
     sure: Callable[[Sequence[float]], bool] = lambda differences: False,
-) -> tuple[Round, ...]:
+) -> tuple[DuelRound, ...]:
     """Makes rounds of two runners for a while.
 
     Args:
@@ -222,7 +222,7 @@ def fight(
         mark: told whose turn it is: 0 for the base, 1 for the new file.
         sure: told ``log(new / base)`` of all rounds; whether they are enough.
     """
-    rounds: list[Round] = []
+    rounds: list[DuelRound] = []
     started = clock()
     while not rounds or ((clock() - started) * 1e-9 < seconds and len(rounds) < MAX_ROUNDS):
         rounds.append(_round((base, new), lots, clock, mark))
@@ -232,12 +232,12 @@ def fight(
 
 
 def _round(
-    loaders: tuple[Callable[[], Run], Callable[[], Run]],
+    loaders: tuple[Callable[[], RunOnce], Callable[[], RunOnce]],
     lots: random.Random,
     clock: Clock,
     mark: Callable[[int], None],
-) -> Round:
-    runs: dict[int, Run] = {}
+) -> DuelRound:
+    runs: dict[int, RunOnce] = {}
     for number in lots.sample((0, 1), 2):
         mark(number)
         runs[number] = loaders[number]()
@@ -253,10 +253,10 @@ def _round(
         outer, inner = lots.sample((0, 1), 2)
         for number in (outer, inner, inner, outer):
             times[number].append(turn(number, repeats))
-    return Round(tuple(times[0]), tuple(times[1]))
+    return DuelRound(tuple(times[0]), tuple(times[1]))
 
 
-def _turn(run: Run, repeats: int, clock: Clock) -> float:
+def _turn(run: RunOnce, repeats: int, clock: Clock) -> float:
     run()
     values = []
     for _ in range(repeats):
@@ -266,10 +266,10 @@ def _turn(run: Run, repeats: int, clock: Clock) -> float:
     return min(values)
 
 
-def _launch(run_job: RunJob, base: Path, new: Path, request: dict[str, Any], silence_s: float) -> tuple[Round, ...]:
+def _launch(run_job: RunJob, base: Path, new: Path, request: dict[str, Any], silence_s: float) -> tuple[DuelRound, ...]:
     answer = run_job("duel", {"base": str(base.resolve()), "new": str(new.resolve()), **request}, silence_s=silence_s)
     if answer.error is None:
-        return decode(tuple[Round, ...], answer.value, "the rounds")
+        return decode(tuple[DuelRound, ...], answer.value, "the rounds")
     if answer.turn is None:
         raise answer.error
     raise MeasurementError(f"{(base, new)[answer.turn].name} failed while it was timed", got=answer.error)
@@ -284,7 +284,7 @@ def run_launch(
     seconds: float,
     before: Sequence[float],
     rules: dict[str, Any],
-) -> tuple[Round, ...]:
+) -> tuple[DuelRound, ...]:
     """Runs one launch of a duel as a job of ``device_bench.worker.child``.
 
     Args:
@@ -303,8 +303,8 @@ def run_launch(
     """
     limits = decode(Rules, rules, "the request")
 
-    def loader(path: Path) -> Callable[[], Run]:
-        def load() -> Run:
+    def loader(path: Path) -> Callable[[], RunOnce]:
+        def load() -> RunOnce:
             engine = open_engine(path, threads=threads)
             return partial(engine.run, random_input(engine, path.name, 0))
 

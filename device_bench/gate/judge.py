@@ -68,7 +68,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Check:
+class LimitCheck:
     """One limit, and what became of it.
 
     Attributes:
@@ -105,7 +105,7 @@ class Gate:
     base: str
     new: str
     against: Literal["file", "baseline"]
-    checks: tuple[Check, ...]
+    checks: tuple[LimitCheck, ...]
     duel: Duel | None = None
 
     @property
@@ -197,19 +197,19 @@ def judge(
     return Gate(base.file, new.file, kind, (*latency, *checks), duel)
 
 
-def _latency(duel: Duel | None, limits: Limits) -> Check:
+def _latency(duel: Duel | None, limits: Limits) -> LimitCheck:
     if limits.max_slowdown_percent is None:
-        return Check("latency", "seconds", None, None, "none", None)
+        return LimitCheck("latency", "seconds", None, None, "none", None)
     limit = f"+{limits.max_slowdown_percent:g} %"
     if duel is None:
-        return Check("latency", "seconds", None, None, limit, None, NOT_TIMED)
+        return LimitCheck("latency", "seconds", None, None, limit, None, NOT_TIMED)
     times = duel.base_s, duel.new_s
     least = duel.detectable
     finds = "no slowdown can be found in so few rounds" if least is None else f"finds slowdowns of {100 * least:.1f} %"
     if duel.slower:
-        return Check("latency", "seconds", *times, limit, False, f"slower than the limit; {_ratio(duel)}")
+        return LimitCheck("latency", "seconds", *times, limit, False, f"slower than the limit; {_ratio(duel)}")
     sure = "not slower than the limit" if duel.cleared else "not shown to be slower in the time given"
-    return Check("latency", "seconds", *times, limit, True, f"{sure}; {_ratio(duel)}; {finds}")
+    return LimitCheck("latency", "seconds", *times, limit, True, f"{sure}; {_ratio(duel)}; {finds}")
 
 
 def _ratio(duel: Duel) -> str:
@@ -220,20 +220,20 @@ def _ratio(duel: Duel) -> str:
     )
 
 
-def _check(metric: _Metric, base: Facts, new: Facts, limits: Limits) -> Check:
+def _check(metric: _Metric, base: Facts, new: Facts, limits: Limits) -> LimitCheck:
     allowed: float | None = getattr(limits, metric.limit)
     old_value, new_value = getattr(base, metric.field), getattr(new, metric.field)
     if allowed is None:
-        return Check(metric.name, metric.unit, old_value, new_value, "none", None)
+        return LimitCheck(metric.name, metric.unit, old_value, new_value, "none", None)
     words = metric.words.format(allowed)
     if old_value is None:
-        return Check(metric.name, metric.unit, None, new_value, words, None, "not known of the base")
+        return LimitCheck(metric.name, metric.unit, None, new_value, words, None, "not known of the base")
     if new_value is None:
-        return Check(
+        return LimitCheck(
             metric.name, metric.unit, old_value, None, words, False, "known of the base, and not of the new file"
         )
     passed = metric.worse_by(old_value, new_value) <= allowed + _ROUNDING
-    return Check(metric.name, metric.unit, old_value, new_value, words, passed)
+    return LimitCheck(metric.name, metric.unit, old_value, new_value, words, passed)
 
 
 def read_limits(path: Path) -> Limits:

@@ -9,19 +9,19 @@ from device_bench import format
 from device_bench.columns import Column
 from device_bench.report.render.markdown import escape, grid
 
-from .judge import Check, Gate
+from .judge import Gate, LimitCheck
 
 _FORBIDDEN = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF)}
 
 
-def verdict_of(check: Check) -> str:
+def verdict_of(check: LimitCheck) -> str:
     """Returns ``ok``, ``FAILED`` or ``not compared``."""
     if check.passed is None:
         return "not gated" if check.limit == "none" else "not compared"
     return "ok" if check.passed else "FAILED"
 
 
-def value_text(check: Check, value: float | None) -> str:
+def value_text(check: LimitCheck, value: float | None) -> str:
     """Returns a value of a check as people read it."""
     if value is None:
         return format.MISSING
@@ -32,7 +32,7 @@ def value_text(check: Check, value: float | None) -> str:
     return format.size(round(value)) if check.unit == "bytes" else format.count(round(value))
 
 
-def change_text(check: Check) -> str:
+def change_text(check: LimitCheck) -> str:
     """Returns by how much the new value differs, as people read it."""
     if check.base is None or check.new is None:
         return format.MISSING
@@ -68,7 +68,7 @@ def junit(gates: Sequence[Gate]) -> bytes:
     return data + b"\n"
 
 
-CHECK_COLUMNS: tuple[Column[Check], ...] = (
+CHECK_COLUMNS: tuple[Column[LimitCheck], ...] = (
     Column("base", lambda check: value_text(check, check.base)),
     Column("new", lambda check: value_text(check, check.new)),
     Column("change", lambda check: change_text(check)),
@@ -78,7 +78,7 @@ CHECK_COLUMNS: tuple[Column[Check], ...] = (
 )
 
 
-def markdown(gates: Sequence[Gate]) -> str:
+def gate_markdown(gates: Sequence[Gate]) -> str:
     """Returns the gates as Markdown, such as a pull request shows."""
     parts = []
     for gate in gates:
@@ -100,7 +100,7 @@ def markdown(gates: Sequence[Gate]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _sentence(check: Check) -> str:
+def _sentence(check: LimitCheck) -> str:
     text = f"{check.metric}: {value_text(check, check.base)} -> {value_text(check, check.new)}, limit {check.limit}"
     return f"{text}; {check.note}" if check.note else text
 

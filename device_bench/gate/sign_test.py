@@ -41,7 +41,7 @@ def evidence(above: int, total: int) -> float:
 
 
 @lru_cache(maxsize=4096)
-def needed(total: int, alpha: float = ALPHA) -> int:
+def pairs_needed(total: int, alpha: float = ALPHA) -> int:
     """Returns the least number of equal signs among ``total`` whose evidence is ``1 / alpha``; more than all if none.
 
     >>> needed(4), needed(30)
@@ -63,12 +63,12 @@ def _log_evidence(total: int) -> npt.NDArray[np.float64]:
 
 def shown_above(differences: Sequence[float], limit: float, alpha: float = ALPHA) -> bool:
     """Tells whether the median difference is shown to be above ``limit``, wrongly so with a chance of ``alpha``."""
-    return sum(value > limit for value in differences) >= needed(len(differences), alpha)
+    return sum(value > limit for value in differences) >= pairs_needed(len(differences), alpha)
 
 
 def shown_below(differences: Sequence[float], limit: float, alpha: float = ALPHA) -> bool:
     """Tells whether the median difference is shown to be below ``limit``, wrongly so with a chance of ``alpha``."""
-    return sum(value < limit for value in differences) >= needed(len(differences), alpha)
+    return sum(value < limit for value in differences) >= pairs_needed(len(differences), alpha)
 
 
 def ratio_interval(differences: Sequence[float], alpha: float = ALPHA) -> Interval:
@@ -83,7 +83,7 @@ def ratio_interval(differences: Sequence[float], alpha: float = ALPHA) -> Interv
     """
     ordered = sorted(differences)
     count = len(ordered)
-    enough = needed(count, alpha / 2)
+    enough = pairs_needed(count, alpha / 2)
     middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
     if enough > count:
         return Interval(math.exp(middle), 0.0, math.inf, 1 - alpha)
@@ -106,7 +106,7 @@ def detectable(
         The slowdown as a share, 0.05 for 5 %; None where so few rounds cannot show any.
     """
     ordered = sorted(differences)
-    count, enough = len(ordered), needed(rounds, alpha)
+    count, enough = len(ordered), pairs_needed(rounds, alpha)
     if enough > rounds or not count:
         return None
     middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2

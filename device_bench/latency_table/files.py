@@ -19,7 +19,7 @@ from runtime import MULTIPLE, BlockPlan, LatencyPrecision, ShapePlan, params
 Timed = tuple[ShapePlan, bool]
 """A file to time: its shape, and whether its last block computes what the head reads alone, as in files that ship."""
 
-Widths = tuple[int, ...]
+LayerWidths = tuple[int, ...]
 
 _KINDS = ("embed_dim", "num_heads", "qk_dim", "v_dim", "mlp_dim")
 
@@ -49,12 +49,12 @@ class Knots:
         v: of v_dim.
     """
 
-    embed: Widths
-    coarse: Widths
-    mlp: Widths
-    heads: Widths
-    qk: Widths
-    v: Widths
+    embed: LayerWidths
+    coarse: LayerWidths
+    mlp: LayerWidths
+    heads: LayerWidths
+    qk: LayerWidths
+    v: LayerWidths
 
 
 def knots_of(plan: ShapePlan) -> Knots:
@@ -161,7 +161,7 @@ def equal_blocks(plan: ShapePlan, embed_dim: int, block: BlockPlan, depth: int) 
     return replace(plan, embed_dim=embed_dim, blocks=(block,) * depth)
 
 
-def _spread(largest: int, step: int, count: int) -> Widths:
+def _spread(largest: int, step: int, count: int) -> LayerWidths:
     """Returns multiples of ``step`` up to ``largest``: all if they are no more than ``count``, else every n-th."""
     stride = step * -(-(largest // step) // count)
     return tuple(sorted({step, *range(largest, 0, -stride)}))

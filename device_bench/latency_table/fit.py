@@ -20,7 +20,7 @@ from runtime import (
     latency_of,
 )
 
-from .files import LEAST, Timed, Widths, equal_blocks, knots_of, part_depth, wholes_to_time, widest_of
+from .files import LEAST, LayerWidths, Timed, equal_blocks, knots_of, part_depth, wholes_to_time, widest_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -179,7 +179,7 @@ def _ascending(values: Floats) -> Floats:
     return values
 
 
-def _grid(axes: Sequence[Widths], values: Floats) -> WidthGrid:
+def _grid(axes: Sequence[LayerWidths], values: Floats) -> WidthGrid:
     return WidthGrid(tuple(axes), tuple(round(float(value), 1) for value in values.reshape(-1)))
 
 

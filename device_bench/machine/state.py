@@ -17,7 +17,7 @@ from .arm_cores import arm_cores
 
 _PLAUSIBLE_C = (-40.0, 150.0)  # sensors that are absent or asleep report values far outside
 
-Runner = Callable[[Sequence[str]], str | None]
+CommandRunner = Callable[[Sequence[str]], str | None]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def is_emulated(root: Path = Path("/")) -> bool:
     return (root / "etc/pocketvit-emulated").exists()
 
 
-def machine_state(root: Path = Path("/"), run: Runner = command_output) -> MachineState:
+def machine_state(root: Path = Path("/"), run: CommandRunner = command_output) -> MachineState:
     """Returns the current state of this machine.
 
     Args:
@@ -203,7 +203,7 @@ def _throttle_count(root: Path) -> int | None:
     return sum(counts) if counts else None
 
 
-def _throttled_bits(run: Runner) -> int | None:
+def _throttled_bits(run: CommandRunner) -> int | None:
     found = re.fullmatch(r"throttled=0x([0-9a-fA-F]+)\s*", run(("vcgencmd", "get_throttled")) or "")
     return int(found.group(1), 16) if found else None
 

@@ -26,7 +26,7 @@ from runtime import (
     silent,
 )
 
-from .base import REFERENCE, VIEWS, Measured, Metric, Task, column, held
+from .base import REFERENCE, VIEWS, Measured, Metric, MetricTask, column, held
 
 _STEP = 16
 _KEYS = ("pictures", "labels", "data", "split", "class_names")
@@ -175,7 +175,7 @@ def _few(names: tuple[str, ...]) -> str:
     return f"{len(names)}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
 
 
-def _measure(task: Task) -> Accuracy:
+def _measure(task: MetricTask) -> Accuracy:
     images = read_test_images(Path(task.options["images"]))
     task.sign()
     session = load(str(task.file), threads=task.threads)

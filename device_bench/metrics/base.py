@@ -29,7 +29,7 @@ VIEWS = frozenset({"bench", "fleet", "run", "report"})
 
 
 @dataclass(frozen=True)
-class Task:
+class MetricTask:
     """A request to measure one file, in the worker process.
 
     Attributes:
@@ -161,7 +161,7 @@ class Metric:
     name: str
     title: str
     type: Any = float
-    measure: Callable[[Task], Any] | None = None
+    measure: Callable[[MetricTask], Any] | None = None
     wanted: Callable[[BenchRequest], bool] = lambda request: True
     options: Callable[[BenchRequest], dict[str, Any]] = lambda request: {}
     emulated: bool = False

@@ -10,10 +10,10 @@ from device_bench.documents.figures import Energy
 from device_bench.timing.inputs import input_shape, random_input
 from runtime import open_engine
 
-from .base import Measured, Metric, Number, Task, column, held
+from .base import Measured, Metric, MetricTask, Number, column, held
 
 
-def measure_energy_of(task: Task) -> Energy:
+def measure_energy_of(task: MetricTask) -> Energy:
     """Measures the energy of an inference.
 
     Raises:

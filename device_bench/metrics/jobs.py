@@ -55,10 +55,11 @@ def measure_metric(reporter: Reporter, metric: str, file: str, threads: int, see
     Raises:
         MeasurementError: the metric is not measured by itself.
     """
-    from . import METRICS
-    from .base import Task
+    from device_bench.metrics import METRICS
+
+    from .base import MetricTask
 
     measure = METRICS[metric].measure
     if measure is None:
         raise MeasurementError(f"{metric} is not measured in a process of its own")
-    return measure(Task(Path(file), threads, seed, options, reporter.progress, lambda: reporter.turn(0)))
+    return measure(MetricTask(Path(file), threads, seed, options, reporter.progress, lambda: reporter.turn(0)))

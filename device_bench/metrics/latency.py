@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from device_bench import format
-from device_bench.columns import Cell, split
+from device_bench.columns import Cell, split_columns
 from device_bench.timing.stats import percentile
 
 from .base import REFERENCE, Measured, Metric, Number, column, held
@@ -54,14 +54,14 @@ LATENCY = Metric(
         column(
             "Median latency",
             lambda own: own.median_s,
-            text=lambda found: split(format.seconds_interval(found)),
+            text=lambda found: split_columns(format.seconds_interval(found)),
             short="median [95 % CI]",
             views=frozenset({"bench", "fleet", "run", "models"}),
         ),
         column(
             "p90 latency",
             lambda own: own.p90_s,
-            text=lambda found: split(format.seconds_interval(found)),
+            text=lambda found: split_columns(format.seconds_interval(found)),
             short="p90 [95 % CI]",
             views=frozenset({"bench", "run", "models"}),
         ),
@@ -71,7 +71,7 @@ LATENCY = Metric(
         column(
             "Speed-up",
             _speedup,
-            text=lambda found: found if isinstance(found, Cell) else split(format.times_interval(found)),
+            text=lambda found: found if isinstance(found, Cell) else split_columns(format.times_interval(found)),
             short="speed-up",
             views=frozenset({"run", "models"}),
         ),

@@ -28,7 +28,7 @@ _RUNS = 3
 
 
 @dataclass(frozen=True)
-class Start:
+class ProcessStart:
     """One start of a file.
 
     Attributes:
@@ -71,7 +71,7 @@ class Starts:
     batch: int = 1
 
 
-def start(file: Path, threads: int = 1, *, clock: Callable[[], int] = time.perf_counter_ns) -> Start:
+def start(file: Path, threads: int = 1, *, clock: Callable[[], int] = time.perf_counter_ns) -> ProcessStart:
     """Loads ``file`` and runs it a few times, in this process, which should be a fresh one.
 
     Args:
@@ -95,7 +95,7 @@ def start(file: Path, threads: int = 1, *, clock: Callable[[], int] = time.perf_
     ran = clock()
     for _ in range(_RUNS - 1):
         engine.run(batch)
-    return Start(
+    return ProcessStart(
         load_s=(loaded - started) * 1e-9,
         first_run_s=(ran - running) * 1e-9,
         peak_rss_bytes=peak_rss_bytes(),
@@ -132,7 +132,7 @@ def measure_starts(
         if answer.error is not None:
             what = without_folder(str(answer.error), file)
             return Starts(None, MemoryUse(None, None, what), what)
-        starts.append(decode(Start, answer.value, "the start's result"))
+        starts.append(decode(ProcessStart, answer.value, "the start's result"))
     return Starts(
         Startup(tuple(one.load_s for one in starts), tuple(one.first_run_s for one in starts)),
         MemoryUse(median_low(one.peak_rss_bytes for one in starts), median_low(one.rss_before_bytes for one in starts)),

@@ -20,14 +20,14 @@ from device_bench.documents.figures import Throughput
 from device_bench.timing.inputs import random_input
 from runtime import Engine, MeasurementError, PocketVitError, Progress, open_engine, silent
 
-from .base import Measured, Metric, Number, Task, column
+from .base import Measured, Metric, MetricTask, Number, column
 
 WINDOWS = 5
 """Windows of each arrangement."""
 
 MAX_BATCH = 64
 
-Open = Callable[..., Engine]
+OpenEngine = Callable[..., Engine]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def measure_throughput(
     clock: Clock = time.perf_counter_ns,
     progress: Progress = silent,
     sign: Callable[[], None] = lambda: None,
-    open_file: Open = open_engine,
+    open_file: OpenEngine = open_engine,
 ) -> tuple[Throughput, ...]:
     """Measures a file's images a second in several arrangements, in turns: windows of one follow those of another.
 
@@ -200,7 +200,7 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _measure(task: Task) -> tuple[Throughput, ...]:
+def _measure(task: MetricTask) -> tuple[Throughput, ...]:
     return measure_throughput(
         task.file,
         threads=task.threads,

@@ -8,8 +8,8 @@ from device_bench import format
 from device_bench.documents.figures import Accuracy
 from device_bench.documents.results import FileResult
 from device_bench.metrics.base import REFERENCE
+from device_bench.report.render.matrices import Confusions, Matrix, matrix_cells, short_heads
 
-from .render.matrices import Confusions, Matrix, matrix_cells, short_heads
 from .summary import RunSummary
 
 MOST_CLASSES = 20

@@ -12,9 +12,9 @@ from device_bench.documents.search_log import SearchLog, TreeLog
 from device_bench.machine.state import MachineState
 from device_bench.metrics import METRICS
 from device_bench.metrics.base import Measured
+from device_bench.report.render.document import Heading, Paragraph, Section, Table, TableRow, blocks, table
 from runtime import Artifact
 
-from .render.document import Heading, Paragraph, Row, Section, Table, blocks, table
 from .summary import RunSummary
 
 _NAMES = {
@@ -61,7 +61,7 @@ def machine_rows(before: MachineState, after: MachineState) -> list[tuple[str, s
     return [(name, early.get(name, format.MISSING), late.get(name, format.MISSING)) for name in names]
 
 
-def unknown(before: MachineState, after: MachineState) -> list[str]:
+def unknown_facts(before: MachineState, after: MachineState) -> list[str]:
     """Returns the properties that are unknown before and after."""
     names = [field.name for field in dataclasses.fields(before)]
     return [
@@ -124,10 +124,12 @@ def _empty(value: Any) -> bool:
 def machine_section(bench: BenchResult) -> Section:
     """Returns the state of the machine before and after a bench."""
     words = f"As it was just before and just after the measurement of {bench.created_utc}."
-    missing = unknown(bench.before, bench.after)
+    missing = unknown_facts(bench.before, bench.after)
     if missing:
         words += f" Unknown: {', '.join(missing).lower()}."
-    rows = tuple(Row(what, (Cell(early), Cell(late))) for what, early, late in machine_rows(bench.before, bench.after))
+    rows = tuple(
+        TableRow(what, (Cell(early), Cell(late))) for what, early, late in machine_rows(bench.before, bench.after)
+    )
     headings = (Heading("Before", words=True), Heading("After", words=True))
     table = Table("What", headings, rows, style="text machine", merged=True)
     return Section(f"Machine: {bench.target}", (Paragraph(words), table))

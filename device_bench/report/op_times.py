@@ -6,10 +6,10 @@ from pathlib import Path
 
 from device_bench import format
 from device_bench.documents.op_times import OpTimes, read_times
+from device_bench.report.render.document import FigurePanel, PageBlock, Paragraph, Section, Subheading, blocks, bullets
 from runtime import ArtifactError
 
 from .pictures import times_drawing
-from .render.document import Block, Paragraph, Picture, Section, Subheading, blocks, bullets
 from .summary import RunSummary
 from .tradeoffs import short_names
 
@@ -27,11 +27,11 @@ def times_section(summary: RunSummary, run: Path) -> tuple[Section | None, bool]
     if not times and not notes:
         return None, False
     names = short_names([own.file for own in times])
-    pictures: list[Block] = []
+    pictures: list[PageBlock] = []
     for by, title in (("part", "By part of the model"), ("op type", "By type of operator")):
         drawn = times_drawing([own for own in times if own.by == by], names)
         if drawn:
-            pictures += [Subheading(title), Picture(drawn, "even")]
+            pictures += [Subheading(title), FigurePanel(drawn, "even")]
     note = "Of one image, files of one kind on one scale; shares are of the sum. Not part of the latencies above."
     how = [Paragraph(f"{', '.join(files)}: {text}.", "note after") for text, files in _methods(times)]
     return Section("Where the time goes", blocks(Paragraph(note), pictures, how, bullets(notes))), bool(times)

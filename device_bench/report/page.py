@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from device_bench.report.render.document import (
+    FigurePanel,
+    Paragraph,
+    ReportPage,
+    Section,
+    blocks,
+    bullets,
+    paragraph,
+    table,
+)
+from device_bench.report.render.save import save
 from runtime import ShapePlan
 
 from .machine import machine_section, sources_section
 from .op_times import times_section
 from .pictures import training_drawing, widths_drawing
-from .render.document import Document, Paragraph, Picture, Section, blocks, bullets, paragraph, table
-from .render.save import save
 from .search import search_section
 from .summary import ROW_COLUMNS, RunSummary, summarise
 from .tables import calibration, failures, gains_section, overview, parity, refusals
@@ -39,10 +48,10 @@ def write_report(run: Path | str) -> tuple[Path, Path]:
         StorageError: the report cannot be written.
     """
     run = Path(run)
-    return save(report_of(summarise(run), run), run)
+    return save(run_page(summarise(run), run), run)
 
 
-def report_of(summary: RunSummary, run: Path) -> Document:
+def run_page(summary: RunSummary, run: Path) -> ReportPage:
     """Returns the report of a run as data.
 
     Raises:
@@ -75,7 +84,7 @@ def report_of(summary: RunSummary, run: Path) -> Document:
         sources_section(summary, log, timed),
     ]
     kept = tuple(section for section in sections if section)
-    return Document("PocketViT report", summary.name, verdict(summary), kept, _FOOTER, tiles(summary))
+    return ReportPage("PocketViT report", summary.name, verdict(summary), kept, _FOOTER, tiles(summary))
 
 
 def _models(summary: RunSummary, first: TargetPart | None) -> Section:
@@ -114,7 +123,7 @@ def _widths(summary: RunSummary) -> Section | None:
     if drawn is None:
         return None
     words = _embed_note(summary.baseline.plan, summary.sliced.plan)
-    return Section("Widths", blocks(paragraph(words), Picture(drawn, "pairs")))
+    return Section("Widths", blocks(paragraph(words), FigurePanel(drawn, "pairs")))
 
 
 def _embed_note(baseline: ShapePlan | None, sliced: ShapePlan | None) -> str | None:
@@ -131,4 +140,4 @@ def _embed_note(baseline: ShapePlan | None, sliced: ShapePlan | None) -> str | N
 def _training(summary: RunSummary) -> Section | None:
     drawn = training_drawing(summary)
     words = Paragraph("Fine-tuning of the baseline, and recovery of the sliced model.")
-    return Section("Training", (words, Picture(drawn))) if drawn else None
+    return Section("Training", (words, FigurePanel(drawn))) if drawn else None

@@ -11,9 +11,9 @@ from device_bench.report.plots import latency as latency_plots
 from device_bench.report.plots import panels as plots
 from device_bench.report.plots import times as times_plots
 from device_bench.report.plots import tradeoff as tradeoff_plots
+from device_bench.report.render.document import Drawing
 from device_bench.timing.stats import percentile
 
-from .render.document import Drawing
 from .summary import RunSummary
 from .tradeoffs import Tradeoff
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from device_bench import format
 from device_bench.columns import Column
-from device_bench.documents.search_log import Round, SearchLog, TreeLog, actions, read_search
+from device_bench.documents.search_log import SearchLog, SearchRound, TreeLog, actions, read_search
 from device_bench.report.plots import search as search_plots
 from device_bench.report.plots import tas as tas_plots
+from device_bench.report.render.document import Drawing, FigurePanel, Paragraph, Section, blocks, table
 from runtime import ArtifactError, ShapePlan, macs, params
 
 from .pictures import drawing
-from .render.document import Drawing, Paragraph, Picture, Section, blocks, table
 from .summary import RunSummary
 
 _CHOSEN = "what the round chose, the highest log2(accuracy) − λ·log2(cost share)"  # noqa: RUF001
@@ -29,7 +29,7 @@ def search_section(summary: RunSummary, run: Path) -> tuple[Section | None, Sear
         return None, log
     words = _words(log)
     if not isinstance(log, TreeLog):
-        return Section("Search", (Paragraph(words), Picture(picture, "wide"))), log
+        return Section("Search", (Paragraph(words), FigurePanel(picture, "wide"))), log
     one_path = any(own.one_path for own in log.rounds)
     note = (
         "Every evaluated model: its cost, and the share of Search Set images that it answers correctly right after the "
@@ -42,8 +42,8 @@ def search_section(summary: RunSummary, run: Path) -> tuple[Section | None, Sear
         f"{search_plots.FAINT} places in a round an even choice. Ringed: {ringed}. Line: the best accuracy for its "
         "cost, of the filled ones."
     )
-    rounds = table("Round", _columns(log), log.rounds, lambda own: str(own.number), narrow="Round")
-    parts = blocks(Paragraph(note), Picture(picture, "wide", caption), rounds, Paragraph(words, "note after"))
+    rounds = table("SearchRound", _columns(log), log.rounds, lambda own: str(own.number), narrow="SearchRound")
+    parts = blocks(Paragraph(note), FigurePanel(picture, "wide", caption), rounds, Paragraph(words, "note after"))
     return Section("Search", parts), log
 
 
@@ -92,7 +92,7 @@ def _words(log: SearchLog) -> str:
     return f"Groups removed one after another, least importance per cost saved first: {kinds}."
 
 
-def _columns(log: TreeLog) -> tuple[Column[Round], ...]:
+def _columns(log: TreeLog) -> tuple[Column[SearchRound], ...]:
     """Returns the columns of the table of rounds; cost is a share of the baseline's."""
     return (
         Column("Nodes", lambda own: len(own.looks), format.whole),

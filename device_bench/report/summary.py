@@ -33,7 +33,7 @@ from runtime import (
     read_artifact,
 )
 from runtime.formats import model_files
-from runtime.journals import RUN_LOG
+from runtime.storage.journals import RUN_LOG
 
 from .gain import Gain, gains
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from device_bench import format
-from device_bench.columns import NONE, Cell, Column, split
+from device_bench.columns import NONE, Cell, Column, split_columns
+from device_bench.report.render.document import Heading, Paragraph, Section, Table, TableRow, blocks, table
 from runtime import Artifact, Calibration
 
 from .gain import Gain
-from .render.document import Heading, Paragraph, Row, Section, Table, blocks, table
 from .summary import REFUSED_BEFORE, RunSummary, SummaryRow, Timing
 
 PARITY_COLUMNS: tuple[Column[Artifact], ...] = (
@@ -41,7 +41,7 @@ _GAINS: tuple[Column[Gain], ...] = (
     Column("MACs left", lambda own: own.macs_share, format.percent),
     Column("Promised by MACs", lambda own: own.promised, format.times),
     Column("Predicted by the latency table", lambda own: own.table, format.times),
-    Column("Measured", lambda own: own.measured, lambda ratio: split(format.times_interval(ratio))),
+    Column("Measured", lambda own: own.measured, lambda ratio: split_columns(format.times_interval(ratio))),
 )
 _CALIBRATION: tuple[Column[tuple[Artifact, Calibration]], ...] = (
     Column("Data", lambda own: own[1].data),
@@ -82,7 +82,7 @@ def overview(summary: RunSummary) -> Section | None:
         Heading(target, "emulated: no time", f"{target} (emulated)") if target in emulated else Heading(target)
         for target in summary.targets
     )
-    lines = tuple(Row(row.name, tuple(_on_target(row, target) for target in summary.targets)) for row in rows)
+    lines = tuple(TableRow(row.name, tuple(_on_target(row, target) for target in summary.targets)) for row in rows)
     words = (
         "Times are median latencies." if any(timing.median_s for timing in timings) else "",
         "An emulated target has no time: instr. are the instructions executed for one run." if emulated else "",
@@ -104,7 +104,8 @@ def _on_target(row: SummaryRow, target: str) -> Cell:
     if timing is None:
         return NONE
     return Cell(
-        split(cost_text(timing)).value, f"top-1 {format.percent(timing.top1)}" if timing.top1 is not None else ""
+        split_columns(cost_text(timing)).value,
+        f"top-1 {format.percent(timing.top1)}" if timing.top1 is not None else "",
     )
 
 

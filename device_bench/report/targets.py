@@ -11,15 +11,12 @@ from device_bench.documents.results import BenchResult
 from device_bench.metrics import METRICS
 from device_bench.metrics.base import REFERENCE, Measured, Metric, said_once
 from device_bench.metrics.latency import conditions
-
-from .confusions import confusions
-from .pictures import latency_drawing, shapes_drawing, tradeoff_drawing
-from .render.document import (
-    Block,
+from device_bench.report.render.document import (
+    FigurePanel,
     Footnotes,
     Matrices,
+    PageBlock,
     Paragraph,
-    Picture,
     Section,
     Subheading,
     Table,
@@ -28,6 +25,9 @@ from .render.document import (
     paragraph,
     table,
 )
+
+from .confusions import confusions
+from .pictures import latency_drawing, shapes_drawing, tradeoff_drawing
 from .summary import RunSummary, SummaryRow
 from .tradeoffs import Tradeoff, accuracy_words, short_names, tradeoffs
 
@@ -71,7 +71,7 @@ class TargetPart:
         return conditions(self.measured)
 
     @property
-    def warnings(self) -> list[Block]:
+    def warnings(self) -> list[PageBlock]:
         """Remarks that qualify every figure."""
         notes = (_NO_TIME, *self.bench.notes) if self.bench.emulated else self.bench.notes
         return [Paragraph(note, "warning") for note in notes]
@@ -134,7 +134,7 @@ def _tradeoffs(part: TargetPart) -> Section | None:
     )
     if any(not point.on_target for one in found for point in one.points):
         caption += " Hollow: its top-1 was measured at export, not on the target."
-    picture = Picture(drawn, "even", caption)
+    picture = FigurePanel(drawn, "even", caption)
     return Section(f"What accuracy costs{part.suffix}", blocks(Paragraph(words), picture, _tradeoff_table(part, found)))
 
 
@@ -176,14 +176,14 @@ def _latencies(part: TargetPart) -> Section | None:
                 "Every file had its turn in every round, in an order drawn anew, so a slow spell of the machine hits "
                 "all alike."
             ),
-            Picture(
+            FigurePanel(
                 drawn,
                 "wide",
                 "Box: quartiles and median. Whiskers: 5th to 95th percentile. Dots: single runs, thinned evenly; those "
                 "beyond the 99th percentile are not drawn but count in every figure.",
             ),
             Subheading("The shape of each"),
-            Picture(
+            FigurePanel(
                 shapes,
                 "even",
                 "How often each latency came, in ms, every file on a scale of its own, so that two hills are two "
@@ -219,7 +219,7 @@ def _metric_sections(part: TargetPart) -> list[Section]:
     return found
 
 
-def _metric_blocks(part: TargetPart, heading: str, metrics: Sequence[Metric]) -> tuple[Block, ...]:
+def _metric_blocks(part: TargetPart, heading: str, metrics: Sequence[Metric]) -> tuple[PageBlock, ...]:
     columns = [column for metric in metrics for column in of_view(metric.columns, "report")]
     made = table("File", columns, part.measured, lambda own: own.file.file, footnotes=part.footnotes)
     remarks = [remark for metric in metrics for remark in metric.remarks(part.measured)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from device_bench import format
 from device_bench.metrics.base import REFERENCE
+from device_bench.report.render.document import Tile
 
-from .render.document import Tile
 from .summary import RunSummary, SummaryRow
 
 

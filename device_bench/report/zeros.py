@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_bench import format
-from device_bench.columns import Column, split
+from device_bench.columns import Column, split_columns
 from device_bench.documents.sparsity import ZEROS_DOCUMENT, Zeros, zeros_path
+from device_bench.report.render.document import Fold, Paragraph, Section, blocks, paragraph, table
 from runtime import Artifact, ArtifactError
 
 from .gain import Gain
-from .render.document import Fold, Paragraph, Section, blocks, paragraph, table
 from .summary import RunSummary
 
 _WRITING = ("attn.proj.weight", "mlp.fc2.weight")
@@ -90,7 +90,8 @@ def zeros_section(summary: RunSummary, run: Path) -> Section | None:
     if part is None:
         return None
     columns = [
-        Column(heading, cell, text=split) for heading, cell in zip((*part.files, "Change"), _CHANGES, strict=True)
+        Column(heading, cell, text=split_columns)
+        for heading, cell in zip((*part.files, "Change"), _CHANGES, strict=True)
     ]
     layers = table("Layer", _LAYERS, part.layers, lambda layer: layer[0])
     return Section(

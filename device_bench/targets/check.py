@@ -10,10 +10,10 @@ from runtime import PocketVitError
 from .base import Device
 from .finding import Finding
 
-Check = Callable[[Device], tuple[Finding, ...]]
+TargetCheck = Callable[[Device], tuple[Finding, ...]]
 
 
-def check_devices(devices: Sequence[Device], check: Check | None = None) -> tuple[Finding, ...]:
+def check_devices(devices: Sequence[Device], check: TargetCheck | None = None) -> tuple[Finding, ...]:
     """Checks all devices at the same time: what can be reached, what is there and what is missing.
 
     Args:

@@ -11,13 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from device_bench.documents.figures import (
-    ARITHMETIC,
-    Arithmetic,
-    Failure,
-    MemoryUse,
-    Peak,
-)
+from device_bench.documents.figures import ARITHMETIC, Arithmetic, Failure, MemoryUse, Peak
 from device_bench.documents.measurement import Measurement, Sampling
 from device_bench.documents.request import BenchRequest, check_files
 from device_bench.documents.results import BenchResult, FileResult
@@ -295,11 +289,9 @@ def _bench(device: Device, request: BenchRequest, progress: Progress, *, stop: t
 
 
 def _check(device: Device) -> tuple[Finding, ...]:
-    return tuple(
-        Finding(device.label, engine.title, _version((engine.package, *engine.same)), engine.fix)
-        for engine in ENGINES.values()
-        if engine.package
-    )
+    versions = [(one, _version((one.package, *one.same))) for one in ENGINES.values() if one.package]
+    # a missing engine that is not portable, such as torch, is no fault of a target
+    return tuple(Finding(device.label, one.title, found, one.fix) for one, found in versions if found or one.portable)
 
 
 def _version(packages: Sequence[str]) -> str | None:

@@ -34,8 +34,8 @@ from device_bench.timing.inputs import input_shape, random_input
 from device_bench.timing.measure import measure_interleaved
 from runtime import (
     Artifact,
-    Device,
     DeviceEngine,
+    EngineDevice,
     Event,
     MeasurementError,
     Progress,
@@ -51,8 +51,7 @@ from runtime import (
 from runtime.engines import ENGINES
 from runtime.formats import FORMATS
 
-from .base import Device as TargetDevice
-from .base import Target
+from .base import Device, Target
 from .finding import Finding
 
 CudaEngine = str
@@ -109,7 +108,7 @@ class Gpu:
     """
 
     ask_driver: Callable[[], str] = ask_driver
-    open: Callable[[Path, int, Device], DeviceEngine] = lambda path, threads, device: open_device_engine(
+    open: Callable[[Path, int, EngineDevice], DeviceEngine] = lambda path, threads, device: open_device_engine(
         path, None, threads, device
     )
     clock: Clock = time.perf_counter_ns
@@ -257,7 +256,7 @@ def _check_files(files: Sequence[Path], engine: CudaEngine | None) -> None:
         )
 
 
-def _load(files: Sequence[Path], threads: int, device: Device, gpu: Gpu, progress: Progress) -> list[_Loaded]:
+def _load(files: Sequence[Path], threads: int, device: EngineDevice, gpu: Gpu, progress: Progress) -> list[_Loaded]:
     loaded = []
     for done, file in enumerate(files):
         progress("load", done, len(files), file.name)
@@ -271,7 +270,11 @@ def _load(files: Sequence[Path], threads: int, device: Device, gpu: Gpu, progres
 
 def _result(item: _Loaded, threads: int, latency: Measurement, copied: Measurement) -> FileResult:
     engine, manifest = item.engine, item.manifest
-    notes = (_HOW[engine.name], _HOW_COPIES, *((_TENSORRT,) if engine.device == "tensorrt" else ()))
+    notes = (
+        _HOW.get(engine.name, _HOW["onnxruntime"]),
+        _HOW_COPIES,
+        *((_TENSORRT,) if engine.device == "tensorrt" else ()),
+    )
     return FileResult(
         file=item.file.name,
         sha256=item.sha256,
@@ -294,13 +297,13 @@ def _no_gpu(got: str) -> UnsupportedTargetError:
     )
 
 
-def _bench(device: TargetDevice, request: BenchRequest, progress: Progress, *, stop: threading.Event) -> BenchResult:
+def _bench(device: Device, request: BenchRequest, progress: Progress, *, stop: threading.Event) -> BenchResult:
     return bench_files_on_cuda(
         request.files, threads=request.threads, sampling=request.sampling, seed=request.seed, progress=progress
     )
 
 
-def _check(device: TargetDevice) -> tuple[Finding, ...]:
+def _check(device: Device) -> tuple[Finding, ...]:
     return (Finding(device.label, "GPU", ask_driver()),)
 
 

@@ -29,7 +29,7 @@ SETTLE_RUNS, SETTLE_S = 8, 10e-3
 """Runs that are not timed at the beginning of a turn, once another model has used the caches: so many, or fewer where
 so much time has passed, s, but one at least. After that a model runs as one does that runs again and again."""
 
-Turn = Callable[[str], None]
+OnTurn = Callable[[str], None]
 
 
 def no_turn(name: str) -> None:
@@ -43,7 +43,7 @@ def measure_interleaved(
     seed: int = 0,
     clock: Clock = time.perf_counter_ns,
     progress: Progress = silent,
-    turn: Turn = no_turn,
+    turn: OnTurn = no_turn,
 ) -> tuple[Measurement, ...]:
     """Times each runner once per round, in an order shuffled anew for each round.
 
@@ -120,7 +120,7 @@ def _round(
     order: random.Random,
     clock: Clock,
     into: dict[str, list[float]],
-    turn: Turn,
+    turn: OnTurn,
 ) -> None:
     for name in order.sample(names, len(names)):
         turn(name)

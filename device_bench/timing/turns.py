@@ -26,7 +26,7 @@ from runtime import (
 from .inputs import random_input
 from .measure import measure_interleaved, settle
 
-Mark = Callable[[int], None]
+MarkTurn = Callable[[int], None]
 """Told the number of the file whose turn it is, or -1."""
 
 
@@ -56,7 +56,7 @@ def time_in_turns(
     sampling: Sampling | None = None,
     seed: int = 0,
     progress: Progress = silent,
-    mark: Mark = no_mark,
+    mark: MarkTurn = no_mark,
 ) -> Turns:
     """Measures the latency of ``files``, interleaved, one image at a time.
 
@@ -101,7 +101,7 @@ def time_files(
     threads: int = 1,
     rounds: int = 12,
     seed: int = 0,
-    mark: Mark = no_mark,
+    mark: MarkTurn = no_mark,
 ) -> tuple[tuple[float, ...], ...]:
     """Returns the latency of each of many files, every timed run in order, s.
 

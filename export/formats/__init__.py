@@ -16,7 +16,7 @@ from runtime.formats import FORMATS
 from runtime.registry import Registry
 
 
-class Run(Protocol):
+class FormatRun(Protocol):
     """The result of running a file on images."""
 
     @property
@@ -68,7 +68,7 @@ class ExportKind:
     options: tuple[str, ...] = ()
     trainable: bool = False
     held_to: Literal["logits", "top-1", "nothing"] = "nothing"
-    run: Callable[[Path, npt.NDArray[np.float32], Progress], Run] | None = None
+    run: Callable[[Path, npt.NDArray[np.float32], Progress], FormatRun] | None = None
     check: Callable[[Artifact, Any], None] | None = None
     packages: tuple[str, ...] = ()
 

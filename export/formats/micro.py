@@ -236,7 +236,7 @@ def micro_form() -> Form:
     return replace(tflite_form(), prepare=micro_graph)
 
 
-def check_fits(artifact: Artifact, settings: Any) -> None:
+def check_micro_fits(artifact: Artifact, settings: Any) -> None:
     """Checks that a file fits ``settings.micro``, the limits of an ``ExportSettings``.
 
     Raises:
@@ -254,5 +254,5 @@ TFLITE_MICRO = replace(
     label="micro",
     form=micro_form,
     run=run_micro,
-    check=check_fits,
+    check=check_micro_fits,
 )

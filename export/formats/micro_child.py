@@ -21,7 +21,7 @@ _ROOM = 64 * 2**20
 _STEP = 16
 _ADDRESS_SPACE = 4 * 2**30
 
-Open = Callable[[int], Any]
+OpenModel = Callable[[int], Any]
 
 
 class _RefusedError(Exception):
@@ -58,7 +58,7 @@ def run(reporter: Reporter, model: str, images: str, logits: str) -> dict[str, A
 
 
 def _answers(
-    opened: Open, pictures: npt.NDArray[np.float32], model: str, reporter: Reporter
+    opened: OpenModel, pictures: npt.NDArray[np.float32], model: str, reporter: Reporter
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
     """Returns the logits of all pictures, and the last picture as int8."""
     try:
@@ -85,7 +85,7 @@ def _answers(
     return ((np.stack(outputs).astype(np.float32) - np.float32(out_zero)) * out_scale).astype(np.float32), raw
 
 
-def least_arena(opened: Open, raw: npt.NDArray[np.int8]) -> int:
+def least_arena(opened: OpenModel, raw: npt.NDArray[np.int8]) -> int:
     """Returns the least multiple of 16 bytes in which the model loads and runs, by bisection.
 
     The figure that the interpreter reports leaves out memory that it needs only while it loads.
@@ -104,7 +104,7 @@ def least_arena(opened: Open, raw: npt.NDArray[np.int8]) -> int:
     return enough * _STEP
 
 
-def _runs(opened: Open, raw: npt.NDArray[np.int8], room: int) -> bool:
+def _runs(opened: OpenModel, raw: npt.NDArray[np.int8], room: int) -> bool:
     """Tries it in a copy of this process: where there is too little room, the interpreter may crash."""
     parent = os.getpid()
     child = os.fork()

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from export.formats import ExportKind
 from export.graph.build import vit_graph
 from export.graph.ir import LINEAR, Graph
 from export.graph.rewrites import Rewrites
@@ -16,8 +17,6 @@ from export.quantise.form import Form
 from export.quantise.recipes import Mode, Recipe
 from export.writers.onnx import OPSET, RMS_NORM_IS_ONE, onnx_bytes
 from runtime.formats import FORMATS
-
-from . import ExportKind
 
 if TYPE_CHECKING:
     from compress.model.vit import SlicedViT

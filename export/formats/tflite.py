@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from export.formats import ExportKind
 from export.graph.build import vit_graph
 from export.graph.rewrites import DEFAULT_REWRITES
 from export.graph.zeros import rewrites_for
@@ -18,8 +19,6 @@ from export.quantise.recipes import STATIC_ATTENTION, Recipe, modes_of
 from export.writers.tflite import tflite_bytes
 from runtime import LatencyPrecision, ShapePlan
 from runtime.formats import FORMATS
-
-from . import ExportKind
 
 if TYPE_CHECKING:
     from compress.model.vit import SlicedViT
@@ -51,10 +50,12 @@ def write_int8(
         recipe: of the integers.
     """
     from export.quantise.calibrate import observe
-    from export.quantise.integer import quantise
+    from export.quantise.integer import quantise_graph
 
     graph = vit_graph(model, rewrites_for(model))
-    path.write_bytes(tflite_bytes(quantise(graph, modes_of(graph, recipe), observe(graph, images), recipe.ranges)))
+    path.write_bytes(
+        tflite_bytes(quantise_graph(graph, modes_of(graph, recipe), observe(graph, images), recipe.ranges))
+    )
 
 
 def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: bool = True, seed: int = 0) -> bytes:
@@ -70,7 +71,7 @@ def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: b
 
     from compress.model.vit import SlicedViT
     from export.quantise.calibrate import TensorStats
-    from export.quantise.integer import quantise
+    from export.quantise.integer import quantise_graph
 
     state = torch.get_rng_state()
     torch.manual_seed(seed)
@@ -80,7 +81,7 @@ def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: b
     if precision == "int8":
         made_up = dict.fromkeys(graph.shapes, TensorStats(-4.0, 4.0, np.ones(1), np.zeros(1), np.zeros(1, np.float32)))
         ranges = replace(STATIC_ATTENTION.ranges, method="minmax")
-        graph = quantise(graph, modes_of(graph, STATIC_ATTENTION), made_up, ranges)
+        graph = quantise_graph(graph, modes_of(graph, STATIC_ATTENTION), made_up, ranges)
     return tflite_bytes(graph)
 
 

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.formats import ExportKind
 from export.graph.file_model import FileModel, FileOp, FileTensor
 from runtime import ArtifactError, quiet
 from runtime.engines.torch_archive import (
@@ -21,8 +22,6 @@ from runtime.engines.torch_archive import (
     parse_torch_archive,
     read_torch_archive,
 )
-
-from . import ExportKind
 
 if TYPE_CHECKING:  # what only reads a file needs no torch
     from compress.model.vit import SlicedViT

@@ -44,7 +44,7 @@ class FileCheck:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class EngineComparison:
     """Comparison of two engines on the same images.
 
     Attributes:
@@ -78,7 +78,7 @@ class Verification:
     images: int
     checks: tuple[FileCheck, ...]
     parity: Parity
-    comparison: Comparison | None
+    comparison: EngineComparison | None
 
     @property
     def passed(self) -> bool:
@@ -127,7 +127,7 @@ def verify_file(
         if other is not None:
             max_abs, agreement = _differences(own, other)
             agreement = agreement if artifact.output_kind == "classes" else None
-            comparison = Comparison(other.engine, other.version, max_abs, agreement, other.gpu)
+            comparison = EngineComparison(other.engine, other.version, max_abs, agreement, other.gpu)
     return Verification(path.name, images, tuple(checks), artifact.parity, comparison)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from export.graph.file_model import FileModel, FileOp, FileTensor, Shape
 from runtime import ArtifactError
 
-Kind = Literal["weights", "biases", "other constants", "structure"]
+TensorKind = Literal["weights", "biases", "other constants", "structure"]
 
 _INT64 = 2**63 - 1
 
@@ -37,7 +37,7 @@ class OpRow:
 class SizeRow:
     """Bytes of the file that hold one kind of tensor in one type; ``structure`` is all the rest."""
 
-    kind: Kind
+    kind: TensorKind
     dtype: str | None
     tensors: int | None
     size_bytes: int
@@ -90,7 +90,7 @@ _WIDENS = ("DEQUANTIZE", "DequantizeLinear", "Cast", "Transpose", "TRANSPOSE", "
 """Through these, a constant is still the weight of the operator that reads it."""
 
 
-def summarise(model: FileModel, size_bytes: int) -> Contents:
+def summarise_contents(model: FileModel, size_bytes: int) -> Contents:
     """Returns operators by type and precision, and bytes by kind of tensor.
 
     Args:
@@ -185,7 +185,7 @@ class _Reader:
         return _product_macs(op, x, weight)
 
     def sizes(self, size_bytes: int) -> tuple[SizeRow, ...]:
-        kinds: dict[str, Kind] = {}
+        kinds: dict[str, TensorKind] = {}
         for op in self.model.ops:
             linear = _LINEAR.get(op.kind)
             if linear is not None:
@@ -196,8 +196,8 @@ class _Reader:
                 for name in op.inputs:
                     self.put(kinds, name, "biases")
         stored = {tensor.stored: tensor for tensor in self.tensors.values() if tensor.stored is not None}
-        found: Counter[tuple[Kind, str]] = Counter()
-        counts: Counter[tuple[Kind, str]] = Counter()
+        found: Counter[tuple[TensorKind, str]] = Counter()
+        counts: Counter[tuple[TensorKind, str]] = Counter()
         for place, tensor in stored.items():
             row = (kinds.get(place, "other constants"), tensor.dtype)
             found[row] += tensor.size_bytes
@@ -213,7 +213,7 @@ class _Reader:
         rows = sorted(found, key=lambda row: (order.index(row[0]), -found[row], row[1]))
         return (*(SizeRow(*row, counts[row], found[row]) for row in rows), SizeRow("structure", None, None, rest))
 
-    def put(self, kinds: dict[str, Kind], name: str | None, kind: Kind) -> None:
+    def put(self, kinds: dict[str, TensorKind], name: str | None, kind: TensorKind) -> None:
         tensor = self.constant(name)
         if tensor is not None and tensor.stored is not None:
             kinds.setdefault(tensor.stored, kind)

@@ -33,7 +33,7 @@ _NOT_ASKED = "it was not asked for"
 
 
 @dataclass(frozen=True)
-class Widths:
+class FileWidths:
     """The prunable widths, read back from the tensors of a file."""
 
     embed_dim: int
@@ -56,7 +56,7 @@ class Inspection:
 
     file: str
     contents: Contents
-    widths: Widths | None
+    widths: FileWidths | None
     widths_reason: str | None
     partitions: Partitions
     times: Times | None
@@ -126,7 +126,7 @@ def read_widths_in_sandbox(path: Path, plan: ShapePlan, sandbox: Sandbox) -> Sha
     return decode(ShapePlan, sandbox.run("widths", path, plan=encode(plan)), "the widths")
 
 
-def _widths(path: Path, sandbox: Sandbox) -> tuple[Widths | None, str | None]:
+def _widths(path: Path, sandbox: Sandbox) -> tuple[FileWidths | None, str | None]:
     if not manifest_path(path).is_file():
         return None, "the file has no manifest"
     try:
@@ -138,4 +138,4 @@ def _widths(path: Path, sandbox: Sandbox) -> tuple[Widths | None, str | None]:
         raise
     except ArtifactError as error:
         return None, str(error)
-    return Widths(found.embed_dim, found.blocks), None
+    return FileWidths(found.embed_dim, found.blocks), None

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime import ArtifactError, MissingExtraError, Progress, quiet
+from runtime.engines.litert import load_interpreter
 
 from .parts import Part, model_parts
 
@@ -29,7 +30,7 @@ _RUNS = (5, 50)
 
 
 @dataclass(frozen=True)
-class TimeRow:
+class OpTimeRow:
     """Seconds of one image in one part or type of operator; noise can make a difference negative."""
 
     what: str
@@ -50,7 +51,7 @@ class Times:
     """
 
     by: Literal["part", "op type"]
-    rows: tuple[TimeRow, ...]
+    rows: tuple[OpTimeRow, ...]
     whole_s: float
     runs: int
     threads: int
@@ -100,7 +101,7 @@ def _from_profile(events: list[dict[str, Any]], threads: int) -> Times:
             if begin <= event["ts"] <= end:
                 found[str(event["args"].get("op_name", "unknown"))] += event["dur"] * 1e-6
     kinds = sorted({kind for found in sums for kind in found})
-    rows = [TimeRow(kind, float(np.median([found.get(kind, 0.0) for found in sums]))) for kind in kinds]
+    rows = [OpTimeRow(kind, float(np.median([found.get(kind, 0.0) for found in sums]))) for kind in kinds]
     rows.sort(key=lambda row: -row.seconds)
     whole = float(np.median([(end - begin) * 1e-6 for begin, end in spans]))
     how = f"ONNX Runtime's profiler after its own fusions, median of {len(spans)} runs"
@@ -154,9 +155,9 @@ def _cost(parts: list[Part], once_s: float) -> float:
 
 def _stretches(
     cutter: _Cutter, parts: list[Part], together: int, rounds: int, progress: Progress
-) -> tuple[list[TimeRow], float]:
+) -> tuple[list[OpTimeRow], float]:
     """Times the cuts in groups that fit the memory; each group starts with the last cut of the one before."""
-    rows: list[TimeRow] = []
+    rows: list[OpTimeRow] = []
     before: Part | None = None
     last, i = 0.0, 0
     while i < len(parts):
@@ -169,7 +170,7 @@ def _stretches(
             progress("time", i * rounds + (r + 1) * len(group), len(parts) * rounds)
         times = [float(time) for time in np.percentile(values, _PERCENT, axis=1)]
         starts = times if before else [0.0, *times]
-        rows += [TimeRow(part.name, end - begin) for part, begin, end in zip(group, starts, starts[1:], strict=False)]
+        rows += [OpTimeRow(part.name, end - begin) for part, begin, end in zip(group, starts, starts[1:], strict=False)]
         before, last, i = group[-1], times[-1], i + len(group)
     return rows, last
 
@@ -178,20 +179,15 @@ class _Cut:
     """A loaded file, cut short or whole."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ImportError:
-            raise MissingExtraError("ai-edge-litert", "litert") from None
+        self._interpreter = load_interpreter(path, threads)
         try:
             with quiet():
-                self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
-                self._interpreter.allocate_tensors()
                 for item in self._interpreter.get_input_details():
                     shape = tuple(int(size) for size in item["shape"])
                     self._interpreter.set_tensor(item["index"], _random(shape, np.dtype(item["dtype"])))
                 self._interpreter.invoke()
         except (ValueError, RuntimeError, TypeError) as error:
-            raise ArtifactError(f"LiteRT cannot load and run {path.name}", got=str(error)[:300]) from error
+            raise ArtifactError(f"LiteRT cannot run {path.name}", got=str(error)[:300]) from error
 
     def seconds(self) -> float:
         begin = time.perf_counter()

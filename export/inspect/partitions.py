@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime import ArtifactError, MissingExtraError, quiet
+from runtime.engines.litert import load_interpreter
 
 _DELEGATE = "DELEGATE"
 
@@ -48,16 +48,7 @@ def find_partitions(path: Path) -> Partitions:
         MissingExtraError: ai-edge-litert is not installed.
         ArtifactError: LiteRT cannot load the file.
     """
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
-        raise MissingExtraError("ai-edge-litert", "litert") from None
-    try:
-        with quiet():
-            interpreter = Interpreter(model_path=str(path), num_threads=1)
-            interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise ArtifactError(f"LiteRT cannot load {path}", got=error) from error
+    interpreter = load_interpreter(path, threads=1)
     listed = getattr(interpreter, "_get_ops_details", None)  # not public: a later LiteRT may not have it
     if listed is None:
         return unknown_partitions("this LiteRT does not list its operators")

@@ -43,7 +43,7 @@ class Reader:
 ONNX = Reader(
     onnx_model,
     onnx_shapes,
-    no_partitions="ONNX Runtime runs every operator in kernels of its own",
+    no_partitions="ONNX Runtime runs every operator in its own kernels",
     times=onnx_times,
 )
 TFLITE = Reader(tflite_model, tflite_shapes, find_partitions, times=tflite_times)

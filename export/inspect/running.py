@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from runtime import ArtifactError, MissingExtraError, open_engine, quiet
 from runtime.engines import engine_of
+from runtime.session import dequantise, quantise
 from runtime.worker.child import Reporter
 
 SEED = 0
@@ -134,8 +135,7 @@ def _answers(
     for i in range(images):
         batch = generator.standard_normal(shape, dtype=np.float32)
         if qparams is not None:
-            info = np.iinfo(dtype)
-            batch = np.clip(np.round(batch / qparams[0]) + qparams[1], info.min, info.max)
+            batch = quantise(batch, *qparams, dtype.name)
         try:
             outputs.append(run(batch.astype(dtype)))
         except Exception as error:  # ONNX Runtime's exceptions share no public base but Exception
@@ -154,9 +154,7 @@ def _ran(
     gpu: GpuAnalysis | None = None,
 ) -> Ran:
     dtype, shape = outputs.dtype.name, outputs.shape[1:]
-    real = outputs.astype(np.float64)
-    if qparams is not None:
-        real = (real - qparams[1]) * qparams[0]
+    real = outputs if qparams is None else dequantise(outputs, *qparams)
     finite = bool(np.isfinite(real).all())
     rows = tuple(tuple(map(float, row)) for row in real.reshape(len(real), -1)) if finite else None
     return Ran(engine, version, input_shape, input_dtype.name, shape, dtype, finite, rows, gpu)

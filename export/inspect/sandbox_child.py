@@ -53,9 +53,9 @@ def _refusal(error: Exception, request: dict[str, Any]) -> PocketVitError:
 
 
 def _contents(path: Path, reporter: Reporter) -> Any:
-    from .contents import summarise
+    from .contents import summarise_contents
 
-    return summarise(reader_of(path).model(path), path.stat().st_size)
+    return summarise_contents(reader_of(path).model(path), path.stat().st_size)
 
 
 def _partitions(path: Path, reporter: Reporter) -> Any:

@@ -21,7 +21,7 @@ from runtime import Parity, Progress, silent
 from .calibrate import TensorStats, observe
 from .equalise import equalising_scales
 from .form import Form
-from .integer import quantise
+from .integer import quantise_graph
 from .recipes import Recipe
 from .simulate import simulate
 
@@ -120,7 +120,7 @@ class CandidateBuilder:
         return self._quantised(recipe, graph, self._observed(graph))
 
     def _quantised(self, recipe: Recipe, graph: Graph, seen: dict[str, TensorStats]) -> Graph:
-        made = quantise(graph, self.form.modes(graph, recipe), seen, recipe.ranges)
+        made = quantise_graph(graph, self.form.modes(graph, recipe), seen, recipe.ranges)
         for name in recipe.passes:
             module, function = name.split(":")
             made = getattr(import_module(module), function)(made, seen, self.subject.calibration)
@@ -157,7 +157,7 @@ class CandidateBuilder:
         errors = {}
         for done, name in enumerate(names):
             self.progress(f"{self.kind} layers", done, len(names), f"error of rounding {name} alone")
-            alone = quantise(graph, {name: modes[name]}, seen, replace(recipe.ranges, outside=False))
+            alone = quantise_graph(graph, {name: modes[name]}, seen, replace(recipe.ranges, outside=False))
             errors[name] = float(np.square(simulate(alone, images) - wanted).sum())
         self.progress(f"{self.kind} layers", len(names), len(names))
         return sorted(errors, key=lambda name: -errors[name])

@@ -1,4 +1,4 @@
-"""Makes channels equally large before they are rounded to integers that share one range."""
+"""Computes the factors that make channels equally large, so that one range of integers suits all of them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from runtime import ShapePlan
 from .calibrate import TensorStats
 
 _LIMIT = 64.0
-"""Largest factor between two channels; beyond it a weight would vanish in its own row."""
+"""Largest factor of a channel; beyond it a weight would vanish in its row."""
 
 
 def equalising_scales(plan: ShapePlan, graph: Graph, seen: Mapping[str, TensorStats], strength: float = 1.0) -> Scales:
-    """Chooses factors from the activations of an unscaled graph.
+    """Returns the factors of channels from the activations of an unscaled graph.
 
     Args:
         plan: of the model.
-        graph: of the model, all rewrites made, no scales.
-        seen: its activations.
-        strength: 0 leaves the residual stream's channels as they are, 1 makes them equally large.
+        graph: of the model, with all rewrites and without scales.
+        seen: statistics of its activations.
+        strength: 0 keeps the channels of the residual stream, 1 makes them equally large.
     """
     stream = [name for name in graph.shapes if name.endswith(".stream") or name.startswith("blocks.0.norm1.normed")]
     if not any(name in seen for name in stream):
         return Scales()
-    # every tensor of the stream has a range of its own, so only the channels' sizes within one count
+    # each tensor of the stream has another range, so only the relative sizes of its channels count
     sizes = [np.log(_floored(seen[name].channels)) for name in stream if name in seen]
     mean = np.mean([size - size.mean() for size in sizes], axis=0)
     return Scales(_bounded(np.exp(strength * mean)), _qk(plan, seen), _v(plan, graph, seen))
@@ -59,7 +59,7 @@ def _v(plan: ShapePlan, graph: Graph, seen: Mapping[str, TensorStats]) -> tuple[
 
 
 def _floored(sizes: Array) -> Array:
-    """Keeps channels that are never used from looking infinitely small."""
+    """Returns the sizes with a lower bound, so that unused channels do not get infinite factors."""
     return np.maximum(sizes, 1e-3 * max(float(sizes.max()), 1e-9))
 
 

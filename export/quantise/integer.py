@@ -22,7 +22,7 @@ FIXED = {
 """Scales and zero points of outputs that the engines prescribe."""
 
 
-def quantise(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, TensorStats], ranges: Ranges) -> Graph:
+def quantise_graph(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, TensorStats], ranges: Ranges) -> Graph:
     """Returns ``graph`` with the operators of ``modes`` in integers, and conversions between integers and floats.
 
     Args:

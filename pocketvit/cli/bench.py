@@ -15,7 +15,7 @@ from device_bench.targets import TARGETS
 from pocketvit.output import fail, print_json, say
 from runtime import DataError, UnsupportedTargetError, encode
 
-from .common import Country, Inventory, Seconds, flag
+from .common import Country, InventoryOption, Seconds, flag
 
 if TYPE_CHECKING:
     from device_bench.targets.base import Device
@@ -38,7 +38,7 @@ def bench(
             "Several targets: with commas, or repeated. By default cpu."
         ),
     ] = None,
-    inventory: Inventory = None,
+    inventory: InventoryOption = None,
     threads: Annotated[
         int, Parameter(help="Threads of the engine; a target of the inventory may have another number.")
     ] = 1,

@@ -29,7 +29,7 @@ Force = Annotated[bool, flag("Replace an existing run.")]
 Threads = Annotated[int, Parameter(help="Threads of the engine.")]
 Seconds = Annotated[float, Parameter(help="Measuring time for each file, seconds.")]
 Country = Annotated[str | None, Parameter(help="Country whose grid CO2 is estimated for, ISO 3166 alpha-3, as DEU.")]
-Inventory = Annotated[
+InventoryOption = Annotated[
     Path | None,
     Parameter(help="File of your targets; by default ./targets.toml or ~/.config/pocketvit/targets.toml."),
 ]

@@ -43,7 +43,7 @@ def study(
     from pocketvit.study.definition import read_study
     from pocketvit.study.folder import StudyFolder
     from pocketvit.study.measuring import devices_of
-    from pocketvit.study.results.report import write_report
+    from pocketvit.study.results.report import write_study_report
 
     asked = read_study(file)
     root = runs / asked.name
@@ -56,7 +56,7 @@ def study(
             _list(asked, cells, StudyFolder(root), as_json)
             return
         with show_progress() as progress:
-            result = conduct(asked, root, Orders(force, retry_failed, ray), progress, write_report=write_report)
+            result = conduct(asked, root, Orders(force, retry_failed, ray), progress, write_report=write_study_report)
     except KeyboardInterrupt:
         fail("Stopped. The same command goes on where it was.", 130)
     _show(result, root, as_json)

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from pocketvit.output import fail, print_json
 from runtime import encode
 
-from .common import Inventory, Json
+from .common import InventoryOption, Json
 
 targets = App(
     name="targets",
@@ -21,7 +21,7 @@ targets = App(
 
 
 @targets.command(name="list")
-def list_targets(*, inventory: Inventory = None, as_json: Json = False) -> None:
+def list_targets(*, inventory: InventoryOption = None, as_json: Json = False) -> None:
     """List the targets of the inventory."""
     from device_bench.targets.inventory import places, read_inventory
 
@@ -44,7 +44,7 @@ def list_targets(*, inventory: Inventory = None, as_json: Json = False) -> None:
 @targets.command(name="check")
 def check_targets(
     *names: Annotated[str, Parameter(help="Names of the inventory, or addresses; by default the whole inventory.")],
-    inventory: Inventory = None,
+    inventory: InventoryOption = None,
     as_json: Json = False,
 ) -> None:
     """Check each target: what can be reached, what is there and what is missing; exits with 1 when anything is."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from device_bench.documents.facts import BASELINE_DOCUMENT, Baseline, Facts, baseline_of
 from device_bench.documents.results import BENCH_DOCUMENT
-from device_bench.gate.compare import Comparison, compare_results
+from device_bench.gate.compare import ResultComparison, compare_results
 from device_bench.gate.duel import Duel, Rules, duel
 from device_bench.gate.judge import Gate, Limits, judge, read_limits
-from device_bench.gate.render import junit, markdown
+from device_bench.gate.render import gate_markdown, junit
 from device_bench.machine.state import machine_state
 from device_bench.metrics.startup import measure_starts
 from device_bench.targets.base import Device
@@ -70,7 +70,7 @@ def write_gates(gates: Sequence[Gate], junit_file: Path | None, markdown_file: P
     if junit_file is not None:
         write_bytes(junit_file, junit(gates))
     if markdown_file is not None:
-        write_bytes(markdown_file, markdown(gates).encode())
+        write_bytes(markdown_file, gate_markdown(gates).encode())
 
 
 def core_of(target: str | None) -> CoreName | None:
@@ -233,7 +233,7 @@ def compare_files(
     return *facts, duel(base, new, rules=rules, threads=threads, progress=progress)
 
 
-def compare_stored(base: Path, new: Path) -> tuple[Comparison, ...]:
+def compare_stored(base: Path, new: Path) -> tuple[ResultComparison, ...]:
     """Compares two results of ``pocketvit bench``.
 
     Raises:

@@ -12,7 +12,16 @@ import numpy.typing as npt
 from rich.table import Table
 
 from device_bench import format
-from runtime import IMAGE_SUFFIXES, DataError, Prediction, atomic_path, contact_sheet, in_words, list_pictures, load
+from runtime import (
+    IMAGE_SUFFIXES,
+    DataError,
+    Prediction,
+    atomic_path,
+    contact_sheet,
+    excluded_in_words,
+    list_pictures,
+    load,
+)
 from runtime.artifact import OutputKind
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
@@ -152,7 +161,7 @@ def _pictures(path: Path) -> list[Path]:
         return [path]
     tree = list_pictures(path)
     if not tree.files:
-        left_out = in_words(tree.left_out) or None
+        left_out = excluded_in_words(tree.left_out) or None
         raise DataError(
             f"The folder {path} holds no pictures", expected=", ".join(sorted(IMAGE_SUFFIXES)), got=left_out
         )

@@ -37,16 +37,7 @@ from pocketvit.settings import (
     RunSettings,
     TrainSettings,
 )
-from runtime import (
-    ModelError,
-    PlanError,
-    PocketVitWarning,
-    Preprocessing,
-    Progress,
-    ShapePlan,
-    check_is,
-    silent,
-)
+from runtime import ModelError, PlanError, PocketVitWarning, Preprocessing, Progress, ShapePlan, check_is, silent
 
 IMPORTANCE_BATCH = 16
 """Images of one gradient; importance is the mean over such batches."""

@@ -78,7 +78,7 @@ class ProfileTimes:
         )
 
 
-def read_times(journal: Path, plan: ShapePlan) -> ProfileTimes:
+def read_profile_times(journal: Path, plan: ShapePlan) -> ProfileTimes:
     """Returns what a journal holds; a last line cut short by a kill is left out.
 
     Raises:

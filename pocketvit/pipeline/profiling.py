@@ -31,7 +31,7 @@ from runtime import (
 )
 from runtime.formats import TFLITE
 
-from .profile_times import TIMES_JOURNAL, read_times, time_line
+from .profile_times import TIMES_JOURNAL, read_profile_times, time_line
 
 _FILES_AT_ONCE = 32
 
@@ -109,7 +109,7 @@ def profile(
     parts = replace(_PARTS, rounds=max(_FEWEST_ROUNDS, _PARTS.rounds // part_depth(plan, precision)))
     _measure(plan, parts_to_time(plan, precision), parts, conditions, times, "profile", progress)
     _measure(plan, wholes_to_time(plan), _WHOLES, conditions, times, "whole models", progress)
-    journal = read_times(times, plan)
+    journal = read_profile_times(times, plan)
     table = fit_table(plan, conditions, {file: median(taken) for file, taken in journal.taken().items()})
     table = replace(table, notes=journal.notes)
     LATENCY_DOCUMENT.write(path, table)
@@ -136,7 +136,7 @@ def _measure(
     progress: Progress,
 ) -> None:
     """Times the files that the journal lacks, a few at a time, in an order that is independent of their widths."""
-    known, missing = read_times(journal, plan).count(), []
+    known, missing = read_profile_times(journal, plan).count(), []
     for number in range(timing.passes):
         some = [file for file in files if known[file] <= number]
         missing += random.Random(number).sample(some, len(some))

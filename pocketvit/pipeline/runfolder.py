@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pocketvit.lock import LOCK, locked
 from pocketvit.settings import RunSettings
 from runtime import ArtifactError, Document, RunFolderError, encode, storage_errors
-from runtime.journals import RUN_LOG
+from runtime.storage.journals import RUN_LOG
 
 if TYPE_CHECKING:
     from compress.data.data_list import DataList

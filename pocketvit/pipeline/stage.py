@@ -110,7 +110,7 @@ def check_space(root: Path, plan: ShapePlan, copies: int = TRAINED_COPIES) -> No
     Raises:
         StorageError: there is not enough space for the model's files.
     """
-    check_bytes(root, written_bytes(plan, copies))
+    check_written_bytes(root, written_bytes(plan, copies))
 
 
 def written_bytes(plan: ShapePlan, copies: int) -> int:
@@ -123,7 +123,7 @@ def export_copies(kinds: Sequence[str]) -> int:
     return len(kinds) + 2
 
 
-def check_bytes(root: Path, needed: int) -> None:
+def check_written_bytes(root: Path, needed: int) -> None:
     """Refuses to start work that writes more than fits on the disk.
 
     Args:

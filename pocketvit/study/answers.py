@@ -12,15 +12,7 @@ from export.formats import kind_of
 from pocketvit.pipeline.benching import packed
 from pocketvit.pipeline.run_data import data_of_run
 from pocketvit.pipeline.runfolder import RunFolder, read_settings
-from runtime import (
-    Artifact,
-    Document,
-    Progress,
-    Session,
-    open_engine,
-    read_artifact,
-    silent,
-)
+from runtime import Artifact, Document, Progress, Session, open_engine, read_artifact, silent
 from runtime.formats import model_files
 
 FILE = "answers.json"

@@ -19,8 +19,8 @@ from pocketvit.settings import RunSettings
 from runtime import PlanError, PocketVitError, Progress, ShapePlan, silent
 
 from .baselines import baseline_key
-from .definition import Method, Options, Study
-from .options import check_options, options_of
+from .definition import CellOptions, Method, Study
+from .options import cell_options, check_options
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _check_distillation(job: PreparedRun, lesson: DistillSettings) -> None:
 
 
 def _check_tables(study: Study) -> None:
-    no_budget = {key: own for key, own in options_of("run").items() if key != "budget"}
+    no_budget = {key: own for key, own in cell_options("run").items() if key != "budget"}
     if "budget" in {**study.common, **{key: 1 for own in study.models.values() for key in own}}:
         raise PlanError(f"{study.path} sets a budget for all methods", fix="Name it in [study] budgets")
     check_options(f"[common] of {study.path}", study.common, no_budget)
@@ -140,7 +140,7 @@ def _check_tables(study: Study) -> None:
         check_options(f"[models.{name}] of {study.path}", options, no_budget)
     for name, method in study.methods.items():
         where = f"[methods.{name}] of {study.path}"
-        check_options(where, method.options, options_of(method.command))
+        check_options(where, method.options, cell_options(method.command))
         if "student" in method.options:
             raise PlanError(f"{where} names a student, which brings its own data and seed", fix="Name a model instead")
 
@@ -154,7 +154,7 @@ def _all(study: Study) -> Iterator[StudyCell]:
                         yield _cell(study, method_name, model_name, data, budget, seed)
 
 
-def _budgets(study: Study, method: Method, model: Options) -> tuple[str, ...]:
+def _budgets(study: Study, method: Method, model: CellOptions) -> tuple[str, ...]:
     search = str({**study.common, **model, **method.options}.get("search", "one-shot"))
     # a student and zeros leave the widths of a model as they are
     if method.command == "distill" or (search in METHODS and not METHODS[search].needs_budget):
@@ -166,7 +166,7 @@ def _budgets(study: Study, method: Method, model: Options) -> tuple[str, ...]:
 def _cell(study: Study, method_name: str, model_name: str, data: str, budget: str, seed: int) -> StudyCell:
     method = study.methods[method_name]
     where = f"[methods.{method_name}] of {study.path}"
-    given: Options = {
+    given: CellOptions = {
         **study.common,
         **study.models[model_name],
         **method.options,
@@ -202,5 +202,6 @@ def _cell(study: Study, method_name: str, model_name: str, data: str, budget: st
 
 
 def _timed(settings: RunSettings) -> bool:
-    """Whether ``int8`` is made by the recipe that is fastest on this machine."""
-    return "int8" in settings.kinds and settings.made_for == host_processor() and not settings.int8_recipe
+    """Whether some kind of file is made by the recipe that is fastest on this machine."""
+    fastest = any(KINDS[name].choice == "fastest" for name in settings.kinds)
+    return fastest and settings.made_for == host_processor() and not settings.int8_recipe

@@ -13,10 +13,10 @@ from pathlib import Path
 from pocketvit.pipeline.job import prepare, profiled_target
 from pocketvit.pipeline.profiling import profile
 from pocketvit.pipeline.runfolder import RunFolder
-from pocketvit.pipeline.stage import check_bytes, export_copies, written_bytes
+from pocketvit.pipeline.stage import check_written_bytes, export_copies, written_bytes
 from pocketvit.study.results.collect import StudyResult, collect
 from pocketvit.study.work.pools import LocalPool, Pool
-from pocketvit.study.work.process import Start, Work, WorkOutcome, WorkStep, do, start
+from pocketvit.study.work.process import StartProcess, Work, WorkOutcome, WorkStep, do, start_process
 from pocketvit.study.work.schedule import carry_out
 from runtime import LATENCY_DOCUMENT, LatencyTable, Progress, silent, storage_errors
 
@@ -59,7 +59,7 @@ def conduct(
     orders: Orders,
     progress: Progress = silent,
     *,
-    starter: Start = start,
+    starter: StartProcess = start_process,
     write_report: Callable[[StudyResult, Path], object] = lambda result, root: None,
 ) -> StudyResult:
     """Conducts a study, or continues it.
@@ -82,8 +82,10 @@ def conduct(
     with claim_study(root, cells, force=orders.force) as folder:
         todo = _todo(folder, cells, orders)
         if todo:
-            check_bytes(root, sum(written_bytes(plans[cell.name], 1 + export_copies(cell.formats)) for cell in todo))
-        tables = latency_tables(todo, progress)
+            check_written_bytes(
+                root, sum(written_bytes(plans[cell.name], 1 + export_copies(cell.formats)) for cell in todo)
+            )
+        tables = measure_latency_tables(todo, progress)
         made = _make(study, folder, (cells, todo), tables, orders, progress, starter)
         _finish_alone(folder, [cell for cell in todo if cell.timed_export and cell.name in made], progress, starter)
         unmeasured = _measure(study, folder, cells, orders, progress, starter)
@@ -105,7 +107,7 @@ def _todo(folder: StudyFolder, cells: Sequence[StudyCell], orders: Orders) -> li
     return found
 
 
-def latency_tables(
+def measure_latency_tables(
     cells: Sequence[StudyCell],
     progress: Progress = silent,
     *,
@@ -143,7 +145,7 @@ def _make(
     tables: Mapping[str, LatencyTable],
     orders: Orders,
     progress: Progress,
-    starter: Start,
+    starter: StartProcess,
 ) -> set[str]:
     """Makes cells in parallel; returns the names of those that were made."""
     cells, todo = all_and_todo
@@ -187,7 +189,7 @@ def _make(
     return made
 
 
-def _pool(study: Study, folder: StudyFolder, orders: Orders, starter: Start) -> Pool:
+def _pool(study: Study, folder: StudyFolder, orders: Orders, starter: StartProcess) -> Pool:
     if orders.ray:
         from pocketvit.study.work.over_ray import RayPool
 
@@ -217,7 +219,7 @@ def _works(study: Study, folder: StudyFolder, cells: Sequence[StudyCell], todo: 
     return list(works.values())
 
 
-def _finish_alone(folder: StudyFolder, cells: Sequence[StudyCell], progress: Progress, starter: Start) -> None:
+def _finish_alone(folder: StudyFolder, cells: Sequence[StudyCell], progress: Progress, starter: StartProcess) -> None:
     """Exports the cells whose recipes are chosen by time, one after another."""
     for position, cell in enumerate(cells):
         progress("export", position, len(cells), cell.name)
@@ -229,7 +231,12 @@ def _finish_alone(folder: StudyFolder, cells: Sequence[StudyCell], progress: Pro
 
 
 def _measure(
-    study: Study, folder: StudyFolder, cells: Sequence[StudyCell], orders: Orders, progress: Progress, starter: Start
+    study: Study,
+    folder: StudyFolder,
+    cells: Sequence[StudyCell],
+    orders: Orders,
+    progress: Progress,
+    starter: StartProcess,
 ) -> list[tuple[str, str]]:
     """Measures the files of all cells, one target after another, unless the same files were measured before.
 
@@ -263,7 +270,7 @@ def _measure(
     return unmeasured
 
 
-def _alone(words: tuple[str, ...], folder: StudyFolder, starter: Start) -> str:
+def _alone(words: tuple[str, ...], folder: StudyFolder, starter: StartProcess) -> str:
     """Runs a command alone; returns its error, empty if it succeeded."""
     work = Work(".", (WorkStep(words[0], words[1:], plain=True),), 1)
     return do(work, folder.root, threading.Event(), platform.node(), starter=starter).error or ""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pocketvit.options import Raw
 from runtime import PlanError
 
-Options = Mapping[str, Raw]
+CellOptions = Mapping[str, Raw]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
 _TABLES = ("study", "measure", "common", "models", "methods")
@@ -29,7 +29,7 @@ class Method:
     """
 
     command: Literal["run", "distill"] = "run"
-    options: Options = field(default_factory=dict)
+    options: CellOptions = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ class Study:
     reference: str = ""
     alpha: float = 0.05
     measure: Measure = field(default_factory=Measure)
-    common: Options = field(default_factory=dict)
-    models: Mapping[str, Options] = field(default_factory=lambda: {"default": {}})
+    common: CellOptions = field(default_factory=dict)
+    models: Mapping[str, CellOptions] = field(default_factory=lambda: {"default": {}})
 
 
-Check = tuple[str, Callable[[Any], bool]]
+ValueCheck = tuple[str, Callable[[Any], bool]]
 
 
 def _whole(value: Any) -> bool:
@@ -109,18 +109,18 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(own, str) and own for own in value)
 
 
-_SEEDS: Check = (
+_SEEDS: ValueCheck = (
     "a list of whole numbers, 0 to 2147483647, such as [0, 1, 2]",
     lambda value: isinstance(value, list) and bool(value) and all(_whole(v) and 0 <= v < 2**31 for v in value),
 )
-_SOME: Check = ('a list of one or more texts, such as ["digits"]', lambda value: _texts(value) and bool(value))
-_ANY: Check = ('a list of texts, such as ["cpu"]', _texts)
-_TEXT: Check = ("a text in quotes", lambda value: isinstance(value, str))
-_COUNT: Check = ("a whole number, 1 or more", lambda value: _whole(value) and value >= 1)
-_AMOUNT: Check = ("a number, 0 or more", lambda value: _number(value) and 0 <= value < float("inf"))
-_POSITIVE: Check = ("a number above 0", lambda value: _number(value) and 0 < value < float("inf"))
+_SOME: ValueCheck = ('a list of one or more texts, such as ["digits"]', lambda value: _texts(value) and bool(value))
+_ANY: ValueCheck = ('a list of texts, such as ["cpu"]', _texts)
+_TEXT: ValueCheck = ("a text in quotes", lambda value: isinstance(value, str))
+_COUNT: ValueCheck = ("a whole number, 1 or more", lambda value: _whole(value) and value >= 1)
+_AMOUNT: ValueCheck = ("a number, 0 or more", lambda value: _number(value) and 0 <= value < float("inf"))
+_POSITIVE: ValueCheck = ("a number above 0", lambda value: _number(value) and 0 < value < float("inf"))
 
-_STUDY: dict[str, Check] = {
+_STUDY: dict[str, ValueCheck] = {
     "name": ("a name of letters, digits, _ and -", lambda value: isinstance(value, str) and _is_name(value)),
     "seeds": _SEEDS,
     "data": _SOME,
@@ -131,7 +131,7 @@ _STUDY: dict[str, Check] = {
     "reference": _TEXT,
     "alpha": ("a number between 0 and 1", lambda value: _number(value) and 0 < value < 1),
 }
-_MEASURE: dict[str, Check] = {
+_MEASURE: dict[str, ValueCheck] = {
     "formats": _ANY,
     "seconds": _POSITIVE,
     "throughput": _AMOUNT,
@@ -159,7 +159,7 @@ def read_study(path: Path) -> Study:
         raise PlanError(f"The study {path} cannot be read as TOML", got=error) from error
     for key in document:
         if key not in _TABLES:
-            raise unknown(f"{path} has an unknown table", key, _TABLES)
+            raise unknown_key(f"{path} has an unknown table", key, _TABLES)
     settings = _checked(path, "study", document.get("study", {}), _STUDY)
     measured = _checked(path, "measure", document.get("measure", {}), _MEASURE)
     methods = {name: _method(path, name, own) for name, own in _named(path, "methods", document).items()}
@@ -181,7 +181,7 @@ def read_study(path: Path) -> Study:
     return study
 
 
-def unknown(what: str, key: str, known: Sequence[str]) -> PlanError:
+def unknown_key(what: str, key: str, known: Sequence[str]) -> PlanError:
     """Returns the error for a key that is not in ``known``, with the closest key."""
     close = difflib.get_close_matches(key, known, 1)
     return PlanError(
@@ -196,7 +196,7 @@ def _check_whole(study: Study) -> None:
         if twice:
             raise PlanError(f"[study] {name} of {study.path} has a value twice", got=", ".join(twice))
     if study.reference and study.reference not in study.methods:
-        raise unknown(
+        raise unknown_key(
             f"[study] reference of {study.path} is none of its methods", study.reference, tuple(study.methods)
         )
     if study.measure.country and study.measure.grams_per_kwh is not None:
@@ -205,12 +205,12 @@ def _check_whole(study: Study) -> None:
         )
 
 
-def _checked(path: Path, table: str, value: Any, checks: Mapping[str, Check]) -> dict[str, Any]:
+def _checked(path: Path, table: str, value: Any, checks: Mapping[str, ValueCheck]) -> dict[str, Any]:
     """Returns the values of a table by the fields of its dataclass."""
     found = {}
     for key, own in _table(path, table, value).items():
         if key not in checks:
-            raise unknown(f"[{table}] of {path} has an unknown key", key, tuple(checks))
+            raise unknown_key(f"[{table}] of {path} has an unknown key", key, tuple(checks))
         expected, fits = checks[key]
         if not fits(own):
             raise PlanError(f"{key} in [{table}] of {path} cannot be", expected=expected, got=repr(own)[:80])
@@ -239,7 +239,7 @@ def _named(path: Path, table: str, document: Mapping[str, Any]) -> dict[str, Any
     return tables
 
 
-def _options(path: Path, table: str, value: Any) -> Options:
+def _options(path: Path, table: str, value: Any) -> CellOptions:
     found: dict[str, Raw] = {}
     for key, own in _table(path, table, value).items():
         if isinstance(own, list) and all(isinstance(one, (str, int, float)) for one in own):

@@ -8,7 +8,7 @@ from typing import Literal
 from pocketvit.options import CommandOption, Raw, distill_options, export_options, run_options
 from runtime import PlanError
 
-from .definition import Options, unknown
+from .definition import CellOptions, unknown_key
 
 AXES = {"data": "data", "seed": "seeds", "threads": "threads"}
 """Options that the study sets itself, and the key of ``[study]`` that holds their values."""
@@ -16,12 +16,12 @@ AXES = {"data": "data", "seed": "seeds", "threads": "threads"}
 _MEASURED = ("bench-seconds", "energy", "country")
 
 
-def options_of(command: Literal["run", "distill"]) -> Mapping[str, CommandOption]:
+def cell_options(command: Literal["run", "distill"]) -> Mapping[str, CommandOption]:
     """Returns the options that a method with this command may set, by key."""
     return run_options() if command == "run" else {**distill_options(), **export_options()}
 
 
-def check_options(where: str, given: Options, known: Mapping[str, CommandOption]) -> None:
+def check_options(where: str, given: CellOptions, known: Mapping[str, CommandOption]) -> None:
     """Checks that each option is known and has a value of its kind.
 
     Args:
@@ -38,7 +38,7 @@ def check_options(where: str, given: Options, known: Mapping[str, CommandOption]
         if key in _MEASURED and key not in known:
             raise PlanError(f"{where} says how to measure", got=key, fix="Say that in [measure]")
         if key not in known:
-            raise unknown(f"{where} has an unknown option", key, tuple(own for own in known if own not in AXES))
+            raise unknown_key(f"{where} has an unknown option", key, tuple(own for own in known if own not in AXES))
         expected = _misfit(value, known[key])
         if expected:
             raise PlanError(f"{key} in {where} cannot be", expected=expected, got=repr(value)[:80])

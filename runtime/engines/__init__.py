@@ -10,7 +10,7 @@ from runtime.errors import ArtifactError, UnsupportedTargetError
 from runtime.formats import FORMATS, format_of
 from runtime.registry import Registry
 
-from .base import Device, DeviceEngine, Engine, EngineKind, EngineName
+from .base import DeviceEngine, Engine, EngineDevice, EngineKind, EngineName
 
 # ONNX Runtime's Linux builds otherwise report models and use over the network, and leave files behind
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -35,12 +35,12 @@ def engine_of(path: Path) -> EngineKind:
     return ENGINES[format_of(path).engine]
 
 
-def devices() -> tuple[Device, ...]:
+def devices() -> tuple[EngineDevice, ...]:
     """Returns every device that some engine computes on."""
     return tuple(dict.fromkeys(device for one in ENGINES.values() for device in one.devices))
 
 
-def open_engine(path: Path, engine: EngineName | None = None, threads: int = 1, device: Device = "cpu") -> Engine:
+def open_engine(path: Path, engine: EngineName | None = None, threads: int = 1, device: EngineDevice = "cpu") -> Engine:
     """Loads a model file into an engine, without reading a manifest.
 
     Args:
@@ -60,7 +60,7 @@ def open_engine(path: Path, engine: EngineName | None = None, threads: int = 1, 
 
 
 def open_device_engine(
-    path: Path, engine: EngineName | None = None, threads: int = 1, device: Device = "cuda"
+    path: Path, engine: EngineName | None = None, threads: int = 1, device: EngineDevice = "cuda"
 ) -> DeviceEngine:
     """Loads a model file into an engine that can keep tensors where it computes.
 
@@ -78,7 +78,7 @@ def open_device_engine(
     return cast(DeviceEngine, _open(path, engine, threads, device, resident=True))
 
 
-def _open(path: Path, engine: EngineName | None, threads: int, device: Device, resident: bool) -> object:
+def _open(path: Path, engine: EngineName | None, threads: int, device: EngineDevice, resident: bool) -> object:
     if threads < 1:
         raise UnsupportedTargetError("threads must be at least 1", got=threads)
     if device not in devices():
@@ -94,7 +94,7 @@ def _open(path: Path, engine: EngineName | None, threads: int, device: Device, r
     return kind.open(path, threads, device)
 
 
-def _serves(kind: EngineKind, device: Device, resident: bool) -> bool:
+def _serves(kind: EngineKind, device: EngineDevice, resident: bool) -> bool:
     return device in kind.devices and (kind.resident or not resident)
 
 
@@ -113,7 +113,7 @@ def _engine(path: Path, engine: EngineName | None) -> EngineKind:
 
 __all__ = [
     "ENGINES",
-    "Device",
+    "EngineDevice",
     "DeviceEngine",
     "Engine",
     "EngineKind",

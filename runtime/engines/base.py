@@ -14,7 +14,7 @@ from runtime.errors import ArtifactError, DataError
 
 EngineName = str
 """Name of an engine in ``runtime.engines.ENGINES``."""
-Device = str
+EngineDevice = str
 """Where an engine computes: ``cpu``, ``cuda`` or ``tensorrt``, or another device that a registered engine serves."""
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(kind) for name, kind in (("float", "f4"), ("int8", "i1"), ("uint8", "u1"), ("int16", "i2"))
@@ -42,12 +42,12 @@ class EngineKind:
 
     name: EngineName
     title: str
-    open: Callable[[Path, int, Device], Any]
+    open: Callable[[Path, int, EngineDevice], Any]
     formats: tuple[str, ...]
     module: str
     package: str = ""
     extra: str = ""
-    devices: tuple[Device, ...] = ("cpu",)
+    devices: tuple[EngineDevice, ...] = ("cpu",)
     resident: bool = False
     portable: bool = False
     same: tuple[str, ...] = ()
@@ -128,7 +128,7 @@ class DeviceEngine(Engine, Protocol):
         device: the device it computes on.
     """
 
-    device: Device
+    device: EngineDevice
 
     def resident(self, batch: npt.NDArray[Any]) -> Resident:
         """Copies ``batch`` to the device once, for any number of runs."""

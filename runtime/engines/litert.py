@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,27 @@ import numpy.typing as npt
 from runtime.errors import ArtifactError, MissingExtraError
 from runtime.quiet import quiet
 
-from .base import DTYPES, Device, EngineKind, EngineName, check_fit, check_one
+from .base import DTYPES, EngineDevice, EngineKind, EngineName, check_fit, check_one
+
+
+def load_interpreter(path: Path, threads: int) -> Any:
+    """Returns LiteRT's interpreter with its XNNPACK delegate, its tensors allocated.
+
+    Raises:
+        MissingExtraError: ai-edge-litert is not installed.
+        ArtifactError: the file is not a model it can load.
+    """
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        raise MissingExtraError("ai-edge-litert", "litert") from None
+    try:
+        with quiet():
+            interpreter = Interpreter(model_path=str(path), num_threads=threads)
+            interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise ArtifactError(f"LiteRT cannot load {path}", got=error) from error
+    return interpreter
 
 
 class LiteRtEngine:
@@ -29,19 +50,8 @@ class LiteRtEngine:
     name: EngineName = "litert"
 
     def __init__(self, path: Path, threads: int) -> None:
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ImportError:
-            raise MissingExtraError("ai-edge-litert", "litert") from None
-        from importlib.metadata import version
-
+        interpreter = load_interpreter(path, threads)
         self.version = version("ai-edge-litert")
-        try:
-            with quiet():
-                interpreter = Interpreter(model_path=str(path), num_threads=threads)
-                interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise ArtifactError(f"LiteRT cannot load {path}", got=error) from error
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         check_one(path, len(inputs), len(outputs))
         self._interpreter = interpreter
@@ -88,7 +98,7 @@ def _qparams(path: Path, detail: dict[str, Any]) -> tuple[float, int] | None:
     return float(scale), int(zero_point)
 
 
-def open_litert(path: Path, threads: int, device: Device = "cpu") -> LiteRtEngine:
+def open_litert(path: Path, threads: int, device: EngineDevice = "cpu") -> LiteRtEngine:
     """Loads a ``.tflite`` file; ``device`` is always ``cpu``."""
     return LiteRtEngine(path, threads)
 

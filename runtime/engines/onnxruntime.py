@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from runtime.errors import ArtifactError, MissingExtraError, UnsupportedTargetError
 
-from .base import DTYPES, Device, EngineKind, EngineName, Resident, check_fit, check_one
+from .base import DTYPES, EngineDevice, EngineKind, EngineName, Resident, check_fit, check_one
 
 _DTYPES = {f"tensor({name})": dtype for name, dtype in DTYPES.items()}
 
@@ -31,7 +31,7 @@ class Provider:
     options: dict[str, str] = field(default_factory=dict)
 
 
-PROVIDERS: dict[Device, Provider] = {
+PROVIDERS: dict[EngineDevice, Provider] = {
     "cpu": Provider("CPUExecutionProvider", "cpu"),
     # otherwise CUDA would round the inputs of float32 products to the 10 bits of TF32
     "cuda": Provider("CUDAExecutionProvider", "cuda", {"use_tf32": "0"}),
@@ -61,13 +61,15 @@ class OnnxRuntimeEngine:
 
     name: EngineName = "onnxruntime"
 
-    def __init__(self, path: Path, threads: int, device: Device = "cpu", provider: Provider | None = None) -> None:
+    def __init__(
+        self, path: Path, threads: int, device: EngineDevice = "cpu", provider: Provider | None = None
+    ) -> None:
         try:
             import onnxruntime
         except ImportError:
             raise MissingExtraError("onnxruntime", "onnx") from None
         self.version: str = onnxruntime.__version__
-        self.device: Device = device
+        self.device: EngineDevice = device
         self._provider = provider or PROVIDERS[device]
         if device != "cpu":
             self._check_available(onnxruntime.get_available_providers())

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from runtime.errors import ArtifactError, MissingExtraError, UnsupportedTargetError
 from runtime.quiet import quiet
 
-from .base import Device, EngineKind, EngineName, Resident, check_fit, check_one
+from .base import EngineDevice, EngineKind, EngineName, Resident, check_fit, check_one
 from .torch_archive import pack_torch_archive, read_torch_archive
 
 
@@ -37,14 +37,14 @@ class TorchEngine:
 
     name: EngineName = "torch"
 
-    def __init__(self, path: Path, threads: int, device: Device = "cpu") -> None:
+    def __init__(self, path: Path, threads: int, device: EngineDevice = "cpu") -> None:
         try:
             with quiet():
                 import torch
         except ImportError:
             raise MissingExtraError("torch", "compress") from None
         self.version, self.threads = str(torch.__version__), threads
-        self.device: Device = device
+        self.device: EngineDevice = device
         if device == "cuda":
             _check_cuda(torch)
         archive = read_torch_archive(path)

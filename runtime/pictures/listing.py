@@ -25,7 +25,7 @@ _MACHINE_FOLDERS = frozenset(
 """Folders that systems and tools make by themselves, in lower case; some hold copies of the user's pictures."""
 
 _MACHINE_FILES = frozenset(("thumbs.db", "desktop.ini"))
-"""Files of the same kind, of which nothing needs to be said. Names that begin with a dot are hidden."""
+"""Files that are ignored without a report. Names that begin with a dot are hidden."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ def list_pictures(root: Path) -> PictureTree:
     return PictureTree(files, tuple(sorted(walk.folders)), dict(walk.left_out))
 
 
-def in_words(left_out: Mapping[str, int]) -> str:
+def excluded_in_words(left_out: Mapping[str, int]) -> str:
     """Returns counts by reason as a text, the largest first; empty where nothing was left out.
 
-    >>> in_words({"hidden": 2, "ending in .heic": 3})
+    >>> excluded_in_words({"hidden": 2, "ending in .heic": 3})
     '5 left out: 3 ending in .heic, 2 hidden'
     """
     parts = [f"{count:,} {reason}" for reason, count in sorted(left_out.items(), key=lambda own: (-own[1], own[0]))]
@@ -131,7 +131,7 @@ class _Walk:
     def _file(self, path: Path, parts: tuple[str, ...], status: os.stat_result) -> None:
         name = parts[-1]
         if name.lower() in _MACHINE_FILES or name.startswith("."):
-            # a hidden file that could be taken for a picture is said; .DS_Store is not
+            # a hidden file with the suffix of a picture is reported; .DS_Store is not
             if _is_picture(name):
                 self.left_out["hidden files"] += 1
         elif not _is_picture(name):

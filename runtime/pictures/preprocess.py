@@ -100,7 +100,7 @@ def open_image(path: Path) -> Image.Image:
         raise DataError(
             f"The image {path} is too large", expected=f"at most {pil.MAX_IMAGE_PIXELS} pixels", fix="Scale it down"
         ) from error
-    except Exception as error:  # on hostile bytes Pillow's decoders raise whatever they stumble over
+    except Exception as error:  # on hostile bytes Pillow's decoders raise errors of any kind
         raise DataError(f"The image {path} cannot be decoded", got=error) from error
     _check_kept(upright, f"The image {path}")
     return upright

@@ -17,8 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from runtime.codec import encode
 from runtime.errors import PocketVitError
+from runtime.storage.codec import encode
 
 from .messages import error_message
 
@@ -32,8 +32,8 @@ _PROGRESS_EVERY_S = 0.1
 _PR_SET_PDEATHSIG = 1
 _LOOK_EVERY_S = 1.0
 
-Turn = Callable[[int], None]
-Job = Callable[..., Any]
+TakeTurn = Callable[[int], None]
+JobFunction = Callable[..., Any]
 """A function of a ``Reporter`` and the arguments of a request."""
 
 
@@ -54,7 +54,7 @@ class Reporter:
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self.turn: Turn = _no_turn
+        self.turn: TakeTurn = _no_turn
         self._stream, self._clock = stream, clock
         self._stage, self._at = "", 0.0
         self._alarm_s = 0.0
@@ -98,7 +98,7 @@ class Reporter:
 
 
 def serve(
-    jobs: Mapping[str, Job | str], translate: Callable[[Exception, dict[str, Any]], Exception] | None = None
+    jobs: Mapping[str, JobFunction | str], translate: Callable[[Exception, dict[str, Any]], Exception] | None = None
 ) -> int:
     """Runs the jobs that the parent requests on stdin, one JSON line each, until stdin ends; returns 0.
 
@@ -133,15 +133,15 @@ def serve(
     return 0
 
 
-def _function(job: Job | str) -> Job:
+def _function(job: JobFunction | str) -> JobFunction:
     if not isinstance(job, str):
         return job
     module, _, name = job.partition(":")
-    function: Job = getattr(import_module(module), name)
+    function: JobFunction = getattr(import_module(module), name)
     return function
 
 
-def shared_turn(path: str) -> Turn:
+def shared_turn(path: str) -> TakeTurn:
     """Returns a function that passes the number of the file in use to the parent through shared memory (about 1 µs).
 
     Args:

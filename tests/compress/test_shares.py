@@ -21,7 +21,8 @@ from compress.distributed import RankError, Ranks, check_shareable, current_rank
 from compress.recipe import TrainRecipe
 from compress.train.task import TrainTask, check_task, pack_task, unpack_task
 from runtime import ModelError
-from tests.compress.tiny import ARCHITECTURES, SPEC, TINY_PLAN, timm_model, tiny_vit, toy_data
+
+from .tiny import ARCHITECTURES, SPEC, TINY_PLAN, timm_model, tiny_vit, toy_data
 
 STILL = Augmentation(mirror=0.0)
 LARGE = replace(SPEC, height=16, width=16, mean=(0.4,))

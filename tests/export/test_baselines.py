@@ -32,7 +32,7 @@ from export.inspect.widths import read_widths
 from export.job import ExportSettings
 from export.quantise.calibrate import observe
 from export.quantise.candidates import CandidateBuilder, Subject
-from export.quantise.integer import quantise
+from export.quantise.integer import quantise_graph
 from export.quantise.qat import FloatStart, QatRecipe, train_quantised
 from export.quantise.recipes import modes_of, recipes_for
 from runtime import DataError, read_artifact
@@ -107,7 +107,7 @@ def test_what_cannot_be_is_refused(changes: dict[str, object], text: str) -> Non
 
 def quantiser(graph: Graph, images: np.ndarray) -> Graph:
     full = recipes_for("int8-full")[0]
-    return quantise(graph, modes_of(graph, full), observe(graph, images), full.ranges)
+    return quantise_graph(graph, modes_of(graph, full), observe(graph, images), full.ranges)
 
 
 @pytest.fixture(scope="module")

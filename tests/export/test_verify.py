@@ -39,6 +39,9 @@ def test_parity_by_hand() -> None:
     assert parity.top1_reason == "none at hand"
 
 
+PARITY = Parity(100, 0.5, 0.1, 20.0, 0.99, 0.9, 0.9)
+
+
 def artifact(precision: str, parity: Parity) -> Artifact:
     return Artifact(
         file="a.tflite",

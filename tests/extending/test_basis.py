@@ -14,10 +14,11 @@ from compress.importance.base import ImportanceInputs
 from compress.model.folder import read_model
 from compress.model.slicing import KeptUnits, slice_vit
 from runtime import PLAN_DOCUMENT, decode, macs
-from runtime.journals import STEPS_JOURNAL
+from runtime.storage.journals import STEPS_JOURNAL
 from tests.compress.tiny import images_for, tiny_vit
-from tests.extending.plugins import run
 from tests.pocketvit.conftest import TINY
+
+from .plugins import run
 
 PLUGIN = '''
 """Scores units by the energy of their activations; values of every head in the principal axes of its weights."""

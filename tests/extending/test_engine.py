@@ -11,9 +11,10 @@ from PIL import Image
 
 from runtime import TensorSpec, write_artifact
 from tests.device_bench.conftest import make_run
-from tests.extending.plugins import run
 from tests.runtime.examples import CLASS_NAMES, tiny_artifact
 from tests.runtime.tiny import BIAS, SIZE, WEIGHT
+
+from .plugins import run
 
 PLUGIN = '''
 """An engine for files that hold a linear layer on the mean pixel, as JSON."""

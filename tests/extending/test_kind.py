@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.extending.plugins import run
 from tests.pocketvit.conftest import TINY
+
+from .plugins import run
 
 pytestmark = pytest.mark.slow
 

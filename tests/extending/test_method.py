@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from runtime import PLAN_DOCUMENT
-from tests.extending.plugins import run
 from tests.pocketvit.conftest import TINY
+
+from .plugins import run
 
 PLUGIN = '''
 """Keeps embed_dim and heads, and every block the same share of its most important MLP units."""

@@ -19,10 +19,10 @@ PLUGIN = """
 import os
 
 from device_bench.metrics import METRICS
-from device_bench.metrics.base import Metric, Number, Task, column
+from device_bench.metrics.base import Metric, MetricTask, Number, column
 
 
-def measure(task: Task) -> float:
+def measure(task: MetricTask) -> float:
     task.sign()
     if os.environ.get("WEAR_BREAKS"):
         raise RuntimeError("the gauge is gone")

@@ -14,9 +14,10 @@ from PIL import Image
 from device_bench.metrics.accuracy import TestImages, write_test_images
 from runtime import Parity, TensorSpec, UnsupportedTargetError, load, write_artifact
 from tests.device_bench.conftest import make_run
-from tests.extending.plugins import run
 from tests.runtime.examples import tiny_artifact
 from tests.runtime.tiny import SIZE
+
+from .plugins import run
 
 SHAPES = {"vector": ("batch", 12), "grid": ("batch", 4, 12)}
 NOT_RUN = Parity(0, 0.0, 0.0, None, None, None, None, "the output is not classes")

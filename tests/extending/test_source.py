@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.extending.plugins import run
 from tests.pocketvit.conftest import TINY
+
+from .plugins import run
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +45,7 @@ def plugin(tmp_path: Path) -> Path:
 
 def test_it_is_in_the_help_and_refused_with_a_folder(plugin: Path) -> None:
     shown = run(plugin, "toy_source", "compress", "--help")
-    assert "imagefolder:PATH, toy" in " ".join(shown.stdout.replace("│", " ").split())
+    assert "imagefolder:PATH or toy" in " ".join(shown.stdout.replace("│", " ").split())
     refused = run(plugin, "toy_source", "compress", "--data", "toy:/tmp")
     assert refused.returncode == 2
     assert "takes no folder" in refused.stderr

@@ -105,7 +105,9 @@ def test_what_is_not_there_is_named(file: Path) -> None:
     with pytest.raises(ArtifactError, match=r"is not a model file. Expected a file that ends in \.onnx"):
         read_artifact(file.with_suffix(".pt"))
     manifest_path(file).unlink()
-    with pytest.raises(ArtifactError, match=r"has no manifest. Expected model\.tflite\.json beside it. Copy it along"):
+    with pytest.raises(
+        ArtifactError, match=r"has no manifest. Expected model\.tflite\.json in the same folder. Copy it along"
+    ):
         read_artifact(file)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime import ArtifactError, encode
-from runtime.journals import TAS_JOURNAL
+from runtime.storage.journals import TAS_JOURNAL
 
 from .candidates import DEPTH, EMBED, Candidates, Choice
 

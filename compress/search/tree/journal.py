@@ -11,7 +11,7 @@ from typing import Any
 from compress.model.slicing import KeptBlock, KeptUnits, keep_all, plan_of
 from compress.search.one_shot import Action, GroupRemoval
 from runtime import ArtifactError, PlanError, ShapePlan
-from runtime.journals import TREE_JOURNAL
+from runtime.storage.journals import TREE_JOURNAL
 
 
 class TreeJournal:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from compress.search.base import Proposal, SearchInputs
 from runtime import PlanError, encode
 
@@ -17,11 +20,31 @@ def choose(inputs: SearchInputs) -> Proposal:
 
     Raises:
         PlanError: nothing can be removed.
-        ArtifactError: the journal in the folder is of another search.
         StorageError: the journal cannot be written.
     """
-    images, effort = inputs.draw_images(), _effort(inputs)
-    found = search_tree(
+    return _searched(search_tree, inputs)
+
+
+def choose_greedily(inputs: SearchInputs) -> Proposal:
+    """Follows the best action again and again until the budget is met.
+
+    Raises:
+        PlanError: nothing can be removed, or nothing is left to remove and the budget is not met.
+        StorageError: the journal cannot be written.
+    """
+    return _searched(search_greedily, inputs)
+
+
+def recorded(settings: TreeSettings, effort: TreeEffort) -> dict[str, Any]:
+    """Returns the settings that a journal keeps, in one object as earlier versions did."""
+    own = encode(settings) | encode(effort)
+    return {name: value for name, value in own.items() if name not in ("iterations", "round_epochs")}
+
+
+def _searched(search: Callable[..., SearchResult], inputs: SearchInputs) -> Proposal:
+    images, effort = inputs.draw_images(), TreeEffort(inputs.groups, inputs.gradient_batch)
+    header = {**inputs.asked, "tree": recorded(inputs.settings, effort), "images": len(images)}
+    found = search(
         inputs.model,
         images,
         inputs.required_cost,
@@ -30,49 +53,9 @@ def choose(inputs: SearchInputs) -> Proposal:
         effort=effort,
         budget=inputs.budget,
         bf16=inputs.bf16,
-        journal=_journal(inputs, effort, len(images)),
+        journal=TreeJournal(inputs.folder / "journal.jsonl", header),
         progress=inputs.progress,
     )
-    return _proposal(found)
-
-
-def choose_greedily(inputs: SearchInputs) -> Proposal:
-    """Follows the best action again and again until the budget is met.
-
-    Raises:
-        PlanError: nothing can be removed, or nothing is left to remove and the budget is not met.
-        ArtifactError: the journal in the folder is of another search.
-        StorageError: the journal cannot be written.
-    """
-    images, effort = inputs.draw_images(), _effort(inputs)
-    found = search_greedily(
-        inputs.model,
-        images,
-        inputs.required_cost,
-        inputs.total,
-        inputs.settings,
-        inputs.required_budget,
-        effort=effort,
-        bf16=inputs.bf16,
-        journal=_journal(inputs, effort, len(images)),
-        progress=inputs.progress,
-    )
-    return _proposal(found)
-
-
-def _effort(inputs: SearchInputs) -> TreeEffort:
-    return TreeEffort(inputs.groups, inputs.gradient_batch)
-
-
-def _journal(inputs: SearchInputs, effort: TreeEffort, images: int) -> TreeJournal:
-    settings: TreeSettings = inputs.settings
-    own = encode(settings) | encode(effort)
-    recorded = {name: value for name, value in own.items() if name not in ("iterations", "round_epochs")}
-    return TreeJournal(inputs.folder / "journal.jsonl", {**inputs.asked, "tree": recorded, "images": images})
-
-
-def _proposal(found: SearchResult) -> Proposal:
-    best = found.best_smaller
-    if best is None:
+    if found.best_smaller is None:
         raise PlanError("The search found nothing that can go", fix="Choose smaller groups with --group-size")
-    return Proposal(best.plan, best.kept)
+    return Proposal(found.best_smaller.plan, found.best_smaller.kept)

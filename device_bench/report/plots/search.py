@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from device_bench.documents.search_log import Look, Removal, Round, StepLog, TreeLog
+from device_bench.documents.search_log import Look, Removal, SearchRound, StepLog, TreeLog
 
 from .panels import AFTER, INK, MUTED, PAPER, SECOND, THIRD, TITLE_PAD, Draw, legend_above
 
@@ -91,14 +91,14 @@ def kinds(steps: Sequence[Removal]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda pair: -pair[1]))
 
 
-def _dots(log: TreeLog, own: Round, *, complete: bool) -> tuple[list[float], list[float]]:
+def _dots(log: TreeLog, own: SearchRound, *, complete: bool) -> tuple[list[float], list[float]]:
     """Returns where the nodes of one kind lie, each place once."""
     places = dict.fromkeys(_place(log, own, look) for look in own.looks if look.complete == complete)
     shown = list(places) if complete else _even(list(places), FAINT)
     return [x for x, _ in shown], [y for _, y in shown]
 
 
-def _place(log: TreeLog, own: Round, look: Look) -> tuple[float, float]:
+def _place(log: TreeLog, own: SearchRound, look: Look) -> tuple[float, float]:
     return 100 * look.cost / log.total, 100 * look.correct / own.images
 
 

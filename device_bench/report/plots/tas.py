@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime import ArtifactError, decode
-from runtime.journals import TAS_JOURNAL
+from runtime.storage.journals import TAS_JOURNAL
 
 from .panels import AFTER, BEFORE, MUTED, SECOND, TITLE_PAD, Draw, legend_above
 from .search import unit_name
@@ -20,13 +20,13 @@ COLUMNS = 40
 SHADES = 20
 """Shades a probability is shown in."""
 
-Kind = Literal["embed", "depth", "heads", "mlp"]
+WidthKind = Literal["embed", "depth", "heads", "mlp"]
 
-_TITLES: dict[Kind, str] = {"embed": "embed_dim", "depth": "Blocks", "heads": "Heads", "mlp": "mlp_dim"}
+_TITLES: dict[WidthKind, str] = {"embed": "embed_dim", "depth": "Blocks", "heads": "Heads", "mlp": "mlp_dim"}
 
 
 @dataclass(frozen=True)
-class Candidates:
+class CandidateOdds:
     """The widths there were to choose from, smallest first; of ``heads`` and ``mlp`` for every block."""
 
     embed: tuple[int, ...]
@@ -85,7 +85,7 @@ class TasLog:
     limit: int
     total: int
     tolerance: float
-    candidates: Candidates
+    candidates: CandidateOdds
     moments: tuple[Moment, ...]
 
 
@@ -101,7 +101,7 @@ def read_tas(path: Path) -> TasLog | None:
         header, lines = TAS_JOURNAL.read(path)
         settings = header["settings"]
         fields = (settings["cost"], settings["limit"], settings["total"], settings["tas"]["tolerance"])
-        candidates = decode(Candidates, header["candidates"], f"{path}: candidates")
+        candidates = decode(CandidateOdds, header["candidates"], f"{path}: candidates")
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{path} cannot be read as the journal of a search", got=repr(error)[:120]) from error
     moments = []
@@ -183,7 +183,7 @@ class _Fields:
     tolerance: float
 
 
-def _check_shape(candidates: Candidates, odds: Odds, where: str) -> None:
+def _check_shape(candidates: CandidateOdds, odds: Odds, where: str) -> None:
     """Refuses odds of other candidates than the header names."""
     flat = all(len(getattr(odds, kind)) == len(getattr(candidates, kind)) > 0 for kind in ("embed", "depth"))
     for kind in ("heads", "mlp"):

@@ -96,7 +96,7 @@ class Heading:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row of a table.
 
     Attributes:
@@ -128,7 +128,7 @@ class Table:
     kind: ClassVar[str] = "table"
     first: str
     headings: tuple[Heading, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     footnotes: Footnotes | None = None
     style: str = ""
     wide: bool = False
@@ -137,7 +137,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
+class FigurePanel:
     """A drawing with its caption.
 
     Attributes:
@@ -176,7 +176,7 @@ class Fold:
     code: tuple[str, ...] = ()
 
 
-Block = Paragraph | Subheading | Bullets | Footnotes | Table | Picture | Matrices | Fold
+PageBlock = Paragraph | Subheading | Bullets | Footnotes | Table | FigurePanel | Matrices | Fold
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class Section:
     """
 
     title: str
-    blocks: tuple[Block, ...]
+    blocks: tuple[PageBlock, ...]
     failed: bool = False
 
 
@@ -210,7 +210,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Document:
+class ReportPage:
     """A whole report.
 
     Attributes:
@@ -233,7 +233,7 @@ class Document:
     def drawings(self) -> tuple[Drawing, ...]:
         """The drawings of all sections."""
         blocks = [block for section in self.sections for block in section.blocks]
-        return tuple(block.drawing for block in blocks if isinstance(block, Picture))
+        return tuple(block.drawing for block in blocks if isinstance(block, FigurePanel))
 
 
 def table(
@@ -264,7 +264,7 @@ def table(
     cells = [[column.cell(row) for row in rows] for column in columns]
     kept = [i for i, own in enumerate(cells) if any(cell.known for cell in own)]
     made = tuple(
-        Row(name(row), tuple(cells[i][at] for i in kept), strong(row))
+        TableRow(name(row), tuple(cells[i][at] for i in kept), strong(row))
         for at, row in enumerate(rows)
         if any(cells[i][at].value != format.MISSING for i in kept)
     )
@@ -276,13 +276,13 @@ def table(
     return Table(first, headings, made, footnotes, style, wide, narrow)
 
 
-def blocks(*parts: Block | Sequence[Block] | None) -> tuple[Block, ...]:
+def blocks(*parts: PageBlock | Sequence[PageBlock] | None) -> tuple[PageBlock, ...]:
     """Returns the parts that there are, in one row.
 
     >>> blocks(None, Paragraph("a"), [Paragraph("b")])
     (Paragraph(text='a', style='note'), Paragraph(text='b', style='note'))
     """
-    found: list[Block] = []
+    found: list[PageBlock] = []
     for part in parts:
         if isinstance(part, Sequence):
             found += part

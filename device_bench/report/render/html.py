@@ -9,10 +9,10 @@ from typing import Any
 from device_bench import format
 from runtime import MissingExtraError
 
-from .document import Document
+from .document import ReportPage
 
 
-def html(document: Document) -> str:
+def html(document: ReportPage) -> str:
     """Returns a whole report as an HTML page.
 
     Raises:

@@ -6,18 +6,18 @@ import re
 from collections.abc import Sequence
 
 from .document import (
-    Block,
     Bullets,
-    Document,
+    FigurePanel,
     Fold,
     Footnotes,
     Heading,
     Matrices,
+    PageBlock,
     Paragraph,
-    Picture,
-    Row,
+    ReportPage,
     Subheading,
     Table,
+    TableRow,
 )
 
 _LINK = re.compile(r"\](?=[(\[:])")
@@ -48,7 +48,7 @@ def grid(headings: Sequence[str], left: Sequence[bool], rows: Sequence[Sequence[
     return "\n".join([_line(headings), f"|{ruler}|", *map(_line, rows)])
 
 
-def markdown(document: Document) -> str:
+def markdown(document: ReportPage) -> str:
     """Returns a whole report as Markdown."""
     parts = [f"# {escape(document.title)}", escape(document.verdict)]
     if document.tiles:
@@ -63,7 +63,7 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _block(block: Block) -> str:
+def _block(block: PageBlock) -> str:
     match block:
         case Paragraph():
             return f"**{escape(block.text)}**" if block.style == "warning" else escape(block.text)
@@ -73,7 +73,7 @@ def _block(block: Block) -> str:
             return "\n".join(f"- {escape(item)}" for item in block.items)
         case Footnotes():
             return "\n".join(f"{number}. {escape(row)}: {escape(text)}" for number, row, text in block.items)
-        case Picture():
+        case FigurePanel():
             return f"![{escape(block.drawing.label)}]({block.drawing.file})\n\n{escape(block.caption)}".rstrip()
         case Table():
             return _table(block)
@@ -88,7 +88,7 @@ def _table(table: Table) -> str:
     def headed(heading: Heading) -> str:
         return escape(f"{heading.text} ({heading.detail})" if heading.detail else heading.text)
 
-    def named(row: Row) -> str:
+    def named(row: TableRow) -> str:
         marks = table.footnotes.of(row.name) if table.footnotes else ()
         return escape(row.name) + "".join(f" <sup>{number}</sup>" for number in marks)
 

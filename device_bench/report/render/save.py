@@ -6,12 +6,12 @@ from pathlib import Path
 
 from runtime import write_bytes
 
-from .document import Document
+from .document import ReportPage
 from .html import html
 from .markdown import markdown
 
 
-def save(document: Document, folder: Path) -> tuple[Path, Path]:
+def save(document: ReportPage, folder: Path) -> tuple[Path, Path]:
     """Writes ``report.md``, ``report.html`` and the drawings of a report into a folder.
 
     Returns:

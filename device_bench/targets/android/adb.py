@@ -23,10 +23,10 @@ from device_bench.targets.remote.connection import Survey, run_on_device
 from device_bench.timing.steadiness import machine_notes
 from runtime import PocketVitError, Progress, UnsupportedTargetError, sha256_of, silent, tool_version
 
-from .client import Adb, Runner, SystemRunner, connect, explain_for, find_adb
+from .client import Adb, AdbRunner, SystemRunner, connect, explain_for, find_adb
 from .figures import Figures, Known, file_result, look_at, measure_jobs
 from .keeper import BASE, kept_folder
-from .rounds import PROGRAM, Bench, Job
+from .rounds import PROGRAM, Bench, PhoneJob
 from .state import AndroidState, read_state, state_notes, state_words
 
 _PUSH_S, _PUSH_BYTES_PER_S = 60.0, 0.5e6
@@ -50,7 +50,7 @@ class _Whole:
     notes: tuple[str, ...]
 
 
-def adb_link(device: Device, runner: Runner | None = None) -> Link:
+def adb_link(device: Device, runner: AdbRunner | None = None) -> Link:
     """Returns the connection to a phone that has Python.
 
     Args:
@@ -72,7 +72,7 @@ def bench_over_adb(
     progress: Progress = silent,
     *,
     stop: threading.Event | None = None,
-    runner: Runner | None = None,
+    runner: AdbRunner | None = None,
     clock: Clock = time.perf_counter_ns,
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[BenchResult, ...]:
@@ -109,7 +109,7 @@ def bench_over_adb(
     return (bench_over_link(device, adb_link(device, runner), request, progress, stop=stop),)
 
 
-def check_adb(device: Device, *, runner: Runner | None = None) -> tuple[Finding, ...]:
+def check_adb(device: Device, *, runner: AdbRunner | None = None) -> tuple[Finding, ...]:
     """Returns what is there and what is missing on a phone and on this machine; the check leaves nothing behind.
 
     Args:
@@ -140,7 +140,7 @@ def _look_at_program(device: Device) -> Finding:
     return Finding(device.label, PROGRAM, f"{program}, sha256 {digest[:12]}")
 
 
-def _look_at_python(device: Device, runner: Runner) -> tuple[Finding, ...]:
+def _look_at_python(device: Device, runner: AdbRunner) -> tuple[Finding, ...]:
     surveys: list[Survey] = []
     try:
         run_on_device(adb_link(device, runner), device.python, surveys.append)
@@ -170,7 +170,7 @@ def _bench_with_program(
         before = read_state(adb.text_of)
         bench = Bench(adb, kept, request.timeout_s, clock, sleep, progress)
         threads = device.threads or request.threads
-        jobs = [Job(item.file.name, item.remote, on, threads) for on in device.backends for item in known]
+        jobs = [PhoneJob(item.file.name, item.remote, on, threads) for on in device.backends for item in known]
         figures = measure_jobs(bench, jobs, request, before)
         after = read_state(adb.text_of)
     notes = _notes(before, after, request, kept.path if kept.left_behind else None)
@@ -231,7 +231,7 @@ def _push(adb: Adb, file: Path, remote: str) -> str | None:
     return (done.said.splitlines() or ["no message"])[-1].replace(str(file.resolve()), file.name)[:300]
 
 
-def _result(whole: _Whole, on: Backend, known: Sequence[Known], figures: Mapping[Job, Figures]) -> BenchResult:
+def _result(whole: _Whole, on: Backend, known: Sequence[Known], figures: Mapping[PhoneJob, Figures]) -> BenchResult:
     items = {item.remote: item for item in known}
     own = {job: figure for job, figure in figures.items() if job.backend == on}
     failed = [Failure(job.name, figure.series.failure) for job, figure in own.items() if figure.series.failure]

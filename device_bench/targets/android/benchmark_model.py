@@ -52,7 +52,7 @@ _UNKNOWN_FLAGS = "Unconsumed cmdline flags:"
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchmarkOptions:
     """Options of one process of the program.
 
     Attributes:
@@ -173,7 +173,7 @@ class BenchmarkRun:
         return next((one for one in self.delegations if one.delegate == DELEGATES[backend]), None)
 
 
-def command(options: Options, program: str = "./benchmark_model") -> list[str]:
+def command(options: BenchmarkOptions, program: str = "./benchmark_model") -> list[str]:
     """Returns the command line, the program first.
 
     Args:

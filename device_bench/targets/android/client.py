@@ -69,7 +69,7 @@ class Running(Protocol):
         """Closes its input, and kills it unless it ends within ``seconds``."""
 
 
-class Runner(Protocol):
+class AdbRunner(Protocol):
     """Finds and starts local programs; tests replace it."""
 
     def which(self, name: str) -> str | None:
@@ -103,11 +103,11 @@ class SystemRunner:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def which(self, name: str) -> str | None:
-        """Returns the path of a program; see ``Runner``."""
+        """Returns the path of a program; see ``AdbRunner``."""
         return shutil.which(name)
 
     def run(self, argv: Sequence[str], seconds: float) -> Done:
-        """Runs a program to its end; see ``Runner``."""
+        """Runs a program to its end; see ``AdbRunner``."""
         # files instead of pipes: adb may start its server, which would keep a pipe open forever
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
@@ -120,7 +120,7 @@ class SystemRunner:
             return Done(process.returncode, _whole(out), _whole(err))
 
     def start(self, argv: Sequence[str]) -> Running:
-        """Starts a program; see ``Runner``."""
+        """Starts a program; see ``AdbRunner``."""
         return _Process(argv)
 
     def _wait(self, process: subprocess.Popen[bytes], seconds: float) -> None:
@@ -202,7 +202,7 @@ class Adb:
     program: str
     serial: str
     label: str
-    runner: Runner
+    runner: AdbRunner
 
     def shell(self, line: str, seconds: float = QUICK_S) -> Done:
         """Runs a line of shell on the phone, without input.
@@ -240,7 +240,7 @@ class Adb:
         return done
 
 
-def find_adb(runner: Runner, environment: Mapping[str, str] = os.environ) -> str:
+def find_adb(runner: AdbRunner, environment: Mapping[str, str] = os.environ) -> str:
     """Returns the path of ``adb``, on the search path or in the folder of Android's tools.
 
     Args:
@@ -262,7 +262,7 @@ def find_adb(runner: Runner, environment: Mapping[str, str] = os.environ) -> str
     )
 
 
-def connect(device: Device, runner: Runner) -> Adb:
+def connect(device: Device, runner: AdbRunner) -> Adb:
     """Returns the phone with the serial number of ``device``, or the only phone.
 
     Args:

@@ -17,9 +17,9 @@ from device_bench.timing.steadiness import series_notes
 from runtime import Artifact, ArtifactError, PocketVitError, manifest_path, read_artifact, sha256_of
 from runtime.formats import TFLITE
 
-from .benchmark_model import DELEGATES, Options, shortfalls
+from .benchmark_model import DELEGATES, BenchmarkOptions, shortfalls
 from .fuel_gauge import find_gauge
-from .rounds import PROGRAM, Bench, Job, RunError, Series, latency_of, memory_of, run_once, time_jobs
+from .rounds import PROGRAM, Bench, PhoneJob, RunError, Series, memory_of, phone_latency, run_once, time_jobs
 from .state import AndroidState
 
 _LONGEST = 10  # longest time of an energy process, in windows
@@ -87,8 +87,8 @@ def look_at(request: BenchRequest) -> tuple[list[Known], list[Failure]]:
 
 
 def measure_jobs(
-    bench: Bench, jobs: Sequence[Job], request: BenchRequest, state: AndroidState
-) -> Mapping[Job, Figures]:
+    bench: Bench, jobs: Sequence[PhoneJob], request: BenchRequest, state: AndroidState
+) -> Mapping[PhoneJob, Figures]:
     """Measures the times of all jobs in turns, then the memory and energy of one job after another.
 
     Args:
@@ -118,7 +118,7 @@ def measure_jobs(
 
 
 def file_result(
-    item: Known, job: Job, own: Figures, request: BenchRequest, engine_version: str, *, emulated: bool
+    item: Known, job: PhoneJob, own: Figures, request: BenchRequest, engine_version: str, *, emulated: bool
 ) -> FileResult:
     """Returns the result of a job that succeeded.
 
@@ -130,7 +130,7 @@ def file_result(
         engine_version: version of the program.
         emulated: whether to leave out times.
     """
-    latency = None if emulated else latency_of(own.series)
+    latency = None if emulated else phone_latency(own.series)
     runs, manifest = own.series.runs, item.manifest
     notes = list(dict.fromkeys(note for run in runs for note in shortfalls(run, job.backend)))
     if latency is not None:
@@ -157,7 +157,7 @@ def file_result(
     )
 
 
-def _energy(bench: Bench, job: Job, series: Series, request: BenchRequest, state: AndroidState) -> Energy:
+def _energy(bench: Bench, job: PhoneJob, series: Series, request: BenchRequest, state: AndroidState) -> Energy:
     """Measures the energy of a job in processes that each last one window, so that loading hardly counts."""
 
     def shell(line: str) -> str | None:
@@ -170,7 +170,7 @@ def _energy(bench: Bench, job: Job, series: Series, request: BenchRequest, state
     window_s = WINDOW_S if isinstance(source, NoSource) else max(WINDOW_S, UPDATES * source.resolution_s)
     count = max(1, math.ceil(1.2 * window_s / max(median(series.values), 1e-6)))
     most_s = _LONGEST * window_s
-    options = Options(job.remote, job.backend, job.threads, runs=count, warmup_s=0.0, most_s=most_s)
+    options = BenchmarkOptions(job.remote, job.backend, job.threads, runs=count, warmup_s=0.0, most_s=most_s)
 
     def run() -> None:
         ran = run_once(bench, job, options, extra_s=most_s)

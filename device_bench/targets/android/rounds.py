@@ -17,7 +17,7 @@ from device_bench.targets.base import Backend
 from device_bench.timing.measure import STEADY
 from runtime import MeasurementError, Progress, UnsupportedTargetError, silent
 
-from .benchmark_model import RUNS, BenchmarkRun, Options, command, parse, reason
+from .benchmark_model import RUNS, BenchmarkOptions, BenchmarkRun, command, parse, reason
 from .client import Adb
 from .keeper import Kept, end_all_in
 
@@ -32,7 +32,7 @@ class RunError(MeasurementError):
 
 
 @dataclass(frozen=True)
-class Job:
+class PhoneJob:
     """One file on one backend.
 
     Attributes:
@@ -87,7 +87,9 @@ class Bench:
     progress: Progress = silent
 
 
-def run_once(bench: Bench, job: Job, options: Options | None = None, *, extra_s: float = 0.0) -> BenchmarkRun:
+def run_once(
+    bench: Bench, job: PhoneJob, options: BenchmarkOptions | None = None, *, extra_s: float = 0.0
+) -> BenchmarkRun:
     """Runs a file in one process of the program.
 
     Args:
@@ -125,7 +127,7 @@ def run_once(bench: Bench, job: Job, options: Options | None = None, *, extra_s:
     raise RunError(f"{PROGRAM} ended with {_ending(done.status)}", got=_named(job, reason(done.said)))
 
 
-def parse_named(job: Job, text: str) -> BenchmarkRun:
+def parse_named(job: PhoneJob, text: str) -> BenchmarkRun:
     """Parses the output of the program for ``job``.
 
     Raises:
@@ -137,7 +139,7 @@ def parse_named(job: Job, text: str) -> BenchmarkRun:
         raise RunError(_named(job, str(error))) from None
 
 
-def time_jobs(bench: Bench, jobs: Sequence[Job], sampling: Sampling, seed: int = 0) -> dict[Job, Series]:
+def time_jobs(bench: Bench, jobs: Sequence[PhoneJob], sampling: Sampling, seed: int = 0) -> dict[PhoneJob, Series]:
     """Runs each job once per round in a fresh process, in a new random order for each round.
 
     What slows the phone for a while, mostly heat, then slows all jobs alike. Fresh processes average out the effect of
@@ -170,7 +172,7 @@ def time_jobs(bench: Bench, jobs: Sequence[Job], sampling: Sampling, seed: int =
     return series
 
 
-def latency_of(series: Series) -> Measurement:
+def phone_latency(series: Series) -> Measurement:
     """Returns the latency of a job: every timed run, and the first and last warm-up run of each process.
 
     The warm-up is steady if the median of its last runs equals that of the timed runs.
@@ -182,9 +184,9 @@ def latency_of(series: Series) -> Measurement:
     return Measurement("latency", "s", series.values, warmups, abs(median(rises)) <= STEADY)
 
 
-def memory_of(bench: Bench, job: Job) -> MemoryUse:
+def memory_of(bench: Bench, job: PhoneJob) -> MemoryUse:
     """Measures the peak memory of a job in a separate process, since watching memory costs time."""
-    options = Options(job.remote, job.backend, job.threads, most_s=bench.timeout_s, peak_memory=True)
+    options = BenchmarkOptions(job.remote, job.backend, job.threads, most_s=bench.timeout_s, peak_memory=True)
     try:
         run = run_once(bench, job, options)
     except RunError as error:
@@ -197,17 +199,17 @@ def memory_of(bench: Bench, job: Job) -> MemoryUse:
     return MemoryUse(run.peak_bytes, before)
 
 
-def _options(job: Job, runs: int, most_s: float) -> Options:
-    return Options(job.remote, job.backend, job.threads, runs=runs, most_s=most_s)
+def _options(job: PhoneJob, runs: int, most_s: float) -> BenchmarkOptions:
+    return BenchmarkOptions(job.remote, job.backend, job.threads, runs=runs, most_s=most_s)
 
 
-def _checked(run: BenchmarkRun, options: Options) -> BenchmarkRun:
+def _checked(run: BenchmarkRun, options: BenchmarkOptions) -> BenchmarkRun:
     if options.runs <= RUNS and run.regular.raw_s is None:
         raise RunError(f"{PROGRAM} did not run as often as asked", expected=options.runs, got=run.regular.count)
     return run
 
 
-def _named(job: Job, text: str) -> str:
+def _named(job: PhoneJob, text: str) -> str:
     return text.replace(job.remote, job.name)
 
 

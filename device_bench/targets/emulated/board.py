@@ -19,7 +19,7 @@ from runtime import MeasurementError
 
 from .base import EMULATOR, PLUGIN, Boards
 from .cores import CPUINFO, Core, CoreName, core_named
-from .marks import Mark, read_marks
+from .marks import InstructionMark, read_marks
 from .steps import last_line
 
 DISK_BYTES = 4 << 30
@@ -80,7 +80,7 @@ class Counted:
         output: standard output.
     """
 
-    marks: tuple[Mark, ...]
+    marks: tuple[InstructionMark, ...]
     output: str
 
 

@@ -27,7 +27,7 @@ from .base import (
 )
 from .board import ROOT, open_board
 from .cores import CORES, board_files
-from .fetch import fetch_debs, fetch_wheels, unpack_debs, unpack_wheels
+from .fetch import fetch_board_wheels, fetch_debs, unpack_debs, unpack_wheels
 from .once import made_once
 from .steps import Steps
 
@@ -91,7 +91,7 @@ def _make(path: Path, progress: Progress, steps: Steps) -> None:
     debs = fetch_debs(_names(here.joinpath("debs.txt").read_text(encoding="utf-8")), work / "apt", steps)
     progress(STAGE, 1, _STEPS, "engines")
     with as_file(here.joinpath("wheels.txt")) as requirements:
-        wheels = fetch_wheels(requirements, work / "wheels", steps)
+        wheels = fetch_board_wheels(requirements, work / "wheels", steps)
     progress(STAGE, 2, _STEPS, "unpacking")
     _make_userland(boards.userland, debs, steps)
     unpack_wheels(wheels, boards.engines / ENGINES_PLACE)

@@ -107,7 +107,7 @@ def unpack_debs(debs: Sequence[Path], root: Path, steps: Steps) -> None:
         steps(f"unpacking {deb.name}", ["dpkg-deb", "--extract", deb, root], "Free some disk space and try again")
 
 
-def fetch_wheels(requirements: Path, folder: Path, steps: Steps) -> tuple[Path, ...]:
+def fetch_board_wheels(requirements: Path, folder: Path, steps: Steps) -> tuple[Path, ...]:
     """Downloads the wheels in a pip requirements file, for CPython 3.11 on aarch64.
 
     Args:

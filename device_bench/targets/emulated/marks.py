@@ -13,7 +13,7 @@ from runtime import MeasurementError
 
 
 @dataclass(frozen=True)
-class Mark:
+class InstructionMark:
     """A point that a counted program reached.
 
     Attributes:
@@ -25,7 +25,7 @@ class Mark:
     counts: tuple[int, ...]
 
 
-def read_marks(text: str) -> tuple[Mark, ...]:
+def read_marks(text: str) -> tuple[InstructionMark, ...]:
     """Returns the marks in the plugin's output, one JSON object per line.
 
     Raises:
@@ -40,7 +40,7 @@ def read_marks(text: str) -> tuple[Mark, ...]:
     return marks
 
 
-def between(marks: Sequence[Mark]) -> tuple[tuple[int, ...], ...]:
+def between(marks: Sequence[InstructionMark]) -> tuple[tuple[int, ...], ...]:
     """Returns the instructions between consecutive marks, in the order of ``CLASSES``."""
     return tuple(
         tuple(more - fewer for fewer, more in zip(before.counts, after.counts, strict=True))
@@ -48,7 +48,7 @@ def between(marks: Sequence[Mark]) -> tuple[tuple[int, ...], ...]:
     )
 
 
-def _mark(line: str) -> Mark:
+def _mark(line: str) -> InstructionMark:
     try:
         value: Any = json.loads(line)
         numbers = [value[name] for name in ("mark", *CLASSES)]
@@ -56,4 +56,4 @@ def _mark(line: str) -> Mark:
         numbers = []
     if not numbers or not all(type(number) is int and number >= 0 for number in numbers):
         raise MeasurementError("The counting plugin wrote something else than counts", got=repr(line[:80]))
-    return Mark(numbers[0], tuple(numbers[1:]))
+    return InstructionMark(numbers[0], tuple(numbers[1:]))

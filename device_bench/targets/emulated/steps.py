@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runtime import MeasurementError
 
-Runner = Callable[..., "subprocess.CompletedProcess[bytes]"]
+StepRunner = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 TIMEOUT_S = 900.0
 """Longest time of a step, s; some download tens of megabytes."""
@@ -26,7 +26,7 @@ class Steps:
         making: product of the steps, for the error text.
     """
 
-    run: Runner = field(default=subprocess.run)
+    run: StepRunner = field(default=subprocess.run)
     timeout_s: float = TIMEOUT_S
     making: str = "the emulated boards"
 

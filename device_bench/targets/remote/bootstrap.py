@@ -25,7 +25,7 @@ PORTABLE = ("numpy", *(engine.package for engine in ENGINES.values() if engine.p
 _SILENCE_S = 300.0
 _OLDEST_GLIBC, _FALLBACK_GLIBC = 17, 31
 
-Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
+RunCommand = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
 
 def run_here(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -40,7 +40,7 @@ def bootstrap(
     progress: Progress = silent,
     *,
     stop: threading.Event | None = None,
-    run: Run = run_here,
+    run: RunCommand = run_here,
 ) -> bool:
     """Makes a virtual environment with ``packages`` on a device, unless its Python has them already.
 
@@ -78,7 +78,7 @@ def bootstrap(
 
 
 def fetch_wheels(
-    device: Device, survey: Survey, packages: Sequence[str], folder: Path, run: Run = run_here
+    device: Device, survey: Survey, packages: Sequence[str], folder: Path, run: RunCommand = run_here
 ) -> tuple[Path, ...]:
     """Downloads wheels of ``packages`` and their dependencies for the device's Python and processor.
 

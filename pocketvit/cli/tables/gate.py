@@ -9,7 +9,7 @@ from rich.text import Text
 
 from device_bench import format
 from device_bench.documents.facts import Facts
-from device_bench.gate.compare import Comparison
+from device_bench.gate.compare import ResultComparison
 from device_bench.gate.duel import Duel
 from device_bench.gate.judge import Gate, Limits, judge
 from device_bench.gate.render import CHECK_COLUMNS, verdict_of
@@ -49,7 +49,7 @@ def comparison_tables(base: Facts, new: Facts, duel: Duel) -> list[Table | Text]
     return [table, Text(text)]
 
 
-def result_tables(found: Sequence[Comparison]) -> list[Table | Text]:
+def result_tables(found: Sequence[ResultComparison]) -> list[Table | Text]:
     """Returns two results of a bench side by side."""
     table = _table("Two results, not measured in turns")
     table.columns[0].header = "file"

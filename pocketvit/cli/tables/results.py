@@ -15,7 +15,8 @@ from device_bench.metrics import METRICS
 from device_bench.metrics.base import Measured, said_once
 from device_bench.report.summary import ROW_COLUMNS, RunSummary
 from device_bench.report.tables import cost_text
-from pocketvit.cli.tables.wrapped import wrapped_tables
+
+from .wrapped import wrapped_tables
 
 _FILE: tuple[Column[Measured], ...] = (
     Column("precision", lambda own: own.file.precision),

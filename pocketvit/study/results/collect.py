@@ -24,7 +24,7 @@ from pocketvit.study.work.attempts import worked
 from pocketvit.study.work.process import WorkStep
 from runtime import METRICS_DOCUMENT, ArtifactError, ModelMetrics
 
-from .significance import Comparison, Contender, compare
+from .significance import AccuracyComparison, Contender, compare
 from .spread import Spread, spread
 
 _UNKNOWN = "It is not known."
@@ -51,7 +51,7 @@ class OnTarget:
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """One kind of file of one method on one model, dataset and budget.
 
     Attributes:
@@ -143,10 +143,10 @@ class StudyResult:
     alpha: float
     reference: str
     grid: str
-    rows: tuple[Row, ...]
+    rows: tuple[StudyRow, ...]
     failed: tuple[Failed, ...]
     unmeasured: tuple[tuple[str, str], ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[AccuracyComparison, ...]
     class_names: dict[str, tuple[str, ...]]
     measured_by: dict[str, str]
     notes: tuple[str, ...]
@@ -267,13 +267,13 @@ def _grid(measure: Measure) -> str:
     return ""
 
 
-def _rows(study: Study, group: Sequence[_Done], benches: Sequence[BenchResult]) -> Iterable[Row]:
+def _rows(study: Study, group: Sequence[_Done], benches: Sequence[BenchResult]) -> Iterable[StudyRow]:
     kinds = list(dict.fromkeys(own.kind for done in group for own in done.answers.files))
     for kind in kinds:
         files = [(done, own) for done in group if (own := done.file(kind)) is not None]
         cell = files[0][0].cell
 
-        yield Row(
+        yield StudyRow(
             method=cell.method,
             model=cell.model,
             data=cell.data,
@@ -334,8 +334,10 @@ def _same(bench: BenchResult, own: FileAnswers) -> FileResult | None:
     return result if result is not None and result.sha256 == own.sha256 else None
 
 
-def _comparisons(study: Study, groups: Mapping[tuple[str, str, str, str], Sequence[_Done]]) -> tuple[Comparison, ...]:
-    found: list[Comparison] = []
+def _comparisons(
+    study: Study, groups: Mapping[tuple[str, str, str, str], Sequence[_Done]]
+) -> tuple[AccuracyComparison, ...]:
+    found: list[AccuracyComparison] = []
     families = dict.fromkeys((model, data) for _, model, data, _ in groups)
     for model, data in families:
         own = {key: group for key, group in groups.items() if key[1:3] == (model, data)}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from device_bench import format
-from device_bench.columns import Cell, Column, split
+from device_bench.columns import Cell, Column, split_columns
 from device_bench.metrics import METRICS
 from device_bench.metrics.base import Number
 
-from .collect import OnTarget, Row
-from .significance import Comparison, Test
+from .collect import OnTarget, StudyRow
+from .significance import AccuracyComparison, Test
 from .spread import Spread
 
 
@@ -37,28 +37,28 @@ def minutes(figure: Spread) -> str:
     return over_seeds(figure, lambda own: f"{own / scale:.1f} {unit}")
 
 
-def percent(share: float) -> str:
+def percent_over_seeds(share: float) -> str:
     """Returns a share as a percentage; a standard deviation is never called ``< 0.1 %``."""
     return f"{100 * share:.1f} %"
 
 
-def _average(heading: str, figure: Callable[[Row], Spread], show: Callable[[float], str]) -> Column[Row]:
-    return Column(heading, figure, lambda own: split(over_seeds(own, show), "±"))
+def _average(heading: str, figure: Callable[[StudyRow], Spread], show: Callable[[float], str]) -> Column[StudyRow]:
+    return Column(heading, figure, lambda own: split_columns(over_seeds(own, show), "±"))
 
 
-ROW_COLUMNS: tuple[Column[Row], ...] = (
+ROW_COLUMNS: tuple[Column[StudyRow], ...] = (
     Column("seeds", lambda row: len(row.seeds)),
-    _average("top-1", lambda row: row.top1, percent),
+    _average("top-1", lambda row: row.top1, percent_over_seeds),
     _average("parameters", lambda row: row.params, lambda own: format.count(round(own))),
     _average("FLOPs", lambda row: row.flops, lambda own: format.flop(round(own))),
     _average("size", lambda row: row.size_bytes, lambda own: format.size(round(own))),
     _average("gzip", lambda row: row.gzip_bytes, lambda own: format.size(round(own))),
-    Column("training", lambda row: row.training_s, lambda own: split(minutes(own), "±")),
+    Column("training", lambda row: row.training_s, lambda own: split_columns(minutes(own), "±")),
 )
 """Columns of a row whatever was measured of it."""
 
 
-def columns(targets: Sequence[str]) -> list[Column[Row]]:
+def columns(targets: Sequence[str]) -> list[Column[StudyRow]]:
     """Returns every column of a study's table but the names of the rows.
 
     Args:
@@ -71,7 +71,7 @@ def columns(targets: Sequence[str]) -> list[Column[Row]]:
     return found
 
 
-def _on_target(number: Number, target: str, suffix: str) -> Column[Row]:
+def _on_target(number: Number, target: str, suffix: str) -> Column[StudyRow]:
     def show(own: float) -> str:
         return number.show(own).removesuffix(f" {number.unit}")
 
@@ -79,12 +79,12 @@ def _on_target(number: Number, target: str, suffix: str) -> Column[Row]:
         words = over_seeds(own.figures[number.key], show)
         if number.key == "joules_per_image" and words != format.MISSING and own.energy_tier != "measured":
             words += f" {own.energy_tier or 'partly estimated'}"
-        return split(words, "±")
+        return split_columns(words, "±")
 
     return Column(f"{number.heading}{suffix}", lambda row: row.on(target), text)
 
 
-def name_of(row: Row, rows: Sequence[Row]) -> str:
+def name_of(row: StudyRow, rows: Sequence[StudyRow]) -> str:
     """Returns a row's method and file, and whatever else differs between any two rows."""
     parts = [row.method]
     for field in ("model", "data", "budget"):
@@ -108,7 +108,7 @@ def _outcome(own: Test) -> str:
     return p_value(own.holm) + (" *" if own.significant else "")
 
 
-def _difference(own: Comparison) -> str:
+def _difference(own: AccuracyComparison) -> str:
     found = own.difference
     if found.mean is None:
         return format.MISSING
@@ -116,12 +116,12 @@ def _difference(own: Comparison) -> str:
     return f"{mean.removesuffix(' points')} ± {100 * found.sd:.1f} points" if found.sd else mean
 
 
-def _right_alone(own: Comparison) -> str:
+def _right_alone(own: AccuracyComparison) -> str:
     pairs = zip(own.only_first_right, own.only_second_right, strict=True)
     return " ".join(f"{first}:{second}" for first, second in pairs) or format.MISSING
 
 
-COMPARISON_COLUMNS: tuple[Column[Comparison], ...] = (
+COMPARISON_COLUMNS: tuple[Column[AccuracyComparison], ...] = (
     Column("Second", lambda own: own.second, words=True, views=frozenset({"report"})),
     Column("Second less first", _difference, short="difference"),
     Column("p, seeds", lambda own: _outcome(own.seeds)),

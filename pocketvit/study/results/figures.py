@@ -10,8 +10,8 @@ from device_bench.report.plots import panels as plots
 from device_bench.report.render.document import Drawing
 from device_bench.report.tradeoffs import Point, Tradeoff
 
-from .collect import Row, StudyResult
-from .columns import name_of, over_seeds, percent
+from .collect import StudyResult, StudyRow
+from .columns import name_of, over_seeds, percent_over_seeds
 
 _ROW_IN, _LEAST_IN = 0.3, 1.0
 
@@ -21,7 +21,7 @@ _BYTES: Units = ((1e6, "MB"), (1e3, "kB"))
 _TIMES: Units = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
-def accuracy_drawing(rows: Sequence[Row], kind: str, place: int) -> Drawing | None:
+def accuracy_drawing(rows: Sequence[StudyRow], kind: str, place: int) -> Drawing | None:
     """Draws the accuracy of each row's float file: every seed, their mean, and the standard deviation about it."""
     shown = [row for row in rows if row.kind == kind and row.top1.mean is not None]
     if not shown:
@@ -29,12 +29,12 @@ def accuracy_drawing(rows: Sequence[Row], kind: str, place: int) -> Drawing | No
     names = [name_of(row, rows).removesuffix(f" {kind}") for row in shown]
     size = (4.2, _LEAST_IN + _ROW_IN * len(shown))
     label = "Top-1 of each method: " + "; ".join(
-        f"{n} {over_seeds(row.top1, percent)}" for n, row in zip(names, shown, strict=True)
+        f"{n} {over_seeds(row.top1, percent_over_seeds)}" for n, row in zip(names, shown, strict=True)
     )
     return drawing(f"accuracy-{place}", label, [_accuracies(shown, names, kind)], size=size)
 
 
-def _accuracies(shown: Sequence[Row], names: Sequence[str], kind: str) -> plots.Draw:
+def _accuracies(shown: Sequence[StudyRow], names: Sequence[str], kind: str) -> plots.Draw:
     def draw(axes: Any) -> None:
         for place, row in enumerate(shown):
             mean, sd = 100 * (row.top1.mean or 0.0), 100 * (row.top1.sd or 0.0)
@@ -51,7 +51,7 @@ def _accuracies(shown: Sequence[Row], names: Sequence[str], kind: str) -> plots.
     return draw
 
 
-def cost_drawing(rows: Sequence[Row], result: StudyResult, kind: str, place: int) -> Drawing | None:
+def cost_drawing(rows: Sequence[StudyRow], result: StudyResult, kind: str, place: int) -> Drawing | None:
     """Draws accuracy over FLOPs, size and measured latency, by the means over seeds."""
     shown = [row for row in rows if row.kind == kind and row.top1.mean is not None]
     found = [
@@ -66,7 +66,12 @@ def cost_drawing(rows: Sequence[Row], result: StudyResult, kind: str, place: int
 
 
 def _tradeoff(
-    what: str, axis: str, units: Units, shown: Sequence[Row], costs: Sequence[float | None], rows: Sequence[Row]
+    what: str,
+    axis: str,
+    units: Units,
+    shown: Sequence[StudyRow],
+    costs: Sequence[float | None],
+    rows: Sequence[StudyRow],
 ) -> Tradeoff:
     known = [cost for cost in costs if cost is not None]
     # an axis of numbers with many digits cannot be read

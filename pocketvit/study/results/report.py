@@ -10,12 +10,12 @@ from device_bench.columns import Column
 from device_bench.documents.figures import dense
 from device_bench.report.confusions import MOST_CLASSES
 from device_bench.report.render.document import (
-    Block,
-    Document,
+    FigurePanel,
     Fold,
     Matrices,
+    PageBlock,
     Paragraph,
-    Picture,
+    ReportPage,
     Section,
     Subheading,
     blocks,
@@ -26,7 +26,7 @@ from device_bench.report.render.matrices import Confusions, Matrix, matrix_cells
 from device_bench.report.render.save import save
 from runtime import write_bytes
 
-from .collect import Failed, Row, StudyResult
+from .collect import Failed, StudyResult, StudyRow
 from .columns import COMPARISON_COLUMNS, columns, name_of
 from .figures import accuracy_drawing, cost_drawing
 from .writing import as_csv
@@ -45,19 +45,19 @@ _MISSING: tuple[Column[Failed], ...] = (
 _UNMEASURED: tuple[Column[tuple[str, str]], ...] = (Column("Why", lambda own: own[1], long=True),)
 
 
-def write_report(result: StudyResult, root: Path) -> tuple[Path, ...]:
+def write_study_report(result: StudyResult, root: Path) -> tuple[Path, ...]:
     """Writes ``report.html``, ``report.md`` with its pictures, and ``table.csv`` into a study's folder.
 
     Raises:
         MissingExtraError: jinja2 or matplotlib is not installed.
         StorageError: a file cannot be written.
     """
-    markdown, html = save(report_of(result), root)
+    markdown, html = save(study_page(result), root)
     write_bytes(root / "table.csv", as_csv(result).encode())
     return html, markdown, root / "table.csv"
 
 
-def report_of(result: StudyResult) -> Document:
+def study_page(result: StudyResult) -> ReportPage:
     """Returns the report of a study as data.
 
     Raises:
@@ -75,7 +75,7 @@ def report_of(result: StudyResult) -> Document:
     if result.failed:
         cells = format.plural(len(result.failed), "cell")
         words += f" {cells} of it {'is' if len(result.failed) == 1 else 'are'} missing."
-    return Document("PocketViT study", result.name, words, tuple(filter(None, sections)), _FOOTER)
+    return ReportPage("PocketViT study", result.name, words, tuple(filter(None, sections)), _FOOTER)
 
 
 def _missing(result: StudyResult) -> Section | None:
@@ -129,22 +129,22 @@ def _note(result: StudyResult) -> str:
     return " ".join(parts)
 
 
-def _pictures(result: StudyResult, rows: Sequence[Row], kind: str, place: int) -> list[Block]:
-    found: list[Block] = []
+def _pictures(result: StudyResult, rows: Sequence[StudyRow], kind: str, place: int) -> list[PageBlock]:
+    found: list[PageBlock] = []
     accuracy, costs = accuracy_drawing(rows, kind, place), cost_drawing(rows, result, kind, place)
     if accuracy:
         caption = "Dots: seeds. Line: their mean. Bar: one standard deviation to each side."
-        found += [Subheading("Accuracy"), Picture(accuracy, "wide", caption)]
+        found += [Subheading("Accuracy"), FigurePanel(accuracy, "wide", caption)]
     if costs:
         caption = (
             f"Means over seeds of the {kind} files. Coloured, on the line: nothing else is as cheap and as accurate "
             "and better in one of the two."
         )
-        found += [Subheading("What accuracy costs"), Picture(costs, "even", caption)]
+        found += [Subheading("What accuracy costs"), FigurePanel(costs, "even", caption)]
     return found
 
 
-def _comparisons(result: StudyResult, model: str, data: str, kind: str) -> tuple[Block, ...]:
+def _comparisons(result: StudyResult, model: str, data: str, kind: str) -> tuple[PageBlock, ...]:
     compared = [own for own in result.comparisons if (own.model, own.data) == (model, data)]
     made = table("First", COMPARISON_COLUMNS, compared, lambda own: own.first, style="study", wide=True)
     if made is None:
@@ -162,7 +162,7 @@ def _comparisons(result: StudyResult, model: str, data: str, kind: str) -> tuple
     return blocks(Subheading("Which differences in accuracy are significant"), Paragraph(note), made, untested)
 
 
-def _confusions(result: StudyResult, rows: Sequence[Row], kind: str, data: str) -> Block | None:
+def _confusions(result: StudyResult, rows: Sequence[StudyRow], kind: str, data: str) -> PageBlock | None:
     names = result.class_names.get(data, ())
     if len(names) > MOST_CLASSES:
         return Paragraph(f"{len(names)} classes are too many for confusion matrices: --json has them.")
@@ -186,7 +186,7 @@ def _method(result: StudyResult) -> Section | None:
     return Section("How it was measured", blocks(folds, bullets(result.notes)))
 
 
-def _plainest(rows: Sequence[Row]) -> str:
+def _plainest(rows: Sequence[StudyRow]) -> str:
     kinds = [row.kind for row in rows]
     return next((kind for kind in ("fp32", "onnx") if kind in kinds), kinds[0])
 

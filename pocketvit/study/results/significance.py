@@ -47,7 +47,7 @@ class Test:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class AccuracyComparison:
     """Two methods on one model and one dataset.
 
     Attributes:
@@ -77,7 +77,7 @@ class Comparison:
 
 def compare(
     model: str, data: str, kind: str, pairs: Sequence[tuple[Contender, Contender]], alpha: float
-) -> tuple[Comparison, ...]:
+) -> tuple[AccuracyComparison, ...]:
     """Compares pairs of methods, as one family of comparisons.
 
     The p-value over images is that of each seed's exact test, combined as twice their mean, which holds however the
@@ -97,7 +97,7 @@ def compare(
     seeds = _held([own[4] for own in found], alpha)
     images = _held([own[5] for own in found], alpha)
     return tuple(
-        Comparison(model, data, kind, first.label, second.label, difference, by_seed, by_image, *counts)
+        AccuracyComparison(model, data, kind, first.label, second.label, difference, by_seed, by_image, *counts)
         for (first, second, difference, counts, _, _), by_seed, by_image in zip(found, seeds, images, strict=True)
     )
 

@@ -32,7 +32,7 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def unpack(data: bytes, digest: str, place: Path) -> None:
+def unpack_run(data: bytes, digest: str, place: Path) -> None:
     """Replaces a folder by the contents of an archive, atomically.
 
     Args:

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from runtime import ArtifactError
-from runtime.journals import RUN_LOG
+from runtime.storage.journals import RUN_LOG
 
 FILE = "attempts.txt"
 _LINE = re.compile(r"(started|seen) (\d+\.\d{3})")

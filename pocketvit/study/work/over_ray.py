@@ -12,7 +12,7 @@ from typing import Any
 
 from runtime import MissingExtraError, PocketVitError, UnsupportedTargetError, tool_version
 
-from .archive import digest_of, pack, unpack
+from .archive import digest_of, pack, unpack_run
 from .process import Work, WorkOutcome, do
 
 LOCAL = "local"
@@ -83,7 +83,7 @@ class RayPool:
         self._hand_over()
         try:
             outcome, data, digest = self._ray.get(done[0])
-            unpack(data, digest, self._root / work.name)
+            unpack_run(data, digest, self._root / work.name)
         except PocketVitError as error:
             return WorkOutcome(work.name, str(error), "Ray")
         except self._ray.exceptions.RayError as error:
@@ -118,7 +118,7 @@ def do_there(work: Work, data: bytes, digest: str, folder: str, version: str) ->
         os.chdir(folder)
     with tempfile.TemporaryDirectory(prefix="pocketvit-study-") as scratch:
         root = Path(scratch)
-        unpack(data, digest, root / work.name)
+        unpack_run(data, digest, root / work.name)
         outcome = do(work, root, threading.Event(), where)
         packed = pack(root / work.name)
     return outcome, packed, digest_of(packed)

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from .process import Start, Work, WorkOutcome, do, start
+from .process import StartProcess, Work, WorkOutcome, do, start_process
 
 
 class Pool(Protocol):
@@ -28,7 +28,7 @@ class Pool(Protocol):
 class LocalPool:
     """Threads of this process, each with one child process at a time."""
 
-    def __init__(self, root: Path, workers: int, starter: Start = start) -> None:
+    def __init__(self, root: Path, workers: int, starter: StartProcess = start_process) -> None:
         self._root, self._starter = root, starter
         self._stop = threading.Event()
         self._done: queue.Queue[Future[WorkOutcome]] = queue.Queue()

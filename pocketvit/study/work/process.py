@@ -94,10 +94,10 @@ class StepProcess(Protocol):
         """Returns its exit code, or None while it runs."""
 
 
-Start = Callable[[Sequence[Sequence[str]], Path, Path], StepProcess]
+StartProcess = Callable[[Sequence[Sequence[str]], Path, Path], StepProcess]
 
 
-def start(steps: Sequence[Sequence[str]], folder: Path, log: Path) -> StepProcess:
+def start_process(steps: Sequence[Sequence[str]], folder: Path, log: Path) -> StepProcess:
     """Starts steps in a new process, which the terminal's Ctrl-C does not reach and which ends with this one.
 
     Args:
@@ -114,7 +114,9 @@ def start(steps: Sequence[Sequence[str]], folder: Path, log: Path) -> StepProces
         )
 
 
-def do(work: Work, root: Path, stop: threading.Event, where: str, *, starter: Start = start) -> WorkOutcome:
+def do(
+    work: Work, root: Path, stop: threading.Event, where: str, *, starter: StartProcess = start_process
+) -> WorkOutcome:
     """Does the steps of ``work`` in ``root``; a step that fails ends it.
 
     Args:

@@ -5,19 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 from timm.data.readers.reader_image_folder import find_images_and_targets
 
 from compress.data.class_order import as_checkpoint_knows, read_class_map, reordered, sorted_names
 from compress.data.dataset import Dataset
 from compress.data.load import load_data
-from compress.model.folder import save_model
-from compress.model.metadata import names_in_checkpoint
-from runtime import DataError, ModelError, PocketVitError
+from runtime import DataError, PocketVitError
 from tests.compress.model.test_folder import SPEC, TASK
-from tests.compress.tiny import tiny_vit
 
 NAMES = ("1", "10", "11", "2", "3")
 
@@ -145,33 +140,6 @@ def test_unlabelled_pictures_stay_without_a_label(folder: Path) -> None:
     moved = reordered(bare, tuple(reversed(NAMES)))
     assert np.array_equal(moved.labels == -1, bare.labels == -1)
     assert np.array_equal(moved.labels[1::2], 4 - bare.labels[1::2])
-
-
-def test_our_checkpoints_carry_their_classes(tmp_path: Path) -> None:
-    save_model(tmp_path, tiny_vit(), TASK)
-    assert names_in_checkpoint(tmp_path / "model.safetensors") == TASK.class_names == ("cat", "dög", "a/b")
-    # alone, without the folder around it
-    (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
-    assert names_in_checkpoint(tmp_path / "other.safetensors") == TASK.class_names
-
-
-def test_older_model_folders_name_their_classes_beside(tmp_path: Path) -> None:
-    save_model(tmp_path, tiny_vit(), TASK)
-    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
-    assert names_in_checkpoint(tmp_path / "model.safetensors") == TASK.class_names
-    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    assert names_in_checkpoint(tmp_path / "foreign.safetensors") is None
-    assert names_in_checkpoint(tmp_path / "none.safetensors") is None
-    assert names_in_checkpoint(tmp_path / "x.pth") is None
-    (tmp_path / "task.json").write_text("{")
-    assert names_in_checkpoint(tmp_path / "model.safetensors") is None
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "[1]", '"a"'])
-def test_damaged_names_are_refused(tmp_path: Path, text: str) -> None:
-    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", metadata={"pocketvit.class_names": text})
-    with pytest.raises(ModelError, match="are damaged"):
-        names_in_checkpoint(tmp_path / "a.safetensors")
 
 
 def test_the_data_follows_the_order_of_a_checkpoint(folder: Path) -> None:

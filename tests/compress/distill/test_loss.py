@@ -22,12 +22,7 @@ from compress.distill.loss import DistillationLoss
 from compress.distill.outputs import depth_of, outputs_of
 from compress.distill.relations import angle_loss, distance_loss
 from compress.distill.response import distillation_loss
-from compress.distill.settings import (
-    DISTILL_METHODS,
-    Distillation,
-    feature_pairs,
-    shallow_blocks,
-)
+from compress.distill.settings import DISTILL_METHODS, Distillation, feature_pairs, shallow_blocks
 from compress.distill.teachers import Teacher, TimmSpec, sliced_teacher, timm_teacher
 from compress.distill.views import seen_by, teacher_views
 from compress.recipe import TrainRecipe

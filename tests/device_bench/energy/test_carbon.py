@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from device_bench.documents.figures import Energy
-from device_bench.energy.carbon import NO_COUNTRY, Grid, find_grid, quiet, with_grid
+from device_bench.energy.carbon import NO_COUNTRY, Grid, find_grid, quiet_codecarbon, with_grid
 from device_bench.energy.source import CounterSource, NoSource
 from device_bench.energy.tdp import find_tdp
 from runtime import MeasurementError
@@ -95,7 +95,7 @@ def test_a_host_can_add_the_grid_to_a_boards_energy():
 def test_quiet_silences_and_then_restores():
     logger = logging.getLogger("codecarbon")
     before = logger.disabled
-    with quiet():
+    with quiet_codecarbon():
         assert logger.disabled
     assert logger.disabled == before
 

@@ -237,8 +237,9 @@ def test_an_estimate_says_why_nothing_was_measured(tmp_path):
     assert energy.grams_co2_per_image > 0
 
 
-def test_a_further_source_is_taken_in_its_order(tmp_path, monkeypatch):
-    known = Registry("energy source", {"rapl": "device_bench.energy.rapl:RAPL"})
+def test_a_further_source_that_measures_comes_before_an_estimate(tmp_path, monkeypatch):
+    places = {"tdp": "device_bench.energy.tdp:TDP", "rapl": "device_bench.energy.rapl:RAPL"}
+    known = Registry("energy source", places)
     meter = CounterSource("a meter", lambda: 1.0, tier="measured", resolution_s=0.1)
     known.register("meter", EnergyKind("cpu", "measured", lambda own: meter))
     monkeypatch.setattr(measure, "SOURCES", known)

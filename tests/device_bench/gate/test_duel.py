@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from device_bench.gate.duel import BLOCKS, MAX_ROUNDS, Duel, Round, Rules, duel, fight
+from device_bench.gate.duel import BLOCKS, MAX_ROUNDS, Duel, DuelRound, Rules, duel, fight
 from device_bench.worker.isolated import run_isolated
 from runtime import MeasurementError, PocketVitError
 
@@ -41,7 +41,7 @@ class World:
         return load
 
 
-def rounds_of(world: World, seed: int = 0, seconds: float = 2.0) -> tuple[Round, ...]:
+def rounds_of(world: World, seed: int = 0, seconds: float = 2.0) -> tuple[DuelRound, ...]:
     return fight(world.loader("b"), world.loader("n"), seconds, random.Random(seed), world.clock)
 
 
@@ -186,7 +186,7 @@ def test_real_files_are_timed():
 @pytest.mark.parametrize("turns", [((), ()), ((0.1,), (0.1,)), ((0.1, 0.1), (0.1,)), ((0.1, 0.0), (0.1, 0.1))])
 def test_impossible_rounds_are_refused(turns):
     with pytest.raises(MeasurementError, match="A round has"):
-        Round(*turns)
+        DuelRound(*turns)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,6 @@ def test_impossible_rules_are_refused(change):
 def test_a_duel_survives_json():
     from runtime import decode, encode
 
-    one = Round((0.1, 0.2), (0.1, 0.3))
+    one = DuelRound((0.1, 0.2), (0.1, 0.3))
     found = Duel(Rules(), 1, 0, ((one,) * 30,), 1.0)
     assert decode(Duel, json.loads(json.dumps(encode(found))), "duel") == found

@@ -8,9 +8,9 @@ import pytest
 
 from device_bench.documents.facts import BASELINE_DOCUMENT, Baseline, Facts, baseline_of
 from device_bench.documents.instructions import Instructions
-from device_bench.gate.duel import Duel, Round, Rules
+from device_bench.gate.duel import Duel, DuelRound, Rules
 from device_bench.gate.judge import Gate, Limits, gate_json, judge, read_limits
-from device_bench.gate.render import junit, markdown
+from device_bench.gate.render import gate_markdown, junit
 from runtime import ArtifactError, MeasurementError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "gate_baseline_v1.json"
@@ -23,7 +23,7 @@ COUNTED = replace(BASE, file="counted.tflite", instructions=COUNTS)
 
 def duel_of(ratio: float, rounds: int = 60) -> Duel:
     spread = [1 + 0.02 * math.sin(i) for i in range(rounds)]
-    some = tuple(Round((0.002, 0.002), (0.002 * ratio * s, 0.002 * ratio * s)) for s in spread)
+    some = tuple(DuelRound((0.002, 0.002), (0.002 * ratio * s, 0.002 * ratio * s)) for s in spread)
     return Duel(Rules(), 1, 0, (some,), 5.0)
 
 
@@ -184,7 +184,7 @@ def test_junit_says_what_failed():
 
 
 def test_markdown_stays_in_its_table():
-    text = markdown((judge(BASE, replace(BASE, file="a|b`<i>.tflite", size_bytes=2_000_000), Limits()),))
+    text = gate_markdown((judge(BASE, replace(BASE, file="a|b`<i>.tflite", size_bytes=2_000_000), Limits()),))
     assert text.startswith("### a\\|b\\`&lt;i&gt;.tflite: FAILED")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {8}

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from device_bench.gate.sign_test import detectable, evidence, needed, ratio_interval, shown_above, shown_below
+from device_bench.gate.sign_test import detectable, evidence, pairs_needed, ratio_interval, shown_above, shown_below
 
 
 def test_evidence_is_the_integral_it_stands_for():
@@ -26,7 +26,7 @@ def test_evidence_of_nothing_is_one_and_bets_are_fair():
 @pytest.mark.parametrize("alpha", [0.01, 0.05])
 def test_needed_is_the_least_number_with_that_evidence(alpha):
     for total in (0, 4, 5, 17, 60, 400):
-        enough = needed(total, alpha)
+        enough = pairs_needed(total, alpha)
         if enough <= total:
             assert evidence(enough, total) >= 1 / alpha
         assert enough == 0 or evidence(min(enough, total + 1) - 1, total) < 1 / alpha

@@ -3,13 +3,13 @@ from dataclasses import asdict
 import pytest
 
 from device_bench.documents.figures import MemoryUse, Startup
-from device_bench.metrics.startup import Start, measure_starts, start
+from device_bench.metrics.startup import ProcessStart, measure_starts, start
 from runtime import ArtifactError, MeasurementError
 from runtime.worker.parent import JobResult
 
 
 def one_start(load_s, first_run_s, peak, before):
-    return Start(load_s, first_run_s, peak, before, "litert", "2.0", 1)
+    return ProcessStart(load_s, first_run_s, peak, before, "litert", "2.0", 1)
 
 
 def test_load_and_first_run_are_told_apart(onnx_file):

@@ -18,7 +18,7 @@ from device_bench.interval import share_interval
 from device_bench.metrics.base import Measured, said_once
 from device_bench.metrics.energy import ENERGY
 from device_bench.report.confusions import confusions
-from device_bench.report.machine import machine_rows, unknown
+from device_bench.report.machine import machine_rows, unknown_facts
 from device_bench.report.render.document import table
 from device_bench.report.summary import summarise
 from device_bench.report.tradeoffs import Point, accuracy_words, frontier, short_names, tradeoffs
@@ -168,8 +168,8 @@ def test_every_field_that_a_machine_tells_is_a_row():
     assert rows["Core time given to others by a hypervisor"] == (MISSING, "1.50 s")
     assert rows["numpy"] == ("2.1.0",) * 2
     assert "Board" not in rows
-    assert "Board" in unknown(before, after)
-    assert "Temperature" not in unknown(before, after)
+    assert "Board" in unknown_facts(before, after)
+    assert "Temperature" not in unknown_facts(before, after)
 
 
 def test_an_older_state_without_the_newer_fields_is_shown(run):

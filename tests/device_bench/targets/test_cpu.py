@@ -13,7 +13,7 @@ from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
 from device_bench.machine.state import MachineState
 from device_bench.metrics.accuracy import TestImages, write_test_images
-from device_bench.metrics.startup import Start
+from device_bench.metrics.startup import ProcessStart
 from device_bench.targets.base import Device
 from device_bench.targets.bench import bench, bench_device
 from device_bench.targets.cpu import bench_files
@@ -59,7 +59,7 @@ class Here:
         if job == "start":
             engine = open_engine(Path(request["file"]))
             batch = random_input(engine, names[0], 0).shape[0]
-            return JobResult(asdict(Start(0.5, 0.25, 2, 1, engine.name, engine.version, batch)))
+            return JobResult(asdict(ProcessStart(0.5, 0.25, 2, 1, engine.name, engine.version, batch)))
         if job == "peaks":
             return JobResult(encode((Peak("litert", "int8", 1, (self.peaks.pop(0),)),)))
         if job == "throughput":

@@ -18,7 +18,7 @@ from device_bench.targets.emulated import CORES, MARKER, Lack, boards_folder, co
 from device_bench.targets.emulated import missing_for_boards as missing
 from device_bench.targets.emulated.base import RECORD, RECORD_DOCUMENT, Package, Record, read_boards, recipe_key
 from device_bench.targets.emulated.cores import CPUINFO, board_files, cpuinfo
-from device_bench.targets.emulated.fetch import apt_sources, fetch_debs, fetch_wheels
+from device_bench.targets.emulated.fetch import apt_sources, fetch_board_wheels, fetch_debs
 from device_bench.targets.emulated.host import Host
 from device_bench.targets.emulated.marks import between, read_marks
 from device_bench.targets.emulated.once import made_once
@@ -156,7 +156,7 @@ def test_a_step_that_fails_says_which_what_was_said_and_the_cure(tmp_path: Path)
         return subprocess.CompletedProcess(argv, 1, b"out\n", b"WARNING: x\nERROR: no matching distribution\n\n")
 
     with pytest.raises(MeasurementError) as caught:
-        fetch_wheels(tmp_path / "wheels.txt", tmp_path, Steps(run=run))
+        fetch_board_wheels(tmp_path / "wheels.txt", tmp_path, Steps(run=run))
     for part in ("fetching the engines' wheels", "status 1", "ERROR: no matching distribution", "pip download"):
         assert part in str(caught.value)
 

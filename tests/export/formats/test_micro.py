@@ -27,7 +27,7 @@ from export.graph.execute import run_graph
 from export.graph.ir import Builder, Graph
 from export.graph.rewrites import DEFAULT_REWRITES, NO_REWRITES, Rewrites
 from export.quantise.calibrate import observe
-from export.quantise.integer import quantise
+from export.quantise.integer import quantise_graph
 from export.quantise.recipes import Ranges, modes_of, recipes_for
 from export.quantise.simulate import correct_biases
 from export.writers.tflite import tflite_bytes
@@ -46,7 +46,7 @@ def int8_graph(graph: Graph, images: np.ndarray, prepare: Callable[[Graph], Grap
     """Quantises as the exporter does: prepared first, so that ranges and corrections are those of what runs."""
     prepared = prepare(graph)
     seen = observe(prepared, images)
-    made = quantise(prepared, modes_of(prepared, FULL_INT8), seen, FULL_INT8.ranges)
+    made = quantise_graph(prepared, modes_of(prepared, FULL_INT8), seen, FULL_INT8.ranges)
     return correct_biases(made, seen, images)
 
 
@@ -251,7 +251,7 @@ def test_every_operator_gives_the_integers_that_litert_gives(name: str, tmp_path
     answer = OPERATORS[name](g, "image")
     graph = g.graph(g.op("reshape", [answer], "row", shape=(1, int(np.prod(g.shapes[answer])))))
     images = np.random.default_rng(1).normal(size=(8, 8, 8, 4)).astype(np.float32)
-    made = quantise(
+    made = quantise_graph(
         graph, {op.output: "integer" for op in graph.ops}, observe(graph, images), Ranges("minmax", outside=True)
     )
     path = tmp_path / "one.tflite"

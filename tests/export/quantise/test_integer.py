@@ -28,7 +28,7 @@ from export.quantise.calibrate import TensorStats, activation_qparams, int8_rang
 from export.quantise.candidates import Candidate, CandidateBuilder, Subject
 from export.quantise.choose import Wanted, choose_accurate, choose_fast
 from export.quantise.equalise import equalising_scales
-from export.quantise.integer import quantise
+from export.quantise.integer import quantise_graph
 from export.quantise.processors import ordered_recipes
 from export.quantise.qat import QatRecipe, train_quantised
 from export.quantise.recipes import DYNAMIC, STATIC, STATIC_ATTENTION, Recipe, modes_of, recipes_for
@@ -141,7 +141,7 @@ def test_what_counts_in_integers(trained: SlicedViT, subject: Subject) -> None:
     seen = observe(graph, subject.calibration)
 
     def made(recipe: Recipe) -> Graph:
-        return quantise(graph, modes_of(graph, recipe), seen, recipe.ranges)
+        return quantise_graph(graph, modes_of(graph, recipe), seen, recipe.ranges)
 
     dynamic = made(DYNAMIC)
     assert set(dynamic.qparams) == {
@@ -179,7 +179,7 @@ def test_the_simulation_is_what_the_engine_computes(
     scales = equalising_scales(trained.plan, plain, observe(plain, subject.calibration))
     graph = vit_graph(trained, scales=scales) if recipe.equalised else plain
     seen = observe(graph, subject.calibration)
-    made = quantise(graph, modes_of(graph, recipe), seen, recipe.ranges)
+    made = quantise_graph(graph, modes_of(graph, recipe), seen, recipe.ranges)
     path = tmp_path / "m.tflite"
     path.write_bytes(tflite_bytes(made))
     found, wanted = real_logits(path, subject.images), simulate(made, subject.images)
@@ -209,7 +209,7 @@ def test_int16_activations_between_int8_weights(trained: SlicedViT, subject: Sub
     graph, path = vit_graph(trained), tmp_path / "m.tflite"
     seen = observe(graph, subject.calibration)
     recipe = recipes_for("int8-full-16x8")[0]
-    made = quantise(graph, modes_of(graph, recipe), seen, recipe.ranges)
+    made = quantise_graph(graph, modes_of(graph, recipe), seen, recipe.ranges)
     assert {grid.dtype for name, grid in made.qparams.items() if not name.endswith((".weight", ".bias"))} == {"int16"}
     assert made.qparams["blocks.0.mlp.fc1.weight"].dtype == "int8"
     path.write_bytes(tflite_bytes(made))
@@ -230,9 +230,9 @@ def test_equalised_channels_bear_outliers(trained: SlicedViT, subject: Subject) 
     seen = observe(graph, subject.calibration)
     scales = equalising_scales(hard.plan, graph, seen)
     equal = vit_graph(hard, scales=scales)
-    plain = simulate(quantise(graph, modes_of(graph, recipe), seen, recipe.ranges), subject.images)
+    plain = simulate(quantise_graph(graph, modes_of(graph, recipe), seen, recipe.ranges), subject.images)
     seen = observe(equal, subject.calibration)
-    cured = simulate(quantise(equal, modes_of(equal, recipe), seen, recipe.ranges), subject.images)
+    cured = simulate(quantise_graph(equal, modes_of(equal, recipe), seen, recipe.ranges), subject.images)
     before, after = (compare_logits(logits, subject.logits, None, "").sqnr_db for logits in (plain, cured))
     assert before is not None
     assert after is not None
@@ -245,7 +245,7 @@ def test_corrected_biases_take_the_mean_error_away(trained: SlicedViT, subject: 
     graph = vit_graph(trained)
     seen = observe(graph, subject.calibration)
     recipe = recipes_for("int8-full")[0]
-    made = quantise(graph, modes_of(graph, recipe), seen, recipe.ranges)
+    made = quantise_graph(graph, modes_of(graph, recipe), seen, recipe.ranges)
     wanted = simulate(graph, subject.calibration)
     before, after = (
         np.abs((simulate(one, subject.calibration) - wanted).mean(axis=0)).mean()
@@ -261,7 +261,7 @@ def test_training_under_rounding_brings_the_logits_closer(
     graph = vit_graph(trained)
     seen = observe(graph, subject.calibration)
     full = recipes_for("int8-full")[0]
-    made = quantise(graph, modes_of(graph, full), seen, full.ranges)
+    made = quantise_graph(graph, modes_of(graph, full), seen, full.ranges)
     # five bits fewer, so that there is something to learn
     coarse = replace(
         made,
@@ -370,7 +370,7 @@ def test_the_most_sensitive_layer_comes_first(subject: Subject, tmp_path: Path) 
     graph, seen = builder.graph(False)
 
     def harm(layer: str) -> float:
-        alone = quantise(graph, {layer: "integer"}, seen, STATIC.ranges)
+        alone = quantise_graph(graph, {layer: "integer"}, seen, STATIC.ranges)
         return float(np.square(simulate(alone, subject.images) - subject.logits).sum())
 
     assert harm(layers[0]) > 2 * harm(layers[-1])

@@ -16,7 +16,7 @@ from export.graph.ir import Graph
 from export.graph.norms import find_norms
 from export.graph.rewrites import ALL_REWRITES, NO_REWRITES, Rewrites
 from export.quantise.calibrate import observe
-from export.quantise.integer import quantise
+from export.quantise.integer import quantise_graph
 from export.quantise.recipes import Mode, Ranges
 from export.writers.onnx import OPSET, OPSETS, RMS_NORM_IS_ONE, onnx_bytes
 from runtime import BlockPlan, ShapePlan, open_engine
@@ -86,7 +86,7 @@ def integer_graph(plan: ShapePlan, how: dict[str, Mode], rewrites: Rewrites = AL
     graph = vit_graph(model_of(plan), rewrites)
     seen = observe(graph, images_for(plan, 16).permute(0, 2, 3, 1).numpy())
     modes: dict[str, Mode] = {op.output: how[op.kind] for op in graph.ops if op.kind in how}
-    return quantise(graph, modes, seen, Ranges("minmax"))
+    return quantise_graph(graph, modes, seen, Ranges("minmax"))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -238,7 +238,7 @@ def test_products_with_constants_can_be_dynamic(tmp_path: Path) -> None:
     products = [op.output for op in graph.ops if op.kind == "batch_matmul" and op.inputs[1] in graph.constants]
     assert len(products) == 2
     modes: dict[str, Mode] = dict.fromkeys(products, "dynamic")
-    path = written(onnx_bytes(quantise(graph, modes, {}, Ranges())), tmp_path)
+    path = written(onnx_bytes(quantise_graph(graph, modes, {}, Ranges())), tmp_path)
     assert 1e-5 < error(path, images, logits(model_of(VIT), images)) <= 0.03
     assert [node.op_type for node in onnx.load(path).graph.node].count("MatMulInteger") == 2
 
@@ -247,7 +247,7 @@ def test_a_static_file_takes_and_gives_floats_even_where_the_graph_has_integers_
     graph, images = vit_graph(model_of(VIT)), images_for(VIT, 16)
     seen = observe(graph, images.permute(0, 2, 3, 1).numpy())
     modes: dict[str, Mode] = {op.output: "integer" for op in graph.ops if op.kind == "fully_connected"}
-    path = written(onnx_bytes(quantise(graph, modes, seen, Ranges("minmax", outside=True))), tmp_path)
+    path = written(onnx_bytes(quantise_graph(graph, modes, seen, Ranges("minmax", outside=True))), tmp_path)
     assert error(path, images, logits(model_of(VIT), images)) <= 0.12
 
 

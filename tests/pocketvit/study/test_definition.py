@@ -9,7 +9,7 @@ import pytest
 
 from pocketvit.study.baselines import baseline_key, baseline_settings
 from pocketvit.study.cells import StudyCell, cells_of, check_cells
-from pocketvit.study.conduct import latency_tables
+from pocketvit.study.conduct import measure_latency_tables
 from pocketvit.study.definition import read_study
 from runtime import PlanError, PocketVitError
 from tests.pocketvit.conftest import Command
@@ -159,7 +159,7 @@ def test_a_latency_table_is_measured_once_for_all_seeds_and_methods_that_go_by_i
         measured.append(precision)
         return f"table of {precision}", folder
 
-    tables = latency_tables(found, profiler=profiler)
+    tables = measure_latency_tables(found, profiler=profiler)
     assert measured == ["fp32", "int8"]
     assert {name.split(".")[0]: table for name, table in tables.items()} == {
         "one-shot": "table of fp32",

@@ -17,7 +17,7 @@ from pocketvit.study.conduct import Orders, conduct
 from pocketvit.study.definition import read_study
 from pocketvit.study.folder import StudyFolder, claim_study
 from pocketvit.study.results.collect import StudyResult
-from pocketvit.study.results.report import write_report
+from pocketvit.study.results.report import write_study_report
 from pocketvit.study.work.attempts import worked
 from runtime import METRICS_DOCUMENT, RunFolderError, read_artifact
 from tests.pocketvit.conftest import Command
@@ -35,7 +35,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult, 
     folder = tmp_path_factory.mktemp("study")
     starter = Within([FAILING])
     unmeasured = replace(read_study(study_file(folder)), targets=())
-    result = conduct(unmeasured, folder / "tiny", Orders(), starter=starter, write_report=write_report)
+    result = conduct(unmeasured, folder / "tiny", Orders(), starter=starter, write_report=write_study_report)
     return folder / "tiny", result, starter
 
 
@@ -44,7 +44,7 @@ def whole(first: tuple[Path, StudyResult, Within]) -> tuple[Path, StudyResult]:
     """The same, tried again with success."""
     root, _, _ = first
     study = read_study(root.parent / "tiny.toml")
-    return root, conduct(study, root, Orders(retry_failed=True), starter=Within(), write_report=write_report)
+    return root, conduct(study, root, Orders(retry_failed=True), starter=Within(), write_report=write_study_report)
 
 
 def test_a_cell_that_fails_is_a_row_with_its_error_and_the_others_go_on(

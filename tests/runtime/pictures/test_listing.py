@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import DataError, in_words, list_pictures
+from runtime import DataError, excluded_in_words, list_pictures
 
 
 def put(root: Path, *names: str) -> None:
@@ -52,8 +52,8 @@ def test_other_endings_are_counted_and_case_does_not_matter(tmp_path: Path) -> N
     tree = list_pictures(tmp_path)
     assert [file.name for file in tree.files] == ["a/0.PNG", "a/1.Jpg", "a/2.jfif", "a/3.jpe", "a/4.avif"]
     assert tree.left_out == {"ending in .heic": 2, "ending in .txt": 1, "without an ending": 1}
-    assert in_words(tree.left_out) == "4 left out: 2 ending in .heic, 1 ending in .txt, 1 without an ending"
-    assert in_words({}) == ""
+    assert excluded_in_words(tree.left_out) == "4 left out: 2 ending in .heic, 1 ending in .txt, 1 without an ending"
+    assert excluded_in_words({}) == ""
 
 
 def test_links_are_followed_and_those_that_lead_nowhere_counted(tmp_path: Path) -> None:

@@ -119,7 +119,8 @@ def test_the_older_center_crop_is_a_resize_then_a_crop(
     whole = Image.fromarray(pixels).resize(scaled, Image.Resampling[interpolation.upper()])
     left, top = (scaled[0] - 12) // 2, (scaled[1] - 8) // 2
     expected = np.asarray(whole.crop((left, top, left + 12, top + 8))).astype(int)
-    tolerance = 5 if interpolation == "nearest" else 1  # nearest may step to the neighbouring pixel: 255 / 60
+    # nearest may step to the neighbouring pixel, 255 / 60; the others round after each of their two passes
+    tolerance = 5 if interpolation == "nearest" else 2
     assert np.abs(to_pixels(pixels, spec).astype(int) - expected).max() <= tolerance
 
 

@@ -25,7 +25,7 @@ def test_every_step_is_the_best_of_the_five(trained: SlicedViT, digits: Dataset)
     """A tree of depth one under the same model finds the same child."""
     images, total = images_of(digits, 1), params(trained.plan)
     one_less = Budget(PARAMS, total - 1)
-    found = search_greedily(trained, images, PARAMS, total, TreeSettings(), one_less)
+    found = search_greedily(trained, images, PARAMS, total, TreeSettings(), budget=one_less)
     tree = search_tree(trained, images, PARAMS, total, TreeSettings(depth=1), budget=one_less)
     assert found.best_smaller is not None
     assert tree.best_smaller is not None
@@ -46,7 +46,7 @@ def test_it_meets_the_budget_and_repeats_from_its_journal(
 
     def search(name: str) -> object:
         journal = TreeJournal(tmp_path / name, {"share": share})
-        return search_greedily(trained, images, PARAMS, total, TreeSettings(), budget, journal=journal)
+        return search_greedily(trained, images, PARAMS, total, TreeSettings(), budget=budget, journal=journal)
 
     found = search("whole")
     lines = (tmp_path / "whole").read_text().splitlines(keepends=True)
@@ -60,7 +60,7 @@ def test_it_meets_the_budget_and_repeats_from_its_journal(
         PARAMS,
         total,
         TreeSettings(),
-        budget,
+        budget=budget,
         progress=lambda stage, done, total, note="": told.append(note),
     )
     assert again == found
@@ -72,8 +72,8 @@ def test_it_meets_the_budget_and_repeats_from_its_journal(
 @pytest.mark.slow
 def test_a_budget_out_of_reach_and_one_met_already(trained: SlicedViT, digits: Dataset) -> None:
     images, total = images_of(digits, 2), params(trained.plan)
-    met = search_greedily(trained, images, PARAMS, total, TreeSettings(), Budget(PARAMS, total))
+    met = search_greedily(trained, images, PARAMS, total, TreeSettings(), budget=Budget(PARAMS, total))
     assert met.best_smaller is None
     assert met.nodes == 1
     with pytest.raises(PlanError, match="cannot be met with these group sizes"):
-        search_greedily(trained, images, PARAMS, total, TreeSettings(), Budget(PARAMS, 100))
+        search_greedily(trained, images, PARAMS, total, TreeSettings(), budget=Budget(PARAMS, 100))

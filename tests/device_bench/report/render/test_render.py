@@ -2,17 +2,17 @@
 
 import pytest
 
-from device_bench.columns import Cell, Column, split
+from device_bench.columns import Cell, Column, split_columns
 from device_bench.report.render.document import (
     Bullets,
-    Document,
     Fold,
     Footnotes,
     Heading,
     Paragraph,
-    Row,
+    ReportPage,
     Section,
     Table,
+    TableRow,
     Tile,
     table,
 )
@@ -23,24 +23,24 @@ HOSTILE = "<b>a|b</b> [x](http://example.org) `c` *d*"
 
 
 def document(*blocks):
-    return Document("Kind", "Name", "It is 3 ms fast.", (Section("One", blocks),), "The end.")
+    return ReportPage("Kind", "Name", "It is 3 ms fast.", (Section("One", blocks),), "The end.")
 
 
 def test_a_column_without_a_figure_and_a_row_without_any_are_left_out():
     columns = (
-        Column("Half", lambda row: row or None, lambda value: split(f"{value} [1, 2]")),
+        Column("Half", lambda row: row or None, lambda value: split_columns(f"{value} [1, 2]")),
         Column("None", lambda row: None),
         Column("Refused", lambda row: "x", lambda value: Cell("unavailable", known=False)),
     )
-    made = table("Row", columns[:2], [0, 3], str)
+    made = table("TableRow", columns[:2], [0, 3], str)
     assert [heading.text for heading in made.headings] == ["Half"]
-    assert made.rows == (Row("3", (Cell("3", "[1, 2]", joined=True),)),)
-    assert table("Row", columns[1:], [0, 3], str) is None
+    assert made.rows == (TableRow("3", (Cell("3", "[1, 2]", joined=True),)),)
+    assert table("TableRow", columns[1:], [0, 3], str) is None
 
 
 def test_text_from_outside_is_no_markup():
     footnotes = Footnotes("n", ((1, HOSTILE, HOSTILE),))
-    one = Table(HOSTILE, (Heading(HOSTILE),), (Row(HOSTILE, (Cell(HOSTILE, HOSTILE),)),), footnotes)
+    one = Table(HOSTILE, (Heading(HOSTILE),), (TableRow(HOSTILE, (Cell(HOSTILE, HOSTILE),)),), footnotes)
     parts = (Paragraph(HOSTILE), Bullets((HOSTILE,)), one, footnotes, Fold(HOSTILE, one))
     page, text = html(document(*parts)), markdown(document(*parts))
     assert "<b>a" not in page
@@ -70,5 +70,5 @@ def test_no_line_ends_between_a_number_and_its_unit():
 
 @pytest.mark.parametrize("render", [html, markdown])
 def test_headline_figures_are_in_both(render):
-    own = Document("Kind", "Name", "Text.", (), "End.", (Tile("Size", "−50 %", "2 MB → 1 MB"),))  # noqa: RUF001
+    own = ReportPage("Kind", "Name", "Text.", (), "End.", (Tile("Size", "−50 %", "2 MB → 1 MB"),))  # noqa: RUF001
     assert "2 MB → 1 MB" in render(own)

@@ -12,7 +12,7 @@ from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BENCH_DOCUMENT, BenchResult
 from device_bench.targets.android.adb import adb_link, bench_over_adb, check_adb
-from device_bench.targets.android.client import Done, Runner
+from device_bench.targets.android.client import AdbRunner, Done
 from device_bench.targets.android.fuel_gauge import READ
 from device_bench.targets.base import Backend, Device
 from runtime import ArtifactError, MeasurementError, UnsupportedTargetError
@@ -385,7 +385,7 @@ def test_checking_a_phone_tells_what_is_there_and_what_is_not(program: Path) -> 
 
 
 def test_a_link_to_a_phone_with_python_passes_bytes_as_they_are() -> None:
-    runner: Runner = Phone()
+    runner: AdbRunner = Phone()
     link = adb_link(Device(f"adb:{SERIAL}", name="termux"), runner)
     home = '[ -w "$HOME" ] || export HOME=/data/local/tmp; '
     assert link.argv("exec sh") == ["/usr/bin/adb", "-s", SERIAL, "shell", "-T", f"{home}exec sh"]

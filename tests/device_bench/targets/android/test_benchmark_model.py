@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_bench.targets.android.benchmark_model import RUNS, Delegation, Options, command, parse, reason, shortfalls
+from device_bench.targets.android.benchmark_model import (
+    RUNS,
+    BenchmarkOptions,
+    Delegation,
+    command,
+    parse,
+    reason,
+    shortfalls,
+)
 from runtime import MeasurementError
 
 from .phone import benchmark_text, recorded, statistics_line
@@ -170,7 +178,7 @@ def test_a_run_that_failed_gives_the_programs_own_reason() -> None:
 
 
 def test_the_command_asks_for_exactly_what_is_wanted() -> None:
-    assert command(Options("model-0.tflite", "gpu", threads=4, most_s=60)) == [
+    assert command(BenchmarkOptions("model-0.tflite", "gpu", threads=4, most_s=60)) == [
         "./benchmark_model",
         "--graph=model-0.tflite",
         "--num_threads=4",
@@ -181,7 +189,7 @@ def test_the_command_asks_for_exactly_what_is_wanted() -> None:
         "--warmup_min_secs=0.5",
         "--use_gpu=true",
     ]
-    words = command(Options("m", "npu", peak_memory=True), program="/x/y")
+    words = command(BenchmarkOptions("m", "npu", peak_memory=True), program="/x/y")
     assert words[0] == "/x/y"
     assert words[-2:] == ["--use_nnapi=true", "--report_peak_memory_footprint=true"]
-    assert "--use_xnnpack=true" in command(Options("m"))
+    assert "--use_xnnpack=true" in command(BenchmarkOptions("m"))

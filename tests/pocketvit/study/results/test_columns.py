@@ -6,7 +6,7 @@ import doctest
 from device_bench.columns import terminal_columns
 from device_bench.metrics import METRICS
 from pocketvit.study.results import columns
-from pocketvit.study.results.collect import OnTarget, Row, StudyResult
+from pocketvit.study.results.collect import OnTarget, StudyResult, StudyRow
 from pocketvit.study.results.spread import Spread, spread
 from pocketvit.study.results.writing import as_csv, body
 
@@ -16,9 +16,9 @@ def on(target: str, tier: str | None, **known: Spread) -> OnTarget:
     return OnTarget(target, False, {key: known.get(key, spread([], "It was not measured.")) for key in keys}, tier)
 
 
-def row(method: str, *targets: OnTarget) -> Row:
+def row(method: str, *targets: OnTarget) -> StudyRow:
     one = spread([1000.0], "")
-    return Row(
+    return StudyRow(
         method, "vit", "digits", "", "fp32", (0, 1), spread([0.98, 0.99], ""), one, one, one, one, one, one, (),
         targets, ("pocketvit run",),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pocketvit.study.work.archive import digest_of, pack, unpack
+from pocketvit.study.work.archive import digest_of, pack, unpack_run
 from pocketvit.study.work.attempts import begin_attempt, read_attempts, worked
 from pocketvit.study.work.pools import LocalPool
 from pocketvit.study.work.process import Work, WorkOutcome, WorkStep, do
@@ -229,7 +229,7 @@ def test_a_folder_comes_out_of_its_archive_as_it_went_in_but_for_unfinished_trai
     place.mkdir(parents=True)
     (place / "old").touch()
     data = pack(source)
-    unpack(data, digest_of(data), place)
+    unpack_run(data, digest_of(data), place)
     assert sorted(path.relative_to(place).as_posix() for path in place.rglob("*")) == [
         *("a.bin", "baseline", "baseline/plan.json"),
     ]
@@ -271,7 +271,7 @@ def test_an_archive_that_reaches_out_of_its_folder_is_refused_and_leaves_nothing
     (place / "kept").touch()
     data = archive(("fine", tarfile.REGTYPE, ""), *members)
     with pytest.raises(ArtifactError):
-        unpack(data, digest_of(data), place)
+        unpack_run(data, digest_of(data), place)
     assert [path.name for path in tmp_path.rglob("*")] == ["runs", "cell", "kept"]
 
 
@@ -281,8 +281,8 @@ def test_an_archive_that_was_damaged_on_its_way_is_refused(tmp_path: Path) -> No
     data = pack(tmp_path / "a")
     broken = data.replace(b"abc", b"abd")
     with pytest.raises(ArtifactError, match="damaged"):
-        unpack(broken, digest_of(data), tmp_path / "b")
+        unpack_run(broken, digest_of(data), tmp_path / "b")
     for short in (data[:100], data[:514], b""):
         with pytest.raises(ArtifactError):
-            unpack(short, digest_of(short), tmp_path / "b")
+            unpack_run(short, digest_of(short), tmp_path / "b")
     assert not (tmp_path / "b").exists()

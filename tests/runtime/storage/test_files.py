@@ -10,16 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime import (
-    StorageError,
-    atomic_path,
-    dumps,
-    sha256_of,
-    storage_errors,
-    write_bytes,
-)
+from runtime import StorageError, atomic_path, dumps, sha256_of, storage_errors, write_bytes
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def in_child(code: str, folder: Path, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from runtime.errors import ArtifactError
+
 from .codec import decode, encode
-from .errors import ArtifactError
 from .files import dumps, storage_errors, write_bytes
 
 T = TypeVar("T")

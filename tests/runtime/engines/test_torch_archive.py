@@ -1,4 +1,4 @@
-"""The ``.pt2`` format as far as it goes without torch; what runs is tested in the room that writes it."""
+"""The ``.pt2`` format without torch; what torch runs is tested with the export room."""
 
 from __future__ import annotations
 

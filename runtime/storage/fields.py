@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import PlanError
+from runtime.errors import PlanError
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60

@@ -9,7 +9,7 @@ import types
 import typing
 from typing import Any, TypeVar
 
-from .errors import ArtifactError, PocketVitError
+from runtime.errors import ArtifactError, PocketVitError
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Files on disk: atomic writes, checked dataclasses, JSON documents and JSON lines."""
