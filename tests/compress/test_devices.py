@@ -41,7 +41,7 @@ def test_each_process_of_a_machine_takes_a_gpu_of_its_own() -> None:
             2,
             2,
             UnsupportedTargetError,
-            "2 processes takes a GPU of its own. Expected --device cuda.",
+            "2 processes takes another GPU. Expected --device cuda.",
         ),
         ("auto", 1, 2, UnsupportedTargetError, "Expected 2 GPUs, one for each process. Got 1 GPU. Start fewer"),
     ],

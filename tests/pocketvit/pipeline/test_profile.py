@@ -97,7 +97,7 @@ def test_a_budget_no_plan_meets_is_said_before_anything_is_trained(
         (("--budget", "latency=12ms"), "That is not a budget"),
         (("--budget", "latency=12@cpu"), "A time needs its unit"),
         (("--cost", "latency@cpu", "--budget", "latency=0.5@pi5"), "name two targets"),
-        (("--search", "milp", "--cost", "params"), "go by what the budget counts"),
+        (("--search", "milp", "--cost", "params"), "goes by what the budget counts"),
         (("--latency-precision", "fp8"), "fp32 or int8"),
         (("--latency-threads", "0"), "latency_threads must be at least 1"),
         (("--round-epochs", "-1"), "round_epochs must not be negative"),

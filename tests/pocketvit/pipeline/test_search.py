@@ -128,7 +128,7 @@ def test_too_few_rounds_are_said(pocketvit: Command, tmp_path: Path) -> None:
         (("--search", "tas", "--candidates", "1"), "candidates must be at least 2"),
         (("--search", "tas", "--tolerance", "0"), "tolerance must be more than 0"),
         (("--search", "tas", "--odds-lr", "0"), "lr must be positive"),
-        (("--search", "tas", "--cost", "params"), "go by what the budget counts"),
+        (("--search", "tas", "--cost", "params"), "goes by what the budget counts"),
     ],
 )
 def test_bad_search_options(pocketvit: Command, tmp_path: Path, arguments: tuple[str, ...], text: str) -> None:
