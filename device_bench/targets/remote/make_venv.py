@@ -29,7 +29,7 @@ def main() -> int:
     finally:
         # before the answer, since this process is killed once it has answered
         shutil.rmtree(made, ignore_errors=True)
-    say(answer)
+    write_line(answer)
     return 0
 
 
@@ -47,12 +47,12 @@ def make(made: Path, target: Path, wheels: list[Path], modules: list[str]) -> li
     """
     import venv
 
-    say({"progress": ["set up", 0, len(wheels), ""]})
+    write_line({"progress": ["set up", 0, len(wheels), ""]})
     venv.EnvBuilder(symlinks=True, with_pip=False).create(made)
     site = made / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     for done, wheel in enumerate(wheels, 1):
         unpack(wheel, site)
-        say({"progress": ["set up", done, len(wheels), wheel.name]})
+        write_line({"progress": ["set up", done, len(wheels), wheel.name]})
     check = [str(made / "bin" / "python"), "-P", "-c", "; ".join(f"import {module}" for module in modules)]
     subprocess.run(check, check=True, capture_output=True, text=True)
     old = target.with_name(f"{target.name}.old")
@@ -83,7 +83,7 @@ def unpack(wheel: Path, site: Path) -> None:
                 shutil.copyfileobj(source, copy)
 
 
-def say(answer: dict[str, Any]) -> None:
+def write_line(answer: dict[str, Any]) -> None:
     """Writes one line of JSON to standard output."""
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
