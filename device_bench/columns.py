@@ -41,7 +41,7 @@ NONE = Cell(format.MISSING, known=False)
 def split_columns(text: str, mark: str = "[") -> Cell:
     """Returns a figure whose interval or deviation becomes the detail.
 
-    >>> split("1.91 ms [1.88, 1.95]").detail, split("98.5 % ± 0.7 %", "±").detail
+    >>> split_columns("1.91 ms [1.88, 1.95]").detail, split_columns("98.5 % ± 0.7 %", "±").detail
     ('[1.88, 1.95]', '± 0.7 %')
     """
     value, found, rest = text.partition(f" {mark}")

@@ -44,7 +44,7 @@ def evidence(above: int, total: int) -> float:
 def pairs_needed(total: int, alpha: float = ALPHA) -> int:
     """Returns the least number of equal signs among ``total`` whose evidence is ``1 / alpha``; more than all if none.
 
-    >>> needed(4), needed(30)
+    >>> pairs_needed(4), pairs_needed(30)
     (5, 24)
     """
     enough = _log_evidence(total) >= -math.log(alpha)

@@ -91,7 +91,7 @@ def _models(summary: RunSummary, first: TargetPart | None) -> Section:
     """Returns the baseline, the sliced model and every file in one table."""
     words = [
         "Size of the two models is that of their float32 weights; gzip: of the file when compressed. Top-1 of the "
-        "files is that at export."
+        "files is that at export.",
     ]
     if first:
         words.insert(
@@ -101,6 +101,9 @@ def _models(summary: RunSummary, first: TargetPart | None) -> Section:
             "Speed-up is the median of baseline.fp32.tflite over that of the file, both measured turn by turn. Peak "
             "memory is that of a whole process, interpreter and engine included."
         )
+    if summary.made_with:
+        settings = ", ".join(f"{name} {value}" for name, value in summary.made_with.items())
+        words.insert(0, f"Made with {settings}.")
     footnotes = first.footnotes if first else None
     columns = [*ROW_COLUMNS, *(first.columns if first else [])]
     made = table(

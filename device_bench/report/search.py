@@ -42,7 +42,7 @@ def search_section(summary: RunSummary, run: Path) -> tuple[Section | None, Sear
         f"{search_plots.FAINT} places in a round an even choice. Ringed: {ringed}. Line: the best accuracy for its "
         "cost, of the filled ones."
     )
-    rounds = table("SearchRound", _columns(log), log.rounds, lambda own: str(own.number), narrow="SearchRound")
+    rounds = table("Round", _columns(log), log.rounds, lambda own: str(own.number), narrow="Round")
     parts = blocks(Paragraph(note), FigurePanel(picture, "wide", caption), rounds, Paragraph(words, "note after"))
     return Section("Search", parts), log
 

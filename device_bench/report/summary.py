@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ from runtime import (
     read_artifact,
 )
 from runtime.formats import model_files
-from runtime.storage.journals import RUN_LOG
+from runtime.storage.journals import RUN_LOG, STEPS_JOURNAL
 
 from .gain import Gain, gains
 
@@ -169,6 +170,10 @@ ROW_COLUMNS: tuple[Column[SummaryRow], ...] = (
 """Columns of a model or file that need no bench."""
 
 
+_MADE_WITH = {"data": "data", "search": "search", "for": "made_for"}
+"""Names in a summary, and the settings of ``run.json`` that they come from."""
+
+
 @dataclass(frozen=True)
 class RunSummary:
     """The content of a run folder.
@@ -184,6 +189,8 @@ class RunSummary:
         gains: speed-ups that pruning alone gave, for each target and each sliced file with a baseline counterpart.
         unmeasured: targets on which the last bench measured nothing.
         refused: manifests of the files that failed their check, each with the reason.
+        made_with: the settings that name what made the model: ``data``, ``search``, ``importance`` and ``for`` (the
+            processors of int8). Empty for a folder without ``run.json``.
     """
 
     name: str
@@ -196,6 +203,7 @@ class RunSummary:
     gains: tuple[Gain, ...] = ()
     unmeasured: tuple[DeviceFailure, ...] = ()
     refused: tuple[Artifact, ...] = ()
+    made_with: dict[str, str] = field(default_factory=dict)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -263,7 +271,25 @@ def summarise(run: Path | str) -> RunSummary:
     notes += [*(table.notes if table else ()), *(gain.sentence for gain in found)]
     name = run.resolve().name
     gone = read_failures(run / "bench")
-    return RunSummary(name, baseline, sliced, artifacts, benches, models + files, tuple(notes), found, gone, refused)
+    return RunSummary(
+        name, baseline, sliced, artifacts, benches, models + files, tuple(notes), found, gone, refused, _made_with(run)
+    )
+
+
+def _made_with(run: Path) -> dict[str, str]:
+    """Returns the settings in ``run.json`` that name what made the model."""
+    path = run / "run.json"
+    if not path.is_file() or (run / "distill.json").is_file():  # a student is taught, not searched
+        return {}
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        found = {name: settings.get(key) for name, key in _MADE_WITH.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ArtifactError(f"{path} is damaged", got=error) from error
+    with suppress(ArtifactError, KeyError):  # not every method ranks units, so the journal says it
+        header, _ = STEPS_JOURNAL.read(run / "search" / "journal.jsonl")
+        found["importance"] = header["settings"]["importance"]
+    return {name: value for name, value in found.items() if isinstance(value, str) and value}
 
 
 def _warnings(log: Path) -> list[str]:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def summary_body(summary: RunSummary) -> dict[str, Any]:
     """Returns the body of the JSON document of a run."""
-    return {"run": summary.name, "rows": encode(summary.rows), "refused": [encode(a) for a in summary.refused]}
+    made = {"run": summary.name, "made_with": summary.made_with}
+    return {**made, "rows": encode(summary.rows), "refused": [encode(a) for a in summary.refused]}
 
 
 def print_summary(summary: RunSummary) -> None:

@@ -119,6 +119,9 @@ def test_a_run_goes_by_it_and_slices_the_folded_model(plugin: Path, toy: ModuleT
     shown = run(plugin, "toy_basis", "report", root, "--json")
     assert shown.returncode == 0, shown.stderr
     assert {row["name"] for row in json.loads(shown.stdout)["rows"]} >= {"baseline", "sliced"}
+    assert json.loads(shown.stdout)["made_with"]["importance"] == "toy"
+    assert "importance toy" in (root / "report.html").read_text()
+    assert "importance toy" in " ".join(run(plugin, "toy_basis", "report", root).stdout.split())
 
 
 @pytest.mark.slow

@@ -115,6 +115,7 @@ def test_a_run_uses_its_settings_and_goes_on_with_them(place: Path) -> None:
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert {row["name"] for row in summary["rows"]} >= {"baseline", "sliced", "mine.fp32.tflite"}
+    assert summary["made_with"]["search"] == "toy"
     root = place / "mine"
     settings = json.loads((root / "run.json").read_text())["settings"]
     assert settings["search"] == "toy"
@@ -123,6 +124,8 @@ def test_a_run_uses_its_settings_and_goes_on_with_them(place: Path) -> None:
     assert {block.mlp_dim for block in plan.blocks} == {32}
     for name in ("report.html", "report.md"):
         assert "By the method toy, every MLP keeps the same share" in (root / name).read_text()
+        assert "search toy" in (root / name).read_text()
+    assert "search toy" in " ".join(run(place, "toy_method", "report", root).stdout.split())
     again = run(place, "toy_method", "run", *asked, "--formats", "fp32", "--bench-seconds", "0.1", "--resume")
     assert again.returncode == 0, again.stderr
     other = run(place, "toy_method", "run", *asked, "--toy-step", "16", "--formats", "fp32", "--resume")

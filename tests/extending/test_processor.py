@@ -51,6 +51,8 @@ def test_int8_is_made_for_it_by_its_counted_costs(plugin: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert artifact["file"] in done.stdout
     assert "dynamic_wi8_afp32" in (folder / "report.html").read_text()
+    assert "for toychip" in " ".join(done.stdout.split())
+    assert "for toychip" in (folder / "report.html").read_text()
 
 
 def test_a_device_may_have_it(plugin: Path) -> None:

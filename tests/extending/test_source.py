@@ -64,6 +64,9 @@ def test_a_run_on_it_is_compressed_exported_and_reported(plugin: Path) -> None:
     reported = run(plugin, "toy_source", "report", root, "--json")
     assert reported.returncode == 0, reported.stderr
     assert {row["name"] for row in json.loads(reported.stdout)["rows"]} >= {"baseline", "sliced", "mine.onnx"}
+    assert json.loads(reported.stdout)["made_with"]["data"] == "toy"
+    assert "data toy" in (root / "report.html").read_text()
+    assert "data toy" in " ".join(run(plugin, "toy_source", "report", root).stdout.split())
     lost = run(plugin, "math", "export", root, "--formats", "onnx")
     assert lost.returncode == 2
     assert "No dataset is called 'toy'" in lost.stderr

@@ -47,7 +47,8 @@ def summary_tables(summary: RunSummary, width: int) -> list[Table]:
     for target in others:
         timings = [row.on(str(target)) for row in summary.rows]
         columns[f"on {target}"] = [cost_text(timing) if timing else format.MISSING for timing in timings]
-    title = f"{summary.name}, timed on {first}" if first else summary.name
+    made = ", ".join(f"{name} {value}" for name, value in summary.made_with.items())
+    title = "; ".join(filter(None, (f"{summary.name}, timed on {first}" if first else summary.name, made)))
     return wrapped_tables([row.name for row in summary.rows], columns, width, title=title, end=("sliced",))
 
 

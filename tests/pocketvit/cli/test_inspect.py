@@ -54,7 +54,7 @@ def test_without_a_manifest_the_widths_have_a_reason(tiny_run: Path, pocketvit: 
     document = json.loads(pocketvit("inspect", file, "--no-time", "--json").out)
     assert document["widths"] is None
     assert "no manifest" in document["widths_reason"]
-    assert "Widths: not known, no manifest" in pocketvit("inspect", file, "--no-time").out
+    assert "Widths: not known, the file has no manifest" in pocketvit("inspect", file, "--no-time").out
 
 
 def test_inspecting_what_cannot_be(tiny_run: Path, pocketvit: Command, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_file_is_taken_up_beside_the_others(files, slowed, pocketvit, tmp_path
         (("{base}", "{new}", "{new}"), "BASE NEW, or --baseline"),
         (("{base}", "--update-baseline"), "--baseline"),
         (("{base}", "--baseline", "{nowhere}"), "does not exist"),
-        (("{base}", "{new}", "--baseline", "{nowhere}"), "by their names"),
+        (("{base}", "{new}", "--baseline", "{nowhere}"), "different names"),
         (("{base}", "{nowhere}"), "does not exist"),
         (("{base}", "{new}", "--config", "{nowhere}"), "does not exist"),
         (("{base}", "{new}", "--max-slowdown", "-3"), "impossible"),

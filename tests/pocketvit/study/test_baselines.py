@@ -138,7 +138,7 @@ def test_recipes_by_name_end_in_the_manifest(pocketvit: Command, tmp_path: Path)
         ((*ZEROS, "--sparsity", "1"), "more than 0 and less than 1"),
         ((*ZEROS, "--sparsity-scope", "block"), "layer or global"),
         ((*ZEROS, "--sparsity-layers", "fc1,head"), "qkv, proj, fc1 or fc2. Got"),
-        ((*ZEROS, "--sparsity-layers", ""), "qkv, proj, fc1 or fc2"),
+        ((*ZEROS, "--sparsity-layers", ""), "qkv, proj, fc1, fc2"),
         (("--int8-recipe", "static"), "static_wi8_ai8_float_islands"),
         (("--int8-recipe", "dynamic_wi8_afp32", "--formats", "onnx"), "int8 among --formats"),
         (("--qat-from", "2"), "only with --qat"),

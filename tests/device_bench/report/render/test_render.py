@@ -32,10 +32,10 @@ def test_a_column_without_a_figure_and_a_row_without_any_are_left_out():
         Column("None", lambda row: None),
         Column("Refused", lambda row: "x", lambda value: Cell("unavailable", known=False)),
     )
-    made = table("TableRow", columns[:2], [0, 3], str)
+    made = table("Row", columns[:2], [0, 3], str)
     assert [heading.text for heading in made.headings] == ["Half"]
     assert made.rows == (TableRow("3", (Cell("3", "[1, 2]", joined=True),)),)
-    assert table("TableRow", columns[1:], [0, 3], str) is None
+    assert table("Row", columns[1:], [0, 3], str) is None
 
 
 def test_text_from_outside_is_no_markup():
