@@ -15,6 +15,7 @@ from compress.search import METHODS
 from compress.search.sparse_settings import SparseSettings
 from compress.search.tas.settings import TasSettings
 from compress.search.tree.settings import TreeSettings
+from export.formats import DEFAULT_KINDS
 from runtime import Interpolation, LatencyPrecision, PlanError, check_fields, check_is, decode
 from runtime.options import Option, Renamed, check_choices
 
@@ -184,7 +185,7 @@ class RunSettings:
     kinds: Annotated[
         tuple[str, ...],
         _export("Files to write, comma-separated: {choices}.", name="--formats", choices="export.formats:KINDS"),
-    ] = ("onnx", "onnx-int8", "fp32", "int8", "int8-full")
+    ] = DEFAULT_KINDS
     calibration_images: Annotated[int, _export("Held-out images that set integer ranges; 0 chooses.")] = 0
     verify_images: Annotated[int, _export("Test images that every file is run on; 0 chooses.")] = 0
     min_agreement: Annotated[

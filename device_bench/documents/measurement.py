@@ -6,6 +6,12 @@ from dataclasses import dataclass
 
 from runtime import MeasurementError, check_fields
 
+LATENCY_S = 5.0
+"""Time for each file's latency unless another is asked for, s."""
+
+THROUGHPUT_S = 2.0
+"""The same for each file's throughput, s."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -27,7 +33,7 @@ class Sampling:
 
     min_samples: int = 30
     max_samples: int = 1000
-    seconds: float = 5.0
+    seconds: float = LATENCY_S
     max_warmup: int = 50
 
     def __post_init__(self) -> None:

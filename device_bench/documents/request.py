@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runtime import ArtifactError, MeasurementError, UnsupportedTargetError, check_fields
 from runtime.formats import format_of
+from runtime.worker.parent import SILENCE_S
 
 from .measurement import Sampling
 
@@ -47,7 +48,7 @@ class BenchRequest:
     energy: bool = False
     country: str | None = None
     images: Path | None = None
-    timeout_s: float = 120.0
+    timeout_s: float = SILENCE_S
     bootstrap: bool = False
 
     def __post_init__(self) -> None:

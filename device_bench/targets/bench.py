@@ -13,6 +13,7 @@ from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult
 from device_bench.targets import TARGETS
 from runtime import Progress, UnsupportedTargetError, silent
+from runtime.worker.parent import SILENCE_S
 
 from .base import Device, TimeTogether
 
@@ -30,7 +31,7 @@ def bench(
     energy: bool = False,
     country: str | None = None,
     images: Path | str | None = None,
-    timeout_s: float = 120.0,
+    timeout_s: float = SILENCE_S,
     progress: Progress = silent,
 ) -> BenchResult:
     """Measures ``files`` on ``target``; a file that crashes, hangs or cannot be run is among the result's failures.

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from device_bench.documents.measurement import LATENCY_S, THROUGHPUT_S
 from device_bench.metrics import METRICS
 from device_bench.targets import TARGETS
 from pocketvit.output import fail, print_json, say
 from runtime import DataError, UnsupportedTargetError, encode
+from runtime.worker.parent import SILENCE_S
 
 from .common import Country, InventoryOption, Seconds, flag
 
@@ -43,8 +45,10 @@ def bench(
         int, Parameter(help="Threads of the engine; a target of the inventory may have another number.")
     ] = 1,
     samples: Annotated[int | None, Parameter(help="Exactly so many timed runs of each file.")] = None,
-    seconds: Seconds = 5.0,
-    throughput: Annotated[float, Parameter(help="Seconds for each file's images per second; 0 measures none.")] = 2.0,
+    seconds: Seconds = LATENCY_S,
+    throughput: Annotated[
+        float, Parameter(help="Seconds for each file's images per second; 0 measures none.")
+    ] = THROUGHPUT_S,
     energy: Annotated[bool, flag("Measure or estimate the energy of an image.")] = False,
     country: Country = None,
     images: Annotated[
@@ -54,7 +58,7 @@ def bench(
         int | None, Parameter(help="Classify only so many of --images, as equally many of each class as possible.")
     ] = None,
     bootstrap: Annotated[bool, flag("Install what a device lacks into a virtual environment there.")] = False,
-    timeout: Annotated[float, Parameter(help="A file without a sign of life for so long hangs, seconds.")] = 120.0,
+    timeout: Annotated[float, Parameter(help="A file without a sign of life for so long hangs, seconds.")] = SILENCE_S,
     json_file: Annotated[
         Path | None,
         Parameter(

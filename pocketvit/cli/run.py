@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from device_bench.documents.measurement import LATENCY_S
 from pocketvit.options import Raw, run_options, run_settings
 from pocketvit.output import fail, print_json, say
 
@@ -22,7 +23,7 @@ def run(
     runs: Runs = RUNS,
     resume: Resume = False,
     force: Force = False,
-    bench_seconds: Seconds = 5.0,
+    bench_seconds: Seconds = LATENCY_S,
     energy: Annotated[bool, Parameter(help="Measure or estimate the energy of an image.")] = True,
     country: Country = None,
     as_json: Json = False,

@@ -10,7 +10,7 @@ import numpy as np
 from compress.data.dataset import Dataset
 from compress.data.splits import stratified
 from compress.model.folder import Task
-from device_bench.documents.measurement import Sampling
+from device_bench.documents.measurement import THROUGHPUT_S, Sampling
 from device_bench.documents.op_times import OpTimes, TimeRow, read_times, times_path, write_times
 from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.energy.carbon import find_grid
@@ -41,7 +41,7 @@ class BenchSettings:
     """
 
     sampling: Sampling = field(default_factory=Sampling)
-    throughput_s: float = 2.0
+    throughput_s: float = THROUGHPUT_S
     energy: bool = True
     country: str | None = None
     images: int = 1000
