@@ -13,7 +13,7 @@ from pathlib import Path
 
 from compress.model.load import load_model
 from export.exporter import export_model
-from export.job import ExportSettings
+from export.settings import ExportSettings
 from pocketvit.pipeline.job import prepare
 from pocketvit.settings import RunSettings
 

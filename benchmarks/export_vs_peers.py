@@ -45,8 +45,8 @@ from device_bench.timing.measure import settle
 from device_bench.timing.stats import median_interval, ratio_of_medians
 from export.exporter import export_model
 from export.formats.tflite import write_int8
-from export.job import ExportSettings
 from export.quantise.recipes import DYNAMIC_ATTENTION
+from export.settings import ExportSettings
 from runtime import Preprocessing, open_engine
 
 DATA, TRAIN_LIMIT = "fashion-mnist", 12_000

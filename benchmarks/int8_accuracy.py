@@ -40,7 +40,7 @@ from compress.train.fit import fit
 from device_bench import format
 from device_bench.timing.isolated import time_isolated
 from export.exporter import export_model
-from export.job import ExportSettings
+from export.settings import ExportSettings
 from runtime import ParityError, write_bytes
 
 FACTOR, CHANNELS = 50.0, 6

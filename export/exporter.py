@@ -44,7 +44,8 @@ from runtime.formats import FORMATS
 
 from .compare import compare_logits
 from .formats import KINDS, ExportKind
-from .job import ExportJob, ExportSettings, Reference, reference_of, verified_on
+from .job import ExportJob, Reference, reference_of, verified_on
+from .settings import ExportSettings
 from .verify import check_drop, check_parity, measure_parity
 from .write import Written, write_file
 

@@ -6,7 +6,7 @@ from device_bench.report.page import write_report as write_report
 from device_bench.report.summary import summarise as summarise
 from device_bench.targets.bench import bench as bench
 from export.exporter import export_model as export_model
-from export.job import ExportSettings as ExportSettings
+from export.settings import ExportSettings as ExportSettings
 from pocketvit.distill_settings import DistillSettings as DistillSettings
 from pocketvit.jobs.distilling import distill as distill
 from pocketvit.pipeline.run import compress as compress

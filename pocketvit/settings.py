@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal, get_type_hints
 
+from compress.recipe import TrainRecipe
 from compress.search import METHODS
 from compress.search.sparse_settings import SparseSettings
 from compress.search.tas.settings import TasSettings
 from compress.search.tree.settings import TreeSettings
-from export.formats import DEFAULT_KINDS
+from export.formats.micro_limits import MicroLimits
+from export.settings import ExportSettings
 from runtime import Interpolation, LatencyPrecision, PlanError, check_fields, check_is, decode
 from runtime.options import Option, Renamed, check_choices
 
@@ -160,8 +162,12 @@ class RunSettings:
             "What the recovery learns, comma-separated: response, feature, relation, self.", name="--distill-method"
         ),
     ] = ("response",)
-    distill_weight: Annotated[float, _training("Weight of the teacher's answers in the loss, 0 to 1.")] = 0.9
-    temperature: Annotated[float, _training("Temperature of the softmax that answers are compared at.")] = 4.0
+    distill_weight: Annotated[float, _training("Weight of the teacher's answers in the loss, 0 to 1.")] = (
+        TrainRecipe.distill_weight
+    )
+    temperature: Annotated[float, _training("Temperature of the softmax that answers are compared at.")] = (
+        TrainRecipe.temperature
+    )
     fine_tune: TrainSettings = field(default_factory=TrainSettings)
     recover: Annotated[TrainSettings, _RECOVERY] = field(default_factory=TrainSettings)
     bf16: Annotated[
@@ -185,12 +191,16 @@ class RunSettings:
     kinds: Annotated[
         tuple[str, ...],
         _export("Files to write, comma-separated: {choices}.", name="--formats", choices="export.formats:KINDS"),
-    ] = DEFAULT_KINDS
-    calibration_images: Annotated[int, _export("Held-out images that set integer ranges; 0 chooses.")] = 0
-    verify_images: Annotated[int, _export("Test images that every file is run on; 0 chooses.")] = 0
+    ] = ExportSettings.kinds
+    calibration_images: Annotated[int, _export("Held-out images that set integer ranges; 0 chooses.")] = (
+        ExportSettings.calibration_images
+    )
+    verify_images: Annotated[int, _export("Test images that every file is run on; 0 chooses.")] = (
+        ExportSettings.verify_images
+    )
     min_agreement: Annotated[
         float, _export("Least share of images on which fp16 and int8 have the float model's top-1, 0 to 1.")
-    ] = 0.99
+    ] = ExportSettings.min_agreement
     made_for: Annotated[
         str,
         _export(
@@ -198,26 +208,28 @@ class RunSettings:
             name="--for",
             choices="runtime.processors:PROCESSORS",
         ),
-    ] = "x86"
+    ] = ExportSettings.made_for
     max_drop: Annotated[
         float | None, _export("Most points of top-1 that an integer file may lose on held-out images.")
-    ] = None
+    ] = ExportSettings.max_drop
     int8_recipe: Annotated[
         str, _export("Make int8 by this recipe, such as dynamic_wi8_afp32, and choose none by measurement.")
-    ] = ""
+    ] = ExportSettings.int8_recipe
     qat_epochs: Annotated[
         int, _export("Epochs of quantisation-aware training of int8-full and tflite-micro.", name="--qat")
-    ] = 0
+    ] = ExportSettings.qat_epochs
     qat_from: Annotated[
         int, _export("First of these epochs, counted from 1, that rounds; those before it train in float.")
-    ] = 1
+    ] = ExportSettings.qat_from
     micro_flash: Annotated[
         int, _export("Bytes of flash that a tflite-micro file may take; its program comes on top.")
-    ] = 2 * 2**20
-    micro_ram: Annotated[int, _export("Bytes of memory that a tflite-micro file may need to run.")] = 2**19
+    ] = MicroLimits.flash_bytes
+    micro_ram: Annotated[int, _export("Bytes of memory that a tflite-micro file may need to run.")] = (
+        MicroLimits.ram_bytes
+    )
     opset: Annotated[
         int, _export("Version of ONNX's operators in ONNX files, 17 to 23; ONNX Runtime 1.20 reads up to 21.")
-    ] = 17
+    ] = ExportSettings.opset
     eval_limit: Annotated[
         int,
         _model("Most test and held-out images that top-1 is measured on, each class with its share; 0 takes all."),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal, get_args
 
+from compress.recipe import TrainRecipe
 from runtime import PlanError, check_fields
 from runtime.options import Option
 
@@ -41,8 +42,8 @@ class Distillation:
         tuple[DistillMethod, ...],
         _lesson("What is learnt, comma-separated: response, feature, relation, self.", name="--method"),
     ] = ("response",)
-    weight: float = 0.9
-    temperature: float = 4.0
+    weight: float = TrainRecipe.distill_weight
+    temperature: float = TrainRecipe.temperature
     blocks: Annotated[
         tuple[tuple[int, int], ...],
         _lesson(

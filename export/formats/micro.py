@@ -17,6 +17,7 @@ from runtime import Artifact, ArtifactError, DataError, Progress, UnsupportedTar
 from runtime.formats import TFLITE
 from runtime.worker.parent import SILENCE_S, Worker, WorkerError, python_module
 
+from .micro_limits import DEFAULT_LIMITS, MicroLimits
 from .tflite import INT8_FULL, tflite_form
 
 MICRO_KINDS = tuple(kind for kind in OP_KINDS if kind not in ("gelu", "tanh"))
@@ -29,31 +30,6 @@ GELU_SLOPE = 1.702
 _COMMUTING = ("mean", "reshape", "transpose", "slice")
 _COMMAND = python_module("export.formats.micro_child")
 _FIX = "The file is damaged or was not exported for microcontrollers: export it again"
-
-
-@dataclass(frozen=True)
-class MicroLimits:
-    """Memory of a microcontroller.
-
-    Attributes:
-        flash_bytes: for the file; the program that runs it comes on top.
-        ram_bytes: for the arena, in which the interpreter keeps activations and its own records.
-
-    Raises:
-        DataError: a limit is not positive.
-    """
-
-    flash_bytes: int = 2 * 2**20
-    ram_bytes: int = 512 * 2**10
-
-    def __post_init__(self) -> None:
-        for name in ("flash_bytes", "ram_bytes"):
-            if getattr(self, name) < 1:
-                raise DataError(f"{name} must be positive", got=getattr(self, name))
-
-
-DEFAULT_LIMITS = MicroLimits()
-"""2 MiB of flash and 512 KiB of RAM, as on the larger boards since 2020."""
 
 
 @dataclass(frozen=True)

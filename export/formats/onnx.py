@@ -15,7 +15,8 @@ from export.graph.rewrites import Rewrites
 from export.graph.zeros import rewrites_for
 from export.quantise.form import Form
 from export.quantise.recipes import Mode, Recipe
-from export.writers.onnx import OPSET, RMS_NORM_IS_ONE, onnx_bytes
+from export.writers.onnx import RMS_NORM_IS_ONE, onnx_bytes
+from export.writers.onnx_opsets import OPSET
 from runtime.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def write_onnx(model: SlicedViT, path: Path, *, half: bool = False, opset: int =
         model: the model to write.
         path: of the file.
         half: whether to store weights as float16, in half the space; the engine computes in float32.
-        opset: version of ONNX's operators, of ``export.writers.onnx.OPSETS``.
+        opset: version of ONNX's operators, of ``export.writers.onnx_opsets.OPSETS``.
 
     Raises:
         MissingExtraError: onnx is not installed.

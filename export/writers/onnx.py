@@ -12,13 +12,8 @@ import numpy.typing as npt
 from export.graph.ir import Graph, Op, QParams
 from export.graph.norms import Norm, find_norms, readers_of
 
+from .onnx_opsets import OPSET, OPSETS
 from .onnx_tensors import INPUT, OUTPUT, TensorWriter, swapped
-
-OPSETS = range(17, 24)
-"""The versions of ONNX's operators that files can be written with."""
-
-OPSET = OPSETS[0]
-"""The version that files are written with by default: the one that the most engines read."""
 
 _REDUCED_AXES_ARE_INPUTS, _GELU_IS_ONE, RMS_NORM_IS_ONE = 18, 20, 23
 """The first versions with axes of reductions as inputs, with the operator Gelu, and with RMSNormalization."""

@@ -27,8 +27,8 @@ from compress.search import METHODS
 from compress.search.base import GroupSizes, SearchMethod
 from compress.train.fit import bf16_helps
 from device_bench.targets.bench import time_together
-from export.formats.micro import MicroLimits
-from export.job import ExportSettings
+from export.formats.micro_limits import MicroLimits
+from export.settings import ExportSettings
 from pocketvit.settings import (
     DEFAULT_IMG_SIZE,
     DEFAULT_MODEL,

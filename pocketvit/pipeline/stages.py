@@ -19,7 +19,7 @@ from compress.train.masks import Masks
 from device_bench.documents.sparsity import ZEROS_DOCUMENT, LayerZeros, Zeros, zeros_path
 from device_bench.timing.isolated import time_isolated
 from export.exporter import ExportOutcome, export_each
-from export.job import ExportSettings
+from export.settings import ExportSettings
 from runtime import (
     LATENCY_DOCUMENT,
     METRICS_DOCUMENT,

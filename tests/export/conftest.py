@@ -15,7 +15,7 @@ from compress.model.load import ModelSpec, load_model
 from compress.model.slicing import KeptBlock, KeptUnits, slice_vit
 from compress.model.vit import SlicedViT
 from export.exporter import export_model
-from export.job import ExportSettings
+from export.settings import ExportSettings
 from runtime import Artifact, Preprocessing
 
 SPEC = Preprocessing(32, 32, 1, (0.5,), (0.5,), "bicubic", "stretch")

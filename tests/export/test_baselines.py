@@ -29,12 +29,12 @@ from export.graph.ir import LINEAR, Graph
 from export.graph.rewrites import DEFAULT_REWRITES
 from export.graph.zeros import rewrites_for
 from export.inspect.widths import read_widths
-from export.job import ExportSettings
 from export.quantise.calibrate import observe
 from export.quantise.candidates import CandidateBuilder, Subject
 from export.quantise.integer import quantise_graph
 from export.quantise.qat import FloatStart, QatRecipe, train_quantised
 from export.quantise.recipes import modes_of, recipes_for
+from export.settings import ExportSettings
 from runtime import DataError, read_artifact
 
 from .conftest import SPEC, task_for

@@ -21,7 +21,7 @@ from export.formats import KINDS
 from export.formats import onnx as onnx_format
 from export.formats.onnx import write_onnx
 from export.formats.tflite import write_tflite
-from export.job import ExportSettings
+from export.settings import ExportSettings
 from runtime import DataError, ParityError, load, manifest_path, read_artifact, sha256_of
 
 from .conftest import OVERRIDES, SPEC, Exported, task_for

@@ -9,7 +9,7 @@ import pytest
 from compress.data.dataset import Dataset
 from compress.model.vit import SlicedViT
 from export.exporter import export_model
-from export.job import ExportSettings
+from export.settings import ExportSettings
 
 from .conftest import task_for
 

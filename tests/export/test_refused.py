@@ -14,7 +14,7 @@ from compress.data.dataset import Dataset
 from compress.model.vit import SlicedViT, build
 from export import exporter
 from export.exporter import RefusedFilesError, export_each, export_model
-from export.job import ExportSettings
+from export.settings import ExportSettings
 from runtime import MissingExtraError, ParityError, read_artifact
 
 from .conftest import task_for

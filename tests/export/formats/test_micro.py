@@ -20,8 +20,9 @@ from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
 from compress.train.fit import fit
 from export.compare import compare_logits, real_logits
-from export.formats.micro import DEFAULT_LIMITS, GELU_SLOPE, MICRO_KINDS, MicroLimits, check_micro, micro_graph
+from export.formats.micro import GELU_SLOPE, MICRO_KINDS, check_micro, micro_graph
 from export.formats.micro import run_micro as run_micro_file
+from export.formats.micro_limits import DEFAULT_LIMITS, MicroLimits
 from export.graph.build import vit_graph
 from export.graph.execute import run_graph
 from export.graph.ir import Builder, Graph

@@ -22,7 +22,7 @@ from export.inspect.check_file import verify_file
 from export.inspect.inspection import inspect_file
 from export.inspect.sandbox import Sandbox
 from export.inspect.widths import read_widths
-from export.job import ExportSettings
+from export.settings import ExportSettings
 from runtime import (
     ArtifactError,
     DataError,

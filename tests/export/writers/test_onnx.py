@@ -18,7 +18,8 @@ from export.graph.rewrites import ALL_REWRITES, NO_REWRITES, Rewrites
 from export.quantise.calibrate import observe
 from export.quantise.integer import quantise_graph
 from export.quantise.recipes import Mode, Ranges
-from export.writers.onnx import OPSET, OPSETS, RMS_NORM_IS_ONE, onnx_bytes
+from export.writers.onnx import RMS_NORM_IS_ONE, onnx_bytes
+from export.writers.onnx_opsets import OPSET, OPSETS
 from runtime import BlockPlan, ShapePlan, open_engine
 
 VIT = ShapePlan((32, 32), (8, 8), 3, 10, 48, (BlockPlan(3, 16, 16, 96), BlockPlan(2, 8, 24, 64)), 0.25)

@@ -11,7 +11,7 @@ import pytest
 import pocketvit as library
 from export import exporter
 from export.exporter import RefusedFilesError
-from export.job import ExportSettings
+from export.settings import ExportSettings
 from pocketvit.options import run_settings
 from runtime import METRICS_DOCUMENT, Artifact, ParityError, read_artifact
 from tests.pocketvit.conftest import TINY, Command

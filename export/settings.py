@@ -1,0 +1,91 @@
+"""The settings of an export. Importing them needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from export.formats.micro_limits import DEFAULT_LIMITS, MicroLimits
+from export.quantise.processors import PROCESSORS
+from export.quantise.recipes import recipes_for
+from export.writers.onnx_opsets import OPSET, OPSETS
+from runtime import DataError, check_fields
+
+from .formats import DEFAULT_KINDS, KINDS
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """The kinds of file to export, and how each is checked.
+
+    Attributes:
+        kinds: names of ``export.formats.KINDS``.
+        calibration_images: held-out images that set integer ranges; 0 takes 32 to 256 of them, more for small models.
+        verify_images: test images every file is run on; 0 takes the whole test split, or for a big model an
+            evenly spaced part of it, at least 32.
+        min_agreement: least share of images with the float model's top-1, for kinds held to the top-1, 0..1.
+        made_for: family of processors that ``int8`` is chosen for, of ``export.quantise.processors.PROCESSORS``.
+        max_drop: most points of top-1 an integer file may lose on held-out images; None does not check.
+        int8_recipe: recipe of ``int8``, of ``export.quantise.recipes.RECIPES``; empty chooses one.
+        qat_epochs: epochs of quantisation-aware training, for trainable kinds; 0 does not train.
+        qat_from: the first of these epochs, counted from 1, that rounds; the epochs before train in float.
+        seed: of the choice of calibration images, and of training.
+        micro: memory that ``tflite-micro`` files must fit.
+        opset: version of ONNX's operators in ONNX files, 17 to 23.
+
+    Raises:
+        DataError: a value is out of range.
+    """
+
+    kinds: tuple[str, ...] = DEFAULT_KINDS
+    calibration_images: int = 0
+    verify_images: int = 0
+    min_agreement: float = 0.99
+    made_for: str = "x86"
+    max_drop: float | None = None
+    int8_recipe: str = ""
+    qat_epochs: int = 0
+    qat_from: int = 1
+    seed: int = 0
+    micro: MicroLimits = DEFAULT_LIMITS
+    opset: int = OPSET
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds:
+            raise DataError("Unknown kind of file", expected=", ".join(KINDS), got=", ".join(unknown) or "none")
+        if self.calibration_images == 1 or self.calibration_images < 0:
+            raise DataError("Calibration needs at least 2 images", got=self.calibration_images)
+        if self.verify_images < 0:
+            raise DataError("verify_images must not be negative", got=self.verify_images)
+        if not 0 <= self.min_agreement <= 1:
+            raise DataError("min_agreement is a share", expected="0 to 1", got=self.min_agreement)
+        if self.made_for not in PROCESSORS:
+            raise DataError("Unknown family of processors", expected=", ".join(PROCESSORS), got=self.made_for)
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise DataError("max_drop is in points of top-1", expected="0 to 100", got=self.max_drop)
+        if self.opset not in OPSETS:
+            raise DataError(
+                "ONNX files cannot be written with this version of ONNX's operators",
+                expected=f"an opset of {OPSETS[0]} to {OPSETS[-1]}",
+                got=self.opset,
+                fix=f"Leave it out for {OPSET}, which the most engines read",
+            )
+        if self.qat_epochs < 0:
+            raise DataError("qat_epochs must not be negative", got=self.qat_epochs)
+        if not 1 <= self.qat_from <= max(1, self.qat_epochs):
+            raise DataError(
+                "Rounding begins at an epoch of the training under rounding, counted from 1",
+                expected=f"--qat-from 1 to {self.qat_epochs}" if self.qat_epochs else "--qat-from only with --qat",
+                got=self.qat_from,
+            )
+        fast = [kind for kind in KINDS.values() if kind.choice == "fastest"]
+        named = list(dict.fromkeys(recipe.name for kind in fast for recipe in recipes_for(kind.name)))
+        if self.int8_recipe and self.int8_recipe not in named:
+            raise DataError("Unknown recipe of int8", expected=", ".join(named), got=repr(self.int8_recipe))
+        if self.int8_recipe and not any(kind.name in self.kinds for kind in fast):
+            raise DataError(
+                "A recipe of int8 was named, and no int8 file asked for",
+                expected=f"{' or '.join(kind.name for kind in fast)} among --formats",
+                got=", ".join(self.kinds),
+            )
