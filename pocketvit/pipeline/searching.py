@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from compress.budget import Tables, parse_budget, parse_cost
 from compress.data.batches import training_batches
 from compress.data.search_images import SearchImages, draw_search_images
@@ -13,14 +15,37 @@ from compress.importance.base import ImportanceInputs
 from compress.importance.units import Importance
 from compress.model.vit import SlicedViT
 from compress.search.base import SearchInputs
-from runtime import Progress, ShapePlan
+from runtime import ModelError, Progress, ShapePlan
 
 from .job import IMPORTANCE_BATCH, PreparedRun, cost_name
 
+_MOST_OFF = 1e-3
+"""A change of basis in float32 moves outputs by less than this share of the largest."""
+
 
 def in_basis(job: PreparedRun, model: SlicedViT, progress: Progress) -> SlicedViT:
-    """Returns the model in the basis of the run's criterion; it computes the same."""
-    return CRITERIA[job.settings.importance].folded(_importance_inputs(job, model, progress))
+    """Returns the model in the basis of the run's criterion.
+
+    Raises:
+        ModelError: the criterion's change of basis changes the plan, or what the model computes.
+    """
+    criterion = CRITERIA[job.settings.importance]
+    folded = criterion.folded(_importance_inputs(job, model, progress))
+    if folded is not model:
+        images, _ = next(iter(_importance_inputs(job, model, progress).batches))
+        _check_same(criterion.name, model, folded, images)
+    return folded
+
+
+def _check_same(name: str, model: SlicedViT, folded: SlicedViT, images: torch.Tensor) -> None:
+    what = f"The criterion {name} does not keep the model the same in its basis"
+    if folded.plan != model.plan:
+        raise ModelError(what, expected="the plan of the model", got="another plan")
+    with torch.no_grad():
+        before, after = model(images), folded(images)
+    off = float((after - before).abs().max() / before.abs().max().clamp_min(1e-12))
+    if not off <= _MOST_OFF:
+        raise ModelError(what, expected=f"outputs within {_MOST_OFF:g} of the largest", got=f"{off:.3g}")
 
 
 def search_inputs(

@@ -131,3 +131,13 @@ def test_help_and_the_error_of_an_unknown_name_list_it(plugin: Path) -> None:
     done = run(plugin, "toy_basis", "compress", "--importance", "tyo")
     assert done.returncode == 2
     assert "fisher, taylor, l2, random or toy" in " ".join(done.stderr.split())
+
+
+@pytest.mark.slow
+def test_a_basis_that_changes_what_the_model_computes_is_refused(plugin: Path) -> None:
+    path = plugin / "toy_basis.py"
+    path.write_text(path.read_text().replace("rows] @ axes\n", "rows] @ axes * 1.1\n"))
+    quick = ("--epochs", 1, "--recovery-epochs", 0, "--budget", "macs=0.6", "--runs", plugin / "runs")
+    done = run(plugin, "toy_basis", "compress", *TINY, "--importance", "toy", *quick)
+    assert done.returncode == 2
+    assert "The criterion toy does not keep the model the same in its basis" in " ".join(done.stderr.split())
