@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -13,6 +14,7 @@ from device_bench.gate.compare import ResultComparison
 from device_bench.gate.duel import Duel
 from device_bench.gate.judge import Gate, Limits, judge
 from device_bench.gate.render import CHECK_COLUMNS, verdict_of
+from device_bench.gate.sign_test import shown_below
 from device_bench.timing.stats import median_interval
 
 _STYLES = {"ok": "green", "FAILED": "bold red", "not compared": "yellow", "not gated": "dim"}
@@ -41,9 +43,12 @@ def comparison_tables(base: Facts, new: Facts, duel: Duel) -> list[Table | Text]
         if check.base is not None or check.new is not None:
             table.add_row(check.metric, *(column.terminal(check) for column in CHECK_COLUMNS[:3]))
     ratio = duel.ratio
-    sure = "no difference was shown" if ratio.low <= 1 <= ratio.high else "the difference is sure"
+    # the timing stops once the sign is shown, which may be a round before the interval is finite
+    shown = f"{format.times_interval(ratio)}, 99 % interval" if math.isfinite(ratio.high) else format.times(ratio.value)
+    outcome = "slower" if duel.slower else "faster" if shown_below(duel.differences, 0.0, duel.rules.alpha) else None
+    sure = f"the new file is {outcome}" if outcome else "no difference was shown"
     text = (
-        f"latency: new over base {format.times_interval(ratio)}, 99 % interval, {sure}; {len(duel.differences)} rounds "
+        f"latency: new over base {shown}, {sure}; {len(duel.differences)} rounds "
         f"in turns, {len(duel.launches)} processes, {duel.spent_s:.0f} s"
     )
     return [table, Text(text)]
