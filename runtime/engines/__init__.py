@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from runtime.errors import ArtifactError, UnsupportedTargetError
-from runtime.formats import FORMATS, format_of
+from runtime.formats import FORMATS, Format, format_of
 from runtime.registry import Registry
 
 from .base import DeviceEngine, Engine, EngineDevice, EngineKind, EngineName
@@ -81,16 +81,14 @@ def open_device_engine(
 def _open(path: Path, engine: EngineName | None, threads: int, device: EngineDevice, resident: bool) -> object:
     if threads < 1:
         raise UnsupportedTargetError("threads must be at least 1", got=threads)
-    if device not in devices():
-        raise UnsupportedTargetError("No such device", expected=", ".join(devices()), got=device)
-    kind = _engine(path, engine)
-    if not _serves(kind, device, resident):
-        served = [FORMATS[name] for one in ENGINES.values() if _serves(one, device, resident) for name in one.formats]
-        raise UnsupportedTargetError(
-            f"{path.name} does not run on {device}",
-            expected=f"a {' or '.join(form.suffix for form in served)} file",
-            fix=f"Export it again with --formats {','.join(form.name for form in served)}",
-        )
+    form = format_of(path)
+    name = engine or form.engine
+    # the time of opening is measured, so no engine but the one that is needed is imported here
+    kind = ENGINES[name] if name in ENGINES else None
+    if kind is None or form.name not in kind.formats or not _serves(kind, device, resident):
+        raise _refusal(path, form, kind, device, resident, name)
+    if not path.is_file():
+        raise ArtifactError(f"The model file {path} does not exist")
     return kind.open(path, threads, device)
 
 
@@ -98,17 +96,22 @@ def _serves(kind: EngineKind, device: EngineDevice, resident: bool) -> bool:
     return device in kind.devices and (kind.resident or not resident)
 
 
-def _engine(path: Path, engine: EngineName | None) -> EngineKind:
-    form = format_of(path)
-    if not path.is_file():
-        raise ArtifactError(f"The model file {path} does not exist")
-    name = engine or form.engine
-    readers = [one.name for one in ENGINES.values() if form.name in one.formats]
-    if name not in readers:
-        raise UnsupportedTargetError(
-            f"{path.name} does not run on that engine", expected=" or ".join(readers), got=name
-        )
-    return ENGINES[name]
+def _refusal(
+    path: Path, form: Format, kind: EngineKind | None, device: EngineDevice, resident: bool, name: EngineName
+) -> UnsupportedTargetError:
+    """Returns why a file cannot be opened: there is no such device or engine, or they do not go together."""
+    if device not in devices():
+        return UnsupportedTargetError("No such device", expected=", ".join(devices()), got=device)
+    if kind is None or form.name not in kind.formats:
+        readers = [one.name for one in ENGINES.values() if form.name in one.formats]
+        what = f"{path.name} does not run on that engine"
+        return UnsupportedTargetError(what, expected=" or ".join(readers), got=name)
+    served = [FORMATS[own] for one in ENGINES.values() if _serves(one, device, resident) for own in one.formats]
+    return UnsupportedTargetError(
+        f"{path.name} does not run on {device}",
+        expected=f"a {' or '.join(own.suffix for own in served)} file",
+        fix=f"Export it again with --formats {','.join(own.name for own in served)}",
+    )
 
 
 __all__ = [

@@ -13,11 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from runtime.errors import PocketVitError
+from runtime.registry import imported
 from runtime.storage.codec import encode
 
 from .messages import error_message
@@ -122,7 +122,9 @@ def serve(
         reporter.begin(request.get("turns"), request.get("alarm_s", 0.0))
         arguments = request["request"]
         try:
-            answer = {"result": encode(_function(jobs[request["job"]])(reporter, **arguments))}
+            job = jobs[request["job"]]
+            function: JobFunction = imported(job) if isinstance(job, str) else job
+            answer = {"result": encode(function(reporter, **arguments))}
         except Exception as error:
             failure = error if translate is None else translate(error, arguments)
             if not isinstance(failure, PocketVitError):
@@ -131,14 +133,6 @@ def serve(
         reporter.send(answer)
         reporter.begin(None, 0.0)
     return 0
-
-
-def _function(job: JobFunction | str) -> JobFunction:
-    if not isinstance(job, str):
-        return job
-    module, _, name = job.partition(":")
-    function: JobFunction = getattr(import_module(module), name)
-    return function
 
 
 def shared_turn(path: str) -> TakeTurn:

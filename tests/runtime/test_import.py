@@ -46,6 +46,16 @@ def test_predicting_does_not_import_torch() -> None:
     assert in_child(code) == "[]"
 
 
+def test_opening_a_file_imports_no_other_engine() -> None:
+    # how long opening takes is measured, and the others would count in it
+    code = (
+        "import sys, runtime\nfrom pathlib import Path\n"
+        "runtime.open_engine(Path('tests/golden/tiny-fp32.tflite'))\n"
+        "print([name for name in ('torch', 'onnxruntime') if f'runtime.engines.{name}' in sys.modules])"
+    )
+    assert in_child(code) == "[]"
+
+
 def test_all_public_names_are_there_once() -> None:
     for name in runtime.__all__:
         assert getattr(runtime, name) is not None
