@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from export.graph.build import vit_graph
 from export.graph.ir import LINEAR, Graph
 from export.graph.rewrites import Scales
 from runtime import Parity, Progress, silent
+from runtime.registry import imported
 
 from .calibrate import TensorStats, observe
 from .equalise import equalising_scales
@@ -122,8 +122,7 @@ class CandidateBuilder:
     def _quantised(self, recipe: Recipe, graph: Graph, seen: dict[str, TensorStats]) -> Graph:
         made = quantise_graph(graph, self.form.modes(graph, recipe), seen, recipe.ranges)
         for name in recipe.passes:
-            module, function = name.split(":")
-            made = getattr(import_module(module), function)(made, seen, self.subject.calibration)
+            made = imported(name)(made, seen, self.subject.calibration)
         return made
 
     def candidate(self, recipe: Recipe, graph: Graph | None = None) -> Candidate:

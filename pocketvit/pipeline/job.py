@@ -21,7 +21,7 @@ from compress.distributed import current_ranks
 from compress.model.checkpoint_fit import LoadReport
 from compress.model.folder import Task
 from compress.model.load import ModelSpec, check_model, default_classes, load_checkpoint_report, weights_metadata
-from compress.model.metadata import is_stretched
+from compress.model.metadata import WeightsMetadata, is_stretched
 from compress.recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
 from compress.search import METHODS
 from compress.search.base import GroupSizes, SearchMethod
@@ -149,11 +149,12 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         mirror=settings.mirror,
         progress=progress,
     )
-    own_names = weights_metadata(spec).class_names
-    if own_names is not None and (not own_classes or sorted(own_names) == sorted(data.class_names)):
-        data = as_checkpoint_knows(data, own_names, asked=bool(settings.class_order or settings.class_map))
     if settings.in_chans is None and not (settings.pretrained or settings.checkpoint):
         spec = replace(spec, in_chans=data.channels)
+    brought = weights_metadata(spec)
+    own_names = brought.class_names
+    if own_names is not None and (not own_classes or sorted(own_names) == sorted(data.class_names)):
+        data = as_checkpoint_knows(data, own_names, asked=bool(settings.class_order or settings.class_map))
     classes = data.num_classes
     if own_classes and not settings.reset_head and (known or settings.model):
         classes = known or default_classes(spec)
@@ -175,7 +176,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         data=settings.data,
         split_seed=settings.seed,
         train_limit=settings.train_limit,
-        preprocessing=_preprocessing(settings, spec, plan, data),
+        preprocessing=_preprocessing(settings, brought, plan, data),
         class_names=names,
         source=_source(settings, spec, report),
         trained=not (fresh or headless) or not own_classes,
@@ -277,12 +278,12 @@ def _model_spec(settings: RunSettings) -> ModelSpec:
     )
 
 
-def _preprocessing(settings: RunSettings, spec: ModelSpec, plan: ShapePlan, data: Dataset) -> Preprocessing:
+def _preprocessing(settings: RunSettings, brought: WeightsMetadata, plan: ShapePlan, data: Dataset) -> Preprocessing:
     height, width = plan.img_size
     stretch = settings.crop_pct is None and is_stretched(data.size, height, width)
     if settings.resize:
         stretch = settings.resize == "stretch"
-    usual = weights_metadata(spec).preprocessing(height, width, stretch=stretch)
+    usual = brought.preprocessing(height, width, stretch=stretch)
     asked: dict[str, Any] = {
         "mean": settings.mean and _each_channel(settings.mean, plan.in_chans),
         "std": settings.std and _each_channel(settings.std, plan.in_chans),
