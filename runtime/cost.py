@@ -9,10 +9,14 @@ def params(plan: ShapePlan) -> int:
     """Returns the number of parameters of the model that ``plan`` describes."""
     c = plan.embed_dim
     patch_h, patch_w = plan.patch_size
-    total = c * plan.in_chans * patch_h * patch_w + (c if plan.patch_bias else 0)
-    total += c * (int(plan.class_token) + int(plan.dist_token) + plan.reg_tokens)
-    total += c * {"none": 0, "patches": plan.num_patches, "all": plan.num_tokens}[plan.pos_embed]
-    total += 2 * c * (int(plan.norm_pre) + int(plan.norm != "none"))
+    first = plan.token_dim
+    total = first * plan.in_chans * patch_h * patch_w + (first if plan.patch_bias else 0)
+    total += first * (int(plan.class_token) + int(plan.dist_token) + plan.reg_tokens)
+    total += first * {"none": 0, "patches": plan.num_patches, "all": plan.num_tokens}[plan.pos_embed]
+    if plan.norm_type == "layer":
+        total += 2 * c * len(plan.norm_names)
+    elif plan.pre_dim:
+        total += (plan.pre_dim + 1) * c
     total += sum(_block_params(plan, block) for block in plan.blocks)
     heads = 2 if plan.dist_token else 1
     return total + heads * (c + 1) * plan.num_classes
@@ -22,7 +26,7 @@ def _block_params(plan: ShapePlan, block: BlockPlan) -> int:
     c, qk, v = plan.embed_dim, block.num_heads * block.qk_dim, block.num_heads * block.v_dim
     weights = c * (2 * qk + v) + v * c + 2 * c * block.mlp_dim
     biases = block.mlp_dim + c + (2 * qk + v if plan.qkv_bias else 0) + (c if plan.proj_bias else 0)
-    return weights + biases + 4 * c + (2 * c if plan.layer_scale else 0)
+    return weights + biases + (2 * c if plan.layer_scale else 0)
 
 
 def macs(plan: ShapePlan) -> int:
@@ -33,7 +37,7 @@ def macs(plan: ShapePlan) -> int:
     """
     c, tokens = plan.embed_dim, plan.num_tokens
     patch_h, patch_w = plan.patch_size
-    total = plan.num_patches * c * plan.in_chans * patch_h * patch_w
+    total = plan.num_patches * plan.token_dim * plan.in_chans * patch_h * patch_w + tokens * plan.pre_dim * c
     for block in plan.blocks:
         qk, v = block.num_heads * block.qk_dim, block.num_heads * block.v_dim
         total += tokens * c * (2 * qk + v) + tokens * v * c + 2 * tokens * c * block.mlp_dim

@@ -17,6 +17,7 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 Pooling = Literal["token", "avg", "avg_all"]
 PosEmbed = Literal["none", "patches", "all"]
 NormPlace = Literal["before_pool", "after_pool", "none"]
+NormType = Literal["layer", "rms"]
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,13 @@ class ShapePlan:
         reg_tokens: number of register tokens.
         pos_embed: position embedding on no token, on patches only, or on all tokens.
         pooling: the head reads the class token, the mean of patches, or the mean of all tokens.
-        norm_pre: LayerNorm after the embedding (CLIP).
-        norm: where the last LayerNorm stands.
-        norm_eps: epsilon of every LayerNorm.
+        norm_pre: a norm after the embedding (CLIP); an RMSNorm there has a Linear to ``embed_dim`` behind it.
+        norm: where the last norm stands.
+        norm_eps: epsilon of every norm, or one for each norm in the order of ``norm_names``.
+        norm_type: ``layer`` (LayerNorm with weight and bias), or ``rms`` (RMSNorm without a weight).
+        norm_dim: number that RMSNorms in the stream divide the sum of squares by: the width of the stream before it
+            was cut. 0 stands for ``embed_dim``.
+        pre_dim: width of the embedding before ``norm_pre`` with RMSNorms; 0 without.
         act: activation of the MLPs.
         qkv_bias: bias on query, key and value.
         proj_bias: bias on the attention's output projection.
@@ -89,12 +94,15 @@ class ShapePlan:
     pooling: Pooling = "token"
     norm_pre: bool = False
     norm: NormPlace = "before_pool"
-    norm_eps: float = 1e-6
+    norm_eps: float | tuple[float, ...] = 1e-6
     act: Activation = "gelu"
     qkv_bias: bool = True
     proj_bias: bool = True
     patch_bias: bool = True
     layer_scale: bool = False
+    norm_type: NormType = "layer"
+    norm_dim: int = 0
+    pre_dim: int = 0
 
     def __post_init__(self) -> None:
         _check_width("embed_dim", self.embed_dim)
@@ -119,15 +127,48 @@ class ShapePlan:
                 )
         if not (math.isfinite(self.attn_scale) and self.attn_scale > 0):
             raise PlanError("attn_scale must be positive", got=self.attn_scale)
-        if not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
-            raise PlanError("norm_eps must be positive", got=self.norm_eps)
-        for name, allowed in (("pos_embed", PosEmbed), ("pooling", Pooling), ("norm", NormPlace), ("act", Activation)):
+        self._check_norms()
+        choices = {
+            "pos_embed": PosEmbed,
+            "pooling": Pooling,
+            "norm": NormPlace,
+            "norm_type": NormType,
+            "act": Activation,
+        }
+        for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 raise PlanError(f"Unknown {name}", expected=", ".join(get_args(allowed)), got=getattr(self, name))
         if self.pooling == "token" and not self.class_token:
             raise PlanError("Pooling the class token needs one", fix="Set class_token or pool by average")
         if self.dist_token and not (self.class_token and self.pooling == "token"):
             raise PlanError("A distillation token needs a class token, and pooling by token")
+
+    def _check_norms(self) -> None:
+        values = self.norm_eps if isinstance(self.norm_eps, tuple) else (self.norm_eps,)
+        if not all(math.isfinite(value) and value > 0 for value in values):
+            raise PlanError("norm_eps must be positive", got=self.norm_eps)
+        if isinstance(self.norm_eps, tuple) and len(values) != len(self.norm_names):
+            raise PlanError("norm_eps needs a value for each norm", expected=len(self.norm_names), got=len(values))
+        rms = self.norm_type == "rms"
+        if self.norm_dim < 0 or (self.norm_dim and not (rms and self.norm_dim >= self.embed_dim)):
+            raise PlanError("norm_dim is the width of a stream that was cut", expected="RMSNorms", got=self.norm_dim)
+        if (self.pre_dim > 0) != (rms and self.norm_pre) or self.pre_dim < 0:
+            raise PlanError("pre_dim belongs to an RMSNorm after the embedding", got=self.pre_dim)
+
+    @property
+    def norm_names(self) -> tuple[str, ...]:
+        """Names of the model's norms, first to last, such as ``blocks.0.norm1``."""
+        inner = (f"blocks.{i}.{norm}" for i in range(len(self.blocks)) for norm in ("norm1", "norm2"))
+        return (*(["norm_pre"] if self.norm_pre else []), *inner, *(["norm"] if self.norm != "none" else []))
+
+    def eps_of(self, name: str) -> float:
+        """Returns the epsilon of the norm ``name``."""
+        return self.norm_eps[self.norm_names.index(name)] if isinstance(self.norm_eps, tuple) else self.norm_eps
+
+    @property
+    def token_dim(self) -> int:
+        """Width of the tokens that the embedding makes."""
+        return self.pre_dim or self.embed_dim
 
     @property
     def num_patches(self) -> int:
@@ -149,7 +190,7 @@ class ShapePlan:
         return replace(self, blocks=(*self.blocks[:index], block, *self.blocks[index + 1 :]))
 
 
-PLAN_DOCUMENT = Document("pocketvit.plan", 1, ShapePlan)
+PLAN_DOCUMENT = Document("pocketvit.plan", 2, ShapePlan)
 
 
 def _check_width(name: str, value: int) -> None:

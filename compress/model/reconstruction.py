@@ -14,7 +14,7 @@ from torch import nn
 from compress.devices import copy_on, device_in_use
 from runtime import PlanError, Progress, ShapePlan, silent
 
-from .slicing import KeptUnits, plan_of
+from .slicing import KeptUnits, plan_of, same_widths
 from .vit import Block, SlicedViT
 
 RIDGE = 1e-2
@@ -73,7 +73,7 @@ def reconstruct(
     Ref: He, Zhang and Sun 2017 (arXiv 1707.06168), eq. 5, reconstruct the output of one layer at a time; here the
         target is the residual stream, so that later layers also correct the errors of earlier ones.
     """
-    if plan_of(whole.plan, kept) != model.plan:
+    if not same_widths(plan_of(whole.plan, kept), model.plan):
         raise PlanError("These units of the whole model do not leave the sliced one")
     if not 0 < ridge < math.inf:
         raise PlanError("ridge must be positive", got=ridge)
@@ -81,7 +81,7 @@ def reconstruct(
     mended, other = copy.deepcopy(model).to(device), copy_on(whole, device)
     stays = torch.tensor(kept.embed, device=device)
     with torch.no_grad():
-        streams = [_Streams(_first(mended, images.to(device)), _first(other, images.to(device))) for images in batches]
+        streams = [_Streams(mended.stream(images.to(device)), other.stream(images.to(device))) for images in batches]
         if not streams:
             raise PlanError("Reconstruction needs images", got="none")
         blocks, theirs = ([cast(Block, block) for block in one.blocks] for one in (mended, other))
@@ -90,12 +90,6 @@ def reconstruct(
             _mend_block(block, theirs[index : done if done < len(blocks) else None], streams, stays, ridge)
             progress("reconstruct", done, len(blocks))
     return mended.cpu()
-
-
-def _first(model: SlicedViT, images: torch.Tensor) -> torch.Tensor:
-    """Returns the residual stream before the first block."""
-    stream: torch.Tensor = model.norm_pre(model.embed(images))
-    return stream
 
 
 def _mend_block(

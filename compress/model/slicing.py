@@ -81,13 +81,22 @@ def plan_of(plan: ShapePlan, kept: KeptUnits) -> ShapePlan:
 def widths_of(plan: ShapePlan, kept: KeptUnits) -> ShapePlan:
     """Returns the same plan as ``plan_of``, for indices known to be valid."""
     blocks = tuple(BlockPlan(len(k.heads), len(k.qk[0]), len(k.v[0]), len(k.mlp)) for k in kept.blocks)
-    return replace(plan, embed_dim=len(kept.embed), blocks=blocks)
+    smaller = _first_blocks(plan, len(blocks))
+    # zeros in place of the removed dimensions leave an RMSNorm's divisor as it is
+    dim = (plan.norm_dim or plan.embed_dim) if plan.norm_type == "rms" and len(kept.embed) < plan.embed_dim else None
+    return replace(smaller, embed_dim=len(kept.embed), blocks=blocks, norm_dim=smaller.norm_dim if dim is None else dim)
+
+
+def same_widths(one: ShapePlan, other: ShapePlan) -> bool:
+    """Returns whether two plans differ at most in the epsilons of their norms."""
+    return replace(one, norm_eps=1.0) == replace(other, norm_eps=1.0)
 
 
 def slice_vit(model: SlicedViT, kept: KeptUnits) -> SlicedViT:
     """Returns a new, smaller model that computes what ``model`` computes without the removed units.
 
-    The result is exact: removed units are left out of every reduction, including LayerNorm's mean and variance.
+    The result is exact: removed units are left out of every reduction, including LayerNorm's mean and variance. An
+    RMSNorm counts removed dimensions of the stream as zeros.
 
     Raises:
         PlanError: ``kept`` does not fit the model.
@@ -102,7 +111,7 @@ def slice_vit(model: SlicedViT, kept: KeptUnits) -> SlicedViT:
             if axis is not None:
                 value = value.index_select(dim, index[axis])
         sliced[name] = value
-    return build(plan, sliced)
+    return build(plan, sliced, model.head.weight.dtype)
 
 
 def axis_indices(plan: ShapePlan, kept: KeptUnits) -> dict[Axis, torch.Tensor]:
@@ -132,7 +141,11 @@ def compose(first: KeptUnits, then: KeptUnits) -> KeptUnits:
 
 
 def _first_blocks(plan: ShapePlan, count: int) -> ShapePlan:
-    return replace(plan, blocks=plan.blocks[:count])
+    if count == len(plan.blocks):
+        return plan
+    smaller = replace(plan, blocks=plan.blocks[:count], norm_eps=1.0)
+    one = isinstance(plan.norm_eps, float)
+    return replace(smaller, norm_eps=plan.norm_eps if one else tuple(map(plan.eps_of, smaller.norm_names)))
 
 
 def _check_indices(what: str, indices: Sequence[int], size: int) -> None:

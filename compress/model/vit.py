@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,34 @@ class Axis(NamedTuple):
 
 
 EMBED = Axis("embed")
+
+
+class RmsNorm(nn.Module):
+    """Divides tokens by their root mean square: ``x / sqrt(sum(x^2) / dim + eps)``.
+
+    Args:
+        dim: number that the sum of squares is divided by. In a stream that was cut it is the width before the cut, so
+            that removed dimensions count as zeros; ``eps`` then includes their mean energy.
+        eps: constant added to the mean square.
+
+    Ref: Zhang and Sennrich 2019 (arXiv 1910.07467), eq. 4; here without a gain, which the next Linear takes.
+    """
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.dim, self.eps = dim, eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps tokens ``(..., C)`` to ``(..., C)``."""
+        return x * (x.square().sum(-1, keepdim=True) / self.dim + self.eps).rsqrt()
+
+
+def norm_of(plan: ShapePlan, name: str) -> nn.Module:
+    """Returns a new norm of ``SlicedViT(plan)``, such as ``blocks.0.norm1``."""
+    width = plan.token_dim if name == "norm_pre" else plan.embed_dim
+    if plan.norm_type == "layer":
+        return nn.LayerNorm(width, eps=plan.eps_of(name))
+    return RmsNorm(plan.norm_dim or width if name != "norm_pre" else width, plan.eps_of(name))
 
 
 class Attention(nn.Module):
@@ -85,12 +113,12 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block, with LayerScale where the plan has it."""
 
-    def __init__(self, plan: ShapePlan, block: BlockPlan) -> None:
+    def __init__(self, plan: ShapePlan, index: int) -> None:
         super().__init__()
-        c = plan.embed_dim
-        self.norm1 = nn.LayerNorm(c, eps=plan.norm_eps)
+        c, block = plan.embed_dim, plan.blocks[index]
+        self.norm1 = norm_of(plan, f"blocks.{index}.norm1")
         self.attn = Attention(plan, block)
-        self.norm2 = nn.LayerNorm(c, eps=plan.norm_eps)
+        self.norm2 = norm_of(plan, f"blocks.{index}.norm2")
         self.mlp = Mlp(plan, block)
         self.gamma1 = nn.Parameter(torch.ones(c)) if plan.layer_scale else None
         self.gamma2 = nn.Parameter(torch.ones(c)) if plan.layer_scale else None
@@ -115,24 +143,25 @@ class SlicedViT(nn.Module):
     def __init__(self, plan: ShapePlan) -> None:
         super().__init__()
         self.plan = plan
-        c = plan.embed_dim
+        c, first = plan.embed_dim, plan.token_dim
         self.patch_embed = nn.Conv2d(
-            plan.in_chans, c, kernel_size=plan.patch_size, stride=plan.patch_size, bias=plan.patch_bias
+            plan.in_chans, first, kernel_size=plan.patch_size, stride=plan.patch_size, bias=plan.patch_bias
         )
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, c)) if plan.class_token else None
-        self.dist_token = nn.Parameter(torch.zeros(1, 1, c)) if plan.dist_token else None
-        self.reg_token = nn.Parameter(torch.zeros(1, plan.reg_tokens, c)) if plan.reg_tokens else None
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, first)) if plan.class_token else None
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, first)) if plan.dist_token else None
+        self.reg_token = nn.Parameter(torch.zeros(1, plan.reg_tokens, first)) if plan.reg_tokens else None
         positions = {"none": 0, "patches": plan.num_patches, "all": plan.num_tokens}[plan.pos_embed]
-        self.pos_embed = nn.Parameter(torch.zeros(1, positions, c)) if positions else None
-        self.norm_pre = nn.LayerNorm(c, eps=plan.norm_eps) if plan.norm_pre else nn.Identity()
-        self.blocks = nn.ModuleList(Block(plan, block) for block in plan.blocks)
-        self.norm = nn.LayerNorm(c, eps=plan.norm_eps) if plan.norm != "none" else nn.Identity()
+        self.pos_embed = nn.Parameter(torch.zeros(1, positions, first)) if positions else None
+        self.norm_pre = norm_of(plan, "norm_pre") if plan.norm_pre else nn.Identity()
+        self.pre = nn.Linear(plan.pre_dim, c) if plan.pre_dim else nn.Identity()
+        self.blocks = nn.ModuleList(Block(plan, index) for index in range(len(plan.blocks)))
+        self.norm = norm_of(plan, "norm") if plan.norm != "none" else nn.Identity()
         self.head = nn.Linear(c, plan.num_classes)
         self.head_dist = nn.Linear(c, plan.num_classes) if plan.dist_token else None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Maps images ``(B, C, H, W)`` to logits ``(B, num_classes)``; two heads are averaged."""
-        x = self.norm_pre(self.embed(images))
+        x = self.stream(images)
         for block in self.blocks:
             x = block(x)
         if self.plan.norm == "before_pool":
@@ -147,8 +176,13 @@ class SlicedViT(nn.Module):
         averaged: torch.Tensor = (logits + self.head_dist(second)) / 2
         return averaged
 
+    def stream(self, images: torch.Tensor) -> torch.Tensor:
+        """Maps images ``(B, C, H, W)`` to the residual stream before the first block, ``(B, N, embed_dim)``."""
+        out: torch.Tensor = self.pre(self.norm_pre(self.embed(images)))
+        return out
+
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Maps images ``(B, C, H, W)`` to tokens ``(B, N, C)``: prefix tokens first, positions added."""
+        """Maps images ``(B, C, H, W)`` to tokens ``(B, N, token_dim)``: prefix tokens first, positions added."""
         x: torch.Tensor = self.patch_embed(images).flatten(2).transpose(1, 2)
         if self.pos_embed is not None and self.plan.pos_embed == "patches":
             x = x + self.pos_embed
@@ -172,9 +206,10 @@ def parameter_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
     Slicing selects by this table, and importance is summed over it. ``None`` marks a dimension that pruning never
     changes.
     """
-    axes: dict[str, tuple[Axis | None, ...]] = {"patch_embed.weight": (EMBED, None, None, None)}
+    first = None if plan.pre_dim else EMBED
+    axes: dict[str, tuple[Axis | None, ...]] = {"patch_embed.weight": (first, None, None, None)}
     if plan.patch_bias:
-        axes["patch_embed.bias"] = (EMBED,)
+        axes["patch_embed.bias"] = (first,)
     for name, present in (
         ("cls_token", plan.class_token),
         ("dist_token", plan.dist_token),
@@ -182,10 +217,10 @@ def parameter_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
         ("pos_embed", plan.pos_embed != "none"),
     ):
         if present:
-            axes[name] = (None, None, EMBED)
-    norms = [*(["norm_pre"] if plan.norm_pre else []), *(["norm"] if plan.norm != "none" else [])]
-    norms += [f"blocks.{i}.{norm}" for i in range(len(plan.blocks)) for norm in ("norm1", "norm2")]
-    for name in norms:
+            axes[name] = (None, None, first)
+    if plan.pre_dim:
+        axes["pre.weight"], axes["pre.bias"] = (EMBED, None), (EMBED,)
+    for name in plan.norm_names if plan.norm_type == "layer" else ():
         axes[f"{name}.weight"] = axes[f"{name}.bias"] = (EMBED,)
     for i in range(len(plan.blocks)):
         axes |= _block_axes(plan, i)
@@ -211,8 +246,8 @@ def _block_axes(plan: ShapePlan, index: int) -> dict[str, tuple[Axis | None, ...
     return {f"blocks.{index}.{name}": value for name, value in axes.items()}
 
 
-def build(plan: ShapePlan, weights: dict[str, torch.Tensor]) -> SlicedViT:
-    """Builds the model of ``plan`` with the given weights, in evaluation mode.
+def build(plan: ShapePlan, weights: Mapping[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> SlicedViT:
+    """Builds the model of ``plan`` with copies of the given weights in ``dtype``, in evaluation mode.
 
     Raises:
         PlanError: a weight is missing, unknown, or has another shape than in the plan.
@@ -226,6 +261,6 @@ def build(plan: ShapePlan, weights: dict[str, torch.Tensor]) -> SlicedViT:
         if tuple(weights[name].shape) != shape:
             got = tuple(weights[name].shape)
             raise PlanError(f"The weight '{name}' does not fit the plan", expected=shape, got=got)
-    own = {name: value.detach().clone().float() for name, value in weights.items()}
+    own = {name: weights[name].detach().clone().to(dtype) for name in wanted}
     model.load_state_dict(own, assign=True)
     return model.requires_grad_(True).eval()

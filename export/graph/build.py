@@ -60,12 +60,12 @@ class _Vit(VitParts):
 
     def embed(self) -> str:
         plan, g, w = self.plan, self.g, self.weights
-        c, n = plan.embed_dim, plan.num_patches
-        kernel = self.written(w["patch_embed.weight"].transpose(0, 2, 3, 1))
-        bias = self.written(w["patch_embed.bias"]) if plan.patch_bias else np.zeros(c)
-        position = self.written(w["pos_embed"][0], -1) if plan.pos_embed != "none" else None
+        c, n = plan.token_dim, plan.num_patches
+        kernel = self.embedded(w["patch_embed.weight"].transpose(0, 2, 3, 1))
+        bias = self.embedded(w["patch_embed.bias"]) if plan.patch_bias else np.zeros(c)
+        position = self.embedded(w["pos_embed"][0], -1) if plan.pos_embed != "none" else None
         tokens = [w[name][0] for name in ("cls_token", "dist_token", "reg_token") if name in w]
-        prefix = self.written(np.concatenate(tokens), -1) if tokens else None
+        prefix = self.embedded(np.concatenate(tokens), -1) if tokens else None
         fold = self.rewrites.fold_embed and position is not None
         if self.rewrites.patch_rows:
             x = g.linear(self.patch_rows(), kernel.reshape(c, -1), bias, "patch_embed")
@@ -89,6 +89,10 @@ class _Vit(VitParts):
             x = g.op("add", [x, self.tokens("pos_embed", position)], "tokens.placed")
         return x
 
+    def embedded(self, value: Array, axis: int = 0) -> Array:
+        """Returns a weight of the embedding, centred and scaled where it writes into the residual stream."""
+        return value if self.plan.pre_dim else self.written(value, axis)
+
     def patch_rows(self) -> str:
         """Maps the image to ``(…, patches, pixels of a patch)``."""
         (height, width), (rows, columns), chans = self.plan.img_size, self.plan.patch_size, self.plan.in_chans
@@ -100,8 +104,12 @@ class _Vit(VitParts):
         return g.op("reshape", [x], "patches", shape=(*self.batch, down * across, rows * columns * chans))
 
     def norm_pre(self, x: str) -> str:
-        """Adds a LayerNorm whose output is the residual stream, so that no Linear can take its affine."""
+        """Adds a norm whose output is the residual stream, or with RMSNorms the Linear that writes it."""
         g = self.g
+        if self.plan.pre_dim:
+            weight, bias = self.affine(self.norm(x, "norm_pre"), "pre")
+            assert bias is not None
+            return g.linear("norm_pre.normed", self.written(weight), self.written(bias), "pre")
         x = self.norm(x, "norm_pre", fold=False).name
         if not self.rms:
             return x

@@ -37,33 +37,44 @@ class VitParts:
         self.plan, self.weights, self.rewrites, self.scales = plan, weights, rewrites, scales
         self.g = Builder((1, *plan.img_size, plan.in_chans), INPUT)
         self.batch = () if rewrites.flat else (1,)
+        born = plan.norm_type == "rms"
         # without a last norm the head would see what centring takes away
-        self.rms = rewrites.centre and plan.norm != "none"
+        self.centre = rewrites.centre and plan.norm != "none" and not born
+        self.rms = self.centre or born
         self.stream_scale = scales.stream if self.rms else None
         assert self.stream_scale is None or (rewrites.fold_norm and rewrites.fold_scale), "scales need folded norms"
 
     def norm(self, x: str, name: str, fold: bool | None = None) -> Normed:
-        """Adds a LayerNorm of ``x``; its affine is left to the Linears behind it where ``fold`` or the rewrites say."""
+        """Adds a norm of ``x``; its affine is left to the Linears behind it where ``fold`` or the rewrites say."""
         g, rank = self.g, len(self.g.shapes[x])
-        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        width, eps = g.shapes[x][-1], self.plan.eps_of(name)
+        dim = width if name == "norm_pre" else self.plan.norm_dim or width
+        weight, bias = self.weights.get(f"{name}.weight"), self.weights.get(f"{name}.bias")
         if not self.rms:
             mean = g.op("mean", [x], f"{name}.mean", axis=(-1,))
             x = g.op("sub", [x, mean], f"{name}.centred")
         square = g.op("mul", [x, x], f"{name}.square")
-        if self.stream_scale is None:
+        if self.stream_scale is None or (self.plan.pre_dim and name == "norm_pre"):
             variance = g.op("mean", [square], f"{name}.variance", axis=(-1,))
-            eps = g.constant("norm_eps", np.full((1,) * rank, self.plan.norm_eps))
-            variance = g.op("add", [variance, eps], f"{name}.variance_eps")
+            # the mean over the dimensions that a cut left is larger than the mean over all
+            constant = "norm_eps" if isinstance(self.plan.norm_eps, float) and dim == width else f"{name}.eps"
+            added = g.constant(constant, np.full((1,) * rank, eps * dim / width))
+            variance = g.op("add", [variance, added], f"{name}.variance_eps")
+            if dim != width:
+                weight = np.full(width, np.sqrt(dim / width))
         else:
-            share = self.stream_scale**2 / len(self.stream_scale)
-            variance = g.linear(square, share[None], np.full(1, self.plan.norm_eps), f"{name}.variance")
-            weight = weight * self.stream_scale
+            share = self.stream_scale**2 / dim
+            variance = g.linear(square, share[None], np.full(1, eps), f"{name}.variance")
+            weight = self.stream_scale if weight is None else weight * self.stream_scale
         x = g.op("mul", [x, g.op("rsqrt", [variance], f"{name}.rsqrt")], f"{name}.normed")
         if self.rewrites.fold_norm if fold is None else fold:
             return Normed(x, weight, bias)
         row = (1,) * (rank - 1) + (-1,)
-        x = g.op("mul", [x, g.constant(f"{name}.weight", weight.reshape(row))], f"{name}.scaled")
-        return Normed(g.op("add", [x, g.constant(f"{name}.bias", bias.reshape(row))], f"{name}.out"))
+        if weight is not None:
+            x = g.op("mul", [x, g.constant(f"{name}.weight", weight.reshape(row))], f"{name}.scaled")
+        if bias is not None:
+            x = g.op("add", [x, g.constant(f"{name}.bias", bias.reshape(row))], f"{name}.out")
+        return Normed(x)
 
     def affine(self, x: Normed, name: str, factor: float = 1.0) -> tuple[Array, Array | None]:
         """Returns weight and bias of the Linear ``name``, with the norm's affine and ``factor`` in them."""
@@ -85,14 +96,14 @@ class VitParts:
         if scale is not None:
             row = (1,) * (len(g.shapes[x]) - 1) + (-1,)
             x = g.op("mul", [x, g.constant(f"blocks.{index}.{gamma}", scale.reshape(row))], f"{name}.scaled")
-            if self.rms:
+            if self.centre:
                 mean = g.op("mean", [x], f"{name}.mean", axis=(-1,))
                 x = g.op("sub", [x, mean], f"{name}.centred")
         return g.op("add", [stream, x], f"{name}.stream")
 
     def written(self, value: Array, axis: int = 0) -> Array:
         """Returns a weight or bias that writes into the residual stream, centred and scaled as the rewrites say."""
-        if self.rms:
+        if self.centre:
             value = value - value.mean(axis=axis, keepdims=True)
         if self.stream_scale is None:
             return value

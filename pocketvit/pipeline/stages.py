@@ -9,7 +9,7 @@ from compress.budget import Tables, parse_budget
 from compress.data.dataset import Dataset
 from compress.model.folder import read_model, read_task, weights_sha256
 from compress.model.load import load_model
-from compress.model.slicing import KeptUnits
+from compress.model.slicing import KeptUnits, same_widths
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
 from compress.search.base import Proposal
@@ -133,7 +133,7 @@ def recover_stage(
         StorageError: there is no space, or no permission to write.
     """
     done = finished(folder.sliced)
-    if done is not None and done.plan == proposal.plan:
+    if done is not None and same_widths(done.plan, proposal.plan):
         return done
     with stage(folder, "recover"):
         model = cut(job, folder, in_basis(job, baseline, progress), proposal.kept, 1, progress)

@@ -177,7 +177,7 @@ class _AnyDepth(nn.Module):
 
     def forward(self, images: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
         """Maps images ``(B, C, H, W)`` and shares ``(len(depths),)`` to logits ``(B, num_classes)``."""
-        x = self.model.norm_pre(self.model.embed(images))
+        x = self.model.stream(images)
         stream = torch.zeros_like(x)
         for count, block in enumerate(self.model.blocks, 1):
             x = block(x)

@@ -1,0 +1,140 @@
+"""How much a small error in the residual stream changes the model's output: per token, and per direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from compress.model.vit import Block, SlicedViT
+from runtime import Progress, silent
+
+from .moments import TokenWeights, batches_of
+
+_LEAST_WEIGHT = 0.05
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The sensitivity of a model's output to its residual stream.
+
+    Attributes:
+        tokens: weight of each token.
+        attended: for each block, ``(C, C)`` float64: the mean of ``J^T J`` over tokens, where J is the derivative of
+            the output by the stream after the attention.
+        transformed: the same for the stream after the MLP.
+    """
+
+    tokens: TokenWeights
+    attended: tuple[torch.Tensor, ...]
+    transformed: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a model's head can see, in the coordinates of the whole model.
+
+    Attributes:
+        pooled: the input of the head, ``(B, F)``.
+        tokens: all tokens after the last norm, ``(B, N, F)``.
+    """
+
+    pooled: torch.Tensor
+    tokens: torch.Tensor
+
+    def error(self, wanted: Features, rest: float) -> torch.Tensor:
+        """Returns the relative squared error of each image, ``(B,)``.
+
+        Args:
+            wanted: features of the whole model.
+            rest: share of the error of all tokens, 0 to 1; the pooled feature has the remaining share.
+        """
+        pooled = (self.pooled - wanted.pooled).square().sum(-1) / wanted.pooled.square().sum(-1)
+        tokens = (self.tokens - wanted.tokens).square().sum(-1) / wanted.tokens.square().sum(-1)
+        return (1 - rest) * pooled + rest * tokens.mean(-1)
+
+    def scaled(self, rest: float) -> torch.Tensor:
+        """Returns all features in one tensor ``(B, 1 + N, F)``, whose squared changes are ``error``."""
+        pooled = self.pooled / self.pooled.detach().norm(dim=-1, keepdim=True) * (1 - rest) ** 0.5
+        tokens = self.tokens / self.tokens.detach().norm(dim=-1, keepdim=True)
+        return torch.cat([pooled[:, None], tokens * (rest / tokens.shape[1]) ** 0.5], 1)
+
+
+def features_of(model: SlicedViT, stream: torch.Tensor, back: torch.Tensor) -> Features:
+    """Returns the features of a model.
+
+    Args:
+        model: the model.
+        stream: its residual stream after the last block, ``(B, N, C)``.
+        back: ``(C, F)``, maps what the last norm gives to the coordinates of the whole model.
+    """
+    tokens: torch.Tensor = model.norm(stream) @ back
+    pooled = model.norm(model.pool(stream)) @ back if model.plan.norm == "after_pool" else model.pool(tokens)
+    return Features(pooled, tokens)
+
+
+def sensitivity_of(
+    model: SlicedViT, images: torch.Tensor, back: torch.Tensor, rest: float, probes: int, progress: Progress = silent
+) -> Sensitivity:
+    """Estimates the sensitivity from gradients of random projections of the output.
+
+    For a random sign vector u, the gradient ``g = J^T u`` has the mean square ``J^T J``.
+
+    Args:
+        model: the model, in canonical form.
+        images: ``(N, C, H, W)`` float32.
+        back: see ``features_of``.
+        rest: see ``Features.error``.
+        probes: random projections of each image.
+        progress: called after every batch.
+    """
+    count, c, n = len(model.blocks), model.plan.embed_dim, model.plan.num_tokens
+    squares = torch.zeros(2 * count, n, dtype=torch.float64)
+    metrics = torch.zeros(2 * count, c, c, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    parts = batches_of(images, n)
+    for done, batch in enumerate(parts, 1):
+        with torch.enable_grad():
+            x, seen = model.stream(batch).detach().requires_grad_(True), []
+            for block in map(lambda own: cast(Block, own), model.blocks):
+                x = x + block.attn(block.norm1(x))
+                seen.append(x)
+                x = x + block.mlp(block.norm2(x))
+                seen.append(x)
+            output = features_of(model, x, back).scaled(rest)
+            for probe in range(probes):
+                signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
+                gradients = torch.autograd.grad(output, seen, signs, retain_graph=probe + 1 < probes)
+                for place, own in enumerate(gradients):
+                    squares[place] += own.square().sum((0, 2))
+                    flat = own.flatten(0, 1)
+                    metrics[place] += flat.T @ flat
+        progress("sensitivity", done, len(parts))
+    rows = len(images) * probes
+    metrics /= rows * n
+    weights = [_smooth(own / own.mean(), model.plan.num_prefix_tokens) for own in squares]
+    tokens = TokenWeights(tuple(weights[0::2]), tuple(weights[1::2]))
+    return Sensitivity(tokens, tuple(metrics[0::2]), tuple(metrics[1::2]))
+
+
+def rotated(felt: Sensitivity, basis: torch.Tensor) -> Sensitivity:
+    """Returns the sensitivity in other coordinates of the stream; the columns of ``basis`` are the new axes."""
+    attended, transformed = (tuple(basis.T @ own @ basis for own in side) for side in (felt.attended, felt.transformed))
+    return Sensitivity(felt.tokens, attended, transformed)
+
+
+def metric_root(metric: torch.Tensor) -> torch.Tensor:
+    """Returns the square root of a metric of the stream, with a floor, so that no direction is free."""
+    values, vectors = torch.linalg.eigh(metric)
+    values = values.clamp_min(1e-3 * float(values.mean().clamp_min(1e-30)))
+    root: torch.Tensor = vectors * values.sqrt() @ vectors.T
+    return root
+
+
+def _smooth(weight: torch.Tensor, prefix: int) -> torch.Tensor:
+    """Returns the weight of each prefix token and the mean weight of patches, none very small."""
+    own = weight.clone()
+    own[prefix:] = own[prefix:].mean()
+    own = own.clamp_min(_LEAST_WEIGHT * float(own.max()) / len(own) + 1e-3)
+    return own / own.mean()

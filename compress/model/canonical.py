@@ -1,0 +1,136 @@
+"""The canonical form of a model: norms and scales without weights of their own, and a residual stream of mean zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from runtime import ShapePlan
+
+from .vit import SlicedViT, build
+
+Weights = dict[str, torch.Tensor]
+
+
+def canonical(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT:
+    """Returns a model that computes the same function with RMSNorms, and whose residual stream can be rotated.
+
+    LayerScale goes into the Linears before it, the weight and bias of every norm into the Linears that read it, the
+    value's bias through the projection, and the key's bias is dropped, since a softmax cannot see it. Everything that
+    writes into the residual stream is centred, so that LayerNorm is RMSNorm; a norm after the embedding becomes an
+    RMSNorm and a Linear. Without a last norm the head would see what centring takes away: such a model keeps its
+    LayerNorms, and the rest is folded.
+
+    Args:
+        model: the model; it is not changed.
+        dtype: type of the new weights; None takes that of the model. The folding is computed in float64.
+
+    Ref: Ashkboos et al. 2024 (SliceGPT, arXiv 2401.15024), section 3.
+    """
+    plan = model.plan
+    w = {name: value.detach().double() for name, value in model.state_dict().items()}
+    w, plan = _without_layer_scale(w, plan)
+    w, plan = _without_hidden_biases(w, plan)
+    if plan.norm_type == "layer" and plan.norm != "none":
+        w, plan = _without_norm_weights(w, plan)
+        w, plan = _with_rms(w, plan)
+    return build(plan, w, dtype or model.head.weight.dtype)
+
+
+def _without_layer_scale(weights: Weights, plan: ShapePlan) -> tuple[Weights, ShapePlan]:
+    w = dict(weights)
+    for i in range(len(plan.blocks)) if plan.layer_scale else ():
+        for gamma, name in (("gamma1", "attn.proj"), ("gamma2", "mlp.fc2")):
+            scale = w.pop(f"blocks.{i}.{gamma}")
+            w[f"blocks.{i}.{name}.weight"] = w[f"blocks.{i}.{name}.weight"] * scale[:, None]
+            if f"blocks.{i}.{name}.bias" in w:
+                w[f"blocks.{i}.{name}.bias"] = w[f"blocks.{i}.{name}.bias"] * scale
+    return w, replace(plan, layer_scale=False)
+
+
+def _without_hidden_biases(weights: Weights, plan: ShapePlan) -> tuple[Weights, ShapePlan]:
+    """Moves every value's bias into the projection's, and sets the key's to zero."""
+    w = dict(weights)
+    if not plan.qkv_bias:
+        return w, plan
+    for i in range(len(plan.blocks)):
+        at = f"blocks.{i}.attn"
+        moved = w[f"{at}.proj.weight"] @ w[f"{at}.v.bias"]
+        w[f"{at}.proj.bias"] = w.get(f"{at}.proj.bias", 0) + moved
+        w[f"{at}.v.bias"], w[f"{at}.k.bias"] = (torch.zeros_like(w[f"{at}.{part}.bias"]) for part in "vk")
+    return w, replace(plan, proj_bias=True)
+
+
+def _without_norm_weights(weights: Weights, plan: ShapePlan) -> tuple[Weights, ShapePlan]:
+    """Moves weight and bias of every norm into the Linears that read it; a norm before the stream gets a Linear."""
+    w, c = dict(weights), plan.embed_dim
+    if plan.norm_pre:
+        w["pre.weight"], w["pre.bias"] = torch.diag(w.pop("norm_pre.weight")), w.pop("norm_pre.bias")
+    readers = {f"blocks.{i}.norm1": [f"blocks.{i}.attn.{part}" for part in "qkv"] for i in range(len(plan.blocks))}
+    readers |= {f"blocks.{i}.norm2": [f"blocks.{i}.mlp.fc1"] for i in range(len(plan.blocks))}
+    readers["norm"] = ["head", *(["head_dist"] if plan.dist_token else [])]
+    for norm, names in readers.items():
+        scale, shift = w.pop(f"{norm}.weight"), w.pop(f"{norm}.bias")
+        for name in names:
+            w[f"{name}.bias"] = w.get(f"{name}.bias", 0) + w[f"{name}.weight"] @ shift
+            w[f"{name}.weight"] = w[f"{name}.weight"] * scale
+    # the biases that came with the norms of keys and values go on as the others did
+    folded = replace(plan, qkv_bias=True)
+    w, folded = _without_hidden_biases(w, folded)
+    return w, replace(folded, norm_type="rms", pre_dim=c if plan.norm_pre else 0)
+
+
+def _with_rms(weights: Weights, plan: ShapePlan) -> tuple[Weights, ShapePlan]:
+    """Subtracts the mean from everything that writes into the stream, or into the tokens before ``norm_pre``."""
+    w = dict(weights)
+    for name, axis in stream_writers(plan).items():
+        w[name] = w[name] - w[name].mean(axis, keepdim=True)
+    for name, axis in embedding_weights(plan).items():
+        w[name] = w[name] - w[name].mean(axis, keepdim=True)
+    return w, plan
+
+
+def embedding_weights(plan: ShapePlan) -> dict[str, int]:
+    """Returns the weights of the embedding, and the dimension of each that runs over a token's channels."""
+    names = {"patch_embed.weight": 0} | ({"patch_embed.bias": 0} if plan.patch_bias else {})
+    tokens = (plan.class_token, "cls_token"), (plan.dist_token, "dist_token"), (plan.reg_tokens > 0, "reg_token")
+    names |= {name: -1 for there, name in (*tokens, (plan.pos_embed != "none", "pos_embed")) if there}
+    return names
+
+
+def stream_writers(plan: ShapePlan) -> dict[str, int]:
+    """Returns the weights that write into the residual stream, and the dimension of each that runs over it."""
+    names = {"pre.weight": 0, "pre.bias": 0} if plan.pre_dim else embedding_weights(plan)
+    for i in range(len(plan.blocks)):
+        for name in ("attn.proj", "mlp.fc2"):
+            names[f"blocks.{i}.{name}.weight"] = 0
+            if name == "mlp.fc2" or plan.proj_bias:
+                names[f"blocks.{i}.{name}.bias"] = 0
+    return names
+
+
+def stream_readers(plan: ShapePlan) -> tuple[str, ...]:
+    """Returns the weights that read the residual stream through a norm; their dimension 1 runs over it."""
+    inner = (
+        f"blocks.{i}.{n}.weight" for i in range(len(plan.blocks)) for n in ("attn.q", "attn.k", "attn.v", "mlp.fc1")
+    )
+    return (*inner, "head.weight", *(["head_dist.weight"] if plan.dist_token else []))
+
+
+def rotate_stream(plan: ShapePlan, weights: Mapping[str, torch.Tensor], basis: torch.Tensor) -> Weights:
+    """Returns the weights of the same function in other coordinates of the residual stream.
+
+    Args:
+        plan: plan of the model, with RMSNorms.
+        weights: its weights.
+        basis: ``(C, C)``, orthogonal; its columns are the new axes.
+    """
+    assert plan.norm_type == "rms", "LayerNorm is not the same in other coordinates"
+    w = dict(weights)
+    for name, axis in stream_writers(plan).items():
+        w[name] = torch.tensordot(w[name], basis, dims=([axis], [0])).movedim(-1, axis)
+    for name in stream_readers(plan):
+        w[name] = w[name] @ basis
+    return w
