@@ -28,9 +28,9 @@ class Source:
         folder: whether ``:FOLDER`` may or must follow the name.
         named_by_folders: whether folders name the classes, so that ``--class-order`` can order them.
         labelled: whether the pictures have labels.
-        open_unlabelled: the function that reads the pictures and opens no label, or its place; it takes the arguments of
-            ``open`` and returns a ``Dataset`` whose labels are all ``UNLABELLED``, without class names. None is for
-            sources whose labels cannot be told from their pictures: they are read by ``open`` and thrown away.
+        open_unlabelled: the function that reads the pictures and opens no label, or its place; it takes the arguments
+            of ``open`` and returns a ``Dataset`` whose labels are all ``UNLABELLED``, without class names. None is for
+            sources whose labels cannot be read apart from their pictures: ``open`` reads them, and they are dropped.
     """
 
     name: str

@@ -42,8 +42,8 @@ def load_data(
         class_order: order of an image folder's classes, ``text`` or ``natural``; empty takes text.
         class_map: file with the classes in order, for ``read_class_map``; it is not opened without labels.
         mirror: whether a mirrored picture still belongs to its class; None takes the source's default.
-        labels: whether to read the labels; without them, every label is ``UNLABELLED``, the data has no class names, and
-            the splits are random.
+        labels: whether to read the labels; without them, every label is ``UNLABELLED``, the data has no class names,
+            and the splits are random.
         progress: called while pictures are checked, and for every note and warning.
 
     Raises:

@@ -180,7 +180,7 @@ def _cifar(kind: str, labelled: bool, folder: Path | None, skip_bad: bool, progr
             _download(kind, root)
             parts.append(cls(str(root), train=train, download=False))
     pixels = np.concatenate([part.data for part in parts]).astype(np.uint8)
-    labels, names = np.full(len(pixels), UNLABELLED, np.int64), ()
+    labels, names = np.full(len(pixels), UNLABELLED, np.int64), tuple[str, ...]()
     if labelled:
         labels = np.concatenate([np.asarray(part.targets) for part in parts]).astype(np.int64)
         names = tuple(map(str, parts[0].classes))

@@ -98,7 +98,9 @@ def image_folder_images(folder: Path | None, skip_bad: bool, progress: Progress)
     tree = list_pictures(folder)
     splits = recognise([file.parts for file in tree.files], tree.folders, str(folder)).splits
     places = [next((own.role for own in splits if own.folder in ("", file.parts[0])), None) for file in found.files]
-    indices = {own.role: np.array([n for n, role in enumerate(places) if role == own.role], np.int64) for own in splits}
+    indices: dict[str, npt.NDArray[np.int64]] = {
+        own.role: np.array([n for n, role in enumerate(places) if role == own.role], np.int64) for own in splits
+    }
     empty = next((own.folder for own in splits if not len(indices[own.role])), None)
     if empty is not None:
         raise DataError(f"{folder / empty} holds no pictures", fix=f"Add some, or remove {empty}/")

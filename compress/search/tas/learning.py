@@ -21,7 +21,7 @@ from compress.model.folder import weights_sha256
 from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
 from compress.search.knapsack import Floats
-from compress.train.fit import learning_rate, make_optimizer
+from compress.train.optimizer import learning_rate, make_optimizer
 from runtime import PlanError, Preprocessing, encode
 
 from .candidates import Choice, candidates_of, plan_with

@@ -21,7 +21,8 @@ from compress.data.dataset import Dataset
 from compress.evaluate import score
 from compress.model.vit import SlicedViT
 from compress.recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
-from compress.train.fit import Trained, bf16_helps, fit, learning_rate, make_optimizer
+from compress.train.fit import Trained, bf16_helps, fit
+from compress.train.optimizer import learning_rate, make_optimizer
 from compress.train.state import TrainingState, read_training_state, write_training_state
 from runtime import EpochRecord, PlanError, StorageError
 from tests.compress.tiny import SPEC, TINY_PLAN, sliced_model, tiny_vit, toy_data
