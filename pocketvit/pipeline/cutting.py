@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from compress.data.search_images import draw_search_images
-from compress.evaluate import score
+from compress.evaluate import Score, score
+from compress.fidelity import Fidelity, fidelity, some_images
 from compress.model.reconstruction import images_needed, reconstruct
 from compress.model.slicing import KeptUnits, slice_vit
 from compress.model.vit import SlicedViT
@@ -24,7 +25,8 @@ def cut(
 ) -> SlicedViT:
     """Returns the sliced model, reconstructed by least squares if the settings ask for it and it helps.
 
-    It helps if the loss on held-out images is not higher. ``log.jsonl`` records both losses.
+    It helps if the loss on held-out images is not higher; without labels, if the answers to them diverge no more from
+    those of the whole model. ``log.jsonl`` records both.
 
     Args:
         job: the run.
@@ -51,16 +53,22 @@ def cut(
     ).spread(images_needed(plain.plan))
     mended = reconstruct(plain, whole, kept, (pixels for pixels, _ in images.batches(_BATCH)), progress=progress)
     before, after = (
-        score(
-            model,
-            job.data,
-            job.data.held_out,
-            job.task.preprocessing,
-            progress=if_long(progress),
-            stage=f"score {name}",
-        )
+        _judged(job, model, whole, if_long(progress), f"score {name}")
         for name, model in (("sliced", plain), ("mended", mended))
     )
-    helps = after.loss <= before.loss
+    helps = _loss(after) <= _loss(before)
     folder.log("reconstructed", images=len(images), before=asdict(before), after=asdict(after), kept=helps)
     return mended if helps else plain
+
+
+def _judged(job: PreparedRun, model: SlicedViT, whole: SlicedViT, progress: Progress, stage: str) -> Score | Fidelity:
+    """Returns how good a sliced model is on held-out images, by their labels or by the whole model."""
+    data, spec = job.data, job.task.preprocessing
+    if job.labelled:
+        return score(model, data, data.held_out, spec, progress=progress, stage=stage)
+    images = some_images(data.held_out, job.settings.seed)
+    return fidelity(model, whole, data, images, spec, progress=progress, stage=stage)
+
+
+def _loss(found: Score | Fidelity) -> float:
+    return found.loss if isinstance(found, Score) else found.divergence
