@@ -42,7 +42,7 @@ class Fidelity:
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class NetworkAnswers:
     """What a model answers to some images, float32 on the CPU.
 
     Attributes:
@@ -71,7 +71,7 @@ def answers_of(
     ranks: Ranks = ALONE,
     progress: Progress = silent,
     stage: str = "compare",
-) -> Answers:
+) -> NetworkAnswers:
     """Returns the answers of a network to the pictures at ``indices``, in order.
 
     Args:
@@ -106,10 +106,10 @@ def answers_of(
         done += len(images)
         progress(stage, done, len(own))
     gathered = ranks.gather(torch.cat(logits), len(indices))
-    return Answers(gathered, ranks.gather(torch.cat(inputs), len(indices)) if features else None)
+    return NetworkAnswers(gathered, ranks.gather(torch.cat(inputs), len(indices)) if features else None)
 
 
-def compared(student: Answers, teacher: Answers, back: torch.Tensor | None = None) -> Fidelity:
+def compared(student: NetworkAnswers, teacher: NetworkAnswers, back: torch.Tensor | None = None) -> Fidelity:
     """Returns how closely ``student`` follows ``teacher``.
 
     Args:

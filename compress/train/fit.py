@@ -31,7 +31,7 @@ from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
 from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, if_long, silent
 
-from .held_out import HeldOut, in_words, rank_of
+from .held_out import HeldOut, held_out_in_words, rank_of
 from .masks import Masks, hold_zeros, masks_digest, with_zeros
 from .optimizer import learning_rate, make_optimizer
 from .pace import measure_pace, steps_within
@@ -339,7 +339,7 @@ class _Run:
             self.best = self._weights()
         self.history.append(record)
         self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
-        self.note = f"epoch {record.epoch}/{self.epochs}, loss {record.train_loss:.3f}, {in_words(record)}"
+        self.note = f"epoch {record.epoch}/{self.epochs}, loss {record.train_loss:.3f}, {held_out_in_words(record)}"
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return _kept(self.model)

@@ -11,7 +11,7 @@ from compress.data.dataset import Dataset
 from compress.distill.teachers import Teacher
 from compress.distributed import Ranks
 from compress.evaluate import score
-from compress.fidelity import Answers, answers_of, compared, some_images
+from compress.fidelity import NetworkAnswers, answers_of, compared, some_images
 from runtime import EpochRecord, Preprocessing, Progress, silent
 
 _TIMED_IMAGES = 64
@@ -46,7 +46,7 @@ class HeldOut:
         self.bf16, self.device, self.ranks = bf16, device, ranks
         self.labelled = data.labelled
         self.indices = data.held_out if self.labelled else some_images(data.held_out, seed)
-        self._taught: Answers | None = None
+        self._taught: NetworkAnswers | None = None
 
     def record(self, network: nn.Module, epoch: int, loss: float, progress: Progress, stage: str) -> EpochRecord:
         """Returns the record of an epoch.
@@ -75,7 +75,7 @@ class HeldOut:
         agreement, divergence = self.ranks.broadcast_floats(likeness.agreement, likeness.divergence)
         return EpochRecord(epoch, loss, None, None, agreement, divergence)
 
-    def taught(self) -> Answers:
+    def taught(self) -> NetworkAnswers:
         """Returns the teacher's answers."""
         assert self.teacher is not None
         if self._taught is None:
@@ -99,7 +99,7 @@ class HeldOut:
         self._answers(network, count, silent, "")
         return (clock() - began) * len(self.indices) / count
 
-    def _answers(self, network: nn.Module, count: int, progress: Progress, stage: str) -> Answers:
+    def _answers(self, network: nn.Module, count: int, progress: Progress, stage: str) -> NetworkAnswers:
         return answers_of(
             network,
             self.data,
@@ -121,7 +121,7 @@ def rank_of(record: EpochRecord) -> tuple[float, float]:
     return record.held_out_top1 or 0.0, -(record.held_out_loss or 0.0)
 
 
-def in_words(record: EpochRecord) -> str:
+def held_out_in_words(record: EpochRecord) -> str:
     """Returns the held-out figure of an epoch in words."""
     if record.held_out_agreement is not None:
         return f"held-out agreement {record.held_out_agreement:.1%}"

@@ -69,7 +69,8 @@ def check_teachable(task: TrainTask, data: Dataset) -> None:
     Raises:
         ModelError: there is nothing to learn from.
     """
-    if data.labelled or (task.distillation is not None and task.distillation.needs_teacher):
+    taught = task.distillation is not None and task.distillation.needs_teacher
+    if data.labelled or taught or not task.recipe.epochs:
         return
     raise ModelError(
         "Without labels a model learns from a teacher alone, and there is none",
