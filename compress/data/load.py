@@ -67,6 +67,9 @@ def load_data(
         raise DataError("--class-order is one of two", expected=" or ".join(ORDERS), got=repr(class_order))
     if class_order and class_map is not None:
         raise DataError("--class-order and --class-map are two orders of classes", fix="Give one of them")
+    labels = labels and source.labelled
+    if class_order and not labels:
+        raise DataError("Data without labels has no classes to order", expected="no --class-order")
     if class_order and not source.named_by_folders:
         named = [own.form for own in SOURCES.values() if own.named_by_folders]
         raise DataError(
@@ -74,9 +77,6 @@ def load_data(
             expected=f"--class-order for {', '.join(named)} alone",
             fix="Leave it out, or give --class-map",
         )
-    labels = labels and source.labelled
-    if class_order and not labels:
-        raise DataError("Data without labels has no classes to order", expected="no --class-order")
     read = source.load if labels else source.load_unlabelled
     raw = read(Path(where).expanduser() if where else None, skip_bad, progress)
     data = split(replace(raw, name=name), seed, train_limit)
