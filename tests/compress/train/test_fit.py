@@ -270,7 +270,7 @@ def test_it_stops_early_and_returns_the_best_epoch(
     monkeypatch: pytest.MonkeyPatch, marks: list[tuple[float, float]], stops_after: int, best: int
 ) -> None:
     judge = Marks(marks)
-    monkeypatch.setattr("compress.train.fit.score", judge)
+    monkeypatch.setattr("compress.train.held_out.score", judge)
     calls: list[tuple[int, int]] = []
     trained = train(
         recipe=replace(RECIPE, epochs=6, patience=2),
@@ -286,11 +286,11 @@ def test_the_best_epoch_survives_a_kill(monkeypatch: pytest.MonkeyPatch, tmp_pat
     path, recipe = tmp_path / "state.safetensors", replace(RECIPE, epochs=4, patience=4)
     marks = [(0.5, 1.0), (0.9, 1.0), (0.6, 1.0), (0.7, 1.0)]
     judge = Marks(marks)
-    monkeypatch.setattr("compress.train.fit.score", judge)
+    monkeypatch.setattr("compress.train.held_out.score", judge)
     with pytest.raises(Killed):
         train(recipe=recipe, state_path=path, progress=kill_after(3 * 5 + 2), clock=restless_clock())
     best = judge.heads[1]
-    monkeypatch.setattr("compress.train.fit.score", Marks(marks[3:]))
+    monkeypatch.setattr("compress.train.held_out.score", Marks(marks[3:]))
     trained = train(recipe=recipe, state_path=path)
     assert [r.held_out_top1 for r in trained.epochs] == [0.5, 0.9, 0.6, 0.7]
     assert torch.equal(trained.model.head.weight, best)
