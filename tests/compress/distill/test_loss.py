@@ -280,7 +280,7 @@ def test_blocks_are_chosen_by_default_and_checked() -> None:
     ("wrong", "text"),
     [
         ({"methods": ()}, "Got none"),
-        ({"methods": ("responses",)}, r"response, feature, relation or self.*Got \('responses',\)"),
+        ({"methods": ("responses",)}, r"response, feature, relation, self or tokens.*Got \('responses',\)"),
         ({"methods": ("feature", "feature")}, "each once"),
         ({"weight": 1.1}, "weight must be between 0 and 1"),
         ({"weight": math.nan}, "weight must be between 0 and 1"),
