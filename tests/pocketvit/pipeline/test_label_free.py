@@ -33,6 +33,7 @@ from pocketvit.pipeline.job import PreparedRun, prepare
 from pocketvit.pipeline.run_data import data_of_run
 from pocketvit.pipeline.runfolder import RunFolder, read_settings
 from pocketvit.settings import RunSettings, TrainSettings
+from pocketvit.study.answers import answer, read_answers
 from runtime import METRICS_DOCUMENT, DataError, ModelError, PlanError, PocketVitWarning, encode, macs, read_artifact
 from tests.pocketvit.conftest import Command, command, environment
 
@@ -273,6 +274,30 @@ def test_such_a_run_is_exported_again_with_its_pictures(free_run: Path, tmp_path
     shutil.rmtree(root / "artifacts")
     made = pipeline.export_run(root, RunSettings(kinds=("onnx",), verify_images=8, min_agreement=0.0))
     assert [artifact.parity.top1 for artifact in made] == [None, None]
+
+
+@pytest.mark.slow
+def test_a_study_takes_such_a_run_and_has_no_accuracy_of_it(free_run: Path, tmp_path: Path) -> None:
+    root = tmp_path / "free"
+    shutil.copytree(free_run, root)
+    answer(root)
+    found = read_answers(root)
+    assert (found.labels, found.class_names) == ((), NAMES)
+    assert [(own.kind, own.top1, own.accuracy) for own in found.files] == [
+        (kind, None, None) for kind in ("fp32", "int8", "onnx")
+    ]
+
+
+@pytest.mark.slow
+def test_pictures_that_moved_are_named_anew(free_run: Path, pictures: Path, tmp_path: Path, pocketvit: Command) -> None:
+    shutil.copytree(free_run, tmp_path / "free")
+    shutil.copytree(pictures, tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "free" / "artifacts")
+    words = ("export", tmp_path / "free", "--formats", "onnx", "--verify-images", 8)
+    moved = pocketvit(*words, "--data", f"unlabelled:{tmp_path / 'elsewhere'}")
+    assert moved.code == 0, moved.err
+    (tmp_path / "elsewhere" / "day0" / "0.png").unlink()
+    assert "1 file is gone" in pocketvit(*words, "--data", f"unlabelled:{tmp_path / 'elsewhere'}").err
 
 
 def test_a_model_is_exported_as_it_is_without_labels(tmp_path: Path, weights: Path) -> None:
