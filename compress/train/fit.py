@@ -188,6 +188,7 @@ def _train(run: _Run, state_path: Path | None, stage: str, progress: Progress, c
     state = (read_training_state(state_path, run.fingerprint()) if state_path else None) or TrainingState()
     run.begin(state)
     if run.must_be_timed:
+        progress(stage, 0, run.total_steps, "timing the first steps")
         run.limit_steps(clock)
         if state_path:
             write_training_state(state_path, run.fingerprint(), run.state())
@@ -218,8 +219,7 @@ class _Run:
         hold_zeros(self.model, self.masks)
         self.extra = self.distillation.trained if self.distillation else nn.ModuleDict()
         self.steps_per_epoch = math.ceil(len(data.train) / self.recipe.batch_size)
-        self.limit = 0
-        teacher = self.distillation.teacher if self.distillation else None
+        self.limit, teacher = 0, self.distillation.teacher if self.distillation else None
         self.held_out = HeldOut(data, task.spec, teacher, task.seed, task.bf16, task.device, ranks)
         self.optimizer = make_optimizer(self.model, self.recipe)
         for group in self.distillation.groups(self.recipe) if self.distillation else ():

@@ -113,6 +113,14 @@ def test_an_image_folder_without_labels_keeps_its_splits_and_no_class(tmp_path: 
     assert "no classes to order" in refusal(f"imagefolder:{tmp_path}", labels=False, class_order="natural")
 
 
+def test_copies_in_training_and_test_are_a_warning_without_labels_too(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for n in range(12):
+            picture(tmp_path / split / "cat" / f"{n}.png", 10 * n + 100 * (split == "test" and n > 0))
+    (warning,) = load_data(f"imagefolder:{tmp_path}", labels=False).warnings
+    assert "the agreement is better than it would be on new images" in warning
+
+
 def test_an_image_folder_without_splits_is_split_by_seed(tmp_path: Path) -> None:
     for label in ("cat", "dog"):
         for n in range(10):
