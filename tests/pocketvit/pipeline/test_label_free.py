@@ -26,6 +26,7 @@ from compress.data.dataset import UNLABELLED
 from compress.data.named_data import digits
 from compress.model.folder import read_model, read_task
 from compress.model.metadata import write_names
+from device_bench.report.page import write_report
 from device_bench.report.summary import summarise
 from pocketvit.options import run_settings
 from pocketvit.pipeline import run as pipeline
@@ -319,6 +320,9 @@ def test_every_search_goes_without_labels(tmp_path: Path, weights: Path, search:
     found = METRICS_DOCUMENT.read(tmp_path / "run" / "sliced" / "metrics.json")
     assert found.top1 is None
     assert found.test_whole is not None
+    page = write_report(tmp_path / "run")[0].read_text()
+    assert ("Agreement, Search Set" in page) == (search in ("greedy", "dfbnb"))
+    assert "Top-1" not in page.replace("Top-1 of the files is that at export", "")
 
 
 @pytest.mark.slow
