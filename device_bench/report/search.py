@@ -74,9 +74,9 @@ def _words(log: SearchLog, share: str) -> str:
     if isinstance(log, TreeLog):
         return (
             f"Objective, {share.lower()}, cost and what was removed are those of the model the round chose, before its "
-            f"recovery; cost is in {search_plots.unit_name(log.unit)}, of the baseline's. Removed: kind of group and block, "
-            "counted from 1. Repeats: visits saved because another order of the same removals had led to the same "
-            "model. Forward-equivalents: images run through a model, a gradient counted as three."
+            f"recovery; cost is in {search_plots.unit_name(log.unit)}, of the baseline's. Removed: kind of group and "
+            "block, counted from 1. Repeats: visits saved because another order of the same removals had led to the "
+            "same model. Forward-equivalents: images run through a model, a gradient counted as three."
         )
     if log.explain:
         return log.explain
