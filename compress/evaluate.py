@@ -51,6 +51,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
+def batch_for(spec: Preprocessing, device: torch.device) -> int:
+    """Returns the number of images of a batch that is fast on a device."""
+    most = _BATCH_PIXELS // (spec.height * spec.width) if device.type == "cpu" else _BATCH
+    return min(_BATCH, max(_LEAST_BATCH, most))
+
+
 def logits_of(
     model: nn.Module,
     data: Dataset,
@@ -68,9 +74,7 @@ def logits_of(
     ``progress`` is called with ``stage`` after every batch.
     """
     parts, device, done = [], device_of(model), 0
-    if not batch_size:
-        most = _BATCH_PIXELS // (spec.height * spec.width) if device.type == "cpu" else _BATCH
-        batch_size = min(_BATCH, max(_LEAST_BATCH, most))
+    batch_size = batch_size or batch_for(spec, device)
     with evaluating(model), autocast(device, bf16):
         for images, _ in plain_batches(data, indices, spec, batch_size):
             parts.append(model(images.to(device)).float().cpu().numpy())

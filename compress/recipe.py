@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runtime import PlanError, check_fields
 
@@ -22,6 +22,8 @@ class TrainRecipe:
         clip_norm: largest gradient norm; 0 does not clip.
         distill_weight: weight of the distillation term, 0..1; cross-entropy has the rest of 1.
         temperature: temperature of the softmax in the distillation term.
+        minutes: most wall-clock time of the training; its first steps are timed, and then the number of steps is fixed.
+            0 sets no limit. The representation leaves it out, so that trainings of earlier versions are resumed.
 
     Raises:
         PlanError: a value is out of range.
@@ -37,6 +39,7 @@ class TrainRecipe:
     clip_norm: float = 0.0
     distill_weight: float = 0.9
     temperature: float = 4.0
+    minutes: float = field(default=0.0, repr=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -46,7 +49,7 @@ class TrainRecipe:
         for name in ("lr", "head_lr", "temperature"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise PlanError(f"{name} must be positive", got=getattr(self, name))
-        for name in ("weight_decay", "clip_norm"):
+        for name in ("weight_decay", "clip_norm", "minutes"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise PlanError(f"{name} must not be negative", got=getattr(self, name))
         for name in ("warmup", "distill_weight"):

@@ -61,6 +61,18 @@ def change(before: float | None, after: float | None) -> str:
     return _signed(100 * (after - before) / before, 0) + " %"
 
 
+def cosine(value: float | None) -> str:
+    """Returns a cosine with three decimals; one that is not 1 is not rounded to it.
+
+    >>> cosine(0.98761), cosine(0.99997), cosine(1.0)
+    ('0.988', '> 0.999', '1.000')
+    """
+    if value is None:
+        return MISSING
+    text = f"{value:.3f}"
+    return "> 0.999" if text == "1.000" and value < 1 else text
+
+
 def points(before: float | None, after: float | None) -> str:
     """Returns the difference of two shares in percentage points, signed.
 

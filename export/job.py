@@ -130,6 +130,13 @@ def reference_of(job: ExportJob, progress: Progress = silent) -> Reference:
     # stratified: every n-th image could be of a few classes alone where classes alternate
     indices = np.sort(stratified(data.labels, data.test, verified_on(job), np.random.default_rng(0)))
     logits = logits_of(model, data, indices, task.preprocessing, progress=progress, stage="float answers")
-    same = task.class_names == data.class_names
-    reason = None if same else f"the {len(task.class_names)} classes of the model are not those of {data.name}"
-    return Reference(images_of(data, indices, task), logits, data.labels[indices] if same else None, reason)
+    known = knows_labels(task, data)
+    reason = None if known else f"the {len(task.class_names)} classes of the model are not those of {data.name}"
+    if not data.labelled:
+        reason = "the images have no labels"
+    return Reference(images_of(data, indices, task), logits, data.labels[indices] if known else None, reason)
+
+
+def knows_labels(task: Task, data: Dataset) -> bool:
+    """Returns whether the data has labels that are the model's classes."""
+    return data.labelled and task.class_names == data.class_names

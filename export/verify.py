@@ -113,8 +113,8 @@ def check_drop(artifact: Artifact, max_drop: float | None) -> None:
         return
     if trial.top1_drop is None:
         raise ParityError(
-            f"The top-1 that {artifact.file} loses is not known, since the data has other classes than the model",
-            expected="no --max-drop, or data of the model's classes",
+            f"The top-1 that {artifact.file} loses is not known, since the data has no labels of the model's classes",
+            expected="no --max-drop, or data with labels of the model's classes",
         )
     raise ParityError(
         f"No recipe of {artifact.file} loses so little",

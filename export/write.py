@@ -24,7 +24,7 @@ from runtime import Progress, Trial, macs
 
 from .compare import compare_logits, real_logits
 from .formats import ExportKind
-from .job import ExportJob, Reference, images_of
+from .job import ExportJob, Reference, images_of, knows_labels
 
 _CHOICE_MACS = 1e12
 _CHOICE_IMAGES = (32, 1000)
@@ -152,7 +152,6 @@ def _subject(job: ExportJob, kind: ExportKind, progress: Progress) -> Subject:
     least, most = _CHOICE_IMAGES
     count = min(max(least, min(most, int(_CHOICE_MACS / macs(job.model.plan)))), len(rest))
     chosen = np.sort(rest[:count]) if count >= least else np.sort(order[:least])
-    known = job.task.class_names == job.data.class_names
     return Subject(
         job.model,
         images,
@@ -160,5 +159,5 @@ def _subject(job: ExportJob, kind: ExportKind, progress: Progress) -> Subject:
         logits_of(
             job.model, job.data, chosen, job.task.preprocessing, progress=progress, stage=f"{kind.name} float answers"
         ),
-        job.data.labels[chosen] if known else None,
+        job.data.labels[chosen] if knows_labels(job.task, job.data) else None,
     )

@@ -24,7 +24,7 @@ from .settings import EXPORT_PANEL, PRUNING_PANEL, RunSettings
 T = TypeVar("T")
 
 _METHOD_SETTINGS = "method_settings"
-_NOT_IN_DISTILL = ("distill", "distill-method", "recovery-epochs", "recovery-lr")
+_NOT_IN_DISTILL = ("distill", "distill-method", "labels", "recovery-epochs", "recovery-lr", "recovery-minutes")
 
 Raw = str | int | float | bool | tuple[str, ...]
 """The value of an option as the command line or a TOML file gives it."""

@@ -6,11 +6,13 @@ the heading in ``--help`` stand; ``pocketvit.options`` makes the options and the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal, get_type_hints
 
+from compress.data import SOURCES
 from compress.recipe import TrainRecipe
 from compress.search import METHODS
 from compress.search.sparse_settings import SparseSettings
@@ -20,6 +22,8 @@ from export.formats.micro_limits import MicroLimits
 from export.settings import ExportSettings
 from runtime import Interpolation, LatencyPrecision, PlanError, check_fields, check_is, decode
 from runtime.options import Option, Renamed, check_choices
+
+from .label_free import check_label_free
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
 DEFAULT_OVERRIDES: dict[str, int | float | str | bool] = {"embed_dim": 96, "depth": 6, "num_heads": 3}
@@ -49,9 +53,12 @@ class TrainSettings:
     lr: Annotated[float | None, _training("Peak learning rate of the first training.")] = None
     head_lr: Annotated[float | None, _training("Peak learning rate of the classifier in the first training.")] = None
     patience: Annotated[int | None, _training("Epochs without improvement before a training stops.")] = None
+    minutes: float | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise PlanError("--recovery-minutes must be positive", got=self.minutes)
 
 
 _RECOVERY = Renamed(
@@ -59,6 +66,10 @@ _RECOVERY = Renamed(
         "epochs": _training("Most epochs of the training after slicing.", name="--recovery-epochs"),
         "lr": _training("Peak learning rate of the training after slicing.", name="--recovery-lr"),
         "head_lr": None,
+        "minutes": _training(
+            "Most minutes of the training after slicing; the time of its first steps fixes their number.",
+            name="--recovery-minutes",
+        ),
     }
 )
 
@@ -86,6 +97,13 @@ class RunSettings:
         str,
         _model("Dataset: {choices}.", forms="compress.data:data_forms"),
     ] = "digits"
+    labels: Annotated[
+        bool,
+        _model(
+            "Read the labels of the data. With --no-labels no label is read: weights that already answer are pruned, "
+            "and recover by the answers and features of the whole model."
+        ),
+    ] = True
     model: Annotated[str, _model("timm architecture; without it, a small ViT that suits the digits.")] = ""
     img_size: Annotated[
         int | tuple[int, int] | None, _model("Input side in pixels, or HEIGHTxWIDTH, such as 32x64.")
@@ -151,7 +169,9 @@ class RunSettings:
         dict[str, int],
         _pruning("Units that one removal takes, such as mlp=16 (mlp, qk, v, embed). Repeatable.", name="--group-size"),
     ] = field(default_factory=dict)
-    importance_images: Annotated[int, _pruning("Images per class that importance is measured on.")] = 25
+    importance_images: Annotated[
+        int, _pruning("Images per class that importance is measured on; without labels, 20 times as many in all.")
+    ] = 25
     reconstruct: Annotated[
         bool, _pruning("Fit the sliced model to the whole one by least squares before any training.")
     ] = True
@@ -159,12 +179,14 @@ class RunSettings:
     distill_methods: Annotated[
         tuple[str, ...],
         _training(
-            "What the recovery learns, comma-separated: response, feature, relation, self.", name="--distill-method"
+            "What the recovery learns, comma-separated: response, feature, relation, self, tokens; without labels, "
+            "tokens always join response.",
+            name="--distill-method",
         ),
     ] = ("response",)
-    distill_weight: Annotated[float, _training("Weight of the teacher's answers in the loss, 0 to 1.")] = (
-        TrainRecipe.distill_weight
-    )
+    distill_weight: Annotated[
+        float, _training("Weight of the teacher's answers in the loss, 0 to 1; 1 without labels.")
+    ] = TrainRecipe.distill_weight
     temperature: Annotated[float, _training("Temperature of the softmax that answers are compared at.")] = (
         TrainRecipe.temperature
     )
@@ -251,6 +273,7 @@ class RunSettings:
             raise PlanError("A checkpoint needs its architecture", fix="Name it with --model")
         _check_input(self)
         _check_search(self)
+        _check_labels(self)
         if self.importance_images < 1:
             raise PlanError("importance_images must be at least 1", got=self.importance_images)
         if self.latency_threads < 1:
@@ -268,6 +291,12 @@ class RunSettings:
         kind, _, place = self.data.partition(":")
         source = place.rstrip("/").rpartition("/")[2] if place else kind
         return f"{source}-{self.model or 'vit'}"
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the run reads labels: the data has some, and ``labels`` is set."""
+        kind = self.data.partition(":")[0]
+        return self.labels and (kind not in SOURCES or SOURCES[kind].labelled)
 
     @property
     def search_settings(self) -> Any:
@@ -298,6 +327,18 @@ def _check_input(settings: RunSettings) -> None:
             expected="no --crop-pct",
             got=settings.crop_pct,
             fix="Scale both sides and crop with --resize squash",
+        )
+
+
+def _check_labels(settings: RunSettings) -> None:
+    """Refuses settings that need labels in a run that reads none."""
+    if not settings.uses_labels:
+        check_label_free(
+            max_drop=settings.max_drop,
+            class_order=settings.class_order,
+            reset_head=settings.reset_head,
+            epochs=settings.fine_tune.epochs,
+            recovers_alone=not settings.distill and settings.recover.epochs != 0,
         )
 
 

@@ -47,7 +47,7 @@ from .errors import (
     UnsupportedTargetError,
 )
 from .latency import LATENCY_DOCUMENT, LatencyCheck, LatencyPrecision, LatencyTable, WidthGrid, check_fits, latency_of
-from .metrics import METRICS_DOCUMENT, EpochRecord, ModelMetrics
+from .metrics import METRICS_DOCUMENT, EpochRecord, ModelMetrics, WholeComparison
 from .plan import MULTIPLE, PLAN_DOCUMENT, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan
 from .progress import Progress, if_long, message, silent
 from .quiet import quiet
@@ -106,6 +106,7 @@ __all__ = [
     "TensorSpec",
     "Trial",
     "UnsupportedTargetError",
+    "WholeComparison",
     "atomic_path",
     "check_fields",
     "check_fits",

@@ -14,14 +14,35 @@ class EpochRecord:
     Attributes:
         epoch: counted from 1.
         train_loss: mean loss over the epoch, nats.
-        held_out_loss: mean cross-entropy on the held-out split, nats.
-        held_out_top1: accuracy there, 0..1.
+        held_out_loss: mean cross-entropy on the held-out split, nats; null without labels.
+        held_out_top1: accuracy there, 0..1; null without labels.
+        held_out_agreement: share of held-out images with the teacher's top-1 class, 0..1; null with labels.
+        held_out_divergence: mean KL divergence of the answers there from the teacher's, nats; null with labels.
     """
 
     epoch: int
     train_loss: float
-    held_out_loss: float
-    held_out_top1: float
+    held_out_loss: float | None
+    held_out_top1: float | None
+    held_out_agreement: float | None = None
+    held_out_divergence: float | None = None
+
+
+@dataclass(frozen=True)
+class WholeComparison:
+    """How closely a model follows the whole model that it was made of, on a random part of a split.
+
+    Attributes:
+        images: number of images.
+        agreement: share of them with the whole model's top-1 class, 0..1.
+        cosine: mean cosine of the classifier's input with the whole model's, -1..1; null with a reason.
+        cosine_reason: why ``cosine`` is null.
+    """
+
+    images: int
+    agreement: float
+    cosine: float | None
+    cosine_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -32,19 +53,25 @@ class ModelMetrics:
         params: number of parameters.
         macs: multiply-accumulates of one image.
         size_bytes: of its float32 weights file.
-        top1: accuracy on the test split, 0..1.
-        test_images: images in the test split.
-        held_out_top1: accuracy on the held-out split, 0..1.
+        top1: accuracy on the test split, 0..1; null with a reason.
+        test_images: images of the test split that ``top1`` is of; 0 where there is none.
+        held_out_top1: accuracy on the held-out split, 0..1; null where ``top1`` is.
         epochs: of the training that made it, in order; empty when there was none.
+        top1_reason: why ``top1`` is null.
+        test_whole: comparison with the whole model on test images; null for the whole model itself.
+        held_out_whole: the same on held-out images.
     """
 
     params: int
     macs: int
     size_bytes: int
-    top1: float
+    top1: float | None
     test_images: int
-    held_out_top1: float
+    held_out_top1: float | None
     epochs: tuple[EpochRecord, ...] = ()
+    top1_reason: str | None = None
+    test_whole: WholeComparison | None = None
+    held_out_whole: WholeComparison | None = None
 
 
-METRICS_DOCUMENT = Document("pocketvit.metrics", 1, ModelMetrics)
+METRICS_DOCUMENT = Document("pocketvit.metrics", 2, ModelMetrics)

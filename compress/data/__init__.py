@@ -1,4 +1,4 @@
-"""Labelled pictures: where they come from, how they are split, checked, augmented and batched.
+"""Pictures and their labels: where they come from, how they are split, checked, augmented and batched.
 
 A source is a function that returns a ``Dataset`` and a line in ``SOURCES``. A file outside the package calls
 ``SOURCES.register(name, source)`` and is named in ``POCKETVIT_PLUGINS``.
@@ -19,6 +19,7 @@ SOURCES: Registry[Source] = Registry(
         "cifar10": "compress.data.sources:CIFAR10",
         "cifar100": "compress.data.sources:CIFAR100",
         "imagefolder": "compress.data.sources:IMAGE_FOLDER",
+        "unlabelled": "compress.data.sources:UNLABELLED",
     },
     error=DataError,
 )

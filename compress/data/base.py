@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """A source of labelled pictures.
+    """A source of pictures.
 
     Attributes:
         name: name of the source for ``--data``.
@@ -27,12 +27,18 @@ class Source:
             callback for progress. It returns a ``Dataset``; pictures that it does not split are split by seed.
         folder: whether ``:FOLDER`` may or must follow the name.
         named_by_folders: whether folders name the classes, so that ``--class-order`` can order them.
+        labelled: whether the pictures have labels.
+        open_unlabelled: the function that reads the pictures and opens no label, or its place; it takes the arguments
+            of ``open`` and returns a ``Dataset`` whose labels are all ``UNLABELLED``, without class names. None is for
+            sources whose labels cannot be read apart from their pictures: ``open`` reads them, and they are dropped.
     """
 
     name: str
     open: Open | str
     folder: Literal["none", "optional", "required"] = "none"
     named_by_folders: bool = False
+    labelled: bool = True
+    open_unlabelled: Open | str | None = None
 
     @property
     def form(self) -> str:
@@ -45,5 +51,17 @@ class Source:
         Raises:
             DataError: the data is not there or damaged.
         """
-        function: Open = imported(self.open) if isinstance(self.open, str) else self.open
-        return function(folder, skip_bad, progress)
+        return _called(self.open, folder, skip_bad, progress)
+
+    def load_unlabelled(self, folder: Path | None, skip_bad: bool, progress: Progress) -> Dataset:
+        """Reads the pictures alone: all labels are ``UNLABELLED``, and there are no class names.
+
+        Raises:
+            DataError: the data is not there or damaged.
+        """
+        return _called(self.open_unlabelled or self.open, folder, skip_bad, progress).without_labels
+
+
+def _called(place: Open | str, folder: Path | None, skip_bad: bool, progress: Progress) -> Dataset:
+    function: Open = imported(place) if isinstance(place, str) else place
+    return function(folder, skip_bad, progress)

@@ -42,9 +42,10 @@ def copy_warnings(data: Dataset, progress: Progress = silent) -> tuple[str, ...]
         count = sum(int((split[group] == 2).sum()) for group in leaks)
         test = next(index for index in leaks[0] if split[index] == 2)
         other = next(index for index in leaks[0] if split[index] in (0, 1))
+        figure = "top-1" if data.labelled else "agreement"
         notes.append(
             f"{count:,} of {len(data.test):,} test images are also among the training images, byte for byte "
-            f"(such as {names[test]} and {names[other]}): the top-1 is better than it would be on new images."
+            f"(such as {names[test]} and {names[other]}): the {figure} is better than it would be on new images."
         )
     torn = [group for group in groups if len(set(labels[group])) > 1]
     if torn:

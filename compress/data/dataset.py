@@ -1,8 +1,8 @@
-"""Labelled pictures and their splits."""
+"""Pictures, their labels and their splits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -28,11 +28,11 @@ class ImageStore(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled pictures and their three splits.
+    """Pictures, their labels if they are known, and their three splits.
 
     Attributes:
         name: name of the dataset, as given to ``--data``.
-        class_names: class names in the order of the labels.
+        class_names: class names in the order of the labels; without labels, those of the model's outputs, or none.
         channels: 1 (grayscale) or 3 (RGB), as in the files.
         size: height and width of all pictures in pixels; None where they differ.
         mirror: whether a mirrored picture still belongs to its class, which digits do not.
@@ -62,6 +62,16 @@ class Dataset:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any picture has a label."""
+        return bool((self.labels != UNLABELLED).any())
+
+    @property
+    def without_labels(self) -> Dataset:
+        """The same pictures and splits without any label or class name."""
+        return replace(self, class_names=(), labels=np.full(len(self.images), UNLABELLED, np.int64))
 
     @property
     def from_files(self) -> bool:

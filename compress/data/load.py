@@ -24,6 +24,7 @@ def load_data(
     class_order: str = "",
     class_map: Path | None = None,
     mirror: bool | None = None,
+    labels: bool = True,
     progress: Progress = silent,
 ) -> Dataset:
     """Loads a dataset and splits it.
@@ -32,14 +33,17 @@ def load_data(
 
     Args:
         name: ``digits``, ``fashion-mnist``, ``cifar10``, ``cifar100``, each but the first optionally with
-            ``:FOLDER`` where it lies, or ``imagefolder:PATH`` (``train/``, ``val/`` and ``test/``, or one folder that
-            is split by seed; a folder of pictures per class).
+            ``:FOLDER`` where it lies, ``imagefolder:PATH`` (``train/``, ``val/`` and ``test/``, or one folder that
+            is split by seed; a folder of pictures per class), or ``unlabelled:PATH`` (pictures at any depth, which have
+            no labels).
         seed: seed of the splits.
         train_limit: use only this many training images, the same share of every class.
         skip_bad: leave out pictures of a folder that cannot be decoded.
         class_order: order of an image folder's classes, ``text`` or ``natural``; empty takes text.
-        class_map: file with the classes in order, for ``read_class_map``.
+        class_map: file with the classes in order, for ``read_class_map``; it is not opened without labels.
         mirror: whether a mirrored picture still belongs to its class; None takes the source's default.
+        labels: whether to read the labels; without them, every label is ``UNLABELLED``, the data has no class names,
+            and the splits are random.
         progress: called while pictures are checked, and for every note and warning.
 
     Raises:
@@ -63,6 +67,9 @@ def load_data(
         raise DataError("--class-order is one of two", expected=" or ".join(ORDERS), got=repr(class_order))
     if class_order and class_map is not None:
         raise DataError("--class-order and --class-map are two orders of classes", fix="Give one of them")
+    labels = labels and source.labelled
+    if class_order and not labels:
+        raise DataError("Data without labels has no classes to order", expected="no --class-order")
     if class_order and not source.named_by_folders:
         named = [own.form for own in SOURCES.values() if own.named_by_folders]
         raise DataError(
@@ -70,9 +77,11 @@ def load_data(
             expected=f"--class-order for {', '.join(named)} alone",
             fix="Leave it out, or give --class-map",
         )
-    raw = source.load(Path(where).expanduser() if where else None, skip_bad, progress)
-    whole = split(replace(raw, name=name), seed, train_limit)
-    data = reordered(whole, _order(whole.class_names, class_order, class_map))
+    read = source.load if labels else source.load_unlabelled
+    raw = read(Path(where).expanduser() if where else None, skip_bad, progress)
+    data = split(replace(raw, name=name), seed, train_limit)
+    if labels:
+        data = reordered(data, _order(data.class_names, class_order, class_map))
     warnings = (*_mirror_warnings(data, mirror), *_missing_warnings(data), *copy_warnings(data, if_long(progress)))
     for stage, notes in (("data", data.notes), ("warning", warnings)):
         for note in notes:

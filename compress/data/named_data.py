@@ -7,6 +7,7 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from runtime import DataError, MissingExtraError, Progress
 
-from .dataset import ArrayImages, Dataset
+from .dataset import UNLABELLED, ArrayImages, Dataset
 
 _FASHION_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"),)
 _FASHION_CLASSES = (
@@ -50,17 +51,34 @@ def fashion_mnist(folder: Path | None, skip_bad: bool, progress: Progress) -> Da
     Raises:
         DataError: it is not there and cannot be downloaded, or a file is damaged.
     """
+    return _idx_dataset("fashion-mnist", _fashion_place(folder, _IDX_STEMS), _FASHION_CLASSES)
+
+
+def fashion_mnist_images(folder: Path | None, skip_bad: bool, progress: Progress) -> Dataset:
+    """Reads the pictures of Fashion-MNIST, which needs its two files of pictures alone.
+
+    Raises:
+        DataError: they are not there and cannot be downloaded, or a file is damaged.
+    """
+    place = _fashion_place(folder, _IDX_STEMS[::2])
+    train, test = (read_idx(file) for stem in _IDX_STEMS[::2] if (file := _idx_file(place, stem)) is not None)
+    _check_idx_images(place, train, test)
+    return _idx_images("fashion-mnist", train, test, np.full(len(train) + len(test), UNLABELLED, np.int64), ())
+
+
+def _fashion_place(folder: Path | None, stems: Sequence[str]) -> Path:
+    """Returns the folder that holds the files of Fashion-MNIST named by ``stems``, after a download if need be."""
     root = folder or data_root()
     places = [root, root / "FashionMNIST" / "raw", *([] if folder else _FASHION_FOLDERS)]
     for place in places:
-        if all(_idx_file(place, stem) for stem in _IDX_STEMS):
-            return _idx_dataset("fashion-mnist", place, _FASHION_CLASSES)
+        if all(_idx_file(place, stem) for stem in stems):
+            return place
     if folder is not None:
         raise DataError(
-            f"{folder} does not hold Fashion-MNIST", expected=" and ".join(_IDX_STEMS[:2]) + " with or without .gz, …"
+            f"{folder} does not hold Fashion-MNIST", expected=" and ".join(stems[:2]) + " with or without .gz, …"
         )
     _download("FashionMNIST", root)
-    return _idx_dataset("fashion-mnist", root / "FashionMNIST" / "raw", _FASHION_CLASSES)
+    return root / "FashionMNIST" / "raw"
 
 
 _IDX_STEMS = (
@@ -78,22 +96,42 @@ def _idx_file(folder: Path, stem: str) -> Path | None:
 def _idx_dataset(name: str, folder: Path, classes: tuple[str, ...]) -> Dataset:
     arrays = [read_idx(file) for stem in _IDX_STEMS if (file := _idx_file(folder, stem)) is not None]
     train_x, train_y, test_x, test_y = arrays
-    if [array.ndim for array in arrays] != [3, 1, 3, 1] or train_x.shape[1:] != test_x.shape[1:] or 0 in test_x.shape:
+    _check_idx_images(folder, train_x, test_x)
+    if train_y.ndim != 1 or test_y.ndim != 1:
         raise DataError(
             f"The files in {folder} are not images and labels",
-            expected="images (N, H, W) of one size and labels (N,)",
-            got=", ".join(str(array.shape) for array in arrays),
+            expected="labels (N,)",
+            got=f"{train_y.shape}, {test_y.shape}",
         )
     if len(train_x) != len(train_y) or len(test_x) != len(test_y):
         raise DataError(f"The images and labels in {folder} are not as many")
     if int(max(train_y.max(), test_y.max())) >= len(classes):
         raise DataError(f"The labels in {folder} name unknown classes", expected=f"0 to {len(classes) - 1}")
-    train = np.arange(len(train_y), dtype=np.int64)
-    test = np.arange(len(train_y), len(train_y) + len(test_y), dtype=np.int64)
-    labels = np.concatenate([train_y, test_y]).astype(np.int64)
-    images = ArrayImages(np.concatenate([train_x, test_x]))
-    size = (int(train_x.shape[1]), int(train_x.shape[2]))
-    return Dataset(name, classes, 1, size, True, images, labels, train, _NONE, test)
+    return _idx_images(name, train_x, test_x, np.concatenate([train_y, test_y]).astype(np.int64), classes)
+
+
+def _check_idx_images(folder: Path, train: npt.NDArray[np.uint8], test: npt.NDArray[np.uint8]) -> None:
+    """Refuses files whose content is not pictures of one size."""
+    if [train.ndim, test.ndim] != [3, 3] or train.shape[1:] != test.shape[1:] or 0 in test.shape:
+        raise DataError(
+            f"The files in {folder} are not images and labels",
+            expected="images (N, H, W) of one size",
+            got=f"{train.shape}, {test.shape}",
+        )
+
+
+def _idx_images(
+    name: str,
+    train: npt.NDArray[np.uint8],
+    test: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    classes: tuple[str, ...],
+) -> Dataset:
+    """Returns a dataset of pictures ``(N, H, W)`` and the labels of all, those of the training images first."""
+    first, images = np.arange(len(train), dtype=np.int64), ArrayImages(np.concatenate([train, test]))
+    last = np.arange(len(train), len(labels), dtype=np.int64)
+    size = (int(train.shape[1]), int(train.shape[2]))
+    return Dataset(name, classes, 1, size, True, images, labels, first, _NONE, last)
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
@@ -117,8 +155,10 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     return data.reshape(shape)
 
 
-def _cifar(kind: str, folder: Path | None, skip_bad: bool, progress: Progress) -> Dataset:
+def _cifar(kind: str, labelled: bool, folder: Path | None, skip_bad: bool, progress: Progress) -> Dataset:
     """Reads ``CIFAR10`` or ``CIFAR100`` in torchvision's layout, and downloads it where no folder is named.
+
+    Each of its files holds pictures and labels; without ``labelled`` nothing looks at the labels.
 
     Raises:
         DataError: the data is not there and cannot be downloaded.
@@ -140,14 +180,18 @@ def _cifar(kind: str, folder: Path | None, skip_bad: bool, progress: Progress) -
             _download(kind, root)
             parts.append(cls(str(root), train=train, download=False))
     pixels = np.concatenate([part.data for part in parts]).astype(np.uint8)
-    labels = np.concatenate([np.asarray(part.targets) for part in parts]).astype(np.int64)
-    names, cut = tuple(map(str, parts[0].classes)), len(parts[0].targets)
+    labels, names = np.full(len(pixels), UNLABELLED, np.int64), tuple[str, ...]()
+    if labelled:
+        labels = np.concatenate([np.asarray(part.targets) for part in parts]).astype(np.int64)
+        names = tuple(map(str, parts[0].classes))
+    cut = len(parts[0].data)
     train_split = np.arange(cut, dtype=np.int64)
     test = np.arange(cut, len(labels), dtype=np.int64)
     return Dataset(kind.lower(), names, 3, (32, 32), True, ArrayImages(pixels), labels, train_split, _NONE, test)
 
 
-cifar10, cifar100 = partial(_cifar, "CIFAR10"), partial(_cifar, "CIFAR100")
+cifar10, cifar100 = partial(_cifar, "CIFAR10", True), partial(_cifar, "CIFAR100", True)
+cifar10_images, cifar100_images = partial(_cifar, "CIFAR10", False), partial(_cifar, "CIFAR100", False)
 
 
 def data_root() -> Path:

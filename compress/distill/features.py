@@ -1,10 +1,12 @@
-"""Feature-based distillation: losses on a teacher's hidden states."""
+"""Feature-based distillation: losses on a teacher's hidden states and last tokens."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from runtime import ModelError
 
 _TINY = 1e-12
 
@@ -27,6 +29,68 @@ def feature_loss(student: torch.Tensor, teacher: torch.Tensor, projection: nn.Mo
     hinted = projection(own.movedim(1, -1)).movedim(-1, 1)
     loss: torch.Tensor = (hinted - wanted).square().sum() / wanted.square().sum().clamp_min(_TINY)
     return loss
+
+
+def tokens_loss(
+    student: tuple[torch.Tensor, torch.Tensor], teacher: tuple[torch.Tensor, torch.Tensor], back: nn.Module
+) -> torch.Tensor:
+    """Returns half of the relative squared error of the classifier's input, and half of that of the last tokens.
+
+    Each is ``||b(student) - teacher||^2 / ||teacher||^2``, with sums over the batch. The classifier reads one vector of
+    an image, and the other tokens are what else a network knows of it.
+
+    Args:
+        student: the classifier's input ``(B, C)`` and the last tokens ``(B, N, C)``.
+        teacher: the same of the teacher, ``(B, D)`` and ``(B, N, D)``; no gradient reaches it.
+        back: b, maps ``(..., C)`` to ``(..., D)``.
+    """
+    pairs = zip(student, teacher, strict=True)
+    errors = [
+        (back(own) - wanted.detach()).square().sum() / wanted.detach().square().sum().clamp_min(_TINY)
+        for own, wanted in pairs
+    ]
+    return torch.stack(errors).mean()
+
+
+class FixedMap(nn.Module):
+    """A linear map that is not trained: multiplies ``(..., C)`` by a matrix.
+
+    Args:
+        matrix: ``(C, D)``.
+    """
+
+    matrix: torch.Tensor
+
+    def __init__(self, matrix: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("matrix", matrix.detach().float().clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps ``(..., C)`` to ``(..., D)``."""
+        mapped: torch.Tensor = x @ self.matrix
+        return mapped
+
+
+def map_back(width: int, wanted: int, back: torch.Tensor | None) -> nn.Module:
+    """Returns the map from a student's tokens to a teacher's: ``back`` if it is given, else ``projection_of``.
+
+    Args:
+        width: C of the student.
+        wanted: D of the teacher.
+        back: ``(C, D)``, from the student's coordinates into the teacher's; None where they are the same, or unknown.
+
+    Raises:
+        ModelError: ``back`` is of another shape.
+    """
+    if back is None:
+        return projection_of(width, wanted)
+    if tuple(back.shape) != (width, wanted):
+        raise ModelError(
+            "The map back into the teacher's coordinates is of another shape",
+            expected=(width, wanted),
+            got=tuple(back.shape),
+        )
+    return FixedMap(back)
 
 
 def on_one_grid(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,11 +15,12 @@ from compress.data.dataset import Dataset
 from compress.devices import CPU, autocast, copy_on, made_on
 from compress.distributed import ALONE, Ranks
 from compress.evaluate import evaluating
+from compress.model.folder import weights_sha256
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
 from runtime import ModelError, Preprocessing
 
-from .features import feature_loss, projection_of
+from .features import feature_loss, map_back, projection_of, tokens_loss
 from .outputs import Outputs, depth_of, outputs_of
 from .relations import angle_loss, distance_loss
 from .response import distillation_loss, label_loss, mutual_losses
@@ -41,6 +42,8 @@ class DistillationLoss:
         seed: seed of the fresh weights of projections and shallow classifiers.
         bf16: compute networks under bfloat16 autocast.
         device: device that computes.
+        back: ``(C_student, C_teacher)``, the fixed map of the student's tokens into the teacher's coordinates, for
+            method ``tokens``; None for the same coordinates, or with other widths for a map that is learnt.
 
     Attributes:
         trained: the modules that are trained with the student: projections, shallow classifiers, an online teacher.
@@ -59,6 +62,7 @@ class DistillationLoss:
         seed: int = 0,
         bf16: bool = False,
         device: torch.device = CPU,
+        back: torch.Tensor | None = None,
     ) -> None:
         check_distillation(settings, teacher, student)
         teacher = teacher if settings.needs_teacher else None
@@ -78,15 +82,19 @@ class DistillationLoss:
             self.projections = nn.ModuleList(self._projections(student))
             heads = (ShallowHead(student.plan.embed_dim, student.plan.num_classes) for _ in self.shallow)
             self.heads = nn.ModuleList(heads)
+            maps = [map_back(*self._token_widths(student), back)] if self._does("tokens") else []
+            self.maps = nn.ModuleList(maps)
         self.trained = nn.ModuleDict({"projections": self.projections, "heads": self.heads})
+        if maps:
+            self.trained["maps"] = self.maps
         if settings.online and isinstance(self.network, nn.Module):
             self.trained["teacher"] = self.network.requires_grad_(True).train()
         self.trained.to(device)
 
     def describe(self) -> tuple[object, ...]:
         """Returns the settings and the teacher's identity, which must not change when a training is resumed."""
-        teacher = self.teacher
-        return self.settings, teacher and (teacher.identity(), teacher.preprocessing)
+        teacher, maps = self.teacher, [weights_sha256(own) for own in self.maps]
+        return self.settings, teacher and (teacher.identity(), teacher.preprocessing), *maps
 
     def groups(self, recipe: TrainRecipe) -> list[dict[str, Any]]:
         """Returns the optimiser's parameter groups of the modules trained with the student."""
@@ -135,7 +143,7 @@ class DistillationLoss:
         depth = len(student.plan.blocks)
         asked = [*(own for own, _ in self.pairs), *self.shallow, *([depth - 1] if self.shallow else [])]
         with autocast(self.device, self.bf16):
-            made = outputs_of(student, images.to(self.device), asked, self._does("relation"))
+            made = outputs_of(student, images.to(self.device), asked, self._embeds, self._does("tokens"))
             taught = self._taught(images, view)
         with made_on(self.device):
             return self._loss(_each(made, whole), taught and _each(taught, whole), labels.to(self.device))
@@ -145,7 +153,14 @@ class DistillationLoss:
         if taught is not None and self._does("feature"):
             states = zip(made.features, taught.features, self.projections, strict=False)
             loss = loss + self.settings.feature_weight * torch.stack([feature_loss(*three) for three in states]).mean()
-        if taught is not None and made.embedding is not None and taught.embedding is not None:
+        if self.maps and taught is not None:
+            loss = loss + self.settings.token_weight * tokens_loss(_last(made), _last(taught), self.maps[0])
+        if (
+            self._does("relation")
+            and made.embedding is not None
+            and taught is not None
+            and taught.embedding is not None
+        ):
             loss = loss + self.settings.distance_weight * distance_loss(made.embedding, taught.embedding)
             loss = loss + self.settings.angle_weight * angle_loss(made.embedding, taught.embedding)
         return loss + self._shallow_losses(made, labels) if self.shallow else loss
@@ -153,18 +168,22 @@ class DistillationLoss:
     def _does(self, method: str) -> bool:
         return method in self.settings.methods
 
+    @property
+    def _embeds(self) -> bool:
+        return self._does("relation") or self._does("tokens")
+
     def _taught(self, images: torch.Tensor, view: torch.Tensor | None) -> Outputs | None:
         if self.teacher is None or self.network is None:
             return None
         seen = seen_by(images, self.spec, self.teacher.preprocessing) if view is None else view
         asked = [other for _, other in self.pairs]
         if not isinstance(self.network, nn.Module):
-            return _each(outputs_of(self.network, seen, asked, self._does("relation")), self._there)
+            return _each(outputs_of(self.network, seen, asked, self._embeds), self._there)
         seen = seen.to(self.device)
         if self.settings.online:
-            return outputs_of(self.network, seen, asked, self._does("relation"))
+            return outputs_of(self.network, seen, asked, self._embeds, self._does("tokens"))
         with evaluating(self.network):
-            return outputs_of(self.network, seen, asked, self._does("relation"))
+            return outputs_of(self.network, seen, asked, self._embeds, self._does("tokens"))
 
     def _there(self, rows: torch.Tensor) -> torch.Tensor:
         return rows.to(self.device)
@@ -199,6 +218,11 @@ class DistillationLoss:
         ]
         return torch.stack(losses).sum()
 
+    def _token_widths(self, student: SlicedViT) -> tuple[int, int]:
+        assert self.teacher is not None
+        assert isinstance(self.teacher.network, SlicedViT)
+        return student.plan.embed_dim, self.teacher.network.plan.embed_dim
+
     def _projections(self, student: SlicedViT) -> list[nn.Module]:
         if not self.pairs or self.teacher is None:
             return []
@@ -211,8 +235,15 @@ class DistillationLoss:
 
 
 def _each(outputs: Outputs, change: Callable[[torch.Tensor], torch.Tensor]) -> Outputs:
-    read = None if outputs.embedding is None else change(outputs.embedding)
-    return Outputs(change(outputs.logits), tuple(map(change, outputs.features)), read)
+    read, tokens = (None if own is None else change(own) for own in (outputs.embedding, outputs.tokens))
+    return Outputs(change(outputs.logits), tuple(map(change, outputs.features)), read, tokens)
+
+
+def _last(outputs: Outputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the classifier's input and the last tokens."""
+    assert outputs.embedding is not None
+    assert outputs.tokens is not None
+    return outputs.embedding, outputs.tokens
 
 
 def check_distillation(settings: Distillation, teacher: Teacher | None, student: SlicedViT) -> None:
@@ -251,3 +282,19 @@ def check_distillation(settings: Distillation, teacher: Teacher | None, student:
         )
     if "feature" in settings.methods:
         feature_pairs(settings, depth, depth_of(teacher.network))
+    if "tokens" in settings.methods:
+        _check_tokens(teacher, student)
+
+
+def _check_tokens(teacher: Teacher, student: SlicedViT) -> None:
+    """Refuses a teacher whose tokens are not those of the student."""
+    fix = "Take --method feature or response"
+    if not isinstance(teacher.network, SlicedViT):
+        raise ModelError(
+            f"Distillation by tokens needs a teacher that is a model of PocketViT, and {teacher.name} is none",
+            expected="a run folder or a model folder",
+            fix=fix,
+        )
+    own, other = student.plan.num_tokens, teacher.network.plan.num_tokens
+    if own != other:
+        raise ModelError(f"The teacher {teacher.name} has another number of tokens", expected=own, got=other, fix=fix)

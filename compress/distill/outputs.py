@@ -16,6 +16,8 @@ from runtime import ModelError, Session
 
 Network = nn.Module | Session
 
+_EMBEDDING, _TOKENS = -1, -2
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -25,14 +27,19 @@ class Outputs:
         logits: ``(B, classes)``.
         features: hidden states ``(B, C, h, w)`` after the requested blocks, in that order.
         embedding: the classifier's input, ``(B, D)``; None where it was not requested.
+        tokens: the last tokens, normed where the network norms them before pooling, ``(B, N, D)``; None where they were
+            not requested.
     """
 
     logits: torch.Tensor
     features: tuple[torch.Tensor, ...] = ()
     embedding: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
 
 
-def outputs_of(network: Network, images: torch.Tensor, blocks: Sequence[int] = (), embedding: bool = False) -> Outputs:
+def outputs_of(
+    network: Network, images: torch.Tensor, blocks: Sequence[int] = (), embedding: bool = False, tokens: bool = False
+) -> Outputs:
     """Runs a network and returns the requested outputs.
 
     Args:
@@ -40,16 +47,19 @@ def outputs_of(network: Network, images: torch.Tensor, blocks: Sequence[int] = (
         images: ``(B, C, H, W)`` float32, normalised.
         blocks: block numbers from 0; for a timm network the stages as ``forward_intermediates`` numbers them.
         embedding: whether to return the embedding.
+        tokens: whether to return the last tokens, which a ``SlicedViT`` alone has.
 
     Raises:
-        ModelError: the network gives no hidden states or no embedding.
+        ModelError: the network gives no hidden states, no embedding or no tokens.
     """
+    if isinstance(network, SlicedViT):
+        return _of_sliced(network, images, blocks, embedding, tokens)
+    if tokens:
+        raise ModelError("A teacher's last tokens are those of a model of PocketViT", fix="Name a run folder")
     if isinstance(network, Session):
         if blocks or embedding:
             raise ModelError("An exported file gives its answers alone, no hidden states")
         return Outputs(_logits_of_file(network, images))
-    if isinstance(network, SlicedViT):
-        return _of_sliced(network, images, blocks, embedding)
     if not (blocks or embedding):
         return Outputs(network(images).float())
     return _of_timm(network, images, blocks, embedding)
@@ -64,13 +74,16 @@ def depth_of(network: Network) -> int:
     return len(getattr(network, "feature_info", ()))
 
 
-def _of_sliced(model: SlicedViT, images: torch.Tensor, blocks: Sequence[int], embedding: bool) -> Outputs:
+def _of_sliced(model: SlicedViT, images: torch.Tensor, blocks: Sequence[int], embedding: bool, tokens: bool) -> Outputs:
     seen: dict[int, torch.Tensor] = {}
     with ExitStack() as hooks:
         for block in dict.fromkeys(blocks):
             hooks.enter_context(model.blocks[block].register_forward_hook(_keep(seen, block)))
         if embedding:
             hooks.enter_context(model.head.register_forward_pre_hook(_keep_input(seen)))
+        if tokens:
+            last = model.norm if model.plan.norm == "before_pool" else model.blocks[-1]
+            hooks.enter_context(last.register_forward_hook(_keep(seen, _TOKENS)))
         logits = model(images).float()
     rows, columns = (size // patch for size, patch in zip(model.plan.img_size, model.plan.patch_size, strict=True))
 
@@ -78,7 +91,12 @@ def _of_sliced(model: SlicedViT, images: torch.Tensor, blocks: Sequence[int], em
         patches = tokens[:, model.plan.num_prefix_tokens :]
         return patches.transpose(1, 2).reshape(len(tokens), -1, rows, columns).float()
 
-    return Outputs(logits, tuple(as_map(seen[block]) for block in blocks), seen[-1].float() if embedding else None)
+    return Outputs(
+        logits,
+        tuple(as_map(seen[block]) for block in blocks),
+        seen[_EMBEDDING].float() if embedding else None,
+        seen[_TOKENS].float() if tokens else None,
+    )
 
 
 def _keep(seen: dict[int, torch.Tensor], key: int) -> Any:
@@ -90,7 +108,7 @@ def _keep(seen: dict[int, torch.Tensor], key: int) -> Any:
 
 def _keep_input(seen: dict[int, torch.Tensor]) -> Any:
     def hook(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        seen[-1] = inputs[0]
+        seen[_EMBEDDING] = inputs[0]
 
     return hook
 

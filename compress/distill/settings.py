@@ -11,7 +11,7 @@ from compress.recipe import TrainRecipe
 from runtime import PlanError, check_fields
 from runtime.options import Option
 
-DistillMethod = Literal["response", "feature", "relation", "self"]
+DistillMethod = Literal["response", "feature", "relation", "self", "tokens"]
 DISTILL_METHODS: tuple[DistillMethod, ...] = get_args(DistillMethod)
 
 TEACHER_PANEL, LESSON_PANEL = "Teacher", "Distillation"
@@ -40,7 +40,7 @@ class Distillation:
 
     methods: Annotated[
         tuple[DistillMethod, ...],
-        _lesson("What is learnt, comma-separated: response, feature, relation, self.", name="--method"),
+        _lesson("What is learnt, comma-separated: response, feature, relation, self, tokens.", name="--method"),
     ] = ("response",)
     weight: float = TrainRecipe.distill_weight
     temperature: float = TrainRecipe.temperature
@@ -52,6 +52,9 @@ class Distillation:
         ),
     ] = ()
     feature_weight: Annotated[float, _lesson("feature: weight of the mean over the pairs of hidden states.")] = 1.0
+    token_weight: Annotated[
+        float, _lesson("tokens: weight of the relative error of the last tokens and the classifier's input.")
+    ] = 1.0
     distance_weight: Annotated[float, _lesson("relation: weight of distances between images.")] = 25.0
     angle_weight: Annotated[float, _lesson("relation: weight of angles between images.")] = 50.0
     self_blocks: Annotated[
@@ -83,7 +86,7 @@ class Distillation:
         for name in ("weight", "self_weight", "mutual_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise PlanError(f"{name} must be between 0 and 1", got=getattr(self, name))
-        for name in ("feature_weight", "distance_weight", "angle_weight", "self_feature_weight"):
+        for name in ("feature_weight", "token_weight", "distance_weight", "angle_weight", "self_feature_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise PlanError(f"{name} must not be negative", got=getattr(self, name))
         for name in ("temperature", "teacher_lr", "fresh_lr"):

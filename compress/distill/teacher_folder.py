@@ -50,7 +50,7 @@ class TeacherRecord:
     overrides: dict[str, int | float | str | bool] = field(default_factory=dict)
 
 
-TEACHER_DOCUMENT = Document("pocketvit.teacher", 1, TeacherRecord)
+TEACHER_DOCUMENT = Document("pocketvit.teacher", 2, TeacherRecord)
 
 
 def record_of(

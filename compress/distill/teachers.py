@@ -211,9 +211,11 @@ def _model_folder(folder: Path) -> Path:
     if (folder / "plan.json").is_file():
         return folder
     found: list[tuple[float, Path]] = []
-    for name in ("baseline", "sliced"):
+    for name in ("sliced", "baseline"):
         try:
-            found.append((METRICS_DOCUMENT.read(folder / name / "metrics.json").held_out_top1, folder / name))
+            top1 = METRICS_DOCUMENT.read(folder / name / "metrics.json").held_out_top1
+            # without labels the whole model is the one that the sliced model follows
+            found.append((float(name == "baseline") if top1 is None else top1, folder / name))
         except ArtifactError:
             continue
     if not found:

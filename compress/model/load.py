@@ -181,6 +181,15 @@ def default_classes(spec: ModelSpec) -> int:
     Raises:
         ModelError: the architecture is unknown.
     """
+    return published_classes(spec) or 1000
+
+
+def published_classes(spec: ModelSpec) -> int:
+    """Returns the number of classes that timm's published weights of an architecture know; 0 without a classifier.
+
+    Raises:
+        ModelError: the architecture is unknown.
+    """
     with torch.device("meta"):
         model: Any = _create(spec, num_classes=2, pretrained=False)
-    return int(model.pretrained_cfg.get("num_classes") or 1000)
+    return int(model.pretrained_cfg.get("num_classes") or 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,15 +26,17 @@ from compress.distill.response import label_loss
 from compress.distill.settings import Distillation
 from compress.distill.teachers import Teacher, sliced_teacher
 from compress.distributed import ALONE, Ranks, current_ranks, in_lockstep
-from compress.evaluate import score
 from compress.model.folder import weights_sha256
 from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
 from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, if_long, silent
 
+from .held_out import HeldOut, held_out_in_words, rank_of
 from .masks import Masks, hold_zeros, masks_digest, with_zeros
+from .optimizer import learning_rate, make_optimizer
+from .pace import measure_pace, steps_within
 from .state import TrainingState, read_training_state, write_training_state
-from .task import Packed, TrainTask, check_task, pack_task, unpack_task
+from .task import Packed, TrainTask, check_task, check_teachable, pack_task, unpack_task
 
 SAVE_EVERY_S = 30.0
 _EXTRA = "lesson:"
@@ -50,11 +53,13 @@ class Trained:
         model: the model with the weights of its best epoch.
         epochs: records of all epochs.
         teacher: an online teacher with its last weights; None where there was none.
+        limit: number of steps that the time limit allowed; 0 without a time limit.
     """
 
     model: SlicedViT
     epochs: tuple[EpochRecord, ...]
     teacher: nn.Module | None = None
+    limit: int = 0
 
 
 def fit(
@@ -69,6 +74,7 @@ def fit(
     teacher: SlicedViT | Teacher | None = None,
     distillation: Distillation | None = None,
     masks: Masks | None = None,
+    back: torch.Tensor | None = None,
     device: torch.device | None = None,
     state_path: Path | None = None,
     stage: str = "train",
@@ -76,6 +82,8 @@ def fit(
     clock: Callable[[], float] = time.monotonic,
 ) -> Trained:
     """Trains a copy of ``model`` on the training split and returns it at its best held-out epoch.
+
+    Without labels, the best epoch is that whose held-out answers diverge least from the teacher's.
 
     Of several processes (``joined``) only rank 0 calls this function, while the others compute shares of every batch.
 
@@ -91,6 +99,8 @@ def fit(
         distillation: methods of distillation; None takes the teacher's logits, with the recipe's ``distill_weight``
             and ``temperature``.
         masks: weights that are made zero and stay zero, False in a mask of the weight's shape (``magnitude_masks``).
+        back: ``(C_student, C_teacher)``, the map of the student's tokens into the teacher's coordinates, for
+            distillation by ``tokens``.
         device: device that computes; None takes the device in use. The returned models are on the CPU.
         state_path: file that keeps the state of the training, written every 30 seconds and after every epoch. The
             training resumes from a state of the same training, made by any number of processes on any device. The
@@ -101,7 +111,8 @@ def fit(
 
     Raises:
         StorageError: the state cannot be written.
-        ModelError: the teacher does not fit the student or the methods, or cannot be trained in shares.
+        ModelError: the teacher does not fit the student or the methods, or cannot be trained in shares, or there are
+            neither labels nor a teacher.
         PlanError: a block to learn from does not exist, or a mask does not fit.
         RankError: another process failed.
     """
@@ -111,11 +122,11 @@ def fit(
     if asked is not None and distillation is None:
         distillation = Distillation(weight=recipe.distill_weight, temperature=recipe.temperature)
     there = device or device_in_use()
-    task = TrainTask(model, spec, recipe, augmentation, seed, bf16, there, asked, distillation, masks)
+    task = TrainTask(model, spec, recipe, augmentation, seed, bf16, there, asked, distillation, masks, back)
     run = _start(task, data, state_path, stage, progress, clock)
     together = run.distillation.network if run.distillation and run.distillation.settings.online else None
     kept = together.eval().to(CPU) if isinstance(together, nn.Module) else None
-    return Trained(build(model.plan, run.best), tuple(run.history), kept)
+    return Trained(build(model.plan, run.best), tuple(run.history), kept, run.limit)
 
 
 def fit_network(
@@ -154,6 +165,7 @@ def _start(
 ) -> _Run:
     """Runs a training to its end, together with the other processes if there are any."""
     ranks = current_ranks()
+    check_teachable(task, data)
     if ranks.size > 1:
         check_task(task)
     run = _Run(task, data, ranks)
@@ -175,6 +187,11 @@ def _train(run: _Run, state_path: Path | None, stage: str, progress: Progress, c
     """Runs a training to its end, from its saved state if there is one."""
     state = (read_training_state(state_path, run.fingerprint()) if state_path else None) or TrainingState()
     run.begin(state)
+    if run.must_be_timed:
+        progress(stage, 0, run.total_steps, "timing the first steps")
+        run.limit_steps(clock)
+        if state_path:
+            write_training_state(state_path, run.fingerprint(), run.state())
     saved = clock()
     while not run.finished:
         for step in run.steps():
@@ -202,7 +219,8 @@ class _Run:
         hold_zeros(self.model, self.masks)
         self.extra = self.distillation.trained if self.distillation else nn.ModuleDict()
         self.steps_per_epoch = math.ceil(len(data.train) / self.recipe.batch_size)
-        self.total_steps = self.recipe.epochs * self.steps_per_epoch
+        self.limit, teacher = 0, self.distillation.teacher if self.distillation else None
+        self.held_out = HeldOut(data, task.spec, teacher, task.seed, task.bf16, task.device, ranks)
         self.optimizer = make_optimizer(self.model, self.recipe)
         for group in self.distillation.groups(self.recipe) if self.distillation else ():
             self.optimizer.add_param_group(group)
@@ -219,6 +237,7 @@ class _Run:
     def _describe(self) -> str:
         taught = self.distillation.describe() if self.distillation else None
         held = [masks_digest(self.masks)] if self.masks else []
+        held += [f"{self.recipe.minutes} minutes"] if self.recipe.minutes else []
         kind = getattr(self.model, "plan", type(self.model).__name__)
         pictures = hashlib.sha256()
         for indices in (self.data.train, self.data.held_out):
@@ -238,13 +257,33 @@ class _Run:
         return self.epoch * self.steps_per_epoch + self.batch
 
     @property
+    def total_steps(self) -> int:
+        return min(self.recipe.epochs * self.steps_per_epoch, self.limit or sys.maxsize)
+
+    @property
+    def epochs(self) -> int:
+        return -(-self.total_steps // self.steps_per_epoch)  # a time limit may cut the last one short
+
+    @property
     def finished(self) -> bool:
-        return self.epoch >= self.recipe.epochs or self._since_best() >= self.recipe.patience
+        return self.epoch >= self.epochs or self._since_best() >= self.recipe.patience
+
+    @property
+    def must_be_timed(self) -> bool:
+        return bool(self.recipe.minutes and self.recipe.epochs and not self.limit)
+
+    def limit_steps(self, clock: Callable[[], float]) -> None:
+        """Fixes the number of steps by the time that the first ones take, and goes back to the start."""
+        start, ends = self.state(), clock() + 60 * self.recipe.minutes
+        pace = measure_pace(self.steps(), self.held_out, self.model, clock, 60 * self.recipe.minutes, self.ranks)
+        self.restore(start)
+        self.optimizer.state.clear()
+        self.limit = int(self.ranks.broadcast_floats(steps_within(ends - clock(), pace, self.steps_per_epoch))[0])
 
     def _since_best(self) -> int:
         if not self.history:
             return 0
-        best = max(range(len(self.history)), key=lambda i: (*_rank(self.history[i]), -i))
+        best = max(range(len(self.history)), key=lambda i: (*rank_of(self.history[i]), -i))
         return len(self.history) - 1 - best
 
     def steps(self) -> Iterator[int]:
@@ -254,6 +293,8 @@ class _Run:
         batches = training_batches(data, data.train, self.spec, changes, ranks=ranks, **order)
         views = self.distillation.views(data, changes, ranks, **order) if self.distillation else repeat(None)
         for (images, labels), view in zip(batches, views, strict=False):
+            if self.step >= self.total_steps:
+                return
             self._step(images, labels, view)
             yield self.step
 
@@ -291,26 +332,14 @@ class _Run:
 
     def end_epoch(self, stage: str, progress: Progress) -> None:
         """Scores the held-out split, keeps the best weights, and starts the next epoch."""
-        split = self.data.held_out
-        held_out = score(
-            self.model,
-            self.data,
-            split,
-            self.spec,
-            bf16=self.bf16,
-            device=self.device,
-            ranks=self.ranks,
-            progress=if_long(progress),
-            stage=f"{stage} held-out",
-        )
-        record = EpochRecord(self.epoch + 1, self.loss_sum / len(self.data.train), held_out.loss, held_out.top1)
-        if not self.history or _rank(record) > max(map(_rank, self.history)):
+        trained_on = min(self.batch * self.recipe.batch_size, len(self.data.train))
+        loss = self.loss_sum / trained_on
+        record = self.held_out.record(self.model, self.epoch + 1, loss, if_long(progress), f"{stage} held-out")
+        if not self.history or rank_of(record) > max(map(rank_of, self.history)):
             self.best = self._weights()
         self.history.append(record)
         self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
-        self.note = (
-            f"epoch {record.epoch}/{self.recipe.epochs}, loss {record.train_loss:.3f}, held-out {held_out.top1:.1%}"
-        )
+        self.note = f"epoch {record.epoch}/{self.epochs}, loss {record.train_loss:.3f}, {held_out_in_words(record)}"
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return _kept(self.model)
@@ -329,6 +358,7 @@ class _Run:
                 for i, parameter in enumerate([*self.model.parameters(), *self.extra.parameters()])
                 for key, value in self.optimizer.state.get(parameter, {}).items()
             },
+            steps=self.limit,
         )
 
     def begin(self, state: TrainingState) -> None:
@@ -340,7 +370,7 @@ class _Run:
     def restore(self, state: TrainingState) -> None:
         """Resumes from ``state``; an empty state starts from the beginning."""
         self.epoch, self.batch, self.loss_sum = state.epoch, state.batch, state.loss_sum
-        self.history = list(state.history)
+        self.history, self.limit = list(state.history), state.steps
         if not state.weights:
             return
         own = {name: value for name, value in state.weights.items() if not name.startswith(_EXTRA)}
@@ -359,37 +389,6 @@ class _Run:
 def _kept(network: nn.Module) -> dict[str, torch.Tensor]:
     """Returns a copy of a network's weights on the CPU."""
     return {name: value.detach().to(CPU, copy=True) for name, value in network.state_dict().items()}
-
-
-def make_optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.AdamW:
-    """Returns AdamW with one learning rate for the backbone and one for the head, without decay of norms and biases."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        decays = name.endswith("weight") and parameter.ndim > 1
-        groups.setdefault((name.startswith("head"), decays), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "peak_lr": recipe.head_lr if head else recipe.lr,
-                "weight_decay": recipe.weight_decay if decays else 0.0,
-            }
-            for (head, decays), parameters in groups.items()
-        ],
-        lr=recipe.lr,
-    )
-
-
-def learning_rate(step: int, total: int, warmup: float) -> float:
-    """Returns the share of the peak learning rate at ``step`` of ``total``: a linear warm-up, then half a cosine."""
-    rise = warmup * total
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, total - rise)))
-
-
-def _rank(record: EpochRecord) -> tuple[float, float]:
-    return record.held_out_top1, -record.held_out_loss
 
 
 def bf16_helps(plan: ShapePlan) -> bool:

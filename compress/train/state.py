@@ -26,6 +26,7 @@ class TrainingState:
         weights: current weights; empty before the first step.
         best: weights of the best epoch.
         moments: the optimiser's state.
+        steps: number of steps of the whole training where a time limit fixed it; 0 where none did.
     """
 
     epoch: int = 0
@@ -35,6 +36,7 @@ class TrainingState:
     weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     moments: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class _Header:
     batch: int
     loss_sum: float
     history: tuple[EpochRecord, ...]
+    steps: int = 0
 
 
 def write_training_state(path: Path, fingerprint: str, state: TrainingState) -> None:
@@ -52,7 +55,9 @@ def write_training_state(path: Path, fingerprint: str, state: TrainingState) -> 
         StorageError: the file cannot be written.
     """
     groups = {group: getattr(state, group) for group in _GROUPS}
-    write_groups(path, fingerprint, _Header(state.epoch, state.batch, state.loss_sum, state.history), groups)
+    write_groups(
+        path, fingerprint, _Header(state.epoch, state.batch, state.loss_sum, state.history, state.steps), groups
+    )
 
 
 def read_training_state(path: Path, fingerprint: str) -> TrainingState | None:
@@ -61,4 +66,4 @@ def read_training_state(path: Path, fingerprint: str) -> TrainingState | None:
     if found is None:
         return None
     header, groups = found
-    return TrainingState(header.epoch, header.batch, header.loss_sum, header.history, **groups)
+    return TrainingState(header.epoch, header.batch, header.loss_sum, header.history, steps=header.steps, **groups)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from compress.data.augment import Augmentation
+from compress.data.dataset import Dataset
 from compress.distill.loss import DistillationLoss
 from compress.distill.settings import Distillation
 from compress.distill.teachers import Teacher
@@ -36,6 +37,8 @@ class TrainTask:
         teacher: the network to learn from.
         distillation: methods of distillation; None learns from the labels alone.
         masks: the weights that stay zero.
+        back: ``(C_student, C_teacher)``, the map of the student's tokens into the teacher's coordinates; see
+            ``DistillationLoss``.
     """
 
     model: nn.Module
@@ -48,6 +51,7 @@ class TrainTask:
     teacher: Teacher | None = None
     distillation: Distillation | None = None
     masks: Masks | None = None
+    back: torch.Tensor | None = None
 
     def loss(self) -> DistillationLoss | None:
         """Returns the distillation loss; None where the network learns from the labels alone."""
@@ -55,8 +59,24 @@ class TrainTask:
             return None
         assert isinstance(self.model, SlicedViT)
         return DistillationLoss(
-            self.distillation, self.teacher, self.model, self.spec, self.seed, self.bf16, self.device
+            self.distillation, self.teacher, self.model, self.spec, self.seed, self.bf16, self.device, self.back
         )
+
+
+def check_teachable(task: TrainTask, data: Dataset) -> None:
+    """Refuses a training without labels that has no teacher either.
+
+    Raises:
+        ModelError: there is nothing to learn from.
+    """
+    taught = task.distillation is not None and task.distillation.needs_teacher
+    if data.labelled or taught or not task.recipe.epochs:
+        return
+    raise ModelError(
+        "Without labels a model learns from a teacher alone, and there is none",
+        expected="a teacher and one of its methods of distillation",
+        fix="Train with labels, or take the weights as they are",
+    )
 
 
 def check_task(task: TrainTask) -> None:

@@ -20,8 +20,9 @@ from runtime import ShapePlan
 from .machine import machine_section, sources_section
 from .op_times import times_section
 from .pictures import training_drawing, widths_drawing
+from .rows import ROW_COLUMNS
 from .search import search_section
-from .summary import ROW_COLUMNS, RunSummary, summarise
+from .summary import RunSummary, summarise
 from .tables import calibration, failures, gains_section, overview, parity, refusals
 from .targets import TargetPart, main_section, target_parts, target_sections
 from .verdict import tiles, verdict
@@ -93,6 +94,11 @@ def _models(summary: RunSummary, first: TargetPart | None) -> Section:
         "Size of the two models is that of their float32 weights; gzip: of the file when compressed. Top-1 of the "
         "files is that at export.",
     ]
+    if any(row.whole_agreement is not None for row in summary.rows):
+        words.append(
+            "The whole model is the baseline. Agreement with it is the share of test images with the same top-1 class, "
+            "and the cosine is that of the vectors that the two classifiers read; neither needs labels."
+        )
     if first:
         words.insert(
             0, f"Latency is per run on {first.target} {first.conditions}; brackets are 95 % bootstrap intervals."

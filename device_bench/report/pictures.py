@@ -72,14 +72,22 @@ def training_drawing(summary: RunSummary) -> Drawing | None:
     if not stages:
         return None
 
-    def panel(title: str, unit: str, field: str) -> plots.Draw:
-        return plots.curves(title, unit, [(name, epochs, field, is_sliced) for name, epochs, is_sliced in stages])
+    def panel(title: str, unit: str, field: str) -> plots.Draw | None:
+        own = [stage for stage in stages if all(getattr(epoch, field) is not None for epoch in stage[1])]
+        return (
+            plots.curves(title, unit, [(name, epochs, field, is_sliced) for name, epochs, is_sliced in own])
+            if own
+            else None
+        )
 
-    draws = [
+    panels = [
         panel("Training loss", "nats", "train_loss"),
         panel("Held-out loss", "nats", "held_out_loss"),
         panel("Held-out top-1", "%", "held_out_top1"),
+        panel("Held-out divergence", "nats", "held_out_divergence"),
+        panel("Held-out agreement", "%", "held_out_agreement"),
     ]
+    draws = [draw for draw in panels if draw is not None]
     return drawing("training", "Training of the baseline and recovery of the sliced model", draws, columns=3)
 
 

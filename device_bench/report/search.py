@@ -15,6 +15,9 @@ from runtime import ArtifactError, ShapePlan, macs, params
 from .pictures import drawing
 from .summary import RunSummary
 
+_ANSWERS = {"Top-1": "correctly", "Agreement": "as the whole model does,"}
+"""How a share of the Search Set is answered: by its labels, or without labels by the whole model."""
+
 _CHOSEN = "what the round chose, the highest log2(accuracy) − λ·log2(cost share)"  # noqa: RUF001
 
 
@@ -24,16 +27,19 @@ def search_section(summary: RunSummary, run: Path) -> tuple[Section | None, Sear
         log, learnt = read_search(run), tas_plots.read_tas(run / "search" / "tas.jsonl")
     except ArtifactError as error:
         return Section("Search", (Paragraph(f"The search is not shown: {error}"),)), None
-    picture = _drawing(log, learnt, summary.baseline.plan)
+    metrics = summary.baseline.metrics
+    share = "Top-1" if metrics is None or metrics.top1_reason is None else "Agreement"
+    picture = _drawing(log, learnt, summary.baseline.plan, share)
     if log is None or picture is None:
         return None, log
-    words = _words(log)
+    words = _words(log, share)
     if not isinstance(log, TreeLog):
         return Section("Search", (Paragraph(words), FigurePanel(picture, "wide"))), log
     one_path = any(own.one_path for own in log.rounds)
     note = (
-        "Every evaluated model: its cost, and the share of Search Set images that it answers correctly right after the "
-        "cut, before any recovery. A round starts from the recovered model of the one before, on images drawn anew."
+        f"Every evaluated model: its cost, and the share of Search Set images that it answers {_ANSWERS[share]} right "
+        "after the cut, before any recovery. A round starts from the recovered model of the one before, on images "
+        "drawn anew."
     )
     ringed = "the end of the path that was followed" if one_path else _CHOSEN
     caption = (
@@ -42,12 +48,14 @@ def search_section(summary: RunSummary, run: Path) -> tuple[Section | None, Sear
         f"{search_plots.FAINT} places in a round an even choice. Ringed: {ringed}. Line: the best accuracy for its "
         "cost, of the filled ones."
     )
-    rounds = table("Round", _columns(log), log.rounds, lambda own: str(own.number), narrow="Round")
+    rounds = table("Round", _columns(log, share), log.rounds, lambda own: str(own.number), narrow="Round")
     parts = blocks(Paragraph(note), FigurePanel(picture, "wide", caption), rounds, Paragraph(words, "note after"))
     return Section("Search", parts), log
 
 
-def _drawing(log: SearchLog | None, learnt: tas_plots.TasLog | None, baseline: ShapePlan | None) -> Drawing | None:
+def _drawing(
+    log: SearchLog | None, learnt: tas_plots.TasLog | None, baseline: ShapePlan | None, share: str
+) -> Drawing | None:
     if log is None:
         return None
     if learnt is not None:
@@ -55,20 +63,20 @@ def _drawing(log: SearchLog | None, learnt: tas_plots.TasLog | None, baseline: S
         labels = [f"{name} over the steps of the search" for name in names]
         return drawing("search", "How widths and depth were learnt", draws, columns=2, size=(4.4, 2.6), labels=labels)
     if isinstance(log, TreeLog):
-        return drawing("search", "Every model the search looked at", [search_plots.nodes(log)], size=(4.4, 3.2))
+        return drawing("search", "Every model the search looked at", [search_plots.nodes(log, share)], size=(4.4, 3.2))
     count = {"macs": macs, "params": params}.get(log.unit)
     total = count(baseline) if count and baseline else None
     return drawing("search", "What the search gave up for what", [search_plots.losses(log, total)], size=(4.4, 2.6))
 
 
-def _words(log: SearchLog) -> str:
+def _words(log: SearchLog, share: str) -> str:
     """Returns how to read the table of rounds, or the picture of steps."""
     if isinstance(log, TreeLog):
         return (
-            "Objective, top-1, cost and what was removed are those of the model the round chose, before its recovery; "
-            f"cost is in {search_plots.unit_name(log.unit)}, of the baseline's. Removed: kind of group and block, "
-            "counted from 1. Repeats: visits saved because another order of the same removals had led to the same "
-            "model. Forward-equivalents: images run through a model, a gradient counted as three."
+            f"Objective, {share.lower()}, cost and what was removed are those of the model the round chose, before its "
+            f"recovery; cost is in {search_plots.unit_name(log.unit)}, of the baseline's. Removed: kind of group and "
+            "block, counted from 1. Repeats: visits saved because another order of the same removals had led to the "
+            "same model. Forward-equivalents: images run through a model, a gradient counted as three."
         )
     if log.explain:
         return log.explain
@@ -92,7 +100,7 @@ def _words(log: SearchLog) -> str:
     return f"Groups removed one after another, least importance per cost saved first: {kinds}."
 
 
-def _columns(log: TreeLog) -> tuple[Column[SearchRound], ...]:
+def _columns(log: TreeLog, share: str) -> tuple[Column[SearchRound], ...]:
     """Returns the columns of the table of rounds; cost is a share of the baseline's."""
     return (
         Column("Nodes", lambda own: len(own.looks), format.whole),
@@ -101,7 +109,7 @@ def _columns(log: TreeLog) -> tuple[Column[SearchRound], ...]:
         Column("Forward-equivalents", lambda own: own.work, format.whole),
         Column("Objective", lambda own: own.chosen.objective if own.chosen else None, format.signed),
         Column(
-            "Top-1, Search Set", lambda own: own.chosen.correct / own.images if own.chosen else None, format.percent
+            f"{share}, Search Set", lambda own: own.chosen.correct / own.images if own.chosen else None, format.percent
         ),
         Column("Cost", lambda own: own.chosen.cost / log.total if own.chosen else None, format.percent),
         Column("Removed", lambda own: actions(own.chosen.path) if own.chosen else None, words=True),

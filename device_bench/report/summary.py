@@ -7,14 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from device_bench import format
-from device_bench.columns import Column
-from device_bench.documents.figures import ARITHMETIC, EnergyTier, Failure, Throughput
-from device_bench.documents.instructions import Instructions
+from device_bench.documents.figures import ARITHMETIC, Failure
 from device_bench.documents.results import BENCH_DOCUMENT, BenchResult, FileResult
-from device_bench.interval import Interval
 from device_bench.metrics.base import Measured
 from device_bench.targets.fleet import DeviceFailure
 from device_bench.targets.fleet_folder import read_failures
@@ -25,7 +20,6 @@ from runtime import (
     Artifact,
     ArtifactError,
     LatencyTable,
-    ModelMetrics,
     RunFolderError,
     ShapePlan,
     latency_of,
@@ -37,137 +31,13 @@ from runtime.formats import model_files
 from runtime.storage.journals import RUN_LOG, STEPS_JOURNAL
 
 from .gain import Gain, gains
+from .rows import Model, SummaryRow, Timing
 
 REFUSED_BEFORE = "it did not pass its check; the version that made it kept no reason"
 """The reason for a refused file whose manifest has none."""
 
 _FORMATS = ("tflite", "onnx", "torch")
 _PRECISIONS = tuple(ARITHMETIC)
-
-
-@dataclass(frozen=True)
-class Model:
-    """The baseline or the sliced model of a run.
-
-    Attributes:
-        plan: widths of the model; None before they are written.
-        metrics: figures of the model; None before they are written.
-    """
-
-    plan: ShapePlan | None
-    metrics: ModelMetrics | None
-
-
-@dataclass(frozen=True)
-class Timing:
-    """The figures of one file on one target.
-
-    Attributes:
-        target: name of the target.
-        threads: threads of the engine.
-        engine: name and version of the engine.
-        batch: images per run.
-        median_s: median latency of one run, s.
-        p90_s: 90th percentile, s.
-        peak_rss_bytes: peak memory of a process that runs the file.
-        memory_reason: why ``peak_rss_bytes`` is null.
-        speedup: median latency of ``REFERENCE`` over this file's; None without ``REFERENCE`` in the same bench.
-        load_s: median time to load the file in a fresh process, s.
-        first_run_s: median time of the first inference, s.
-        throughput: the batch and streams with the most images a second.
-        gflops_per_s: operations a second at the median latency, 10^9/s, a multiply-accumulate counted as two.
-        peak_share: ``gflops_per_s`` as a share of the machine's peak, 0..1.
-        energy_tier: how the energy is known; None where it was not requested.
-        joules_per_image: energy beyond idle power, J.
-        grams_co2_per_image: CO2 equivalent, idle power included, g.
-        top1: accuracy on the target, 0..1.
-        top1_images: number of images behind ``top1``.
-        emulated: whether the target is emulated, so that it has no time.
-        instructions: instructions executed for one run; None where they were not counted.
-        metrics: values of further metrics by name.
-    """
-
-    target: str
-    threads: int
-    engine: str
-    batch: int
-    median_s: Interval | None
-    p90_s: Interval | None
-    peak_rss_bytes: int | None
-    memory_reason: str | None
-    speedup: Interval | None
-    load_s: float | None = None
-    first_run_s: float | None = None
-    throughput: Throughput | None = None
-    gflops_per_s: float | None = None
-    peak_share: float | None = None
-    energy_tier: EnergyTier | None = None
-    joules_per_image: float | None = None
-    grams_co2_per_image: float | None = None
-    top1: float | None = None
-    top1_images: int | None = None
-    emulated: bool = False
-    instructions: Instructions | None = None
-    metrics: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SummaryRow:
-    """One row of the table; unknown figures are None.
-
-    Attributes:
-        name: ``baseline``, ``sliced``, or the file's name.
-        precision: precision of the file; None for the two models.
-        params: number of parameters.
-        macs: multiply-accumulates of one image.
-        size_bytes: size of the file, or of the model's float32 weights.
-        top1: accuracy, 0..1.
-        top1_images: number of images behind ``top1``.
-        agreement: share of images with the top-1 class of the torch model, 0..1.
-        timings: figures on each target that measured the file.
-        gzip_bytes: size of the file compressed by gzip.
-    """
-
-    name: str
-    precision: str | None
-    params: int | None
-    macs: int | None
-    size_bytes: int | None
-    top1: float | None
-    top1_images: int | None
-    agreement: float | None
-    timings: tuple[Timing, ...] = ()
-    gzip_bytes: int | None = None
-
-    def on(self, target: str) -> Timing | None:
-        """Returns the timing on ``target``, or none."""
-        return next((timing for timing in self.timings if timing.target == target), None)
-
-
-_BOTH = frozenset({"run", "models"})
-
-ROW_COLUMNS: tuple[Column[SummaryRow], ...] = (
-    Column("Parameters", lambda row: row.params, format.count, short="params", views=_BOTH),
-    Column("MACs", lambda row: row.macs, format.count, views=_BOTH),
-    Column(
-        "Size",
-        lambda row: row.size_bytes,
-        format.size,
-        lambda row: f"gzip {format.size(row.gzip_bytes)}" if row.gzip_bytes else "",
-        short="size",
-        views=_BOTH,
-    ),
-    Column(
-        "Top-1",
-        lambda row: row.top1,
-        format.percent,
-        lambda row: f"of {format.whole(row.top1_images)}" if row.top1_images else "",
-        short="top-1",
-        views=_BOTH,
-    ),
-    Column("Agrees with torch", lambda row: row.agreement, format.percent, short="agrees", views=_BOTH),
-)
-"""Columns of a model or file that need no bench."""
 
 
 _MADE_WITH = {"data": "data", "search": "search", "for": "made_for"}
@@ -264,7 +134,10 @@ def summarise(run: Path | str) -> RunSummary:
         raise RunFolderError(f"{run / 'bench'} has two results for one target", got=", ".join(targets))
     notes: list[str] = []
     models = tuple(_model_row(name, model) for name, model in (("baseline", baseline), ("sliced", sliced)))
-    files = tuple(_file_row(artifact, benches, notes) for artifact in artifacts)
+    reason = next((own.metrics.top1_reason for own in (sliced, baseline) if own.metrics), None)
+    if reason is not None:
+        notes.append(f"There is no top-1: {reason.rstrip('.')}.")
+    files = tuple(_file_row(artifact, benches, notes, reason is None) for artifact in artifacts)
     table = LATENCY_DOCUMENT.read(path) if (path := run / "search" / "latency.json").exists() else None
     found = gains(artifacts, benches.values(), _predicted(table, baseline.plan, sliced.plan))
     notes += _warnings(run / "log.jsonl")
@@ -342,6 +215,7 @@ def _order(artifact: Artifact) -> tuple[bool, int, int, str]:
 
 def _model_row(name: str, model: Model) -> SummaryRow:
     plan, metrics = model.plan, model.metrics
+    whole = metrics.test_whole if metrics else None
     return SummaryRow(
         name=name,
         precision=None,
@@ -349,12 +223,16 @@ def _model_row(name: str, model: Model) -> SummaryRow:
         macs=metrics.macs if metrics else macs(plan) if plan else None,
         size_bytes=metrics.size_bytes if metrics else None,
         top1=metrics.top1 if metrics else None,
-        top1_images=metrics.test_images if metrics else None,
+        top1_images=metrics.test_images if metrics and metrics.top1 is not None else None,
         agreement=None,
+        whole_agreement=whole.agreement if whole else None,
+        whole_cosine=whole.cosine if whole else None,
+        whole_images=whole.images if whole else None,
     )
 
 
-def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[str]) -> SummaryRow:
+def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[str], says_why: bool) -> SummaryRow:
+    """Returns the row of a file, and adds what is missing to ``notes``: why it has no top-1 only if ``says_why``."""
     timings = []
     for document, bench in benches.items():
         result = bench.of(artifact.file)
@@ -367,7 +245,7 @@ def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[s
         if result.memory.peak_rss_bytes is None and result.memory.reason and not bench.emulated:
             notes.append(f"{artifact.file} has no peak memory on {bench.target}: {result.memory.reason.rstrip('.')}.")
     parity = artifact.parity
-    if parity.top1 is None and parity.top1_reason:
+    if parity.top1 is None and parity.top1_reason and says_why:
         notes.append(f"{artifact.file} has no top-1: {parity.top1_reason.rstrip('.')}.")
     return SummaryRow(
         name=artifact.file,

@@ -8,7 +8,8 @@ from device_bench.report.render.document import Heading, Paragraph, Section, Tab
 from runtime import Artifact, Calibration
 
 from .gain import Gain
-from .summary import REFUSED_BEFORE, RunSummary, SummaryRow, Timing
+from .rows import SummaryRow, Timing
+from .summary import REFUSED_BEFORE, RunSummary
 
 PARITY_COLUMNS: tuple[Column[Artifact], ...] = (
     Column("Images", lambda own: own.parity.images, format.whole, short="images"),

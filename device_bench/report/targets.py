@@ -28,7 +28,8 @@ from device_bench.report.render.document import (
 
 from .confusions import confusions
 from .pictures import latency_drawing, shapes_drawing, tradeoff_drawing
-from .summary import RunSummary, SummaryRow
+from .rows import SummaryRow
+from .summary import RunSummary
 from .tradeoffs import Tradeoff, accuracy_words, short_names, tradeoffs
 
 _NO_TIME = (

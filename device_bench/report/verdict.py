@@ -6,12 +6,20 @@ from device_bench import format
 from device_bench.metrics.base import REFERENCE
 from device_bench.report.render.document import Tile
 
-from .summary import RunSummary, SummaryRow
+from .rows import SummaryRow
+from .summary import RunSummary
 
 
 def verdict(summary: RunSummary) -> str:
     """Returns the result of a run in a few sentences, from measured figures alone."""
-    sentences = [_size(summary), _accuracy(summary), _best_file(summary), _refused(summary), _failures(summary)]
+    sentences = [
+        _size(summary),
+        _accuracy(summary),
+        _likeness(summary),
+        _best_file(summary),
+        _refused(summary),
+        _failures(summary),
+    ]
     return " ".join(sentence for sentence in sentences if sentence) or "This run has no figures to compare yet."
 
 
@@ -41,6 +49,20 @@ def _accuracy(summary: RunSummary) -> str | None:
         f"Its top-1 on {images} test images is {format.percent(after.top1)}, "
         f"the baseline's {format.percent(before.top1)} ({difference})."
     )
+
+
+def _likeness(summary: RunSummary) -> str | None:
+    """Describes how the sliced model follows the whole one."""
+    after = summary.row("sliced")
+    if after is None or after.whole_agreement is None:
+        return None
+    text = (
+        f"On {format.whole(after.whole_images)} test images it gives the whole model's top-1 class in "
+        f"{format.percent(after.whole_agreement)}"
+    )
+    if after.whole_cosine is not None:
+        text += f", and the mean cosine of what their classifiers read is {format.cosine(after.whole_cosine)}"
+    return text + "."
 
 
 def _best_file(summary: RunSummary) -> str | None:
@@ -117,6 +139,9 @@ def tiles(summary: RunSummary) -> tuple[Tile, ...]:
                 f"{format.percent(before.top1)} → {format.percent(after.top1)}",
             ),
         ]
+        if after.top1 is None:
+            cosine = f"cosine {format.cosine(after.whole_cosine)}" if after.whole_cosine is not None else ""
+            found.append(("Agrees with the whole model", format.percent(after.whole_agreement), cosine))
     fastest = _best_speedup(summary)
     if fastest:
         row, text = fastest

@@ -71,13 +71,17 @@ def export(
         fail(f"Refused, and kept in {where}: {', '.join(artifact.file for artifact in refused)}.", 1)
 
 
+_MOVABLE = ("imagefolder:", "unlabelled:")
+"""Data that may lie in another folder than when the run was begun."""
+
+
 def _check_export_options(source: Path, given: Mapping[str, Raw], of_new_run: list[str]) -> None:
     """Refuses options that the run folder decides, since they would be ignored."""
     known = run_options()
     others = [
         f"--{key}"
         for key, value in given.items()
-        if known[key].option.panel != EXPORT_PANEL and not (key == "data" and str(value).startswith("imagefolder:"))
+        if known[key].option.panel != EXPORT_PANEL and not (key == "data" and str(value).startswith(_MOVABLE))
     ]
     if others or of_new_run:
         raise PlanError(

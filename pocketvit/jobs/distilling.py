@@ -97,6 +97,13 @@ def distill(
     check_is(settings, RunSettings)
     check_is(lesson, DistillSettings)
     settings, student = _of_student(settings, lesson)
+    if not settings.uses_labels:
+        raise PlanError(
+            "The student and its baseline learn from labels, too, and this data has none",
+            expected="--data with labels",
+            got=settings.data,
+            fix="Add pictures without labels with --unlabelled DIR, or recover by a whole model with pocketvit run",
+        )
     job = prepare(settings, progress)
     if student is not None:
         job = replace(job, plan=student.plan, task=read_task(_sliced(lesson.student)), fine_tuned=False)

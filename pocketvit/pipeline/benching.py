@@ -78,7 +78,7 @@ def bench_stage(
     if not _measured(path, files):
         with stage(folder, "bench"):
             images = None
-            if settings.images and task.trained:
+            if settings.images and task.trained and data.labelled:
                 images = path.parent / "test-images.npz"
                 write_test_images(images, packed(data, task, settings.images))
             result = bench(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from compress.data.search_images import draw_search_images
-from compress.evaluate import score
+from compress.evaluate import Score, score
+from compress.fidelity import Fidelity, answers_of, compared, some_images
 from compress.model.reconstruction import images_needed, reconstruct
 from compress.model.slicing import KeptUnits, slice_vit
 from compress.model.vit import SlicedViT
@@ -24,7 +26,8 @@ def cut(
 ) -> SlicedViT:
     """Returns the sliced model, reconstructed by least squares if the settings ask for it and it helps.
 
-    It helps if the loss on held-out images is not higher. ``log.jsonl`` records both losses.
+    It helps if the loss on held-out images is not higher; without labels, if the answers to them diverge no more from
+    those of the whole model. ``log.jsonl`` records both.
 
     Args:
         job: the run.
@@ -50,17 +53,29 @@ def cut(
         iteration=_ITERATION + number,
     ).spread(images_needed(plain.plan))
     mended = reconstruct(plain, whole, kept, (pixels for pixels, _ in images.batches(_BATCH)), progress=progress)
-    before, after = (
-        score(
-            model,
-            job.data,
-            job.data.held_out,
-            job.task.preprocessing,
-            progress=if_long(progress),
-            stage=f"score {name}",
-        )
-        for name, model in (("sliced", plain), ("mended", mended))
-    )
-    helps = after.loss <= before.loss
+    before, after = _judged(job, {"sliced": plain, "mended": mended}, whole, if_long(progress))
+    helps = _loss(after) <= _loss(before)
     folder.log("reconstructed", images=len(images), before=asdict(before), after=asdict(after), kept=helps)
     return mended if helps else plain
+
+
+def _judged(
+    job: PreparedRun, models: Mapping[str, SlicedViT], whole: SlicedViT, progress: Progress
+) -> Sequence[Score | Fidelity]:
+    """Returns how good models are on held-out images, by the labels or, without any, by the whole model's answers."""
+    data, spec = job.data, job.task.preprocessing
+    if job.labelled:
+        return [
+            score(model, data, data.held_out, spec, progress=progress, stage=f"score {name}")
+            for name, model in models.items()
+        ]
+    images = some_images(data.held_out, job.settings.seed)
+    wanted, *found = (
+        answers_of(model, data, images, spec, progress=progress, stage=f"score {name}")
+        for name, model in {"whole": whole, **models}.items()
+    )
+    return [compared(own, wanted) for own in found]
+
+
+def _loss(found: Score | Fidelity) -> float:
+    return found.loss if isinstance(found, Score) else found.divergence

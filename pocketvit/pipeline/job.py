@@ -39,6 +39,8 @@ from pocketvit.settings import (
 )
 from runtime import ModelError, PlanError, PocketVitWarning, Preprocessing, Progress, ShapePlan, check_is, silent
 
+from .label_free import check_answers_already, named_outputs, without_labels
+
 IMPORTANCE_BATCH = 16
 """Images of one gradient; importance is the mean over such batches."""
 
@@ -61,6 +63,8 @@ class PreparedRun:
         groups: how many units one removal takes.
         fine_tuned: whether the weights are expected to know the data's classes without training here.
         knows_classes: whether the checkpoint itself names its classes.
+        labelled: whether labels are read. Without them nothing is trained before the search, images are drawn at
+            random, and the recovery learns from the whole model alone.
         notes: remarks on the checkpoint for the user, a sentence each.
         resampled: the parts of the checkpoint that were resampled, with both sizes.
     """
@@ -78,6 +82,7 @@ class PreparedRun:
     groups: GroupSizes
     fine_tuned: bool = False
     knows_classes: bool = False
+    labelled: bool = True
     notes: tuple[str, ...] = ()
     resampled: tuple[str, ...] = ()
 
@@ -119,7 +124,8 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         own_classes: take the number of classes from the weights, not from the data.
 
     Raises:
-        ModelError: the model is unknown or unsupported, or its checkpoint does not fit.
+        ModelError: the model is unknown or unsupported, its checkpoint does not fit, or there are no labels and its
+            weights do not answer yet.
         DataError: the data is unknown, missing or too small.
         PlanError: sizes do not divide, or the budget cannot be met.
         UnsupportedTargetError: there is no such GPU.
@@ -136,6 +142,9 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     check_model(spec)
     report = load_checkpoint_report(spec) if spec.checkpoint else None
     known = report.classes if report else None
+    labelled = settings.uses_labels
+    if not labelled and not own_classes:
+        check_answers_already(spec, report)
     notes = (*report.notes, *_resampled_notes(report, settings, own_classes)) if report else ()
     for note in notes:
         warnings.warn(note, PocketVitWarning, stacklevel=2)
@@ -147,16 +156,17 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         class_order=settings.class_order,
         class_map=Path(settings.class_map).expanduser() if settings.class_map else None,
         mirror=settings.mirror,
+        labels=settings.labels,
         progress=progress,
     )
     if settings.in_chans is None and not (settings.pretrained or settings.checkpoint):
         spec = replace(spec, in_chans=data.channels)
     brought = weights_metadata(spec)
     own_names = brought.class_names
-    if own_names is not None and (not own_classes or sorted(own_names) == sorted(data.class_names)):
+    if labelled and own_names is not None and (not own_classes or sorted(own_names) == sorted(data.class_names)):
         data = as_checkpoint_knows(data, own_names, asked=bool(settings.class_order or settings.class_map))
     classes = data.num_classes
-    if own_classes and not settings.reset_head and (known or settings.model):
+    if not labelled or (own_classes and not settings.reset_head and (known or settings.model)):
         classes = known or default_classes(spec)
     elif known not in (None, classes) and not settings.reset_head:
         raise ModelError(
@@ -170,6 +180,9 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     names = data.class_names if classes == data.num_classes else tuple(f"class {i}" for i in range(classes))
     if own_names is not None and len(own_names) == classes:
         names = own_names
+    if not labelled:
+        names = named_outputs(settings, names)
+        data = replace(data, class_names=names)
     fresh = not (settings.pretrained or settings.checkpoint)
     headless = spec.checkpoint is not None and (settings.reset_head or known is None)
     task = Task(
@@ -181,7 +194,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         source=_source(settings, spec, report),
         trained=not (fresh or headless) or not own_classes,
     )
-    already_trained = report is not None and not headless and not report.patch_resampled
+    already_trained = not labelled or (report is not None and not headless and not report.patch_resampled)
     fine_tune = _recipe(SCRATCH if fresh else FINE_TUNE, settings.fine_tune, settings, 0 if already_trained else None)
     recover = _recipe(SCRATCH_RECOVER if fresh else RECOVER, settings.recover, settings)
     bf16 = settings.bf16 == "on" or (settings.bf16 == "auto" and bf16_helps(plan))
@@ -189,11 +202,12 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     changes = augmentation_for(data)
     lesson = _lesson(settings)
     knows = (report is not None and not headless) or (bool(settings.pretrained) and default_classes(spec) == classes)
-    fine_tuned = knows and (own_classes or fine_tune.epochs == 0) and names == data.class_names
+    fine_tuned = labelled and knows and (own_classes or fine_tune.epochs == 0) and names == data.class_names
     return PreparedRun(
         *(settings, data, spec, plan, task, fine_tune, recover, lesson, changes, bf16, groups),
         fine_tuned=fine_tuned,
         knows_classes=own_names is not None,
+        labelled=labelled,
         notes=notes,
         resampled=report.resampled if report else (),
     )
@@ -202,6 +216,8 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
 def _lesson(settings: RunSettings) -> Distillation | None:
     methods = cast(tuple[DistillMethod, ...], settings.distill_methods)
     lesson = Distillation(methods=methods, weight=settings.distill_weight, temperature=settings.temperature)
+    if not settings.uses_labels:
+        lesson = without_labels(lesson)
     return lesson if settings.distill else None
 
 
@@ -303,6 +319,8 @@ def _resampled_notes(report: LoadReport, settings: RunSettings, own_classes: boo
     """Returns a note on the training of resampled weights, unless ``--epochs`` decides it."""
     if not report.resampled or report.classes is None or settings.reset_head or settings.fine_tune.epochs is not None:
         return ()
+    if not settings.uses_labels:
+        return ("Resampled weights are taken as they are, since nothing trains them without labels",)
     if own_classes:
         return ("Resampled weights are exported as they are: fine-tune them first with pocketvit run",)
     if report.patch_resampled:
@@ -323,7 +341,7 @@ def _recipe(base: TrainRecipe, changes: TrainSettings, settings: RunSettings, ep
     values: dict[str, Any] = {"distill_weight": settings.distill_weight, "temperature": settings.temperature}
     if epochs is not None:
         values["epochs"] = epochs
-    for name in ("epochs", "batch_size", "lr", "head_lr", "patience"):
+    for name in ("epochs", "batch_size", "lr", "head_lr", "patience", "minutes"):
         if getattr(changes, name) is not None:
             values[name] = getattr(changes, name)
     if changes.lr is not None and changes.head_lr is None:

@@ -12,6 +12,7 @@ from device_bench.report.page import write_report
 from device_bench.report.summary import RunSummary, summarise
 from device_bench.timing.isolated import time_isolated
 from export.exporter import check_extras, export_each, released
+from pocketvit.label_free import check_no_drop
 from pocketvit.settings import EXPORT_SETTINGS, RunSettings
 from runtime import Artifact, PlanError, Progress, check_is, silent
 
@@ -87,13 +88,16 @@ def export_run(root: Path | str, settings: RunSettings, progress: Progress = sil
         progress: called as the work advances.
 
     Raises:
-        PlanError: a field of model, data, training or pruning differs from the run's.
+        PlanError: a field of model, data, training or pruning differs from the run's, or the run reads no labels and
+            ``max_drop`` needs them.
         RunFolderError: the folder is no run folder, its data has changed, or another process writes to it.
         ArtifactError: the run holds no sliced model yet, or it is damaged.
         RefusedFilesError: some files did not pass their check; raised at the end, with the manifests of all.
     """
     check_is(settings, RunSettings)
     wanted, own = export_settings(settings), read_settings(RunFolder(Path(root)))
+    if not own.uses_labels:
+        check_no_drop(wanted.max_drop)
     _check_export_alone(settings, own, Path(root))
     use_threads(own)
     if settings.data != RunSettings().data:

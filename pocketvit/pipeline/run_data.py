@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from compress.data.class_order import reordered
 from compress.data.data_list import list_data
@@ -35,8 +36,11 @@ def data_of_run(folder: RunFolder, settings: RunSettings, task: Task, progress: 
         train_limit=task.train_limit,
         skip_bad=settings.skip_bad,
         mirror=settings.mirror,
+        labels=settings.labels,
         progress=progress,
     )
+    if not settings.uses_labels:
+        data = replace(data, class_names=task.class_names)
     if sorted(data.class_names) == sorted(task.class_names):
         data = reordered(data, task.class_names)
     check_list(folder, folder.data, list_data(data))

@@ -1,4 +1,4 @@
-"""The top-1 of a finished model, by the fastest engine that computes it exactly."""
+"""The top-1 of a finished model, by the fastest engine that computes it exactly, and how it follows the whole model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from compress.data.batches import plain_batches
 from compress.data.dataset import Dataset
 from compress.devices import device_in_use
 from compress.evaluate import Score, score, score_of_logits
+from compress.fidelity import MOST_IMAGES, fidelity, some_images
 from compress.model.vit import SlicedViT
 from export.formats.tflite import write_tflite
-from runtime import Preprocessing, Progress, open_engine, silent
+from runtime import Preprocessing, Progress, WholeComparison, if_long, open_engine, silent
 from runtime.formats import TFLITE
+
+from .job import PreparedRun
+
+_OTHER_WIDTH = "the residual stream has another width, and its map back is not known"
 
 
 def score_finished(
@@ -53,3 +58,38 @@ def score_finished(
             answers += [engine.run(pixels[i : i + 1])[0] for i in range(len(pixels))]
             progress(stage, len(answers), len(indices))
     return score_of_logits(np.stack(answers), data.labels[indices])
+
+
+def compare_with_whole(
+    job: PreparedRun,
+    model: SlicedViT,
+    whole: SlicedViT,
+    indices: npt.NDArray[np.int64],
+    back: torch.Tensor | None,
+    progress: Progress,
+    split: str,
+) -> WholeComparison:
+    """Returns how closely a model follows the whole model on a random part of a split, without labels.
+
+    Args:
+        job: the run.
+        model: the model.
+        whole: the model that it was made of.
+        indices: indices of the split's pictures.
+        back: see ``compress.fidelity.compared``.
+        progress: called after every batch.
+        split: name of the split.
+    """
+    some, seed = job.settings.eval_limit or MOST_IMAGES, job.settings.seed
+    found = fidelity(
+        model,
+        whole,
+        job.data,
+        some_images(indices, seed, min(MOST_IMAGES, some)),
+        job.task.preprocessing,
+        back=back,
+        progress=if_long(progress),
+        stage=f"compare {split}",
+    )
+    reason = None if found.cosine is not None else _OTHER_WIDTH
+    return WholeComparison(found.images, found.agreement, found.cosine, reason)

@@ -14,6 +14,7 @@ from compress.importance import CRITERIA
 from compress.importance.base import ImportanceInputs
 from compress.importance.units import Importance
 from compress.model.vit import SlicedViT
+from compress.own_answers import answered, with_answers
 from compress.search.base import SearchInputs
 from runtime import ModelError, Progress, ShapePlan
 
@@ -56,6 +57,7 @@ def search_inputs(
     place: Path,
     progress: Progress,
     number: int = 1,
+    answers: SlicedViT | None = None,
 ) -> SearchInputs:
     """Returns what the search method of a run chooses from.
 
@@ -67,6 +69,7 @@ def search_inputs(
         place: folder of the search.
         progress: called as the search advances.
         number: of the round, from 1.
+        answers: the model whose answers are the labels of images without any; None takes ``model``.
     """
     settings = job.settings
     budget = parse_budget(settings.budget, whole, tables) if job.method.needs_budget else None
@@ -76,7 +79,7 @@ def search_inputs(
         return CRITERIA[settings.importance].importance(_importance_inputs(job, model, progress))
 
     def draw_images() -> SearchImages:
-        return draw_search_images(
+        images = draw_search_images(
             job.data,
             job.task.preprocessing,
             job.augmentation,
@@ -84,6 +87,7 @@ def search_inputs(
             seed=settings.seed,
             iteration=number,
         )
+        return images if job.labelled else answered(images, answers or model, job.bf16)
 
     return SearchInputs(
         model=model,
@@ -119,5 +123,7 @@ def _importance_inputs(job: PreparedRun, model: SlicedViT, progress: Progress) -
         seed=job.settings.seed,
         epoch=0,
     )
+    if not job.labelled:
+        batches = with_answers(batches, model, job.bf16)
     total = -(-len(images) // IMPORTANCE_BATCH)
     return ImportanceInputs(model, batches, total, job.settings.seed, job.bf16, progress)

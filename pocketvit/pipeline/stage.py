@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from compress.data.splits import stratified
+from compress.evaluate import Score
 from compress.model.folder import read_model, save_model
 from compress.model.vit import SlicedViT
 from runtime import (
@@ -29,8 +31,9 @@ from runtime import (
 )
 
 from .job import PreparedRun
+from .label_free import NO_LABELS
 from .runfolder import RunFolder
-from .scoring import score_finished
+from .scoring import compare_with_whole, score_finished
 
 _SPARE_BYTES = 64 * 2**20
 _WEIGHT_BYTES = 4
@@ -51,38 +54,60 @@ def finished(folder: Path) -> SlicedViT | None:
 
 
 def save_stage(
-    folder: Path, model: SlicedViT, job: PreparedRun, epochs: tuple[EpochRecord, ...], progress: Progress = silent
+    folder: Path,
+    model: SlicedViT,
+    job: PreparedRun,
+    epochs: tuple[EpochRecord, ...],
+    progress: Progress = silent,
+    whole: SlicedViT | None = None,
+    back: torch.Tensor | None = None,
 ) -> None:
     """Writes a stage's model and then its metrics.
+
+    Args:
+        folder: the folder of the stage.
+        model: the model.
+        job: the run.
+        epochs: records of the training that made it.
+        progress: called as images are scored.
+        whole: the model that it was made of, to compare it with; None for the whole model itself.
+        back: ``(C, C_whole)``, the map of the model's coordinates into those of the whole model; None where they are
+            the same. There is no cosine without it where the widths differ.
 
     Raises:
         StorageError: there is no space, or no permission to write.
     """
-    spec = job.task.preprocessing
     splits = {"test": job.data.test, "held-out": job.data.held_out}
-    test, held_out = (
-        score_finished(
-            model,
-            job.data,
-            _some(job, indices),
-            spec,
-            if_long(progress),
-            f"score {name}",
-        )
+    test, held_out = (_score(job, model, indices, progress, name) for name, indices in splits.items())
+    likeness = [
+        None if whole is None else compare_with_whole(job, model, whole, indices, back, progress, name)
         for name, indices in splits.items()
-    )
+    ]
     save_model(folder, model, job.task)
     metrics = ModelMetrics(
         params=params(model.plan),
         macs=macs(model.plan),
         size_bytes=(folder / "model.safetensors").stat().st_size,
-        top1=test.top1,
-        test_images=test.images,
-        held_out_top1=held_out.top1,
+        top1=test.top1 if test else None,
+        test_images=test.images if test else 0,
+        held_out_top1=held_out.top1 if held_out else None,
         epochs=epochs,
+        top1_reason=None if test else NO_LABELS,
+        test_whole=likeness[0],
+        held_out_whole=likeness[1],
     )
     METRICS_DOCUMENT.write(folder / "metrics.json", metrics)
     (folder / "training.safetensors").unlink(missing_ok=True)
+
+
+def _score(
+    job: PreparedRun, model: SlicedViT, indices: npt.NDArray[np.int64], progress: Progress, name: str
+) -> Score | None:
+    """Returns the score of a model on a split; None without labels."""
+    if not job.labelled:
+        return None
+    spec, some = job.task.preprocessing, _some(job, indices)
+    return score_finished(model, job.data, some, spec, if_long(progress), f"score {name}")
 
 
 def log_notes(folder: RunFolder, job: PreparedRun) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from compress.budget import Tables, parse_budget
 from compress.data.dataset import Dataset
+from compress.fidelity import selection
 from compress.model.folder import read_model, read_task, weights_sha256
 from compress.model.load import load_model
 from compress.model.slicing import KeptUnits, same_widths
@@ -28,7 +31,6 @@ from runtime import (
     EpochRecord,
     PlanError,
     Progress,
-    ShapePlan,
     encode,
     sha256_of,
     silent,
@@ -136,8 +138,10 @@ def recover_stage(
     if done is not None and same_widths(done.plan, proposal.plan):
         return done
     with stage(folder, "recover"):
-        model = cut(job, folder, in_basis(job, baseline, progress), proposal.kept, 1, progress)
-        return _recover(job, job.recover, folder.sliced, model, baseline, 1, progress)
+        whole = in_basis(job, baseline, progress)
+        model = cut(job, folder, whole, proposal.kept, 1, progress)
+        back = map_back_of(model, baseline, proposal.kept) if whole is baseline else None
+        return _recover(job, folder, job.recover, folder.sliced, model, baseline, 1, progress, back=back)
 
 
 def zeros_stage(job: PreparedRun, folder: RunFolder, baseline: SlicedViT, progress: Progress = silent) -> SlicedViT:
@@ -151,7 +155,7 @@ def zeros_stage(job: PreparedRun, folder: RunFolder, baseline: SlicedViT, progre
     model = finished(folder.sliced)
     if model is None:
         with stage(folder, "recover"):
-            model = _recover(job, job.recover, folder.sliced, baseline, baseline, 1, progress, masks)
+            model = _recover(job, folder, job.recover, folder.sliced, baseline, baseline, 1, progress, masks)
     weights = model.state_dict()
     layers = tuple(LayerZeros(name, weights[name].numel(), int((weights[name] == 0).sum())) for name in masks)
     ZEROS_DOCUMENT.write(zeros_path(folder.root), Zeros(inputs.settings.sparsity, inputs.settings.scope, layers))
@@ -182,11 +186,12 @@ def rounds_stage(
         made = finished(place)
         if made is None:
             with stage(folder, f"search {number}"):
-                kept = _search_round(job, place, model, baseline.plan, tables, number, progress)
+                kept = _search_round(job, place, model, baseline, tables, number, progress)
             with stage(folder, f"recover {number}"):
                 smaller = cut(job, folder, model, kept, number, progress)
                 last = budget.of(smaller.plan) <= budget.limit
-                made = _recover(job, _recipe(job, last), place, smaller, baseline, number, progress)
+                back = map_back_of(smaller, baseline, kept) if model is baseline else None
+                made = _recover(job, folder, _recipe(job, last), place, smaller, baseline, number, progress, back=back)
         model = made
         for record in METRICS_DOCUMENT.read(place / "metrics.json").epochs:
             epochs.append(replace(record, epoch=len(epochs) + 1))
@@ -198,16 +203,16 @@ def rounds_stage(
             fix="Allow more with --iterations, deeper trees with --depth or larger groups with --group-size, "
             "and another --name",
         )
-    save_stage(folder.sliced, model, job, tuple(epochs), progress)
+    save_stage(folder.sliced, model, job, tuple(epochs), progress, baseline)
     return model
 
 
 def _search_round(
-    job: PreparedRun, place: Path, model: SlicedViT, whole: ShapePlan, tables: Tables, number: int, progress: Progress
+    job: PreparedRun, place: Path, model: SlicedViT, whole: SlicedViT, tables: Tables, number: int, progress: Progress
 ) -> KeptUnits:
     """Searches from one model. A search that was killed goes on from its ``journal.jsonl``."""
     shown = progress if job.method.one_round else _of_round(progress, number, job.method_settings.iterations)
-    inputs = search_inputs(job, model, whole, tables, place, shown, number)
+    inputs = search_inputs(job, model, whole.plan, tables, place, shown, number, whole)
     asked = {
         "search": job.settings.search,
         "weights_sha256": weights_sha256(model),
@@ -233,11 +238,20 @@ def _recipe(job: PreparedRun, last: bool) -> TrainRecipe:
     if last:
         return job.recover
     asked = job.method_settings.round_epochs
-    return replace(job.recover, epochs=-(-job.recover.epochs // 4) if asked is None else asked)
+    epochs = -(-job.recover.epochs // 4) if asked is None else asked
+    return replace(job.recover, epochs=epochs, minutes=job.recover.minutes / 4)
+
+
+def map_back_of(model: SlicedViT, whole: SlicedViT, kept: KeptUnits) -> torch.Tensor | None:
+    """Returns the map of a model's coordinates into those of the model it was cut from; None if they are the same."""
+    if model.plan.embed_dim == whole.plan.embed_dim:
+        return None
+    return selection(kept.embed, whole.plan.embed_dim)
 
 
 def _recover(
     job: PreparedRun,
+    folder: RunFolder,
     recipe: TrainRecipe,
     place: Path,
     model: SlicedViT,
@@ -245,6 +259,7 @@ def _recover(
     number: int,
     progress: Progress,
     masks: Masks | None = None,
+    back: torch.Tensor | None = None,
 ) -> SlicedViT:
     """Trains a sliced model with the baseline as teacher and saves it in ``place``."""
     several = job.method.kind == "rounds" and not job.method.one_round
@@ -256,9 +271,12 @@ def _recover(
         teacher=baseline if job.lesson and job.lesson.needs_teacher else None,
         distillation=job.lesson,
         masks=masks,
+        back=back,
         **job.training(place, f"recover {number}" if several else "recover", progress, number),
     )
-    save_stage(place, trained.model, job, trained.epochs, progress)
+    if trained.limit:
+        folder.log("limited", minutes=recipe.minutes, steps=trained.limit)
+    save_stage(place, trained.model, job, trained.epochs, progress, baseline, back)
     return trained.model
 
 

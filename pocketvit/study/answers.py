@@ -28,7 +28,8 @@ class FileAnswers:
         sha256: of its bytes.
         size_bytes: on disk.
         gzip_bytes: packed by gzip, as its manifest says; none where that does not.
-        accuracy: its answers; none of a file for microcontrollers, which answered only when it was checked.
+        accuracy: its answers; none without labels, nor of a file for microcontrollers, which answered only when it was
+            checked.
         top1: accuracy, 0..1; none without labels.
     """
 
@@ -46,7 +47,7 @@ class Answers:
     """All files of a cell.
 
     Attributes:
-        labels: true classes of the test images, in the order of the answers.
+        labels: true classes of the test images, in the order of the answers; none in a run without labels.
         class_names: of them.
         files: in the order of their kinds.
     """
@@ -70,16 +71,19 @@ def answer(root: Path, progress: Progress = silent) -> None:
     folder = RunFolder(root)
     task = read_task(folder.sliced)
     data = data_of_run(folder, read_settings(folder), task)
-    images = packed(data, task, len(data.test))
+    images = packed(data, task, len(data.test)) if data.labelled else None
     found = []
     for path in model_files(folder.artifacts):
         if path.name.startswith(f"{folder.name}."):
             artifact = read_artifact(path)
             kind = kind_of(artifact)
             own_run = kind is not None and kind.run is not None
-            accuracy = None if own_run else accuracy_of(_session(artifact, path), images, progress=progress)
+            accuracy = None
+            if images is not None and not own_run:
+                accuracy = accuracy_of(_session(artifact, path), images, progress=progress)
             found.append(_answers(artifact, accuracy))
-    body = Answers(tuple(map(int, images.labels)), images.class_names, tuple(found))
+    labels = tuple(map(int, images.labels)) if images else ()
+    body = Answers(labels, data.class_names, tuple(found))
     ANSWERS_DOCUMENT.write(root / FILE, body)
 
 

@@ -45,7 +45,7 @@ def plugin(tmp_path: Path) -> Path:
 
 def test_it_is_in_the_help_and_refused_with_a_folder(plugin: Path) -> None:
     shown = run(plugin, "toy_source", "compress", "--help")
-    assert "imagefolder:PATH or toy" in " ".join(shown.stdout.replace("│", " ").split())
+    assert "unlabelled:PATH or toy" in " ".join(shown.stdout.replace("│", " ").split())
     refused = run(plugin, "toy_source", "compress", "--data", "toy:/tmp")
     assert refused.returncode == 2
     assert "takes no folder" in refused.stderr

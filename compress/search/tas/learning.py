@@ -19,9 +19,10 @@ from compress.data.data_list import data_digest
 from compress.data.dataset import Dataset
 from compress.model.folder import weights_sha256
 from compress.model.vit import SlicedViT, build
+from compress.own_answers import with_answers
 from compress.recipe import TrainRecipe
 from compress.search.knapsack import Floats
-from compress.train.fit import learning_rate, make_optimizer
+from compress.train.optimizer import learning_rate, make_optimizer
 from runtime import PlanError, Preprocessing, encode
 
 from .candidates import Choice, candidates_of, plan_with
@@ -82,6 +83,7 @@ class OddsTraining:
         self.steps_per_epoch = -(-len(self.halves[1]) // recipe.batch_size)
         self.total_steps = recipe.epochs * self.steps_per_epoch
         self.step, self.losses = 0, (math.nan, math.nan)
+        self.whole = None if data.labelled else build(model.plan, model.state_dict())
         self.fingerprint = self._describe()
 
     def _describe(self) -> str:
@@ -127,22 +129,26 @@ class OddsTraining:
         return f"cost {share:.1%}, embed_dim {plan.embed_dim}, {len(plan.blocks)} blocks, loss {self.losses[1]:.3f}"
 
     def batches(self) -> Iterator[tuple[Batch, Batch]]:
-        """Yields a batch of each half of the images, to the end of the current epoch."""
+        """Yields a batch of each half of the images, to the end of the current epoch.
+
+        The labels of pictures without any are the answers of the model to prune.
+        """
         epoch, done = divmod(self.step, self.steps_per_epoch)
+        both = [
+            training_batches(
+                self.data,
+                half,
+                self.spec,
+                self.augmentation,
+                batch_size=self.recipe.batch_size,
+                seed=self.seed,
+                epoch=epoch,
+                skip=done,
+            )
+            for half in self.halves
+        ]
         yield from zip(
-            *(
-                training_batches(
-                    self.data,
-                    half,
-                    self.spec,
-                    self.augmentation,
-                    batch_size=self.recipe.batch_size,
-                    seed=self.seed,
-                    epoch=epoch,
-                    skip=done,
-                )
-                for half in self.halves
-            ),
+            *(both if self.whole is None else (with_answers(own, self.whole, self.bf16) for own in both)),
             strict=False,  # the first half may be longer by one image
         )
 

@@ -28,8 +28,13 @@ def unit_name(unit: str) -> str:
     return _UNITS.get(unit, unit.partition("@")[0] or "cost")
 
 
-def nodes(log: TreeLog) -> Draw:
-    """Returns a panel of every node looked at: its accuracy over its cost, by round."""
+def nodes(log: TreeLog, share: str = "Top-1") -> Draw:
+    """Returns a panel of every node looked at: its accuracy over its cost, by round.
+
+    Args:
+        log: the rounds of the search.
+        share: name of the accuracy: ``Top-1``, or ``Agreement`` with the whole model.
+    """
 
     def draw(axes: Any) -> None:
         few = len(log.rounds) <= _NAMED_ROUNDS
@@ -44,7 +49,7 @@ def nodes(log: TreeLog) -> Draw:
         stopped_label = "stopped early: at most"
         axes.scatter([], [], s=22, marker="v", facecolors="none", edgecolors=MUTED, linewidths=0.8, label=stopped_label)
         rows = -(-len(axes.get_legend_handles_labels()[1]) // _LEGEND_COLUMNS)
-        axes.set_title("Top-1 on the Search Set, %", pad=TITLE_PAD + _LEGEND_ROW_PT * (rows - 1))
+        axes.set_title(f"{share} on the Search Set, %", pad=TITLE_PAD + _LEGEND_ROW_PT * (rows - 1))
         axes.set_xlabel(f"{unit_name(log.unit)} left, % of the baseline's")
         axes.margins(0.05, 0.08)
         axes.invert_xaxis()

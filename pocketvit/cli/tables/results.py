@@ -13,7 +13,8 @@ from device_bench.columns import Column, of_view, terminal_columns
 from device_bench.documents.results import BenchResult
 from device_bench.metrics import METRICS
 from device_bench.metrics.base import Measured, said_once
-from device_bench.report.summary import ROW_COLUMNS, RunSummary
+from device_bench.report.rows import ROW_COLUMNS
+from device_bench.report.summary import RunSummary
 from device_bench.report.tables import cost_text
 
 from .wrapped import wrapped_tables

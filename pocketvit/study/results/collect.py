@@ -28,6 +28,7 @@ from .significance import AccuracyComparison, Contender, compare
 from .spread import Spread, spread
 
 _UNKNOWN = "It is not known."
+_UNLABELLED = "The files have no labels to be held against."
 _NO_LOG = "The log of the model that it starts from is gone."
 _COMPARED = ("fp32", "onnx")
 """Files whose answers are compared, the first that there is; where there is none, the first of any kind."""
@@ -280,8 +281,8 @@ def _rows(study: Study, group: Sequence[_Done], benches: Sequence[BenchResult]) 
             budget=cell.budget,
             kind=kind,
             seeds=tuple(done.cell.seed for done, _ in files),
-            top1=spread((own.top1 for _, own in files), "The files have no labels to be held against."),
-            images=spread((len(done.answers.labels) for done, _ in files), _UNKNOWN),
+            top1=spread((own.top1 for _, own in files), _UNLABELLED),
+            images=spread((len(done.answers.labels) or None for done, _ in files), _UNLABELLED),
             params=spread((done.metrics.params for done, _ in files), _UNKNOWN),
             flops=spread((2 * done.metrics.macs for done, _ in files), _UNKNOWN),
             size_bytes=spread((own.size_bytes for _, own in files), _UNKNOWN),

@@ -102,7 +102,7 @@ def test_unknown_names_are_answered_with_near_ones() -> None:
     assert "Did you mean digits." in refusal("digts")
     assert "imagefolder:PATH" in refusal("zzz")
     assert "takes no folder" in refusal("digits:/tmp")
-    assert tuple(SOURCES) == ("digits", "fashion-mnist", "cifar10", "cifar100", "imagefolder")
+    assert tuple(SOURCES) == ("digits", "fashion-mnist", "cifar10", "cifar100", "imagefolder", "unlabelled")
 
 
 def idx(array: npt.NDArray[np.uint8]) -> bytes:

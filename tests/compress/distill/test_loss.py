@@ -35,7 +35,13 @@ RECIPE = TrainRecipe(epochs=2, batch_size=8, lr=2e-3, head_lr=4e-3, warmup=0.2, 
 STILL = Augmentation(mirror=0.0)
 LARGER = Preprocessing(16, 16, 1, (0.4,), (0.3,), "bilinear")
 RESPONSE_T4, RESPONSE_T2 = Distillation(), Distillation(weight=0.8, temperature=2.0)
-EVERYTHING = Distillation(methods=DISTILL_METHODS, self_blocks=(1,), temperature=2.0)
+EVERYTHING = Distillation(
+    methods=tuple(own for own in DISTILL_METHODS if own != "tokens"), self_blocks=(1,), temperature=2.0
+)
+"""All methods that any network can teach."""
+
+
+WIDER = replace(TINY_PLAN, embed_dim=24)
 
 
 class SmallNet(nn.Module):
@@ -120,6 +126,7 @@ LESSONS: dict[str, Callable[[], tuple[Distillation, Teacher | None]]] = {
     "relation": lambda: (Distillation(methods=("relation",)), small_net()),
     "self": lambda: (Distillation(methods=("self",), self_blocks=(1,)), None),
     "everything": lambda: (EVERYTHING, small_net()),
+    "tokens": lambda: (replace(EVERYTHING, methods=DISTILL_METHODS), sliced_teacher(tiny_vit(WIDER, seed=9), SPEC)),
     "online": lambda: (replace(EVERYTHING, online=True, teacher_lr=1e-2), small_net()),
 }
 
@@ -273,7 +280,7 @@ def test_blocks_are_chosen_by_default_and_checked() -> None:
     ("wrong", "text"),
     [
         ({"methods": ()}, "Got none"),
-        ({"methods": ("responses",)}, r"response, feature, relation or self.*Got \('responses',\)"),
+        ({"methods": ("responses",)}, r"response, feature, relation, self or tokens.*Got \('responses',\)"),
         ({"methods": ("feature", "feature")}, "each once"),
         ({"weight": 1.1}, "weight must be between 0 and 1"),
         ({"weight": math.nan}, "weight must be between 0 and 1"),

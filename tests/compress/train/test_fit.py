@@ -21,7 +21,8 @@ from compress.data.dataset import Dataset
 from compress.evaluate import score
 from compress.model.vit import SlicedViT
 from compress.recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
-from compress.train.fit import Trained, bf16_helps, fit, learning_rate, make_optimizer
+from compress.train.fit import Trained, bf16_helps, fit
+from compress.train.optimizer import learning_rate, make_optimizer
 from compress.train.state import TrainingState, read_training_state, write_training_state
 from runtime import EpochRecord, PlanError, StorageError
 from tests.compress.tiny import SPEC, TINY_PLAN, sliced_model, tiny_vit, toy_data
@@ -269,7 +270,7 @@ def test_it_stops_early_and_returns_the_best_epoch(
     monkeypatch: pytest.MonkeyPatch, marks: list[tuple[float, float]], stops_after: int, best: int
 ) -> None:
     judge = Marks(marks)
-    monkeypatch.setattr("compress.train.fit.score", judge)
+    monkeypatch.setattr("compress.train.held_out.score", judge)
     calls: list[tuple[int, int]] = []
     trained = train(
         recipe=replace(RECIPE, epochs=6, patience=2),
@@ -285,11 +286,11 @@ def test_the_best_epoch_survives_a_kill(monkeypatch: pytest.MonkeyPatch, tmp_pat
     path, recipe = tmp_path / "state.safetensors", replace(RECIPE, epochs=4, patience=4)
     marks = [(0.5, 1.0), (0.9, 1.0), (0.6, 1.0), (0.7, 1.0)]
     judge = Marks(marks)
-    monkeypatch.setattr("compress.train.fit.score", judge)
+    monkeypatch.setattr("compress.train.held_out.score", judge)
     with pytest.raises(Killed):
         train(recipe=recipe, state_path=path, progress=kill_after(3 * 5 + 2), clock=restless_clock())
     best = judge.heads[1]
-    monkeypatch.setattr("compress.train.fit.score", Marks(marks[3:]))
+    monkeypatch.setattr("compress.train.held_out.score", Marks(marks[3:]))
     trained = train(recipe=recipe, state_path=path)
     assert [r.held_out_top1 for r in trained.epochs] == [0.5, 0.9, 0.6, 0.7]
     assert torch.equal(trained.model.head.weight, best)

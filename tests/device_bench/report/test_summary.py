@@ -4,13 +4,25 @@ from dataclasses import replace
 import pytest
 
 from device_bench.documents.results import BENCH_DOCUMENT
-from device_bench.report.page import write_report
+from device_bench.report.page import run_page, write_report
+from device_bench.report.pictures import training_drawing
 from device_bench.report.summary import summarise
-from device_bench.report.verdict import verdict
+from device_bench.report.verdict import tiles, verdict
 from device_bench.targets.fleet import Fleet
 from device_bench.targets.fleet_folder import write_fleet
 from device_bench.timing.stats import median_interval, ratio_of_medians
-from runtime import ArtifactError, RunFolderError, macs, params, read_artifact, write_artifact
+from runtime import (
+    METRICS_DOCUMENT,
+    ArtifactError,
+    EpochRecord,
+    RunFolderError,
+    WholeComparison,
+    macs,
+    params,
+    read_artifact,
+    write_artifact,
+)
+from runtime.formats import model_files
 from tests.device_bench.conftest import BASELINE, FILES, SLICED
 from tests.device_bench.fleets import emulated, failure
 
@@ -202,3 +214,71 @@ def test_a_torch_file_reaches_every_table(run):
     assert summary.row("digits.pt2").on("cpu").median_s is not None
     for path in write_report(run):
         assert path.read_text().count("digits.pt2") >= 4
+
+
+def without_labels(run):
+    """Takes from a run all figures that need labels, and gives its sliced model those that need none."""
+    whole = WholeComparison(1500, 0.9, 0.98765)
+    for name in ("baseline", "sliced"):
+        path = run / name / "metrics.json"
+        epochs = (EpochRecord(1, 0.5, None, None, 0.8, 0.02), EpochRecord(2, 0.4, None, None, 0.9, 0.01))
+        metrics = replace(
+            METRICS_DOCUMENT.read(path),
+            top1=None,
+            held_out_top1=None,
+            test_images=0,
+            epochs=epochs if name == "sliced" else (),
+            top1_reason="the run reads no labels",
+            test_whole=whole if name == "sliced" else None,
+        )
+        METRICS_DOCUMENT.write(path, metrics)
+    for file in model_files(run / "artifacts"):
+        artifact = read_artifact(file)
+        parity = replace(artifact.parity, top1=None, reference_top1=None, top1_reason="the images have no labels")
+        write_artifact(file, replace(artifact, parity=parity))
+    return run
+
+
+def test_without_labels_there_is_no_top1_and_the_reason_is_said_once(run):
+    summary = summarise(without_labels(run))
+    assert {(row.top1, row.top1_images) for row in summary.rows} == {(None, None)}
+    row = summary.row("sliced")
+    assert (row.whole_agreement, row.whole_cosine, row.whole_images) == (0.9, 0.98765, 1500)
+    assert [note for note in summary.notes if "top-1" in note] == ["There is no top-1: the run reads no labels."]
+
+
+def test_without_labels_verdict_and_tiles_speak_of_the_whole_model(run):
+    summary = summarise(without_labels(run))
+    text = verdict(summary)
+    assert "On 1,500 test images it gives the whole model's top-1 class in 90.0 %" in text
+    assert "and the mean cosine of what their classifiers read is 0.988." in text
+    assert "Its top-1" not in text
+    (tile,) = [tile for tile in tiles(summary) if "whole" in tile.caption]
+    assert (tile.value, tile.compared) == ("90.0 %", "cosine 0.988")
+    assert not [tile for tile in tiles(summary) if tile.caption == "Top-1"]
+
+
+def test_without_labels_the_report_draws_what_there_is(run):
+    page = run_page(summarise(without_labels(run)), run)
+    text = repr(page)
+    assert "Cosine with the whole model" in text
+    drawn = repr(training_drawing(summarise(run)))
+    assert "Held-out agreement" in drawn
+    assert "Held-out divergence" in drawn
+    assert "Held-out top-1" not in drawn
+    assert "Held-out loss" not in drawn
+
+
+def test_with_labels_the_report_shows_both(run):
+    path = run / "sliced" / "metrics.json"
+    METRICS_DOCUMENT.write(
+        path, replace(METRICS_DOCUMENT.read(path), test_whole=WholeComparison(900, 0.95, None, "another width"))
+    )
+    summary = summarise(run)
+    row = summary.row("sliced")
+    assert row.top1 is not None
+    assert (row.whole_agreement, row.whole_cosine) == (0.95, None)
+    text = verdict(summary)
+    assert "Its top-1 on 1,000 test images" in text
+    assert "On 900 test images it gives the whole model's top-1 class in 95.0 %." in text
+    assert "Cosine" not in repr(run_page(summary, run))

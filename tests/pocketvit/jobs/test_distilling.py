@@ -182,7 +182,7 @@ def test_unlabelled_pictures_are_learnt_from(pocketvit: Command, tmp_path: Path)
     [
         ((), ("by response needs a teacher", "--teacher")),
         (("--method", "self", "--teacher", "resnet18"), ("takes no teacher",)),
-        (("--method", "osmosis", "--teacher", "resnet18"), ("response, feature, relation or self", "osmosis")),
+        (("--method", "osmosis", "--teacher", "resnet18"), ("response, feature, relation, self or tokens", "osmosis")),
         (("--teacher", "resnet81"), ("no teacher 'resnet81'", "Did you mean")),
         (("--teacher", "resnet18"), ("knows nothing", "--teacher-epochs")),
         (("--teacher", "resnet18", "--teacher-pretrained"), ("know other classes", "Expected 10", "Got 1000")),
@@ -317,5 +317,5 @@ def test_recovery_learns_by_the_methods_asked_for(pocketvit: Command, tmp_path: 
 
 def test_an_unknown_method_of_recovery_is_refused_before_any_work(pocketvit: Command, tmp_path: Path) -> None:
     answer = pocketvit("compress", *STUDENT, "--distill-method", "osmosis", "--runs", tmp_path)
-    refused(answer, "for methods", "osmosis", "response, feature, relation or self")
+    refused(answer, "for methods", "osmosis", "response, feature, relation, self or tokens")
     assert not list(tmp_path.iterdir())

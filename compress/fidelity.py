@@ -1,0 +1,186 @@
+"""How closely a model follows the whole model it was made of: same answers, same features. It needs no labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compress.data.batches import plain_batches
+from compress.data.dataset import Dataset
+from compress.distill.outputs import Network, outputs_of
+from compress.distill.response import soft_loss
+from runtime import ModelError, Preprocessing, Progress, silent
+
+from .devices import CPU, autocast, copy_on, device_in_use
+from .distributed import ALONE, Ranks
+from .evaluate import batch_for, evaluating
+
+MOST_IMAGES = 2000
+"""Most images that two models are compared on: the standard error of a share is then 1.1 points or less."""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How closely a model follows another one on some images.
+
+    Attributes:
+        agreement: share of images with the other model's top-1 class, 0..1.
+        divergence: mean of ``KL(other || own)`` of the softmax of the logits, nats.
+        cosine: mean cosine of the classifier's inputs, -1..1; None where they have other coordinates.
+        images: number of images.
+    """
+
+    agreement: float
+    divergence: float
+    cosine: float | None
+    images: int
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkAnswers:
+    """What a model answers to some images, float32 on the CPU.
+
+    Attributes:
+        logits: ``(N, classes)``.
+        features: the classifier's input, ``(N, C)``; None where it was not asked for.
+    """
+
+    logits: torch.Tensor
+    features: torch.Tensor | None = None
+
+
+def some_images(indices: npt.NDArray[np.int64], seed: int, most: int = MOST_IMAGES) -> npt.NDArray[np.int64]:
+    """Returns at most ``most`` random ``indices``, sorted."""
+    return np.sort(np.random.default_rng([seed, 6]).permutation(indices)[:most])
+
+
+def answers_of(
+    network: Network,
+    data: Dataset,
+    indices: npt.NDArray[np.int64],
+    spec: Preprocessing,
+    *,
+    features: bool = True,
+    bf16: bool = False,
+    device: torch.device | None = None,
+    ranks: Ranks = ALONE,
+    progress: Progress = silent,
+    stage: str = "compare",
+) -> NetworkAnswers:
+    """Returns the answers of a network to the pictures at ``indices``, in order.
+
+    Args:
+        network: a ``SlicedViT``, a timm network, or an exported file, which has no features.
+        data: the dataset.
+        indices: indices of the pictures, at least one.
+        spec: the network's input.
+        features: whether to return the classifier's input, too.
+        bf16: compute under bfloat16 autocast.
+        device: device that computes; None takes the device in use.
+        ranks: processes that compute a share each; every one of them must call this function.
+        progress: called after every batch.
+        stage: name of the work, for progress.
+
+    Raises:
+        ModelError: features are asked of a network that has none.
+    """
+    device = device or device_in_use()
+    there = copy_on(network, device) if isinstance(network, nn.Module) else network
+    own = indices[ranks.share(len(indices))]
+    own = own if len(own) else indices[:1]  # a rank without a share still needs the number of classes
+    logits, inputs, done = [], [], 0
+    for images, _ in plain_batches(data, own, spec, batch_for(spec, device)):
+        if isinstance(there, nn.Module):
+            with evaluating(there), autocast(device, bf16):
+                outputs = outputs_of(there, images.to(device), embedding=features)
+        else:
+            outputs = outputs_of(there, images, embedding=features)
+        logits.append(outputs.logits.to(CPU))
+        if outputs.embedding is not None:
+            inputs.append(outputs.embedding.to(CPU))
+        done += len(images)
+        progress(stage, done, len(own))
+    gathered = ranks.gather(torch.cat(logits), len(indices))
+    return NetworkAnswers(gathered, ranks.gather(torch.cat(inputs), len(indices)) if features else None)
+
+
+def compared(student: NetworkAnswers, teacher: NetworkAnswers, back: torch.Tensor | None = None) -> Fidelity:
+    """Returns how closely ``student`` follows ``teacher``.
+
+    Args:
+        student: the answers of the model to judge.
+        teacher: the answers of the model it should follow, to the same images.
+        back: ``(C_student, C_teacher)``, the map from the student's coordinates into the teacher's; None where they are
+            the same. There is no cosine without it where the widths differ.
+
+    Raises:
+        ModelError: the models have another number of classes, or ``back`` is of another shape.
+    """
+    if student.logits.shape != teacher.logits.shape:
+        raise ModelError(
+            "The models to compare have other classes",
+            expected=tuple(teacher.logits.shape),
+            got=tuple(student.logits.shape),
+        )
+    same = student.logits.argmax(dim=1) == teacher.logits.argmax(dim=1)
+    divergence = soft_loss(student.logits.double(), teacher.logits.double(), 1.0)
+    cosine = _cosine(student.features, teacher.features, back)
+    return Fidelity(float(same.double().mean()), max(0.0, float(divergence)), cosine, len(same))
+
+
+def _cosine(own: torch.Tensor | None, other: torch.Tensor | None, back: torch.Tensor | None) -> float | None:
+    if own is None or other is None:
+        return None
+    if back is not None:
+        if tuple(back.shape) != (own.shape[1], other.shape[1]):
+            raise ModelError(
+                "The map back into the whole model's coordinates is of another shape",
+                expected=(own.shape[1], other.shape[1]),
+                got=tuple(back.shape),
+            )
+        own = own.double() @ back.double().to(CPU)
+    if own.shape != other.shape:
+        return None
+    return float(F.cosine_similarity(own.double(), other.double(), dim=1).mean())
+
+
+def fidelity(
+    student: Network,
+    teacher: Network,
+    data: Dataset,
+    indices: npt.NDArray[np.int64],
+    spec: Preprocessing,
+    *,
+    back: torch.Tensor | None = None,
+    progress: Progress = silent,
+    stage: str = "compare",
+) -> Fidelity:
+    """Returns how closely one model follows another one with the same input on the pictures at ``indices``.
+
+    Args:
+        student: the model to judge.
+        teacher: the model it should follow.
+        data: the dataset; its labels are not used.
+        indices: indices of the pictures, at least one.
+        spec: the input of both.
+        back: see ``compared``.
+        progress: called after every batch.
+        stage: name of the work, for progress.
+
+    Raises:
+        ModelError: the models have another number of classes, or ``back`` is of another shape.
+    """
+    own, other = (
+        answers_of(network, data, indices, spec, progress=progress, stage=stage) for network in (student, teacher)
+    )
+    return compared(own, other, back)
+
+
+def selection(kept: tuple[int, ...], width: int) -> torch.Tensor:
+    """Returns the map back ``(len(kept), width)`` of a stream that lost units: a one for each unit that stayed."""
+    return torch.eye(width)[list(kept)]
