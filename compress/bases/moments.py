@@ -137,7 +137,7 @@ class _Sums:
         k = attn.k(normed).view(b, n, attn.num_heads, attn.qk_dim).transpose(1, 2)
         v = attn.v(normed).view(b, n, attn.num_heads, attn.v_dim).transpose(1, 2)
         a = ((q * attn.scale) @ k.transpose(-2, -1)).softmax(dim=-1)
-        mixed = (a @ v).transpose(1, 2).reshape(b, n, -1)
+        mixed: torch.Tensor = (a @ v).transpose(1, 2).reshape(b, n, -1)
         w = weight.view(1, 1, n, 1).to(q)
         # a softmax does not see what it adds to all keys alike
         away = k - k.mean(2, keepdim=True)
@@ -171,10 +171,10 @@ class _Sums:
 
 def _by_head(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Sums the products of ``(B, H, N, d)`` over images and tokens, ``(H, d, d)``."""
-    return cast(torch.Tensor, torch.einsum("bhnd,bhne->hde", a, b)).double()
+    return torch.einsum("bhnd,bhne->hde", a, b).double()
 
 
 def _with_one(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     one = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
     scaled = one * weight.view(1, -1, 1).to(x)
-    return cast(torch.Tensor, scaled.flatten(0, 1).T @ one.flatten(0, 1)).double()
+    return (scaled.flatten(0, 1).T @ one.flatten(0, 1)).double()
