@@ -14,6 +14,7 @@ from compress.data.batches import plain_batches
 from compress.data.dataset import Dataset
 from compress.distill.outputs import Network, outputs_of
 from compress.distill.response import soft_loss
+from compress.model.coordinates import Coordinates
 from runtime import ModelError, Preprocessing, Progress, silent
 
 from .devices import CPU, autocast, copy_on, device_in_use
@@ -109,13 +110,13 @@ def answers_of(
     return NetworkAnswers(gathered, ranks.gather(torch.cat(inputs), len(indices)) if features else None)
 
 
-def compared(student: NetworkAnswers, teacher: NetworkAnswers, back: torch.Tensor | None = None) -> Fidelity:
+def compared(student: NetworkAnswers, teacher: NetworkAnswers, back: Coordinates | None = None) -> Fidelity:
     """Returns how closely ``student`` follows ``teacher``.
 
     Args:
         student: the answers of the model to judge.
         teacher: the answers of the model it should follow, to the same images.
-        back: ``(C_student, C_teacher)``, the map from the student's coordinates into the teacher's; None where they are
+        back: the map from the student's coordinates into the teacher's; None where they are
             the same. There is no cosine without it where the widths differ.
 
     Raises:
@@ -133,17 +134,17 @@ def compared(student: NetworkAnswers, teacher: NetworkAnswers, back: torch.Tenso
     return Fidelity(float(same.double().mean()), max(0.0, float(divergence)), cosine, len(same))
 
 
-def _cosine(own: torch.Tensor | None, other: torch.Tensor | None, back: torch.Tensor | None) -> float | None:
+def _cosine(own: torch.Tensor | None, other: torch.Tensor | None, back: Coordinates | None) -> float | None:
     if own is None or other is None:
         return None
     if back is not None:
-        if tuple(back.shape) != (own.shape[1], other.shape[1]):
+        if tuple(back.matrix.shape) != (own.shape[1], other.shape[1]):
             raise ModelError(
                 "The map back into the whole model's coordinates is of another shape",
                 expected=(own.shape[1], other.shape[1]),
-                got=tuple(back.shape),
+                got=tuple(back.matrix.shape),
             )
-        own = own.double() @ back.double().to(CPU)
+        own = back.of(own)
     if own.shape != other.shape:
         return None
     return float(F.cosine_similarity(own.double(), other.double(), dim=1).mean())
@@ -156,7 +157,7 @@ def fidelity(
     indices: npt.NDArray[np.int64],
     spec: Preprocessing,
     *,
-    back: torch.Tensor | None = None,
+    back: Coordinates | None = None,
     progress: Progress = silent,
     stage: str = "compare",
 ) -> Fidelity:
@@ -181,6 +182,6 @@ def fidelity(
     return compared(own, other, back)
 
 
-def selection(kept: tuple[int, ...], width: int) -> torch.Tensor:
-    """Returns the map back ``(len(kept), width)`` of a stream that lost units: a one for each unit that stayed."""
-    return torch.eye(width)[list(kept)]
+def selection(kept: tuple[int, ...], width: int) -> Coordinates:
+    """Returns the map back into ``width`` coordinates of a stream that lost units; the others keep their place."""
+    return Coordinates(torch.eye(width)[list(kept)], torch.zeros(width))

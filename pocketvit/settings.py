@@ -36,6 +36,7 @@ _training = partial(Option, panel=TRAINING_PANEL)
 _pruning = partial(Option, panel=PRUNING_PANEL)
 _export = partial(Option, panel=EXPORT_PANEL)
 
+_LEAST_BASIS_IMAGES = 8
 _MOST_STATISTIC = 1.5
 """No mean or standard deviation of pixels 0..1 is larger; those of pixels 0..255 are."""
 
@@ -158,13 +159,24 @@ class RunSettings:
     tas: TasSettings = field(default_factory=TasSettings)
     sparse: SparseSettings = field(default_factory=SparseSettings)
     method_settings: dict[str, Any] = field(default_factory=dict)
+    basis: Annotated[
+        Literal["auto", "best", "units"],
+        _pruning(
+            "Where the model is cut: best rotates it by images without labels so that what matters least can go, units "
+            "cuts it as it is; auto takes best for one-shot, milp and uniform if no --importance is given."
+        ),
+    ] = "auto"
+    basis_images: Annotated[
+        int, _pruning("Images without labels that the best bases are found from; 0 chooses by the image size.")
+    ] = 0
     importance: Annotated[
         str,
         _pruning(
-            "Criterion that units are ranked by (dfbnb and greedy take fisher): {choices}.",
+            "Criterion that units are ranked by: {choices}. By default the measured loss of the model's features in "
+            "the best bases, and fisher elsewhere; dfbnb and greedy take fisher.",
             choices="compress.importance:CRITERIA",
         ),
-    ] = "fisher"
+    ] = ""
     group_sizes: Annotated[
         dict[str, int],
         _pruning("Units that one removal takes, such as mlp=16 (mlp, qk, v, embed). Repeatable.", name="--group-size"),
@@ -274,6 +286,12 @@ class RunSettings:
         _check_input(self)
         _check_search(self)
         _check_labels(self)
+        if self.basis_images < 0 or 0 < self.basis_images < _LEAST_BASIS_IMAGES:
+            raise PlanError(
+                "--basis-images is a number of images",
+                expected=f"0 to choose, or {_LEAST_BASIS_IMAGES} or more",
+                got=self.basis_images,
+            )
         if self.importance_images < 1:
             raise PlanError("importance_images must be at least 1", got=self.importance_images)
         if self.latency_threads < 1:
@@ -297,6 +315,18 @@ class RunSettings:
         """Whether the run reads labels: the data has some, and ``labels`` is set."""
         kind = self.data.partition(":")[0]
         return self.labels and (kind not in SOURCES or SOURCES[kind].labelled)
+
+    @property
+    def criterion(self) -> str:
+        """Name of the criterion that units are ranked by where no loss is measured."""
+        return self.importance or "fisher"
+
+    @property
+    def in_best_bases(self) -> bool:
+        """Whether the model is cut in its best bases."""
+        if self.basis == "auto":
+            return METHODS[self.search].in_bases and not self.importance
+        return self.basis == "best"
 
     @property
     def search_settings(self) -> Any:
@@ -345,7 +375,14 @@ def _check_labels(settings: RunSettings) -> None:
 def _check_search(settings: RunSettings) -> None:
     """Refuses settings that the search method has no use for."""
     name, method = settings.search, METHODS[settings.search]
-    if method.ranks_by and settings.importance != "fisher":
+    if settings.basis == "best" and not method.in_bases:
+        raise PlanError(
+            f"{name} cuts the units of the model as they are",
+            expected="--basis units, or none",
+            got=settings.basis,
+            fix=f"Take --search {', '.join(own for own in METHODS if METHODS[own].in_bases)} for the best bases",
+        )
+    if method.ranks_by and settings.criterion != "fisher":
         others = [own for own in METHODS if not METHODS[own].ranks_by]
         raise PlanError(
             f"{name} goes by {method.ranks_by}",

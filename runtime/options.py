@@ -65,8 +65,9 @@ def check_choices(instance: Any) -> None:
     cls: Any = type(instance)
     for name, option in _chosen(cls).items():
         value, known = getattr(instance, name), option.names()
+        default = getattr(cls, name, None)
         for own in value if isinstance(value, tuple) else (value,):
-            if own not in known:
+            if own not in known and not own == default == "":
                 what = f"{cls.__name__} does not take this for {name}"
                 raise PlanError(what, expected=in_words(known), got=repr(own))
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compress.model.coordinates import Coordinates
 from runtime import ModelError
 
 _TINY = 1e-12
@@ -53,42 +54,44 @@ def tokens_loss(
 
 
 class FixedMap(nn.Module):
-    """A linear map that is not trained: multiplies ``(..., C)`` by a matrix.
+    """An affine map of ``(..., C)`` that is not trained.
 
     Args:
-        matrix: ``(C, D)``.
+        back: the map.
     """
 
     matrix: torch.Tensor
+    shift: torch.Tensor
 
-    def __init__(self, matrix: torch.Tensor) -> None:
+    def __init__(self, back: Coordinates) -> None:
         super().__init__()
-        self.register_buffer("matrix", matrix.detach().float().clone())
+        self.register_buffer("matrix", back.matrix.detach().float().clone())
+        self.register_buffer("shift", back.shift.detach().float().clone())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps ``(..., C)`` to ``(..., D)``."""
-        mapped: torch.Tensor = x @ self.matrix
+        mapped: torch.Tensor = x @ self.matrix + self.shift
         return mapped
 
 
-def map_back(width: int, wanted: int, back: torch.Tensor | None) -> nn.Module:
+def map_back(width: int, wanted: int, back: Coordinates | None) -> nn.Module:
     """Returns the map from a student's tokens to a teacher's: ``back`` if it is given, else ``projection_of``.
 
     Args:
         width: C of the student.
         wanted: D of the teacher.
-        back: ``(C, D)``, from the student's coordinates into the teacher's; None where they are the same, or unknown.
+        back: from the student's coordinates into the teacher's; None where they are the same, or unknown.
 
     Raises:
         ModelError: ``back`` is of another shape.
     """
     if back is None:
         return projection_of(width, wanted)
-    if tuple(back.shape) != (width, wanted):
+    if tuple(back.matrix.shape) != (width, wanted):
         raise ModelError(
             "The map back into the teacher's coordinates is of another shape",
             expected=(width, wanted),
-            got=tuple(back.shape),
+            got=tuple(back.matrix.shape),
         )
     return FixedMap(back)
 

@@ -15,6 +15,7 @@ from compress.data.dataset import Dataset
 from compress.devices import CPU, autocast, copy_on, made_on
 from compress.distributed import ALONE, Ranks
 from compress.evaluate import evaluating
+from compress.model.coordinates import Coordinates
 from compress.model.folder import weights_sha256
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
@@ -42,7 +43,7 @@ class DistillationLoss:
         seed: seed of the fresh weights of projections and shallow classifiers.
         bf16: compute networks under bfloat16 autocast.
         device: device that computes.
-        back: ``(C_student, C_teacher)``, the fixed map of the student's tokens into the teacher's coordinates, for
+        back: the fixed map of the student's tokens into the teacher's coordinates, for
             method ``tokens``; None for the same coordinates, or with other widths for a map that is learnt.
 
     Attributes:
@@ -62,7 +63,7 @@ class DistillationLoss:
         seed: int = 0,
         bf16: bool = False,
         device: torch.device = CPU,
-        back: torch.Tensor | None = None,
+        back: Coordinates | None = None,
     ) -> None:
         check_distillation(settings, teacher, student)
         teacher = teacher if settings.needs_teacher else None

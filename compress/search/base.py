@@ -142,6 +142,7 @@ class SearchMethod:
         group: field of ``RunSettings`` that holds the settings; empty where there are none.
         ranks_by: criterion that the method uses in place of the run's ``importance``, to end a sentence "It goes by
             ..."; empty for a method that uses the run's ``importance``.
+        in_bases: whether the method can search a model in its best bases, by the measured loss of its units.
         any_cost: whether removals may be ranked by another cost than the one that the budget limits.
         one_round: for kind ``rounds``, whether one round is enough to meet the budget.
         record: function of the settings and the recipe that returns their part of the journal's header, or its place;
@@ -158,6 +159,7 @@ class SearchMethod:
     settings: type[Any] | None = None
     group: str = ""
     ranks_by: str = ""
+    in_bases: bool = False
     any_cost: bool = False
     one_round: bool = False
     record: Callable[[Any, TrainRecipe], dict[str, Any]] | str | None = None

@@ -14,6 +14,7 @@ ONE_SHOT = SearchMethod(
     name="one-shot",
     summary="least importance per cost first",
     choose="compress.search.one_shot:choose",
+    in_bases=True,
     any_cost=True,
 )
 
@@ -21,6 +22,7 @@ MILP = SearchMethod(
     name="milp",
     summary="the least importance for the budget, solved as an integer program",
     choose="compress.search.milp:choose",
+    in_bases=True,
 )
 
 GREEDY = SearchMethod(
@@ -60,6 +62,7 @@ UNIFORM = SearchMethod(
     name="uniform",
     summary="all widths scaled alike",
     choose="compress.search.uniform:choose",
+    in_bases=True,
 )
 
 UNSTRUCTURED = SearchMethod(

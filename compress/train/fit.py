@@ -26,6 +26,7 @@ from compress.distill.response import label_loss
 from compress.distill.settings import Distillation
 from compress.distill.teachers import Teacher, sliced_teacher
 from compress.distributed import ALONE, Ranks, current_ranks, in_lockstep
+from compress.model.coordinates import Coordinates
 from compress.model.folder import weights_sha256
 from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
@@ -74,7 +75,7 @@ def fit(
     teacher: SlicedViT | Teacher | None = None,
     distillation: Distillation | None = None,
     masks: Masks | None = None,
-    back: torch.Tensor | None = None,
+    back: Coordinates | None = None,
     device: torch.device | None = None,
     state_path: Path | None = None,
     stage: str = "train",
@@ -99,7 +100,7 @@ def fit(
         distillation: methods of distillation; None takes the teacher's logits, with the recipe's ``distill_weight``
             and ``temperature``.
         masks: weights that are made zero and stay zero, False in a mask of the weight's shape (``magnitude_masks``).
-        back: ``(C_student, C_teacher)``, the map of the student's tokens into the teacher's coordinates, for
+        back: the map of the student's tokens into the teacher's coordinates, for
             distillation by ``tokens``.
         device: device that computes; None takes the device in use. The returned models are on the CPU.
         state_path: file that keeps the state of the training, written every 30 seconds and after every epoch. The

@@ -13,6 +13,7 @@ from compress.distill.loss import DistillationLoss
 from compress.distill.settings import Distillation
 from compress.distill.teachers import Teacher
 from compress.distributed import check_shareable
+from compress.model.coordinates import Coordinates
 from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
 from runtime import ModelError, Preprocessing, ShapePlan
@@ -37,7 +38,7 @@ class TrainTask:
         teacher: the network to learn from.
         distillation: methods of distillation; None learns from the labels alone.
         masks: the weights that stay zero.
-        back: ``(C_student, C_teacher)``, the map of the student's tokens into the teacher's coordinates; see
+        back: the map of the student's tokens into the teacher's coordinates; see
             ``DistillationLoss``.
     """
 
@@ -51,7 +52,7 @@ class TrainTask:
     teacher: Teacher | None = None
     distillation: Distillation | None = None
     masks: Masks | None = None
-    back: torch.Tensor | None = None
+    back: Coordinates | None = None
 
     def loss(self) -> DistillationLoss | None:
         """Returns the distillation loss; None where the network learns from the labels alone."""

@@ -15,6 +15,7 @@ from compress.data.dataset import Dataset
 from compress.devices import device_in_use
 from compress.evaluate import Score, score, score_of_logits
 from compress.fidelity import MOST_IMAGES, fidelity, some_images
+from compress.model.coordinates import Coordinates
 from compress.model.vit import SlicedViT
 from export.formats.tflite import write_tflite
 from runtime import Preprocessing, Progress, WholeComparison, if_long, open_engine, silent
@@ -65,7 +66,7 @@ def compare_with_whole(
     model: SlicedViT,
     whole: SlicedViT,
     indices: npt.NDArray[np.int64],
-    back: torch.Tensor | None,
+    back: Coordinates | None,
     progress: Progress,
     split: str,
 ) -> WholeComparison:

@@ -30,7 +30,7 @@ def in_basis(job: PreparedRun, model: SlicedViT, progress: Progress) -> SlicedVi
     Raises:
         ModelError: the criterion's change of basis changes the plan, or what the model computes.
     """
-    criterion = CRITERIA[job.settings.importance]
+    criterion = CRITERIA[job.settings.criterion]
     folded = criterion.folded(_importance_inputs(job, model, progress))
     if folded is not model:
         images, _ = next(iter(_importance_inputs(job, model, progress).batches))
@@ -58,6 +58,7 @@ def search_inputs(
     progress: Progress,
     number: int = 1,
     answers: SlicedViT | None = None,
+    importance: Importance | None = None,
 ) -> SearchInputs:
     """Returns what the search method of a run chooses from.
 
@@ -70,13 +71,16 @@ def search_inputs(
         progress: called as the search advances.
         number: of the round, from 1.
         answers: the model whose answers are the labels of images without any; None takes ``model``.
+        importance: importance of the model's units; None measures it by the run's criterion.
     """
     settings = job.settings
     budget = parse_budget(settings.budget, whole, tables) if job.method.needs_budget else None
     cost = parse_cost(cost_name(settings), whole, tables) if budget else None
 
     def take_importance() -> Importance:
-        return CRITERIA[settings.importance].importance(_importance_inputs(job, model, progress))
+        if importance is not None:
+            return importance
+        return CRITERIA[settings.criterion].importance(_importance_inputs(job, model, progress))
 
     def draw_images() -> SearchImages:
         images = draw_search_images(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from compress.data.splits import stratified
 from compress.evaluate import Score
+from compress.model.coordinates import Coordinates
 from compress.model.folder import read_model, save_model
 from compress.model.vit import SlicedViT
 from runtime import (
@@ -60,7 +60,7 @@ def save_stage(
     epochs: tuple[EpochRecord, ...],
     progress: Progress = silent,
     whole: SlicedViT | None = None,
-    back: torch.Tensor | None = None,
+    back: Coordinates | None = None,
 ) -> None:
     """Writes a stage's model and then its metrics.
 
@@ -71,7 +71,7 @@ def save_stage(
         epochs: records of the training that made it.
         progress: called as images are scored.
         whole: the model that it was made of, to compare it with; None for the whole model itself.
-        back: ``(C, C_whole)``, the map of the model's coordinates into those of the whole model; None where they are
+        back: the map of the model's coordinates into those of the whole model; None where they are
             the same. There is no cosine without it where the widths differ.
 
     Raises:
@@ -84,6 +84,8 @@ def save_stage(
         for name, indices in splits.items()
     ]
     save_model(folder, model, job.task)
+    if back is not None:
+        back.write(folder)
     metrics = ModelMetrics(
         params=params(model.plan),
         macs=macs(model.plan),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from compress.budget import Tables, parse_budget
 from compress.data.dataset import Dataset
 from compress.fidelity import selection
+from compress.model.canonical import canonical
+from compress.model.coordinates import Coordinates
 from compress.model.folder import read_model, read_task, weights_sha256
 from compress.model.load import load_model
 from compress.model.slicing import KeptUnits, same_widths
@@ -36,6 +36,7 @@ from runtime import (
     silent,
 )
 
+from .bases import analysis_of, bases_path, cut_in_bases, images_for_bases
 from .cutting import cut
 from .job import PreparedRun, cost_name, profiled_target
 from .profiling import profile
@@ -106,19 +107,27 @@ def search_stage(
         "budget": job.settings.budget,
         "latency_sha256": sha256_of(folder.latency) if tables else None,
         "group_sizes": encode(job.groups),
-        "importance": job.settings.importance,
+        "importance": "loss" if _by_loss(job) else job.settings.criterion,
         "images_per_class": job.settings.importance_images,
         "seed": job.settings.seed,
         "baseline_sha256": sha256_of(folder.baseline / "model.safetensors"),
+        **({"basis": "best", "basis_images": images_for_bases(job)} if job.settings.in_best_bases else {}),
         **job.method.recorded(job.method_settings, job.recover),
     }
+    plan = canonical(baseline).plan if job.settings.in_best_bases else baseline.plan
     try:
-        return read_journal(folder.journal, baseline.plan, settings)
+        return read_journal(folder.journal, plan, settings)
     except ArtifactError:
         pass
     with stage(folder, "search"):
-        model = in_basis(job, baseline, progress)
-        inputs = search_inputs(job, model, model.plan, tables, folder.journal.parent, progress)
+        importance = None
+        if job.settings.in_best_bases:
+            analysis = analysis_of(job, folder, baseline, progress)
+            model, importance = analysis.model, analysis.importance if _by_loss(job) else None
+        else:
+            model = in_basis(job, baseline, progress)
+        place = folder.journal.parent
+        inputs = search_inputs(job, model, baseline.plan, tables, place, progress, importance=importance)
         proposal = job.method.run(replace(inputs, asked=settings))
         write_journal(folder.journal, settings, proposal, job.method.explain)
         for name in job.method.scratch:
@@ -138,10 +147,22 @@ def recover_stage(
     if done is not None and same_widths(done.plan, proposal.plan):
         return done
     with stage(folder, "recover"):
-        whole = in_basis(job, baseline, progress)
-        model = cut(job, folder, whole, proposal.kept, 1, progress)
-        back = map_back_of(model, baseline, proposal.kept) if whole is baseline else None
-        return _recover(job, folder, job.recover, folder.sliced, model, baseline, 1, progress, back=back)
+        back: Coordinates | None
+        if job.settings.in_best_bases:
+            analysis = analysis_of(job, folder, baseline, progress)
+            model, back = cut_in_bases(job, folder, baseline, analysis, proposal.kept, progress)
+        else:
+            whole = in_basis(job, baseline, progress)
+            model = cut(job, folder, whole, proposal.kept, 1, progress)
+            back = map_back_of(model, baseline, proposal.kept) if whole is baseline else None
+        made = _recover(job, folder, job.recover, folder.sliced, model, baseline, 1, progress, back=back)
+    bases_path(folder).unlink(missing_ok=True)
+    return made
+
+
+def _by_loss(job: PreparedRun) -> bool:
+    """Returns whether units are ranked by the measured loss of the features, and not by a criterion."""
+    return job.settings.in_best_bases and not job.settings.importance
 
 
 def zeros_stage(job: PreparedRun, folder: RunFolder, baseline: SlicedViT, progress: Progress = silent) -> SlicedViT:
@@ -242,7 +263,7 @@ def _recipe(job: PreparedRun, last: bool) -> TrainRecipe:
     return replace(job.recover, epochs=epochs, minutes=job.recover.minutes / 4)
 
 
-def map_back_of(model: SlicedViT, whole: SlicedViT, kept: KeptUnits) -> torch.Tensor | None:
+def map_back_of(model: SlicedViT, whole: SlicedViT, kept: KeptUnits) -> Coordinates | None:
     """Returns the map of a model's coordinates into those of the model it was cut from; None if they are the same."""
     if model.plan.embed_dim == whole.plan.embed_dim:
         return None
@@ -259,7 +280,7 @@ def _recover(
     number: int,
     progress: Progress,
     masks: Masks | None = None,
-    back: torch.Tensor | None = None,
+    back: Coordinates | None = None,
 ) -> SlicedViT:
     """Trains a sliced model with the baseline as teacher and saves it in ``place``."""
     several = job.method.kind == "rounds" and not job.method.one_round
