@@ -163,7 +163,7 @@ class RunSettings:
         Literal["auto", "best", "units"],
         _pruning(
             "Where the model is cut: best rotates it by images without labels so that what matters least can go, units "
-            "cuts it as it is; auto takes best for one-shot, milp and uniform if no --importance is given."
+            "cuts it as it is; auto takes best, but units with --importance, --exact, tas and unstructured."
         ),
     ] = "auto"
     basis_images: Annotated[
@@ -173,7 +173,7 @@ class RunSettings:
         str,
         _pruning(
             "Criterion that units are ranked by: {choices}. By default the measured loss of the model's features in "
-            "the best bases, and fisher elsewhere; dfbnb and greedy take fisher.",
+            "the best bases, and fisher elsewhere.",
             choices="compress.importance:CRITERIA",
         ),
     ] = ""
@@ -322,10 +322,15 @@ class RunSettings:
         return self.importance or "fisher"
 
     @property
+    def _published(self) -> bool:
+        """Whether a search over a tree is made as published, which cuts units as they are."""
+        return METHODS[self.search].group == "tree" and self.tree.exact
+
+    @property
     def in_best_bases(self) -> bool:
         """Whether the model is cut in its best bases."""
         if self.basis == "auto":
-            return METHODS[self.search].in_bases and not self.importance
+            return METHODS[self.search].in_bases and not self.importance and not self._published
         return self.basis == "best"
 
     @property
@@ -375,9 +380,9 @@ def _check_labels(settings: RunSettings) -> None:
 def _check_search(settings: RunSettings) -> None:
     """Refuses settings that the search method has no use for."""
     name, method = settings.search, METHODS[settings.search]
-    if settings.basis == "best" and not method.in_bases:
+    if settings.basis == "best" and (not method.in_bases or settings._published):
         raise PlanError(
-            f"{name} cuts the units of the model as they are",
+            f"{name} {'with --exact ' if method.in_bases else ''}cuts the units of the model as they are",
             expected="--basis units, or none",
             got=settings.basis,
             fix=f"Take --search {', '.join(own for own in METHODS if METHODS[own].in_bases)} for the best bases",
