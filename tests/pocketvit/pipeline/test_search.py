@@ -39,7 +39,8 @@ def test_milp_meets_the_budget_and_loses_less_importance(pocketvit: Command, tmp
         lines = [json.loads(line) for line in (tmp_path / search / "search" / "journal.jsonl").read_text().splitlines()]
         assert lines[0]["settings"]["search"] == search
         lost[search] = sum(line["importance"] for line in lines[1:-1])
-    assert lost["milp"] <= lost["one-shot"]
+    # the same units, added up in another order, may differ in the last digit
+    assert lost["milp"] <= lost["one-shot"] * (1 + 1e-9)
 
 
 @pytest.mark.parametrize(
