@@ -24,7 +24,12 @@ def torch_pruned(
 
 
 def torch_pruned_around(
-    baseline: SlicedViT, spec: ModelSpec, budget: Budget, gradients: dict[str, torch.Tensor], ranked: bool
+    baseline: SlicedViT,
+    spec: ModelSpec,
+    budget: Budget,
+    gradients: dict[str, torch.Tensor],
+    ranked: bool,
+    costs: dict[float, int] | None = None,
 ) -> tuple[SlicedViT, ...]:
     """Returns the smallest model of at least the budget, and the largest below it; one model where it is exactly met.
 
@@ -34,23 +39,27 @@ def torch_pruned_around(
         budget: what to reach.
         gradients: of its parameters, by timm's names.
         ranked: rank the units of all layers together, and do not take the same ratio of each layer.
+        costs: what models of the same plan cost after pruning by a ratio, as far as known; new ones are added. Without
+            ranking, the cost depends on nothing but the ratio.
 
     Raises:
         PlanError: the package cannot go below the budget.
     """
-    low, high, above, below = 0.0, 1.0, baseline, None
-    for _ in range(10):
+    known = {} if costs is None else costs
+    low, high, made = 0.0, 1.0, {0.0: baseline}
+    for _ in range(9):
         ratio = (low + high) / 2
-        model = torch_pruned_by(baseline, spec, gradients, ratio, ranked)
-        if budget.of(model.plan) >= budget.limit:
-            low, above = ratio, model
+        if ratio not in known:
+            made[ratio] = torch_pruned_by(baseline, spec, gradients, ratio, ranked)
+            known[ratio] = budget.of(made[ratio].plan)
+        if known[ratio] >= budget.limit:
+            low = ratio
         else:
-            high, below = ratio, model
-    if budget.of(above.plan) == budget.limit:
-        return (above,)
-    if below is None:
-        raise budget.unreachable(budget.of(above.plan))
-    return above, below
+            high = ratio
+    if high == 1:
+        raise budget.unreachable(known[low])
+    ends = (low,) if low and known[low] == budget.limit else (low, high)
+    return tuple(made.get(ratio) or torch_pruned_by(baseline, spec, gradients, ratio, ranked) for ratio in ends)
 
 
 def torch_pruned_by(
