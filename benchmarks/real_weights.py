@@ -10,9 +10,9 @@ The checkpoint is a classifier of the dataset. Photographs are pictures without 
 model to shares of its MACs on a few training images of the dataset, and again on photographs. The model is judged as
 cut, after reconstruction by least squares on the same images, and after a recovery without labels of at most
 ``--recovery-minutes``: top-1 on the dataset, agreement with the whole model, and the mean cosine of the head's input,
-for which a narrower stream is first mapped back to the whole model's coordinates. The files of the first draw on
-the first set are timed in turns with the whole model's. Torch-Pruning moves all widths together and cannot land on a budget, so two models
-around it are judged, and a figure is read off the line between them.
+for which a narrower stream is first mapped back to the whole model's coordinates. Files of the first draw on the first
+set are timed in turns with the whole model's. Torch-Pruning moves all widths together and cannot land on a budget, so
+two models around it are judged, and a figure is read off the line between them.
 
 ``units`` and ``torch-pruning`` see the labels of the dataset's calibration images; on photographs they see classes
 that are drawn from the whole model's answers. The other ways see no labels.
@@ -187,21 +187,31 @@ def missing(
     subject: Subject, asked: Asked, way: Way, calibrated_on: str, draw: int, done: Sequence[Line]
 ) -> Iterator[Line]:
     """Yields the lines of a way and a draw that are not among ``done``; what they share is made once, when needed."""
-    cut = {(line.spot, line.treatment) for line in done if isinstance(line, CutLine)}
-    timed = {(line.spot, line.precision) for line in done if isinstance(line, TimeLine)}
-    bench, first = Bench(subject, way, calibrated_on, draw), calibrated_on == asked.calibrated_on[0] and not draw
+    bench = Bench(subject, way, calibrated_on, draw)
     for share in asked.shares:
         spot = Spot(subject.digest, calibrated_on, way.name, share, draw)
         place = Place(bench, spot, parse_budget(f"macs={share}", subject.model.plan))
-        for treatment in asked.treatments:
-            possible = treatment != "reconstructed" or way.reconstructs
-            if possible and (spot, treatment) not in cut:
-                yield place.judged(treatment, asked.minutes)
-        for precision in PRECISIONS if asked.rounds and first else ():
-            if (spot, precision) not in timed:
-                models = [own.model for own in place.plain]
-                images = bench.inputs.images
-                yield time_models(spot, models, subject.model, images, precision, place.budget.limit, asked.rounds)
+        try:
+            yield from _missing_at(place, asked, done)
+        except PlanError as error:
+            print(f"{_where(spot)} is left out: {error}", flush=True)
+
+
+def _missing_at(place: Place, asked: Asked, done: Sequence[Line]) -> Iterator[Line]:
+    """Yields the lines of one budget that are not among ``done``."""
+    cut = {(line.spot, line.treatment) for line in done if isinstance(line, CutLine)}
+    timed = {(line.spot, line.precision) for line in done if isinstance(line, TimeLine)}
+    spot, bench = place.spot, place.bench
+    for treatment in asked.treatments:
+        possible = treatment != "reconstructed" or bench.way.reconstructs
+        if possible and (spot, treatment) not in cut:
+            yield place.judged(treatment, asked.minutes)
+    first = spot.calibrated_on == asked.calibrated_on[0] and not spot.draw
+    for precision in PRECISIONS if asked.rounds and first else ():
+        if (spot, precision) not in timed:
+            models = [own.model for own in place.plain]
+            whole, images = bench.subject.model, bench.inputs.images
+            yield time_models(spot, models, whole, images, precision, place.budget.limit, asked.rounds)
 
 
 @dataclass(frozen=True)
@@ -291,10 +301,13 @@ def judge(subject: Subject, cut: CutModel) -> Side:
     return Side(macs(cut.model.plan), cut.model.plan.embed_dim, found)
 
 
+def _where(spot: Spot) -> str:
+    return f"{spot.calibrated_on}, draw {spot.draw}: {WAYS[spot.way].title} at {spot.share:g}"
+
+
 def _progress(line: Line, subject: Subject) -> str:
     assert not isinstance(line, WholeLine)
-    spot = line.spot
-    where = f"{spot.calibrated_on}, draw {spot.draw}: {WAYS[spot.way].title} at {spot.share:g}"
+    where = _where(line.spot)
     if isinstance(line, TimeLine):
         return f"{where}, {line.precision}: " + ", ".join(f"{side.ratio.value:.3f} of the time" for side in line.sides)
     judged = [

@@ -26,15 +26,15 @@ _HELD_OUT, _TRIAL_STEPS, _WARM_STEPS = 256, 6, 2
 def recover(model: SlicedViT, whole: SlicedViT, pictures: Pictures, minutes: float, seed: int) -> tuple[SlicedViT, int]:
     """Returns the recovered model and the number of images it has learnt from.
 
-    The first steps are timed, and as many images are taken as fit into the time. The student's loss is the divergence
-    of its answers from the whole model's, and the distance of the last block's hidden states; labels weigh nothing.
-    The epoch whose answers agree most with the whole model's on held-out images is kept.
+    The student's loss is the divergence of its answers from the whole model's, and the distance of the last block's
+    hidden states; labels weigh nothing. The epoch whose answers agree most with the whole model's on held-out images
+    is kept.
 
     Args:
         model: the cut model; it is not changed.
         whole: the model to learn from.
         pictures: the set whose training images are learnt from.
-        minutes: wall time of the training; the trial steps before it and what scores the last epoch come on top.
+        minutes: wall time of it all; the first steps are timed, and as many images are taken as fit.
         seed: seed of the choice of images, their order and augmentation.
 
     Raises:
@@ -46,9 +46,9 @@ def recover(model: SlicedViT, whole: SlicedViT, pictures: Pictures, minutes: flo
             expected=f"{2 * RECIPE.batch_size} or more",
             got=len(pictures.data.train),
         )
+    deadline = time.monotonic() + 60 * minutes
     data = _as_the_whole_answers(whole, pictures, seed)
-    rate = _images_per_second(model, whole, pictures, data, seed)
-    count = max(RECIPE.batch_size, int(60 * minutes * rate))
+    count = max(RECIPE.batch_size, _images_until(deadline, model, whole, pictures, data, seed))
     epochs = math.ceil(count / len(data.train))
     share = np.random.default_rng([seed, 17]).permutation(data.train)[: math.ceil(count / epochs)]
     recipe = replace(RECIPE, epochs=epochs, patience=epochs)
@@ -65,19 +65,23 @@ def _as_the_whole_answers(whole: SlicedViT, pictures: Pictures, seed: int) -> Da
     return replace(data, labels=labels, held_out=held_out)
 
 
-def _images_per_second(model: SlicedViT, whole: SlicedViT, pictures: Pictures, data: Dataset, seed: int) -> float:
-    """Times a few steps of the training."""
-    size = RECIPE.batch_size * _TRIAL_STEPS
-    trial = replace(data, train=data.train[:size], held_out=data.held_out[:1])
+def _images_until(
+    deadline: float, model: SlicedViT, whole: SlicedViT, pictures: Pictures, data: Dataset, seed: int
+) -> int:
+    """Returns how many images can be learnt from until a moment of the monotonic clock, by timing a few steps."""
+    trial = replace(data, train=data.train[: RECIPE.batch_size * _TRIAL_STEPS])
     moments: list[float] = []
 
     def note(stage: str, done: int, total: int, text: str = "") -> None:
         moments.append(time.monotonic())
 
     _fit(model, whole, pictures, trial, RECIPE, seed, note)
+    ended = time.monotonic()
     steps = moments[: len(trial.train) // RECIPE.batch_size]
     warm = min(_WARM_STEPS, len(steps) - 2)
-    return RECIPE.batch_size * (len(steps) - 1 - warm) / (steps[-1] - steps[warm])
+    step_s = (steps[-1] - steps[warm]) / (len(steps) - 1 - warm)
+    scoring_s = ended - steps[-1]
+    return int(RECIPE.batch_size * (deadline - ended - scoring_s) / step_s)
 
 
 def _fit(

@@ -96,13 +96,14 @@ def load_subject(
     data, brought = load_data(data_name), weights_metadata(spec)
     if brought.class_names is not None and sorted(brought.class_names) == sorted(data.class_names):
         data = reordered(data, brought.class_names)
+    pictures = None if photos is None else photographs(*photos, data.class_names)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PocketVitWarning)
         model = load_model(spec, data.num_classes)
     size = model.plan.img_size
     usual = brought.preprocessing(*size, stretch=is_stretched(data.size, *size))
     sets = [Pictures("data", data, usual, True, test_images)]
-    if photos is not None:
+    if pictures is not None:
         middle = replace(brought.preprocessing(*size, stretch=False), resize="center", crop_pct=1.0)
-        sets.append(Pictures("photos", photographs(*photos, data.class_names), middle, False, test_photos))
+        sets.append(Pictures("photos", pictures, middle, False, test_photos))
     return Subject(spec, model, tuple(sets), calibration_images)
