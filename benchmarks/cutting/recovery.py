@@ -72,10 +72,10 @@ def _images_until(
     trial = replace(data, train=data.train[: RECIPE.batch_size * _TRIAL_STEPS])
     moments: list[float] = []
 
-    def note(stage: str, done: int, total: int, text: str = "") -> None:
+    def clock(stage: str, done: int, total: int, note: str = "") -> None:
         moments.append(time.monotonic())
 
-    _fit(model, whole, pictures, trial, RECIPE, seed, note)
+    _fit(model, whole, pictures, trial, RECIPE, seed, clock)
     ended = time.monotonic()
     steps = moments[: len(trial.train) // RECIPE.batch_size]
     warm = min(_WARM_STEPS, len(steps) - 2)

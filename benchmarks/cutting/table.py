@@ -95,9 +95,8 @@ def mean_se(values: Sequence[float], decimals: int) -> str:
 def _figure(figure: Figure, line: CutLine) -> float | None:
     """Returns a line's figure at its budget; None where it was not measured."""
     found = [getattr(side.fidelity.get(figure.pictures), figure.field, None) for side in line.sides]
-    if any(value is None for value in found):
-        return None
-    return figure.scale * at_limit(line.sides, line.limit, found)
+    known = [float(value) for value in found if value is not None]
+    return figure.scale * at_limit(line.sides, line.limit, known) if len(known) == len(found) else None
 
 
 def _quality(figure: Figure, lines: Sequence[CutLine]) -> list[str]:
