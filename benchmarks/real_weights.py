@@ -199,13 +199,14 @@ def missing(
 
 def _missing_at(place: Place, asked: Asked, done: Sequence[Line]) -> Iterator[Line]:
     """Yields the lines of one budget that are not among ``done``."""
-    cut = {(line.spot, line.treatment) for line in done if isinstance(line, CutLine)}
+    cut = {(line.spot, line.treatment, line.minutes) for line in done if isinstance(line, CutLine)}
     timed = {(line.spot, line.precision) for line in done if isinstance(line, TimeLine)}
     spot, bench = place.spot, place.bench
     for treatment in asked.treatments:
         possible = treatment != "reconstructed" or bench.way.reconstructs
-        if possible and (spot, treatment) not in cut:
-            yield place.judged(treatment, asked.minutes)
+        minutes = asked.minutes if treatment == "recovered" else 0.0
+        if possible and (spot, treatment, minutes) not in cut:
+            yield place.judged(treatment, minutes)
     first = spot.calibrated_on == asked.calibrated_on[0] and not spot.draw
     for precision in PRECISIONS if asked.rounds and first else ():
         if (spot, precision) not in timed:
@@ -283,6 +284,7 @@ class Place:
             "cut",
             self.spot,
             treatment,
+            minutes,
             self.budget.limit,
             tuple(judge(subject, own) for own in made),
             *(round(own.seconds, 2) for own in spent),

@@ -82,6 +82,7 @@ class CutLine:
         kind: tells the lines of a file apart.
         spot: where it stands.
         treatment: what happened after the choice.
+        minutes: wall time that a recovery was given; 0 without one.
         limit: the budget, MACs.
         sides: the judged model, or the two around the budget.
         analysis_s: wall time of the analysis, which serves all budgets, s.
@@ -95,6 +96,7 @@ class CutLine:
     kind: Literal["cut"]
     spot: Spot
     treatment: Treatment
+    minutes: float
     limit: int
     sides: tuple[Side, ...]
     analysis_s: float

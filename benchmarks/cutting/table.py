@@ -158,13 +158,19 @@ def _grid(lines: Sequence[CutLine], text: Callable[[Sequence[CutLine]], str]) ->
     shares = _columns(line.spot.share for line in lines)
     rows = _head("way", shares)
     for name, of_way in _by_way(lines):
-        for treatment in TREATMENTS:
-            own = [line for line in of_way if line.treatment == treatment]
-            if own:
-                by_share = ([line for line in own if line.spot.share == share] for share in shares)
-                label = WAYS[name].title + ("" if treatment == "cut" else f", {treatment}")
-                rows.append(f"| {label} | {' | '.join(text(cell) if cell else '' for cell in by_share)} |")
+        treated = sorted({(TREATMENTS.index(line.treatment), line.minutes) for line in of_way})
+        for number, minutes in treated:
+            own = [line for line in of_way if (line.treatment, line.minutes) == (TREATMENTS[number], minutes)]
+            by_share = ([line for line in own if line.spot.share == share] for share in shares)
+            label = WAYS[name].title + _addition(TREATMENTS[number], minutes)
+            rows.append(f"| {label} | {' | '.join(text(cell) if cell else '' for cell in by_share)} |")
     return rows
+
+
+def _addition(treatment: Treatment, minutes: float) -> str:
+    if treatment == "cut":
+        return ""
+    return f", {treatment}" + (f" for {minutes:g} min" if treatment == "recovered" else "")
 
 
 def _time_grid(lines: Sequence[TimeLine], text: Callable[[Sequence[TimeLine]], str]) -> list[str]:

@@ -256,16 +256,20 @@ def test_the_tables_hold_what_was_measured(tmp_path: Path) -> None:
     def cut(way: str, draw: int, top1: tuple[float, ...]) -> CutLine:
         sides = [Side(800 - 200 * n, 32, {"data": Fidelity(0.5, None, own)}) for n, own in enumerate(top1)]
         spot = Spot("me", "data", way, 0.75, draw)
-        return CutLine("cut", spot, "cut", 750, tuple(sides), 10.0, 2.0, 1.0, 0.0, (), 2**30)
+        return CutLine("cut", spot, "cut", 0.0, 750, tuple(sides), 10.0, 2.0, 1.0, 0.0, (), 2**30)
 
     add_line(cells, WholeLine("whole", "me", "vit, 16x16 px", 1000, {"data": 20}, 0.8))
     for line in (cut("units", 0, (0.5,)), cut("units", 1, (0.6,)), cut("torch-pruning", 0, (0.8, 0.4))):
         add_line(cells, line)
     timed = (TimedSide(800, Interval(0.8, 0.7, 0.9)), TimedSide(600, Interval(0.6, 0.5, 0.7)))
     add_line(cells, TimeLine("time", Spot("me", "data", "torch-pruning", 0.75, 0), "int8", 750, timed, 0.01, "cpu", ()))
-    add_line(cells, cut("l2", 0, (0.1,)).__class__(**{**vars(cut("l2", 0, (0.1,))), "spot": Spot("you", "", "", 1, 0)}))
+    add_line(cells, replace(cut("l2", 0, (0.1,)), spot=Spot("you", "data", "l2", 0.75, 0)))
+    for minutes, top1 in ((5.0, 0.7), (10.0, 0.75)):
+        add_line(cells, replace(cut("units", 0, (top1,)), treatment="recovered", minutes=minutes))
     text = tables(read_lines(cells, "me"))
-    assert "| way | 0.75 |\n|---|---|\n| units (Fisher, knapsack) | 55.0 ± 5.0 |\n| Torch-Pruning | 70.0 |" in text
+    rows = (", recovered for 5 min | 70.0", ", recovered for 10 min | 75.0")
+    assert "| way | 0.75 |\n|---|---|\n| units (Fisher, knapsack) | 55.0 ± 5.0 |\n" in text
+    assert "".join(f"| units (Fisher, knapsack){row} |\n" for row in rows) + "| Torch-Pruning | 70.0 |" in text
     assert "| Torch-Pruning | 0.75 [0.65, 0.85] |" in text
     assert "| Torch-Pruning | 60.0 to 80.0 |" in text
     assert "cosine" not in text
