@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -277,7 +277,7 @@ class Place:
             if recovered:
                 pictures = subject.pictures(self.spot.calibrated_on)
                 trained = [recover(own.model, subject.model, pictures, minutes, self.spot.draw) for own in made]
-                made = tuple(CutModel(model, own.back) for own, (model, _) in zip(made, trained, strict=True))
+                made = tuple(replace(own, model=model) for own, (model, _) in zip(made, trained, strict=True))
                 learnt = [count for _, count in trained]
         spent = [self.bench.analysis[1], self.choice[1], cut]
         return CutLine(
@@ -299,7 +299,7 @@ def judge(subject: Subject, cut: CutModel) -> Side:
     found = {}
     for name, stack in subject.tests.items():
         own = answers_of(cut.model, stack.images)
-        found[name] = fidelity(own, subject.answers[name], cut.back, stack.labels)
+        found[name] = fidelity(own, subject.answers[name], stack.labels, cut.back, cut.offset)
     return Side(macs(cut.model.plan), cut.model.plan.embed_dim, found)
 
 

@@ -67,17 +67,25 @@ def top1_of(answers: Answers, labels: torch.Tensor) -> float:
     return float((answers.logits.argmax(1) == labels).float().mean())
 
 
-def fidelity(own: Answers, whole: Answers, back: torch.Tensor | None, labels: torch.Tensor | None) -> Fidelity:
+def fidelity(
+    own: Answers,
+    whole: Answers,
+    labels: torch.Tensor | None,
+    back: torch.Tensor | None = None,
+    offset: torch.Tensor | None = None,
+) -> Fidelity:
     """Compares the answers of a cut model with those of the whole one to the same images.
 
     Args:
         own: the cut model's.
         whole: the whole model's.
-        back: map ``(C_cut, C_whole)`` of the cut stream's coordinates to those of the whole model; None if they are
-            the same.
         labels: ``(N,)``; None where they are not known.
+        back: map ``(C_cut, C_whole)`` of the cut model's features to those of the whole model; None if they have the
+            same coordinates.
+        offset: ``(C_whole,)``, what is added after the map; None adds nothing.
     """
     features = own.features if back is None else own.features @ back
+    features = features if offset is None else features + offset
     cosine = None
     if features.shape == whole.features.shape:
         cosine = float(F.cosine_similarity(features.double(), whole.features.double(), dim=1).mean())

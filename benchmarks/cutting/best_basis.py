@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from compress.budget import Budget
+from compress.model.vit import SlicedViT
 
 from .cut_model import CutInputs, CutModel
 
@@ -30,4 +33,13 @@ def cut(inputs: CutInputs, chosen: tuple[Any, Budget], mend: bool) -> tuple[CutM
 
     analysis, budget = chosen
     made = cut_to(analysis, budget, reconstruct=mend)
-    return (CutModel(made.model, made.back),)
+    return (CutModel(made.model, made.back, _offset(made.model, inputs.model)),)
+
+
+def _offset(cut: SlicedViT, whole: SlicedViT) -> torch.Tensor | None:
+    """Returns the bias of the whole model's last norm where the cut model has moved it into the head.
+
+    A linear map cannot give it back.
+    """
+    own, theirs = (getattr(model.norm, "bias", None) for model in (cut, whole))
+    return theirs.detach() if own is None and theirs is not None else None

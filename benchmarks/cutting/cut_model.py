@@ -42,12 +42,13 @@ class CutModel:
 
     Attributes:
         model: the model.
-        back: map ``(C_cut, C_whole)`` from its stream's coordinates to those of the whole model; None if they are the
-            same.
+        back: map ``(C_cut, C_whole)`` from its head's inputs to those of the whole model; None if they are the same.
+        offset: ``(C_whole,)``, what is added after the map; None adds nothing.
     """
 
     model: SlicedViT
     back: torch.Tensor | None
+    offset: torch.Tensor | None = None
 
 
 def selection(kept: tuple[int, ...], width: int) -> torch.Tensor | None:

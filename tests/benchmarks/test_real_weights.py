@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -151,13 +152,25 @@ def test_a_narrower_stream_is_compared_in_the_whole_models_coordinates(model: Sl
     images = subject.tests["data"].images
     whole, kept = answers_of(model, images), narrowed(model, 24)
     own = answers_of(slice_vit(model, kept), images)
-    assert fidelity(own, whole, None, None).cosine is None
+    assert fidelity(own, whole, None).cosine is None
     padded = torch.zeros_like(whole.features)
     padded[:, 8:] = own.features
-    found = fidelity(own, whole, selection(kept.embed, 32), None)
+    found = fidelity(own, whole, None, selection(kept.embed, 32))
     assert found.cosine == pytest.approx(float(torch.cosine_similarity(padded, whole.features).mean()), abs=1e-6)
     assert found.top1 is None
-    assert fidelity(whole, whole, selection(tuple(range(32)), 32), None) == Fidelity(1.0, pytest.approx(1.0), None)
+    assert fidelity(whole, whole, None, selection(tuple(range(32)), 32)) == Fidelity(1.0, pytest.approx(1.0), None)
+
+
+def test_a_bias_that_went_into_the_head_is_added_again(model: SlicedViT, subject: Subject) -> None:
+    whole = answers_of(model, subject.tests["data"].images)
+    bias = model.norm.bias.detach()
+    shifted = replace(whole, features=whole.features - bias)
+    assert fidelity(shifted, whole, None).cosine < 0.999
+    assert fidelity(shifted, whole, None, offset=bias).cosine == pytest.approx(1.0)
+    folded = copy.deepcopy(model)
+    folded.norm = torch.nn.RMSNorm(32)
+    assert torch.equal(best_basis._offset(folded, model), bias)
+    assert best_basis._offset(model, model) is None
 
 
 def test_the_kept_dimensions_of_a_pruned_model_are_found_by_its_filters(model: SlicedViT) -> None:
