@@ -7,39 +7,35 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from compress.budget import Budget
-from compress.model.vit import SlicedViT
+from compress.model.reconstruction import reconstruct
+from compress.model.slicing import KeptUnits, keep_all
+from compress.search.milp import solve
 
 from .cut_model import CutInputs, CutModel
+
+Chosen = tuple[Any, KeptUnits]
+"""The analysis, and the units of its model that stay."""
 
 
 def analysed(inputs: CutInputs) -> Any:
     """Returns the analysis of the whole model on the calibration images, which serves every budget."""
     from compress.bases.analysis import analyse
 
-    return analyse(inputs.model, inputs.images, seed=inputs.seed)
+    return analyse(inputs.model, inputs.images)
 
 
-def choose(inputs: CutInputs, analysis: Any, budget: Budget) -> tuple[Any, Budget]:
-    """Returns analysis and budget, since the cut itself chooses the widths."""
-    return analysis, budget
+def choose(inputs: CutInputs, analysis: Any, budget: Budget) -> Chosen:
+    """Returns the units within the budget, in the model's best bases, whose removal loses the least."""
+    plan = analysis.model.plan
+    return analysis, solve(plan, analysis.importance, budget, keep_all(plan)).kept
 
 
-def cut(inputs: CutInputs, chosen: tuple[Any, Budget], mend: bool) -> tuple[CutModel, ...]:
-    """Cuts to the budget, and reconstructs if ``mend`` is set."""
-    from compress.bases.analysis import cut_to
-
-    analysis, budget = chosen
-    made = cut_to(analysis, budget, reconstruct=mend)
-    return (CutModel(made.model, made.back, _offset(made.model, inputs.model)),)
-
-
-def _offset(cut: SlicedViT, whole: SlicedViT) -> torch.Tensor | None:
-    """Returns the bias of the whole model's last norm where the cut model has moved it into the head.
-
-    A linear map cannot give it back.
-    """
-    own, theirs = (getattr(model.norm, "bias", None) for model in (cut, whole))
-    return theirs.detach() if own is None and theirs is not None else None
+def cut(inputs: CutInputs, chosen: Chosen, mend: bool) -> tuple[CutModel, ...]:
+    """Cuts and fits what stays by the moments of the analysis; then reconstructs as for units if ``mend`` is set."""
+    analysis, kept = chosen
+    model = analysis.cut(kept)
+    if mend:
+        model = reconstruct(model, analysis.model, kept, (images for images, _ in inputs.batches()))
+    where = analysis.coordinates_of(kept)
+    return (CutModel(model, where.matrix, where.shift),)

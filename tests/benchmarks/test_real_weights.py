@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -167,10 +166,6 @@ def test_a_bias_that_went_into_the_head_is_added_again(model: SlicedViT, subject
     shifted = replace(whole, features=whole.features - bias)
     assert fidelity(shifted, whole, None).cosine < 0.999
     assert fidelity(shifted, whole, None, offset=bias).cosine == pytest.approx(1.0)
-    folded = copy.deepcopy(model)
-    folded.norm = torch.nn.RMSNorm(32)
-    assert torch.equal(best_basis._offset(folded, model), bias)
-    assert best_basis._offset(model, model) is None
 
 
 def test_the_kept_dimensions_of_a_pruned_model_are_found_by_its_filters(model: SlicedViT) -> None:
@@ -190,19 +185,27 @@ def test_labels_of_photographs_are_drawn_from_the_models_answers(model: SlicedVi
 def test_the_best_basis_is_asked_for_by_its_interface(
     model: SlicedViT, subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, back = [], torch.eye(32)
-    module = ModuleType("compress.bases.analysis")
-    module.analyse = lambda whole, images, seed: asked.append((whole, len(images), seed)) or "analysis"
-    module.cut_to = lambda analysis, budget, reconstruct: (
-        asked.append((analysis, budget, reconstruct)) or SimpleNamespace(model=model, back=back)
-    )
-    monkeypatch.setitem(sys.modules, "compress.bases.analysis", module)
+    where, asked = SimpleNamespace(matrix=torch.eye(32), shift=torch.ones(32)), []
     inputs = inputs_for(SPEC, model, subject.sets[0].calibration(16, 0), 3)
+    analysis = SimpleNamespace(
+        model=model,
+        importance=WAYS["random"].analyse(inputs),
+        cut=lambda kept: slice_vit(model, kept),
+        coordinates_of=lambda kept: asked.append(kept) or where,
+    )
+    module = ModuleType("compress.bases.analysis")
+    module.analyse = lambda whole, images: asked.append((whole, len(images))) or analysis
+    monkeypatch.setitem(sys.modules, "compress.bases.analysis", module)
     budget = parse_budget("macs=0.6", model.plan)
-    analysis = best_basis.analysed(inputs)
-    (made,) = best_basis.cut(inputs, best_basis.choose(inputs, analysis, budget), mend=True)
-    assert asked == [(model, 16, 3), ("analysis", budget, True)]
-    assert (made.model, made.back) == (model, back)
+    chosen = best_basis.choose(inputs, best_basis.analysed(inputs), budget)
+    for mend in (False, True):
+        (made,) = best_basis.cut(inputs, chosen, mend)
+        assert budget.of(made.model.plan) <= budget.limit
+        assert (made.back, made.offset) == (where.matrix, where.shift)
+        assert torch.equal(
+            made.model.blocks[0].attn.proj.bias, slice_vit(model, chosen[1]).blocks[0].attn.proj.bias
+        ) is (not mend)
+    assert asked == [(model, 16), chosen[1], chosen[1]]
 
 
 def test_a_way_whose_module_is_missing_is_not_installed() -> None:
