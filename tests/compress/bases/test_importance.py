@@ -93,9 +93,7 @@ def test_the_sensitivity_knows_directions_and_tokens() -> None:
     _, vectors = torch.linalg.eigh(felt.attended[1])
     shape = (96, plan.num_tokens, 1)
     sizes = 1e-2 * torch.randn(shape, generator=torch.Generator().manual_seed(3))
-    most, least = (
-        measured_change("vit", 1, "attended", sizes * vectors[:, column].float()) for column in (-1, 0)
-    )
+    most, least = (measured_change("vit", 1, "attended", sizes * vectors[:, column].float()) for column in (-1, 0))
     assert most > 4 * least
     values = torch.linalg.eigvalsh(felt.attended[1])
     assert most / least == pytest.approx(float(values[-1] / values[0]), rel=0.5)
