@@ -11,7 +11,7 @@ import torch
 
 from compress.bases.analysis import BasisAnalysis, analyse
 from compress.bases.stored import read_analysis, write_analysis
-from compress.bases.variety import variety_of
+from compress.bases.variety import sameness_of
 from compress.data.batches import augmented_pixels, plain_batches
 from compress.data.splits import random_set
 from compress.fidelity import answers_of, compared, some_images
@@ -26,7 +26,7 @@ from .job import PreparedRun
 from .runfolder import RunFolder
 
 _TOKENS, _LEAST, _MOST = 61_440, 320, 768
-_FEW, _ALIKE = 64, 4.0
+_FEW, _ALIKE = 64, 0.9
 _EPOCH = 2_000_000
 _BATCH = 16
 
@@ -58,7 +58,7 @@ def analysis_of(
     if found is None:
         images = basis_images(job, count, 0)
         found = analyse(model, images, progress)
-        _warn_of_images(folder, len(job.data.train), variety_of(found.moments))
+        _warn_of_images(folder, min(count, len(job.data.train)), sameness_of(images))
         write_analysis(path, name, found)
     return found
 
@@ -95,15 +95,15 @@ def basis_images(job: PreparedRun, count: int, number: int) -> torch.Tensor:
     return mixed[torch.from_numpy(order)]
 
 
-def _warn_of_images(folder: RunFolder, images: int, variety: float) -> None:
+def _warn_of_images(folder: RunFolder, images: int, sameness: float) -> None:
     """Warns where the bases serve no other images than those that they were found from."""
     notes = []
     if images < _FEW:
         notes.append(f"The bases are found from {images} images; give {_FEW} or more of what the model will see")
-    elif variety < _ALIKE:
+    elif sameness > _ALIKE:
         notes.append(
-            f"The images that the bases are found from are all alike (their features span {variety:.1f} directions): "
-            "the cut model serves no other kind"
+            f"The images that the bases are found from are all alike (two correlate by {sameness:.2f}): the cut model "
+            "serves no other kind"
         )
     for note in notes:
         folder.log("note", text=note)
