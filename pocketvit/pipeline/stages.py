@@ -45,6 +45,11 @@ from .runfolder import RunFolder
 from .searching import in_basis, search_inputs
 from .stage import check_space, export_copies, finished, log_notes, save_stage, stage
 
+_NOT_BETTER = (
+    "The recovery did not help: after every epoch the answers to held-out images diverged more from the whole model's "
+    "than before it, so the sliced model is as it was cut. Try a lower --recovery-lr, or more epochs or minutes."
+)
+
 
 def fine_tune_stage(job: PreparedRun, folder: RunFolder, progress: Progress = silent) -> SlicedViT:
     """Trains the model on the data, or takes it as it is, and saves it in ``baseline/``.
@@ -324,6 +329,8 @@ def _recover(
     )
     if trained.limit:
         folder.log("limited", minutes=recipe.minutes, steps=trained.limit)
+    if not trained.improved:
+        folder.log("warning", text=_NOT_BETTER)
     save_stage(place, trained.model, job, trained.epochs, progress, baseline, back)
     return trained.model
 
