@@ -100,8 +100,8 @@ def narrowed(plan: ShapePlan, embed_dim: int, blocks: Sequence[BlockPlan]) -> Sh
 
 
 def same_widths(one: ShapePlan, other: ShapePlan) -> bool:
-    """Returns whether two plans differ at most in the epsilons of their norms."""
-    return replace(one, norm_eps=1.0) == replace(other, norm_eps=1.0)
+    """Returns whether two plans differ at most in the epsilons of their norms and in what RMSNorms divide by."""
+    return replace(one, norm_eps=1.0, norm_dim=0) == replace(other, norm_eps=1.0, norm_dim=0)
 
 
 def slice_vit(model: SlicedViT, kept: KeptUnits) -> SlicedViT:

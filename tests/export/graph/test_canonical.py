@@ -1,4 +1,4 @@
-"""Graphs and files of canonical models and of cut streams: RMSNorms, an epsilon for each norm, a Linear before it all."""
+"""Graphs and files of canonical models and of cut streams, with RMSNorms and an epsilon for each of them."""
 
 from __future__ import annotations
 
@@ -12,27 +12,36 @@ import onnx
 import pytest
 import torch
 
+from compress.data.augment import Augmentation
+from compress.data.batches import plain_batches
+from compress.data.dataset import Dataset
 from compress.model.canonical import canonical
+from compress.model.load import ModelSpec, load_model
 from compress.model.slicing import KeptBlock, KeptUnits, slice_vit
 from compress.model.vit import SlicedViT, build
 from export.compare import compare_logits, real_logits
+from export.exporter import export_model
 from export.formats.micro import micro_graph
 from export.formats.micro import run_micro as run_micro_file
 from export.formats.torch import write_torch
 from export.graph.build import vit_graph
 from export.graph.execute import run_graph
+from export.graph.ir import Graph, QParams
 from export.graph.norms import find_norms
 from export.graph.rewrites import ALL_REWRITES, DEFAULT_REWRITES, NO_REWRITES, Scales
 from export.inspect.widths import read_widths
 from export.quantise.calibrate import observe
 from export.quantise.equalise import equalising_scales
 from export.quantise.integer import quantise_graph
+from export.quantise.qat import QatRecipe, train_quantised
 from export.quantise.recipes import DYNAMIC, STATIC_ATTENTION, Recipe, modes_of, recipes_for
 from export.quantise.simulate import correct_biases, simulate
+from export.settings import ExportSettings
 from export.writers.onnx import RMS_NORM_IS_ONE, onnx_bytes
 from export.writers.onnx_opsets import OPSET, OPSETS
 from export.writers.tflite import tflite_bytes
-from runtime import open_engine
+from runtime import open_engine, read_artifact
+from tests.export.conftest import SPEC, task_for, uneven
 from tests.export.graph.test_build import ARCHITECTURES, SWITCHES, images_for, model_of
 
 CANONICAL = [name for name in ARCHITECTURES if name != "no-norm"]
@@ -222,7 +231,10 @@ def test_scales_make_the_channels_of_a_cut_stream_equally_large(name: str) -> No
     factor = torch.ones(model.plan.embed_dim)
     factor[:4] = 30.0
     # larger where they are written, so that the model is another one with outliers
-    for key, axis in (("pre.weight" if model.plan.pre_dim else "patch_embed.weight", 0), ("blocks.0.mlp.fc2.weight", 0)):
+    for key, axis in (
+        ("pre.weight" if model.plan.pre_dim else "patch_embed.weight", 0),
+        ("blocks.0.mlp.fc2.weight", 0),
+    ):
         rough[key] = rough[key] * factor.view(-1, *(1,) * (rough[key].ndim - 1 - axis))
     model = build(model.plan, rough)
     graph = vit_graph(model)
@@ -247,3 +259,46 @@ def test_a_microcontroller_answers_as_litert_does(name: str, form: str, tmp_path
     path.write_bytes(tflite_bytes(made))
     parity = compare_logits(run_micro_file(path, images).logits, real_logits(path, images), None, "")
     assert parity.sqnr_db is None or parity.sqnr_db > 15
+
+
+def digits_model() -> SlicedViT:
+    """Returns a canonical model of digits with a cut stream."""
+    overrides = {"embed_dim": 48, "depth": 2, "num_heads": 3}
+    return uneven(canonical(load_model(ModelSpec("vit_tiny_patch16_224", 32, 8, 1, overrides=overrides), 10)))
+
+
+@pytest.mark.slow
+def test_training_under_rounding_brings_the_logits_closer(digits: Dataset) -> None:
+    model, recipe = digits_model(), recipes_for("int8-full")[0]
+    assert (model.plan.embed_dim, model.plan.norm_dim) == (40, 48)
+    some = replace(digits, train=digits.train[:256])
+    batches = [images.numpy() for images, _ in plain_batches(digits, digits.held_out[:48], SPEC)]
+    images = np.ascontiguousarray(np.concatenate(batches).transpose(0, 2, 3, 1))
+    fine = integers_of(model, recipe, images)
+    # five bits fewer, so that there is something to learn
+    coarse = {
+        name: QParams(tuple(32 * s for s in grid.scale), grid.zero_point // 32, grid.dtype, grid.axis)
+        for name, grid in fine.qparams.items()
+        if name.endswith(("fc1", "fc2"))
+    }
+    made = replace(fine, qparams={**fine.qparams, **coarse})
+    settings = QatRecipe(epochs=2, batch_size=32, lr=3e-4, teacher_weight=1.0)
+    after = train_quantised(made, model, some, SPEC, settings, augmentation=Augmentation(mirror=0.0))
+    logits = wanted(model, torch.from_numpy(images)).numpy()
+
+    def error(graph: Graph) -> float:
+        # what is added to all classes alike changes no answer, and the loss does not see it
+        difference = simulate(graph, images) - logits
+        return float(np.square(difference - difference.mean(axis=1, keepdims=True)).mean())
+
+    assert error(after) < 0.9 * error(made)
+
+
+@pytest.mark.slow
+def test_the_exporter_verifies_every_kind_of_file(digits: Dataset, tmp_path: Path) -> None:
+    model = digits_model()
+    settings = ExportSettings(calibration_images=8, verify_images=60)
+    artifacts = export_model(model, task_for(digits, trained=False), digits, tmp_path, "cut", settings)
+    assert [artifact.precision for artifact in artifacts] == ["fp32", "int8", "fp32", "int8", "int8-full"]
+    assert all(artifact.plan == model.plan for artifact in artifacts)
+    assert all(read_artifact(tmp_path / artifact.file).plan == model.plan for artifact in artifacts)
