@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import torch
 
 from compress.importance.units import BlockImportance, Floats, Importance
 from compress.model.coordinates import Coordinates
-from compress.model.tensors import read_groups, write_groups
+from compress.model.tensors import Tensors, read_groups, write_groups
 from compress.model.vit import build
-from runtime import ShapePlan
+from runtime import PlanError, ShapePlan
 
 from .analysis import BasisAnalysis
 from .moments import BlockMoments, Moments, parts_of
@@ -55,9 +56,13 @@ def write_analysis(path: Path, fingerprint: str, analysis: BasisAnalysis) -> Non
 def read_analysis(path: Path, fingerprint: str) -> BasisAnalysis | None:
     """Reads an analysis; returns None where the file is missing, damaged, or belongs to other work."""
     found = read_groups(path, fingerprint, _Header, ("model", "moments", "importance", "coordinates"))
-    if found is None:
+    try:
+        return None if found is None else _analysis(*found)
+    except (KeyError, PlanError):
         return None
-    header, groups = found
+
+
+def _analysis(header: _Header, groups: Mapping[str, Tensors]) -> BasisAnalysis:
     own, ranks = {name: value.double() for name, value in groups["moments"].items()}, groups["importance"]
     count = len(header.plan.blocks)
     blocks = tuple(BlockMoments(*(own[f"{i}.{name}"] for name in _NAMES)) for i in range(count))

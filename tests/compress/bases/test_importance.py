@@ -18,7 +18,7 @@ from compress.bases.ranking import importance_of
 from compress.bases.sensitivity import Sensitivity, features_of, sensitivity_of
 from compress.budget import parse_budget
 from compress.importance.units import Importance
-from compress.model.slicing import KeptUnits, keep_all
+from compress.model.slicing import KeptUnits, keep_all, plan_of, same_widths
 from compress.model.vit import SlicedViT
 from compress.search.uniform import scale_evenly
 from runtime import BlockPlan, ShapePlan
@@ -291,8 +291,11 @@ def test_cut_widths_are_multiples_of_8_and_fit_the_budget(key: str) -> None:
     found = analysis_of(key)
     plan = found.model.plan
     budget = parse_budget("macs=0.8", plan)
-    kept = scale_evenly(plan, found.importance, budget).kept
+    proposal = scale_evenly(plan, found.importance, budget)
+    kept = proposal.kept
     cut = found.cut(kept)
+    assert proposal.plan == plan_of(plan, kept)
+    assert same_widths(cut.plan, proposal.plan)
     widths = [w for b in cut.plan.blocks for w in (b.qk_dim, b.v_dim, b.mlp_dim)] + [cut.plan.embed_dim]
     assert all(width % 8 == 0 for width in widths)
     assert budget.of(cut.plan) <= budget.limit

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from compress.bases.moments import parts_of
 from compress.bases.stored import read_analysis, write_analysis
@@ -51,6 +53,12 @@ def test_a_cut_after_reading_is_the_cut_before_writing(tmp_path: Path) -> None:
     assert torch.equal(turned[0][1].matrix, turned[1][1].matrix)
 
 
+def path_of(data: bytes, folder: Path) -> Path:
+    path = folder / "whole.safetensors"
+    path.write_bytes(data)
+    return path
+
+
 def test_other_work_missing_and_damaged_files_are_not_taken(tmp_path: Path) -> None:
     found, path = analysis_of("vit"), tmp_path / "bases.safetensors"
     assert read_analysis(path, "this work") is None
@@ -60,6 +68,11 @@ def test_other_work_missing_and_damaged_files_are_not_taken(tmp_path: Path) -> N
     for damaged in (data[:100], data[: len(data) // 2], b"", b"\x00" * 64):
         path.write_bytes(damaged)
         assert read_analysis(path, "this work") is None
+    with safe_open(path_of(data, tmp_path), framework="pt") as file:
+        tensors, head = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    for missing in ("moments/0.keys", "importance/embed", "coordinates/shift", "model/head.bias"):
+        save_file({name: value for name, value in tensors.items() if name != missing}, path, head)
+        assert read_analysis(path, "this work") is None, missing
     path.write_bytes(data)
     again = read_analysis(path, "this work")
     assert again is not None

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compress.bases.turning import random_rotation
 from compress.model.canonical import canonical, rotate_stream, stream_readers, stream_writers
-from compress.model.slicing import KeptUnits, compose, keep_all, plan_of, slice_vit
+from compress.model.slicing import KeptUnits, compose, keep_all, plan_of, same_widths, slice_vit
 from compress.model.vit import SlicedViT, build, parameter_axes
 from runtime import macs, params
 from tests.compress.kinds import KINDS, WITH_RMS, distance, in_float64, model_of_kind
@@ -173,3 +173,10 @@ def test_blocks_that_go_take_the_epsilons_of_their_norms() -> None:
     assert short.plan.norm_eps == (*values[:3], values[-1])
     norms = [short.norm_pre, short.blocks[0].norm1, short.blocks[0].norm2, short.norm]
     assert [norm.eps for norm in norms] == list(short.plan.norm_eps)
+
+
+def test_widths_are_compared_without_what_norms_add_and_divide_by() -> None:
+    plan = canonical(model_of_kind("vit")).plan
+    assert same_widths(plan, replace(plan, norm_eps=(0.5,) * 5, norm_dim=64))
+    assert not same_widths(plan, replace(plan, embed_dim=plan.embed_dim - 8))
+    assert not same_widths(plan, replace(plan, norm_type="layer"))
