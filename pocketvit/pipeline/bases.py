@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from compress.bases.analysis import BasisAnalysis, analyse
-from compress.bases.stored import read_analysis, write_analysis
+from compress.bases.stored import read_bases, write_bases
 from compress.bases.variety import sameness_of
 from compress.data.batches import augmented_pixels, plain_batches
 from compress.data.splits import random_set
@@ -54,12 +54,12 @@ def analysis_of(
     """
     path, count = bases_path(place), images_for_bases(job)
     name = f"{weights_sha256(model)} {job.data.name} {count} {job.settings.seed}"
-    found = read_analysis(path, name)
+    found = read_bases(path, name)
     if found is None:
         images = basis_images(job, count, 0)
         found = analyse(model, images, progress)
         _warn_of_images(folder, min(count, len(job.data.train)), sameness_of(images))
-        write_analysis(path, name, found)
+        write_bases(path, name, found)
     return found
 
 
