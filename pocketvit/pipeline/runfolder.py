@@ -19,7 +19,13 @@ from runtime.storage.journals import RUN_LOG
 if TYPE_CHECKING:
     from compress.data.data_list import DataList
 
-RUN_DOCUMENT = Document("pocketvit.run", 1, RunSettings, key="settings")
+
+def _of_units(settings: dict[str, Any], version: int) -> dict[str, Any]:
+    """Says of a run of version 1 that it cuts units as they are, since bases came later."""
+    return {"basis": "units"} | settings
+
+
+RUN_DOCUMENT = Document("pocketvit.run", 2, RunSettings, key="settings", upgrade=_of_units)
 
 
 @dataclass(frozen=True)
@@ -222,6 +228,8 @@ def _check_same(run: RunFolder, settings: RunSettings, may_move: bool = False) -
     now = encode(settings)
     # a run can continue on any device
     free = {"device", *(("data",) if may_move else ())}
+    if own.basis == "units" and settings.basis == "auto" and settings.importance in ("", own.importance):
+        free |= {"basis", "importance"}  # what was begun by units goes on by them
     differ = (key for key in now if key not in free and before[key] != now[key])
     changed = [f"{key} was {before[key]!r} and is now {now[key]!r}" for key in differ]
     if changed:
