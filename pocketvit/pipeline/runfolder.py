@@ -119,7 +119,7 @@ def claim(
     _check_name(root)
     if root.exists() and not root.is_dir():
         raise RunFolderError(f"{root} is a file", fix="Choose another run with --name or --runs")
-    filled = root.is_dir() and any(path.name != LOCK for path in root.iterdir())
+    filled = root.is_dir() and any(path.name != LOCK and not path.match(_FIRST_FILE) for path in root.iterdir())
     if filled and not run.settings.is_file():
         raise RunFolderError(f"{root} exists and is no run folder", fix="Choose another run with --name or --runs")
     if filled and not (resume or force):
@@ -134,7 +134,7 @@ def claim(
             settings = _check_same(run, settings, may_move=data is not None and run.data.is_file())
             if data is not None:
                 check_list(run, run.data, data)
-            _sweep(root)
+        _sweep(root)
         if not run.settings.exists() or read_settings(run).data != settings.data:
             RUN_DOCUMENT.write(run.settings, settings)
         if data is not None:
@@ -197,6 +197,9 @@ def check_list(run: RunFolder, path: Path, now: DataList) -> None:
             fix="Put the data back as it was, replace the run with --force, or choose another --name",
         )
 
+
+_FIRST_FILE = ".run.json.*.tmp"
+"""Name of the first file of a run while it is written; a folder in which a process was killed then is empty."""
 
 _LONGEST_NAME = 200
 """Most bytes in the name of a run, to which file names add; file systems take at most 255."""
