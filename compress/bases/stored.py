@@ -15,7 +15,7 @@ from compress.model.vit import build
 from runtime import PlanError, ShapePlan
 
 from .analysis import BasisAnalysis
-from .moments import BlockMoments, Moments, parts_of
+from .moments import BlockMoments, Moments, moment_parts
 
 _NAMES = ("queries", "keys", "mixed", "hidden")
 
@@ -40,7 +40,7 @@ def write_analysis(path: Path, fingerprint: str, analysis: BasisAnalysis) -> Non
     tensors = {"stream": moments.stream.float()} | {f"inputs.{k}": v.float() for k, v in moments.inputs.items()}
     ranks = {"embed": torch.from_numpy(importance.embed)}
     for i, own in enumerate(moments.blocks):
-        tensors |= {f"{i}.{name}": value.float() for name, value in zip(_NAMES, parts_of(own), strict=True)}
+        tensors |= {f"{i}.{name}": value.float() for name, value in zip(_NAMES, moment_parts(own), strict=True)}
         block = importance.blocks[i]
         ranks |= {f"{i}.qk": torch.from_numpy(block.qk), f"{i}.v": torch.from_numpy(block.v)}
         ranks[f"{i}.mlp"] = torch.from_numpy(block.mlp)

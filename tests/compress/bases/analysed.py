@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 
 from compress.bases.analysis import BasisAnalysis, analyse, features_in_canonical
-from compress.bases.moments import Moments, moments_of
+from compress.bases.moments import Moments, second_moments
 from compress.bases.sensitivity import Sensitivity, sensitivity_of
 from compress.model.canonical import canonical
 from compress.model.slicing import KeptUnits, keep_all
@@ -31,7 +31,7 @@ def parts_for(model: SlicedViT, count: int = 32) -> tuple[Moments, Sensitivity]:
     plain, back = canonical(model), features_in_canonical(model).matrix
     images = images_for(model.plan, count)
     felt = sensitivity_of(plain, images, back, 0.5, 1)
-    return moments_of(plain, images, felt.tokens), felt
+    return second_moments(plain, images, felt.tokens), felt
 
 
 def without_last(plan: ShapePlan, block: int, kind: str, count: int) -> KeptUnits:

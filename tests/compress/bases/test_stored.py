@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from compress.bases.moments import parts_of
+from compress.bases.moments import moment_parts
 from compress.bases.stored import read_analysis, write_analysis
 from compress.model.slicing import keep_all
 from tests.compress.bases.analysed import analysis_of, without_last
@@ -26,7 +26,7 @@ def test_it_comes_back_bit_by_bit(key: str, tmp_path: Path) -> None:
     assert again.model.plan == found.model.plan
     pairs = [*zip(again.model.parameters(), found.model.parameters(), strict=True)]
     for one, other in zip(again.moments.blocks, found.moments.blocks, strict=True):
-        pairs += zip(parts_of(one), parts_of(other), strict=True)
+        pairs += zip(moment_parts(one), moment_parts(other), strict=True)
     assert again.moments.inputs.keys() == found.moments.inputs.keys()
     pairs += [(value, found.moments.inputs[name]) for name, value in again.moments.inputs.items()]
     pairs += [(again.moments.stream, found.moments.stream)]
