@@ -17,7 +17,7 @@ from runtime import ModelError, Progress, silent
 from .folded import cut_and_fit, in_best_bases
 from .hidden import removal_order
 from .losses import SHARES, measure_losses
-from .moments import BlockMoments, Moments, second_moments, moment_parts
+from .moments import BlockMoments, Moments, moment_parts, second_moments
 from .ranking import importance_of
 from .sensitivity import Sensitivity, metric_root, rotated, sensitivity_of
 from .turning import turned
