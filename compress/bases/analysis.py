@@ -17,7 +17,7 @@ from runtime import ModelError, Progress, silent
 from .folded import cut_and_fit, in_best_bases
 from .hidden import removal_order
 from .losses import SHARES, measure_losses
-from .moments import BlockMoments, Moments, moment_parts, second_moments
+from .moments import BlockMoments, Moments, moment_tensors, second_moments
 from .ranking import importance_of
 from .sensitivity import Sensitivity, metric_root, rotated, sensitivity_of
 from .turning import turned
@@ -93,7 +93,7 @@ def analyse(model: SlicedViT, images: torch.Tensor, progress: Progress = silent)
 
 
 def _check_finite(moments: Moments, felt: Sensitivity) -> None:
-    parts = [part for own in moments.blocks for part in moment_parts(own)]
+    parts = [part for own in moments.blocks for part in moment_tensors(own)]
     if not all(torch.isfinite(own).all() for own in (*parts, moments.stream, *felt.attended, *felt.transformed)):
         raise ModelError(
             "What the model computes on these images is not finite",
@@ -116,5 +116,5 @@ def _rounded(moments: Moments) -> Moments:
     def cast_one(value: torch.Tensor) -> torch.Tensor:
         return value.float().double()
 
-    blocks = tuple(BlockMoments(*map(cast_one, moment_parts(own))) for own in moments.blocks)
+    blocks = tuple(BlockMoments(*map(cast_one, moment_tensors(own))) for own in moments.blocks)
     return Moments(blocks, cast_one(moments.stream), {name: cast_one(own) for name, own in moments.inputs.items()})

@@ -32,7 +32,7 @@ class BlockMoments:
     hidden: torch.Tensor
 
 
-def moment_parts(own: BlockMoments) -> tuple[torch.Tensor, ...]:
+def moment_tensors(own: BlockMoments) -> tuple[torch.Tensor, ...]:
     """Returns the moments of a block in the order of their declaration."""
     return own.queries, own.keys, own.mixed, own.hidden
 

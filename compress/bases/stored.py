@@ -15,7 +15,7 @@ from compress.model.vit import build
 from runtime import PlanError, ShapePlan
 
 from .analysis import BasisAnalysis
-from .moments import BlockMoments, Moments, moment_parts
+from .moments import BlockMoments, Moments, moment_tensors
 
 _NAMES = ("queries", "keys", "mixed", "hidden")
 
@@ -25,7 +25,7 @@ class _Header:
     plan: ShapePlan
 
 
-def write_analysis(path: Path, fingerprint: str, analysis: BasisAnalysis) -> None:
+def write_bases(path: Path, fingerprint: str, analysis: BasisAnalysis) -> None:
     """Writes an analysis, so that a run that was stopped can go on with it.
 
     Args:
@@ -40,7 +40,7 @@ def write_analysis(path: Path, fingerprint: str, analysis: BasisAnalysis) -> Non
     tensors = {"stream": moments.stream.float()} | {f"inputs.{k}": v.float() for k, v in moments.inputs.items()}
     ranks = {"embed": torch.from_numpy(importance.embed)}
     for i, own in enumerate(moments.blocks):
-        tensors |= {f"{i}.{name}": value.float() for name, value in zip(_NAMES, moment_parts(own), strict=True)}
+        tensors |= {f"{i}.{name}": value.float() for name, value in zip(_NAMES, moment_tensors(own), strict=True)}
         block = importance.blocks[i]
         ranks |= {f"{i}.qk": torch.from_numpy(block.qk), f"{i}.v": torch.from_numpy(block.v)}
         ranks[f"{i}.mlp"] = torch.from_numpy(block.mlp)
@@ -53,7 +53,7 @@ def write_analysis(path: Path, fingerprint: str, analysis: BasisAnalysis) -> Non
     write_groups(path, fingerprint, _Header(analysis.model.plan), groups)
 
 
-def read_analysis(path: Path, fingerprint: str) -> BasisAnalysis | None:
+def read_bases(path: Path, fingerprint: str) -> BasisAnalysis | None:
     """Reads an analysis; returns None where the file is missing, damaged, or belongs to other work."""
     found = read_groups(path, fingerprint, _Header, ("model", "moments", "importance", "coordinates"))
     try:

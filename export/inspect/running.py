@@ -117,7 +117,7 @@ def run_in_tensorflow(path: Path, images: int, reporter: Reporter) -> Ran:
     dtype = np.dtype(inside["dtype"])
     outputs = _answers(run, shape, dtype, _qparams(inside), images, path, reporter, "run in TensorFlow")
     reporter.doing("TensorFlow's analyzer", "reading")
-    gpu = read_gpu_analysis(_analysis(tensorflow, path))
+    gpu = read_analysis(_analysis(tensorflow, path))
     return _ran("tensorflow", tensorflow.__version__, shape, dtype, outputs, _qparams(outside), gpu)
 
 
@@ -182,10 +182,10 @@ def _analysis(tensorflow: Any, path: Path) -> str:
         return scratch.read().decode(errors="replace")
 
 
-def read_gpu_analysis(text: str) -> GpuAnalysis:
+def read_analysis(text: str) -> GpuAnalysis:
     """Returns what TensorFlow's analyzer printed about the GPU delegate.
 
-    >>> read_gpu_analysis("Your model looks compatible with GPU delegate on TFLite")
+    >>> read_analysis("Your model looks compatible with GPU delegate on TFLite")
     GpuAnalysis(compatible=True, issues={})
     """
     issues: Counter[str] = Counter()

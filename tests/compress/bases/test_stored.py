@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from compress.bases.moments import moment_parts
-from compress.bases.stored import read_analysis, write_analysis
+from compress.bases.moments import moment_tensors
+from compress.bases.stored import read_bases, write_bases
 from compress.model.slicing import keep_all
 from tests.compress.bases.analysed import analysis_of, without_last
 from tests.compress.kinds import KINDS
@@ -20,13 +20,13 @@ from tests.compress.kinds import KINDS
 @pytest.mark.parametrize("key", [*KINDS, "roomy"])
 def test_it_comes_back_bit_by_bit(key: str, tmp_path: Path) -> None:
     found, path = analysis_of(key), tmp_path / "bases.safetensors"
-    write_analysis(path, "this work", found)
-    again = read_analysis(path, "this work")
+    write_bases(path, "this work", found)
+    again = read_bases(path, "this work")
     assert again is not None
     assert again.model.plan == found.model.plan
     pairs = [*zip(again.model.parameters(), found.model.parameters(), strict=True)]
     for one, other in zip(again.moments.blocks, found.moments.blocks, strict=True):
-        pairs += zip(moment_parts(one), moment_parts(other), strict=True)
+        pairs += zip(moment_tensors(one), moment_tensors(other), strict=True)
     assert again.moments.inputs.keys() == found.moments.inputs.keys()
     pairs += [(value, found.moments.inputs[name]) for name, value in again.moments.inputs.items()]
     pairs += [(again.moments.stream, found.moments.stream)]
@@ -41,8 +41,8 @@ def test_it_comes_back_bit_by_bit(key: str, tmp_path: Path) -> None:
 
 def test_a_cut_after_reading_is_the_cut_before_writing(tmp_path: Path) -> None:
     found, path = analysis_of("roomy"), tmp_path / "bases.safetensors"
-    write_analysis(path, "", found)
-    again = read_analysis(path, "")
+    write_bases(path, "", found)
+    again = read_bases(path, "")
     assert again is not None
     kept = without_last(found.model.plan, 1, "mlp", 40)
     one, other = found.cut(kept), again.cut(kept)
@@ -61,19 +61,19 @@ def path_of(data: bytes, folder: Path) -> Path:
 
 def test_other_work_missing_and_damaged_files_are_not_taken(tmp_path: Path) -> None:
     found, path = analysis_of("vit"), tmp_path / "bases.safetensors"
-    assert read_analysis(path, "this work") is None
-    write_analysis(path, "this work", found)
-    assert read_analysis(path, "other work") is None
+    assert read_bases(path, "this work") is None
+    write_bases(path, "this work", found)
+    assert read_bases(path, "other work") is None
     data = path.read_bytes()
     for damaged in (data[:100], data[: len(data) // 2], b"", b"\x00" * 64):
         path.write_bytes(damaged)
-        assert read_analysis(path, "this work") is None
+        assert read_bases(path, "this work") is None
     with safe_open(path_of(data, tmp_path), framework="pt") as file:
         tensors, head = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
     for missing in ("moments/0.keys", "importance/embed", "coordinates/shift", "model/head.bias"):
         save_file({name: value for name, value in tensors.items() if name != missing}, path, head)
-        assert read_analysis(path, "this work") is None, missing
+        assert read_bases(path, "this work") is None, missing
     path.write_bytes(data)
-    again = read_analysis(path, "this work")
+    again = read_bases(path, "this work")
     assert again is not None
     assert keep_all(again.model.plan) == keep_all(found.model.plan)

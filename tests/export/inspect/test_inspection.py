@@ -13,7 +13,7 @@ from export.graph.rewrites import NO_REWRITES
 from export.inspect.check_file import verify_file
 from export.inspect.inspection import Inspection, inspect_file
 from export.inspect.parts import parts_of
-from export.inspect.running import read_gpu_analysis
+from export.inspect.running import read_analysis
 from export.inspect.sandbox import Sandbox
 from runtime import (
     ArtifactError,
@@ -222,6 +222,6 @@ def test_the_analysis_of_the_gpu_delegate() -> None:
         "  Op#2 SIGN(T#3) -> [T#4]\nGPU COMPATIBILITY WARNING: Not supported op SIGN\n"
         "GPU COMPATIBILITY WARNING: Subgraph#0 has GPU delegate compatibility issues at nodes 1, 2\n"
     )
-    found = read_gpu_analysis(text)
+    found = read_analysis(text)
     assert (found.compatible, found.issues) == (False, {"SIGN: Not supported op SIGN": 2})
-    assert read_gpu_analysis("something else").compatible is None
+    assert read_analysis("something else").compatible is None
