@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+<<<<<<< HEAD
 from compress.model.reconstruction import RIDGE, images_needed, reconstruct
+=======
+from compress.model.canonical import canonical
+from compress.model.reconstruction import images_needed, reconstruct
+>>>>>>> basetests
 from compress.model.slicing import KeptUnits, keep_all, slice_vit
 from compress.model.vit import SlicedViT
 from runtime import BlockPlan, PlanError, ShapePlan
@@ -141,10 +146,13 @@ def shallower(plan: ShapePlan) -> KeptUnits:
 
 @pytest.mark.parametrize("choose", [half_mlp, fewer_values, one_head_less, shallower])
 @pytest.mark.parametrize(
-    "plan", [PLAN, replace(PLAN, layer_scale=True), replace(PLAN, proj_bias=False)], ids=["plain", "scaled", "no bias"]
+    "plan",
+    [PLAN, replace(PLAN, layer_scale=True), replace(PLAN, proj_bias=False), replace(PLAN, norm_pre=True)],
+    ids=["plain", "scaled", "no bias", "early norm"],
 )
+@pytest.mark.parametrize("form", ["plain", "canonical"])
 def test_what_is_left_answers_closer_to_the_whole_model(
-    choose: Callable[[ShapePlan], KeptUnits], plan: ShapePlan
+    choose: Callable[[ShapePlan], KeptUnits], plan: ShapePlan, form: str
 ) -> None:
     whole = tiny_vit(plan, seed=4)
     if plan.layer_scale:
@@ -153,6 +161,7 @@ def test_what_is_left_answers_closer_to_the_whole_model(
                 block.gamma1.uniform_(0.1, 1.0)
                 block.gamma2.uniform_(-1.0, 1.0)
                 block.gamma2[0] = 0.0
+    whole = canonical(whole) if form == "canonical" else whole
     kept = choose(plan)
     sliced = slice_vit(whole, kept)
     before = {name: value.clone() for name, value in sliced.state_dict().items()}
@@ -210,8 +219,13 @@ def test_how_images_are_batched_does_not_matter() -> None:
     sliced = slice_vit(whole, kept)
     one, other = (fitted_exactly(sliced, whole, kept, size=size) for size in (IMAGES, 7))
     for name, value in one.state_dict().items():
+<<<<<<< HEAD
         # the ridge is a number in float32
         torch.testing.assert_close(other.state_dict()[name], value, rtol=0, atol=1e-6)
+=======
+        # float32 forward passes in other batches round differently, at times by a little more than 1e-4
+        torch.testing.assert_close(other.state_dict()[name], value, rtol=0, atol=5e-4)
+>>>>>>> basetests
 
 
 def test_what_cannot_be_is_refused() -> None:
