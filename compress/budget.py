@@ -116,6 +116,15 @@ def budget_cost(text: str) -> str:
     return _read(text)[0]
 
 
+def same_budget(one: str, other: str) -> bool:
+    """Returns whether two texts state the same budget, such as ``macs=0.5`` and ``macs=0.50``.
+
+    Raises:
+        PlanError: a text is no budget.
+    """
+    return _read(one) == _read(other)
+
+
 def parse_budget(text: str, baseline: ShapePlan, tables: Tables | None = None) -> Budget:
     """Reads a budget.
 
