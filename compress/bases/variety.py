@@ -6,6 +6,8 @@ import torch
 
 from .moments import Moments
 
+_FEW, _ALIKE = 64, 4.0
+
 
 def variety_of(moments: Moments) -> float:
     """Returns in how many directions the last norm's input varies, from 1 to the width of the stream.
@@ -18,3 +20,20 @@ def variety_of(moments: Moments) -> float:
     """
     own = torch.linalg.eigvalsh(moments.stream).clamp_min(0)
     return float(own.sum() ** 2 / own.square().sum().clamp_min(1e-300))
+
+
+def remarks_on_images(images: int, variety: float) -> tuple[str, ...]:
+    """Returns a sentence where bases serve no other images than those that they were found from.
+
+    Args:
+        images: number of different images that the bases were found from.
+        variety: see ``variety_of``.
+    """
+    if images < _FEW:
+        return (f"The bases are found from {images} images; give {_FEW} or more of what the model will see",)
+    if variety < _ALIKE:
+        return (
+            f"The images that the bases are found from are all alike (their features span {variety:.1f} directions): "
+            "the cut model serves no other kind",
+        )
+    return ()

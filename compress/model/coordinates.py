@@ -32,6 +32,12 @@ class Coordinates:
         """Maps features ``(..., C)`` to ``(..., F)``, in float64."""
         return features.double() @ self.matrix.double().to(features.device) + self.shift.double().to(features.device)
 
+    def then(self, outer: Coordinates) -> Coordinates:
+        """Returns this map followed by another one."""
+        matrix = self.matrix.double() @ outer.matrix.double()
+        shift = self.shift.double() @ outer.matrix.double() + outer.shift.double()
+        return Coordinates(matrix.float(), shift.float())
+
     def write(self, folder: Path) -> None:
         """Writes the map into a model folder.
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compress.bases.analysis import BasisAnalysis, analyse
+from compress.bases.analysis import RIDGE, BasisAnalysis, analyse
 from compress.bases.stored import read_analysis, write_analysis
-from compress.bases.variety import variety_of
+from compress.bases.variety import remarks_on_images, variety_of
 from compress.data.batches import augmented_pixels, plain_batches
 from compress.data.splits import random_set
 from compress.fidelity import answers_of, compared, some_images
@@ -25,12 +25,8 @@ from .job import PreparedRun
 from .runfolder import RunFolder
 
 _TOKENS, _LEAST, _MOST = 61_440, 320, 768
-_FEW, _ALIKE = 64, 4.0
 _EPOCH = 2_000_000
 _BATCH = 16
-
-RIDGE = 0.5
-"""Ridge of the reconstruction, whose start is fitted already: larger than where units were cut without a fit."""
 
 
 def analysis_of(job: PreparedRun, folder: RunFolder, baseline: SlicedViT, progress: Progress = silent) -> BasisAnalysis:
@@ -87,15 +83,7 @@ def basis_images(job: PreparedRun, count: int, number: int) -> torch.Tensor:
 
 def _warn_of_images(folder: RunFolder, images: int, variety: float) -> None:
     """Warns where the bases serve no other images than those that they were found from."""
-    notes = []
-    if images < _FEW:
-        notes.append(f"The bases are found from {images} images; give {_FEW} or more of what the model will see")
-    elif variety < _ALIKE:
-        notes.append(
-            f"The images that the bases are found from are all alike (their features span {variety:.1f} directions): "
-            "the cut model serves no other kind"
-        )
-    for note in notes:
+    for note in remarks_on_images(images, variety):
         folder.log("note", text=note)
         warnings.warn(note, PocketVitWarning, stacklevel=3)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-from compress.budget import budget_cost, latency_target, parse_budget, same_budget
+from compress.budget import budget_cost, check_distinct, latency_target, parse_budget
 from compress.data.data_list import list_data
 from compress.model.vit import SlicedViT
 from device_bench.report.summary import RunSummary, summarise
@@ -141,14 +141,15 @@ def _each(
 
 
 def _check_texts(budgets: Sequence[str], root: Path) -> None:
-    """Refuses budgets that say the same, or whose runs would have the same folder."""
-    if isinstance(budgets, str) or not budgets or not all(isinstance(own, str) for own in budgets):
-        raise PlanError(
-            "The budgets are not a list of texts", expected='such as ["macs=0.75", "macs=0.5"]', got=budgets
-        )
+    """Refuses budgets that state the same, or whose runs would have the same folder."""
+    check_distinct(budgets)
     for one, other in combinations(budgets, 2):
-        if same_budget(one, other) or place_of(root, one) == place_of(root, other):
-            raise PlanError("A budget is given twice", expected="each budget once", got=f"{one} and {other}")
+        if place_of(root, one) == place_of(root, other):
+            raise PlanError(
+                "The runs of two budgets would have the same folder",
+                expected="budgets that differ in letters, digits or dots",
+                got=f"{one} and {other}",
+            )
 
 
 def _check_limits(jobs: Sequence[PreparedRun]) -> None:
@@ -199,13 +200,16 @@ def _share_analysis(pairs: Sequence[tuple[PreparedRun, RunFolder]], baseline: Sl
         folder.log("shared", what="bases", run=donor.name)
 
 
-def _link_weights(source: str, target: str) -> object:
+def _link_weights(source: str, target: str) -> None:
     """Links a file of weights, which are never changed in place, and copies any other file."""
-    return _link(source, target) if source.endswith(".safetensors") else shutil.copy2(source, target)
+    if source.endswith(".safetensors"):
+        _link(source, target)
+    else:
+        shutil.copy2(source, target)
 
 
-def _link(source: str, target: str) -> object:
+def _link(source: str, target: str) -> None:
     try:
-        return os.link(source, target)
+        os.link(source, target)
     except OSError:  # not every file system has hard links
-        return shutil.copy2(source, target)
+        shutil.copy2(source, target)
