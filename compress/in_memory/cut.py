@@ -106,7 +106,8 @@ def cut(
         PocketVitWarning: the images are few, all alike, or look like pixels that are not normalised.
     """
     progress = progress or silent
-    with torch.inference_mode(False), torch.enable_grad():
+    # new layers draw their first weights, which are then replaced, from torch's generator
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         device = next((own.device for own in module.parameters()), CPU) if isinstance(module, nn.Module) else CPU
         whole = _whole_of(module)
         method = _method_of(search)
