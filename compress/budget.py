@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -114,6 +114,24 @@ def budget_cost(text: str) -> str:
         PlanError: the text is no budget.
     """
     return _read(text)[0]
+
+
+def check_distinct(budgets: Sequence[str]) -> None:
+    """Checks that texts are budgets and that no two state the same one, as ``macs=0.5`` and ``macs=0.50`` do.
+
+    Raises:
+        PlanError: there is no budget, a text is none, or a budget is there twice.
+    """
+    if isinstance(budgets, str) or not budgets or not all(isinstance(own, str) for own in budgets):
+        raise PlanError(
+            "These are no budgets", expected='a list of texts, such as ["macs=0.75", "macs=0.5"]', got=budgets
+        )
+    known: dict[tuple[str, Fraction, int | None], str] = {}
+    for text in budgets:
+        before = known.get(_read(text))
+        if before is not None:
+            raise PlanError("A budget is given twice", expected="each budget once", got=f"{before} and {text}")
+        known[_read(text)] = text
 
 
 def parse_budget(text: str, baseline: ShapePlan, tables: Tables | None = None) -> Budget:

@@ -1,4 +1,7 @@
 from compress.data.load import load_data as load_data
+from compress.in_memory.cut import cut as cut
+from compress.in_memory.cut_model import CutModel as CutModel
+from compress.in_memory.cut_model import CutReport as CutReport
 from compress.model.folder import read_model as read_model
 from compress.model.load import load_model as load_model
 from compress.model.slicing import slice_vit as slice_vit
@@ -9,6 +12,9 @@ from export.exporter import export_model as export_model
 from export.settings import ExportSettings as ExportSettings
 from pocketvit.distill_settings import DistillSettings as DistillSettings
 from pocketvit.jobs.distilling import distill as distill
+from pocketvit.loading import load as load
+from pocketvit.pipeline.budgets import compress_budgets as compress_budgets
+from pocketvit.pipeline.budgets import run_budgets as run_budgets
 from pocketvit.pipeline.run import compress as compress
 from pocketvit.pipeline.run import export as export
 from pocketvit.pipeline.run import export_run as export_run
@@ -19,4 +25,3 @@ from runtime import BlockPlan as BlockPlan
 from runtime import PocketVitError as PocketVitError
 from runtime import Session as Session
 from runtime import ShapePlan as ShapePlan
-from runtime import load as load

@@ -60,7 +60,11 @@ class CommandOption:
 
     @property
     def repeated(self) -> bool:
-        """Whether it may be given several times, each time as NAME=VALUE."""
+        """Whether it may be given several times: each time as NAME=VALUE, or each time for work of its own."""
+        return self.option.several or self._is_dict
+
+    @property
+    def _is_dict(self) -> bool:
         return get_origin(_plain(self.kind)) is dict
 
     @property
@@ -78,7 +82,7 @@ class CommandOption:
     def metavar(self) -> str:
         """The form of its value, for ``--help``."""
         kind = _plain(self.kind)
-        return "NAME=VALUE" if self.repeated else "A,B" if get_origin(kind) is tuple else _METAVARS.get(kind, "TEXT")
+        return "NAME=VALUE" if self._is_dict else "A,B" if get_origin(kind) is tuple else _METAVARS.get(kind, "TEXT")
 
     def read(self, raw: Raw) -> Any:
         """Returns the value of the fields.
@@ -88,8 +92,10 @@ class CommandOption:
         """
         if isinstance(raw, bool):
             return raw
-        if self.repeated:
+        if self._is_dict:
             return self._read_pairs(raw if isinstance(raw, tuple) else (str(raw),))
+        if isinstance(raw, tuple):
+            raw = self._one_of(raw)
         text, kind, choices = str(raw), _plain(self.kind), self.choices
         if not text and self.default == ():
             return ()
@@ -100,6 +106,11 @@ class CommandOption:
             what = f"--{self.key} takes some of" if several else f"--{self.key} is one of"
             raise PlanError(f"{what} {len(choices)}", expected=in_words(choices), got=", ".join(map(repr, wrong)))
         return value
+
+    def _one_of(self, raw: tuple[str, ...]) -> str:
+        if len(raw) != 1:
+            raise PlanError(f"--{self.key} is given several times", expected="it once here", got=", ".join(raw))
+        return raw[0]
 
     def _read_pairs(self, texts: tuple[str, ...]) -> dict[str, Any]:
         kind = get_args(_plain(self.kind))[1]
@@ -197,6 +208,20 @@ def run_settings(given: Mapping[str, Raw]) -> RunSettings:
     if "budget" not in values and not method.needs_budget:
         values["budget"] = ""
     return _made(RunSettings, values, run_options())
+
+
+def settings_and_budgets(given: Mapping[str, Raw]) -> tuple[RunSettings, tuple[str, ...]]:
+    """Returns the settings that options of a run make, and the budgets if there are several, else none.
+
+    The settings have the first of several budgets.
+
+    Raises:
+        PlanError: a value cannot be read, or two options contradict each other.
+    """
+    own = given.get("budget", ())
+    if not isinstance(own, tuple) or len(own) < 2:
+        return run_settings(given), ()
+    return run_settings({**given, "budget": own[0]}), own
 
 
 def distill_settings(given: Mapping[str, Raw]) -> tuple[RunSettings, DistillSettings]:

@@ -107,7 +107,12 @@ class RunSettings:
     crop_pct: Annotated[float | None, _model("Share of the scaled picture that the crop keeps, 0.01 to 1.")] = None
     interpolation: Annotated[Interpolation | None, _model("How pixels are interpolated: {choices}.")] = None
     budget: Annotated[
-        str, _pruning("Most that the result may cost: macs=0.75, params=0.7, macs=300M, latency=12ms@cpu …")
+        str,
+        _pruning(
+            "Most that the result may cost: macs=0.75, params=0.7, macs=300M, latency=12ms@cpu … Repeatable: run and "
+            "compress make a run NAME-BUDGET of each.",
+            several=True,
+        ),
     ] = DEFAULT_BUDGET
     cost: Annotated[
         str,

@@ -23,6 +23,7 @@ class Option:
             those of a ``Literal``.
         forms: a function that returns the forms of the value for ``{choices}``, as ``"module:function"``; they are not
             checked.
+        several: whether commands take it several times, each time for work of its own.
 
     >>> from typing import Annotated
     >>> epochs: Annotated[int, Option("Most passes over the training images.", panel="Training")] = 20
@@ -34,6 +35,7 @@ class Option:
     negative: bool = True
     choices: str = ""
     forms: str = ""
+    several: bool = False
 
     def names(self) -> tuple[str, ...]:
         """Returns the names in the registry of ``choices``; empty where there is none."""

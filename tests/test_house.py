@@ -14,8 +14,9 @@ MOST_FILES = 17
 COMMANDS = "pocketvit/cli"
 """One module for each command, however many there are; its function has the name of the command."""
 
-SHARED = {"main", "run", "choose"}
-"""Entry points of programs and of search methods, which are looked up by their place."""
+SHARED = {"main", "run", "choose", "load"}
+"""Entry points of programs and of search methods, which are looked up by their place; and ``load``, which in PocketViT
+does what that of the runtime does and also takes folders."""
 
 
 def sources() -> list[Path]:

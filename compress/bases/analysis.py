@@ -22,6 +22,9 @@ from .ranking import importance_of
 from .sensitivity import Sensitivity, metric_root, rotated, sensitivity_of
 from .turning import turned
 
+RIDGE = 0.5
+"""Ridge of a reconstruction in the best bases, whose start is fitted already: larger than elsewhere."""
+
 _REST = 0.5
 _PROBES = 2
 _LEAST_TOKENS, _LEAST_IMAGES = 3_200, 24

@@ -161,20 +161,26 @@ class SlicedViT(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Maps images ``(B, C, H, W)`` to logits ``(B, num_classes)``; two heads are averaged."""
-        x = self.stream(images)
-        for block in self.blocks:
-            x = block(x)
-        if self.plan.norm == "before_pool":
-            x = self.norm(x)
-        pooled = self.pool(x)
-        if self.plan.norm == "after_pool":
-            pooled = self.norm(pooled)
+        x, pooled = self.features(images)
         logits: torch.Tensor = self.head(pooled)
         if self.head_dist is None:
             return logits
         second = x[:, 1] if self.plan.norm == "before_pool" else self.norm(x[:, 1])
         averaged: torch.Tensor = (logits + self.head_dist(second)) / 2
         return averaged
+
+    def features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Maps images ``(B, C, H, W)`` to the last tokens ``(B, N, C)`` and the head's input ``(B, C)``.
+
+        The tokens are normed where the model norms them before pooling.
+        """
+        x = self.stream(images)
+        for block in self.blocks:
+            x = block(x)
+        if self.plan.norm == "before_pool":
+            x = self.norm(x)
+        pooled = self.pool(x)
+        return x, self.norm(pooled) if self.plan.norm == "after_pool" else pooled
 
     def stream(self, images: torch.Tensor) -> torch.Tensor:
         """Maps images ``(B, C, H, W)`` to the residual stream before the first block, ``(B, N, embed_dim)``."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from device_bench.documents.measurement import LATENCY_S
-from pocketvit.options import Raw, run_options, run_settings
-from pocketvit.output import fail, print_json, say
+from pocketvit.options import Raw, run_options, settings_and_budgets
+from pocketvit.output import fail, say
 
 from .common import RUNS, Country, Force, Json, Name, Resume, Runs, Seconds, with_options
-from .summary import print_summary, summary_body
+from .summary import print_summaries, print_summaries_json
 
 
 @with_options(run_options)
@@ -31,20 +31,28 @@ def run(
     """Do it all: fine-tune, prune, recover, export, verify, bench, report."""
     from pocketvit.pipeline import run as pipeline
     from pocketvit.pipeline.benching import bench_settings
+    from pocketvit.pipeline.budgets import run_budgets
     from pocketvit.progress import show_progress
 
-    settings = run_settings(given)
+    settings, budgets = settings_and_budgets(given)
     root = runs / (name or settings.name)
     bench = bench_settings(bench_seconds, energy, country)
     with show_progress() as progress:
-        summary = pipeline.run(settings, root, resume=resume, force=force, bench=bench, progress=progress)
+        how: dict[str, Any] = {"resume": resume, "force": force, "bench": bench, "progress": progress}
+        if budgets:
+            summaries = run_budgets(settings, budgets, root, **how)
+        else:
+            summaries = (pipeline.run(settings, root, **how),)
     if as_json:
-        print_json("pocketvit.summary", summary_body(summary))
+        print_summaries_json(summaries)
     else:
-        print_summary(summary)
-        say(f"Files in {root / 'artifacts'}, report in {root / 'report.html'}")
-    wrong = [f"Refused: {', '.join(artifact.file for artifact in summary.refused)}."] if summary.refused else []
-    if summary.failures and not as_json:
-        wrong.append(f"Not measured: {', '.join(sorted({failure.file for _, failure in summary.failures}))}.")
+        print_summaries(summaries)
+        for place in [root.with_name(own.name) for own in summaries] if budgets else [root]:
+            say(f"Files in {place / 'artifacts'}, report in {place / 'report.html'}")
+    refused = [artifact.file for own in summaries for artifact in own.refused]
+    unmeasured = sorted({failure.file for own in summaries for _, failure in own.failures})
+    wrong = [f"Refused: {', '.join(refused)}."] if refused else []
+    if unmeasured and not as_json:
+        wrong.append(f"Not measured: {', '.join(unmeasured)}.")
     if wrong:
         fail(" ".join(wrong), 1)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compress.bases.analysis import BasisAnalysis, analyse
+from compress.bases.analysis import RIDGE, BasisAnalysis, analyse
 from compress.bases.stored import read_bases, write_bases
-from compress.bases.variety import sameness_of
+from compress.bases.variety import remarks_on_images, sameness_of
 from compress.data.batches import augmented_pixels, plain_batches
 from compress.data.splits import random_set
 from compress.fidelity import answers_of, compared, some_images
@@ -26,12 +26,8 @@ from .job import PreparedRun
 from .runfolder import RunFolder
 
 _TOKENS, _LEAST, _MOST = 61_440, 320, 768
-_FEW, _ALIKE = 64, 0.9
 _EPOCH = 2_000_000
 _BATCH = 16
-
-RIDGE = 0.5
-"""Ridge of the reconstruction, whose start is fitted already: larger than where units were cut without a fit."""
 
 
 def analysis_of(
@@ -97,15 +93,7 @@ def basis_images(job: PreparedRun, count: int, number: int) -> torch.Tensor:
 
 def _warn_of_images(folder: RunFolder, images: int, sameness: float) -> None:
     """Warns where the bases serve no other images than those that they were found from."""
-    notes = []
-    if images < _FEW:
-        notes.append(f"The bases are found from {images} images; give {_FEW} or more of what the model will see")
-    elif sameness > _ALIKE:
-        notes.append(
-            f"The images that the bases are found from are all alike (two correlate by {sameness:.2f}): the cut model "
-            "serves no other kind"
-        )
-    for note in notes:
+    for note in remarks_on_images(images, sameness):
         folder.log("note", text=note)
         warnings.warn(note, PocketVitWarning, stacklevel=3)
 

@@ -21,7 +21,7 @@ _ITERATION = 10_000
 """Draws other images than those of the search."""
 
 
-def cut(
+def cut_units(
     job: PreparedRun, folder: RunFolder, whole: SlicedViT, kept: KeptUnits, number: int, progress: Progress = silent
 ) -> SlicedViT:
     """Returns the sliced model, reconstructed by least squares if the settings ask for it and it helps.

@@ -213,6 +213,17 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     )
 
 
+def with_budget(job: PreparedRun, budget: str) -> PreparedRun:
+    """Returns the same run with another budget.
+
+    Raises:
+        PlanError: the budget cannot be met, or the search method takes none.
+    """
+    settings = replace(job.settings, budget=budget)
+    _check_cost(settings, job.plan)
+    return replace(job, settings=settings)
+
+
 def _lesson(settings: RunSettings) -> Distillation | None:
     methods = cast(tuple[DistillMethod, ...], settings.distill_methods)
     lesson = Distillation(methods=methods, weight=settings.distill_weight, temperature=settings.temperature)

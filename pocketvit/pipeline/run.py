@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -51,15 +52,24 @@ def run(
         PocketVitError: a stage failed; see ``pocketvit.pipeline.stages``.
     """
     job = prepare(settings, progress)
-    checked = _check(job, Path(root), resume, progress)
+    checked = check_before(job, [Path(root)], resume, progress)
     check_extras(export_settings(settings).kinds)
     with claim(Path(root), settings, resume=resume, force=force, data=list_data(job.data)) as folder:
         keep_notes(folder, job.data, [checked])
-        shrink_stages(job, folder, progress)
-        export_stage(folder, job.data, export_settings(settings), progress)
-        bench_stage(folder, job.data, read_task(folder.sliced), bench or BenchSettings(), progress)
-        write_report(folder.root)
+        all_stages(job, folder, bench or BenchSettings(), progress)
     return summarise(folder.root)
+
+
+def all_stages(job: PreparedRun, folder: RunFolder, bench: BenchSettings, progress: Progress = silent) -> None:
+    """Does all stages of a run whose folder this process has claimed.
+
+    Raises:
+        PocketVitError: a stage failed; see ``pocketvit.pipeline.stages``.
+    """
+    shrink_stages(job, folder, progress)
+    export_stage(folder, job.data, export_settings(job.settings), progress)
+    bench_stage(folder, job.data, read_task(folder.sliced), bench, progress)
+    write_report(folder.root)
 
 
 def compress(
@@ -71,7 +81,7 @@ def compress(
         PocketVitError: a stage failed; see ``pocketvit.pipeline.stages``.
     """
     job = prepare(settings, progress)
-    checked = _check(job, Path(root), resume, progress)
+    checked = check_before(job, [Path(root)], resume, progress)
     with claim(Path(root), settings, resume=resume, force=force, data=list_data(job.data)) as folder:
         keep_notes(folder, job.data, [checked])
         shrink_stages(job, folder, progress)
@@ -134,7 +144,7 @@ def export(
         PocketVitError: see ``prepare`` and ``export.export_model``.
     """
     job = prepare(settings, progress, own_classes=True)
-    checked = _check(job, Path(root), resume, progress)
+    checked = check_before(job, [Path(root)], resume, progress)
     data = list_data(job.data)
     with claim(Path(root), settings, resume=resume, force=force, data=data) as folder, stage(folder, "export"):
         keep_notes(folder, job.data, [checked])
@@ -149,8 +159,18 @@ def export(
         return released(outcome, folder.artifacts)
 
 
-def _check(job: PreparedRun, root: Path, resume: bool, progress: Progress) -> Checked | None:
-    """Scores a fine-tuned checkpoint before anything is written; a continued run was checked before."""
-    if resume and (RunFolder(root).baseline / "task.json").is_file():
+def check_before(job: PreparedRun, roots: Sequence[Path], resume: bool, progress: Progress) -> Checked | None:
+    """Scores a fine-tuned checkpoint before anything is written; a continued run was checked before.
+
+    Args:
+        job: the run.
+        roots: its folder, or the folders of several runs of the same model.
+        resume: whether runs are continued.
+        progress: called as images are scored.
+
+    Raises:
+        ModelError: the checkpoint does not know the data's classes.
+    """
+    if resume and any((RunFolder(root).baseline / "task.json").is_file() for root in roots):
         return None
     return check_fine_tuned(job, progress, [f"it was resampled ({change})" for change in job.resampled])

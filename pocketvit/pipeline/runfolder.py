@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketvit.lock import LOCK, locked
 from pocketvit.settings import RunSettings
-from runtime import ArtifactError, Document, RunFolderError, encode, storage_errors
+from runtime import METRICS_DOCUMENT, ArtifactError, Document, RunFolderError, encode, storage_errors
 from runtime.storage.journals import RUN_LOG
 
 if TYPE_CHECKING:
@@ -116,17 +117,7 @@ def claim(
         StorageError: there is no space, or no permission to write.
     """
     run = RunFolder(root)
-    _check_name(root)
-    if root.exists() and not root.is_dir():
-        raise RunFolderError(f"{root} is a file", fix="Choose another run with --name or --runs")
-    filled = root.is_dir() and any(path.name != LOCK and not path.match(_FIRST_FILE) for path in root.iterdir())
-    if filled and not run.settings.is_file():
-        raise RunFolderError(f"{root} exists and is no run folder", fix="Choose another run with --name or --runs")
-    if filled and not (resume or force):
-        raise RunFolderError(
-            f"The run {root} exists already",
-            fix="Continue it with --resume, replace it with --force, or choose another --name",
-        )
+    filled = check_place(root, resume=resume, force=force)
     with locked(root, "writing to"):
         if filled and force:
             _clear(root)
@@ -140,6 +131,49 @@ def claim(
         if data is not None:
             keep_list(run, run.data, data)
         yield run
+
+
+def check_place(root: Path, *, resume: bool, force: bool) -> bool:
+    """Checks that a run may be made or opened in a folder; returns whether the folder holds one already.
+
+    Raises:
+        RunFolderError: the folder exists without ``resume`` or ``force``, or is no run folder; or its name cannot be
+            part of file names.
+    """
+    _check_name(root)
+    if root.exists() and not root.is_dir():
+        raise RunFolderError(f"{root} is a file", fix="Choose another run with --name or --runs")
+    filled = root.is_dir() and any(path.name != LOCK and not path.match(_FIRST_FILE) for path in root.iterdir())
+    if filled and not RunFolder(root).settings.is_file():
+        raise RunFolderError(f"{root} exists and is no run folder", fix="Choose another run with --name or --runs")
+    if filled and not (resume or force):
+        raise RunFolderError(
+            f"The run {root} exists already",
+            fix="Continue it with --resume, replace it with --force, or choose another --name",
+        )
+    return filled
+
+
+def adopt_baseline(run: RunFolder, baseline: Path, copy: Callable[[str, str], object] = shutil.copy2) -> None:
+    """Puts a finished model of another run into a run's folder as its baseline.
+
+    Args:
+        run: the run, which this process has claimed.
+        baseline: folder of the model.
+        copy: copies a file.
+
+    Raises:
+        ArtifactError: ``baseline`` is not finished.
+        StorageError: there is no space, or no permission to write.
+    """
+    METRICS_DOCUMENT.read(baseline / "metrics.json")
+    with storage_errors(run.root):
+        # a killed training's leftovers are of no more use
+        shutil.rmtree(run.baseline, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=run.root, prefix=".export-") as scratch:
+            place, ignored = Path(scratch) / "baseline", shutil.ignore_patterns("training.safetensors", ".*")
+            shutil.copytree(baseline, place, ignore=ignored, copy_function=copy)
+            place.replace(run.baseline)
 
 
 def read_settings(run: RunFolder) -> RunSettings:

@@ -38,7 +38,7 @@ from runtime import (
 )
 
 from .bases import analysis_of, bases_path, cut_in_bases, images_for_bases
-from .cutting import cut
+from .cutting import cut_units
 from .job import PreparedRun, cost_name, profiled_target
 from .profiling import profile
 from .runfolder import RunFolder
@@ -156,7 +156,7 @@ def recover_stage(
             model, back = cut_in_bases(job, folder, baseline, analysis, proposal.kept, 1, progress)
         else:
             whole = in_basis(job, baseline, progress)
-            model = cut(job, folder, whole, proposal.kept, 1, progress)
+            model = cut_units(job, folder, whole, proposal.kept, 1, progress)
             back = map_back_of(model, baseline, proposal.kept) if whole is baseline else None
         made = _recover(job, folder, job.recover, folder.sliced, model, baseline, 1, progress, back=back)
     bases_path(folder.journal.parent).unlink(missing_ok=True)
@@ -247,7 +247,7 @@ def _cut_round(
     """Cuts the model of a round, and returns the coordinates of its features in that model; None if they are equal."""
     if analysis is not None:
         return cut_in_bases(job, folder, model, analysis, kept, number, progress)
-    smaller = cut(job, folder, model, kept, number, progress)
+    smaller = cut_units(job, folder, model, kept, number, progress)
     return smaller, map_back_of(smaller, model, kept)
 
 
@@ -335,6 +335,12 @@ def _recover(
     return trained.model
 
 
+def as_begun(job: PreparedRun, folder: RunFolder) -> PreparedRun:
+    """Returns the run with the preprocessing of its baseline, since an older version may have begun it."""
+    prepared = read_task(folder.baseline).preprocessing
+    return replace(job, task=replace(job.task, preprocessing=prepared))
+
+
 def shrink_stages(job: PreparedRun, folder: RunFolder, progress: Progress = silent) -> None:
     """Makes ``baseline/`` and ``sliced/`` by the search method of the run.
 
@@ -345,9 +351,7 @@ def shrink_stages(job: PreparedRun, folder: RunFolder, progress: Progress = sile
         check_space(folder.root, job.plan)
     tables = latency_stage(job, folder, progress)
     baseline = fine_tune_stage(job, folder, progress)
-    # a run that an older version began goes on with the preprocessing of that version
-    prepared = read_task(folder.baseline).preprocessing
-    job = replace(job, task=replace(job.task, preprocessing=prepared))
+    job = as_begun(job, folder)
     if job.method.kind == "rounds":
         rounds_stage(job, folder, baseline, tables, progress)
     elif job.method.kind == "zeros":

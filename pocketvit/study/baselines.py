@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from pocketvit.distill_settings import DistillSettings
 from pocketvit.jobs.distilling import keep_lesson
 from pocketvit.options import run_options
-from pocketvit.pipeline.runfolder import claim
+from pocketvit.pipeline.runfolder import adopt_baseline, claim
 from pocketvit.settings import EXPORT_PANEL, PRUNING_PANEL, RunSettings
-from runtime import METRICS_DOCUMENT, Progress, encode, silent, storage_errors
+from runtime import Progress, encode, silent
 
 _RECOVERY = frozenset({"recover", "distill", "distill_methods", "distill_weight", "temperature", "method_settings"})
 
@@ -82,11 +80,4 @@ def begin(
             keep_lesson(folder, lesson)
         if baseline is None or (folder.baseline / "metrics.json").is_file():
             return
-        METRICS_DOCUMENT.read(baseline / "metrics.json")
-        with storage_errors(folder.root):
-            # what a killed training of its own left there is of no more use
-            shutil.rmtree(folder.baseline, ignore_errors=True)
-            with tempfile.TemporaryDirectory(dir=folder.root, prefix=".export-") as scratch:
-                copy = Path(scratch) / "baseline"
-                shutil.copytree(baseline, copy, ignore=shutil.ignore_patterns("training.safetensors", ".*"))
-                copy.replace(folder.baseline)
+        adopt_baseline(folder, baseline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -13,7 +14,7 @@ from device_bench.columns import Column, of_view, terminal_columns
 from device_bench.documents.results import BenchResult
 from device_bench.metrics import METRICS
 from device_bench.metrics.base import Measured, said_once
-from device_bench.report.rows import ROW_COLUMNS
+from device_bench.report.rows import ROW_COLUMNS, SummaryRow
 from device_bench.report.summary import RunSummary
 from device_bench.report.tables import cost_text
 
@@ -39,18 +40,48 @@ def summary_tables(summary: RunSummary, width: int) -> list[Table]:
         summary: the run.
         width: width of the terminal, characters.
     """
+    rows = [(summary, row, row.name) for row in summary.rows]
+    return _tables(rows, width, summary.name, "sliced")
+
+
+def tables_of_runs(summaries: Sequence[RunSummary], width: int) -> list[Table]:
+    """Returns the baseline, and the sliced model and every file of several runs of it, as ``summary_tables`` does.
+
+    The files of the baseline are those of the first run. A speed-up is over the baseline in the bench of its own run.
+
+    Args:
+        summaries: the runs, at least one.
+        width: width of the terminal, characters.
+    """
+    first, rows = summaries[0], []
+    for own in summaries:
+        rows += [(own, row, own.name if row.name == "sliced" else row.name) for row in own.rows]
+    models = [(own, row, name) for own, row, name in rows if row.precision is None]
+    files = [(own, row, name) for own, row, name in rows if row.precision is not None]
+
+    def shown(own: RunSummary, row: SummaryRow) -> bool:
+        return own is first or not row.name.startswith("baseline")
+
+    chosen = [one for one in (*models, *files) if shown(one[0], one[1])]
+    return _tables(chosen, width, "", summaries[-1].name)
+
+
+def _tables(rows: Sequence[tuple[RunSummary, SummaryRow, str]], width: int, name: str, end: str) -> list[Table]:
+    """Returns the tables of rows, each with its run and the name that it is shown by."""
+    summary = rows[0][0]
     first, *others = summary.targets or (None,)
-    columns = terminal_columns(ROW_COLUMNS, summary.rows)
+    columns = terminal_columns(ROW_COLUMNS, [row for _, row, _ in rows])
     if first is not None:
-        measured = [summary.measured(row, first) for row in summary.rows]
+        measured = [own.measured(row, first) for own, row, _ in rows]
         for heading, cells in terminal_columns(metric_columns("run"), measured).items():
             columns[f"{heading} here" if heading in columns else heading] = cells
     for target in others:
-        timings = [row.on(str(target)) for row in summary.rows]
+        timings = [row.on(str(target)) for _, row, _ in rows]
         columns[f"on {target}"] = [cost_text(timing) if timing else format.MISSING for timing in timings]
-    made = ", ".join(f"{name} {value}" for name, value in summary.made_with.items())
-    title = "; ".join(filter(None, (f"{summary.name}, timed on {first}" if first else summary.name, made)))
-    return wrapped_tables([row.name for row in summary.rows], columns, width, title=title, end=("sliced",))
+    made = ", ".join(f"{key} {value}" for key, value in summary.made_with.items())
+    what = ", ".join(filter(None, (name, f"timed on {first}" if first else "")))
+    title = "; ".join(filter(None, (what, made)))
+    return wrapped_tables([shown for _, _, shown in rows], columns, width, title=title, end=(end,))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from compress.evaluate import score
 from compress.model.folder import read_model, weights_sha256
 from compress.model.slicing import keep_all, slice_vit
 from pocketvit import RunSettings, TrainSettings
-from pocketvit.pipeline.cutting import cut
+from pocketvit.pipeline.cutting import cut_units
 from pocketvit.pipeline.job import prepare
 from pocketvit.pipeline.runfolder import RunFolder
 
@@ -64,5 +64,5 @@ def test_a_model_that_loses_nothing_is_not_touched(tmp_path: Path) -> None:
     pocketvit.compress(replace(settings, budget="macs=1"), tmp_path / "whole")
     assert not events(tmp_path / "whole")
     model = read_model(tmp_path / "whole" / "baseline")
-    same = cut(job, RunFolder(tmp_path / "whole"), model, keep_all(model.plan), 1)
+    same = cut_units(job, RunFolder(tmp_path / "whole"), model, keep_all(model.plan), 1)
     assert weights_sha256(same) == weights_sha256(slice_vit(model, keep_all(model.plan)))
