@@ -33,9 +33,11 @@ def choose(inputs: CutInputs, analysis: Any, budget: Budget) -> Chosen:
 
 def cut(inputs: CutInputs, chosen: Chosen, mend: bool) -> tuple[CutModel, ...]:
     """Cuts and fits what stays by the moments of the analysis; then reconstructs as for units if ``mend`` is set."""
+    from compress.bases.analysis import RIDGE
+
     analysis, kept = chosen
     model = analysis.cut(kept)
     if mend:
-        model = reconstruct(model, analysis.model, kept, (images for images, _ in inputs.batches()))
+        model = reconstruct(model, analysis.model, kept, (images for images, _ in inputs.batches()), ridge=RIDGE)
     where = analysis.coordinates_of(kept)
     return (CutModel(model, where.matrix, where.shift),)
