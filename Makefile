@@ -32,6 +32,9 @@ help:  ## List the targets
 export-tflite: $(VENV)/.installed  ## Fine-tune, prune, recover, export, verify, bench and report (MODEL= CHECKPOINT= DATA= BUDGET= …)
 	$(BIN)/pocketvit run --resume $(RUN_OPTIONS)
 
+# the half of the tests that starts commands; the other half takes about as long
+COMMANDS := tests/pocketvit tests/extending tests/boards
+
 # in two processes side by side, since most tests keep one core busy; with ARGS, which may choose some, in one
 test: $(VENV)/.installed-dev  ## Run all tests
 ifeq ($(strip $(ARGS)),)
@@ -41,10 +44,10 @@ else
 endif
 
 test-commands: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/pocketvit
+	$(BIN)/python -m pytest $(COMMANDS)
 
 test-rooms: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --ignore tests/pocketvit
+	$(BIN)/python -m pytest $(COMMANDS:%=--ignore %)
 
 test-devices: export POCKETVIT_BOARDS_REQUIRED = 1
 test-devices: $(VENV)/.installed-dev  ## Run the tests on emulated boards, over real ssh and adb, and on the software GPU; fail where they cannot run
@@ -55,10 +58,10 @@ else
 endif
 
 boards-of-commands: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m 'boards or gpu' tests/pocketvit
+	$(BIN)/python -m pytest -m 'boards or gpu' $(COMMANDS)
 
 boards-of-rooms: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m 'boards or gpu' --ignore tests/pocketvit
+	$(BIN)/python -m pytest -m 'boards or gpu' $(COMMANDS:%=--ignore %)
 
 lint: $(VENV)/.installed-dev  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ import torch
 
 from compress.budget import Budget
 from compress.model.load import ModelSpec
-from compress.model.timm_vit import from_timm
+from compress.model.timm_vit import from_timm, to_timm
 from compress.model.vit import SlicedViT
 
 
@@ -18,6 +18,20 @@ def torch_pruned(
     """Prunes at the largest ratio that leaves no less than the budget.
 
     No less, not no more: its widths move together, so it cannot land on the budget, and the difference is to its good.
+    The arguments are those of ``torch_pruned_around``.
+    """
+    return torch_pruned_around(baseline, spec, budget, gradients, ranked)[0]
+
+
+def torch_pruned_around(
+    baseline: SlicedViT,
+    spec: ModelSpec,
+    budget: Budget,
+    gradients: dict[str, torch.Tensor],
+    ranked: bool,
+    costs: dict[float, int] | None = None,
+) -> tuple[SlicedViT, ...]:
+    """Returns the smallest model of at least the budget, and the largest below it; one model where it is exactly met.
 
     Args:
         baseline: the model to prune, unpruned.
@@ -25,21 +39,39 @@ def torch_pruned(
         budget: what to reach.
         gradients: of its parameters, by timm's names.
         ranked: rank the units of all layers together, and do not take the same ratio of each layer.
+        costs: what models of the same plan cost after pruning by a ratio, as far as known; new ones are added. Without
+            ranking, the cost depends on nothing but the ratio.
+
+    Raises:
+        PlanError: the package cannot go below the budget.
     """
-    low, high, best = 0.0, 0.8, baseline
+    known = {} if costs is None else costs
+    low, high, made = 0.0, 1.0, {0.0: baseline}
     for _ in range(9):
         ratio = (low + high) / 2
-        model = torch_pruned_by(baseline, spec, gradients, ratio, ranked)
-        if budget.of(model.plan) >= budget.limit:
-            low, best = ratio, model
+        if ratio not in known:
+            made[ratio] = torch_pruned_by(baseline, spec, gradients, ratio, ranked)
+            known[ratio] = budget.of(made[ratio].plan)
+        if known[ratio] >= budget.limit:
+            low = ratio
         else:
             high = ratio
-    return best
+    if high == 1:
+        raise budget.unreachable(known[low])
+    ends = (low,) if low and known[low] == budget.limit else (low, high)
+    return tuple(made.get(ratio) or torch_pruned_by(baseline, spec, gradients, ratio, ranked) for ratio in ends)
 
 
 def torch_pruned_by(
     baseline: SlicedViT, spec: ModelSpec, gradients: dict[str, torch.Tensor], ratio: float, ranked: bool
 ) -> SlicedViT:
+    """Prunes as ``pruned_timm`` does, and returns a ``SlicedViT`` with the outputs of what is left."""
+    return sliced_of(*pruned_timm(baseline, spec, gradients, ratio, ranked))
+
+
+def pruned_timm(
+    baseline: SlicedViT, spec: ModelSpec, gradients: dict[str, torch.Tensor], ratio: float, ranked: bool
+) -> tuple[Any, dict[Any, int]]:
     """Prunes as the package's example for timm's ViTs does (``examples/transformers/prune_timm_vit.py``).
 
     Args:
@@ -48,6 +80,9 @@ def torch_pruned_by(
         gradients: of its parameters, by timm's names.
         ratio: of the units to remove, 0..1.
         ranked: rank the units of all layers together, and do not take the same ratio of each layer.
+
+    Returns:
+        The pruned module of timm, and the number of heads of each of its joint layers of queries, keys and values.
     """
     import torch_pruning as tp
     from timm.models.vision_transformer import Attention
@@ -68,11 +103,19 @@ def torch_pruned_by(
         prune_num_heads=False,
         prune_head_dims=True,
         round_to=8,
+        unwrapped_parameters=[(value, value.ndim - 1) for value in _loose(model)],
     )
     for name, parameter in model.named_parameters():
         parameter.grad = gradients[name].clone()
     pruner.step()
-    return sliced_of(model, pruner.num_heads)
+    return model, pruner.num_heads
+
+
+def _loose(model: Any) -> list[torch.nn.Parameter]:
+    """Returns the parameters that the package has no rule for: tokens, positions and LayerScale, embed_dim last."""
+    known = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.LayerNorm)
+    others = [module for module in model.modules() if not isinstance(module, known)]
+    return [value for module in others for value in module.parameters(recurse=False)]
 
 
 def attend(self: Any, x: torch.Tensor, **unused: Any) -> torch.Tensor:
@@ -84,21 +127,24 @@ def attend(self: Any, x: torch.Tensor, **unused: Any) -> torch.Tensor:
 
 
 def timm_of(model: SlicedViT, spec: ModelSpec) -> Any:
-    """Returns an unpruned model as timm's own module."""
+    """Returns an unpruned model as timm's own module, with equal outputs.
+
+    Args:
+        model: the model, whose plan is that of the architecture.
+        spec: its architecture and its input.
+    """
     import timm
 
+    sizes = {"img_size": spec.img_size, "patch_size": spec.patch_size}
     other = timm.create_model(
         spec.name,
-        img_size=spec.img_size,
-        patch_size=spec.patch_size,
         in_chans=spec.in_chans,
         num_classes=model.plan.num_classes,
+        **{name: value for name, value in sizes.items() if value is not None},
+        **spec.overrides,
     )
-    weights = {name.replace("patch_embed.", "patch_embed.proj."): w.clone() for name, w in model.state_dict().items()}
-    for name in [name for name in weights if ".attn.q." in name]:
-        parts = [weights.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
-        weights[name.replace(".q.", ".qkv.")] = torch.cat(parts)
-    other.load_state_dict(weights)
+    weights = to_timm(model.state_dict(), other.state_dict().keys())
+    other.load_state_dict({name: value.clone() for name, value in weights.items()})
     return other.eval()
 
 

@@ -20,7 +20,7 @@ from pocketvit.pipeline.run import export as export
 from pocketvit.pipeline.run import export_run as export_run
 from pocketvit.pipeline.run import run as run
 from pocketvit.settings import RunSettings as RunSettings
-from pocketvit.settings import TrainSettings as TrainSettings
+from pocketvit.train_settings import TrainSettings as TrainSettings
 from runtime import BlockPlan as BlockPlan
 from runtime import PocketVitError as PocketVitError
 from runtime import Session as Session

@@ -6,7 +6,6 @@ the heading in ``--help`` stand; ``pocketvit.options`` makes the options and the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,16 +20,17 @@ from compress.search.tree.settings import TreeSettings
 from export.formats.micro_limits import MicroLimits
 from export.settings import ExportSettings
 from runtime import Interpolation, LatencyPrecision, PlanError, check_fields, check_is, decode
-from runtime.options import Option, Renamed, check_choices
+from runtime.options import Option, check_choices
 
 from .label_free import check_label_free
+from .train_settings import RECOVERY, TRAINING_PANEL, TrainSettings
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
 DEFAULT_OVERRIDES: dict[str, int | float | str | bool] = {"embed_dim": 96, "depth": 6, "num_heads": 3}
 DEFAULT_IMG_SIZE, DEFAULT_PATCH_SIZE = 32, 8
 DEFAULT_BUDGET = "macs=0.75"
 
-MODEL_PANEL, TRAINING_PANEL, PRUNING_PANEL, EXPORT_PANEL = "Model and data", "Training", "Pruning", "Export"
+MODEL_PANEL, PRUNING_PANEL, EXPORT_PANEL = "Model and data", "Pruning", "Export"
 _model = partial(Option, panel=MODEL_PANEL)
 _training = partial(Option, panel=TRAINING_PANEL)
 _pruning = partial(Option, panel=PRUNING_PANEL)
@@ -39,40 +39,6 @@ _export = partial(Option, panel=EXPORT_PANEL)
 _LEAST_BASIS_IMAGES = 8
 _MOST_STATISTIC = 1.5
 """No mean or standard deviation of pixels 0..1 is larger; those of pixels 0..255 are."""
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """Changes to a training recipe; None keeps the recipe's own value (``compress.recipe.TrainRecipe``).
-
-    Raises:
-        PlanError: a value is of another type.
-    """
-
-    epochs: Annotated[int | None, _training("Most epochs of the first training; 0 trains nothing.")] = None
-    batch_size: Annotated[int | None, _training("Images per step of both trainings.")] = None
-    lr: Annotated[float | None, _training("Peak learning rate of the first training.")] = None
-    head_lr: Annotated[float | None, _training("Peak learning rate of the classifier in the first training.")] = None
-    patience: Annotated[int | None, _training("Epochs without improvement before a training stops.")] = None
-    minutes: float | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.minutes is not None and not 0 < self.minutes < math.inf:
-            raise PlanError("--recovery-minutes must be positive", got=self.minutes)
-
-
-_RECOVERY = Renamed(
-    {
-        "epochs": _training("Most epochs of the training after slicing.", name="--recovery-epochs"),
-        "lr": _training("Peak learning rate of the training after slicing.", name="--recovery-lr"),
-        "head_lr": None,
-        "minutes": _training(
-            "Most minutes of the training after slicing; the time of its first steps fixes their number.",
-            name="--recovery-minutes",
-        ),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -168,7 +134,7 @@ class RunSettings:
         Literal["auto", "best", "units"],
         _pruning(
             "Where the model is cut: best rotates it by images without labels so that what matters least can go, units "
-            "cuts it as it is; auto takes best for one-shot, milp and uniform if no --importance is given."
+            "cuts it as it is; auto takes best, but units with --importance, --exact, tas and unstructured."
         ),
     ] = "auto"
     basis_images: Annotated[
@@ -178,7 +144,7 @@ class RunSettings:
         str,
         _pruning(
             "Criterion that units are ranked by: {choices}. By default the measured loss of the model's features in "
-            "the best bases, and fisher elsewhere; dfbnb and greedy take fisher.",
+            "the best bases, and fisher elsewhere.",
             choices="compress.importance:CRITERIA",
         ),
     ] = ""
@@ -208,7 +174,7 @@ class RunSettings:
         TrainRecipe.temperature
     )
     fine_tune: TrainSettings = field(default_factory=TrainSettings)
-    recover: Annotated[TrainSettings, _RECOVERY] = field(default_factory=TrainSettings)
+    recover: Annotated[TrainSettings, RECOVERY] = field(default_factory=TrainSettings)
     bf16: Annotated[
         Literal["auto", "on", "off"], _training("Train in bfloat16 (auto does where it helps): {choices}.")
     ] = "auto"
@@ -327,10 +293,15 @@ class RunSettings:
         return self.importance or "fisher"
 
     @property
+    def _published(self) -> bool:
+        """Whether a search over a tree is made as published, which cuts units as they are."""
+        return METHODS[self.search].group == "tree" and self.tree.exact
+
+    @property
     def in_best_bases(self) -> bool:
         """Whether the model is cut in its best bases."""
         if self.basis == "auto":
-            return METHODS[self.search].in_bases and not self.importance
+            return METHODS[self.search].in_bases and not self.importance and not self._published
         return self.basis == "best"
 
     @property
@@ -380,9 +351,9 @@ def _check_labels(settings: RunSettings) -> None:
 def _check_search(settings: RunSettings) -> None:
     """Refuses settings that the search method has no use for."""
     name, method = settings.search, METHODS[settings.search]
-    if settings.basis == "best" and not method.in_bases:
+    if settings.basis == "best" and (not method.in_bases or settings._published):
         raise PlanError(
-            f"{name} cuts the units of the model as they are",
+            f"{name} {'with --exact ' if method.in_bases else ''}cuts the units of the model as they are",
             expected="--basis units, or none",
             got=settings.basis,
             fix=f"Take --search {', '.join(own for own in METHODS if METHODS[own].in_bases)} for the best bases",

@@ -217,7 +217,7 @@ class Artifact:
         return None if self.plan is None else params(self.plan)
 
 
-ARTIFACT_DOCUMENT = Document("pocketvit.artifact", 6, Artifact)
+ARTIFACT_DOCUMENT = Document("pocketvit.artifact", 7, Artifact)
 
 
 def manifest_path(file: Path) -> Path:

@@ -12,14 +12,14 @@ from compress.model.canonical import canonical
 from compress.model.coordinates import Coordinates
 from compress.model.slicing import KeptUnits
 from compress.model.vit import Block, SlicedViT
-from runtime import Progress, silent
+from runtime import ModelError, Progress, silent
 
 from .folded import cut_and_fit, in_best_bases
 from .hidden import removal_order
 from .losses import SHARES, measure_losses
-from .moments import BlockMoments, Moments, moments_of, parts_of
+from .moments import BlockMoments, Moments, moment_tensors, second_moments
 from .ranking import importance_of
-from .sensitivity import metric_root, rotated, sensitivity_of
+from .sensitivity import Sensitivity, metric_root, rotated, sensitivity_of
 from .turning import turned
 
 RIDGE = 0.5
@@ -66,11 +66,22 @@ def analyse(model: SlicedViT, images: torch.Tensor, progress: Progress = silent)
         model: the model; it is not changed.
         images: ``(N, C, H, W)`` float32 as the model reads them, 64 to 1,024 of the kind that it will see.
         progress: called as the analysis advances.
+
+    Raises:
+        ModelError: a weight, or what the model computes on the images, is not a finite number.
     """
+    for name, value in model.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise ModelError(
+                f"The weight '{name}' holds numbers that are not finite",
+                fix="The checkpoint is damaged or its training diverged: load another one",
+            )
     plain, coordinates = canonical(model), features_in_canonical(model)
     few = images[: max(_LEAST_IMAGES, -(-_LEAST_TOKENS // model.plan.num_tokens))]
     felt = sensitivity_of(plain, few, coordinates.matrix, _REST, _PROBES, progress)
-    found, moments, basis = in_best_bases(plain, moments_of(plain, images, felt.tokens, progress), felt)
+    seen = second_moments(plain, images, felt.tokens, progress)
+    _check_finite(seen, felt)
+    found, moments, basis = in_best_bases(plain, seen, felt)
     moments = _rounded(moments)
     coordinates = replace(coordinates, matrix=basis.T.float() @ coordinates.matrix)
     orders = []
@@ -82,6 +93,15 @@ def analyse(model: SlicedViT, images: torch.Tensor, progress: Progress = silent)
         progress("order", i + 1, len(moments.blocks))
     losses = measure_losses(found, moments, orders, few, coordinates.matrix, _REST, rotated(felt, basis), progress)
     return BasisAnalysis(found, importance_of(found.plan, losses, orders), moments, coordinates)
+
+
+def _check_finite(moments: Moments, felt: Sensitivity) -> None:
+    parts = [part for own in moments.blocks for part in moment_tensors(own)]
+    if not all(torch.isfinite(own).all() for own in (*parts, moments.stream, *felt.attended, *felt.transformed)):
+        raise ModelError(
+            "What the model computes on these images is not finite",
+            fix="Check that the checkpoint fits the model and that the images are normalised as in its training",
+        )
 
 
 def features_in_canonical(model: SlicedViT) -> Coordinates:
@@ -99,5 +119,5 @@ def _rounded(moments: Moments) -> Moments:
     def cast_one(value: torch.Tensor) -> torch.Tensor:
         return value.float().double()
 
-    blocks = tuple(BlockMoments(*map(cast_one, parts_of(own))) for own in moments.blocks)
+    blocks = tuple(BlockMoments(*map(cast_one, moment_tensors(own))) for own in moments.blocks)
     return Moments(blocks, cast_one(moments.stream), {name: cast_one(own) for name, own in moments.inputs.items()})

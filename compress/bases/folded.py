@@ -37,7 +37,7 @@ def in_best_bases(model: SlicedViT, moments: Moments, felt: Sensitivity) -> tupl
         w = rotate_stream(model.plan, w, basis)
     inputs = {name: basis.T @ value @ basis for name, value in moments.inputs.items()}
     turned = Moments(tuple(blocks), basis.T @ moments.stream @ basis, inputs)
-    return build(model.plan, w), turned, basis
+    return build(model.plan, w, model.head.weight.dtype), turned, basis
 
 
 def _rotate_heads(w: Weights, plan: ShapePlan, index: int, own: BlockMoments, metric: torch.Tensor) -> BlockMoments:

@@ -6,6 +6,9 @@ import torch
 
 _DAMPING, _CANDIDATES, _RIDGE = 1e-2, 6, 1e-3
 
+_LEAST_ENERGY = 1e-20
+"""Lower bound of the mean energy of hidden units, relative to that of the one, so that dead units can be inverted."""
+
 
 def removal_order(moment: torch.Tensor, weight: torch.Tensor, least: int, group: int = 8) -> list[int]:
     """Returns hidden units in the order of their removal, which ends with ``least`` of them left.
@@ -22,8 +25,8 @@ def removal_order(moment: torch.Tensor, weight: torch.Tensor, least: int, group:
     Ref: Hassibi and Stork 1992 (optimal brain surgeon), eq. 5; Kurtic et al. 2023 (ZipLM, arXiv 2302.04089), eq. 2.
     """
     size = len(moment)
-    eye = torch.eye(size, dtype=moment.dtype)
-    inverse = torch.linalg.inv(moment + _DAMPING * moment.diagonal()[:-1].mean() * eye)
+    damping = _DAMPING * _mean_energy(moment) * torch.eye(size, dtype=moment.dtype)
+    inverse = torch.linalg.inv(moment + damping)
     w, names = weight.clone(), torch.arange(size)
     order: list[int] = []
     while size - 1 > least:
@@ -73,9 +76,15 @@ def fitted(moment: torch.Tensor, weight: torch.Tensor, kept: torch.Tensor) -> to
     """
     stay = torch.cat([kept, torch.tensor([len(moment) - 1])])
     own = moment[stay][:, stay]
-    ridge = _RIDGE * own.diagonal()[:-1].mean() * torch.eye(len(stay), dtype=own.dtype)
+    ridge = _RIDGE * _mean_energy(own) * torch.eye(len(stay), dtype=own.dtype)
     ridge[-1, -1] *= 1e-6
     # what is missing is fitted, so that the ridge pulls towards the weights as they are
     missing = moment[stay] @ weight.T - own @ weight[:, stay].T
     fit: torch.Tensor = weight[:, stay] + torch.linalg.solve(own + ridge, missing).T
     return fit
+
+
+def _mean_energy(moment: torch.Tensor) -> torch.Tensor:
+    """Returns the mean energy of the units of a moment whose last row is that of the one."""
+    energy = moment.diagonal()
+    return energy[:-1].mean().maximum(_LEAST_ENERGY * energy[-1])

@@ -123,7 +123,9 @@ class _Cutter:
         self, model: SlicedViT, moments: Moments, felt: Sensitivity, states: Sequence[torch.Tensor], index: int
     ) -> None:
         plan = model.plan
-        self.alone = SlicedViT(replace(plan, blocks=(plan.blocks[index],), norm_eps=1.0))
+        # no random number is drawn for weights that nothing reads
+        with torch.device("meta"):
+            self.alone = SlicedViT(replace(plan, blocks=(plan.blocks[index],), norm_eps=1.0))
         self.alone.blocks[0] = model.blocks[index]
         self.moments = replace(moments, blocks=(moments.blocks[index],))
         self.every = tuple(range(plan.embed_dim))

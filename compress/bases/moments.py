@@ -32,7 +32,7 @@ class BlockMoments:
     hidden: torch.Tensor
 
 
-def parts_of(own: BlockMoments) -> tuple[torch.Tensor, ...]:
+def moment_tensors(own: BlockMoments) -> tuple[torch.Tensor, ...]:
     """Returns the moments of a block in the order of their declaration."""
     return own.queries, own.keys, own.mixed, own.hidden
 
@@ -72,7 +72,9 @@ def batches_of(images: torch.Tensor, tokens: int) -> Sequence[torch.Tensor]:
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
-def moments_of(model: SlicedViT, images: torch.Tensor, weights: TokenWeights, progress: Progress = silent) -> Moments:
+def second_moments(
+    model: SlicedViT, images: torch.Tensor, weights: TokenWeights, progress: Progress = silent
+) -> Moments:
     """Returns the moments of a model in canonical form.
 
     Args:

@@ -41,7 +41,7 @@ def _block(block: BlockPlan, losses: BlockLosses, order: Sequence[int]) -> Block
     if heads > 1:
         for head, loss in enumerate(losses.heads):
             # the last 8 units of a width never go, and carry what the removal of the whole head costs more
-            least = qk[head, -1:].sum() * 0 + max(qk[head, MULTIPLE - 1], v[head, MULTIPLE - 1])
+            least = max((units[head, MULTIPLE - 1] for units in (qk, v) if units.shape[1] > MULTIPLE), default=0.0)
             more = (loss - qk[head, MULTIPLE:].sum() - v[head, MULTIPLE:].sum()) / (2 * MULTIPLE)
             qk[head, :MULTIPLE] = v[head, :MULTIPLE] = max(more, least)
     ascending = _units(losses.mlp, block.mlp_dim)[::-1]

@@ -13,6 +13,8 @@ from runtime import Progress, silent
 from .moments import TokenWeights, batches_of
 
 _LEAST_WEIGHT = 0.05
+_TINY = 1e-12
+"""Lower bound of the energy of a feature that an error is divided by; features that are zero have no relative error."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,15 @@ class Features:
             wanted: features of the whole model.
             rest: share of the error of all tokens, 0 to 1; the pooled feature has the remaining share.
         """
-        pooled = (self.pooled - wanted.pooled).square().sum(-1) / wanted.pooled.square().sum(-1)
-        tokens = (self.tokens - wanted.tokens).square().sum(-1) / wanted.tokens.square().sum(-1)
+        pooled = (self.pooled - wanted.pooled).square().sum(-1) / wanted.pooled.square().sum(-1).clamp_min(_TINY)
+        tokens = (self.tokens - wanted.tokens).square().sum(-1) / wanted.tokens.square().sum(-1).clamp_min(_TINY)
         return (1 - rest) * pooled + rest * tokens.mean(-1)
 
     def scaled(self, rest: float) -> torch.Tensor:
         """Returns all features in one tensor ``(B, 1 + N, F)``, whose squared changes are ``error``."""
-        pooled = self.pooled / self.pooled.detach().norm(dim=-1, keepdim=True) * (1 - rest) ** 0.5
-        tokens = self.tokens / self.tokens.detach().norm(dim=-1, keepdim=True)
+        least = _TINY**0.5
+        pooled = self.pooled / self.pooled.detach().norm(dim=-1, keepdim=True).clamp_min(least) * (1 - rest) ** 0.5
+        tokens = self.tokens / self.tokens.detach().norm(dim=-1, keepdim=True).clamp_min(least)
         return torch.cat([pooled[:, None], tokens * (rest / tokens.shape[1]) ** 0.5], 1)
 
 
@@ -113,7 +116,7 @@ def sensitivity_of(
         progress("sensitivity", done, len(parts))
     rows = len(images) * probes
     metrics /= rows * n
-    weights = [_smooth(own / own.mean(), model.plan.num_prefix_tokens) for own in squares]
+    weights = [_smooth(own / own.mean().clamp_min(1e-30), model.plan.num_prefix_tokens) for own in squares]
     tokens = TokenWeights(tuple(weights[0::2]), tuple(weights[1::2]))
     return Sensitivity(tokens, tuple(metrics[0::2]), tuple(metrics[1::2]))
 

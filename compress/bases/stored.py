@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +10,12 @@ import torch
 
 from compress.importance.units import BlockImportance, Floats, Importance
 from compress.model.coordinates import Coordinates
-from compress.model.tensors import read_groups, write_groups
+from compress.model.tensors import Tensors, read_groups, write_groups
 from compress.model.vit import build
-from runtime import ShapePlan
+from runtime import PlanError, ShapePlan
 
 from .analysis import BasisAnalysis
-from .moments import BlockMoments, Moments, parts_of
+from .moments import BlockMoments, Moments, moment_tensors
 
 _NAMES = ("queries", "keys", "mixed", "hidden")
 
@@ -24,7 +25,7 @@ class _Header:
     plan: ShapePlan
 
 
-def write_analysis(path: Path, fingerprint: str, analysis: BasisAnalysis) -> None:
+def write_bases(path: Path, fingerprint: str, analysis: BasisAnalysis) -> None:
     """Writes an analysis, so that a run that was stopped can go on with it.
 
     Args:
@@ -39,7 +40,7 @@ def write_analysis(path: Path, fingerprint: str, analysis: BasisAnalysis) -> Non
     tensors = {"stream": moments.stream.float()} | {f"inputs.{k}": v.float() for k, v in moments.inputs.items()}
     ranks = {"embed": torch.from_numpy(importance.embed)}
     for i, own in enumerate(moments.blocks):
-        tensors |= {f"{i}.{name}": value.float() for name, value in zip(_NAMES, parts_of(own), strict=True)}
+        tensors |= {f"{i}.{name}": value.float() for name, value in zip(_NAMES, moment_tensors(own), strict=True)}
         block = importance.blocks[i]
         ranks |= {f"{i}.qk": torch.from_numpy(block.qk), f"{i}.v": torch.from_numpy(block.v)}
         ranks[f"{i}.mlp"] = torch.from_numpy(block.mlp)
@@ -52,12 +53,16 @@ def write_analysis(path: Path, fingerprint: str, analysis: BasisAnalysis) -> Non
     write_groups(path, fingerprint, _Header(analysis.model.plan), groups)
 
 
-def read_analysis(path: Path, fingerprint: str) -> BasisAnalysis | None:
+def read_bases(path: Path, fingerprint: str) -> BasisAnalysis | None:
     """Reads an analysis; returns None where the file is missing, damaged, or belongs to other work."""
     found = read_groups(path, fingerprint, _Header, ("model", "moments", "importance", "coordinates"))
-    if found is None:
+    try:
+        return None if found is None else _analysis(*found)
+    except (KeyError, PlanError):
         return None
-    header, groups = found
+
+
+def _analysis(header: _Header, groups: Mapping[str, Tensors]) -> BasisAnalysis:
     own, ranks = {name: value.double() for name, value in groups["moments"].items()}, groups["importance"]
     count = len(header.plan.blocks)
     blocks = tuple(BlockMoments(*(own[f"{i}.{name}"] for name in _NAMES)) for i in range(count))

@@ -10,13 +10,14 @@ from compress.model.vit import SlicedViT, build
 
 
 def turned(model: SlicedViT, coordinates: Coordinates, seed: int) -> tuple[SlicedViT, Coordinates]:
-    """Returns the same function in random bases of every head and of the stream, and its features' coordinates.
+    """Returns the same function in balanced random bases of every head and of the stream, and its coordinates.
 
-    In the bases that a cut needs, some units are large and others small, and a range of integers must hold them all. A
+    In the bases that a cut needs, the weights of values are large where those of the projection are small, and a
+    training or a range of integers suits neither. Balanced weights share the singular values of their product, and a
     random rotation spreads them evenly. The stream is rotated where its norms are RMSNorms.
 
     Args:
-        model: the model.
+        model: the model, in canonical form: its keys and values have no bias, or one of zeros.
         coordinates: of its features.
         seed: seed of the rotations.
 
@@ -25,19 +26,47 @@ def turned(model: SlicedViT, coordinates: Coordinates, seed: int) -> tuple[Slice
     generator = torch.Generator().manual_seed(seed)
     w = {name: value.detach().double() for name, value in model.state_dict().items()}
     for i, block in enumerate(model.plan.blocks):
-        at = f"blocks.{i}.attn"
-        qk = torch.stack([random_rotation(block.qk_dim, generator) for _ in range(block.num_heads)])
-        v = torch.stack([random_rotation(block.v_dim, generator) for _ in range(block.num_heads)])
-        for part, turn in (("q", qk), ("k", qk), ("v", v)):
-            turn_rows(w, f"{at}.{part}", turn)
-        projection = w[f"{at}.proj.weight"].view(-1, block.num_heads, block.v_dim).transpose(0, 1)
-        w[f"{at}.proj.weight"] = (projection @ v.transpose(1, 2)).transpose(0, 1).reshape(len(projection[0]), -1)
+        at, heads = f"blocks.{i}.attn", block.num_heads
+        turn = torch.stack([random_rotation(block.qk_dim, generator) for _ in range(heads)])
+        query = w[f"{at}.q.weight"]
+        if f"{at}.q.bias" in w:
+            query = torch.cat([query, w[f"{at}.q.bias"][:, None]], 1)
+        keys = w[f"{at}.k.weight"].view(heads, block.qk_dim, -1).transpose(1, 2)
+        keys, queries = balanced(keys, query.view(heads, block.qk_dim, -1), turn)
+        w[f"{at}.k.weight"] = keys.transpose(1, 2).flatten(0, 1)
+        w[f"{at}.q.weight"] = queries.flatten(0, 1)[:, : model.plan.embed_dim]
+        if f"{at}.q.bias" in w:
+            w[f"{at}.q.bias"] = queries.flatten(0, 1)[:, -1]
+        turn = torch.stack([random_rotation(block.v_dim, generator) for _ in range(heads)])
+        projection = w[f"{at}.proj.weight"].view(-1, heads, block.v_dim).transpose(0, 1)
+        projection, values = balanced(projection, w[f"{at}.v.weight"].view(heads, block.v_dim, -1), turn)
+        w[f"{at}.v.weight"] = values.flatten(0, 1)
+        w[f"{at}.proj.weight"] = projection.transpose(0, 1).flatten(1)
     matrix = coordinates.matrix
     if model.plan.norm_type == "rms":
         basis = random_rotation(model.plan.embed_dim, generator)
         w = rotate_stream(model.plan, w, basis)
         matrix = (basis.T @ matrix.double()).float()
     return build(model.plan, w, model.head.weight.dtype), Coordinates(matrix, coordinates.shift)
+
+
+def balanced(left: torch.Tensor, right: torch.Tensor, turn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns two factors with the same product whose squares are equally large, in a rotated basis.
+
+    With ``left @ right = U S V^T``, they are ``U S^1/2 turn^T`` and ``turn S^1/2 V^T``.
+
+    Args:
+        left: ``(H, C, r)`` float64.
+        right: ``(H, r, D)``.
+        turn: ``(H, r, r)``, orthogonal.
+    """
+    if min(left.shape[1], right.shape[2]) < left.shape[2]:
+        return left @ turn.transpose(1, 2), turn @ right
+    one, first = torch.linalg.qr(left)
+    other, second = torch.linalg.qr(right.transpose(1, 2))
+    u, s, vt = torch.linalg.svd(first @ second.transpose(1, 2))
+    root = s.sqrt()[:, None, :]
+    return one @ (u * root) @ turn.transpose(1, 2), turn @ (vt * root.transpose(1, 2)) @ other.transpose(1, 2)
 
 
 def random_rotation(size: int, generator: torch.Generator) -> torch.Tensor:

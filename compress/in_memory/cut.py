@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from compress.bases.analysis import RIDGE, BasisAnalysis, analyse
 from compress.bases.moments import batches_of
-from compress.bases.variety import remarks_on_images, variety_of
+from compress.bases.variety import remarks_on_images, sameness_of
 from compress.budget import Budget, budget_cost, check_distinct, latency_target, parse_budget
 from compress.data.augment import augmentation_for
 from compress.data.dataset import ArrayImages, Dataset
@@ -114,7 +114,7 @@ def cut(
         budgets = _budgets_of(budget, whole)
         parts = divide_images(images, whole.plan, seed)
         analysis = analyse(whole.network, parts.analysis, progress)
-        for note in remarks_on_images(len(parts.analysis), variety_of(analysis.moments)):
+        for note in remarks_on_images(len(parts.analysis), sameness_of(parts.analysis)):
             warnings.warn(note, PocketVitWarning, stacklevel=2)
         same = same_coordinates(whole.plan.embed_dim)
         choice, report = (_answers_of(whole.network, same, own) for own in (parts.choice, parts.report))

@@ -81,15 +81,27 @@ def plan_of(plan: ShapePlan, kept: KeptUnits) -> ShapePlan:
 def widths_of(plan: ShapePlan, kept: KeptUnits) -> ShapePlan:
     """Returns the same plan as ``plan_of``, for indices known to be valid."""
     blocks = tuple(BlockPlan(len(k.heads), len(k.qk[0]), len(k.v[0]), len(k.mlp)) for k in kept.blocks)
+    return narrowed(plan, len(kept.embed), blocks)
+
+
+def narrowed(plan: ShapePlan, embed_dim: int, blocks: Sequence[BlockPlan]) -> ShapePlan:
+    """Returns the plan of a model of ``plan`` that was cut to other widths, and to its first blocks.
+
+    Args:
+        plan: plan of the whole model.
+        embed_dim: width of the stream, at most that of the whole model.
+        blocks: widths of the blocks that stay.
+    """
     smaller = _first_blocks(plan, len(blocks))
     # zeros in place of the removed dimensions leave an RMSNorm's divisor as it is
-    dim = (plan.norm_dim or plan.embed_dim) if plan.norm_type == "rms" and len(kept.embed) < plan.embed_dim else None
-    return replace(smaller, embed_dim=len(kept.embed), blocks=blocks, norm_dim=smaller.norm_dim if dim is None else dim)
+    dim = (plan.norm_dim or plan.embed_dim) if plan.norm_type == "rms" and embed_dim < plan.embed_dim else None
+    dim = plan.norm_dim if dim is None else dim
+    return replace(smaller, embed_dim=embed_dim, blocks=tuple(blocks), norm_dim=dim)
 
 
 def same_widths(one: ShapePlan, other: ShapePlan) -> bool:
-    """Returns whether two plans differ at most in the epsilons of their norms."""
-    return replace(one, norm_eps=1.0) == replace(other, norm_eps=1.0)
+    """Returns whether two plans differ at most in the epsilons of their norms and in what RMSNorms divide by."""
+    return replace(one, norm_eps=1.0, norm_dim=0) == replace(other, norm_eps=1.0, norm_dim=0)
 
 
 def slice_vit(model: SlicedViT, kept: KeptUnits) -> SlicedViT:

@@ -61,6 +61,19 @@ class Proposal:
 
 
 @dataclass(frozen=True)
+class MeasuredUnits:
+    """Units whose importance was measured before the search, in the best bases of the model.
+
+    Attributes:
+        importance: importance of every unit of the model.
+        cut: returns the model that keeps some units, with its weights fitted to those that are removed.
+    """
+
+    importance: Importance
+    cut: Callable[[KeptUnits], SlicedViT]
+
+
+@dataclass(frozen=True)
 class SearchInputs:
     """Everything that a search method may use.
 
@@ -83,6 +96,7 @@ class SearchInputs:
         seed: seed of everything random.
         bf16: compute under bfloat16 autocast.
         progress: called as the search advances.
+        measured: the units in the best bases; None where the model is cut as it is.
     """
 
     model: SlicedViT
@@ -103,6 +117,7 @@ class SearchInputs:
     seed: int = 0
     bf16: bool = False
     progress: Progress = silent
+    measured: MeasuredUnits | None = None
 
     @property
     def required_budget(self) -> Budget:

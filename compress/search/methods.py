@@ -33,6 +33,7 @@ GREEDY = SearchMethod(
     settings=TreeSettings,
     group="tree",
     ranks_by=_FISHER,
+    in_bases=True,
     any_cost=True,
     one_round=True,
 )
@@ -45,6 +46,7 @@ DFBNB = SearchMethod(
     settings=TreeSettings,
     group="tree",
     ranks_by=_FISHER,
+    in_bases=True,
     any_cost=True,
 )
 

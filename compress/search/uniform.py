@@ -11,7 +11,7 @@ import numpy as np
 
 from compress.budget import Budget, Cost
 from compress.importance.units import Floats, Importance, check_finite_importance, lost_importance
-from compress.model.slicing import KeptBlock, KeptUnits
+from compress.model.slicing import KeptBlock, KeptUnits, plan_of
 from runtime import MULTIPLE, PlanError, ShapePlan
 
 from .base import Proposal, SearchInputs
@@ -49,7 +49,7 @@ def scale_evenly(plan: ShapePlan, importance: Importance, budget: Budget) -> Pro
         least = replace(plan, embed_dim=MULTIPLE, blocks=_scaled(plan, 0.0, 0.0))
         raise budget.unreachable(budget.of(least))
     kept = most_important(plan, importance, found)
-    return Proposal(found, kept, width_steps(plan, found, budget, lost_importance(importance, kept)))
+    return Proposal(plan_of(plan, kept), kept, width_steps(plan, found, budget, lost_importance(importance, kept)))
 
 
 def even_plan(plan: ShapePlan, cost: Cost, low: int, high: int) -> ShapePlan | None:

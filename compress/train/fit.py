@@ -32,7 +32,7 @@ from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
 from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, if_long, silent
 
-from .held_out import HeldOut, held_out_in_words, rank_of
+from .held_out import HeldOut, epochs_since_best, held_out_in_words, rank_of
 from .masks import Masks, hold_zeros, masks_digest, with_zeros
 from .optimizer import learning_rate, make_optimizer
 from .pace import measure_pace, steps_within
@@ -55,12 +55,15 @@ class Trained:
         epochs: records of all epochs.
         teacher: an online teacher with its last weights; None where there was none.
         limit: number of steps that the time limit allowed; 0 without a time limit.
+        improved: whether an epoch was better than the start, whose weights are returned otherwise. With labels the
+            start is not judged.
     """
 
     model: SlicedViT
     epochs: tuple[EpochRecord, ...]
     teacher: nn.Module | None = None
     limit: int = 0
+    improved: bool = True
 
 
 def fit(
@@ -84,7 +87,7 @@ def fit(
 ) -> Trained:
     """Trains a copy of ``model`` on the training split and returns it at its best held-out epoch.
 
-    Without labels, the best epoch is that whose held-out answers diverge least from the teacher's.
+    Without labels, the best epoch is that whose held-out answers diverge least from the teacher's, the start included.
 
     Of several processes (``joined``) only rank 0 calls this function, while the others compute shares of every batch.
 
@@ -127,7 +130,8 @@ def fit(
     run = _start(task, data, state_path, stage, progress, clock)
     together = run.distillation.network if run.distillation and run.distillation.settings.online else None
     kept = together.eval().to(CPU) if isinstance(together, nn.Module) else None
-    return Trained(build(model.plan, run.best), tuple(run.history), kept, run.limit)
+    improved = not run.history or run.held_out.is_best(max(run.history, key=rank_of), ())
+    return Trained(build(model.plan, run.best), tuple(run.history), kept, run.limit, improved)
 
 
 def fit_network(
@@ -186,11 +190,12 @@ def _follow(data: Dataset, task: TrainTask, model: Packed, teacher: Packed) -> N
 
 def _train(run: _Run, state_path: Path | None, stage: str, progress: Progress, clock: Callable[[], float]) -> None:
     """Runs a training to its end, from its saved state if there is one."""
+    began = clock()
     state = (read_training_state(state_path, run.fingerprint()) if state_path else None) or TrainingState()
     run.begin(state)
     if run.must_be_timed:
         progress(stage, 0, run.total_steps, "timing the first steps")
-        run.limit_steps(clock)
+        run.limit_steps(clock, began + 60 * run.recipe.minutes)
         if state_path:
             write_training_state(state_path, run.fingerprint(), run.state())
     saved = clock()
@@ -227,8 +232,7 @@ class _Run:
             self.optimizer.add_param_group(group)
         self.best: dict[str, torch.Tensor] = self._weights()
         self.history: list[EpochRecord] = []
-        self.epoch, self.batch, self.loss_sum = 0, 0, 0.0
-        self.note = ""
+        self.epoch, self.batch, self.loss_sum, self.note = 0, 0, 0.0, ""
         self.loss: Callable[..., torch.Tensor] = self._loss
 
     def fingerprint(self) -> str:
@@ -263,29 +267,23 @@ class _Run:
 
     @property
     def epochs(self) -> int:
-        return -(-self.total_steps // self.steps_per_epoch)  # a time limit may cut the last one short
+        return -(-self.total_steps // self.steps_per_epoch)
 
     @property
     def finished(self) -> bool:
-        return self.epoch >= self.epochs or self._since_best() >= self.recipe.patience
+        return self.epoch >= self.epochs or epochs_since_best(self.history) >= self.recipe.patience
 
     @property
     def must_be_timed(self) -> bool:
         return bool(self.recipe.minutes and self.recipe.epochs and not self.limit)
 
-    def limit_steps(self, clock: Callable[[], float]) -> None:
+    def limit_steps(self, clock: Callable[[], float], ends: float) -> None:
         """Fixes the number of steps by the time that the first ones take, and goes back to the start."""
-        start, ends = self.state(), clock() + 60 * self.recipe.minutes
+        start = self.state()
         pace = measure_pace(self.steps(), self.held_out, self.model, clock, 60 * self.recipe.minutes, self.ranks)
         self.restore(start)
         self.optimizer.state.clear()
         self.limit = int(self.ranks.broadcast_floats(steps_within(ends - clock(), pace, self.steps_per_epoch))[0])
-
-    def _since_best(self) -> int:
-        if not self.history:
-            return 0
-        best = max(range(len(self.history)), key=lambda i: (*rank_of(self.history[i]), -i))
-        return len(self.history) - 1 - best
 
     def steps(self) -> Iterator[int]:
         """Yields after every optimiser step of the current epoch."""
@@ -336,7 +334,7 @@ class _Run:
         trained_on = min(self.batch * self.recipe.batch_size, len(self.data.train))
         loss = self.loss_sum / trained_on
         record = self.held_out.record(self.model, self.epoch + 1, loss, if_long(progress), f"{stage} held-out")
-        if not self.history or rank_of(record) > max(map(rank_of, self.history)):
+        if self.held_out.is_best(record, self.history):
             self.best = self._weights()
         self.history.append(record)
         self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
@@ -365,6 +363,8 @@ class _Run:
     def begin(self, state: TrainingState) -> None:
         """Resumes from rank 0's ``state`` on every rank; an empty state starts from the beginning."""
         self.ranks.check_equal(hashlib.sha256(self.fingerprint().encode()).hexdigest())
+        if self.recipe.epochs:
+            self.held_out.judge_start(self.model)
         self.restore(self.ranks.broadcast(state))
         self.loss = in_lockstep(self.ranks, [self.model, self.extra], self._loss)
 

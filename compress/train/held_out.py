@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -47,6 +47,7 @@ class HeldOut:
         self.labelled = data.labelled
         self.indices = data.held_out if self.labelled else some_images(data.held_out, seed)
         self._taught: NetworkAnswers | None = None
+        self._start: tuple[float, float] | None = None
 
     def record(self, network: nn.Module, epoch: int, loss: float, progress: Progress, stage: str) -> EpochRecord:
         """Returns the record of an epoch.
@@ -74,6 +75,19 @@ class HeldOut:
         likeness = compared(self._answers(network, len(self.indices), progress, stage), self.taught())
         agreement, divergence = self.ranks.broadcast_floats(likeness.agreement, likeness.divergence)
         return EpochRecord(epoch, loss, None, None, agreement, divergence)
+
+    def judge_start(self, network: nn.Module) -> None:
+        """Ranks the network before its training, if there are no labels.
+
+        A network that was fitted to its teacher by least squares may follow it better than after a few steps.
+        """
+        if not self.labelled:
+            self._start = rank_of(self.record(network, 0, 0.0, silent, ""))
+
+    def is_best(self, record: EpochRecord, others: Sequence[EpochRecord]) -> bool:
+        """Returns whether an epoch is better than all other ones and, without labels, than the start."""
+        ranks = [rank_of(own) for own in others] + ([self._start] if self._start else [])
+        return not ranks or rank_of(record) > max(ranks)
 
     def taught(self) -> NetworkAnswers:
         """Returns the teacher's answers."""
@@ -119,6 +133,14 @@ def rank_of(record: EpochRecord) -> tuple[float, float]:
     if record.held_out_divergence is not None:
         return -record.held_out_divergence, record.held_out_agreement or 0.0
     return record.held_out_top1 or 0.0, -(record.held_out_loss or 0.0)
+
+
+def epochs_since_best(history: Sequence[EpochRecord]) -> int:
+    """Returns the number of epochs after the best one, the first of equals; 0 without any epoch."""
+    if not history:
+        return 0
+    best = max(range(len(history)), key=lambda i: (*rank_of(history[i]), -i))
+    return len(history) - 1 - best
 
 
 def held_out_in_words(record: EpochRecord) -> str:

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 
 from compress.bases.analysis import RIDGE, BasisAnalysis, analyse
-from compress.bases.stored import read_analysis, write_analysis
-from compress.bases.variety import remarks_on_images, variety_of
+from compress.bases.stored import read_bases, write_bases
+from compress.bases.variety import remarks_on_images, sameness_of
 from compress.data.batches import augmented_pixels, plain_batches
 from compress.data.splits import random_set
 from compress.fidelity import answers_of, compared, some_images
 from compress.model.coordinates import Coordinates
+from compress.model.folder import weights_sha256
 from compress.model.reconstruction import images_needed, reconstruct
 from compress.model.slicing import KeptUnits, same_widths
 from compress.model.vit import SlicedViT
-from runtime import PocketVitWarning, Progress, if_long, normalise, sha256_of, silent
+from runtime import PocketVitWarning, Progress, if_long, normalise, silent
 
 from .job import PreparedRun
 from .runfolder import RunFolder
@@ -29,8 +30,17 @@ _EPOCH = 2_000_000
 _BATCH = 16
 
 
-def analysis_of(job: PreparedRun, folder: RunFolder, baseline: SlicedViT, progress: Progress = silent) -> BasisAnalysis:
-    """Returns the analysis of a run's baseline, and keeps it in ``search/bases.safetensors`` until the model is cut.
+def analysis_of(
+    job: PreparedRun, folder: RunFolder, place: Path, model: SlicedViT, progress: Progress = silent
+) -> BasisAnalysis:
+    """Returns the analysis of a model, and keeps it in a file until the model is cut.
+
+    Args:
+        job: the run.
+        folder: its folder.
+        place: the folder for ``bases.safetensors``.
+        model: the model.
+        progress: called as the analysis advances.
 
     Raises:
         StorageError: the file cannot be written.
@@ -38,20 +48,20 @@ def analysis_of(job: PreparedRun, folder: RunFolder, baseline: SlicedViT, progre
     Warns:
         PocketVitWarning: the images are few or all alike.
     """
-    path, count = bases_path(folder), images_for_bases(job)
-    name = f"{sha256_of(folder.baseline / 'model.safetensors')} {job.data.name} {count} {job.settings.seed}"
-    found = read_analysis(path, name)
+    path, count = bases_path(place), images_for_bases(job)
+    name = f"{weights_sha256(model)} {job.data.name} {count} {job.settings.seed}"
+    found = read_bases(path, name)
     if found is None:
         images = basis_images(job, count, 0)
-        found = analyse(baseline, images, progress)
-        _warn_of_images(folder, len(job.data.train), variety_of(found.moments))
-        write_analysis(path, name, found)
+        found = analyse(model, images, progress)
+        _warn_of_images(folder, min(count, len(job.data.train)), sameness_of(images))
+        write_bases(path, name, found)
     return found
 
 
-def bases_path(folder: RunFolder) -> Path:
-    """Returns the file of the run's analysis."""
-    return folder.journal.parent / "bases.safetensors"
+def bases_path(place: Path) -> Path:
+    """Returns the file of an analysis in a folder."""
+    return place / "bases.safetensors"
 
 
 def images_for_bases(job: PreparedRun) -> int:
@@ -81,9 +91,9 @@ def basis_images(job: PreparedRun, count: int, number: int) -> torch.Tensor:
     return mixed[torch.from_numpy(order)]
 
 
-def _warn_of_images(folder: RunFolder, images: int, variety: float) -> None:
+def _warn_of_images(folder: RunFolder, images: int, sameness: float) -> None:
     """Warns where the bases serve no other images than those that they were found from."""
-    for note in remarks_on_images(images, variety):
+    for note in remarks_on_images(images, sameness):
         folder.log("note", text=note)
         warnings.warn(note, PocketVitWarning, stacklevel=3)
 
@@ -91,9 +101,10 @@ def _warn_of_images(folder: RunFolder, images: int, variety: float) -> None:
 def cut_in_bases(
     job: PreparedRun,
     folder: RunFolder,
-    baseline: SlicedViT,
+    whole: SlicedViT,
     analysis: BasisAnalysis,
     kept: KeptUnits,
+    number: int,
     progress: Progress = silent,
 ) -> tuple[SlicedViT, Coordinates]:
     """Returns the cut model and the coordinates of its features, reconstructed if that is asked for and helps.
@@ -103,9 +114,10 @@ def cut_in_bases(
     Args:
         job: the run.
         folder: its folder.
-        baseline: the whole model.
+        whole: the model that was analysed.
         analysis: its analysis.
         kept: the units that stay.
+        number: number of the round, from 1.
         progress: called as the reconstruction advances.
 
     Raises:
@@ -114,12 +126,12 @@ def cut_in_bases(
     model, coordinates = analysis.cut(kept), analysis.coordinates_of(kept)
     if job.settings.reconstruct and not same_widths(model.plan, analysis.model.plan):
         count = images_needed(model.plan)
-        images = basis_images(job, count, 1)
+        images = basis_images(job, count, number)
         mended = reconstruct(model, analysis.model, kept, images.split(_BATCH), ridge=RIDGE, progress=progress)  # type: ignore[no-untyped-call]
         chosen = some_images(job.data.held_out, job.settings.seed)
         wanted, *answers = (
             answers_of(own, job.data, chosen, job.task.preprocessing, progress=if_long(progress), stage=f"score {name}")
-            for name, own in (("whole", baseline), ("sliced", model), ("mended", mended))
+            for name, own in (("whole", whole), ("sliced", model), ("mended", mended))
         )
         before, after = (compared(own, wanted, coordinates) for own in answers)
         helps = (after.cosine or 0.0) >= (before.cosine or 0.0)

@@ -185,19 +185,30 @@ def _share_baseline(job: PreparedRun, folders: Sequence[RunFolder], progress: Pr
 
 def _share_analysis(pairs: Sequence[tuple[PreparedRun, RunFolder]], baseline: SlicedViT, progress: Progress) -> None:
     """Finds the best bases in one of the folders, if several models are still to be cut in them, for all of these."""
-    waiting = [(job, folder) for job, folder in pairs if job.settings.in_best_bases and finished(folder.sliced) is None]
+    waiting = [
+        (job, folder, place)
+        for job, folder in pairs
+        if job.settings.in_best_bases and (place := _first_search(job, folder)) is not None
+    ]
     if len(waiting) < 2:
         return
-    job, donor = next((pair for pair in waiting if bases_path(pair[1]).is_file()), waiting[0])
+    job, donor, source = next((own for own in waiting if bases_path(own[2]).is_file()), waiting[0])
     with stage(donor, "bases"):
-        analysis_of(job, donor, baseline, progress)
-    for _, folder in waiting:
+        analysis_of(job, donor, source, baseline, progress)
+    for _, folder, place in waiting:
         if folder is donor:
             continue
-        with atomic_path(bases_path(folder)) as place:
-            place.unlink(missing_ok=True)
-            _link(str(bases_path(donor)), str(place))
+        with atomic_path(bases_path(place)) as temporary:
+            _link(str(bases_path(source)), str(temporary))
         folder.log("shared", what="bases", run=donor.name)
+
+
+def _first_search(job: PreparedRun, folder: RunFolder) -> Path | None:
+    """Returns the folder of the search that begins with the baseline; None if its model is cut already."""
+    rounds = job.method.kind == "rounds"
+    place = folder.iteration(1) if rounds else folder.journal.parent
+    done = finished(folder.sliced) is not None or (rounds and finished(place) is not None)
+    return None if done else place
 
 
 def _link_weights(source: str, target: str) -> None:

@@ -35,8 +35,8 @@ from pocketvit.settings import (
     DEFAULT_OVERRIDES,
     DEFAULT_PATCH_SIZE,
     RunSettings,
-    TrainSettings,
 )
+from pocketvit.train_settings import TrainSettings
 from runtime import ModelError, PlanError, PocketVitWarning, Preprocessing, Progress, ShapePlan, check_is, silent
 
 from .label_free import check_answers_already, named_outputs, without_labels

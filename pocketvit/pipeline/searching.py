@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from compress.bases.analysis import BasisAnalysis
 from compress.budget import Tables, parse_budget, parse_cost
 from compress.data.batches import training_batches
 from compress.data.search_images import SearchImages, draw_search_images
@@ -15,7 +16,7 @@ from compress.importance.base import ImportanceInputs
 from compress.importance.units import Importance
 from compress.model.vit import SlicedViT
 from compress.own_answers import answered, with_answers
-from compress.search.base import SearchInputs
+from compress.search.base import MeasuredUnits, SearchInputs
 from runtime import ModelError, Progress, ShapePlan
 
 from .job import IMPORTANCE_BATCH, PreparedRun, cost_name
@@ -58,7 +59,7 @@ def search_inputs(
     progress: Progress,
     number: int = 1,
     answers: SlicedViT | None = None,
-    importance: Importance | None = None,
+    analysis: BasisAnalysis | None = None,
 ) -> SearchInputs:
     """Returns what the search method of a run chooses from.
 
@@ -71,15 +72,15 @@ def search_inputs(
         progress: called as the search advances.
         number: of the round, from 1.
         answers: the model whose answers are the labels of images without any; None takes ``model``.
-        importance: importance of the model's units; None measures it by the run's criterion.
+        analysis: of the model, which is in its best bases; None where it is cut as it is.
     """
-    settings = job.settings
+    settings, by_loss = job.settings, not job.settings.importance
     budget = parse_budget(settings.budget, whole, tables) if job.method.needs_budget else None
     cost = parse_cost(cost_name(settings), whole, tables) if budget else None
 
     def take_importance() -> Importance:
-        if importance is not None:
-            return importance
+        if by_loss and analysis is not None:
+            return analysis.importance
         return CRITERIA[settings.criterion].importance(_importance_inputs(job, model, progress))
 
     def draw_images() -> SearchImages:
@@ -112,6 +113,7 @@ def search_inputs(
         seed=settings.seed,
         bf16=job.bf16,
         progress=progress,
+        measured=MeasuredUnits(analysis.importance, analysis.cut) if by_loss and analysis else None,
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from compress.bases.analysis import BasisAnalysis
 from compress.budget import Tables, parse_budget
 from compress.data.dataset import Dataset
 from compress.fidelity import selection
 from compress.model.canonical import canonical
-from compress.model.coordinates import Coordinates
+from compress.model.coordinates import Coordinates, read_coordinates
 from compress.model.folder import read_model, read_task, weights_sha256
 from compress.model.load import load_model
 from compress.model.slicing import KeptUnits, same_widths
@@ -43,6 +44,11 @@ from .profiling import profile
 from .runfolder import RunFolder
 from .searching import in_basis, search_inputs
 from .stage import check_space, export_copies, finished, log_notes, save_stage, stage
+
+_NOT_BETTER = (
+    "The recovery did not help: after every epoch the answers to held-out images diverged more from the whole model's "
+    "than before it, so the sliced model is as it was cut. Try a lower --recovery-lr, or more epochs or minutes."
+)
 
 
 def fine_tune_stage(job: PreparedRun, folder: RunFolder, progress: Progress = silent) -> SlicedViT:
@@ -120,14 +126,11 @@ def search_stage(
     except ArtifactError:
         pass
     with stage(folder, "search"):
-        importance = None
+        place, analysis = folder.journal.parent, None
         if job.settings.in_best_bases:
-            analysis = analysis_of(job, folder, baseline, progress)
-            model, importance = analysis.model, analysis.importance if _by_loss(job) else None
-        else:
-            model = in_basis(job, baseline, progress)
-        place = folder.journal.parent
-        inputs = search_inputs(job, model, baseline.plan, tables, place, progress, importance=importance)
+            analysis = analysis_of(job, folder, place, baseline, progress)
+        model = analysis.model if analysis else in_basis(job, baseline, progress)
+        inputs = search_inputs(job, model, baseline.plan, tables, place, progress, analysis=analysis)
         proposal = job.method.run(replace(inputs, asked=settings))
         write_journal(folder.journal, settings, proposal, job.method.explain)
         for name in job.method.scratch:
@@ -149,14 +152,14 @@ def recover_stage(
     with stage(folder, "recover"):
         back: Coordinates | None
         if job.settings.in_best_bases:
-            analysis = analysis_of(job, folder, baseline, progress)
-            model, back = cut_in_bases(job, folder, baseline, analysis, proposal.kept, progress)
+            analysis = analysis_of(job, folder, folder.journal.parent, baseline, progress)
+            model, back = cut_in_bases(job, folder, baseline, analysis, proposal.kept, 1, progress)
         else:
             whole = in_basis(job, baseline, progress)
             model = cut_units(job, folder, whole, proposal.kept, 1, progress)
             back = map_back_of(model, baseline, proposal.kept) if whole is baseline else None
         made = _recover(job, folder, job.recover, folder.sliced, model, baseline, 1, progress, back=back)
-    bases_path(folder).unlink(missing_ok=True)
+    bases_path(folder.journal.parent).unlink(missing_ok=True)
     return made
 
 
@@ -198,6 +201,7 @@ def rounds_stage(
     if done is not None:
         return done
     budget, model = parse_budget(job.settings.budget, baseline.plan, tables), baseline
+    back: Coordinates | None = None
     iterations = job.method_settings.iterations
     epochs: list[EpochRecord] = []
     for number in range(1, iterations + 1):
@@ -206,14 +210,17 @@ def rounds_stage(
         place = folder.iteration(number)
         made = finished(place)
         if made is None:
+            analysis = analysis_of(job, folder, place, model, progress) if job.settings.in_best_bases else None
             with stage(folder, f"search {number}"):
-                kept = _search_round(job, place, model, baseline, tables, number, progress)
+                kept = _search_round(job, place, model, baseline, tables, number, progress, analysis)
             with stage(folder, f"recover {number}"):
-                smaller = cut_units(job, folder, model, kept, number, progress)
+                smaller, own = _cut_round(job, folder, model, analysis, kept, number, progress)
                 last = budget.of(smaller.plan) <= budget.limit
-                back = map_back_of(smaller, baseline, kept) if model is baseline else None
-                made = _recover(job, folder, _recipe(job, last), place, smaller, baseline, number, progress, back=back)
-        model = made
+                whole_back = own.then(back) if own and back else own or back
+                recipe = _recipe(job, last)
+                made = _recover(job, folder, recipe, place, smaller, baseline, number, progress, back=whole_back)
+            bases_path(place).unlink(missing_ok=True)
+        model, back = made, read_coordinates(place)
         for record in METRICS_DOCUMENT.read(place / "metrics.json").epochs:
             epochs.append(replace(record, epoch=len(epochs) + 1))
     if budget.of(model.plan) > budget.limit:
@@ -224,19 +231,44 @@ def rounds_stage(
             fix="Allow more with --iterations, deeper trees with --depth or larger groups with --group-size, "
             "and another --name",
         )
-    save_stage(folder.sliced, model, job, tuple(epochs), progress, baseline)
+    save_stage(folder.sliced, model, job, tuple(epochs), progress, baseline, back)
     return model
 
 
+def _cut_round(
+    job: PreparedRun,
+    folder: RunFolder,
+    model: SlicedViT,
+    analysis: BasisAnalysis | None,
+    kept: KeptUnits,
+    number: int,
+    progress: Progress,
+) -> tuple[SlicedViT, Coordinates | None]:
+    """Cuts the model of a round, and returns the coordinates of its features in that model; None if they are equal."""
+    if analysis is not None:
+        return cut_in_bases(job, folder, model, analysis, kept, number, progress)
+    smaller = cut_units(job, folder, model, kept, number, progress)
+    return smaller, map_back_of(smaller, model, kept)
+
+
 def _search_round(
-    job: PreparedRun, place: Path, model: SlicedViT, whole: SlicedViT, tables: Tables, number: int, progress: Progress
+    job: PreparedRun,
+    place: Path,
+    model: SlicedViT,
+    whole: SlicedViT,
+    tables: Tables,
+    number: int,
+    progress: Progress,
+    analysis: BasisAnalysis | None,
 ) -> KeptUnits:
     """Searches from one model. A search that was killed goes on from its ``journal.jsonl``."""
     shown = progress if job.method.one_round else _of_round(progress, number, job.method_settings.iterations)
-    inputs = search_inputs(job, model, whole.plan, tables, place, shown, number, whole)
+    start = analysis.model if analysis else model
+    inputs = search_inputs(job, start, whole.plan, tables, place, shown, number, whole, analysis)
     asked = {
         "search": job.settings.search,
-        "weights_sha256": weights_sha256(model),
+        **({"basis": "best"} if analysis else {}),
+        "weights_sha256": weights_sha256(start),
         "cost": inputs.required_cost.name,
         "total": inputs.total,
         "budget": job.settings.budget,
@@ -297,6 +329,8 @@ def _recover(
     )
     if trained.limit:
         folder.log("limited", minutes=recipe.minutes, steps=trained.limit)
+    if not trained.improved:
+        folder.log("warning", text=_NOT_BETTER)
     save_stage(place, trained.model, job, trained.epochs, progress, baseline, back)
     return trained.model
 

@@ -7,37 +7,20 @@ import pytest
 
 from benchmarks.search_cost import Walk, models_of, read_lines
 from compress.budget import COUNTS
-from compress.data.augment import Augmentation
-from compress.data.load import load_data
 from compress.data.search_images import draw_search_images
-from compress.model.load import ModelSpec, load_model
-from compress.model.vit import SlicedViT
-from compress.recipe import TrainRecipe
 from compress.search.tree.journal import TreeJournal
 from compress.search.tree.search import search_tree
 from compress.search.tree.settings import TreeEffort, TreeSettings
-from compress.train.fit import fit
-from runtime import Preprocessing, params
+from runtime import params
+from tests.compress.digits import GENTLE, SPEC, digits_data, digits_model
 from tests.compress.plain_search import Plain
-
-SPEC = Preprocessing(16, 16, 1, (0.5,), (0.5,), "bilinear", "stretch")
-GENTLE = Augmentation(mirror=0.0, jitter=0.1)
-
-
-@pytest.fixture(scope="module")
-def trained() -> SlicedViT:
-    overrides = {"embed_dim": 32, "depth": 4, "num_heads": 2, "mlp_ratio": 1.5}
-    model = load_model(ModelSpec("vit_tiny_patch16_224", 16, 4, 1, overrides=overrides), 10)
-    recipe = TrainRecipe(epochs=8, batch_size=32, lr=3e-3, head_lr=3e-3, warmup=0.1, patience=8, clip_norm=1.0)
-    return fit(model, load_data("digits"), SPEC, recipe, augmentation=GENTLE).model
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "epsilon"), [(1, 0.1), (2, 0.1), (3, 0.02)])
-def test_the_walk_counts_what_the_plain_search_counts(
-    trained: SlicedViT, tmp_path: Path, seed: int, epsilon: float
-) -> None:
-    images = draw_search_images(load_data("digits"), SPEC, GENTLE, per_class=6, seed=seed, iteration=0)
+def test_the_walk_counts_what_the_plain_search_counts(tmp_path: Path, seed: int, epsilon: float) -> None:
+    trained = digits_model()
+    images = draw_search_images(digits_data(), SPEC, GENTLE, per_class=6, seed=seed, iteration=0)
     settings, effort = TreeSettings(depth=3, epsilon=epsilon, exact=True), TreeEffort(gradient_batch=20, eval_batch=10)
     journal = TreeJournal(tmp_path / "j.jsonl", {"seed": seed})
     total = params(trained.plan)

@@ -1,7 +1,7 @@
 """The masked model, plain and slow: full widths, and what is removed is absent from every reduction.
 
 Written from the definition alone. Nothing is selected or made smaller here: units go by multiplying with zero,
-and LayerNorm counts the dimensions that stay.
+LayerNorm counts the dimensions that stay, and RMSNorm all of the whole model's.
 """
 
 from __future__ import annotations
@@ -34,11 +34,18 @@ class _Masked:
         bias = self.w.get(f"{name}.bias")
         return y if bias is None else y + bias[rows]
 
+    def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        if self.plan.norm_type == "layer":
+            return self.layer_norm(x, name)
+        m = self.stream if name != "norm_pre" else torch.ones(self.plan.pre_dim, dtype=self.dtype)
+        dim = self.plan.pre_dim if name == "norm_pre" else self.plan.norm_dim or self.plan.embed_dim
+        return m * x / ((m * x**2).sum(-1, keepdim=True) / dim + self.plan.eps_of(name)) ** 0.5
+
     def layer_norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         m, n = self.stream, len(self.kept.embed)
         mean = (x * m).sum(-1, keepdim=True) / n
         variance = (m * (x - mean) ** 2).sum(-1, keepdim=True) / n
-        normal = (x - mean) / (variance + self.plan.norm_eps) ** 0.5
+        normal = (x - mean) / (variance + self.plan.eps_of(name)) ** 0.5
         return m * (normal * self.w[f"{name}.weight"] + self.w[f"{name}.bias"])
 
     def attention(self, x: torch.Tensor, i: int) -> torch.Tensor:
@@ -65,8 +72,11 @@ class _Masked:
     def activate(self, x: torch.Tensor) -> torch.Tensor:
         if self.plan.act == "gelu":
             return x * (1 + torch.erf(x / 2**0.5)) / 2
-        assert self.plan.act == "quick_gelu"
-        return x / (1 + torch.exp(-1.702 * x))
+        if self.plan.act == "gelu_tanh":
+            return x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2
+        if self.plan.act == "relu":
+            return x * (x > 0)
+        return x / (1 + torch.exp(-{"silu": 1.0, "quick_gelu": 1.702}[self.plan.act] * x))
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         (height, width), count = self.plan.patch_size, images.shape[0]
@@ -88,23 +98,26 @@ class _Masked:
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         plan = self.plan
-        x = self.stream * self.embed(images)
-        if plan.norm_pre:
-            x = self.layer_norm(x, "norm_pre")
+        x = self.embed(images)
+        if plan.pre_dim:
+            x = self.affine(self.norm(x, "norm_pre"), "pre")
+        elif plan.norm_pre:
+            x = self.norm(self.stream * x, "norm_pre")
+        x = self.stream * x
         for i in range(len(plan.blocks)):
-            x = self.stream * (x + self.scale(self.attention(self.layer_norm(x, f"blocks.{i}.norm1"), i), i, 1))
-            x = self.stream * (x + self.scale(self.mlp(self.layer_norm(x, f"blocks.{i}.norm2"), i), i, 2))
+            x = self.stream * (x + self.scale(self.attention(self.norm(x, f"blocks.{i}.norm1"), i), i, 1))
+            x = self.stream * (x + self.scale(self.mlp(self.norm(x, f"blocks.{i}.norm2"), i), i, 2))
         if plan.norm == "before_pool":
-            x = self.layer_norm(x, "norm")
+            x = self.norm(x, "norm")
         start = {"token": 0, "avg_all": 0, "avg": plan.num_prefix_tokens}[plan.pooling]
         stop = 1 if plan.pooling == "token" else x.shape[1]
         pooled = x[:, start:stop].sum(1) / (stop - start)
         if plan.norm == "after_pool":
-            pooled = self.layer_norm(pooled, "norm")
+            pooled = self.norm(pooled, "norm")
         out = self.affine(pooled, "head")
         if plan.dist_token:
-            assert plan.norm == "before_pool"
-            out = (out + self.affine(x[:, 1], "head_dist")) / 2
+            second = x[:, 1] if plan.norm == "before_pool" else self.norm(x[:, 1], "norm")
+            out = (out + self.affine(second, "head_dist")) / 2
         return out
 
     def scale(self, x: torch.Tensor, i: int, branch: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from compress.evaluate import logits_of
 from compress.fidelity import MOST_IMAGES, NetworkAnswers, answers_of, compared, fidelity, selection, some_images
+from compress.model.coordinates import Coordinates
 from compress.model.slicing import keep_all, slice_vit
 from runtime import ModelError
 from tests.compress.tiny import SPEC, TINY_PLAN, tiny_vit, toy_data
@@ -52,7 +53,10 @@ def test_a_map_back_undoes_a_change_of_coordinates() -> None:
     whole = NetworkAnswers(logits, features)
     turned = NetworkAnswers(logits, (features.double() @ rotation.T).float())
     assert compared(turned, whole).cosine < 0.9
-    assert compared(turned, whole, rotation).cosine == pytest.approx(1, abs=1e-6)
+    assert compared(turned, whole, Coordinates(rotation, torch.zeros(8))).cosine == pytest.approx(1, abs=1e-6)
+    moved = NetworkAnswers(logits, turned.features + 3)
+    shift = -3 * torch.ones(8, dtype=torch.float64) @ rotation
+    assert compared(moved, whole, Coordinates(rotation, shift)).cosine == pytest.approx(1, abs=1e-6)
 
 
 def test_a_cut_stream_has_a_cosine_only_with_its_map_back() -> None:
@@ -61,14 +65,14 @@ def test_a_cut_stream_has_a_cosine_only_with_its_map_back() -> None:
     cut = slice_vit(whole, kept)
     assert fidelity(cut, whole, DATA, DATA.test, SPEC).cosine is None
     back = selection(kept.embed, TINY_PLAN.embed_dim)
-    assert back.shape == (8, 16)
-    assert torch.equal(torch.arange(8.0) @ back, torch.tensor([0.0, 1, 2, 3, 4, 5, 6, *[0] * 8, 7]))
+    assert back.matrix.shape == (8, 16)
+    assert torch.equal(back.of(torch.arange(8.0)), torch.tensor([0.0, 1, 2, 3, 4, 5, 6, *[0] * 8, 7]).double())
     found = fidelity(cut, whole, DATA, DATA.test, SPEC, back=back).cosine
     own, other = (answers_of(model, DATA, DATA.test, SPEC).features for model in (cut, whole))
     products = (own * other[:, list(kept.embed)]).sum(1) / own.norm(dim=1) / other.norm(dim=1)
     assert found == pytest.approx(float(products.mean()), abs=1e-5)
     with pytest.raises(ModelError, match=r"is of another shape\. Expected \(8, 16\)\. Got \(16, 8\)"):
-        fidelity(cut, whole, DATA, DATA.test, SPEC, back=back.T)
+        fidelity(cut, whole, DATA, DATA.test, SPEC, back=Coordinates(back.matrix.T, torch.zeros(8)))
 
 
 def test_other_classes_are_refused() -> None:

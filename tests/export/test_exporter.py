@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from compress.data.batches import plain_batches
 from compress.data.dataset import Dataset
@@ -167,21 +168,29 @@ def test_other_calibration_images_give_other_integer_files_alone(
 
 
 def test_a_file_that_agrees_too_seldom_is_put_aside(sliced: SlicedViT, digits: Dataset, tmp_path: Path) -> None:
-    settings = ExportSettings(kinds=("int8",), verify_images=100, min_agreement=1.0)
+    # a recipe that was chosen could leave the head in float
+    settings = ExportSettings(kinds=("int8",), verify_images=100, min_agreement=1.0, int8_recipe="dynamic_wi8_afp32")
     noisy = replace_head_by_near_ties(sliced)
     with pytest.raises(ParityError, match=r"agrees too seldom.*rejected") as caught:
         export_model(noisy, task_for(digits), digits, tmp_path, "bad", settings)
     assert caught.value.exit_code == 1
     assert not list(tmp_path.glob("*.tflite"))
     kept = tmp_path / "rejected" / "bad.int8.tflite"
-    assert read_artifact(kept).parity.top1_agreement < 1.0
+    assert read_artifact(kept).parity.top1_agreement < 0.9
 
 
 def replace_head_by_near_ties(model: SlicedViT) -> SlicedViT:
-    """Makes every class answer nearly the same, so that rounding decides between them."""
+    """Makes classes differ by less than a step of int8, so that a head of integers answers the first class always.
+
+    Every row of the head has the same largest value, and so the same steps.
+    """
     weights = dict(model.state_dict())
     head = weights["head.weight"]
-    weights["head.weight"] = head[:1].repeat(len(head), 1) + 1e-5 * head
+    steps = torch.linspace(-120, 120, head.shape[1]).round()
+    steps[0] = 127
+    differences = 0.4 * torch.sign(torch.randn(head.shape, generator=torch.Generator().manual_seed(0)))
+    differences[:, 0] = 0
+    weights["head.weight"] = (steps + differences) / 127
     weights["head.bias"] = weights["head.bias"] * 0
     return build(model.plan, weights)
 
@@ -202,10 +211,11 @@ def test_a_wrong_float_file_is_refused(
 
 
 def test_random_weights_are_reported_and_not_gated(sliced: SlicedViT, digits: Dataset, tmp_path: Path) -> None:
-    settings = ExportSettings(kinds=("int8",), verify_images=100, min_agreement=1.0)
+    # a recipe that was chosen could leave the head in float
+    settings = ExportSettings(kinds=("int8",), verify_images=100, min_agreement=1.0, int8_recipe="dynamic_wi8_afp32")
     noisy, task = replace_head_by_near_ties(sliced), task_for(digits, trained=False)
     (artifact,) = export_model(noisy, task, digits, tmp_path, "fresh", settings)
-    assert artifact.parity.top1_agreement < 1.0
+    assert artifact.parity.top1_agreement < 0.9
     assert read_artifact(tmp_path / "fresh.int8.tflite") == artifact
     assert not (tmp_path / "rejected").exists()
 

@@ -7,12 +7,12 @@ import subprocess
 from pathlib import Path
 
 from runtime.registry import PLUGINS
-from tests.pocketvit.conftest import command, environment
+from tests.pocketvit import preloaded
+from tests.pocketvit.conftest import environment
 
 
 def run(folder: Path, module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs a command in a process that finds ``module`` in ``folder`` and is told to import it."""
     own = environment()
     own |= {"PYTHONPATH": os.pathsep.join((own["PYTHONPATH"], str(folder))), PLUGINS: module}
-    words = command(*arguments)
-    return subprocess.run(words, env=own, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    return preloaded.run(*arguments, env=own, cwd=folder, timeout=300)

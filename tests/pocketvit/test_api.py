@@ -21,7 +21,8 @@ from device_bench.documents.measurement import Sampling
 from pocketvit.distill_settings import DistillSettings
 from pocketvit.pipeline.benching import BenchSettings
 from pocketvit.pipeline.runfolder import claim, read_settings
-from pocketvit.settings import RunSettings, TrainSettings
+from pocketvit.settings import RunSettings
+from pocketvit.train_settings import TrainSettings
 from runtime import PlanError, PocketVitError, decode, encode
 from tests.device_bench.conftest import make_run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ def shape_plans(draw: st.DrawFn) -> ShapePlan:
     patch = (draw(st.integers(1, 16)), draw(st.integers(1, 16)))
     class_token = draw(st.booleans())
     pooling = draw(st.sampled_from(("token", "avg", "avg_all") if class_token else ("avg", "avg_all")))
-    return ShapePlan(
+    plan = ShapePlan(
         img_size=(patch[0] * draw(st.integers(1, 8)), patch[1] * draw(st.integers(1, 8))),
         patch_size=patch,
         in_chans=draw(st.integers(1, 4)),
@@ -40,3 +41,10 @@ def shape_plans(draw: st.DrawFn) -> ShapePlan:
         patch_bias=draw(st.booleans()),
         layer_scale=draw(st.booleans()),
     )
+    if draw(st.booleans()):
+        pre = draw(widths) if plan.norm_pre else 0
+        plan = replace(plan, norm_type="rms", pre_dim=pre, norm_dim=draw(st.sampled_from((0, plan.embed_dim + 8))))
+    if draw(st.booleans()):
+        eps = draw(st.lists(st.floats(1e-12, 1.0), min_size=len(plan.norm_names), max_size=len(plan.norm_names)))
+        plan = replace(plan, norm_eps=tuple(eps))
+    return plan

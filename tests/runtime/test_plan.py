@@ -50,6 +50,19 @@ def test_a_block_refuses(changes: dict[str, Any], texts: list[str]) -> None:
         ({"attn_scale": math.inf}, ["attn_scale must be positive", "Got inf."]),
         ({"norm_eps": -1e-6}, ["norm_eps must be positive", "Got -1e-06."]),
         ({"norm_eps": math.nan}, ["norm_eps must be positive", "Got nan."]),
+        ({"norm_eps": (1e-6,) * 4}, ["norm_eps needs a value for each norm", "Expected 5.", "Got 4."]),
+        ({"norm_eps": ()}, ["norm_eps needs a value for each norm", "Expected 5.", "Got 0."]),
+        ({"norm_eps": (1e-6, 1e-6, 0.0, 1e-6, 1e-6)}, ["norm_eps must be positive"]),
+        ({"norm_eps": (1e-6, 1e-6, math.inf, 1e-6, 1e-6)}, ["norm_eps must be positive"]),
+        ({"norm_type": "batch"}, ["Unknown norm_type", "Expected layer, rms.", "Got batch."]),
+        ({"norm_dim": 24}, ["norm_dim is the width of a stream that was cut", "RMSNorms", "Got 24."]),
+        ({"norm_type": "rms", "norm_dim": 8}, ["norm_dim is the width of a stream that was cut", "Got 8."]),
+        ({"norm_type": "rms", "norm_dim": -8}, ["norm_dim is the width of a stream that was cut", "Got -8."]),
+        ({"pre_dim": 16}, ["pre_dim belongs to an RMSNorm after the embedding", "Got 16."]),
+        ({"norm_pre": True, "pre_dim": 16}, ["pre_dim belongs to an RMSNorm after the embedding", "Got 16."]),
+        ({"norm_type": "rms", "pre_dim": 16}, ["pre_dim belongs to an RMSNorm after the embedding", "Got 16."]),
+        ({"norm_type": "rms", "norm_pre": True}, ["pre_dim belongs to an RMSNorm after the embedding", "Got 0."]),
+        ({"norm_type": "rms", "norm_pre": True, "pre_dim": -8}, ["pre_dim belongs to an RMSNorm", "Got -8."]),
         ({"pos_embed": "rope"}, ["Unknown pos_embed", "Expected none, patches, all.", "Got rope."]),
         ({"pooling": "map"}, ["Unknown pooling", "Expected token, avg, avg_all.", "Got map."]),
         ({"norm": "rms"}, ["Unknown norm", "Expected before_pool, after_pool, none.", "Got rms."]),
@@ -109,9 +122,27 @@ def test_version_1_still_loads() -> None:
     assert PLAN_DOCUMENT.read(GOLDEN / "plan-v1.json") == golden_plan()
 
 
-def test_version_1_is_still_what_is_written(tmp_path: Path) -> None:
-    PLAN_DOCUMENT.write(tmp_path / "plan.json", golden_plan())
-    assert (tmp_path / "plan.json").read_bytes() == (GOLDEN / "plan-v1.json").read_bytes()
+def cut_plan() -> ShapePlan:
+    return tiny_plan(
+        norm_type="rms", norm_dim=24, norm_pre=True, pre_dim=24, norm_eps=(1e-6, 2e-6, 0.125, 0.25, 1e-5, 3e-6)
+    )
+
+
+def test_version_2_still_loads_and_is_what_is_written(tmp_path: Path) -> None:
+    assert PLAN_DOCUMENT.read(GOLDEN / "plan-v2.json") == cut_plan()
+    PLAN_DOCUMENT.write(tmp_path / "plan.json", cut_plan())
+    assert (tmp_path / "plan.json").read_bytes() == (GOLDEN / "plan-v2.json").read_bytes()
+
+
+def test_every_norm_has_its_epsilon() -> None:
+    plan = cut_plan()
+    assert [plan.eps_of(name) for name in plan.norm_names] == list(plan.norm_eps)
+    assert plan.norm_names == (
+        *("norm_pre", "blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2"),
+        "norm",
+    )
+    assert tiny_plan(norm_eps=1e-5).eps_of("blocks.1.norm2") == 1e-5
+    assert (plan.token_dim, tiny_plan().token_dim) == (24, 16)
 
 
 def test_a_truncated_plan_is_an_artifact_error(tmp_path: Path) -> None:
@@ -175,7 +206,7 @@ def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
             "pocketvit.metrics",
             "another kind of document. Expected pocketvit.plan. Got 'pocketvit.metrics'",
         ),
-        (("schema_version",), 2, "newer PocketViT. Expected pocketvit.plan version 1 or older. Got version 2. Update"),
+        (("schema_version",), 3, "newer PocketViT. Expected pocketvit.plan version 2 or older. Got version 3. Update"),
         (("schema_version",), 0, "has no valid schema_version"),
         (("schema_version",), True, "has no valid schema_version"),
         (("schema_version",), "1", "has no valid schema_version"),

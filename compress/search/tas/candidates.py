@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from compress.model.slicing import narrowed
 from runtime import MULTIPLE, ShapePlan
 
 
@@ -59,7 +60,7 @@ def plan_with(plan: ShapePlan, chosen: Mapping[Choice, int]) -> ShapePlan:
         replace(block, num_heads=chosen[Choice("heads", i)], mlp_dim=chosen[Choice("mlp", i)])
         for i, block in enumerate(plan.blocks[: chosen[DEPTH]])
     )
-    return replace(plan, embed_dim=chosen[EMBED], blocks=tuple(blocks))
+    return narrowed(plan, chosen[EMBED], tuple(blocks))
 
 
 def _spaced(whole: int, step: int, count: int, least_share: float) -> tuple[int, ...]:

@@ -34,4 +34,6 @@ def choose(inputs: SearchInputs) -> Proposal:
 
 def record(settings: TasSettings, recipe: TrainRecipe) -> dict[str, Any]:
     """Returns what the journal records: how the odds and the weights of the supernet are learnt."""
-    return {"tas": encode(settings.odds_recipe()), "recipe": encode(replace(recipe, epochs=settings.epochs))}
+    own = encode(replace(recipe, epochs=settings.epochs))
+    del own["minutes"]  # the time limit is that of the recovery, and earlier versions had none
+    return {"tas": encode(settings.odds_recipe()), "recipe": own}

@@ -32,6 +32,9 @@ _WRITERS = (
 )
 """Endings of the names of parameters that write to the residual stream."""
 
+_PRE = "pre."
+"""Beginning of the names of the Linear that writes to the residual stream behind an RMSNorm of the embedding."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -120,7 +123,7 @@ def _blended(value: torch.Tensor, name: str, dim: int, axis: Axis, plan: ShapePl
     if axis.kind == "mlp":
         pick = sample.picks[Choice("mlp", axis.block)]
         return _reading(value, pick, dim, sample.align) if name.endswith("fc2.weight") else _first(value, pick, dim)
-    if name.endswith(_WRITERS):
+    if name.endswith(_WRITERS) or name.startswith(_PRE):
         return _writing(value, sample.picks[EMBED], dim, sample.align)
     return _first(value, sample.picks[EMBED], dim)
 

@@ -6,8 +6,9 @@ import math
 
 from compress.budget import Budget, Cost
 from compress.data.search_images import SearchImages
-from compress.model.slicing import KeptUnits, compose, keep_all, slice_vit
+from compress.model.slicing import KeptUnits, compose, keep_all
 from compress.model.vit import SlicedViT
+from compress.search.base import MeasuredUnits
 from runtime import Progress, silent
 
 from .journal import TreeJournal
@@ -29,6 +30,7 @@ def search_greedily(
     bf16: bool = False,
     journal: TreeJournal | None = None,
     progress: Progress = silent,
+    measured: MeasuredUnits | None = None,
 ) -> SearchResult:
     """Takes the best of the five actions, by the objective of the resulting model, until the budget is met.
 
@@ -46,6 +48,7 @@ def search_greedily(
         bf16: evaluate and differentiate under bfloat16 autocast.
         journal: journal that records operations and replays recorded ones.
         progress: called after every evaluation.
+        measured: importance and cuts in the best bases; None measures Fisher importance and slices.
 
     Returns:
         The end of the path, as ``best`` and ``best_smaller`` (None where the model already meets the budget).
@@ -55,7 +58,7 @@ def search_greedily(
         ArtifactError: the journal is of another search.
         StorageError: the journal cannot be written.
     """
-    tree = TreeSearch(images, cost, total, settings, effort or TreeEffort(), budget, bf16, journal, progress)
+    tree = TreeSearch(images, cost, total, settings, effort or TreeEffort(), budget, bf16, journal, progress, measured)
     tree.outlook = outlook = Descent(budget.of(model.plan), budget.limit)
     root, _ = tree.look(model, keep_all(model.plan), (), AnswerBound(len(tree.images)))
     node, found, known = root, None, tree.known(model)
@@ -65,7 +68,7 @@ def search_greedily(
         alike = AnswerBound(node.correct)
         for removal in tree.children(model, known):
             kept = compose(node.kept, removal.kept)
-            smaller = slice_vit(model, removal.kept)
+            smaller = tree.cut(model, removal.kept, kept)
             needed = best[0].objective if best else -math.inf
             path = (*node.path, ActionStep(removal.action, removal.block))
             like = alike if tree.negligible(removal) else AnswerBound(len(tree.images))
@@ -76,7 +79,7 @@ def search_greedily(
             raise budget.unreachable(budget.of(node.plan))
         found = node = best[0]
         outlook.reached(budget.of(node.plan))
-        known = tree.known(best[1]) if known.age + 1 >= tree.refresh else known.below(best[2])
+        known = tree.known_below(best[1], known, best[2])
         model = best[1]
     progress("search", tree.used, tree.used, tree.note(node))
     return SearchResult(node, found, root, tree.nodes, tree.branched, 0, tree.used)

@@ -54,6 +54,7 @@ def _searched(search: Callable[..., SearchResult], inputs: SearchInputs) -> Prop
         budget=inputs.budget,
         bf16=inputs.bf16,
         journal=TreeJournal(inputs.folder / "journal.jsonl", header),
+        measured=inputs.measured,
         progress=inputs.progress,
     )
     if found.best_smaller is None:

@@ -27,6 +27,7 @@ from compress.importance.scores import fisher_scores
 from compress.importance.units import Importance, group_importance
 from compress.model.slicing import KeptUnits, compose, keep_all, slice_vit, widths_of
 from compress.model.vit import SlicedViT
+from compress.search.base import MeasuredUnits
 from compress.search.one_shot import GroupRemoval, multiples_of, price, removals
 from runtime import Progress, ShapePlan, encode, silent
 
@@ -49,6 +50,7 @@ def search_tree(
     bf16: bool = False,
     journal: TreeJournal | None = None,
     progress: Progress = silent,
+    measured: MeasuredUnits | None = None,
 ) -> SearchResult:
     """Searches the tree of pruning actions under ``model``.
 
@@ -64,14 +66,14 @@ def search_tree(
         bf16: evaluate and differentiate under bfloat16 autocast.
         journal: journal that records operations and replays recorded ones.
         progress: called after every evaluation with the forward-equivalents done and the expected total.
+        measured: importance and cuts in the best bases; None measures Fisher importance and slices.
 
     Raises:
         ArtifactError: the journal is of another search.
         StorageError: the journal cannot be written.
     """
-    tree = TreeSearch(
-        images, cost, total, settings or TreeSettings(), effort or TreeEffort(), budget, bf16, journal, progress
-    )
+    settings, effort = settings or TreeSettings(), effort or TreeEffort()
+    tree = TreeSearch(images, cost, total, settings, effort, budget, bf16, journal, progress, measured)
     tree.search(model)
     progress("search", tree.used, tree.used, tree.note(tree.root))
     return SearchResult(tree.best, tree.best_smaller, tree.root, tree.nodes, tree.branched, tree.repeats, tree.used)
@@ -96,7 +98,9 @@ class TreeSearch:
         bf16: bool,
         journal: TreeJournal | None,
         progress: Progress,
+        measured: MeasuredUnits | None = None,
     ) -> None:
+        self.measured = measured
         self.images, self.cost, self.total, self.budget = images, cost, total, budget
         self.settings, self.effort = settings, effort
         self.bf16, self.journal, self.progress = bf16, journal, progress
@@ -138,8 +142,8 @@ class TreeSearch:
                 self.outlook.repeated(depth)
                 self.note_operation("repeat", {"path": encode(there)})
                 continue
-            smaller = slice_vit(model, removal.kept)
-            below = self.known(smaller) if known.age + 1 >= self.refresh else known.below(removal.kept)
+            smaller = self.cut(model, removal.kept, left)
+            below = self.known_below(smaller, known, removal.kept)
             like = alike if self.negligible(removal) else AnswerBound(len(self.images))
             if self.diving and not self.ends(smaller.plan, there):
                 self.seen.add(left)
@@ -150,6 +154,15 @@ class TreeSearch:
                 if verdict == "branched":
                     self.visit(smaller, left, there, below, like)
 
+    def cut(self, model: SlicedViT, kept: KeptUnits, whole: KeptUnits) -> SlicedViT:
+        """Returns the model that keeps the units ``kept`` of ``model``, which are ``whole`` of the root's model."""
+        return slice_vit(model, kept) if self.measured is None else self.measured.cut(whole)
+
+    def known_below(self, smaller: SlicedViT, known: KnownImportance, kept: KeptUnits) -> KnownImportance:
+        """Returns the importance of a model that keeps the units ``kept`` of one whose importance is known."""
+        stale = self.measured is None and known.age + 1 >= self.refresh
+        return self.known(smaller) if stale else known.below(kept)
+
     @property
     def refresh(self) -> int:
         """Number of actions after which importance is measured again."""
@@ -157,6 +170,9 @@ class TreeSearch:
 
     def known(self, model: SlicedViT) -> KnownImportance:
         """Returns the importance of the units of ``model``, which is measured when it is first needed."""
+        if self.measured is not None:
+            given = self.measured.importance
+            return KnownImportance(0, lambda: given)
 
         def take() -> Importance:
             chosen = self.images.spread(self.gradient_work() // GRADIENT_COST)
@@ -167,6 +183,8 @@ class TreeSearch:
 
     def gradient_work(self) -> int:
         """Returns the forward-equivalents of one measurement of importance."""
+        if self.measured is not None:
+            return 0
         share = 1.0 if self.settings.exact else self.effort.gradient_share
         return GRADIENT_COST * max(1, round(share * len(self.images)))
 

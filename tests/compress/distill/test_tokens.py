@@ -15,6 +15,7 @@ from compress.distill.outputs import outputs_of
 from compress.distill.settings import Distillation
 from compress.distill.teachers import sliced_teacher
 from compress.fidelity import selection
+from compress.model.coordinates import Coordinates
 from compress.model.slicing import keep_all, slice_vit
 from runtime import ModelError
 from tests.compress.tiny import SPEC, TINY_PLAN, images_for, sliced_model, tiny_vit
@@ -75,11 +76,14 @@ def test_a_cut_stream_is_mapped_back_by_the_map_given_and_by_a_learnt_one_withou
         loss = learnt.loss(cut, images, LABELS, None) - cross_entropy(cut(images), LABELS)
     assert float(loss) == pytest.approx(1.0, abs=1e-5), "the learnt map starts at zero"
     assert fixed.describe() != learnt.describe()
-    assert fixed.describe() != DistillationLoss(TOKENS, teacher, cut, SPEC, back=back.flip(0)).describe()
+    assert (
+        fixed.describe()
+        != DistillationLoss(TOKENS, teacher, cut, SPEC, back=Coordinates(back.matrix.flip(0), back.shift)).describe()
+    )
     fixed.loss(cut, images, LABELS, None).backward()
     assert cut.blocks[0].mlp.fc1.weight.grad is not None
     with pytest.raises(ModelError, match="is of another shape"):
-        map_back(8, 16, back.T)
+        map_back(8, 16, Coordinates(back.matrix.T, back.shift))
     assert isinstance(map_back(8, 16, back), FixedMap)
 
 

@@ -190,3 +190,13 @@ def test_minutes_are_checked_and_are_no_part_of_an_unlimited_training() -> None:
     assert "minutes" not in repr(replace(RECIPE, minutes=3.0))
     assert np.isfinite(train().epochs[-1].train_loss)
     assert torch.isfinite(train().model.head.weight).all()
+
+
+def test_a_training_that_only_harms_returns_what_it_was_given() -> None:
+    harmed = train(replace(RECIPE, lr=10.0, head_lr=10.0, epochs=1), teacher=tiny_vit())
+    assert not harmed.improved
+    assert weights_sha256(harmed.model) == weights_sha256(tiny_vit())
+    assert train().improved
+    labelled = train(replace(RECIPE, lr=10.0, head_lr=10.0, epochs=1), data=toy_data())
+    assert labelled.improved
+    assert weights_sha256(labelled.model) != weights_sha256(tiny_vit())

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from compress.model.load import ModelSpec, load_model
 from runtime import manifest_path
-from tests.pocketvit.conftest import TINY, Answer, Command, command, environment
+from tests.pocketvit import preloaded
+from tests.pocketvit.conftest import TINY, Answer, Command, environment
 
 pytestmark = pytest.mark.slow
 
@@ -186,7 +187,8 @@ def test_an_unknown_option_is_a_usage_error(pocketvit: Command) -> None:
 
 
 def test_a_full_disk_stops_a_run_and_leaves_no_half_file(tmp_path: Path) -> None:
-    arguments = command("run", *TINY, "--name", "full", "--runs", tmp_path)
+    short = ("--epochs", 1, "--recovery-epochs", 0, "--formats", "fp32")
+    arguments = [*map(str, ("run", *TINY, *short, "--name", "full", "--runs", tmp_path))]
     little_space = (
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -195,7 +197,7 @@ def test_a_full_disk_stops_a_run_and_leaves_no_half_file(tmp_path: Path) -> None
         "main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", little_space, *arguments[3:]],
+        [sys.executable, "-c", little_space, *arguments],
         env=environment(),
         capture_output=True,
         text=True,
@@ -207,14 +209,7 @@ def test_a_full_disk_stops_a_run_and_leaves_no_half_file(tmp_path: Path) -> None
     assert "no space left" in " ".join(done.stderr.split())
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
     assert not (tmp_path / "full" / "baseline" / "metrics.json").exists()
-    again = subprocess.run(
-        [*arguments, "--resume", "--bench-seconds", "0.1", "--no-energy"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    again = preloaded.run(*arguments, "--resume", "--bench-seconds", "0.1", "--no-energy", env=environment())
     assert again.returncode == 0, again.stderr
 
 

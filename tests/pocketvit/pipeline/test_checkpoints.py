@@ -13,7 +13,8 @@ import torch
 
 from compress.model.folder import read_task
 from pocketvit.pipeline.job import PreparedRun, prepare
-from pocketvit.settings import RunSettings, TrainSettings
+from pocketvit.settings import RunSettings
+from pocketvit.train_settings import TrainSettings
 from runtime import ModelError, PocketVitWarning
 from tests.pocketvit.conftest import TINY, Command
 

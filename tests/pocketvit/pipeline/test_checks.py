@@ -22,7 +22,8 @@ from device_bench.report.summary import summarise
 from pocketvit.pipeline import run as pipeline
 from pocketvit.pipeline.checks import check_answers, check_fine_tuned, check_teacher, near_chance, other_orders, sample
 from pocketvit.pipeline.job import prepare
-from pocketvit.settings import RunSettings, TrainSettings
+from pocketvit.settings import RunSettings
+from pocketvit.train_settings import TrainSettings
 from runtime import ModelError, silent
 
 NAMES = tuple(map(str, range(1, 13)))

@@ -33,8 +33,9 @@ from pocketvit.pipeline import run as pipeline
 from pocketvit.pipeline.job import PreparedRun, prepare
 from pocketvit.pipeline.run_data import data_of_run
 from pocketvit.pipeline.runfolder import RunFolder, read_settings
-from pocketvit.settings import RunSettings, TrainSettings
+from pocketvit.settings import RunSettings
 from pocketvit.study.answers import answer, read_answers
+from pocketvit.train_settings import TrainSettings
 from runtime import METRICS_DOCUMENT, DataError, ModelError, PlanError, PocketVitWarning, encode, macs, read_artifact
 from tests.pocketvit.conftest import Command, command, environment
 

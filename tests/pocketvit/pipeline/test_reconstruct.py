@@ -28,6 +28,7 @@ SETTINGS = RunSettings(
     fine_tune=TrainSettings(epochs=3, batch_size=32),
     recover=TrainSettings(epochs=0),
     budget="macs=0.5",
+    basis="units",
     train_limit=300,
     threads=1,
 )

@@ -3,14 +3,14 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from runtime import METRICS_DOCUMENT, MULTIPLE, PLAN_DOCUMENT, macs, params
-from tests.pocketvit.conftest import TINY, Command, command, environment
+from tests.pocketvit import preloaded
+from tests.pocketvit.conftest import TINY, Command, environment
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,8 @@ def test_milp_meets_the_budget_and_loses_less_importance(pocketvit: Command, tmp
         lines = [json.loads(line) for line in (tmp_path / search / "search" / "journal.jsonl").read_text().splitlines()]
         assert lines[0]["settings"]["search"] == search
         lost[search] = sum(line["importance"] for line in lines[1:-1])
-    assert lost["milp"] <= lost["one-shot"]
+    # the same units, added up in another order, may differ in the last digit
+    assert lost["milp"] <= lost["one-shot"] * (1 + 1e-9)
 
 
 @pytest.mark.parametrize(
@@ -91,18 +92,15 @@ def test_rounds_of_branch_and_bound_survive_kills(pocketvit: Command, tmp_path: 
     assert rounds == [f"iteration-{i:02}" for i in range(1, len(rounds) + 1)]
     assert len(rounds) >= 2
     assert len(METRICS_DOCUMENT.read(whole / "sliced" / "metrics.json").epochs) == len(rounds)
-    arguments = command("compress", *TINY, *ROUNDS, "--runs", tmp_path, "--name", "cut", "--resume")
+    arguments = ("compress", *TINY, *ROUNDS, "--runs", tmp_path, "--name", "cut", "--resume")
     generator = random.Random(3)
     for _ in range(10):
-        process = subprocess.Popen(
-            arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        assert process.stderr is not None
+        process = preloaded.start(*arguments, env=environment())
         process.stderr.readline()
         time.sleep(generator.uniform(0.0, 1.0))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+    done = preloaded.run(*arguments, env=environment(), timeout=300)
     assert done.returncode == 0, done.stderr
     assert lasting(tmp_path / "cut") == lasting(whole)
 

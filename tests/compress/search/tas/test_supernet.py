@@ -10,14 +10,16 @@ import torch
 from torch.nn import functional as F
 
 from compress.importance.units import group_importance, lost_importance
+from compress.model.canonical import canonical
 from compress.model.slicing import keep_all, plan_of, slice_vit
-from compress.model.vit import SlicedViT
+from compress.model.vit import SlicedViT, build
 from compress.search.tas.candidates import DEPTH, EMBED, Candidates, Choice, candidates_of, plan_with
 from compress.search.tas.sampling import Pick
 from compress.search.tas.settings import Alignment
 from compress.search.tas.supernet import Sample, draw_sample, run_sample
 from compress.search.tas.units import kept_first, order_of, ordered
 from runtime import ShapePlan, macs
+from tests.compress.kinds import model_of_kind
 from tests.compress.search.test_one_shot import random_importance
 from tests.compress.tiny import ARCHITECTURES, TINY_PLAN, images_for, sliced_model, tiny_vit
 
@@ -58,11 +60,23 @@ def test_reordered_units_compute_the_same(key: str) -> None:
     )
 
 
+def canonical_or_cut(key: str, seed: int) -> SlicedViT:
+    """Returns a canonical model, for odd seeds with a stream that was cut and an epsilon for each norm."""
+    model = canonical(model_of_kind(key))
+    if seed % 2:
+        plan, c = model.plan, model.plan.embed_dim
+        dim = {"norm_dim": c + 8} if plan.norm_type == "rms" else {}
+        eps = tuple(1e-3 * (1 + place) for place in range(len(plan.norm_names)))
+        return build(replace(plan, norm_eps=eps, **dim), model.state_dict())
+    return model
+
+
 @pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("form", ["whole", "canonical"])
 @pytest.mark.parametrize("key", ARCHITECTURES)
-def test_certain_candidates_are_the_model_sliced_to_their_plan(key: str, seed: int) -> None:
+def test_certain_candidates_are_the_model_sliced_to_their_plan(key: str, form: str, seed: int) -> None:
     """The supernet and the slicer agree on what a plan is, classifier, norms, tokens and depth included."""
-    model = sliced_model(key)
+    model = sliced_model(key) if form == "whole" else canonical_or_cut(key, seed)
     candidates, order = candidates_of(model.plan, 4, 0.2), order_of(random_importance(model.plan, seed))
     chosen, images = random_choice(candidates, seed), images_for(model.plan)
     plan = plan_with(model.plan, chosen)

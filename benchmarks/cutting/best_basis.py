@@ -1,0 +1,41 @@
+"""Cuts subspaces instead of units: the analysis of a whole model on images without labels, then a cut to a budget.
+
+This is the only place that calls ``compress.bases.analysis``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compress.budget import Budget
+from compress.model.reconstruction import reconstruct
+from compress.model.slicing import KeptUnits, keep_all
+from compress.search.milp import solve
+
+from .cut_model import CutInputs, CutModel
+
+Chosen = tuple[Any, KeptUnits]
+"""The analysis, and the units of its model that stay."""
+
+
+def analysed(inputs: CutInputs) -> Any:
+    """Returns the analysis of the whole model on the calibration images, which serves every budget."""
+    from compress.bases.analysis import analyse
+
+    return analyse(inputs.model, inputs.images)
+
+
+def choose(inputs: CutInputs, analysis: Any, budget: Budget) -> Chosen:
+    """Returns the units within the budget, in the model's best bases, whose removal loses the least."""
+    plan = analysis.model.plan
+    return analysis, solve(plan, analysis.importance, budget, keep_all(plan)).kept
+
+
+def cut(inputs: CutInputs, chosen: Chosen, mend: bool) -> tuple[CutModel, ...]:
+    """Cuts and fits what stays by the moments of the analysis; then reconstructs as for units if ``mend`` is set."""
+    analysis, kept = chosen
+    model = analysis.cut(kept)
+    if mend:
+        model = reconstruct(model, analysis.model, kept, (images for images, _ in inputs.batches()))
+    where = analysis.coordinates_of(kept)
+    return (CutModel(model, where.matrix, where.shift),)

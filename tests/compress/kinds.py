@@ -1,0 +1,51 @@
+"""Whole models of every kind that the canonical form must compute exactly: timm's families, and others by plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import torch
+
+from compress.model.vit import SlicedViT, build
+from tests.compress.tiny import ARCHITECTURES, TINY_PLAN, sliced_model, tiny_vit
+
+PLANS = {
+    "no-norm": replace(TINY_PLAN, pooling="avg", norm="none"),
+    "after-pool": replace(TINY_PLAN, pooling="avg_all", norm="after_pool", act="relu"),
+    "no-biases": replace(TINY_PLAN, qkv_bias=False, proj_bias=False, patch_bias=False),
+    "no-positions": replace(TINY_PLAN, pos_embed="none", act="silu"),
+    "pre-average": replace(TINY_PLAN, norm_pre=True, pooling="avg_all", act="quick_gelu", qkv_bias=False),
+    "distilled-after-pool": replace(TINY_PLAN, dist_token=True, norm="after_pool", proj_bias=False),
+    "all-parts": replace(
+        TINY_PLAN,
+        img_size=(8, 16),
+        reg_tokens=2,
+        norm_pre=True,
+        layer_scale=True,
+        pooling="avg",
+        pos_embed="patches",
+        act="gelu_tanh",
+    ),
+}
+KINDS = (*ARCHITECTURES, *PLANS)
+WITH_RMS = tuple(key for key in KINDS if key != "no-norm")
+"""The kinds whose canonical form has RMSNorms; a model without a last norm keeps its LayerNorms."""
+
+
+@cache
+def model_of_kind(key: str) -> SlicedViT:
+    """Returns an unpruned model of a kind with random weights; tests must not change it."""
+    return sliced_model(key) if key in ARCHITECTURES else tiny_vit(PLANS[key])
+
+
+def in_float64(model: SlicedViT) -> SlicedViT:
+    """Returns a copy in float64."""
+    return build(model.plan, model.state_dict(), torch.float64)
+
+
+def distance(one: SlicedViT, other: SlicedViT, images: torch.Tensor) -> float:
+    """Returns the largest difference between the logits of two models, relative to the largest logit."""
+    with torch.no_grad():
+        wanted = other(images)
+        return float((one(images) - wanted).abs().max() / wanted.abs().max())
