@@ -190,12 +190,13 @@ def _share_analysis(pairs: Sequence[tuple[PreparedRun, RunFolder]], baseline: Sl
         for job, folder in pairs
         if job.settings.in_best_bases and (place := _first_search(job, folder)) is not None
     ]
-    if len(waiting) < 2:
+    missing = [own for own in waiting if not bases_path(own[2]).is_file()]
+    if len(waiting) < 2 or not missing:
         return
-    job, donor, source = next((own for own in waiting if bases_path(own[2]).is_file()), waiting[0])
+    job, donor, source = next((own for own in waiting if own not in missing), waiting[0])
     with stage(donor, "bases"):
         analysis_of(job, donor, source, baseline, progress)
-    for _, folder, place in waiting:
+    for _, folder, place in missing:
         if folder is donor:
             continue
         with atomic_path(bases_path(place)) as temporary:
