@@ -27,6 +27,8 @@ def turned(model: SlicedViT, coordinates: Coordinates, seed: int) -> tuple[Slice
     w = {name: value.detach().double() for name, value in model.state_dict().items()}
     for i, block in enumerate(model.plan.blocks):
         at, heads = f"blocks.{i}.attn", block.num_heads
+        biases = [w[f"{at}.{part}.bias"] for part in "kv" if f"{at}.{part}.bias" in w]
+        assert not any(bias.any() for bias in biases), "biases of keys and values are zero in the canonical form"
         turn = torch.stack([random_rotation(block.qk_dim, generator) for _ in range(heads)])
         query = w[f"{at}.q.weight"]
         if f"{at}.q.bias" in w:

@@ -6,7 +6,6 @@ import torch
 from torch.nn import functional as F
 
 _SIDE, _MOST = 8, 256
-
 _FEW, _ALIKE = 64, 0.9
 
 
@@ -30,15 +29,15 @@ def sameness_of(images: torch.Tensor) -> float:
     return float(products[rows, columns].median())
 
 
-def remarks_on_images(count: int, sameness: float) -> tuple[str, ...]:
+def remarks_on_images(images: int, sameness: float) -> tuple[str, ...]:
     """Returns a sentence where bases serve no other images than those that they were found from.
 
     Args:
-        count: number of different images that the bases were found from.
+        images: number of different images that the bases were found from.
         sameness: see ``sameness_of``.
     """
-    if count < _FEW:
-        return (f"The bases are found from {count} images; give {_FEW} or more of what the model will see",)
+    if images < _FEW:
+        return (f"The bases are found from {images} images; give {_FEW} or more of what the model will see",)
     if sameness > _ALIKE:
         return (
             f"The images that the bases are found from are all alike (two correlate by {sameness:.2f}): the cut model "

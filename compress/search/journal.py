@@ -50,11 +50,11 @@ def read_journal(path: Path, plan: ShapePlan, settings: Mapping[str, Any]) -> Pr
         *steps, last = (line for _, line in lines)
         if header["settings"] == dict(settings):
             kept = decode(KeptUnits, last["kept"], f"{path}: kept")
-            left = plan_of(plan, kept)
+            left, recorded = plan_of(plan, kept), decode(ShapePlan, last["plan"], f"{path}: plan")
     except (ArtifactError, ValueError, KeyError) as error:
         raise ArtifactError(f"{path} cannot be read as a finished search", got=error) from error
     if header["settings"] != dict(settings):
         raise ArtifactError(f"{path} is the journal of another search")
-    if encode(left) != last.get("plan"):
+    if left != recorded:
         raise ArtifactError(f"{path} is the journal of another model")
     return Proposal(left, kept, tuple({key: value for key, value in step.items() if key != "step"} for step in steps))

@@ -20,7 +20,13 @@ from runtime.storage.journals import RUN_LOG
 if TYPE_CHECKING:
     from compress.data.data_list import DataList
 
-RUN_DOCUMENT = Document("pocketvit.run", 1, RunSettings, key="settings")
+
+def _of_units(settings: dict[str, Any], version: int) -> dict[str, Any]:
+    """Says of a run of version 1 that it cuts units as they are, since bases came later."""
+    return {"basis": "units"} | settings
+
+
+RUN_DOCUMENT = Document("pocketvit.run", 2, RunSettings, key="settings", upgrade=_of_units)
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ def claim(
             settings = _check_same(run, settings, may_move=data is not None and run.data.is_file())
             if data is not None:
                 check_list(run, run.data, data)
-            _sweep(root)
+        _sweep(root)
         if not run.settings.exists() or read_settings(run).data != settings.data:
             RUN_DOCUMENT.write(run.settings, settings)
         if data is not None:
@@ -137,7 +143,7 @@ def check_place(root: Path, *, resume: bool, force: bool) -> bool:
     _check_name(root)
     if root.exists() and not root.is_dir():
         raise RunFolderError(f"{root} is a file", fix="Choose another run with --name or --runs")
-    filled = root.is_dir() and any(path.name != LOCK for path in root.iterdir())
+    filled = root.is_dir() and any(path.name != LOCK and not path.match(_FIRST_FILE) for path in root.iterdir())
     if filled and not RunFolder(root).settings.is_file():
         raise RunFolderError(f"{root} exists and is no run folder", fix="Choose another run with --name or --runs")
     if filled and not (resume or force):
@@ -226,6 +232,9 @@ def check_list(run: RunFolder, path: Path, now: DataList) -> None:
         )
 
 
+_FIRST_FILE = ".run.json.*.tmp"
+"""Name of the first file of a run while it is written; a folder in which a process was killed then is empty."""
+
 _LONGEST_NAME = 200
 """Most bytes in the name of a run, to which file names add; file systems take at most 255."""
 
@@ -256,6 +265,8 @@ def _check_same(run: RunFolder, settings: RunSettings, may_move: bool = False) -
     now = encode(settings)
     # a run can continue on any device
     free = {"device", *(("data",) if may_move else ())}
+    if own.basis == "units" and settings.basis == "auto" and settings.importance in ("", own.importance):
+        free |= {"basis", "importance"}  # what was begun by units goes on by them
     differ = (key for key in now if key not in free and before[key] != now[key])
     changed = [f"{key} was {before[key]!r} and is now {now[key]!r}" for key in differ]
     if changed:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from compress.model.canonical import canonical
 from compress.model.reconstruction import RIDGE, images_needed, reconstruct
 from compress.model.slicing import KeptUnits, keep_all, slice_vit
 from compress.model.vit import SlicedViT
@@ -141,10 +142,13 @@ def shallower(plan: ShapePlan) -> KeptUnits:
 
 @pytest.mark.parametrize("choose", [half_mlp, fewer_values, one_head_less, shallower])
 @pytest.mark.parametrize(
-    "plan", [PLAN, replace(PLAN, layer_scale=True), replace(PLAN, proj_bias=False)], ids=["plain", "scaled", "no bias"]
+    "plan",
+    [PLAN, replace(PLAN, layer_scale=True), replace(PLAN, proj_bias=False), replace(PLAN, norm_pre=True)],
+    ids=["plain", "scaled", "no bias", "early norm"],
 )
+@pytest.mark.parametrize("form", ["plain", "canonical"])
 def test_what_is_left_answers_closer_to_the_whole_model(
-    choose: Callable[[ShapePlan], KeptUnits], plan: ShapePlan
+    choose: Callable[[ShapePlan], KeptUnits], plan: ShapePlan, form: str
 ) -> None:
     whole = tiny_vit(plan, seed=4)
     if plan.layer_scale:
@@ -153,6 +157,7 @@ def test_what_is_left_answers_closer_to_the_whole_model(
                 block.gamma1.uniform_(0.1, 1.0)
                 block.gamma2.uniform_(-1.0, 1.0)
                 block.gamma2[0] = 0.0
+    whole = canonical(whole) if form == "canonical" else whole
     kept = choose(plan)
     sliced = slice_vit(whole, kept)
     before = {name: value.clone() for name, value in sliced.state_dict().items()}

@@ -188,7 +188,7 @@ def test_a_checkpoint_near_chance_is_warned_of_before_the_work(untrained: RunSet
         untrained, tmp_path / "run", progress=lambda stage, done, total, note="": told.append((stage, note))
     )
     stages = [stage for stage, _ in told]
-    assert stages.index("warning") < stages.index("importance")
+    assert stages.index("warning") < stages.index("sensitivity")
     (warning,) = [note for stage, note in told if stage == "warning"]
     assert "w.safetensors counts as fine-tuned" in warning
     assert warning in summarise(tmp_path / "run").notes

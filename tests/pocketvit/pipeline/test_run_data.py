@@ -262,3 +262,21 @@ def test_the_checkpoint_of_other_classes_is_refused_with_the_difference(tmp_path
         job = prepare(told, own_classes=exported)
         assert job.task.class_names == job.data.class_names == ("dog", "cat")
         assert (job.fine_tuned, job.knows_classes) == (True, True)
+
+
+def test_a_run_that_was_killed_in_its_first_write_begins_anew(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    root.mkdir()
+    (root / ".run.json.0123abcd.tmp").write_text('{"schema": "pocketvit.r')
+    with claim(root, RunSettings(), resume=True, force=False) as run:
+        assert run.settings.is_file()
+    assert not list(root.glob(".*.tmp"))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / ".mine.tmp").write_text("somebody's file")
+    with (
+        pytest.raises(RunFolderError, match="is no run folder"),
+        claim(other, RunSettings(), resume=True, force=True),
+    ):
+        pass
+    assert (other / ".mine.tmp").is_file()

@@ -16,7 +16,7 @@ from compress.model.vit import SlicedViT, build
 from compress.search.tas.candidates import DEPTH, EMBED, Candidates, Choice, candidates_of, plan_with
 from compress.search.tas.sampling import Pick
 from compress.search.tas.settings import Alignment
-from compress.search.tas.supernet import Sample, draw_sample, run_sample
+from compress.search.tas.supernet import Sample, blend, draw_sample, run_sample
 from compress.search.tas.units import kept_first, order_of, ordered
 from runtime import ShapePlan, macs
 from tests.compress.kinds import model_of_kind
@@ -267,3 +267,27 @@ def test_equal_importance_keeps_the_first_and_trailing_blocks_go() -> None:
     with torch.no_grad():
         short.head.weight.zero_()
     assert model.head.weight.abs().sum() > 0
+
+
+@pytest.mark.parametrize("align", ["interpolate", "mask"])
+def test_the_linear_behind_an_early_norm_is_blended_as_other_writers_are(align: Alignment) -> None:
+    model = canonical_or_cut("clip", 0)
+    whole, shares = model.plan.embed_dim, torch.tensor([0.25, 0.75], dtype=torch.float64)
+    sample = certain(candidates_of(model.plan, 4, 0.2), plain_choice(model.plan))
+    narrow, wide = 24, whole
+    sample = replace(sample, picks={**sample.picks, EMBED: Pick((narrow, wide), shares)}, align=align)
+    weights = dict(model.state_dict())
+    same = weights["blocks.0.mlp.fc2.bias"]
+    weights["pre.bias"] = same.clone()
+    _, blended = blend(build(model.plan, weights), sample)
+    assert torch.equal(blended["pre.bias"], blended["blocks.0.mlp.fc2.bias"])
+    assert not torch.allclose(blended["pre.bias"], same)
+    # the embedding itself stands before the stream
+    assert torch.equal(blended["patch_embed.weight"], weights["patch_embed.weight"])
+
+
+def plain_choice(plan: ShapePlan) -> dict[Choice, int]:
+    """Returns the choice of everything whole."""
+    whole = {Choice("heads", i): block.num_heads for i, block in enumerate(plan.blocks)}
+    whole |= {Choice("mlp", i): block.mlp_dim for i, block in enumerate(plan.blocks)}
+    return {EMBED: plan.embed_dim, DEPTH: len(plan.blocks), **whole}
