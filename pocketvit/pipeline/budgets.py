@@ -185,24 +185,31 @@ def _share_baseline(job: PreparedRun, folders: Sequence[RunFolder], progress: Pr
 
 def _share_analysis(pairs: Sequence[tuple[PreparedRun, RunFolder]], baseline: SlicedViT, progress: Progress) -> None:
     """Finds the best bases in one of the folders, if several models are still to be cut in them, for all of these."""
-    waiting = [(job, folder) for job, folder in pairs if job.settings.in_best_bases and finished(folder.sliced) is None]
-    if len(waiting) < 2:
+    waiting = [
+        (job, folder, place)
+        for job, folder in pairs
+        if job.settings.in_best_bases and (place := _first_search(job, folder)) is not None
+    ]
+    missing = [own for own in waiting if not bases_path(own[2]).is_file()]
+    if len(waiting) < 2 or not missing:
         return
-    job, donor = next((pair for pair in waiting if bases_path(_place(*pair)).is_file()), waiting[0])
+    job, donor, source = next((own for own in waiting if own not in missing), waiting[0])
     with stage(donor, "bases"):
-        analysis_of(job, donor, _place(job, donor), baseline, progress)
-    for own, folder in waiting:
+        analysis_of(job, donor, source, baseline, progress)
+    for _, folder, place in missing:
         if folder is donor:
             continue
-        with atomic_path(bases_path(_place(own, folder))) as place:
-            place.unlink(missing_ok=True)
-            _link(str(bases_path(_place(job, donor))), str(place))
+        with atomic_path(bases_path(place)) as temporary:
+            _link(str(bases_path(source)), str(temporary))
         folder.log("shared", what="bases", run=donor.name)
 
 
-def _place(job: PreparedRun, folder: RunFolder) -> Path:
-    """Returns the folder of the analysis of the baseline."""
-    return folder.iteration(1) if job.method.kind == "rounds" else folder.journal.parent
+def _first_search(job: PreparedRun, folder: RunFolder) -> Path | None:
+    """Returns the folder of the search that begins with the baseline; None if its model is cut already."""
+    rounds = job.method.kind == "rounds"
+    place = folder.iteration(1) if rounds else folder.journal.parent
+    done = finished(folder.sliced) is not None or (rounds and finished(place) is not None)
+    return None if done else place
 
 
 def _link_weights(source: str, target: str) -> None:

@@ -89,6 +89,15 @@ def test_a_set_trains_and_analyses_once_and_a_stopped_one_goes_on(
     assert read_model(alone / "baseline").plan.embed_dim == 32
 
 
+def test_rounds_of_a_tree_search_share_the_first_analysis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, analysed = count_calls(monkeypatch, stages, "fit"), count_calls(monkeypatch, bases, "analyse")
+    settings = RunSettings(**{**vars(SETTINGS), "search": "greedy", "importance_images": 2})
+    summaries = compress_budgets(settings, ("macs=0.9", "macs=0.8"), tmp_path / "mine")
+    assert (trained, analysed) == (["fit"] * 3, ["analyse"])
+    assert all(own.sliced.plan and own.sliced.plan != own.baseline.plan for own in summaries)
+    assert not list(tmp_path.rglob("bases.safetensors"))
+
+
 def test_a_run_of_a_set_is_the_run_of_its_budget_alone(tmp_path: Path) -> None:
     compress_budgets(SETTINGS, BUDGETS, tmp_path / "set")
     pocketvit.compress(RunSettings(**{**vars(SETTINGS), "budget": "macs=0.6"}), tmp_path / "alone")

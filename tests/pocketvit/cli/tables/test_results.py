@@ -7,7 +7,7 @@ from rich.console import Console
 from device_bench import format
 from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.report.summary import summarise
-from pocketvit.cli.tables.results import bench_table, summary_tables
+from pocketvit.cli.tables.results import bench_table, summary_tables, tables_of_runs
 from tests.device_bench.conftest import make_run
 from tests.device_bench.report_fixtures import enrich
 
@@ -108,3 +108,19 @@ def test_the_models_stand_only_where_they_have_figures(run):
     assert "sliced" in shown(80, first)
     assert others
     assert not any("sliced" in shown(80, table) for table in others)
+
+
+def test_several_runs_share_one_baseline_and_one_table(run):
+    def named(name, size):
+        summary = summarise(run)
+        rows = [replace(row, size_bytes=size) if row.name == "sliced" else row for row in summary.rows]
+        return replace(summary, name=name, rows=tuple(rows))
+
+    text = shown(400, *tables_of_runs([named("digits-macs-0.75", 1_230_000), named("digits-macs-0.5", 4_560_000)], 400))
+    names = re.findall(r"^│ (\S+) +│", text, re.MULTILINE)
+    files = [row.name for row in summarise(run).rows if row.precision and not row.name.startswith("baseline")]
+    assert names == ["baseline", "digits-macs-0.75", "digits-macs-0.5", "baseline.fp32.tflite", *files, *files]
+    one, other = (next(line for line in text.splitlines() if f"│ {name} " in line) for name in names[1:3])
+    assert "1.23 MB" in one
+    assert "4.56 MB" in other
+    assert text.count("(reference)") == 1
