@@ -61,10 +61,11 @@ class CommandOption:
     @property
     def repeated(self) -> bool:
         """Whether it may be given several times: each time as NAME=VALUE, or each time for work of its own."""
-        return self.option.several or self._is_dict
+        return self.option.several or self.takes_pairs
 
     @property
-    def _is_dict(self) -> bool:
+    def takes_pairs(self) -> bool:
+        """Whether its values have the form NAME=VALUE."""
         return get_origin(_plain(self.kind)) is dict
 
     @property
@@ -82,7 +83,7 @@ class CommandOption:
     def metavar(self) -> str:
         """The form of its value, for ``--help``."""
         kind = _plain(self.kind)
-        return "NAME=VALUE" if self._is_dict else "A,B" if get_origin(kind) is tuple else _METAVARS.get(kind, "TEXT")
+        return "NAME=VALUE" if self.takes_pairs else "A,B" if get_origin(kind) is tuple else _METAVARS.get(kind, "TEXT")
 
     def read(self, raw: Raw) -> Any:
         """Returns the value of the fields.
@@ -92,7 +93,7 @@ class CommandOption:
         """
         if isinstance(raw, bool):
             return raw
-        if self._is_dict:
+        if self.takes_pairs:
             return self._read_pairs(raw if isinstance(raw, tuple) else (str(raw),))
         if isinstance(raw, tuple):
             raw = self._one_of(raw)

@@ -51,5 +51,5 @@ def _misfit(value: Raw, option: CommandOption) -> str | None:
     if isinstance(value, bool):
         return "a text or a number"
     if isinstance(value, tuple):
-        return None if option.repeated else "one text or number, not a list"
-    return 'a list of texts, such as ["depth=6"]' if option.repeated else None
+        return None if option.takes_pairs else "one text or number, not a list"
+    return 'a list of texts, such as ["depth=6"]' if option.takes_pairs else None
