@@ -5,8 +5,7 @@ This is the only place that calls ``compress.bases.analysis``.
 
 from __future__ import annotations
 
-from typing import Any
-
+from compress.bases.analysis import RIDGE, BasisAnalysis, analyse
 from compress.budget import Budget
 from compress.model.reconstruction import reconstruct
 from compress.model.slicing import KeptUnits, keep_all
@@ -14,18 +13,16 @@ from compress.search.milp import solve
 
 from .cut_model import CutInputs, CutModel
 
-Chosen = tuple[Any, KeptUnits]
+Chosen = tuple[BasisAnalysis, KeptUnits]
 """The analysis, and the units of its model that stay."""
 
 
-def analysed(inputs: CutInputs) -> Any:
+def analysed(inputs: CutInputs) -> BasisAnalysis:
     """Returns the analysis of the whole model on the calibration images, which serves every budget."""
-    from compress.bases.analysis import analyse
-
     return analyse(inputs.model, inputs.images)
 
 
-def choose(inputs: CutInputs, analysis: Any, budget: Budget) -> Chosen:
+def choose(inputs: CutInputs, analysis: BasisAnalysis, budget: Budget) -> Chosen:
     """Returns the units within the budget, in the model's best bases, whose removal loses the least."""
     plan = analysis.model.plan
     return analysis, solve(plan, analysis.importance, budget, keep_all(plan)).kept
@@ -33,8 +30,6 @@ def choose(inputs: CutInputs, analysis: Any, budget: Budget) -> Chosen:
 
 def cut(inputs: CutInputs, chosen: Chosen, mend: bool) -> tuple[CutModel, ...]:
     """Cuts and fits what stays by the moments of the analysis; then reconstructs as for units if ``mend`` is set."""
-    from compress.bases.analysis import RIDGE
-
     analysis, kept = chosen
     model = analysis.cut(kept)
     if mend:

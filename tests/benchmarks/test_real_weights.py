@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -187,30 +185,19 @@ def test_labels_of_photographs_are_drawn_from_the_models_answers(model: SlicedVi
     assert torch.equal(known, subject.tests["data"].labels)
 
 
-def test_the_best_basis_is_asked_for_by_its_interface(
-    model: SlicedViT, subject: Subject, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    where, asked = SimpleNamespace(matrix=torch.eye(32), shift=torch.ones(32)), []
+def test_the_best_basis_is_cut_within_the_budget_and_mended_where_asked(model: SlicedViT, subject: Subject) -> None:
     inputs = inputs_for(SPEC, model, subject.sets[0].calibration(16, 0), 3)
-    analysis = SimpleNamespace(
-        model=model,
-        importance=WAYS["random"].analyse(inputs),
-        cut=lambda kept: slice_vit(model, kept),
-        coordinates_of=lambda kept: asked.append(kept) or where,
-    )
-    module = ModuleType("compress.bases.analysis")
-    module.analyse = lambda whole, images: asked.append((whole, len(images))) or analysis
-    monkeypatch.setitem(sys.modules, "compress.bases.analysis", module)
-    budget = parse_budget("macs=0.6", model.plan)
-    chosen = best_basis.choose(inputs, best_basis.analysed(inputs), budget)
-    for mend in (False, True):
-        (made,) = best_basis.cut(inputs, chosen, mend)
+    analysis, budget = best_basis.analysed(inputs), parse_budget("macs=0.6", model.plan)
+    chosen = best_basis.choose(inputs, analysis, budget)
+    (plain,), (mended,) = (best_basis.cut(inputs, chosen, mend) for mend in (False, True))
+    where = analysis.coordinates_of(chosen[1])
+    for made in (plain, mended):
         assert budget.of(made.model.plan) <= budget.limit
-        assert (made.back, made.offset) == (where.matrix, where.shift)
-        assert torch.equal(
-            made.model.blocks[0].attn.proj.bias, slice_vit(model, chosen[1]).blocks[0].attn.proj.bias
-        ) is (not mend)
-    assert asked == [(model, 16), chosen[1], chosen[1]]
+        assert torch.equal(made.back, where.matrix)
+        assert torch.equal(made.offset, where.shift)
+    bias = analysis.cut(chosen[1]).blocks[0].attn.proj.bias
+    assert torch.equal(plain.model.blocks[0].attn.proj.bias, bias)
+    assert not torch.equal(mended.model.blocks[0].attn.proj.bias, bias)
 
 
 def test_a_way_whose_module_is_missing_is_not_installed() -> None:
