@@ -64,7 +64,7 @@ def test_decides_what_the_plain_search_decides(trained: SlicedViT, digits: Datas
 
 @pytest.mark.slow
 def test_without_exact_it_is_rarely_worse(trained: SlicedViT, digits: Dataset) -> None:
-    """At the published depth and tolerance: no worse than epsilon in eight of ten, better on average."""
+    """At the published depth and tolerance: no worse than epsilon in nine of ten, better on average."""
     total, gains = params(trained.plan), []
     for seed in SEEDS:
         images = images_of(digits, seed)
@@ -72,7 +72,7 @@ def test_without_exact_it_is_rarely_worse(trained: SlicedViT, digits: Dataset) -
             search_tree(trained, images, COUNTS["params"], total, TreeSettings(exact=exact)) for exact in (True, False)
         )
         gains.append(quick.best.objective - exact.best.objective)
-    assert sum(gain >= -TreeSettings().epsilon for gain in gains) >= 8
+    assert sum(gain >= -TreeSettings().epsilon for gain in gains) >= 9
     assert sum(gains) > 0
 
 
