@@ -51,6 +51,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
+MOST_OFF = 1e-3
+"""A change of basis in float32 moves outputs by less than this share of the largest."""
+
+
+def off_by(changed: nn.Module, model: nn.Module, images: torch.Tensor) -> float:
+    """Returns the largest difference of two models' outputs as a share of the largest output of ``model``."""
+    with torch.no_grad():
+        before, after = model(images), changed(images)
+    return float((after - before).abs().max() / before.abs().max().clamp_min(1e-12))
+
+
 def batch_for(spec: Preprocessing, device: torch.device) -> int:
     """Returns the number of images of a batch that is fast on a device."""
     most = _BATCH_PIXELS // (spec.height * spec.width) if device.type == "cpu" else _BATCH

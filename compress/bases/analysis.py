@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 
+from compress.evaluate import MOST_OFF, off_by
 from compress.importance.units import Importance
 from compress.model.canonical import canonical
 from compress.model.coordinates import Coordinates
@@ -27,6 +28,7 @@ RIDGE = 0.5
 
 _REST = 0.5
 _PROBES = 2
+_CHECKED = 8
 _LEAST_TOKENS, _LEAST_IMAGES = 3_200, 24
 
 
@@ -82,6 +84,7 @@ def analyse(model: SlicedViT, images: torch.Tensor, progress: Progress = silent)
     seen = second_moments(plain, images, felt.tokens, progress)
     _check_finite(seen, felt)
     found, moments, basis = in_best_bases(plain, seen, felt)
+    _check_same(model, found, few[:_CHECKED])
     moments = _rounded(moments)
     coordinates = replace(coordinates, matrix=basis.T.float() @ coordinates.matrix)
     orders = []
@@ -101,6 +104,18 @@ def _check_finite(moments: Moments, felt: Sensitivity) -> None:
         raise ModelError(
             "What the model computes on these images is not finite",
             fix="Check that the checkpoint fits the model and that the images are normalised as in its training",
+        )
+
+
+def _check_same(model: SlicedViT, found: SlicedViT, images: torch.Tensor) -> None:
+    """Refuses bases in which rounding changes what the model computes."""
+    off = off_by(found, model, images)
+    if not off <= MOST_OFF:
+        raise ModelError(
+            "In its best bases the model does not compute the same",
+            expected=f"outputs within {MOST_OFF:g} of the largest",
+            got=f"{off:.3g}",
+            fix="Cut the model as it is with --basis units",
         )
 
 

@@ -11,6 +11,7 @@ from compress.budget import Tables, parse_budget, parse_cost
 from compress.data.batches import training_batches
 from compress.data.search_images import SearchImages, draw_search_images
 from compress.data.splits import search_set
+from compress.evaluate import MOST_OFF, off_by
 from compress.importance import CRITERIA
 from compress.importance.base import ImportanceInputs
 from compress.importance.units import Importance
@@ -20,9 +21,6 @@ from compress.search.base import MeasuredUnits, SearchInputs
 from runtime import ModelError, Progress, ShapePlan
 
 from .job import IMPORTANCE_BATCH, PreparedRun, cost_name
-
-_MOST_OFF = 1e-3
-"""A change of basis in float32 moves outputs by less than this share of the largest."""
 
 
 def in_basis(job: PreparedRun, model: SlicedViT, progress: Progress) -> SlicedViT:
@@ -43,11 +41,9 @@ def _check_same(name: str, model: SlicedViT, folded: SlicedViT, images: torch.Te
     what = f"The criterion {name} does not keep the model the same in its basis"
     if folded.plan != model.plan:
         raise ModelError(what, expected="the plan of the model", got="another plan")
-    with torch.no_grad():
-        before, after = model(images), folded(images)
-    off = float((after - before).abs().max() / before.abs().max().clamp_min(1e-12))
-    if not off <= _MOST_OFF:
-        raise ModelError(what, expected=f"outputs within {_MOST_OFF:g} of the largest", got=f"{off:.3g}")
+    off = off_by(folded, model, images)
+    if not off <= MOST_OFF:
+        raise ModelError(what, expected=f"outputs within {MOST_OFF:g} of the largest", got=f"{off:.3g}")
 
 
 def search_inputs(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from compress.bases.analysis import BasisAnalysis, analyse
+from compress.bases.folded import in_best_bases
 from compress.model.slicing import KeptUnits, keep_all
 from compress.model.vit import SlicedViT
 from runtime import ModelError
@@ -124,3 +126,16 @@ def test_images_that_are_not_finite_are_refused() -> None:
     images[3, 0, 2, 2] = float("nan")
     with pytest.raises(ModelError, match="on these images is not finite"):
         analyse(tiny_vit(ROOMY), images)
+
+
+def test_bases_that_change_the_function_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoilt(*given: Any) -> Any:
+        found, moments, basis = in_best_bases(*given)
+        with torch.no_grad():
+            found.head.weight.mul_(1.01)
+        return found, moments, basis
+
+    monkeypatch.setattr("compress.bases.analysis.in_best_bases", spoilt)
+    model = tiny_vit()
+    with pytest.raises(ModelError, match="does not compute the same"):
+        analyse(model, images_for(model.plan, 8))
