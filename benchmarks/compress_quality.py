@@ -12,8 +12,9 @@ processes can share the work (a cell that another one works on is left to it). `
 cells there are, or of those seeds. ``--ladder`` prunes the baselines there are to other budgets too, and prints what
 is left without any recovery, sliced only and reconstructed.
 
-Methods: ``dfbnb``, ``milp`` and ``one-shot`` are this project's, which reconstruct what is left after slicing. ``l2``,
-``taylor`` and ``random`` are the one-shot choice with other importance (``--importance``), sliced and no more.
+Methods: ``dfbnb``, ``milp`` and ``one-shot`` are this project's on single units, which reconstruct what is left after
+slicing, and ``milp-bases`` cuts in the best bases, as runs do by default. ``l2``, ``taylor`` and ``random`` are the
+one-shot choice with other importance (``--importance``), sliced and no more.
 ``torch-pruning`` is that package (``pip install torch-pruning``) with its own recipe for timm's ViTs: group Taylor
 importance and widths in multiples of 8, with one ratio for all layers as it recommends, or (``torch-pruning-global``)
 with one ranking over all layers.
@@ -42,7 +43,7 @@ from compress.model.vit import SlicedViT
 from runtime import macs, params, write_bytes
 
 BUDGET = "macs=0.745"
-METHODS = ("milp", "dfbnb", "l2", "torch-pruning", "random", "one-shot", "taylor", "torch-pruning-global")
+METHODS = ("milp", "dfbnb", "l2", "torch-pruning", "random", "one-shot", "taylor", "torch-pruning-global", "milp-bases")
 
 
 @dataclass(frozen=True)

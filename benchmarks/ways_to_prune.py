@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from quality_setting import GRADIENT_BATCH, PER_CLASS, SPEC, Setting, importance_of, recover
 from torch_pruned import timm_of, torch_pruned
 
+from compress.bases.analysis import RIDGE, analyse
 from compress.budget import Budget, parse_budget
 from compress.data.batches import training_batches
 from compress.data.search_images import SearchImages, draw_search_images
@@ -27,12 +29,16 @@ from compress.search.tree.search import search_tree
 from compress.search.tree.settings import TreeEffort, TreeSettings
 from runtime import encode, write_bytes
 
-OURS = ("milp", "dfbnb", "one-shot")
+IN_BASES = "milp-bases"
+OURS = ("milp", "dfbnb", "one-shot", IN_BASES)
 TREE = TreeSettings(depth=6)
 EFFORT = TreeEffort(GroupSizes(mlp=128, qk=16, v=16, embed=8), gradient_batch=GRADIENT_BATCH)
 ROUNDS = 12
 BETWEEN = 0.25
 """Epochs of recovery after every round of ``dfbnb`` but the last, which has what is left of the total."""
+
+BASIS_DRAWS = (20_001, 20_002, 20_003)
+"""Draws of images that the best bases are found from: 750 of ten classes, as many as a run takes of small images."""
 
 TAYLOR_BATCHES, TAYLOR_BATCH = 10, 64
 
@@ -68,6 +74,8 @@ def choose(setting: Setting, method: str, baseline: SlicedViT, asked: str, epoch
 
 def pruned(setting: Setting, method: str, baseline: SlicedViT, budget: Budget, mend: bool) -> SlicedViT:
     """Prunes ``baseline`` to the budget at once, and reconstructs what is left where that is asked for."""
+    if method == IN_BASES:
+        return pruned_in_bases(setting, baseline, budget, mend)
     if method.startswith("torch-pruning"):
         gradients = taylor_gradients(setting, baseline)
         return torch_pruned(baseline, SPEC, budget, gradients, ranked=method == "torch-pruning-global")
@@ -75,6 +83,22 @@ def pruned(setting: Setting, method: str, baseline: SlicedViT, budget: Budget, m
     select = solve if method == "milp" else propose
     kept = select(baseline.plan, importance, budget, keep_all(baseline.plan)).kept
     return mended(setting, baseline, kept, 1) if mend else slice_vit(baseline, kept)
+
+
+def pruned_in_bases(setting: Setting, baseline: SlicedViT, budget: Budget, mend: bool) -> SlicedViT:
+    """Prunes ``baseline`` in its best bases, which are found without labels from as many images as a run takes."""
+    analysis = analyse(baseline, pixels_of(setting, BASIS_DRAWS))
+    kept = solve(analysis.model.plan, analysis.importance, budget, keep_all(analysis.model.plan)).kept
+    model = analysis.cut(kept)
+    if not mend:
+        return model
+    batches = pixels_of(setting, (10_001,)).split(GRADIENT_BATCH)
+    return reconstruct(model, analysis.model, kept, batches, ridge=RIDGE)
+
+
+def pixels_of(setting: Setting, iterations: Sequence[int]) -> torch.Tensor:
+    """Returns the images of several draws, without their labels."""
+    return torch.cat([pixels for number in iterations for pixels, _ in drawn(setting, number).batches(GRADIENT_BATCH)])
 
 
 def drawn(setting: Setting, iteration: int) -> SearchImages:

@@ -17,7 +17,7 @@ from runtime import ModelError, Progress, silent
 
 from .folded import cut_and_fit, in_best_bases
 from .hidden import removal_order
-from .losses import SHARES, measure_losses
+from .losses import SHARES, loss_between, measure_losses
 from .moments import BlockMoments, Moments, moment_tensors, second_moments
 from .ranking import importance_of
 from .sensitivity import Sensitivity, metric_root, rotated, sensitivity_of
@@ -96,6 +96,21 @@ def analyse(model: SlicedViT, images: torch.Tensor, progress: Progress = silent)
         progress("order", i + 1, len(moments.blocks))
     losses = measure_losses(found, moments, orders, few, coordinates.matrix, _REST, rotated(felt, basis), progress)
     return BasisAnalysis(found, importance_of(found.plan, losses, orders), moments, coordinates)
+
+
+def loss_of(analysis: BasisAnalysis, kept: KeptUnits, images: torch.Tensor) -> float:
+    """Returns the loss of a cut model on images, in the unit of the importance.
+
+    It is 0.92 of the mean relative squared error of the features, half that of the pooled feature and half that of all
+    tokens, and 0.08 of twice the mean divergence of the answers.
+
+    Args:
+        analysis: the analysis that the model is cut by.
+        kept: the units that stay.
+        images: ``(N, C, H, W)`` float32, as the model reads them.
+    """
+    back = analysis.coordinates.matrix
+    return loss_between(analysis.model, analysis.cut(kept), images, back, back[list(kept.embed)], _REST)
 
 
 def _check_finite(moments: Moments, felt: Sensitivity) -> None:

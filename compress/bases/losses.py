@@ -74,7 +74,7 @@ def measure_losses(
     felt: Sensitivity,
     progress: Progress = silent,
 ) -> Losses:
-    """Cuts every group alone to some widths and returns the relative squared error of the model's features.
+    """Cuts every group alone to some widths and returns the loss of the model's features and answers.
 
     The error that a cut makes in the stream behind its block, weighted by the sensitivity of the features, predicts the
     loss at every width, up to a factor of the block and the kind of cut. One measurement finds the factor.
@@ -114,6 +114,28 @@ def measure_losses(
             embed[width] = ruler.of_model(cut_stream, back[:width])
             progress("losses", ruler.count, total)
     return Losses(tuple(found), embed)
+
+
+def loss_between(
+    whole: SlicedViT,
+    cut: SlicedViT,
+    images: torch.Tensor,
+    back: torch.Tensor,
+    cut_back: torch.Tensor,
+    rest: float,
+) -> float:
+    """Returns the mean loss of a cut model, see ``Features.error``.
+
+    Args:
+        whole: the model before the cut.
+        cut: the model after it.
+        images: ``(N, C, H, W)`` float32.
+        back: maps the whole model's features, see ``features_of``.
+        cut_back: maps the cut model's features to the same coordinates.
+        rest: see ``Features.error``.
+    """
+    with torch.no_grad():
+        return _Ruler(whole, images, back, rest).of_model(cut, cut_back)
 
 
 class _Cutter:

@@ -13,6 +13,10 @@ from runtime import Progress, silent
 from .moments import TokenWeights, batches_of
 
 _LEAST_WEIGHT = 0.05
+ANSWERS = 0.08
+"""Share of the answers in the loss; the features have the rest. The larger it is, the fewer answers of a classifier
+change and the farther go features that its classes do not need."""
+
 _TINY = 1e-12
 """Lower bound of the energy of a feature that an error is divided by; features that are zero have no relative error."""
 
@@ -35,18 +39,23 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Features:
-    """What a model's head can see, in the coordinates of the whole model.
+    """What a model's head can see, in the coordinates of the whole model, and what it answers.
 
     Attributes:
         pooled: the input of the head, ``(B, F)``.
         tokens: all tokens after the last norm, ``(B, N, F)``.
+        logits: ``(B, classes)``.
     """
 
     pooled: torch.Tensor
     tokens: torch.Tensor
+    logits: torch.Tensor
 
     def error(self, wanted: Features, rest: float) -> torch.Tensor:
-        """Returns the relative squared error of each image, ``(B,)``.
+        """Returns the loss of each image, ``(B,)``.
+
+        It is the relative squared error of the features, and twice the divergence of the answers, which for small
+        changes of the logits z is ``sum_c p_c (dz_c - sum_k p_k dz_k)^2``.
 
         Args:
             wanted: features of the whole model.
@@ -54,14 +63,23 @@ class Features:
         """
         pooled = (self.pooled - wanted.pooled).square().sum(-1) / wanted.pooled.square().sum(-1).clamp_min(_TINY)
         tokens = (self.tokens - wanted.tokens).square().sum(-1) / wanted.tokens.square().sum(-1).clamp_min(_TINY)
-        return (1 - rest) * pooled + rest * tokens.mean(-1)
+        likely = wanted.logits.log_softmax(-1)
+        answers = 2 * (likely.exp() * (likely - self.logits.log_softmax(-1))).sum(-1)
+        return (1 - ANSWERS) * ((1 - rest) * pooled + rest * tokens.mean(-1)) + ANSWERS * answers
 
     def scaled(self, rest: float) -> torch.Tensor:
-        """Returns all features in one tensor ``(B, 1 + N, F)``, whose squared changes are ``error``."""
-        least = _TINY**0.5
-        pooled = self.pooled / self.pooled.detach().norm(dim=-1, keepdim=True).clamp_min(least) * (1 - rest) ** 0.5
+        """Returns everything in one tensor ``(B, F + N * F + classes)``, whose small squared changes are ``error``."""
+        least, kept = _TINY**0.5, 1 - ANSWERS
+        pooled = self.pooled / self.pooled.detach().norm(dim=-1, keepdim=True).clamp_min(least)
         tokens = self.tokens / self.tokens.detach().norm(dim=-1, keepdim=True).clamp_min(least)
-        return torch.cat([pooled[:, None], tokens * (rest / tokens.shape[1]) ** 0.5], 1)
+        likely = self.logits.detach().softmax(-1)
+        answers = (self.logits - (likely * self.logits).sum(-1, keepdim=True)) * likely.sqrt()
+        parts = (
+            pooled * (kept * (1 - rest)) ** 0.5,
+            tokens.flatten(1) * (kept * rest / tokens.shape[1]) ** 0.5,
+            answers * ANSWERS**0.5,
+        )
+        return torch.cat(parts, 1)
 
 
 def features_of(model: SlicedViT, stream: torch.Tensor, back: torch.Tensor) -> Features:
@@ -72,9 +90,10 @@ def features_of(model: SlicedViT, stream: torch.Tensor, back: torch.Tensor) -> F
         stream: its residual stream after the last block, ``(B, N, C)``.
         back: ``(C, F)``, maps what the last norm gives to the coordinates of the whole model.
     """
-    tokens: torch.Tensor = model.norm(stream) @ back
-    pooled = model.norm(model.pool(stream)) @ back if model.plan.norm == "after_pool" else model.pool(tokens)
-    return Features(pooled, tokens)
+    tokens: torch.Tensor = model.norm(stream)
+    after = model.plan.norm == "after_pool"
+    pooled = model.norm(model.pool(stream)) if after else model.pool(tokens)
+    return Features(pooled @ back, tokens @ back, model.answers(stream if after else tokens, pooled))
 
 
 def sensitivity_of(

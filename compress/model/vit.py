@@ -161,7 +161,10 @@ class SlicedViT(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Maps images ``(B, C, H, W)`` to logits ``(B, num_classes)``; two heads are averaged."""
-        x, pooled = self.features(images)
+        return self.answers(*self.features(images))
+
+    def answers(self, x: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """Maps what ``features`` returns to logits ``(B, num_classes)``."""
         logits: torch.Tensor = self.head(pooled)
         if self.head_dist is None:
             return logits

@@ -30,7 +30,7 @@ REST = 0.5
 
 
 def loss_of(found: BasisAnalysis, model: SlicedViT, kept: KeptUnits, images: torch.Tensor) -> float:
-    """Returns the relative squared error of the features of a cut model, half of it that of the pooled one."""
+    """Returns the loss of a cut model: of features, pooled and not, by half each, and of its answers by 0.08."""
 
     def features(own: SlicedViT, back: torch.Tensor):  # type: ignore[no-untyped-def]
         stream = own.stream(images)
@@ -45,7 +45,9 @@ def loss_of(found: BasisAnalysis, model: SlicedViT, kept: KeptUnits, images: tor
             ((a - b).square().sum(-1) / b.square().sum(-1)).mean()
             for a, b in ((got.pooled, wanted.pooled), (got.tokens, wanted.tokens))
         ]
-        return float(away[0] * (1 - REST) + away[1] * REST)
+        likely, own = wanted.logits.softmax(-1), got.logits.softmax(-1)
+        answers = (likely * (likely / own).log()).sum(-1).mean()
+        return float(0.92 * (away[0] * (1 - REST) + away[1] * REST) + 0.08 * 2 * answers)
 
 
 # sensitivity
@@ -280,7 +282,7 @@ def test_half_of_the_units_cost_nothing_where_they_are_there_twice() -> None:
         kept = replace(kept, blocks=tuple(replace(b, mlp=tuple(s)) for b, s in zip(kept.blocks, stays, strict=True)))
         losses.append(loss_of(own, own.cut(kept), kept, images))
     assert losses[0] < 1e-3
-    assert losses[0] < 0.01 * losses[1]
+    assert losses[0] < 0.05 * losses[1]
 
 
 # cuts
