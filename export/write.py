@@ -24,10 +24,17 @@ from runtime import Progress, Trial, macs
 
 from .compare import compare_logits, real_logits
 from .formats import ExportKind
-from .job import ExportJob, Reference, images_of, knows_labels
+from .gate.limits import Limits, judge
+from .gate.looks import critical_value
+from .job import ExportJob, images_of, knows_labels, looks_of
+from .reference import GrowingReference
+from .settings import ExportSettings
 
 _CHOICE_MACS = 1e12
 _CHOICE_IMAGES = (32, 1000)
+
+_AIM = 0.985
+"""Agreement on the images of choice at which the search for a recipe of ``int8`` ends, unless limits are given."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,9 @@ class Written:
     trials: tuple[Trial, ...] = ()
 
 
-def write_file(job: ExportJob, kind: ExportKind, path: Path, reference: Reference, progress: Progress) -> Written:
+def write_file(
+    job: ExportJob, kind: ExportKind, path: Path, reference: GrowingReference, progress: Progress
+) -> Written:
     """Writes the file of ``kind`` to ``path``."""
     if kind.write is None:
         return _quantise(job, kind, path, reference, progress)
@@ -51,7 +60,7 @@ def write_file(job: ExportJob, kind: ExportKind, path: Path, reference: Referenc
     return Written(kind.recipe)
 
 
-def _quantise(job: ExportJob, kind: ExportKind, path: Path, reference: Reference, progress: Progress) -> Written:
+def _quantise(job: ExportJob, kind: ExportKind, path: Path, reference: GrowingReference, progress: Progress) -> Written:
     """Tries the recipes of ``kind`` on held-out images and writes the best file, accurate enough or not."""
     assert kind.form is not None
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
@@ -70,16 +79,16 @@ def _quantise(job: ExportJob, kind: ExportKind, path: Path, reference: Reference
 
 
 def _fastest(
-    job: ExportJob, kind: ExportKind, builder: CandidateBuilder, reference: Reference, progress: Progress
+    job: ExportJob, kind: ExportKind, builder: CandidateBuilder, reference: GrowingReference, progress: Progress
 ) -> tuple[Candidate, tuple[Trial, ...]]:
-    processor, max_drop = job.settings.made_for, job.settings.max_drop
+    processor = job.settings.made_for
     timer = job.timer if processor == host_processor() else None
     return choose_fast(
         builder,
         ordered_recipes(processor, kind.name),
-        Wanted(_with_margin(job, builder) if max_drop is None else None, max_drop),
+        wanted_of(job.settings, job.limits(kind), builder.subject),
         _reported(timer, kind, progress) if timer is not None else None,
-        lambda file: _agrees(job, kind, file, reference, progress),
+        lambda file: _holds(job, kind, file, reference, progress),
         processor,
     )
 
@@ -120,26 +129,44 @@ def _trained(
     return (after if better else chosen), trials
 
 
-def _agrees(job: ExportJob, kind: ExportKind, path: Path, reference: Reference, progress: Progress) -> bool:
-    """Returns whether a file will pass its check on the test images."""
-    if job.min_agreement is None:
+def _holds(job: ExportJob, kind: ExportKind, path: Path, reference: GrowingReference, progress: Progress) -> bool:
+    """Returns whether a file is not refused by the first of the test images that it will be judged on."""
+    limits, looks = job.limits(kind), looks_of(job)
+    if limits == Limits():
         return True
-    count = len(reference.inputs)
+    images = reference.take(looks[0])
+    count = len(images.inputs)
     found = real_logits(
         path,
-        reference.inputs,
+        images.inputs,
         lambda done: progress(f"{kind.name} check", done, count, path.stem),
         threads=torch.get_num_threads(),
     )
-    return (compare_logits(found, reference.logits, None).top1_agreement or 0.0) >= job.min_agreement
+    parity = compare_logits(found, images.logits, images.labels)
+    return judge(parity, limits, critical_value(looks), len(looks) == 1).refusal is None
 
 
-def _with_margin(job: ExportJob, builder: CandidateBuilder) -> float | None:
-    """Returns the least agreement plus one standard error, since the check uses other images than the choice."""
-    least = job.min_agreement
-    if least is None:
-        return None
-    return min(1.0, least + math.sqrt(least * (1 - least) / len(builder.subject.images)))
+def wanted_of(settings: ExportSettings, limits: Limits, subject: Subject) -> Wanted:
+    """Returns the accuracy that ends the search for a recipe.
+
+    A limit that was given is the one to reach: an agreement with one standard error on top, since the check uses other
+    images than the choice. Without one a file should change hardly any answer, so that a slower recipe is tried before
+    a file that is only not refused.
+
+    Args:
+        settings: of the export.
+        limits: what the file must keep to be released.
+        subject: the model, with the images of choice.
+    """
+    if limits == Limits():
+        return Wanted()
+    most = limits.max_drop if limits.explicit_drop or subject.labels is not None else None
+    least = limits.agreement
+    if settings.min_agreement is None and not limits.explicit_drop:
+        return Wanted(_AIM, most, limits)
+    if least is not None:
+        least = min(1.0, least + math.sqrt(least * (1 - least) / len(subject.images)))
+    return Wanted(least, most, limits)
 
 
 def _subject(job: ExportJob, kind: ExportKind, progress: Progress) -> Subject:
