@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from compress.evaluate import logits_of
-from export.quantise.calibrate import check_calibration
+from export.quantise.calibration_images import check_calibration_images
 from export.quantise.candidates import Candidate, CandidateBuilder, Subject
 from export.quantise.choose import Timer, Wanted, choose_accurate, choose_fast, trial_of
 from export.quantise.processors import host_processor, ordered_recipes
 from export.quantise.qat import FloatStart, QatRecipe, train_quantised
 from export.quantise.recipes import recipes_for
-from runtime import Progress, Trial, macs
+from runtime import Progress, Trial, macs, message
 
 from .compare import compare_logits, real_logits
 from .formats import ExportKind
@@ -174,15 +174,17 @@ def _subject(job: ExportJob, kind: ExportKind, progress: Progress) -> Subject:
     assert calibration is not None
     order = np.random.default_rng([calibration.seed, 4]).permutation(job.data.held_out)
     images = images_of(job.data, np.sort(order[: calibration.images]), job.task)
-    check_calibration(images)
     rest = order[calibration.images :]
     least, most = _CHOICE_IMAGES
     count = min(max(least, min(most, int(_CHOICE_MACS / macs(job.model.plan)))), len(rest))
     chosen = np.sort(rest[:count]) if count >= least else np.sort(order[:least])
+    others = images_of(job.data, chosen, job.task)
+    for warning in check_calibration_images(images, others):
+        message(progress, f"{kind.name} calibration", warning)
     return Subject(
         job.model,
         images,
-        images_of(job.data, chosen, job.task),
+        others,
         logits_of(
             job.model, job.data, chosen, job.task.preprocessing, progress=progress, stage=f"{kind.name} float answers"
         ),

@@ -97,9 +97,9 @@ def judge(parity: Parity, limits: Limits, z: float, last: bool = True, file: str
         low, high = loss_bounds(parity.lost, parity.gained, parity.images, z)
         bounds = 100 * low, 100 * high
     refusal = (
-        _distance(parity, limits, file)
-        or _agreement(parity, limits, z, last, file)
+        _agreement(parity, limits, z, last, file)
         or _drop(parity, limits, bounds, last, file)
+        or _distance(parity, limits, file)
     )
     if refusal is not None:
         return Verdict(refusal, None, True, bounds)

@@ -167,7 +167,8 @@ class CandidateBuilder:
     def file_to_time(self, recipe: Recipe) -> Path:
         """Writes a file with the operators of ``recipe`` and ranges that nobody chose: it takes the same time."""
         rough = replace(recipe, passes=(), ranges=replace(recipe.ranges, method="minmax"))
-        path = self.folder / f"{recipe.name}.timed{self.form.suffix}"
+        path = self.folder / "timed" / f"{recipe.name}{self.form.suffix}"
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(self.form.write(self.quantised(rough)))
         return path
 
