@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.gate.limits import MAX_DROP, MIN_AGREEMENT, MIN_SQNR_DB, Limits, settle
+from export.gate.limits import MAX_DROP, MIN_AGREEMENT, MIN_SQNR_DB, ExportLimits, judge_until_told
 from export.gate.looks import planned_looks
 from runtime import Parity
 
@@ -86,9 +86,9 @@ def outcomes(
 ) -> tuple[Counter[str], float]:
     """Returns how often each outcome came, and the mean number of images that were run."""
     random, found, images = np.random.default_rng(seed), Counter[str](), 0
-    limits = Limits(MIN_AGREEMENT, MIN_SQNR_DB, MAX_DROP)
+    limits = ExportLimits(MIN_AGREEMENT, MIN_SQNR_DB, MAX_DROP)
     for _ in range(draws):
-        parity, verdict = settle(draw(random, loss, agreement, looks[-1]).parity, looks, limits)
+        parity, verdict = judge_until_told(draw(random, loss, agreement, looks[-1]).parity, looks, limits)
         found["refused" if verdict.refusal else "unproven" if verdict.unproven else "proven"] += 1
         images += parity.images
     return found, images / draws

@@ -45,7 +45,7 @@ from runtime.engines import ENGINES
 from runtime.formats import FORMATS
 
 from .formats import KINDS, ExportKind
-from .gate.limits import Verdict, judge
+from .gate.limits import Verdict, verdict_on
 from .gate.looks import critical_value
 from .job import ExportJob, looks_of
 from .reference import GrowingReference
@@ -291,7 +291,7 @@ def _check(artifact: Artifact, kind: ExportKind, job: ExportJob, verdict: Verdic
 
 def _verdict(artifact: Artifact, kind: ExportKind, job: ExportJob) -> Verdict:
     """Returns what an earlier manifest says under the limits of this export."""
-    return judge(artifact.parity, job.limits(kind), critical_value(looks_of(job)), file=artifact.file)
+    return verdict_on(artifact.parity, job.limits(kind), critical_value(looks_of(job)), file=artifact.file)
 
 
 def _place(artifact: Artifact, path: Path, folder: Path) -> Artifact:

@@ -18,7 +18,7 @@ from export.quantise.recipes import Recipe, recipes_for
 from runtime import Calibration, Provenance, macs
 
 from .formats import ExportKind
-from .gate.limits import MAX_DROP, MIN_AGREEMENT, MIN_SQNR_DB, Limits
+from .gate.limits import MAX_DROP, MIN_AGREEMENT, MIN_SQNR_DB, ExportLimits
 from .gate.looks import MOST_IMAGES, planned_looks
 from .settings import ExportSettings
 
@@ -94,7 +94,7 @@ class ExportJob:
             asked |= {"qat_from": settings.qat_from} if settings.qat_from > 1 else {}
         return asked
 
-    def limits(self, kind: ExportKind) -> Limits:
+    def limits(self, kind: ExportKind) -> ExportLimits:
         """Returns what a file of ``kind`` must keep.
 
         The outputs of untrained weights are chance, so they are held to nothing but a given ``max_drop``. A given
@@ -104,13 +104,15 @@ class ExportJob:
         explicit = most is not None
         if kind.form is None:
             float_kind = kind.held_to == "top-1" and self.task.trained
-            return Limits(agreement=_FLOAT_AGREEMENT if least is None else least) if float_kind else Limits()
+            return (
+                ExportLimits(agreement=_FLOAT_AGREEMENT if least is None else least) if float_kind else ExportLimits()
+            )
         if kind.held_to != "top-1" or not self.task.trained:
-            return Limits(max_drop=most, explicit_drop=explicit)
+            return ExportLimits(max_drop=most, explicit_drop=explicit)
         if least is not None:
             usual = MAX_DROP if least > 0 else None
-            return Limits(agreement=least, max_drop=most if explicit else usual, explicit_drop=explicit)
-        return Limits(MIN_AGREEMENT, MIN_SQNR_DB, most if explicit else MAX_DROP, explicit)
+            return ExportLimits(agreement=least, max_drop=most if explicit else usual, explicit_drop=explicit)
+        return ExportLimits(MIN_AGREEMENT, MIN_SQNR_DB, most if explicit else MAX_DROP, explicit)
 
 
 def images_of(data: Dataset, indices: npt.NDArray[np.int64], task: Task) -> npt.NDArray[np.float32]:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from compress.data.splits import stratified
 from compress.evaluate import logits_of
-from runtime import Progress, silent
+from export.quantise.candidates import Subject
+from runtime import Calibration, Progress, silent
 
 from .job import ExportJob, images_of, knows_labels
 
@@ -38,10 +39,13 @@ class GrowingReference:
     Attributes:
         job: the model and the source of the images.
         progress: called while the torch model answers.
+        subjects: the held-out images that were prepared to choose recipes, by what sets the ranges; several kinds of
+            file share them.
     """
 
     job: ExportJob
     progress: Progress = field(default=silent)
+    subjects: dict[Calibration, Subject] = field(default_factory=dict)
     _indices: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     _known: Reference | None = None
 

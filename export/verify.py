@@ -13,7 +13,7 @@ from runtime import Artifact, ClassLoss, Parity, ParityError, Progress, Session,
 
 from .compare import compare_logits, losses_by_class
 from .formats import FormatRun, kind_of
-from .gate.limits import Limits, Verdict, settle
+from .gate.limits import ExportLimits, Verdict, judge_until_told
 from .reference import Reference
 
 FLOAT_TOLERANCE = 1e-4
@@ -63,7 +63,7 @@ class VerifiedFile:
         return replace(parity, batch_agreement=float(np.mean(self._alike)), batch_images=part)
 
     def judged(
-        self, take: Callable[[int], Reference], looks: tuple[int, ...], limits: Limits
+        self, take: Callable[[int], Reference], looks: tuple[int, ...], limits: ExportLimits
     ) -> tuple[Artifact, Verdict]:
         """Runs the file on more and more images until it can be told whether it keeps ``limits``.
 
@@ -75,7 +75,7 @@ class VerifiedFile:
         Returns:
             The manifest with the comparison, and the verdict.
         """
-        parity, verdict = settle(lambda images: self.parity(take(images)), looks, limits, self.artifact.file)
+        parity, verdict = judge_until_told(lambda images: self.parity(take(images)), looks, limits, self.artifact.file)
         reference, names = take(parity.images), self.artifact.class_names
         losses: tuple[ClassLoss, ...] = ()
         if reference.labels is not None and parity.lost is not None and names:

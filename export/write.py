@@ -24,7 +24,7 @@ from runtime import Progress, Trial, macs, message
 
 from .compare import compare_logits, real_logits
 from .formats import ExportKind
-from .gate.limits import Limits, judge
+from .gate.limits import ExportLimits, verdict_on
 from .gate.looks import critical_value
 from .job import ExportJob, images_of, knows_labels, looks_of
 from .reference import GrowingReference
@@ -65,7 +65,11 @@ def _quantise(job: ExportJob, kind: ExportKind, path: Path, reference: GrowingRe
     assert kind.form is not None
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         form = kind.form(**job.options(kind))
-        builder = CandidateBuilder(_subject(job, kind, progress), Path(scratch), form, kind.name, progress)
+        calibration = job.calibration(kind)
+        assert calibration is not None
+        if calibration not in reference.subjects:
+            reference.subjects[calibration] = _subject(job, kind, progress)
+        builder = CandidateBuilder(reference.subjects[calibration], Path(scratch), form, kind.name, progress)
         if recipe := job.recipe(kind):
             chosen, trials = choose_accurate(builder, (recipe,))
         elif kind.choice == "fastest":
@@ -132,7 +136,7 @@ def _trained(
 def _holds(job: ExportJob, kind: ExportKind, path: Path, reference: GrowingReference, progress: Progress) -> bool:
     """Returns whether a file is not refused by the first of the test images that it will be judged on."""
     limits, looks = job.limits(kind), looks_of(job)
-    if limits == Limits():
+    if limits == ExportLimits():
         return True
     images = reference.take(looks[0])
     count = len(images.inputs)
@@ -143,10 +147,10 @@ def _holds(job: ExportJob, kind: ExportKind, path: Path, reference: GrowingRefer
         threads=torch.get_num_threads(),
     )
     parity = compare_logits(found, images.logits, images.labels)
-    return judge(parity, limits, critical_value(looks), len(looks) == 1).refusal is None
+    return verdict_on(parity, limits, critical_value(looks), len(looks) == 1).refusal is None
 
 
-def wanted_of(settings: ExportSettings, limits: Limits, subject: Subject) -> Wanted:
+def wanted_of(settings: ExportSettings, limits: ExportLimits, subject: Subject) -> Wanted:
     """Returns the accuracy that ends the search for a recipe.
 
     A limit that was given is the one to reach: an agreement with one standard error on top, since the check uses other
@@ -158,7 +162,7 @@ def wanted_of(settings: ExportSettings, limits: Limits, subject: Subject) -> Wan
         limits: what the file must keep to be released.
         subject: the model, with the images of choice.
     """
-    if limits == Limits():
+    if limits == ExportLimits():
         return Wanted()
     most = limits.max_drop if limits.explicit_drop or subject.labels is not None else None
     least = limits.agreement

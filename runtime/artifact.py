@@ -153,7 +153,8 @@ class Trial:
         top1_agreement: share of them with the float model's top-1, 0..1.
         top1_drop: points of top-1 lost on them; null where labels are unknown.
         sqnr_db: signal to quantisation noise of the logits, dB; null when they are identical.
-        latency_s: of one image, taken in turns with the other candidates that were good enough; null where not timed.
+        latency_s: of one image, by a file of the same operators that was timed in turns with those of the other
+            recipes; null where not timed.
         instructions_of_fp32: instructions of a run over those of the float32 file, as counted on an emulated core for
             ViTs like it, where recipes were ordered by them; null elsewhere.
     """

@@ -23,7 +23,7 @@ _FIX = "Allow more with --max-drop, calibrate on more images, or train under rou
 
 
 @dataclass(frozen=True)
-class Limits:
+class ExportLimits:
     """What a file must keep of the float model's answers; None does not check.
 
     Attributes:
@@ -57,8 +57,8 @@ class Verdict:
     drop_bounds: tuple[float, float] | None = None
 
 
-def settle(
-    measure: Callable[[int], Parity], looks: Sequence[int], limits: Limits, file: str = "The file"
+def judge_until_told(
+    measure: Callable[[int], Parity], looks: Sequence[int], limits: ExportLimits, file: str = "The file"
 ) -> tuple[Parity, Verdict]:
     """Judges a file on more and more images until it can be told whether it may be released.
 
@@ -76,13 +76,13 @@ def settle(
     """
     for position, images in enumerate(looks):
         parity = measure(images)
-        verdict = judge(parity, limits, critical_value(tuple(looks)), position == len(looks) - 1, file)
+        verdict = verdict_on(parity, limits, critical_value(tuple(looks)), position == len(looks) - 1, file)
         if verdict.settled:
             break
     return parity, verdict
 
 
-def judge(parity: Parity, limits: Limits, z: float, last: bool = True, file: str = "The file") -> Verdict:
+def verdict_on(parity: Parity, limits: ExportLimits, z: float, last: bool = True, file: str = "The file") -> Verdict:
     """Returns what a comparison with the float model says about a file.
 
     Args:
@@ -121,7 +121,7 @@ def agreement_bounds(parity: Parity, z: float) -> tuple[float, float]:
     return share_bounds(round((parity.top1_agreement or 0.0) * parity.images), parity.images, z)
 
 
-def _distance(parity: Parity, limits: Limits, file: str) -> ParityError | None:
+def _distance(parity: Parity, limits: ExportLimits, file: str) -> ParityError | None:
     if limits.sqnr_db is None or parity.sqnr_db is None or parity.sqnr_db >= limits.sqnr_db:
         return None
     return ParityError(
@@ -132,7 +132,7 @@ def _distance(parity: Parity, limits: Limits, file: str) -> ParityError | None:
     )
 
 
-def _agreement(parity: Parity, limits: Limits, z: float, last: bool, file: str) -> ParityError | None:
+def _agreement(parity: Parity, limits: ExportLimits, z: float, last: bool, file: str) -> ParityError | None:
     if limits.agreement is None or parity.top1_agreement is None or parity.top1_agreement >= limits.agreement:
         return None
     if not last and agreement_bounds(parity, z)[1] >= limits.agreement:
@@ -145,7 +145,7 @@ def _agreement(parity: Parity, limits: Limits, z: float, last: bool, file: str) 
     )
 
 
-def _agreement_is_open(parity: Parity, limits: Limits, z: float) -> bool:
+def _agreement_is_open(parity: Parity, limits: ExportLimits, z: float) -> bool:
     if limits.agreement is None or parity.top1_agreement is None:
         return False
     return agreement_bounds(parity, z)[0] < limits.agreement
@@ -159,7 +159,7 @@ def _ties(parity: Parity) -> str:
 
 
 def _drop(
-    parity: Parity, limits: Limits, bounds: tuple[float, float] | None, last: bool, file: str
+    parity: Parity, limits: ExportLimits, bounds: tuple[float, float] | None, last: bool, file: str
 ) -> ParityError | None:
     drop, most = drop_of(parity), limits.max_drop
     if most is None:
@@ -183,7 +183,7 @@ def _unknown_drop(file: str) -> ParityError:
     )
 
 
-def _warning(parity: Parity, limits: Limits, bounds: tuple[float, float] | None, file: str) -> str:
+def _warning(parity: Parity, limits: ExportLimits, bounds: tuple[float, float] | None, file: str) -> str:
     assert bounds is not None
     return (
         f"It is not proven that {file} loses at most {limits.max_drop:g} points of top-1: it loses "

@@ -144,13 +144,16 @@ class CandidateBuilder:
             graph: a graph of integers in place of the recipe's own.
             most: runs the first so many images; 0 runs all.
         """
-        started, images = time.monotonic(), most or len(self.subject.images)
-        graph = graph or self._begun(recipe, images)
+        started, images = time.monotonic(), min(most or len(self.subject.images), len(self.subject.images))
+        self.graph(recipe.equalised)
+        self.tried += 1
+        self.progress(self._stage, 0, images + 1, recipe.name)
+        graph = graph or self.quantised(recipe)
         path = self.folder / f"{recipe.name}{self.form.suffix}"
         path.write_bytes(self.form.write(graph))
-        parity = self._compared(path, min(images, len(self.subject.images)))
+        parity = self._compared(path, images)
         took = f"took {time.monotonic() - started:.1f} s"
-        self.progress(self._stage, images + 1, images + 1, f"{recipe.name}: {in_words(parity)}, {took}")
+        self.progress(self._stage, images + 1, images + 1, f"{recipe.name}: {_in_words(parity)}, {took}")
         return Candidate(recipe, graph, path, parity)
 
     def completed(self, one: Candidate) -> Candidate:
@@ -161,11 +164,11 @@ class CandidateBuilder:
         self.progress(f"{self.kind} whole", 0, images + 1, one.recipe.name)
         logits = self._logits(one.path, 0, images, f"{self.kind} whole", images)
         parity = compare_logits(logits, self.subject.logits, self.subject.labels, "")
-        self.progress(f"{self.kind} whole", images + 1, images + 1, f"{one.recipe.name}: {in_words(parity)}")
+        self.progress(f"{self.kind} whole", images + 1, images + 1, f"{one.recipe.name}: {_in_words(parity)}")
         return replace(one, parity=parity)
 
     def file_to_time(self, recipe: Recipe) -> Path:
-        """Writes a file with the operators of ``recipe`` and ranges that nobody chose: it takes the same time."""
+        """Writes a file with the operators of ``recipe`` and rough ranges, which is as fast as the candidate."""
         rough = replace(recipe, passes=(), ranges=replace(recipe.ranges, method="minmax"))
         path = self.folder / "timed" / f"{recipe.name}{self.form.suffix}"
         path.parent.mkdir(exist_ok=True)
@@ -175,11 +178,6 @@ class CandidateBuilder:
     @property
     def _stage(self) -> str:
         return f"{self.kind} try {self.tried}"
-
-    def _begun(self, recipe: Recipe, images: int) -> Graph:
-        self.tried += 1
-        self.progress(self._stage, 0, images + 1, recipe.name)
-        return self.quantised(recipe)
 
     def _compared(self, path: Path, images: int) -> Parity:
         """Runs a file on images until enough is known about it."""
@@ -218,7 +216,7 @@ class CandidateBuilder:
         return sorted(errors, key=lambda name: -errors[name])
 
 
-def in_words(parity: Parity) -> str:
+def _in_words(parity: Parity) -> str:
     """Returns the accuracy of a candidate in words."""
     distance = "equal" if parity.sqnr_db is None else f"{parity.sqnr_db:.1f} dB"
     drop = drop_of(parity)

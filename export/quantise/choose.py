@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from export.gate.limits import Limits, drop_of, judge
+from export.gate.limits import ExportLimits, drop_of, verdict_on
 from runtime import Parity, Trial
 
 from .candidates import Candidate, CandidateBuilder, score_of
@@ -39,7 +39,7 @@ class Wanted:
 
     agreement: float | None = None
     max_drop: float | None = None
-    least: Limits | None = None
+    least: ExportLimits | None = None
 
     def met_by(self, parity: Parity) -> bool:
         """Returns whether ``parity`` is accurate enough to look no further."""
@@ -48,16 +48,16 @@ class Wanted:
             return False
         if self.agreement is not None and (parity.top1_agreement or 0.0) < self.agreement:
             return False
-        return self.least is None or judge(parity, self.least, _SURE).refusal is None
+        return self.least is None or verdict_on(parity, self.least, _SURE).refusal is None
 
     def allowed(self, parity: Parity) -> bool:
         """Returns whether a file may be released where none is accurate enough."""
-        return self.met_by(parity) if self.least is None else judge(parity, self.least, _SURE).refusal is None
+        return self.met_by(parity) if self.least is None else verdict_on(parity, self.least, _SURE).refusal is None
 
     def told_by(self, parity: Parity) -> bool:
         """Returns whether more images would hardly change that ``parity`` is accurate enough, or is not."""
-        aim = Limits(self.agreement, None, self.max_drop)
-        return judge(parity, aim, _SURE, last=False).settled
+        aim = ExportLimits(self.agreement, None, self.max_drop)
+        return verdict_on(parity, aim, _SURE, last=False).settled
 
 
 def choose_fast(

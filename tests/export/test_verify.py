@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from export.compare import compare_logits, losses_by_class, near_ties
-from export.gate.limits import Limits
+from export.gate.limits import ExportLimits
 from export.reference import Reference
 from export.verify import VerifiedFile, check_parity
 from runtime import (
@@ -143,7 +143,7 @@ def test_an_image_is_run_once_however_many_looks_there_are() -> None:
         return Reference(images[:count], logits[:count], labels[:count], None)
 
     verified = VerifiedFile(own, session)  # type: ignore[arg-type]
-    found, verdict = verified.judged(take, (40, 80, 120), Limits(max_drop=0.5))
+    found, verdict = verified.judged(take, (40, 80, 120), ExportLimits(max_drop=0.5))
     assert session.sizes == [*[1] * 40, 32, 8, *[1] * 80]
     assert (found.parity.images, found.parity.batch_images, found.parity.batch_agreement) == (120, 40, 1.0)
     assert found.unproven == verdict.unproven

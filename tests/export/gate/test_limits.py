@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from export.gate.limits import MIN_AGREEMENT, MIN_SQNR_DB, Limits, judge, settle
+from export.gate.limits import MIN_AGREEMENT, MIN_SQNR_DB, ExportLimits, judge_until_told, verdict_on
 from runtime import Parity
 
-LIMITS = Limits(MIN_AGREEMENT, MIN_SQNR_DB, 0.5)
+LIMITS = ExportLimits(MIN_AGREEMENT, MIN_SQNR_DB, 0.5)
 LOOKS = (365, 750, 1500, 3000)
 
 
@@ -20,7 +20,7 @@ def parity(images: int, lost: int, gained: int, *, others: int = 0, sqnr_db: flo
 
 
 def test_a_file_that_loses_much_is_refused_with_its_figures() -> None:
-    verdict = judge(parity(365, 20, 2), LIMITS, 1.645, file="m.int8.tflite")
+    verdict = verdict_on(parity(365, 20, 2), LIMITS, 1.645, file="m.int8.tflite")
     assert verdict.settled
     assert "m.int8.tflite loses too much top-1. Expected a loss of at most 0.5 points. Got 4.93 points" in str(
         verdict.refusal
@@ -30,42 +30,42 @@ def test_a_file_that_loses_much_is_refused_with_its_figures() -> None:
 
 
 def test_a_loss_that_chance_explains_is_released_as_unproven() -> None:
-    verdict = judge(parity(365, 5, 2), LIMITS, 1.645, file="m.int8.tflite")
+    verdict = verdict_on(parity(365, 5, 2), LIMITS, 1.645, file="m.int8.tflite")
     assert verdict.refusal is None
     assert verdict.unproven is not None
     assert "not proven that m.int8.tflite loses at most 0.5 points of top-1: it loses 0.82 points" in verdict.unproven
-    proven = judge(parity(3000, 6, 6), LIMITS, 1.645)
+    proven = verdict_on(parity(3000, 6, 6), LIMITS, 1.645)
     assert (proven.refusal, proven.unproven) == (None, None)
 
 
 def test_a_loss_limit_that_was_given_counts_what_was_observed() -> None:
     given = replace(LIMITS, explicit_drop=True)
-    assert "loses too much" in str(judge(parity(365, 5, 2), given, 1.645).refusal)
-    assert judge(parity(365, 3, 2), given, 1.645).refusal is None
+    assert "loses too much" in str(verdict_on(parity(365, 5, 2), given, 1.645).refusal)
+    assert verdict_on(parity(365, 3, 2), given, 1.645).refusal is None
 
 
 def test_agreement_and_sqnr_decide_without_labels() -> None:
     unlabelled = replace(parity(400, 0, 0), top1=None, reference_top1=None, lost=None, gained=None)
-    assert judge(unlabelled, LIMITS, 1.645).refusal is None
-    assert judge(unlabelled, LIMITS, 1.645).unproven is None
-    few = judge(replace(unlabelled, top1_agreement=0.89), LIMITS, 1.645)
+    assert verdict_on(unlabelled, LIMITS, 1.645).refusal is None
+    assert verdict_on(unlabelled, LIMITS, 1.645).unproven is None
+    few = verdict_on(replace(unlabelled, top1_agreement=0.89), LIMITS, 1.645)
     assert "agrees too seldom" in str(few.refusal)
     assert "3 of the 44 other answers are near ties" in str(
-        judge(replace(unlabelled, top1_agreement=0.89, near_tie_changes=3), LIMITS, 1.645).refusal
+        verdict_on(replace(unlabelled, top1_agreement=0.89, near_tie_changes=3), LIMITS, 1.645).refusal
     )
-    far = judge(replace(unlabelled, sqnr_db=11.9), LIMITS, 1.645)
+    far = verdict_on(replace(unlabelled, sqnr_db=11.9), LIMITS, 1.645)
     assert "an SQNR of at least 12 dB. Got 11.9 dB" in str(far.refusal)
-    told = judge(unlabelled, replace(LIMITS, explicit_drop=True), 1.645)
+    told = verdict_on(unlabelled, replace(LIMITS, explicit_drop=True), 1.645)
     assert "no labels of the model's classes" in str(told.refusal)
 
 
 def test_no_limits_refuse_nothing() -> None:
-    verdict = judge(parity(365, 300, 0, sqnr_db=-3.0), Limits(), 1.645)
+    verdict = verdict_on(parity(365, 300, 0, sqnr_db=-3.0), ExportLimits(), 1.645)
     assert verdict.settled
     assert (verdict.refusal, verdict.unproven) == (None, None)
 
 
-def seen(menu: dict[int, Parity], limits: Limits = LIMITS) -> tuple[list[int], str]:
+def seen(menu: dict[int, Parity], limits: ExportLimits = LIMITS) -> tuple[list[int], str]:
     """The looks that were taken, and the outcome."""
     taken: list[int] = []
 
@@ -73,7 +73,7 @@ def seen(menu: dict[int, Parity], limits: Limits = LIMITS) -> tuple[list[int], s
         taken.append(images)
         return menu[images]
 
-    _, verdict = settle(measure, LOOKS, limits)
+    _, verdict = judge_until_told(measure, LOOKS, limits)
     return taken, "refused" if verdict.refusal else "unproven" if verdict.unproven else "proven"
 
 
@@ -86,7 +86,7 @@ def test_images_are_added_until_it_can_be_told() -> None:
 
 
 def test_an_agreement_near_its_limit_is_looked_at_again() -> None:
-    limits = Limits(agreement=0.9)
+    limits = ExportLimits(agreement=0.9)
     near = {images: parity(images, 0, 0, others=round(0.09 * images)) for images in LOOKS}
     assert seen(near, limits) == ([365, 750, 1500, 3000], "proven")
     assert seen({365: parity(365, 0, 0, others=4)}, limits) == ([365], "proven")

@@ -22,7 +22,7 @@ from compress.recipe import TrainRecipe
 from compress.train.fit import fit
 from export.compare import compare_logits, real_logits
 from export.formats.tflite import tflite_form, write_int8
-from export.gate.limits import Limits
+from export.gate.limits import ExportLimits
 from export.graph.build import vit_graph
 from export.graph.ir import Graph, QParams
 from export.quantise.calibrate import TensorStats, activation_qparams, int8_range, observe, weight_qparams
@@ -358,7 +358,7 @@ def test_the_fastest_that_is_good_enough_is_taken() -> None:
 def test_where_none_is_close_the_closest_that_may_be_released_is_taken() -> None:
     menu = {"a": (0.93, 0.1, 18.0), "b": (0.97, 0.1, 25.0), "b_equalised": (0.95, 0.0, 22.0), "c": (0.8, 9.0, 30.0)}
     builder = FakeCandidateBuilder(menu)
-    wanted = Wanted(0.985, 0.5, Limits(0.9, 12.0, 0.5))
+    wanted = Wanted(0.985, 0.5, ExportLimits(0.9, 12.0, 0.5))
     chosen, trials = choose_fast(builder, (A, B, C), wanted, None)
     assert chosen.recipe == B
     # no layer was left in float

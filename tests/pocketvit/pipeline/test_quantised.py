@@ -67,6 +67,27 @@ def test_the_drop_that_is_allowed_is_kept(run_folder: Path, pocketvit: Command) 
     assert all(trial["top1_drop"] is not None for trial in full["trials"])
 
 
+def test_a_loss_that_so_few_images_cannot_prove_is_a_warning_and_no_failure(
+    run_folder: Path, pocketvit: Command
+) -> None:
+    few = ("--calibration-images", 16, "--verify-images", 20, "--min-agreement", 0, "--max-drop", 6)
+    given = (*few, "--formats", "int8", "--int8-recipe", "dynamic_wi8_afp32")
+    answer = pocketvit("export", run_folder, *given)
+    assert answer.code == 0, answer.err
+    said = "It is not proven that tiny.int8.tflite loses at most 6 points of top-1"
+    assert f"UNPROVEN: {said}" in " ".join(answer.out.split())
+    assert said in answer.err
+    (again,) = [
+        one
+        for one in json.loads(pocketvit("export", run_folder, *given, "--json").out)["artifacts"]
+        if one["file"] == "tiny.int8.tflite"
+    ]
+    assert again["unproven"].startswith(said)
+    assert again["drop_bounds"][0] <= 6 < again["drop_bounds"][1]
+    assert pocketvit("report", run_folder).code == 0
+    assert said in (run_folder / "report.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
