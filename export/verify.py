@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from runtime import Artifact, ClassLoss, Parity, ParityError, Progress, Session, silent
+from runtime import Artifact, ClassLoss, Parity, ParityError, Progress, Session, message, silent
 
 from .compare import compare_logits, losses_by_class
 from .formats import FormatRun, kind_of
@@ -75,7 +75,17 @@ class VerifiedFile:
         Returns:
             The manifest with the comparison, and the verdict.
         """
-        parity, verdict = judge_until_told(lambda images: self.parity(take(images)), looks, limits, self.artifact.file)
+        file = self.artifact.file
+
+        def measured(images: int) -> Parity:
+            if images > looks[0]:
+                before = looks[looks.index(images) - 1]
+                message(
+                    self.progress, "verify", f"{before} images cannot tell whether {file} keeps its limits; adding some"
+                )
+            return self.parity(take(images))
+
+        parity, verdict = judge_until_told(measured, looks, limits, file)
         reference, names = take(parity.images), self.artifact.class_names
         losses: tuple[ClassLoss, ...] = ()
         if reference.labels is not None and parity.lost is not None and names:

@@ -78,13 +78,17 @@ def test_a_refused_file_takes_no_other_down_and_is_judged_on_more_images_until_i
 
     monkeypatch.setattr(exporter.VerifiedFile, "_answers", answers)
     settings = ExportSettings(("int8-full", "onnx", "fp32"), calibration_images=16, min_agreement=0.5)
-    outcome = export_each(sliced, task_for(right), right, tmp_path, "m", settings)
+    heard: list[str] = []
+    outcome = export_each(
+        sliced, task_for(right), right, tmp_path, "m", settings, lambda stage, done, total, note="": heard.append(note)
+    )
     assert [own.file for own in outcome.accepted] == ["m.onnx", "m.fp32.tflite"]
     (refused,) = outcome.refused
     assert "m.int8-full.tflite loses too much top-1. Expected a loss of at most 0.5 points. Got 2.5" in (
         refused.refused or ""
     )
     assert len(looks) > 1
+    assert "40 images cannot tell whether m.int8-full.tflite keeps its limits; adding some" in heard
     assert refused.parity.images == sum(looks)
     assert read_artifact(tmp_path / "rejected" / refused.file) == refused
 
