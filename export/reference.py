@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from compress.data.splits import stratified
 from compress.evaluate import logits_of
-from export.quantise.candidates import Subject
+from export.quantise.candidates import CandidateBuilder, Subject
 from runtime import Calibration, Progress, silent
 
 from .job import ExportJob, images_of, knows_labels
@@ -41,11 +42,14 @@ class GrowingReference:
         progress: called while the torch model answers.
         subjects: the held-out images that were prepared to choose recipes, by what sets the ranges; several kinds of
             file share them.
+        builders: of candidates, by form of file, its options and what sets the ranges. Kinds of one form share the
+            calibrated graphs.
     """
 
     job: ExportJob
     progress: Progress = field(default=silent)
     subjects: dict[Calibration, Subject] = field(default_factory=dict)
+    builders: dict[tuple[Hashable, ...], CandidateBuilder] = field(default_factory=dict)
     _indices: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     _known: Reference | None = None
 

@@ -62,14 +62,8 @@ def write_file(
 
 def _quantise(job: ExportJob, kind: ExportKind, path: Path, reference: GrowingReference, progress: Progress) -> Written:
     """Tries the recipes of ``kind`` on held-out images and writes the best file, accurate enough or not."""
-    assert kind.form is not None
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        form = kind.form(**job.options(kind))
-        calibration = job.calibration(kind)
-        assert calibration is not None
-        if calibration not in reference.subjects:
-            reference.subjects[calibration] = _subject(job, kind, progress)
-        builder = CandidateBuilder(reference.subjects[calibration], Path(scratch), form, kind.name, progress)
+        builder = _builder(job, kind, Path(scratch), reference, progress)
         if recipe := job.recipe(kind):
             chosen, trials = choose_accurate(builder, (recipe,))
         elif kind.choice == "fastest":
@@ -80,6 +74,22 @@ def _quantise(job: ExportJob, kind: ExportKind, path: Path, reference: GrowingRe
             chosen, trials = _trained(job, builder, chosen, trials, progress)
         shutil.copyfile(chosen.path, path)
         return Written(chosen.recipe.name, trials)
+
+
+def _builder(
+    job: ExportJob, kind: ExportKind, folder: Path, reference: GrowingReference, progress: Progress
+) -> CandidateBuilder:
+    """Returns a builder of candidates of ``kind``, with the graphs that a kind of the same form has calibrated."""
+    calibration, options = job.calibration(kind), job.options(kind)
+    assert kind.form is not None
+    assert calibration is not None
+    if calibration not in reference.subjects:
+        reference.subjects[calibration] = _subject(job, kind, progress)
+    key = kind.form, tuple(options.items()), calibration
+    if key not in reference.builders:
+        subject = reference.subjects[calibration]
+        reference.builders[key] = CandidateBuilder(subject, folder, kind.form(**options), kind.name, progress)
+    return replace(reference.builders[key], folder=folder, kind=kind.name)
 
 
 def _fastest(
