@@ -86,10 +86,12 @@ def _builder(
     if calibration not in reference.subjects:
         reference.subjects[calibration] = _subject(job, kind, progress)
     key = kind.form, tuple(options.items()), calibration
-    if key not in reference.builders:
-        subject = reference.subjects[calibration]
-        reference.builders[key] = CandidateBuilder(subject, folder, kind.form(**options), kind.name, progress)
-    return replace(reference.builders[key], folder=folder, kind=kind.name)
+    if key in reference.builders:
+        builder = reference.builders[key].for_kind(kind.name, folder)
+    else:
+        builder = CandidateBuilder(reference.subjects[calibration], folder, kind.form(**options), kind.name, progress)
+    reference.builders[key] = builder
+    return builder
 
 
 def _fastest(

@@ -97,6 +97,12 @@ class CandidateBuilder:
     _scales: Scales | None = None
     _seen: dict[bool, tuple[Graph, dict[str, TensorStats]]] = field(default_factory=dict)
 
+    def for_kind(self, kind: str, folder: Path) -> CandidateBuilder:
+        """Returns a builder for another kind of file of the same form, with the graphs that this one has."""
+        return CandidateBuilder(
+            self.subject, folder, self.form, kind, self.progress, _scales=self._scales, _seen=self._seen
+        )
+
     def graph(self, equalised: bool) -> tuple[Graph, dict[str, TensorStats]]:
         """Returns the float graph with equalised channels of attention, and the statistics of its activations.
 

@@ -177,3 +177,17 @@ def test_few_calibration_images_and_another_normalisation_are_noticed_or_refused
         return
     export_model(sliced, task_for(digits), digits, tmp_path, "m", settings, progress)
     assert any(said in note for note in heard)
+
+
+@pytest.mark.slow
+def test_kinds_of_one_form_are_calibrated_once(sliced: SlicedViT, digits: Dataset, tmp_path: Path) -> None:
+    ends: list[str] = []
+
+    def progress(stage: str, done: int, total: int, note: str = "") -> None:
+        if 0 < done == total and (stage.endswith("calibration") or "float answers" in stage):
+            ends.append(stage)
+
+    settings = ExportSettings(("int8", "int8-full"), calibration_images=16, verify_images=20)
+    export_model(sliced, task_for(digits, trained=False), digits, tmp_path, "m", settings, progress)
+    # int8 needs the graph as it is and with equalised attention, and int8-full one with an equalised stream, too
+    assert ends == ["float answers", "int8 float answers", *["int8 calibration"] * 2, "int8-full calibration"]
