@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from export.gate import looks, paired
 from export.gate.looks import critical_value, planned_looks
 from export.gate.paired import loss_bounds, share_bounds
 
@@ -77,3 +79,9 @@ def test_the_critical_value_is_pocock_s() -> None:
 
 def test_looks_far_apart_need_a_higher_value_than_looks_that_are_nearly_the_same() -> None:
     assert critical_value((365, 370)) < critical_value((365, 750)) < critical_value((365, 750, 1500, 3000)) < 2.24
+
+
+def test_the_examples_in_the_docstrings() -> None:
+    for module in (looks, paired):
+        found = doctest.testmod(module)
+        assert (found.failed, found.attempted > 0) == (0, True)
