@@ -226,7 +226,7 @@ def _in_words(parity: Parity) -> str:
     """Returns the accuracy of a candidate in words."""
     distance = "equal" if parity.sqnr_db is None else f"{parity.sqnr_db:.1f} dB"
     drop = drop_of(parity)
-    lost = "" if drop is None else f", top-1 {-drop:+.2f} points"
+    lost = "" if drop is None else f", top-1 {0.0 - drop:+.2f} points"
     return f"agrees on {parity.top1_agreement or 0.0:.1%} of {parity.images} images, SQNR {distance}{lost}"
 
 
