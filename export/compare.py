@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from runtime import Parity, open_engine
+from runtime import ClassLoss, Parity, open_engine
 from runtime.formats import format_of
 from runtime.session import dequantise, quantise
 
@@ -42,6 +42,8 @@ def compare_logits(
     if not classes:
         return Parity(len(reference), max_abs, max_rel, sqnr_db, None, None, None, NO_CLASSES)
     top1, wanted = logits.argmax(axis=1), reference.argmax(axis=1)
+    near = near_ties(logits, reference)
+    lost, gained = (None, None) if labels is None else _changes(top1 == labels, wanted == labels)
     return Parity(
         images=len(reference),
         max_abs=max_abs,
@@ -51,7 +53,60 @@ def compare_logits(
         top1=None if labels is None else float((top1 == labels).mean()),
         reference_top1=None if labels is None else float((wanted == labels).mean()),
         top1_reason=no_labels_reason if labels is None else None,
+        lost=lost,
+        gained=gained,
+        near_ties=int(near.sum()),
+        near_tie_changes=int((near & (top1 != wanted)).sum()),
     )
+
+
+def near_ties(logits: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Returns on which images the reference's two largest logits are closer than the error of ``logits``, ``(N,)``.
+
+    The error is the root mean square over all images of the error of that difference. Rounding alone decides such an
+    image, so another answer to it says little about the file.
+
+    Args:
+        logits: outputs of the file, ``(N, classes)``.
+        reference: outputs of the torch model, ``(N, classes)``.
+    """
+    if reference.shape[1] < 2:
+        return np.zeros(len(reference), np.bool_)
+    second, first = np.argsort(reference, axis=1)[:, -2:].T
+    rows = np.arange(len(reference))
+    margins, found = (
+        own[rows, first].astype(np.float64) - own[rows, second].astype(np.float64) for own in (reference, logits)
+    )
+    error = float(np.sqrt(np.square(found - margins).mean()))
+    near: npt.NDArray[np.bool_] = margins < error
+    return near
+
+
+def losses_by_class(
+    logits: npt.NDArray[np.float32],
+    reference: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    names: Sequence[str],
+) -> tuple[ClassLoss, ...]:
+    """Returns what a file lost and gained on each class on which anything changed, in the order of the classes.
+
+    Args:
+        logits: outputs of the file, ``(N, classes)``.
+        reference: outputs of the torch model, ``(N, classes)``.
+        labels: true classes, ``(N,)``.
+        names: of the classes.
+    """
+    found = []
+    right, wanted = logits.argmax(axis=1) == labels, reference.argmax(axis=1) == labels
+    for number in np.unique(labels[right != wanted]):
+        own = labels == number
+        found.append(ClassLoss(names[number], int(own.sum()), *_changes(right[own], wanted[own])))
+    return tuple(found)
+
+
+def _changes(right: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """Returns the number of images that the reference alone answers right, and that the file alone answers right."""
+    return int((wanted & ~right).sum()), int((right & ~wanted).sum())
 
 
 def real_logits(

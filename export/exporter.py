@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +32,7 @@ from runtime import (
     Session,
     TensorSpec,
     manifest_path,
+    message,
     open_engine,
     read_artifact,
     sha256_of,
@@ -42,11 +44,13 @@ from runtime import (
 from runtime.engines import ENGINES
 from runtime.formats import FORMATS
 
-from .compare import compare_logits
 from .formats import KINDS, ExportKind
-from .job import ExportJob, Reference, reference_of, verified_on
+from .gate.limits import Verdict, verdict_on
+from .gate.looks import critical_value
+from .job import ExportJob, looks_of
+from .reference import GrowingReference
 from .settings import ExportSettings
-from .verify import check_drop, check_parity, measure_parity
+from .verify import VerifiedFile, check_parity
 from .write import Written, write_file
 
 REJECTED = "rejected"
@@ -160,7 +164,8 @@ def export_each(
     missing = [kind for kind in kinds if done[kind.name] is None]
     errors: list[Exception] = []
     if missing:
-        reference = reference_of(job, progress)
+        reference = GrowingReference(job, progress)
+        reference.take(looks_of(job)[0])
         with storage_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
             for position, kind in enumerate(missing):
                 progress("export", position, len(missing), job.file(kind).name)
@@ -193,13 +198,16 @@ def check_extras(kinds: Sequence[str]) -> None:
                 raise MissingExtraError(package.replace("_", "-"), "export")
 
 
-def _export(job: ExportJob, kind: ExportKind, scratch: Path, reference: Reference, progress: Progress) -> Artifact:
+def _export(
+    job: ExportJob, kind: ExportKind, scratch: Path, reference: GrowingReference, progress: Progress
+) -> Artifact:
     """Writes, verifies and places the file of ``kind``; a refused file's manifest has the reason."""
     path = scratch / job.file(kind).name
     written = write_file(job, kind, path, reference, progress)
-    artifact = _verified(_describe(job, kind, path, written), kind, path, reference, progress)
+    verified = _opened(_describe(job, kind, path, written), kind, path, progress)
+    artifact, verdict = verified.judged(reference.take, looks_of(job), job.limits(kind))
     try:
-        _judge(artifact, kind, path, job)
+        _judge(artifact, kind, path, job, verdict)
     except ParityError as error:
         progress(f"{path.name} refused", 1, 1, str(error))
         rejected = job.folder / REJECTED
@@ -207,6 +215,8 @@ def _export(job: ExportJob, kind: ExportKind, scratch: Path, reference: Referenc
         # a file released earlier under this name has other settings or other weights
         _remove(job.file(kind))
         return _place(replace(artifact, refused=str(error)), path, rejected)
+    if verdict.unproven:
+        message(progress, f"{path.name} released with a warning", verdict.unproven)
     _remove(job.folder / REJECTED / path.name)
     return _place(artifact, path, job.folder)
 
@@ -248,19 +258,14 @@ def _tensor(engine: Engine, side: str, layout: str) -> TensorSpec:
     )
 
 
-def _verified(artifact: Artifact, kind: ExportKind, path: Path, reference: Reference, progress: Progress) -> Artifact:
+def _opened(artifact: Artifact, kind: ExportKind, path: Path, progress: Progress) -> VerifiedFile:
+    """Returns the file of ``kind``, ready to be run on images."""
     if kind.run is not None:
-        run = kind.run(path, reference.inputs, progress)
-        parity = compare_logits(run.logits, reference.logits, reference.labels, reference.no_labels_reason)
-        return replace(artifact, parity=parity, arena_bytes=run.arena_bytes)
-    session = Session(artifact, open_engine(path, threads=torch.get_num_threads()))
-    parity = measure_parity(
-        session, reference.inputs, reference.logits, reference.labels, reference.no_labels_reason, progress
-    )
-    return replace(artifact, parity=parity)
+        return VerifiedFile(artifact, run=partial(kind.run, path), progress=progress)
+    return VerifiedFile(artifact, Session(artifact, open_engine(path, threads=torch.get_num_threads())), None, progress)
 
 
-def _judge(artifact: Artifact, kind: ExportKind, path: Path, job: ExportJob) -> None:
+def _judge(artifact: Artifact, kind: ExportKind, path: Path, job: ExportJob, verdict: Verdict) -> None:
     """Checks that a file may be released.
 
     Raises:
@@ -271,16 +276,22 @@ def _judge(artifact: Artifact, kind: ExportKind, path: Path, job: ExportJob) -> 
         found = read_widths(path, plan) if kind.format in READERS else plan
         if found != plan:
             raise ParityError(f"{path.name} does not have the widths of its plan", expected=plan, got=found)
-        _check(artifact, kind, job)
+        _check(artifact, kind, job, verdict)
     except ArtifactError as error:
         raise ParityError(str(error)) from error
 
 
-def _check(artifact: Artifact, kind: ExportKind, job: ExportJob) -> None:
-    check_drop(artifact, job.settings.max_drop)
-    check_parity(artifact, job.min_agreement)
+def _check(artifact: Artifact, kind: ExportKind, job: ExportJob, verdict: Verdict) -> None:
+    check_parity(artifact, job.task.trained)
+    if verdict.refusal is not None:
+        raise verdict.refusal
     if kind.check is not None:
         kind.check(artifact, job.settings)
+
+
+def _verdict(artifact: Artifact, kind: ExportKind, job: ExportJob) -> Verdict:
+    """Returns what an earlier manifest says under the limits of this export."""
+    return verdict_on(artifact.parity, job.limits(kind), critical_value(looks_of(job)), file=artifact.file)
 
 
 def _place(artifact: Artifact, path: Path, folder: Path) -> Artifact:
@@ -302,7 +313,7 @@ def _finished(job: ExportJob, kind: ExportKind) -> Artifact | None:
     """Returns the manifest of an earlier file that is still right, or None."""
     try:
         artifact = read_artifact(job.file(kind))
-        _check(artifact, kind, job)
+        _check(artifact, kind, job, _verdict(artifact, kind, job))
     except (ArtifactError, ParityError):
         return None
     return artifact if _same(artifact, job, kind) else None
@@ -315,10 +326,10 @@ def _refused_before(job: ExportJob, kind: ExportKind) -> Artifact | None:
         artifact = read_artifact(path)
     except ArtifactError:
         return None
-    if artifact.refused is None or not _same(artifact, job, kind) or artifact.parity.images != verified_on(job):
+    if artifact.refused is None or not _same(artifact, job, kind) or artifact.parity.images not in looks_of(job):
         return None
     try:
-        _judge(artifact, kind, path, job)
+        _judge(artifact, kind, path, job, _verdict(artifact, kind, job))
     except ParityError as error:
         return replace(artifact, refused=str(error))
     return None

@@ -11,37 +11,23 @@ import numpy.typing as npt
 
 from compress.data.batches import plain_batches
 from compress.data.dataset import Dataset
-from compress.data.splits import stratified
-from compress.evaluate import logits_of
 from compress.model.folder import Task
 from compress.model.vit import SlicedViT
 from export.quantise.choose import Timer
 from export.quantise.recipes import Recipe, recipes_for
-from runtime import Calibration, Progress, Provenance, macs, silent
+from runtime import Calibration, Provenance, macs
 
 from .formats import ExportKind
+from .gate.limits import MAX_DROP, MIN_AGREEMENT, MIN_SQNR_DB, ExportLimits
+from .gate.looks import MOST_IMAGES, planned_looks
 from .settings import ExportSettings
 
 _VERIFY_MACS = 4e11
+_MOST_MACS = 4e12
+_MOST_BYTES = 2**30
+_FLOAT_AGREEMENT = 0.99
 _CALIBRATION_MACS = 1e11
 _CALIBRATION_IMAGES = (32, 256)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The images that every file is verified on, with the torch model's outputs.
-
-    Attributes:
-        inputs: preprocessed images ``(N, H, W, C)`` float32.
-        logits: of the torch model, ``(N, classes)`` float32.
-        labels: true classes ``(N,)``, or None.
-        no_labels_reason: why there are no labels.
-    """
-
-    inputs: npt.NDArray[np.float32]
-    logits: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64] | None
-    no_labels_reason: str | None
 
 
 @dataclass(frozen=True)
@@ -99,17 +85,34 @@ class ExportJob:
             asked["max_drop"] = settings.max_drop
         asked |= self.options(kind)
         if kind.choice == "fastest":
-            asked |= {"made_for": settings.made_for, "min_agreement": settings.min_agreement}
+            asked["made_for"] = settings.made_for
+            if settings.min_agreement is not None:
+                asked["min_agreement"] = settings.min_agreement
             asked |= {"recipe": settings.int8_recipe} if self.recipe(kind) else {}
         if kind.trainable:
             asked["qat_epochs"] = settings.qat_epochs
             asked |= {"qat_from": settings.qat_from} if settings.qat_from > 1 else {}
         return asked
 
-    @property
-    def min_agreement(self) -> float | None:
-        """Least agreement of the top-1; None for untrained weights, whose outputs are chance."""
-        return self.settings.min_agreement if self.task.trained else None
+    def limits(self, kind: ExportKind) -> ExportLimits:
+        """Returns what a file of ``kind`` must keep.
+
+        The outputs of untrained weights are chance, so they are held to nothing but a given ``max_drop``. A given
+        ``min_agreement`` takes the place of the usual agreement and SQNR, and 0 that of the usual ``max_drop``, too.
+        """
+        least, most = self.settings.min_agreement, self.settings.max_drop
+        explicit = most is not None
+        if kind.form is None:
+            float_kind = kind.held_to == "top-1" and self.task.trained
+            return (
+                ExportLimits(agreement=_FLOAT_AGREEMENT if least is None else least) if float_kind else ExportLimits()
+            )
+        if kind.held_to != "top-1" or not self.task.trained:
+            return ExportLimits(max_drop=most, explicit_drop=explicit)
+        if least is not None:
+            usual = MAX_DROP if least > 0 else None
+            return ExportLimits(agreement=least, max_drop=most if explicit else usual, explicit_drop=explicit)
+        return ExportLimits(MIN_AGREEMENT, MIN_SQNR_DB, most if explicit else MAX_DROP, explicit)
 
 
 def images_of(data: Dataset, indices: npt.NDArray[np.int64], task: Task) -> npt.NDArray[np.float32]:
@@ -124,17 +127,17 @@ def verified_on(job: ExportJob) -> int:
     return min(wanted, len(job.data.test))
 
 
-def reference_of(job: ExportJob, progress: Progress = silent) -> Reference:
-    """Returns the test images that files are verified on, with the torch model's outputs."""
-    model, task, data = job.model, job.task, job.data
-    # stratified: every n-th image could be of a few classes alone where classes alternate
-    indices = np.sort(stratified(data.labels, data.test, verified_on(job), np.random.default_rng(0)))
-    logits = logits_of(model, data, indices, task.preprocessing, progress=progress, stage="float answers")
-    known = knows_labels(task, data)
-    reason = None if known else f"the {len(task.class_names)} classes of the model are not those of {data.name}"
-    if not data.labelled:
-        reason = "the images have no labels"
-    return Reference(images_of(data, indices, task), logits, data.labels[indices] if known else None, reason)
+def looks_of(job: ExportJob) -> tuple[int, ...]:
+    """Returns the numbers of test images at which files are judged, the first those that every file is verified on.
+
+    A number of images that was asked for is the only one. Large models and large images are judged on fewer images.
+    """
+    first = verified_on(job)
+    if job.settings.verify_images:
+        return (first,)
+    plan = job.model.plan
+    affordable = int(_MOST_MACS / macs(plan)), _MOST_BYTES // (4 * plan.in_chans * plan.img_size[0] * plan.img_size[1])
+    return planned_looks(first, min(MOST_IMAGES, len(job.data.test), *affordable))
 
 
 def knows_labels(task: Task, data: Dataset) -> bool:

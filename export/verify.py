@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from runtime import Artifact, Parity, ParityError, Progress, Session, silent
+from runtime import Artifact, ClassLoss, Parity, ParityError, Progress, Session, message, silent
 
-from .compare import compare_logits
-from .formats import kind_of
+from .compare import compare_logits, losses_by_class
+from .formats import FormatRun, kind_of
+from .gate.limits import ExportLimits, Verdict, judge_until_told
+from .reference import Reference
 
 FLOAT_TOLERANCE = 1e-4
 """Largest difference of a float file's logits from torch, relative to the largest logit."""
@@ -23,50 +26,114 @@ _ALIKE = 2000
 """One of this many images may have another top-1 in a batch than alone: another order of sums can decide a tie."""
 
 
-def measure_parity(
-    session: Session,
-    inputs: npt.NDArray[np.float32],
-    reference: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64] | None,
-    no_labels_reason: str | None = None,
-    progress: Progress = silent,
-) -> Parity:
-    """Runs ``session`` on single images, and on batches where it takes them, and compares with the torch model.
+@dataclass
+class VerifiedFile:
+    """Runs one file on a growing number of images, each image once.
 
-    Args:
-        session: the exported file, loaded.
-        inputs: preprocessed images ``(N, H, W, C)`` float32, N at least 1.
-        reference: the torch model's outputs for them, ``(N, ...)``.
-        labels: true classes ``(N,)``, or None.
-        no_labels_reason: why there are no labels.
+    Attributes:
+        artifact: its manifest, which gets the comparison.
+        session: the file, loaded; None where ``run`` runs it.
+        run: runs the file on preprocessed images ``(N, H, W, C)`` in another interpreter than that of its format.
         progress: called while images run.
     """
-    free, file = session.artifact.input.shape[0] < 0, session.artifact.file
-    total, done, runs = len(inputs) * (2 if free else 1), 0, []
-    for size in (1, BATCH) if free else (max(1, session.artifact.input.shape[0]),):
-        parts = []
+
+    artifact: Artifact
+    session: Session | None = None
+    run: Callable[[npt.NDArray[np.float32], Progress], FormatRun] | None = None
+    progress: Progress = field(default=silent)
+    _logits: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    _alike: list[bool] = field(default_factory=list)
+    _arena_bytes: int | None = None
+
+    def parity(self, reference: Reference) -> Parity:
+        """Returns how the file compares with the torch model on the images of ``reference``.
+
+        The images of the last call must be the first ones. Where the file has a free batch dimension, the images of the
+        first call are also run in batches.
+        """
+        done = sum(map(len, self._logits))
+        if done < len(reference.inputs):
+            self._logits.append(self._answers(reference.inputs[done:], first=not done))
+        logits = np.concatenate(self._logits)
+        classes = self.artifact.output_kind == "classes"
+        parity = compare_logits(logits, reference.logits, reference.labels, reference.no_labels_reason, classes)
+        if not self._alike:
+            return parity
+        part = len(self._alike) if len(self._alike) < parity.images else None
+        return replace(parity, batch_agreement=float(np.mean(self._alike)), batch_images=part)
+
+    def judged(
+        self, take: Callable[[int], Reference], looks: tuple[int, ...], limits: ExportLimits
+    ) -> tuple[Artifact, Verdict]:
+        """Runs the file on more and more images until it can be told whether it keeps ``limits``.
+
+        Args:
+            take: returns so many test images with the torch model's outputs.
+            looks: numbers of images, rising.
+            limits: what the file must keep.
+
+        Returns:
+            The manifest with the comparison, and the verdict.
+        """
+        file = self.artifact.file
+
+        def measured(images: int) -> Parity:
+            if images > looks[0]:
+                before = looks[looks.index(images) - 1]
+                message(
+                    self.progress, "verify", f"{before} images cannot tell whether {file} keeps its limits; adding some"
+                )
+            return self.parity(take(images))
+
+        parity, verdict = judge_until_told(measured, looks, limits, file)
+        reference, names = take(parity.images), self.artifact.class_names
+        losses: tuple[ClassLoss, ...] = ()
+        if reference.labels is not None and parity.lost is not None and names:
+            losses = losses_by_class(np.concatenate(self._logits), reference.logits, reference.labels, names)
+        artifact = replace(
+            self.artifact,
+            parity=parity,
+            arena_bytes=self._arena_bytes,
+            unproven=verdict.unproven,
+            drop_bounds=verdict.drop_bounds,
+            class_losses=losses,
+        )
+        return artifact, verdict
+
+    def _answers(self, inputs: npt.NDArray[np.float32], first: bool) -> npt.NDArray[np.float32]:
+        if self.run is not None:
+            found = self.run(inputs, self.progress)
+            self._arena_bytes = found.arena_bytes
+            return found.logits
+        assert self.session is not None
+        own = self.session.artifact
+        free = own.input.shape[0] < 0
+        alone = self._by(1 if free else max(1, own.input.shape[0]), inputs)
+        if free and first and own.output_kind == "classes":
+            together = self._by(BATCH, inputs)
+            self._alike = list(alone.argmax(axis=1) == together.argmax(axis=1))
+        return alone
+
+    def _by(self, size: int, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Returns the answers to ``inputs``, ``size`` images at a time."""
+        assert self.session is not None
+        parts, done = [], 0
         for start in range(0, len(inputs), size):
-            parts.append(session.outputs(inputs[start : start + size]))
+            parts.append(self.session.outputs(inputs[start : start + size]))
             done += len(parts[-1])
-            progress("verify", done, total, f"{file}, {size} at a time")
-        runs.append(np.concatenate(parts))
-    classes = session.artifact.output_kind == "classes"
-    parity = compare_logits(runs[0], reference, labels, no_labels_reason, classes)
-    if not free or not classes:
-        return parity
-    return replace(parity, batch_agreement=float((runs[0].argmax(axis=1) == runs[1].argmax(axis=1)).mean()))
+            self.progress("verify", done, len(inputs), f"{self.artifact.file}, {size} at a time")
+        return np.concatenate(parts)
 
 
-def check_parity(artifact: Artifact, min_agreement: float | None) -> None:
+def check_parity(artifact: Artifact, trained: bool) -> None:
     """Checks that a file computes what the torch model computes, as far as its kind promises.
 
     Args:
         artifact: manifest with its parity measured.
-        min_agreement: least share of images with the same top-1, for kinds held to the top-1; None does not check.
+        trained: whether the weights are trained; the answers of untrained ones to batches are not checked.
 
     Raises:
-        ParityError: the logits differ too much, the top-1 agrees too seldom, or the file answers differently in a
-            batch.
+        ParityError: the logits are not finite or differ too much, or the file answers differently in a batch.
     """
     parity, kind = artifact.parity, kind_of(artifact)
     held_to, agreement = kind.held_to if kind else "nothing", parity.top1_agreement
@@ -80,45 +147,13 @@ def check_parity(artifact: Artifact, min_agreement: float | None) -> None:
                 got=f"{parity.max_rel:.2e}, and {parity.top1_agreement} of the top-1 of {parity.images} images",
                 fix="This is a fault of the conversion: report it with the plan",
             )
-    if parity.batch_agreement is not None and min_agreement is not None:
-        others = round((1 - parity.batch_agreement) * parity.images)
-        if others > max(1, parity.images // _ALIKE):
+    if parity.batch_agreement is not None and trained:
+        images = parity.batch_images or parity.images
+        others = round((1 - parity.batch_agreement) * images)
+        if others > max(1, images // _ALIKE):
             raise ParityError(
                 f"{artifact.file} answers images in batches of {BATCH} otherwise than alone",
                 expected=f"the same top-1 on all but 1 of {_ALIKE} images",
-                got=f"another one on {others} of {parity.images}",
+                got=f"another one on {others} of {images}",
                 fix="This is a fault of the conversion: report it with the plan",
             )
-    if held_to == "top-1" and min_agreement is not None and agreement is not None and agreement < min_agreement:
-        raise ParityError(
-            f"{artifact.file} agrees too seldom with the float model",
-            expected=f"the same top-1 on at least {min_agreement:.2%} of {parity.images} images",
-            got=f"{agreement:.2%}",
-            fix="Accept less with --min-agreement, or train longer",
-        )
-
-
-def check_drop(artifact: Artifact, max_drop: float | None) -> None:
-    """Checks that an integer file lost no more top-1 than allowed on the images that its recipe was chosen on.
-
-    Args:
-        artifact: with its trials.
-        max_drop: most points of top-1 that may be lost; None does not check.
-
-    Raises:
-        ParityError: it lost more, or it is not known how much.
-    """
-    trial = next((trial for trial in artifact.trials if trial.recipe == artifact.recipe), None)
-    if max_drop is None or trial is None or (trial.top1_drop is not None and trial.top1_drop <= max_drop):
-        return
-    if trial.top1_drop is None:
-        raise ParityError(
-            f"The top-1 that {artifact.file} loses is not known, since the data has no labels of the model's classes",
-            expected="no --max-drop, or data with labels of the model's classes",
-        )
-    raise ParityError(
-        f"No recipe of {artifact.file} loses so little",
-        expected=f"at most {max_drop:g} points of top-1 on {trial.images} held-out images",
-        got=f"{artifact.recipe} comes closest and loses {trial.top1_drop:.2f}",
-        fix="Allow more with --max-drop, calibrate on more images, or train under rounding with --qat",
-    )

@@ -14,20 +14,27 @@ import numpy as np
 import torch
 
 from compress.evaluate import logits_of
-from export.quantise.calibrate import check_calibration
+from export.quantise.calibration_images import check_calibration_images
 from export.quantise.candidates import Candidate, CandidateBuilder, Subject
 from export.quantise.choose import Timer, Wanted, choose_accurate, choose_fast, trial_of
 from export.quantise.processors import host_processor, ordered_recipes
 from export.quantise.qat import FloatStart, QatRecipe, train_quantised
 from export.quantise.recipes import recipes_for
-from runtime import Progress, Trial, macs
+from runtime import Progress, Trial, macs, message
 
 from .compare import compare_logits, real_logits
 from .formats import ExportKind
-from .job import ExportJob, Reference, images_of, knows_labels
+from .gate.limits import ExportLimits, verdict_on
+from .gate.looks import critical_value
+from .job import ExportJob, images_of, knows_labels, looks_of
+from .reference import GrowingReference
+from .settings import ExportSettings
 
 _CHOICE_MACS = 1e12
 _CHOICE_IMAGES = (32, 1000)
+
+_AIM = 0.985
+"""Agreement on the images of choice at which the search for a recipe of ``int8`` ends, unless limits are given."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,9 @@ class Written:
     trials: tuple[Trial, ...] = ()
 
 
-def write_file(job: ExportJob, kind: ExportKind, path: Path, reference: Reference, progress: Progress) -> Written:
+def write_file(
+    job: ExportJob, kind: ExportKind, path: Path, reference: GrowingReference, progress: Progress
+) -> Written:
     """Writes the file of ``kind`` to ``path``."""
     if kind.write is None:
         return _quantise(job, kind, path, reference, progress)
@@ -51,12 +60,10 @@ def write_file(job: ExportJob, kind: ExportKind, path: Path, reference: Referenc
     return Written(kind.recipe)
 
 
-def _quantise(job: ExportJob, kind: ExportKind, path: Path, reference: Reference, progress: Progress) -> Written:
+def _quantise(job: ExportJob, kind: ExportKind, path: Path, reference: GrowingReference, progress: Progress) -> Written:
     """Tries the recipes of ``kind`` on held-out images and writes the best file, accurate enough or not."""
-    assert kind.form is not None
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        form = kind.form(**job.options(kind))
-        builder = CandidateBuilder(_subject(job, kind, progress), Path(scratch), form, kind.name, progress)
+        builder = _builder(job, kind, Path(scratch), reference, progress)
         if recipe := job.recipe(kind):
             chosen, trials = choose_accurate(builder, (recipe,))
         elif kind.choice == "fastest":
@@ -69,17 +76,35 @@ def _quantise(job: ExportJob, kind: ExportKind, path: Path, reference: Reference
         return Written(chosen.recipe.name, trials)
 
 
+def _builder(
+    job: ExportJob, kind: ExportKind, folder: Path, reference: GrowingReference, progress: Progress
+) -> CandidateBuilder:
+    """Returns a builder of candidates of ``kind``, with the graphs that a kind of the same form has calibrated."""
+    calibration, options = job.calibration(kind), job.options(kind)
+    assert kind.form is not None
+    assert calibration is not None
+    if calibration not in reference.subjects:
+        reference.subjects[calibration] = _subject(job, kind, progress)
+    key = kind.form, tuple(options.items()), calibration
+    if key in reference.builders:
+        builder = reference.builders[key].for_kind(kind.name, folder)
+    else:
+        builder = CandidateBuilder(reference.subjects[calibration], folder, kind.form(**options), kind.name, progress)
+    reference.builders[key] = builder
+    return builder
+
+
 def _fastest(
-    job: ExportJob, kind: ExportKind, builder: CandidateBuilder, reference: Reference, progress: Progress
+    job: ExportJob, kind: ExportKind, builder: CandidateBuilder, reference: GrowingReference, progress: Progress
 ) -> tuple[Candidate, tuple[Trial, ...]]:
-    processor, max_drop = job.settings.made_for, job.settings.max_drop
+    processor = job.settings.made_for
     timer = job.timer if processor == host_processor() else None
     return choose_fast(
         builder,
         ordered_recipes(processor, kind.name),
-        Wanted(_with_margin(job, builder) if max_drop is None else None, max_drop),
+        wanted_of(job.settings, job.limits(kind), builder.subject),
         _reported(timer, kind, progress) if timer is not None else None,
-        lambda file: _agrees(job, kind, file, reference, progress),
+        lambda file: _holds(job, kind, file, reference, progress),
         processor,
     )
 
@@ -120,26 +145,44 @@ def _trained(
     return (after if better else chosen), trials
 
 
-def _agrees(job: ExportJob, kind: ExportKind, path: Path, reference: Reference, progress: Progress) -> bool:
-    """Returns whether a file will pass its check on the test images."""
-    if job.min_agreement is None:
+def _holds(job: ExportJob, kind: ExportKind, path: Path, reference: GrowingReference, progress: Progress) -> bool:
+    """Returns whether a file is not refused by the first of the test images that it will be judged on."""
+    limits, looks = job.limits(kind), looks_of(job)
+    if limits == ExportLimits():
         return True
-    count = len(reference.inputs)
+    images = reference.take(looks[0])
+    count = len(images.inputs)
     found = real_logits(
         path,
-        reference.inputs,
+        images.inputs,
         lambda done: progress(f"{kind.name} check", done, count, path.stem),
         threads=torch.get_num_threads(),
     )
-    return (compare_logits(found, reference.logits, None).top1_agreement or 0.0) >= job.min_agreement
+    parity = compare_logits(found, images.logits, images.labels)
+    return verdict_on(parity, limits, critical_value(looks), len(looks) == 1).refusal is None
 
 
-def _with_margin(job: ExportJob, builder: CandidateBuilder) -> float | None:
-    """Returns the least agreement plus one standard error, since the check uses other images than the choice."""
-    least = job.min_agreement
-    if least is None:
-        return None
-    return min(1.0, least + math.sqrt(least * (1 - least) / len(builder.subject.images)))
+def wanted_of(settings: ExportSettings, limits: ExportLimits, subject: Subject) -> Wanted:
+    """Returns the accuracy that ends the search for a recipe.
+
+    A limit that was given is the one to reach: an agreement with one standard error on top, since the check uses other
+    images than the choice. Without one a file should change hardly any answer, so that a slower recipe is tried before
+    a file that is only not refused.
+
+    Args:
+        settings: of the export.
+        limits: what the file must keep to be released.
+        subject: the model, with the images of choice.
+    """
+    if limits == ExportLimits():
+        return Wanted()
+    most = limits.max_drop if limits.explicit_drop or subject.labels is not None else None
+    least = limits.agreement
+    if settings.min_agreement is None and not limits.explicit_drop:
+        return Wanted(_AIM, most, limits)
+    if least is not None:
+        least = min(1.0, least + math.sqrt(least * (1 - least) / len(subject.images)))
+    return Wanted(least, most, limits)
 
 
 def _subject(job: ExportJob, kind: ExportKind, progress: Progress) -> Subject:
@@ -147,15 +190,17 @@ def _subject(job: ExportJob, kind: ExportKind, progress: Progress) -> Subject:
     assert calibration is not None
     order = np.random.default_rng([calibration.seed, 4]).permutation(job.data.held_out)
     images = images_of(job.data, np.sort(order[: calibration.images]), job.task)
-    check_calibration(images)
     rest = order[calibration.images :]
     least, most = _CHOICE_IMAGES
     count = min(max(least, min(most, int(_CHOICE_MACS / macs(job.model.plan)))), len(rest))
     chosen = np.sort(rest[:count]) if count >= least else np.sort(order[:least])
+    others = images_of(job.data, chosen, job.task)
+    for warning in check_calibration_images(images, others):
+        message(progress, f"{kind.name} calibration", warning)
     return Subject(
         job.model,
         images,
-        images_of(job.data, chosen, job.task),
+        others,
         logits_of(
             job.model, job.data, chosen, job.task.preprocessing, progress=progress, stage=f"{kind.name} float answers"
         ),

@@ -200,11 +200,12 @@ class RunSettings:
     calibration_images: Annotated[int, _export("Held-out images that set integer ranges; 0 chooses.")] = (
         ExportSettings.calibration_images
     )
-    verify_images: Annotated[int, _export("Test images that every file is run on; 0 chooses.")] = (
-        ExportSettings.verify_images
-    )
+    verify_images: Annotated[
+        int, _export("Test images that every file is run on; 0 chooses, and adds some in doubt.")
+    ] = ExportSettings.verify_images
     min_agreement: Annotated[
-        float, _export("Least share of images on which fp16 and int8 have the float model's top-1, 0 to 1.")
+        float | None,
+        _export("Least share of images on which a file has the float model's top-1, 0 to 1; 0 releases every file."),
     ] = ExportSettings.min_agreement
     made_for: Annotated[
         str,
@@ -215,7 +216,7 @@ class RunSettings:
         ),
     ] = ExportSettings.made_for
     max_drop: Annotated[
-        float | None, _export("Most points of top-1 that an integer file may lose on held-out images.")
+        float | None, _export("Most points of top-1 that an integer file may lose on test images; 0.5 with labels.")
     ] = ExportSettings.max_drop
     int8_recipe: Annotated[
         str, _export("Make int8 by this recipe, such as dynamic_wi8_afp32, and choose none by measurement.")

@@ -85,6 +85,12 @@ class Parity:
         top1_reason: why ``top1`` is null.
         batch_agreement: share of those images with the same top-1 class in batches of one, as in the figures above,
             and of 32; null where the file takes a single image or its output is not classes.
+        batch_images: number of images that ran in batches; null where all or none of them did.
+        lost: number of images that the torch model alone answers right; null without labels.
+        gained: number of images that the file alone answers right; null without labels.
+        near_ties: number of images on which the torch model's two largest logits differ by less than the file's error,
+            the root mean square of the errors of such differences; null where the output is not classes.
+        near_tie_changes: number of those on which the file has another top-1.
     """
 
     images: int
@@ -96,6 +102,28 @@ class Parity:
     reference_top1: float | None
     top1_reason: str | None = None
     batch_agreement: float | None = None
+    batch_images: int | None = None
+    lost: int | None = None
+    gained: int | None = None
+    near_ties: int | None = None
+    near_tie_changes: int | None = None
+
+
+@dataclass(frozen=True)
+class ClassLoss:
+    """What a file lost and gained on the images of one class.
+
+    Attributes:
+        name: of the class.
+        images: number of images of the class.
+        lost: number of them that the torch model alone answers right.
+        gained: number of them that the file alone answers right.
+    """
+
+    name: str
+    images: int
+    lost: int
+    gained: int
 
 
 @dataclass(frozen=True)
@@ -125,7 +153,8 @@ class Trial:
         top1_agreement: share of them with the float model's top-1, 0..1.
         top1_drop: points of top-1 lost on them; null where labels are unknown.
         sqnr_db: signal to quantisation noise of the logits, dB; null when they are identical.
-        latency_s: of one image, taken in turns with the other candidates that were good enough; null where not timed.
+        latency_s: of one image, by a file of the same operators that was timed in turns with those of the other
+            recipes; null where not timed.
         instructions_of_fp32: instructions of a run over those of the float32 file, as counted on an emulated core for
             ViTs like it, where recipes were ordered by them; null elsewhere.
     """
@@ -181,6 +210,10 @@ class Artifact:
         arena_bytes: least arena that TensorFlow Lite Micro ran it in; null for files of other kinds.
         gzip_bytes: size of the file compressed by gzip; null where it was not measured.
         refused: why the file was not released; null where it was.
+        unproven: a warning that it may lose more top-1 than allowed, although it was released; null where it was told.
+        drop_bounds: one-sided 95 % bounds of the points of top-1 lost, over all looks at more and more images; null
+            without labels and for files that were not judged by them.
+        class_losses: the classes on which the file answers otherwise right or wrong than the torch model.
         output_kind: whether the output is a logit for each class, one vector, or a vector for each patch.
     """
 
@@ -205,6 +238,9 @@ class Artifact:
     gzip_bytes: int | None = None
     refused: str | None = None
     output_kind: OutputKind = "classes"
+    unproven: str | None = None
+    drop_bounds: tuple[float, float] | None = None
+    class_losses: tuple[ClassLoss, ...] = ()
 
     @property
     def macs(self) -> int | None:
@@ -217,7 +253,7 @@ class Artifact:
         return None if self.plan is None else params(self.plan)
 
 
-ARTIFACT_DOCUMENT = Document("pocketvit.artifact", 7, Artifact)
+ARTIFACT_DOCUMENT = Document("pocketvit.artifact", 8, Artifact)
 
 
 def manifest_path(file: Path) -> Path:

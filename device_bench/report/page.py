@@ -23,7 +23,7 @@ from .pictures import training_drawing, widths_drawing
 from .rows import ROW_COLUMNS
 from .search import search_section
 from .summary import RunSummary, summarise
-from .tables import calibration, failures, gains_section, overview, parity, refusals
+from .tables import calibration, class_losses, failures, gains_section, overview, parity, refusals
 from .targets import TargetPart, main_section, target_parts, target_sections
 from .verdict import tiles, verdict
 from .zeros import zeros_section
@@ -80,6 +80,7 @@ def run_page(summary: RunSummary, run: Path) -> ReportPage:
         _widths(summary),
         _training(summary),
         parity(summary),
+        class_losses(summary),
         calibration(summary),
         *map(machine_section, summary.benches.values()),
         sources_section(summary, log, timed),

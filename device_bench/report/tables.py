@@ -1,15 +1,34 @@
-"""The sections of the report that are one table: refusals, failures, targets, gains, parity and calibration."""
+"""The sections of the report that are one table: refusals, failures, targets, gains, parity, losses, calibration."""
 
 from __future__ import annotations
 
 from device_bench import format
 from device_bench.columns import NONE, Cell, Column, split_columns
 from device_bench.report.render.document import Heading, Paragraph, Section, Table, TableRow, blocks, table
-from runtime import Artifact, Calibration
+from runtime import Artifact, Calibration, ClassLoss
 
 from .gain import Gain
 from .rows import SummaryRow, Timing
 from .summary import REFUSED_BEFORE, RunSummary
+
+_MOST_CLASSES = 10
+
+
+def _loss(artifact: Artifact) -> str | None:
+    """Returns the points of top-1 lost with their bounds, for a file that was judged by them."""
+    parity, bounds = artifact.parity, artifact.drop_bounds
+    if bounds is None or parity.top1 is None or parity.reference_top1 is None:
+        return None
+    return f"{100 * (parity.reference_top1 - parity.top1):.2f} [{bounds[0]:.2f}, {bounds[1]:.2f}]"
+
+
+def _near_ties(artifact: Artifact) -> str | None:
+    """Returns how many answers differ from the torch model's, and how many of those are near ties."""
+    parity = artifact.parity
+    if parity.near_tie_changes is None or parity.top1_agreement is None:
+        return None
+    return f"{round((1 - parity.top1_agreement) * parity.images)}, {parity.near_tie_changes}"
+
 
 PARITY_COLUMNS: tuple[Column[Artifact], ...] = (
     Column("Images", lambda own: own.parity.images, format.whole, short="images"),
@@ -22,6 +41,8 @@ PARITY_COLUMNS: tuple[Column[Artifact], ...] = (
         lambda own: f"{format.percent(own.parity.reference_top1)} → {format.percent(own.parity.top1)}",
         views=frozenset({"report"}),
     ),
+    Column("Points of top-1 lost", _loss, split_columns, views=frozenset({"report"})),
+    Column("Other answers, near ties", _near_ties, views=frozenset({"report"})),
 )
 """How a written file compares with the torch model it came from."""
 
@@ -43,6 +64,12 @@ _GAINS: tuple[Column[Gain], ...] = (
     Column("Promised by MACs", lambda own: own.promised, format.times),
     Column("Predicted by the latency table", lambda own: own.table, format.times),
     Column("Measured", lambda own: own.measured, lambda ratio: split_columns(format.times_interval(ratio))),
+)
+_CLASS_LOSSES: tuple[Column[tuple[Artifact, ClassLoss]], ...] = (
+    Column("Class", lambda own: own[1].name, words=True),
+    Column("Images", lambda own: own[1].images, format.whole),
+    Column("Right by torch alone", lambda own: own[1].lost, format.whole),
+    Column("Right by the file alone", lambda own: own[1].gained, format.whole),
 )
 _CALIBRATION: tuple[Column[tuple[Artifact, Calibration]], ...] = (
     Column("Data", lambda own: own[1].data),
@@ -124,8 +151,25 @@ def gains_section(summary: RunSummary) -> Section | None:
 def parity(summary: RunSummary) -> Section | None:
     """Returns how each file compares with its torch model."""
     made = table("File", PARITY_COLUMNS, summary.artifacts, lambda own: own.file)
-    note = "Each written file against the torch model it came from, on the same images."
+    note = (
+        "Each written file against the torch model it came from, on the same images. Brackets are one-sided 95 % "
+        "bounds. A near tie is an image whose two largest logits are closer than the file's error: rounding decides it."
+    )
     return Section("Parity", (Paragraph(note), made)) if made else None
+
+
+def class_losses(summary: RunSummary) -> Section | None:
+    """Returns the classes on which each file lost the most, at most ten for a file."""
+    rows = []
+    for artifact in summary.artifacts:
+        worst = sorted(artifact.class_losses, key=lambda own: own.gained - own.lost)
+        rows += [(artifact, own) for own in worst[:_MOST_CLASSES] if own.lost > own.gained]
+    made = table("File", _CLASS_LOSSES, rows, lambda own: own[0].file, style="text")
+    note = (
+        "The classes on which a file lost more images than it gained against the torch model, at most "
+        f"{_MOST_CLASSES} for a file, on the images of the table above."
+    )
+    return Section("Loss by class", (Paragraph(note), made)) if made else None
 
 
 def calibration(summary: RunSummary) -> Section | None:

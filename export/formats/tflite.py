@@ -131,7 +131,6 @@ INT8_FULL = replace(
     label="int8-full",
     choice="most accurate",
     trainable=True,
-    held_to="nothing",
 )
 INT8_FULL_16X8 = replace(
     INT8_FULL,

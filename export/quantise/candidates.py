@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from compress.model.vit import SlicedViT
 from export.compare import compare_logits, real_logits
+from export.gate.limits import drop_of
 from export.graph.build import vit_graph
 from export.graph.ir import LINEAR, Graph
 from export.graph.rewrites import Scales
@@ -26,6 +28,12 @@ from .recipes import Recipe
 from .simulate import simulate
 
 _SENSITIVITY_IMAGES = 8
+_SHARES = (8, 4, 2)
+_LEAST_IMAGES = 64
+
+
+def _never(parity: Parity) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ class CandidateBuilder:
         kind: name of the kind of file, for progress.
         progress: called at every long step, and with the accuracy of every candidate.
         tried: number of candidates so far.
+        told: returns whether a comparison on some of the images tells enough about a candidate; the others are then
+            left out. It is asked after an eighth of the images, a quarter, and half of them.
     """
 
     subject: Subject
@@ -83,8 +93,15 @@ class CandidateBuilder:
     kind: str = "int8"
     progress: Progress = field(default=silent)
     tried: int = 0
+    told: Callable[[Parity], bool] = field(default=_never)
     _scales: Scales | None = None
     _seen: dict[bool, tuple[Graph, dict[str, TensorStats]]] = field(default_factory=dict)
+
+    def for_kind(self, kind: str, folder: Path) -> CandidateBuilder:
+        """Returns a builder for another kind of file of the same form, with the graphs that this one has."""
+        return CandidateBuilder(
+            self.subject, folder, self.form, kind, self.progress, _scales=self._scales, _seen=self._seen
+        )
 
     def graph(self, equalised: bool) -> tuple[Graph, dict[str, TensorStats]]:
         """Returns the float graph with equalised channels of attention, and the statistics of its activations.
@@ -125,26 +142,69 @@ class CandidateBuilder:
             made = imported(name)(made, seen, self.subject.calibration)
         return made
 
-    def candidate(self, recipe: Recipe, graph: Graph | None = None) -> Candidate:
-        """Writes the file of ``recipe``, or of ``graph``, and runs it."""
-        started, images = time.monotonic(), self.subject.images
+    def candidate(self, recipe: Recipe, graph: Graph | None = None, most: int = 0) -> Candidate:
+        """Writes the file of ``recipe``, or of ``graph``, and runs it.
+
+        Args:
+            recipe: the recipe.
+            graph: a graph of integers in place of the recipe's own.
+            most: runs the first so many images; 0 runs all.
+        """
+        started, images = time.monotonic(), min(most or len(self.subject.images), len(self.subject.images))
         self.graph(recipe.equalised)
         self.tried += 1
-        stage = f"{self.kind} try {self.tried}"
-        self.progress(stage, 0, len(images), recipe.name)
+        self.progress(self._stage, 0, images + 1, recipe.name)
         graph = graph or self.quantised(recipe)
         path = self.folder / f"{recipe.name}{self.form.suffix}"
         path.write_bytes(self.form.write(graph))
-        logits = real_logits(
+        parity = self._compared(path, images)
+        took = f"took {time.monotonic() - started:.1f} s"
+        self.progress(self._stage, images + 1, images + 1, f"{recipe.name}: {_in_words(parity)}, {took}")
+        return Candidate(recipe, graph, path, parity)
+
+    def completed(self, one: Candidate) -> Candidate:
+        """Returns a candidate that was run on some of the images, run on all of them."""
+        images = len(self.subject.images)
+        if one.parity.images >= images:
+            return one
+        self.progress(f"{self.kind} whole", 0, images + 1, one.recipe.name)
+        logits = self._logits(one.path, 0, images, f"{self.kind} whole", images)
+        parity = compare_logits(logits, self.subject.logits, self.subject.labels, "")
+        self.progress(f"{self.kind} whole", images + 1, images + 1, f"{one.recipe.name}: {_in_words(parity)}")
+        return replace(one, parity=parity)
+
+    def file_to_time(self, recipe: Recipe) -> Path:
+        """Writes a file with the operators of ``recipe`` and rough ranges, which is as fast as the candidate."""
+        rough = replace(recipe, passes=(), ranges=replace(recipe.ranges, method="minmax"))
+        path = self.folder / "timed" / f"{recipe.name}{self.form.suffix}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(self.form.write(self.quantised(rough)))
+        return path
+
+    @property
+    def _stage(self) -> str:
+        return f"{self.kind} try {self.tried}"
+
+    def _compared(self, path: Path, images: int) -> Parity:
+        """Runs a file on images until enough is known about it."""
+        parts: list[npt.NDArray[np.float32]] = []
+        for end in sorted({images // share for share in _SHARES if images // share >= _LEAST_IMAGES} | {images}):
+            parts.append(self._logits(path, sum(map(len, parts)), end, self._stage, images))
+            labels = self.subject.labels
+            parity = compare_logits(
+                np.concatenate(parts), self.subject.logits[:end], None if labels is None else labels[:end], ""
+            )
+            if self.told(parity):
+                break
+        return parity
+
+    def _logits(self, path: Path, start: int, end: int, stage: str, images: int) -> npt.NDArray[np.float32]:
+        return real_logits(
             path,
-            images,
-            lambda done: self.progress(stage, done, len(images) + 1, recipe.name),
+            self.subject.images[start:end],
+            lambda done: self.progress(stage, start + done, images + 1, path.stem),
             threads=torch.get_num_threads(),
         )
-        parity = compare_logits(logits, self.subject.logits, self.subject.labels, "")
-        note = f"{recipe.name}: {_in_words(parity)}, took {time.monotonic() - started:.1f} s"
-        self.progress(stage, len(images) + 1, len(images) + 1, note)
-        return Candidate(recipe, graph, path, parity)
 
     def sensitivities(self, recipe: Recipe) -> list[str]:
         """Returns the names of the Linears, sorted by how much rounding each alone changes the logits, most first."""
@@ -166,15 +226,8 @@ def _in_words(parity: Parity) -> str:
     """Returns the accuracy of a candidate in words."""
     distance = "equal" if parity.sqnr_db is None else f"{parity.sqnr_db:.1f} dB"
     drop = drop_of(parity)
-    lost = "" if drop is None else f", top-1 {-drop:+.2f} points"
+    lost = "" if drop is None else f", top-1 {0.0 - drop:+.2f} points"
     return f"agrees on {parity.top1_agreement or 0.0:.1%} of {parity.images} images, SQNR {distance}{lost}"
-
-
-def drop_of(parity: Parity) -> float | None:
-    """Returns the points of top-1 that were lost, or None where labels are unknown."""
-    if parity.top1 is None or parity.reference_top1 is None:
-        return None
-    return 100 * (parity.reference_top1 - parity.top1)
 
 
 def score_of(one: Candidate) -> float:

@@ -45,7 +45,8 @@ def test_int8_is_made_for_it_by_its_counted_costs(plugin: Path) -> None:
     assert (artifact["made_for"], artifact["asked"]["made_for"]) == ("toychip", "toychip")
     assert artifact["recipe"] == "dynamic_wi8_afp32"
     tried = {trial["recipe"]: trial["instructions_of_fp32"] for trial in artifact["trials"]}
-    assert tried == {"dynamic_wi8_afp32": 0.2, "static_wi8_ai8_float_islands": 0.9}
+    # the search ends with the recipe that costs the least, since any accuracy is good enough here
+    assert tried == {"dynamic_wi8_afp32": 0.2}
     folder = plugin / "runs" / "mine"
     done = run(plugin, "toy_chip", "report", folder)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Models on a terminal: latency tables, exported files, and files that were refused."""
+"""Models on a terminal: latency tables, exported files, and files that were refused or released with a warning."""
 
 from __future__ import annotations
 
@@ -75,3 +75,8 @@ def refused_lines(refused: Sequence[Artifact]) -> list[Text]:
         )
         lines.append(Text(f"REFUSED: {artifact.file} ({figures}): {artifact.refused or REFUSED_BEFORE}", "bold red"))
     return lines
+
+
+def unproven_lines(artifacts: Sequence[Artifact]) -> list[Text]:
+    """Returns a line for each file that was released with a warning."""
+    return [Text(f"UNPROVEN: {own.unproven}", "bold yellow") for own in artifacts if own.unproven]

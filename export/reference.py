@@ -1,0 +1,98 @@
+"""The test images that files are verified on, with the torch model's outputs; more are added when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from compress.data.splits import stratified
+from compress.evaluate import logits_of
+from export.quantise.candidates import CandidateBuilder, Subject
+from runtime import Calibration, Progress, silent
+
+from .job import ExportJob, images_of, knows_labels
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The images that every file is verified on, with the torch model's outputs.
+
+    Attributes:
+        inputs: preprocessed images ``(N, H, W, C)`` float32.
+        logits: of the torch model, ``(N, classes)`` float32.
+        labels: true classes ``(N,)``, or None.
+        no_labels_reason: why there are no labels.
+    """
+
+    inputs: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64] | None
+    no_labels_reason: str | None
+
+
+@dataclass
+class GrowingReference:
+    """Adds test images, each class with its share, and keeps those that it has.
+
+    Attributes:
+        job: the model and the source of the images.
+        progress: called while the torch model answers.
+        subjects: the held-out images that were prepared to choose recipes, by what sets the ranges; several kinds of
+            file share them.
+        builders: of candidates, by form of file, its options and what sets the ranges. Kinds of one form share the
+            calibrated graphs.
+    """
+
+    job: ExportJob
+    progress: Progress = field(default=silent)
+    subjects: dict[Calibration, Subject] = field(default_factory=dict)
+    builders: dict[tuple[Hashable, ...], CandidateBuilder] = field(default_factory=dict)
+    _indices: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    _known: Reference | None = None
+
+    def take(self, images: int) -> Reference:
+        """Returns the first ``images`` test images; a larger number begins with those of a smaller one."""
+        missing = min(images, len(self.job.data.test)) - len(self._indices)
+        if missing > 0:
+            self._add(missing)
+        assert self._known is not None
+        whole = self._known
+        return replace(
+            whole,
+            inputs=whole.inputs[:images],
+            logits=whole.logits[:images],
+            labels=None if whole.labels is None else whole.labels[:images],
+        )
+
+    def _add(self, images: int) -> None:
+        model, task, data = self.job.model, self.job.task, self.job.data
+        left = np.setdiff1d(data.test, self._indices) if len(self._indices) else data.test
+        # stratified: every n-th image could be of a few classes alone where classes alternate
+        new = np.sort(stratified(data.labels, left, images, np.random.default_rng(0)))
+        logits = logits_of(model, data, new, task.preprocessing, progress=self.progress, stage=self._stage())
+        known = knows_labels(task, data)
+        reason = None if known else f"the {len(task.class_names)} classes of the model are not those of {data.name}"
+        if not data.labelled:
+            reason = "the images have no labels"
+        found = Reference(images_of(data, new, task), logits, data.labels[new] if known else None, reason)
+        self._indices = np.concatenate([self._indices, new])
+        self._known = found if self._known is None else _joined(self._known, found)
+
+    def _stage(self) -> str:
+        return "more float answers" if len(self._indices) else "float answers"
+
+
+def _joined(first: Reference, second: Reference) -> Reference:
+    """Returns the images of both."""
+    labels = None
+    if first.labels is not None and second.labels is not None:
+        labels = np.concatenate([first.labels, second.labels])
+    return Reference(
+        np.concatenate([first.inputs, second.inputs]),
+        np.concatenate([first.logits, second.logits]),
+        labels,
+        first.no_labels_reason,
+    )
