@@ -108,7 +108,7 @@ def _trained(
         job.data,
         job.task.preprocessing,
         recipe,
-        before=FloatStart(builder.graph(chosen.recipe.equalised)[0], partial(builder.quantised_from, chosen.recipe)),
+        before=FloatStart(builder.graph(chosen.recipe)[0], partial(builder.quantised_from, chosen.recipe)),
         seed=job.settings.seed,
         progress=progress,
     )

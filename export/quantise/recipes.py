@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from export.graph.ir import LINEAR, Graph
@@ -40,6 +40,7 @@ class Recipe:
         others: mode of everything else.
         ranges: how integer ranges are chosen.
         equalised: whether the channels of the residual stream are first scaled to be equally large.
+        rotated: whether the model is first rotated, in its residual stream and its heads.
         passes: functions ``"module:function"`` that change the integer graph one after another, such as the correction
             of biases; each takes the graph, the float graph's statistics and the calibration images, and returns a
             graph.
@@ -53,22 +54,30 @@ class Recipe:
     others: Mode = "float"
     ranges: Ranges = field(default_factory=Ranges)
     equalised: bool = False
+    rotated: bool = False
     passes: tuple[str, ...] = ()
     float_layers: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
 
 
+COMPENSATE = ("export.quantise.compensate:compensate_weights",)
 CORRECT_BIASES = ("export.quantise.simulate:correct_biases",)
+_BOTH = (*COMPENSATE, *CORRECT_BIASES)
 
-DYNAMIC = Recipe("dynamic_wi8_afp32", "dynamic", kinds=("int8",))
-DYNAMIC_ATTENTION = Recipe("dynamic_wi8_afp32_attention_ai8", "dynamic", "integer", kinds=("int8",))
-STATIC = Recipe("static_wi8_ai8_float_islands", "integer", passes=CORRECT_BIASES, kinds=("int8",))
-STATIC_ATTENTION = Recipe(
-    "static_wi8_ai8_attention_ai8_float_islands", "integer", "integer", passes=CORRECT_BIASES, kinds=("int8",)
-)
+DYNAMIC = Recipe("dynamic_wi8_afp32", "dynamic", rotated=True, passes=_BOTH, kinds=("int8",))
+DYNAMIC_ATTENTION = replace(DYNAMIC, name="dynamic_wi8_afp32_attention_ai8", attention="integer")
+STATIC = replace(DYNAMIC, name="static_wi8_ai8_float_islands", linears="integer")
+STATIC_ATTENTION = replace(STATIC, name="static_wi8_ai8_attention_ai8_float_islands", attention="integer")
 
 ONNX_RECIPES = tuple(
-    Recipe(f"static_wi8_au8_{method}", "integer", ranges=Ranges(method), passes=CORRECT_BIASES, kinds=("onnx-int8",))
+    Recipe(
+        f"static_wi8_au8_{method}",
+        "integer",
+        ranges=Ranges(method),
+        rotated=True,
+        passes=_BOTH,
+        kinds=("onnx-int8",),
+    )
     for method in ("mse", "minmax")
 )
 """int8 weights for each output, inputs of Linears in uint8 with calibrated ranges, everything else float32.
@@ -85,7 +94,7 @@ def _integer_throughout(
     kinds = ("int8-full", "tflite-micro") if activations == "int8" else ("int8-full-16x8",)
     name = f"static_wi8_a{activations.replace('nt', '')}_{method}{'_equalised' if equalised else ''}"
     ranges = Ranges(method, activations, outside=True)
-    return Recipe(name, "integer", "integer", "integer", ranges, equalised, CORRECT_BIASES, kinds=kinds)
+    return Recipe(name, "integer", "integer", "integer", ranges, equalised, not equalised, _BOTH, kinds=kinds)
 
 
 RECIPES: Registry[Recipe] = Registry("recipe of integers", {}, error=DataError)
