@@ -28,12 +28,14 @@ def rotated(model: SlicedViT, seed: int = 0, layer_norms: bool = False) -> Slice
     2405.16406), section 3.
     """
     plan, generator = model.plan, torch.Generator().manual_seed(seed)
+    basis: torch.Tensor | None = None
     if plan.norm_type == "rms" or (plan.norm_pre and plan.norm != "none" and not layer_norms):
         plain = canonical(model, torch.float64)
         basis = random_rotation(plan.embed_dim, generator)
     else:
         plain = plain_norms(model, torch.float64)
-        basis = None if plan.norm_pre else mean_keeping_rotation(plan.embed_dim, generator)
+        if not plan.norm_pre:
+            basis = mean_keeping_rotation(plan.embed_dim, generator)
     w = {name: value.detach() for name, value in plain.state_dict().items()}
     w = turned_heads(plain.plan, w, generator)
     if basis is not None:
@@ -46,7 +48,8 @@ def mean_keeping_rotation(size: int, generator: torch.Generator) -> torch.Tensor
 
     A reflection that swaps the first axis with the direction of ones turns a rotation of all other axes into it.
     """
-    inner = torch.block_diag(torch.ones(1, 1, dtype=torch.float64), random_rotation(size - 1, generator))
+    inner = torch.eye(size, dtype=torch.float64)
+    inner[1:, 1:] = random_rotation(size - 1, generator)
     axis = torch.full((size,), -(size**-0.5), dtype=torch.float64)
     axis[0] += 1
     mirror = torch.eye(size, dtype=torch.float64)

@@ -40,4 +40,4 @@ def is_sparse(model: SlicedViT) -> bool:
 
     weights = sparse_weights(model, ("proj", "fc2")).values()
     zeros, every = (sum(counts) for counts in zip(*((int((w == 0).sum()), w.numel()) for w in weights), strict=True))
-    return zeros > _SHARE * every
+    return bool(zeros > _SHARE * every)

@@ -90,7 +90,8 @@ def hessians_of(op: Op, x: torch.Tensor) -> list[torch.Tensor]:
 
 def _mean_square(rows: torch.Tensor) -> torch.Tensor:
     total = torch.zeros(rows.shape[-1], rows.shape[-1], dtype=torch.float64)
-    for part in rows.split(_ROWS):
+    for start in range(0, len(rows), _ROWS):
+        part = rows[start : start + _ROWS]
         total += part.T @ part
     return total / len(rows)
 

@@ -1,4 +1,4 @@
-"""Rounding under compensation: never worse than plain rounding, on the grid of the file, and what the engine computes."""
+"""Rounding under compensation: never worse than plain rounding, and the integers of the file."""
 
 from __future__ import annotations
 
