@@ -10,6 +10,8 @@ from export.graph.ir import LINEAR, Graph
 from runtime import DataError
 from runtime.registry import Registry
 
+RangeMethod = Literal["minmax", "mse", "sensitivity", "percentile"]
+
 Mode = Literal["float", "dynamic", "integer"]
 """How an operator computes; ``dynamic`` has int8 weights and quantises its float input as it comes."""
 
@@ -19,12 +21,12 @@ class Ranges:
     """How integer ranges are chosen from calibrated activations.
 
     Attributes:
-        method: ``minmax``, ``mse`` or ``percentile``, as in ``activation_qparams``.
+        method: ``minmax``, ``mse``, ``sensitivity`` or ``percentile``, as in ``activation_qparams``.
         activations: type of every activation; weights are always int8.
         outside: whether the image and the logits are integers too.
     """
 
-    method: Literal["minmax", "mse", "percentile"] = "mse"
+    method: RangeMethod = "mse"
     activations: Literal["int8", "int16"] = "int8"
     outside: bool = False
 
@@ -87,9 +89,7 @@ batch than alone.
 """
 
 
-def _integer_throughout(
-    activations: Literal["int8", "int16"], method: Literal["minmax", "mse", "percentile"], equalised: bool
-) -> Recipe:
+def _integer_throughout(activations: Literal["int8", "int16"], method: RangeMethod, equalised: bool) -> Recipe:
     """Returns a recipe with integers throughout, in the input and the output too."""
     kinds = ("int8-full", "tflite-micro") if activations == "int8" else ("int8-full-16x8",)
     name = f"static_wi8_a{activations.replace('nt', '')}_{method}{'_equalised' if equalised else ''}"
