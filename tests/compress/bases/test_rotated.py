@@ -70,6 +70,24 @@ def test_outlying_channels_are_spread_over_all() -> None:
     assert crest(after) < 4.5
 
 
+def test_hidden_units_of_relu_become_equally_large() -> None:
+    model = model_of(ARCHITECTURES["one-patch-across"])
+    with torch.no_grad():
+        model.blocks[0].mlp.fc1.weight[3] *= 100
+        model.blocks[0].mlp.fc2.weight[:, 3] /= 100
+        model.blocks[0].mlp.fc1.weight[5] = 0
+        model.blocks[0].mlp.fc1.bias[5] = 0
+    images = images_for(model.plan)
+    turned, wanted = rotated(model), logits(model, images)
+    assert float((logits(turned, images) - wanted).abs().max() / wanted.abs().max()) < 1e-12
+    mlp = turned.blocks[0].mlp.requires_grad_(False)
+    columns = mlp.fc2.weight.norm(dim=0)
+    rows = torch.cat([mlp.fc1.weight, mlp.fc1.bias[:, None]], 1).norm(dim=1)
+    others = torch.arange(96) != 5
+    assert torch.allclose(columns[others], rows[others])
+    assert float(rows[3] / rows[others].median()) < 3
+
+
 @pytest.mark.parametrize("size", [1, 2, 8, 24])
 def test_a_rotation_that_keeps_the_mean(size: int) -> None:
     turn = mean_keeping_rotation(size, torch.Generator().manual_seed(3))
