@@ -75,7 +75,7 @@ def observe(
         weighted: whether to find out how much the outputs change with the sampled values. The gradient of a random
             projection of the outputs, squared, has as its mean the sum of the squared gradients of all outputs.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, projections = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
     seen: dict[str, list[tuple[torch.Tensor, ...]]] = {}
     share = SAMPLE * batch // max(len(images), batch)
 
@@ -97,7 +97,7 @@ def observe(
         with torch.set_grad_enabled(weighted):
             outputs = run_graph(graph, some.clone().requires_grad_(weighted), look)
         if weighted:
-            outputs.backward(torch.randn(outputs.shape, generator=generator))  # type: ignore[no-untyped-call]
+            outputs.backward(torch.randn(outputs.shape, generator=projections))  # type: ignore[no-untyped-call]
         for name, value, places in followed:
             slopes = torch.zeros(len(places)) if value.grad is None else value.grad.reshape(-1)[places]
             seen[name][-1] = (*seen[name][-1], slopes.square())
@@ -136,12 +136,11 @@ def activation_qparams(stats: TensorStats, symmetric: bool, ranges: str, dtype: 
         low, high = min(float(some[0]), 0.0), max(float(some[1]), 0.0)
     if ranges not in ("mse", "sensitivity"):
         return int8_range(low, high, symmetric)
-    values = np.concatenate([stats.sample, [stats.low, stats.high]]).astype(np.float64)
-    weights = np.ones(len(values))
-    if ranges == "sensitivity":
-        assert stats.weights is not None, "the statistics have no weights"
-        weights = np.concatenate([stats.weights, np.full(2, stats.weights.mean())]).astype(np.float64)
-    return _least_error(values, weights, low, high, symmetric)
+    if ranges == "mse":
+        values = np.concatenate([stats.sample, [stats.low, stats.high]]).astype(np.float64)
+        return _least_error(values, np.ones(len(values)), low, high, symmetric)
+    assert stats.weights is not None, "the statistics have no weights"
+    return _least_error(stats.sample.astype(np.float64), stats.weights.astype(np.float64), low, high, symmetric)
 
 
 def _least_error(values: Array, weights: Array, low: float, high: float, symmetric: bool) -> QParams:
