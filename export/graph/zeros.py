@@ -29,9 +29,9 @@ def rotated_unless_sparse(model: SlicedViT, layer_norms: bool = False) -> Sliced
         model: the model; it is not changed.
         layer_norms: whether a model with LayerNorms must keep them.
     """
-    from compress.bases.rotated import rotated
+    from compress.bases.rotation import rotated_model
 
-    return model if is_sparse(model) else rotated(model, layer_norms=layer_norms)
+    return model if is_sparse(model) else rotated_model(model, layer_norms=layer_norms)
 
 
 def is_sparse(model: SlicedViT) -> bool:

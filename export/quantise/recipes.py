@@ -80,7 +80,7 @@ ONNX_RECIPES = tuple(
         passes=_BOTH,
         kinds=("onnx-int8",),
     )
-    for method in ("mse", "minmax")
+    for method in ("mse", "sensitivity")
 )
 """int8 weights for each output, inputs of Linears in uint8 with calibrated ranges, everything else float32.
 
@@ -103,11 +103,8 @@ RECIPES: Registry[Recipe] = Registry("recipe of integers", {}, error=DataError)
 for _recipe in (
     *(DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION),
     *ONNX_RECIPES,
-    *(
-        _integer_throughout("int8", method, equalised)
-        for method in ("mse", "minmax", "percentile")
-        for equalised in (False, True)
-    ),
+    *(_integer_throughout("int8", method, False) for method in ("mse", "sensitivity", "percentile")),
+    *(_integer_throughout("int8", method, True) for method in ("mse", "percentile")),
     *(_integer_throughout("int16", "minmax", equalised) for equalised in (False, True)),
 ):
     RECIPES.register(_recipe.name, _recipe)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from compress.bases.rotated import mean_keeping_rotation, rotated
+from compress.bases.rotation import mean_keeping_rotation, rotated_model
 from compress.model.canonical import canonical, plain_norms, rotate_stream
 from compress.model.vit import SlicedViT, build
 from tests.export.graph.test_build import ARCHITECTURES, images_for, model_of
@@ -27,7 +27,7 @@ def test_a_rotation_changes_no_output(name: str, form: str, layer_norms: bool) -
     own = model_of(ARCHITECTURES[name])
     model = own if form == "whole" else canonical(own, torch.float64)
     images = images_for(own.plan)
-    turned, wanted = rotated(model, layer_norms=layer_norms), logits(own, images)
+    turned, wanted = rotated_model(model, layer_norms=layer_norms), logits(own, images)
     assert float((logits(turned, images) - wanted).abs().max() / wanted.abs().max()) < 1e-12
     kept = torch.equal(turned.blocks[0].mlp.fc1.weight, plain_or_canonical(model).blocks[0].mlp.fc1.weight)
     # a norm after the embedding leaves no Linear that could take the rotation
@@ -60,7 +60,7 @@ def test_outlying_channels_are_spread_over_all() -> None:
         model.pos_embed[..., 5] += 100.0
     images = images_for(plan).permute(0, 3, 1, 2)
     with torch.no_grad():
-        before, after = model.stream(images), rotated(model).stream(images.double())
+        before, after = model.stream(images), rotated_model(model).stream(images.double())
 
     def crest(stream: torch.Tensor) -> float:
         centred = stream - stream.mean(-1, keepdim=True)
@@ -78,7 +78,7 @@ def test_hidden_units_of_relu_become_equally_large() -> None:
         model.blocks[0].mlp.fc1.weight[5] = 0
         model.blocks[0].mlp.fc1.bias[5] = 0
     images = images_for(model.plan)
-    turned, wanted = rotated(model), logits(model, images)
+    turned, wanted = rotated_model(model), logits(model, images)
     assert float((logits(turned, images) - wanted).abs().max() / wanted.abs().max()) < 1e-12
     mlp = turned.blocks[0].mlp.requires_grad_(False)
     columns = mlp.fc2.weight.norm(dim=0)
@@ -109,6 +109,6 @@ def test_a_layer_norm_takes_no_rotation_that_moves_the_mean() -> None:
 
 def test_seeds_draw_other_rotations_and_repeat() -> None:
     model = model_of(ARCHITECTURES["vit"])
-    one, same, other = (rotated(model, seed).blocks[0].mlp.fc2.weight for seed in (1, 1, 2))
+    one, same, other = (rotated_model(model, seed).blocks[0].mlp.fc2.weight for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.allclose(one, other)

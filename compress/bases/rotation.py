@@ -11,7 +11,7 @@ from runtime import ShapePlan
 from .turning import random_rotation, turned_heads
 
 
-def rotated(model: SlicedViT, seed: int = 0, layer_norms: bool = False) -> SlicedViT:
+def rotated_model(model: SlicedViT, seed: int = 0, layer_norms: bool = False) -> SlicedViT:
     """Returns a model in float64 that computes the same function in random coordinates.
 
     The residual stream is rotated, and in every head the space of queries and keys and that of values. Norms are folded
