@@ -18,6 +18,9 @@ from .simulate import fake_quantise, is_dynamic, rounded_constants, rounded_rows
 DAMPING = 0.01
 """Part of the mean of the Hessian's diagonal that is added to the diagonal."""
 
+_MOST_SHARE = 0.9
+"""Greatest share of the identity in an estimated covariance."""
+
 _ROWS = 4096
 """Number of rows whose squares are summed in float32."""
 
@@ -50,7 +53,7 @@ def compensate_weights(graph: Graph, seen: Mapping[str, TensorStats], images: np
         key = op.inputs[0], dynamic
         if key not in latest:
             latest.clear()
-            latest[key] = [Compensator(hessian) for hessian in hessians_of(op, x)]
+            latest[key] = [Compensator(hessian, damping) for hessian, damping in hessians_of(op, x)]
         name = op.inputs[1]
         constants[name] = _rounded(op, constants[name], graph.qparams[name], latest[key])
         return [x, torch.from_numpy(constants[name]).to(x.dtype), *inputs[2:]]
@@ -71,8 +74,8 @@ def has_rounded_weight(graph: Graph, op: Op) -> bool:
     return grid is not None and grid.dtype == "int8" and grid.zero_point == 0
 
 
-def hessians_of(op: Op, x: torch.Tensor) -> list[torch.Tensor]:
-    """Returns the mean of ``x^T x`` over the rows of an operator's input, ``(inputs, inputs)`` float64.
+def hessians_of(op: Op, x: torch.Tensor) -> list[tuple[torch.Tensor, float]]:
+    """Returns the mean of ``x^T x`` over the rows of an operator's input, ``(inputs, inputs)``, and its damping.
 
     A Linear has one; a product with one matrix for each head has one for each of these.
 
@@ -85,7 +88,38 @@ def hessians_of(op: Op, x: torch.Tensor) -> list[torch.Tensor]:
         x = x.flatten(0, 1).unfold(1, rows, rows).unfold(2, columns, columns)
         x = x.permute(0, 1, 2, 4, 5, 3).reshape(-1, rows * columns * width)
     parts = [x] if op.kind in LINEAR else list(x.flatten(1, -3).unbind(1))
-    return [_mean_square(part.reshape(-1, part.shape[-1])) for part in parts]
+    return [_damped(part.reshape(-1, part.shape[-1])) for part in parts]
+
+
+def _damped(rows: torch.Tensor) -> tuple[torch.Tensor, float]:
+    hessian = _mean_square(rows)
+    return hessian, damping_of(rows, hessian)
+
+
+def damping_of(rows: torch.Tensor, hessian: torch.Tensor) -> float:
+    """Returns the part of the mean of the Hessian's diagonal to add to it: ``DAMPING``, or more for too few rows.
+
+    Fewer rows than inputs see only some directions, and an error moved into the others comes back with other images.
+    The covariance of the rows is best estimated by a mixture of the observed one and a multiple of the identity. That
+    multiple is the damping.
+
+    Args:
+        rows: inputs of a Linear, ``(rows, inputs)``.
+        hessian: mean of ``x^T x`` over them.
+
+    Ref: Ledoit and Wolf 2004, Journal of Multivariate Analysis 88, lemma 3.2 to 3.5.
+    """
+    if len(rows) >= rows.shape[-1]:
+        return DAMPING
+    mean = rows.double().mean(0)
+    covariance = hessian - torch.outer(mean, mean)
+    size, energy = float(covariance.diagonal().mean()), float(hessian.diagonal().mean())
+    apart = float(covariance.square().sum()) - len(covariance) * size**2
+    if apart <= 0 or energy <= 0:
+        return DAMPING
+    fourth = float((rows - mean.to(rows.dtype)).double().square().sum(1).square().mean())
+    share = min((fourth - float(covariance.square().sum())) / len(rows) / apart, _MOST_SHARE)
+    return max(DAMPING, share / (1 - share) * size / energy)
 
 
 def _mean_square(rows: torch.Tensor) -> torch.Tensor:
