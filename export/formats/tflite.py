@@ -53,9 +53,8 @@ def write_int8(
     from export.quantise.integer import quantise_graph
 
     graph = vit_graph(model, rewrites_for(model))
-    path.write_bytes(
-        tflite_bytes(quantise_graph(graph, modes_of(graph, recipe), observe(graph, images), recipe.ranges))
-    )
+    seen = observe(graph, images, weighted=recipe.ranges.weighted)
+    path.write_bytes(tflite_bytes(quantise_graph(graph, modes_of(graph, recipe), seen, recipe.ranges)))
 
 
 def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: bool = True, seed: int = 0) -> bytes:

@@ -91,7 +91,7 @@ class CandidateBuilder:
 
         Without a rotation, the channels of attention are equalised, and those of the residual stream by the recipe.
         """
-        key = recipe.rotated, recipe.equalised, recipe.ranges.method == "sensitivity"
+        key = recipe.rotated, recipe.equalised, recipe.ranges.weighted
         if key not in self._seen:
             scales = Scales() if recipe.rotated else self._channels()
             scales = scales if recipe.equalised else replace(scales, stream=None)
@@ -121,7 +121,7 @@ class CandidateBuilder:
 
     def quantised_from(self, recipe: Recipe, graph: Graph) -> Graph:
         """Returns the graph of integers by ``recipe`` of a float graph with the same operators and other weights."""
-        return self._quantised(recipe, graph, self._observed(graph, recipe.ranges.method == "sensitivity"))
+        return self._quantised(recipe, graph, self._observed(graph, recipe.ranges.weighted))
 
     def _quantised(self, recipe: Recipe, graph: Graph, seen: dict[str, TensorStats]) -> Graph:
         made = self.form.settle(quantise_graph(graph, self.form.modes(graph, recipe), seen, recipe.ranges))

@@ -30,6 +30,11 @@ class Ranges:
     activations: Literal["int8", "int16"] = "int8"
     outside: bool = False
 
+    @property
+    def weighted(self) -> bool:
+        """Whether the statistics need the outputs' slopes."""
+        return self.method == "sensitivity"
+
 
 @dataclass(frozen=True)
 class Recipe:
