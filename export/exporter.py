@@ -47,7 +47,7 @@ from runtime.formats import FORMATS
 from .formats import KINDS, ExportKind
 from .gate.limits import Verdict, verdict_on
 from .gate.looks import critical_value
-from .job import ExportJob, looks_of
+from .job import ExportJob, calibration_pictures, looks_of
 from .reference import GrowingReference
 from .settings import ExportSettings
 from .verify import VerifiedFile, check_parity
@@ -155,8 +155,10 @@ def export_each(
         MissingExtraError: a converter or engine is not installed; raised before any file is written.
     """
     folder = Path(folder)
-    job = ExportJob(model, task, data, folder, name, settings or ExportSettings(), _provenance(model, task), timer)
-    check_extras(job.settings.kinds)
+    settings = settings or ExportSettings()
+    check_extras(settings.kinds)
+    pictures = calibration_pictures(settings.calibration_data, progress)
+    job = ExportJob(model, task, data, folder, name, settings, _provenance(model, task), timer, pictures)
     kinds = [KINDS[name] for name in job.settings.kinds]
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from export.formats import ExportKind
 from export.graph.build import vit_graph
 from export.graph.rewrites import DEFAULT_REWRITES
-from export.graph.zeros import rewrites_for
+from export.graph.zeros import rewrites_for, rotated_unless_sparse
 from export.quantise.form import Form
 from export.quantise.recipes import STATIC_ATTENTION, Recipe, modes_of
 from export.writers.tflite import tflite_bytes
@@ -53,9 +53,8 @@ def write_int8(
     from export.quantise.integer import quantise_graph
 
     graph = vit_graph(model, rewrites_for(model))
-    path.write_bytes(
-        tflite_bytes(quantise_graph(graph, modes_of(graph, recipe), observe(graph, images), recipe.ranges))
-    )
+    seen = observe(graph, images, weighted=recipe.ranges.weighted)
+    path.write_bytes(tflite_bytes(quantise_graph(graph, modes_of(graph, recipe), seen, recipe.ranges)))
 
 
 def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: bool = True, seed: int = 0) -> bytes:
@@ -87,7 +86,7 @@ def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: b
 
 def tflite_form() -> Form:
     """Returns how quantised graphs become TFLite files."""
-    return Form(FORMATS["tflite"].suffix, tflite_bytes, rewrites_for)
+    return Form(FORMATS["tflite"].suffix, tflite_bytes, rewrites_for, rotate=rotated_unless_sparse)
 
 
 FP32 = ExportKind(

@@ -31,7 +31,7 @@ PLANS = {
     "average": replace(SMALL, pooling="avg_all", act="gelu_tanh"),
     "clip": replace(SMALL, norm_pre=True, act="quick_gelu", patch_bias=False, img_size=(16, 32), patch_size=(8, 16)),
 }
-FULL, FULL_EQUALISED = recipes_for("int8-full")[:2]
+FULL, FULL_EQUALISED = (next(r for r in recipes_for("int8-full") if r.equalised is own) for own in (False, True))
 ROUNDED = [
     ("digits", STATIC_ATTENTION),
     ("digits", FULL),
