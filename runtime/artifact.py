@@ -182,6 +182,8 @@ class Artifact:
         gzip_bytes: size of the file compressed by gzip; null where it was not measured.
         refused: why the file was not released; null where it was.
         output_kind: whether the output is a logit for each class, one vector, or a vector for each patch.
+        int8_weights: names of the weights that stay int8 in a file with weights of 4 bits in blocks of 32 inputs,
+            because their number of inputs is no multiple of 32 or an operator with 4 bits is missing; empty for others.
     """
 
     file: str
@@ -205,6 +207,7 @@ class Artifact:
     gzip_bytes: int | None = None
     refused: str | None = None
     output_kind: OutputKind = "classes"
+    int8_weights: tuple[str, ...] = ()
 
     @property
     def macs(self) -> int | None:
@@ -217,7 +220,7 @@ class Artifact:
         return None if self.plan is None else params(self.plan)
 
 
-ARTIFACT_DOCUMENT = Document("pocketvit.artifact", 7, Artifact)
+ARTIFACT_DOCUMENT = Document("pocketvit.artifact", 8, Artifact)
 
 
 def manifest_path(file: Path) -> Path:

@@ -10,8 +10,9 @@ from export.graph.ir import LINEAR, Graph
 from runtime import DataError
 from runtime.registry import Registry
 
-Mode = Literal["float", "dynamic", "integer"]
-"""How an operator computes; ``dynamic`` has int8 weights and quantises its float input as it comes."""
+Mode = Literal["float", "dynamic", "blocks", "integer"]
+"""How an operator computes; ``dynamic`` has int8 weights and quantises its float input as it comes, ``blocks`` does the
+same with weights of 4 bits in blocks, or int8 where their number of inputs is no multiple of a block."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,15 @@ def _integer_throughout(
     return Recipe(name, "integer", "integer", "integer", ranges, equalised, CORRECT_BIASES, kinds=kinds)
 
 
+BLOCKS = Recipe("dynamic_wi4b32_afp32", "blocks", kinds=("int4",))
+BLOCKS_ATTENTION = Recipe("dynamic_wi4b32_afp32_attention_ai8", "blocks", "integer", kinds=("int4",))
+
 RECIPES: Registry[Recipe] = Registry("recipe of integers", {}, error=DataError)
 """Recipes by name, each kind's in the order in which they are tried."""
 
 for _recipe in (
     *(DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION),
+    *(BLOCKS, BLOCKS_ATTENTION),
     *ONNX_RECIPES,
     *(
         _integer_throughout("int8", method, equalised)

@@ -49,14 +49,14 @@ def test_older_versions_still_load_and_keep_their_rule_of_cropping(tmp_path: Pat
     assert read_artifact(file) == tiny_artifact(file, FLOAT_IN, FLOAT_OUT, preprocessing=before)
 
 
-@pytest.mark.parametrize("version", [5, 6])
+@pytest.mark.parametrize("version", [5, 6, 7])
 def test_later_versions_still_load(file: Path, version: int) -> None:
     manifest_path(file).write_bytes((GOLDEN / f"artifact-v{version}.json").read_bytes())
     assert read_artifact(file) == tiny_artifact(file, FLOAT_IN, FLOAT_OUT)
 
 
-def test_version_7_is_what_is_written(file: Path) -> None:
-    assert manifest_path(file).read_bytes() == (GOLDEN / "artifact-v7.json").read_bytes()
+def test_version_8_is_what_is_written(file: Path) -> None:
+    assert manifest_path(file).read_bytes() == (GOLDEN / "artifact-v8.json").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_truncated_manifest_is_an_artifact_error(file: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "text"),
     [
-        (("schema_version",), 8, "newer PocketViT.*pip install --upgrade"),
+        (("schema_version",), 9, "newer PocketViT.*pip install --upgrade"),
         (("schema",), "pocketvit.plan", "another kind of document"),
         (("class_names",), ["a", "b"], "names the wrong number of classes. Expected 3. Got 2"),
         (("class_names",), "abc", "class_names has the wrong type or value. Expected a list"),
