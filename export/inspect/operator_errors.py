@@ -166,20 +166,8 @@ def compare_operators(
             got=_some(here.computed),
             fix="Export both files from the same model, by the same version",
         )
-    finder = BasisFinder()
     end = _Ends()
-    sums = _moments(here, there, pairs, values, frozenset(), end, progress)
-    fits = {name: finder.fit(own) for name, own in sums.items()}
-    turned = frozenset(
-        pair.here.name
-        for pair in pairs
-        if fits[pair.here.name].basis == "same"
-        and fits[pair.here.name].ratio > _UNLIKE
-        and _channels(pair.here) <= MOST_CHANNELS
-    )
-    if turned:
-        crossed = _moments(here, there, [p for p in pairs if p.here.name in turned], values, turned, None, progress)
-        fits |= {name: finder.fit(own) for name, own in crossed.items()}
+    fits = _fits(here, there, pairs, values, end, progress)
     rows = _rows(here.computed, fits)
     matched = {pair.there.name for pair in pairs}
     level = _decibels(end.ratio)
@@ -276,17 +264,42 @@ class _Ends:
         return self._same / self._count if self._count else None
 
 
+def _fits(
+    here: KeptTensors,
+    there: KeptTensors,
+    pairs: Sequence[_Pair],
+    images: npt.NDArray[np.float32],
+    end: _Ends,
+    progress: Progress,
+) -> dict[str, Fit]:
+    """Returns the error of every pair by the name in the quantised file; a second run looks for rotations."""
+    finder = BasisFinder()
+    sums = _moments(here, there, pairs, images, False, end, progress)
+    fits = {name: finder.fit(own) for name, own in sums.items()}
+    unlike = [
+        pair
+        for pair in pairs
+        if fits[pair.here.name].basis == "same"
+        and fits[pair.here.name].ratio > _UNLIKE
+        and _channels(pair.here) <= MOST_CHANNELS
+    ]
+    if unlike:
+        sums = _moments(here, there, unlike, images, True, None, progress)
+        fits |= {name: finder.fit(own) for name, own in sums.items()}
+    return fits
+
+
 def _moments(
     here: KeptTensors,
     there: KeptTensors,
     pairs: Sequence[_Pair],
     images: npt.NDArray[np.float32],
-    crossed: frozenset[str],
+    crossed: bool,
     end: _Ends | None,
     progress: Progress,
 ) -> dict[str, PairMoments]:
     """Runs both files on all images and returns the sums of every pair, by the name in the quantised file."""
-    sums = {pair.here.name: PairMoments.empty(_channels(pair.here), pair.here.name in crossed) for pair in pairs}
+    sums = {pair.here.name: PairMoments.empty(_channels(pair.here), crossed) for pair in pairs}
     size, stage = here.input_shape[0], "rotations" if crossed else "operators"
     for number, start in enumerate(range(0, len(images), size)):
         batch = np.resize(images[start : start + size], here.input_shape)
