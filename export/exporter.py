@@ -44,7 +44,7 @@ from runtime.formats import FORMATS
 
 from .compare import compare_logits
 from .formats import KINDS, ExportKind
-from .job import ExportJob, Reference, reference_of, verified_on
+from .job import ExportJob, Reference, calibration_pictures, reference_of, verified_on
 from .settings import ExportSettings
 from .verify import check_drop, check_parity, measure_parity
 from .write import Written, write_file
@@ -151,8 +151,10 @@ def export_each(
         MissingExtraError: a converter or engine is not installed; raised before any file is written.
     """
     folder = Path(folder)
-    job = ExportJob(model, task, data, folder, name, settings or ExportSettings(), _provenance(model, task), timer)
-    check_extras(job.settings.kinds)
+    settings = settings or ExportSettings()
+    check_extras(settings.kinds)
+    pictures = calibration_pictures(settings.calibration_data, progress)
+    job = ExportJob(model, task, data, folder, name, settings, _provenance(model, task), timer, pictures)
     kinds = [KINDS[name] for name in job.settings.kinds]
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

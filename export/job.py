@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from compress.data.batches import plain_batches
+from compress.data.data_list import data_digest
 from compress.data.dataset import Dataset
 from compress.data.splits import stratified
+from compress.data.unlabelled import unlabelled_folder
 from compress.evaluate import logits_of
 from compress.model.folder import Task
 from compress.model.vit import SlicedViT
@@ -57,6 +59,7 @@ class ExportJob:
         settings: which kinds to write.
         provenance: origin of the files.
         timer: times files on this machine; None where it may not.
+        pictures: those to calibrate on in place of held-out ones of ``data``; None takes the latter.
     """
 
     model: SlicedViT
@@ -67,6 +70,7 @@ class ExportJob:
     settings: ExportSettings
     provenance: Provenance
     timer: Timer | None
+    pictures: Dataset | None = None
 
     def file(self, kind: ExportKind) -> Path:
         """Returns the path of the file of ``kind``."""
@@ -81,9 +85,29 @@ class ExportJob:
         if kind.form is None:
             return None
         least, most = _CALIBRATION_IMAGES
-        own = min(max(least, min(most, int(_CALIBRATION_MACS / macs(self.model.plan)))), len(self.data.held_out) // 2)
+        own = max(least, min(most, int(_CALIBRATION_MACS / macs(self.model.plan))))
+        if self.pictures is not None:
+            images = min(self.settings.calibration_images or own, len(self.pictures.train))
+            return Calibration(self.pictures.name, "all", images, self.settings.seed)
+        own = min(own, len(self.data.held_out) // 2)
         images = min(self.settings.calibration_images or own, len(self.data.held_out))
         return Calibration(self.data.name, "held-out", images, self.settings.seed)
+
+    def held_out(self, kind: ExportKind) -> tuple[npt.NDArray[np.int64], int]:
+        """Returns the held-out indices in a random order, and how many of the first ones calibrate a kind."""
+        calibration = self.calibration(kind)
+        assert calibration is not None
+        order = np.random.default_rng([calibration.seed, 4]).permutation(self.data.held_out)
+        return order, calibration.images if self.pictures is None else 0
+
+    def calibration_images(self, kind: ExportKind) -> npt.NDArray[np.float32]:
+        """Returns the preprocessed images ``(N, H, W, C)`` that calibrate a kind."""
+        calibration, (order, count) = self.calibration(kind), self.held_out(kind)
+        assert calibration is not None
+        if self.pictures is None:
+            return images_of(self.data, np.sort(order[:count]), self.task)
+        drawn = np.random.default_rng([calibration.seed, 4]).permutation(self.pictures.train)
+        return images_of(self.pictures, np.sort(drawn[: calibration.images]), self.task)
 
     def recipe(self, kind: ExportKind) -> Recipe | None:
         """Returns the recipe that was asked for, or None where it is to be chosen."""
@@ -110,6 +134,20 @@ class ExportJob:
     def min_agreement(self) -> float | None:
         """Least agreement of the top-1; None for untrained weights, whose outputs are chance."""
         return self.settings.min_agreement if self.task.trained else None
+
+
+def calibration_pictures(folder: str, progress: Progress = silent) -> Dataset | None:
+    """Returns the pictures below a folder, all of them in the training split; None for an empty name.
+
+    Raises:
+        DataError: the folder does not exist, has no pictures, or has one that cannot be decoded.
+    """
+    if not folder:
+        return None
+    path = Path(folder).expanduser()
+    found = unlabelled_folder(path, False, progress)
+    named = replace(found, name=f"unlabelled:{path.name}")
+    return replace(named, name=f"{named.name} {data_digest(named)[:12]}")
 
 
 def images_of(data: Dataset, indices: npt.NDArray[np.int64], task: Task) -> npt.NDArray[np.float32]:

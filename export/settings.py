@@ -20,6 +20,8 @@ class ExportSettings:
     Attributes:
         kinds: names of ``export.formats.KINDS``.
         calibration_images: held-out images that set integer ranges; 0 takes 32 to 256 of them, more for small models.
+        calibration_data: folder of pictures at any depth that set integer ranges and compensate rounding, in place of
+            held-out ones; empty takes held-out ones.
         verify_images: test images every file is run on; 0 takes the whole test split, or for a big model an
             evenly spaced part of it, at least 32.
         min_agreement: least share of images with the float model's top-1, for kinds held to the top-1, 0..1.
@@ -38,6 +40,7 @@ class ExportSettings:
 
     kinds: tuple[str, ...] = DEFAULT_KINDS
     calibration_images: int = 0
+    calibration_data: str = ""
     verify_images: int = 0
     min_agreement: float = 0.99
     made_for: str = "x86"

@@ -111,7 +111,7 @@ def _trained(
         job.data,
         job.task.preprocessing,
         recipe,
-        before=FloatStart(builder.graph(chosen.recipe.equalised)[0], partial(builder.quantised_from, chosen.recipe)),
+        before=FloatStart(builder.graph(chosen.recipe)[0], partial(builder.quantised_from, chosen.recipe)),
         seed=job.settings.seed,
         progress=progress,
     )
@@ -146,12 +146,10 @@ def _with_margin(job: ExportJob, builder: CandidateBuilder) -> float | None:
 
 
 def _subject(job: ExportJob, kind: ExportKind, progress: Progress) -> Subject:
-    calibration = job.calibration(kind)
-    assert calibration is not None
-    order = np.random.default_rng([calibration.seed, 4]).permutation(job.data.held_out)
-    images = images_of(job.data, np.sort(order[: calibration.images]), job.task)
+    images = job.calibration_images(kind)
     check_calibration(images)
-    rest = order[calibration.images :]
+    order, used = job.held_out(kind)
+    rest = order[used:]
     least, most = _CHOICE_IMAGES
     count = min(max(least, min(most, int(_CHOICE_MACS / macs(job.model.plan)))), len(rest))
     chosen = np.sort(rest[:count]) if count >= least else np.sort(order[:least])

@@ -200,6 +200,9 @@ class RunSettings:
     calibration_images: Annotated[int, _export("Held-out images that set integer ranges; 0 chooses.")] = (
         ExportSettings.calibration_images
     )
+    calibration_data: Annotated[
+        str, _export("Folder of pictures that set integer ranges, in place of held-out ones; they need no labels.")
+    ] = ExportSettings.calibration_data
     verify_images: Annotated[int, _export("Test images that every file is run on; 0 chooses.")] = (
         ExportSettings.verify_images
     )

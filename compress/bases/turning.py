@@ -7,6 +7,7 @@ import torch
 from compress.model.canonical import rotate_stream
 from compress.model.coordinates import Coordinates
 from compress.model.vit import SlicedViT, build
+from runtime import ShapePlan
 
 
 def turned(model: SlicedViT, coordinates: Coordinates, seed: int) -> tuple[SlicedViT, Coordinates]:
@@ -25,7 +26,27 @@ def turned(model: SlicedViT, coordinates: Coordinates, seed: int) -> tuple[Slice
     """
     generator = torch.Generator().manual_seed(seed)
     w = {name: value.detach().double() for name, value in model.state_dict().items()}
-    for i, block in enumerate(model.plan.blocks):
+    w = turned_heads(model.plan, w, generator)
+    matrix = coordinates.matrix
+    if model.plan.norm_type == "rms":
+        basis = random_rotation(model.plan.embed_dim, generator)
+        w = rotate_stream(model.plan, w, basis)
+        matrix = (basis.T @ matrix.double()).float()
+    return build(model.plan, w, model.head.weight.dtype), Coordinates(matrix, coordinates.shift)
+
+
+def turned_heads(
+    plan: ShapePlan, weights: dict[str, torch.Tensor], generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Returns the weights of the same function in balanced random bases of every head's queries, keys and values.
+
+    Args:
+        plan: plan of the model.
+        weights: its weights, float64; keys and values have no bias, or one of zeros.
+        generator: of the rotations.
+    """
+    w = dict(weights)
+    for i, block in enumerate(plan.blocks):
         at, heads = f"blocks.{i}.attn", block.num_heads
         biases = [w[f"{at}.{part}.bias"] for part in "kv" if f"{at}.{part}.bias" in w]
         assert not any(bias.any() for bias in biases), "biases of keys and values are zero in the canonical form"
@@ -36,7 +57,7 @@ def turned(model: SlicedViT, coordinates: Coordinates, seed: int) -> tuple[Slice
         keys = w[f"{at}.k.weight"].view(heads, block.qk_dim, -1).transpose(1, 2)
         keys, queries = balanced(keys, query.view(heads, block.qk_dim, -1), turn)
         w[f"{at}.k.weight"] = keys.transpose(1, 2).flatten(0, 1)
-        w[f"{at}.q.weight"] = queries.flatten(0, 1)[:, : model.plan.embed_dim]
+        w[f"{at}.q.weight"] = queries.flatten(0, 1)[:, : plan.embed_dim]
         if f"{at}.q.bias" in w:
             w[f"{at}.q.bias"] = queries.flatten(0, 1)[:, -1]
         turn = torch.stack([random_rotation(block.v_dim, generator) for _ in range(heads)])
@@ -44,12 +65,7 @@ def turned(model: SlicedViT, coordinates: Coordinates, seed: int) -> tuple[Slice
         projection, values = balanced(projection, w[f"{at}.v.weight"].view(heads, block.v_dim, -1), turn)
         w[f"{at}.v.weight"] = values.flatten(0, 1)
         w[f"{at}.proj.weight"] = projection.transpose(0, 1).flatten(1)
-    matrix = coordinates.matrix
-    if model.plan.norm_type == "rms":
-        basis = random_rotation(model.plan.embed_dim, generator)
-        w = rotate_stream(model.plan, w, basis)
-        matrix = (basis.T @ matrix.double()).float()
-    return build(model.plan, w, model.head.weight.dtype), Coordinates(matrix, coordinates.shift)
+    return w
 
 
 def balanced(left: torch.Tensor, right: torch.Tensor, turn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -39,6 +39,31 @@ def canonical(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT:
     return build(plan, w, dtype or model.head.weight.dtype)
 
 
+def plain_norms(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT:
+    """Returns a model that computes the same function with LayerNorms of weight 1 and bias 0 in its blocks.
+
+    LayerScale and biases are folded as in ``canonical``. The stream is not centred, so no last norm is needed. A norm
+    after the embedding keeps its weight, since no Linear reads it.
+
+    Args:
+        model: a model with LayerNorms; it is not changed.
+        dtype: type of the new weights; None takes that of the model. The folding is computed in float64.
+    """
+    plan = model.plan
+    assert plan.norm_type == "layer", "RMSNorms have no weights"
+    w = {name: value.detach().double() for name, value in model.state_dict().items()}
+    w, plan = _without_layer_scale(w, plan)
+    w, plan = _without_hidden_biases(w, plan)
+    kept = {name: value for name, value in w.items() if name.startswith("norm_pre.")}
+    w, folded = _without_norm_weights({name: w[name] for name in w.keys() - kept.keys()}, replace(plan, norm_pre=False))
+    ones = torch.ones(plan.embed_dim, dtype=torch.float64)
+    for name in folded.norm_names:
+        w[f"{name}.weight"], w[f"{name}.bias"] = ones, 0 * ones
+    return build(
+        replace(plan, qkv_bias=folded.qkv_bias, proj_bias=folded.proj_bias), w | kept, dtype or model.head.weight.dtype
+    )
+
+
 def _without_layer_scale(weights: Weights, plan: ShapePlan) -> tuple[Weights, ShapePlan]:
     w = dict(weights)
     for i in range(len(plan.blocks)) if plan.layer_scale else ():
@@ -70,7 +95,8 @@ def _without_norm_weights(weights: Weights, plan: ShapePlan) -> tuple[Weights, S
         w["pre.weight"], w["pre.bias"] = torch.diag(w.pop("norm_pre.weight")), w.pop("norm_pre.bias")
     readers = {f"blocks.{i}.norm1": [f"blocks.{i}.attn.{part}" for part in "qkv"] for i in range(len(plan.blocks))}
     readers |= {f"blocks.{i}.norm2": [f"blocks.{i}.mlp.fc1"] for i in range(len(plan.blocks))}
-    readers["norm"] = ["head", *(["head_dist"] if plan.dist_token else [])]
+    if plan.norm != "none":
+        readers["norm"] = ["head", *(["head_dist"] if plan.dist_token else [])]
     for norm, names in readers.items():
         scale, shift = w.pop(f"{norm}.weight"), w.pop(f"{norm}.bias")
         for name in names:
@@ -123,11 +149,12 @@ def rotate_stream(plan: ShapePlan, weights: Mapping[str, torch.Tensor], basis: t
     """Returns the weights of the same function in other coordinates of the residual stream.
 
     Args:
-        plan: plan of the model, with RMSNorms.
+        plan: plan of the model, with RMSNorms, or with LayerNorms of weight 1 and bias 0.
         weights: its weights.
-        basis: ``(C, C)``, orthogonal; its columns are the new axes.
+        basis: ``(C, C)``, orthogonal; its columns are the new axes. With LayerNorms it must map the vector of ones to
+            itself, so that the mean over the channels stays what it is.
     """
-    assert plan.norm_type == "rms", "LayerNorm is not the same in other coordinates"
+    assert plan.norm_type == "rms" or torch.allclose(basis.sum(0), basis.new_ones(len(basis))), "the mean must stay"
     w = dict(weights)
     for name, axis in stream_writers(plan).items():
         w[name] = torch.tensordot(w[name], basis, dims=([axis], [0])).movedim(-1, axis)

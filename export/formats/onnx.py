@@ -12,11 +12,12 @@ from export.formats import ExportKind
 from export.graph.build import vit_graph
 from export.graph.ir import LINEAR, Graph
 from export.graph.rewrites import Rewrites
-from export.graph.zeros import rewrites_for
+from export.graph.zeros import rewrites_for, rotated_unless_sparse
 from export.quantise.form import Form
 from export.quantise.recipes import Mode, Recipe
 from export.writers.onnx import RMS_NORM_IS_ONE, onnx_bytes
 from export.writers.onnx_opsets import OPSET
+from export.writers.onnx_tensors import without_unread_grids
 from runtime.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def onnx_form(opset: int = OPSET) -> Form:
         lambda graph: onnx_bytes(graph, opset=opset),
         lambda model: onnx_rewrites(model, opset),
         modes=onnx_modes,
+        settle=without_unread_grids,
+        rotate=lambda model: rotated_unless_sparse(model, layer_norms=opset < RMS_NORM_IS_ONE),
     )
 
 

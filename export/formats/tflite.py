@@ -13,7 +13,7 @@ import numpy.typing as npt
 from export.formats import ExportKind
 from export.graph.build import vit_graph
 from export.graph.rewrites import DEFAULT_REWRITES
-from export.graph.zeros import rewrites_for
+from export.graph.zeros import rewrites_for, rotated_unless_sparse
 from export.quantise.form import Form
 from export.quantise.recipes import STATIC_ATTENTION, Recipe, modes_of
 from export.writers.tflite import tflite_bytes
@@ -87,7 +87,7 @@ def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: b
 
 def tflite_form() -> Form:
     """Returns how quantised graphs become TFLite files."""
-    return Form(FORMATS["tflite"].suffix, tflite_bytes, rewrites_for)
+    return Form(FORMATS["tflite"].suffix, tflite_bytes, rewrites_for, rotate=rotated_unless_sparse)
 
 
 FP32 = ExportKind(

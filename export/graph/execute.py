@@ -16,8 +16,16 @@ Hook = Callable[[str, torch.Tensor], torch.Tensor]
 """Called with the name and the value ``(B, …)`` of every computed tensor; returns the value to continue with."""
 
 
+Before = Callable[[Op, list[torch.Tensor]], list[torch.Tensor]]
+"""Called with every operator and its inputs; returns the inputs to compute it with."""
+
+
 def run_graph(
-    graph: Graph, images: torch.Tensor, hook: Hook | None = None, constants: dict[str, torch.Tensor] | None = None
+    graph: Graph,
+    images: torch.Tensor,
+    hook: Hook | None = None,
+    constants: dict[str, torch.Tensor] | None = None,
+    before: Before | None = None,
 ) -> torch.Tensor:
     """Computes ``graph`` for a batch of images.
 
@@ -26,6 +34,7 @@ def run_graph(
         images: ``(B, H, W, C)``; their type is the type of the computation.
         hook: observes and may replace every computed tensor, the images included.
         constants: values that replace constants of the graph, for training.
+        before: observes and may replace the inputs of every operator, constants included.
 
     Returns:
         Logits ``(B, classes)``.
@@ -40,7 +49,8 @@ def run_graph(
     values[graph.input] = _seen(hook, graph.input, images.unsqueeze(1))
     for position, op in enumerate(graph.ops):
         batched = [name not in graph.constants for name in op.inputs]
-        result = _compute(op, [values[name] for name in op.inputs], batched, len(images))
+        inputs = [values[name] for name in op.inputs]
+        result = _compute(op, inputs if before is None else before(op, inputs), batched, len(images))
         values[op.output] = _seen(hook, op.output, result)
         for name in {name for name in op.inputs if readers[name] == position}:
             del values[name]

@@ -19,7 +19,7 @@ SAMPLE = 1 << 14
 _HEADROOM = 2.0
 """Factor of int16 ranges over the observed ones: there are bits enough, and nothing is clipped."""
 
-_SHRINK = np.linspace(1.0, 0.2, 41)
+_SHRINK = np.geomspace(1.0, 0.05, 41)
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class TensorStats:
         channels: greatest absolute value of each channel, the last dimension.
         mean: of each channel.
         sample: some of the values, float32.
+        weights: how much the outputs change with each of them, squared and summed over the outputs; None if it was not
+            asked for.
     """
 
     low: float
@@ -39,6 +41,7 @@ class TensorStats:
     channels: Array
     mean: Array
     sample: npt.NDArray[np.float32]
+    weights: npt.NDArray[np.float32] | None = None
 
 
 def check_calibration(images: npt.NDArray[np.float32] | None) -> None:
@@ -59,6 +62,7 @@ def observe(
     batch: int = 16,
     seed: int = 0,
     done: Callable[[int], None] = lambda count: None,
+    weighted: bool = False,
 ) -> dict[str, TensorStats]:
     """Runs ``graph`` in float32 and returns the statistics of the image and of every computed tensor, by name.
 
@@ -68,6 +72,8 @@ def observe(
         batch: number of images computed at a time.
         seed: of the sampled values.
         done: called after every batch with the number of images done.
+        weighted: whether to find out how much the outputs change with the sampled values. The gradient of a random
+            projection of the outputs, squared, has as its mean the sum of the squared gradients of all outputs.
     """
     generator = torch.Generator().manual_seed(seed)
     seen: dict[str, list[tuple[torch.Tensor, ...]]] = {}
@@ -76,26 +82,38 @@ def observe(
     def look(name: str, value: torch.Tensor) -> torch.Tensor:
         rows = value.reshape(-1, value.shape[-1])
         flat = rows.reshape(-1)
-        picked = flat[torch.randint(len(flat), (max(share, 64),), generator=generator)]
-        parts = (flat.min(), flat.max(), rows.abs().amax(0), rows.double().mean(0) * len(value), picked)
-        seen.setdefault(name, []).append(parts)
+        places = torch.randint(len(flat), (max(share, 64),), generator=generator)
+        shown = flat.detach()
+        parts = [shown.min(), shown.max(), rows.detach().abs().amax(0), rows.detach().double().mean(0) * len(value)]
+        seen.setdefault(name, []).append((*parts, shown[places]))
+        if weighted:
+            value.retain_grad()
+            followed.append((name, value, places))
         return value
 
-    with torch.no_grad():
-        for start in range(0, len(images), batch):
-            run_graph(graph, torch.from_numpy(images[start : start + batch]), look)
-            done(min(start + batch, len(images)))
+    for start in range(0, len(images), batch):
+        followed: list[tuple[str, torch.Tensor, torch.Tensor]] = []
+        some = torch.from_numpy(images[start : start + batch])
+        with torch.set_grad_enabled(weighted):
+            outputs = run_graph(graph, some.clone().requires_grad_(weighted), look)
+        if weighted:
+            outputs.backward(torch.randn(outputs.shape, generator=generator))  # type: ignore[no-untyped-call]
+        for name, value, places in followed:
+            slopes = torch.zeros(len(places)) if value.grad is None else value.grad.reshape(-1)[places]
+            seen[name][-1] = (*seen[name][-1], slopes.square())
+        done(min(start + batch, len(images)))
     return {name: _stats(parts, len(images)) for name, parts in seen.items()}
 
 
 def _stats(parts: list[tuple[torch.Tensor, ...]], count: int) -> TensorStats:
-    lows, highs, channels, sums, samples = zip(*parts, strict=True)
+    lows, highs, channels, sums, samples, *weights = zip(*parts, strict=True)
     return TensorStats(
         low=min(float(low) for low in lows),
         high=max(float(high) for high in highs),
         channels=torch.stack(channels).amax(0).double().numpy(),
         mean=(torch.stack(sums).sum(0) / count).numpy(),
         sample=torch.cat(samples).float().numpy(),
+        weights=torch.cat(weights[0]).float().numpy() if weights else None,
     )
 
 
@@ -106,7 +124,8 @@ def activation_qparams(stats: TensorStats, symmetric: bool, ranges: str, dtype: 
         stats: of the tensor.
         symmetric: whether the zero point is 0.
         ranges: ``minmax`` takes the whole observed range; ``mse`` the part of it with the least squared error;
-            ``percentile`` clips one value in ten thousand at either end.
+            ``sensitivity`` the part with the least squared error of the outputs, to first order; ``percentile`` clips
+            one value in ten thousand at either end.
         dtype: ``int8``, or ``int16``, which is always symmetric.
     """
     low, high = min(stats.low, 0.0), max(stats.high, 0.0)
@@ -115,15 +134,37 @@ def activation_qparams(stats: TensorStats, symmetric: bool, ranges: str, dtype: 
     if ranges == "percentile":
         some = np.quantile(stats.sample, [1e-4, 1 - 1e-4])
         low, high = min(float(some[0]), 0.0), max(float(some[1]), 0.0)
-    if ranges != "mse":
+    if ranges not in ("mse", "sensitivity"):
         return int8_range(low, high, symmetric)
-    best, least = int8_range(low, high, symmetric), np.inf
     values = np.concatenate([stats.sample, [stats.low, stats.high]]).astype(np.float64)
-    for shrink in _SHRINK:
-        tried = int8_range(low * shrink, high * shrink, symmetric)
-        error = float(np.square(tried.rounded(values) - values).mean())
+    weights = np.ones(len(values))
+    if ranges == "sensitivity":
+        assert stats.weights is not None, "the statistics have no weights"
+        weights = np.concatenate([stats.weights, np.full(2, stats.weights.mean())]).astype(np.float64)
+    return _least_error(values, weights, low, high, symmetric)
+
+
+def _least_error(values: Array, weights: Array, low: float, high: float, symmetric: bool) -> QParams:
+    """Returns the grid between ``low`` and ``high`` of least weighted squared error.
+
+    Both ends are moved together first, and then each alone.
+    """
+    best, least, ends = int8_range(low, high, symmetric), np.inf, (1.0, 1.0)
+
+    def attempt(one: float, other: float) -> None:
+        nonlocal best, least, ends
+        tried = int8_range(low * one, high * other, symmetric)
+        error = float((np.square(tried.rounded(values) - values) * weights).mean())
         if error < least:
-            best, least = tried, error
+            best, least, ends = tried, error, (one, other)
+
+    for shrink in _SHRINK:
+        attempt(shrink, shrink)
+    if not symmetric and low < 0 < high:
+        for factor in _SHRINK:
+            attempt(ends[0], factor)
+        for factor in _SHRINK:
+            attempt(factor, ends[1])
     return best
 
 

@@ -84,43 +84,47 @@ class CandidateBuilder:
     progress: Progress = field(default=silent)
     tried: int = 0
     _scales: Scales | None = None
-    _seen: dict[bool, tuple[Graph, dict[str, TensorStats]]] = field(default_factory=dict)
+    _seen: dict[tuple[bool, bool, bool], tuple[Graph, dict[str, TensorStats]]] = field(default_factory=dict)
 
-    def graph(self, equalised: bool) -> tuple[Graph, dict[str, TensorStats]]:
-        """Returns the float graph with equalised channels of attention, and the statistics of its activations.
+    def graph(self, recipe: Recipe) -> tuple[Graph, dict[str, TensorStats]]:
+        """Returns the float graph that ``recipe`` starts from, and the statistics of its activations.
 
-        Args:
-            equalised: whether the channels of the residual stream are equalised too.
+        Without a rotation, the channels of attention are equalised, and those of the residual stream by the recipe.
         """
-        if equalised not in self._seen:
-            scales = self._channels()
-            scales = scales if equalised else replace(scales, stream=None)
-            graph = self.form.prepare(vit_graph(self.subject.model, self.form.rewrites(self.subject.model), scales))
-            self._seen[equalised] = graph, self._observed(graph)
-        return self._seen[equalised]
+        key = recipe.rotated, recipe.equalised, recipe.ranges.method == "sensitivity"
+        if key not in self._seen:
+            scales = Scales() if recipe.rotated else self._channels()
+            scales = scales if recipe.equalised else replace(scales, stream=None)
+            graph = self._built(recipe.rotated, scales)
+            self._seen[key] = graph, self._observed(graph, key[-1])
+        return self._seen[key]
 
     def _channels(self) -> Scales:
         """Returns the factors that make channels equally large."""
         if self._scales is None:
-            model = self.subject.model
-            plain = self.form.prepare(vit_graph(model, self.form.rewrites(model)))
-            self._scales = equalising_scales(model.plan, plain, self._observed(plain))
+            plain = self._built(rotated=False)
+            self._scales = equalising_scales(self.subject.model.plan, plain, self._observed(plain))
         return self._scales
 
-    def _observed(self, graph: Graph) -> dict[str, TensorStats]:
+    def _built(self, rotated: bool, scales: Scales | None = None) -> Graph:
+        model = self.subject.model
+        rewrites = self.form.rewrites(model)
+        return self.form.prepare(vit_graph(self.form.rotate(model) if rotated else model, rewrites, scales))
+
+    def _observed(self, graph: Graph, weighted: bool = False) -> dict[str, TensorStats]:
         stage, images = f"{self.kind} calibration", self.subject.calibration
-        return observe(graph, images, done=lambda done: self.progress(stage, done, len(images)))
+        return observe(graph, images, done=lambda done: self.progress(stage, done, len(images)), weighted=weighted)
 
     def quantised(self, recipe: Recipe) -> Graph:
         """Returns the graph of integers by ``recipe``."""
-        return self._quantised(recipe, *self.graph(recipe.equalised))
+        return self._quantised(recipe, *self.graph(recipe))
 
     def quantised_from(self, recipe: Recipe, graph: Graph) -> Graph:
         """Returns the graph of integers by ``recipe`` of a float graph with the same operators and other weights."""
-        return self._quantised(recipe, graph, self._observed(graph))
+        return self._quantised(recipe, graph, self._observed(graph, recipe.ranges.method == "sensitivity"))
 
     def _quantised(self, recipe: Recipe, graph: Graph, seen: dict[str, TensorStats]) -> Graph:
-        made = quantise_graph(graph, self.form.modes(graph, recipe), seen, recipe.ranges)
+        made = self.form.settle(quantise_graph(graph, self.form.modes(graph, recipe), seen, recipe.ranges))
         for name in recipe.passes:
             made = imported(name)(made, seen, self.subject.calibration)
         return made
@@ -128,7 +132,7 @@ class CandidateBuilder:
     def candidate(self, recipe: Recipe, graph: Graph | None = None) -> Candidate:
         """Writes the file of ``recipe``, or of ``graph``, and runs it."""
         started, images = time.monotonic(), self.subject.images
-        self.graph(recipe.equalised)
+        self.graph(recipe)
         self.tried += 1
         stage = f"{self.kind} try {self.tried}"
         self.progress(stage, 0, len(images), recipe.name)
@@ -148,7 +152,7 @@ class CandidateBuilder:
 
     def sensitivities(self, recipe: Recipe) -> list[str]:
         """Returns the names of the Linears, sorted by how much rounding each alone changes the logits, most first."""
-        graph, seen = self.graph(recipe.equalised)
+        graph, seen = self.graph(recipe)
         images = self.subject.images[:_SENSITIVITY_IMAGES]
         wanted = simulate(graph, images)
         modes = self.form.modes(graph, recipe)

@@ -98,7 +98,7 @@ def choose_accurate(builder: CandidateBuilder, recipes: Sequence[Recipe]) -> tup
 
 def _equalised(builder: CandidateBuilder, recipes: Sequence[Recipe], tried: Sequence[Candidate]) -> Iterator[Recipe]:
     for recipe in recipes:
-        yield replace(recipe, name=f"{recipe.name}_equalised", equalised=True)
+        yield replace(recipe, name=f"{recipe.name}_equalised", equalised=True, rotated=False)
 
 
 def _partly_float(builder: CandidateBuilder, recipes: Sequence[Recipe], tried: Sequence[Candidate]) -> Iterator[Recipe]:

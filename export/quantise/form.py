@@ -19,6 +19,11 @@ def unchanged(graph: Graph) -> Graph:
     return graph
 
 
+def unchanged_model(model: Any) -> Any:
+    """Returns ``model``."""
+    return model
+
+
 @dataclass(frozen=True)
 class Form:
     """How a model becomes a quantised file.
@@ -29,6 +34,8 @@ class Form:
         rewrites: returns the exact rewrites that suit the format, given a ``SlicedViT``.
         prepare: rewrites the float graph for an engine that lacks some operators, before it is calibrated.
         modes: returns the mode of each operator under a recipe, by the name of the operator's output.
+        settle: returns a graph of integers without the grids that its file does not have.
+        rotate: returns a ``SlicedViT`` that computes the same in rotated coordinates, given a ``SlicedViT``.
     """
 
     suffix: str
@@ -36,3 +43,5 @@ class Form:
     rewrites: Callable[[Any], Rewrites]
     prepare: Callable[[Graph], Graph] = unchanged
     modes: Callable[[Graph, Recipe], Mapping[str, Mode]] = modes_of
+    settle: Callable[[Graph], Graph] = unchanged
+    rotate: Callable[[Any], Any] = unchanged_model

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from export.graph.ir import LINEAR, Graph
 from runtime import DataError
 from runtime.registry import Registry
+
+RangeMethod = Literal["minmax", "mse", "sensitivity", "percentile"]
 
 Mode = Literal["float", "dynamic", "blocks", "integer"]
 """How an operator computes; ``dynamic`` has int8 weights and quantises its float input as it comes, ``blocks`` does the
@@ -20,12 +22,12 @@ class Ranges:
     """How integer ranges are chosen from calibrated activations.
 
     Attributes:
-        method: ``minmax``, ``mse`` or ``percentile``, as in ``activation_qparams``.
+        method: ``minmax``, ``mse``, ``sensitivity`` or ``percentile``, as in ``activation_qparams``.
         activations: type of every activation; weights are always int8.
         outside: whether the image and the logits are integers too.
     """
 
-    method: Literal["minmax", "mse", "percentile"] = "mse"
+    method: RangeMethod = "mse"
     activations: Literal["int8", "int16"] = "int8"
     outside: bool = False
 
@@ -41,6 +43,7 @@ class Recipe:
         others: mode of everything else.
         ranges: how integer ranges are chosen.
         equalised: whether the channels of the residual stream are first scaled to be equally large.
+        rotated: whether the model is first rotated, in its residual stream and its heads.
         passes: functions ``"module:function"`` that change the integer graph one after another, such as the correction
             of biases; each takes the graph, the float graph's statistics and the calibration images, and returns a
             graph.
@@ -54,22 +57,30 @@ class Recipe:
     others: Mode = "float"
     ranges: Ranges = field(default_factory=Ranges)
     equalised: bool = False
+    rotated: bool = False
     passes: tuple[str, ...] = ()
     float_layers: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
 
 
+COMPENSATE = ("export.quantise.compensate:compensate_weights",)
 CORRECT_BIASES = ("export.quantise.simulate:correct_biases",)
+_BOTH = (*COMPENSATE, *CORRECT_BIASES)
 
-DYNAMIC = Recipe("dynamic_wi8_afp32", "dynamic", kinds=("int8",))
-DYNAMIC_ATTENTION = Recipe("dynamic_wi8_afp32_attention_ai8", "dynamic", "integer", kinds=("int8",))
-STATIC = Recipe("static_wi8_ai8_float_islands", "integer", passes=CORRECT_BIASES, kinds=("int8",))
-STATIC_ATTENTION = Recipe(
-    "static_wi8_ai8_attention_ai8_float_islands", "integer", "integer", passes=CORRECT_BIASES, kinds=("int8",)
-)
+DYNAMIC = Recipe("dynamic_wi8_afp32", "dynamic", rotated=True, passes=_BOTH, kinds=("int8",))
+DYNAMIC_ATTENTION = replace(DYNAMIC, name="dynamic_wi8_afp32_attention_ai8", attention="integer")
+STATIC = replace(DYNAMIC, name="static_wi8_ai8_float_islands", linears="integer")
+STATIC_ATTENTION = replace(STATIC, name="static_wi8_ai8_attention_ai8_float_islands", attention="integer")
 
 ONNX_RECIPES = tuple(
-    Recipe(f"static_wi8_au8_{method}", "integer", ranges=Ranges(method), passes=CORRECT_BIASES, kinds=("onnx-int8",))
+    Recipe(
+        f"static_wi8_au8_{method}",
+        "integer",
+        ranges=Ranges(method),
+        rotated=True,
+        passes=_BOTH,
+        kinds=("onnx-int8",),
+    )
     for method in ("mse", "minmax")
 )
 """int8 weights for each output, inputs of Linears in uint8 with calibrated ranges, everything else float32.
@@ -79,18 +90,16 @@ batch than alone.
 """
 
 
-def _integer_throughout(
-    activations: Literal["int8", "int16"], method: Literal["minmax", "mse", "percentile"], equalised: bool
-) -> Recipe:
+def _integer_throughout(activations: Literal["int8", "int16"], method: RangeMethod, equalised: bool) -> Recipe:
     """Returns a recipe with integers throughout, in the input and the output too."""
     kinds = ("int8-full", "tflite-micro") if activations == "int8" else ("int8-full-16x8",)
     name = f"static_wi8_a{activations.replace('nt', '')}_{method}{'_equalised' if equalised else ''}"
     ranges = Ranges(method, activations, outside=True)
-    return Recipe(name, "integer", "integer", "integer", ranges, equalised, CORRECT_BIASES, kinds=kinds)
+    return Recipe(name, "integer", "integer", "integer", ranges, equalised, not equalised, _BOTH, kinds=kinds)
 
 
-BLOCKS = Recipe("dynamic_wi4b32_afp32", "blocks", kinds=("int4",))
-BLOCKS_ATTENTION = Recipe("dynamic_wi4b32_afp32_attention_ai8", "blocks", "integer", kinds=("int4",))
+BLOCKS = replace(DYNAMIC, name="dynamic_wi4b32_afp32", linears="blocks", kinds=("int4",))
+BLOCKS_ATTENTION = replace(BLOCKS, name="dynamic_wi4b32_afp32_attention_ai8", attention="integer")
 
 RECIPES: Registry[Recipe] = Registry("recipe of integers", {}, error=DataError)
 """Recipes by name, each kind's in the order in which they are tried."""

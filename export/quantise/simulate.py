@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from export.graph.execute import run_graph
-from export.graph.ir import LINEAR, Graph, QParams
+from export.graph.execute import Before, run_graph
+from export.graph.ir import LINEAR, Graph, Op, QParams
 
 from .calibrate import TensorStats
 
@@ -28,10 +28,38 @@ def fake_quantise(value: torch.Tensor, qparams: QParams) -> torch.Tensor:
     return (steps + (steps.round() - steps).detach() - qparams.zero_point) * scale
 
 
+def rounded_rows(value: torch.Tensor) -> torch.Tensor:
+    """Returns ``value`` rounded row by row to 256 steps from its least to its greatest entry, 0 among them.
+
+    The engine rounds the input of a ``dynamic`` operator like this.
+    """
+    low, high = value.amin(-1, keepdim=True).clamp(max=0.0), value.amax(-1, keepdim=True).clamp(min=0.0)
+    scale = ((high - low) / 255).clamp_min(1e-30)
+    zero = (-128 - low / scale).round().clamp(-128, 127)
+    return ((value / scale + zero).round().clamp(-128, 127) - zero) * scale
+
+
+def dynamic_inputs(graph: Graph) -> Before:
+    """Returns a function for ``run_graph`` that rounds the float input of every operator with an int8 weight."""
+
+    def before(op: Op, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [rounded_rows(inputs[0]), *inputs[1:]] if is_dynamic(graph, op) else inputs
+
+    return before
+
+
+def is_dynamic(graph: Graph, op: Op) -> bool:
+    """Returns whether an operator has a float input and an int8 weight."""
+    return (
+        op.kind in (*LINEAR, "batch_matmul")
+        and op.inputs[1] in graph.constants
+        and op.inputs[1] in graph.qparams
+        and op.inputs[0] not in graph.qparams
+    )
+
+
 def simulate(graph: Graph, images: npt.NDArray[np.float32], batch: int = 16) -> npt.NDArray[np.float32]:
     """Returns the logits ``(N, classes)`` float32 of a graph of integers, rounded where its file rounds.
-
-    The rounding of inputs by ``dynamic`` operators is left out: it is far finer than any other.
 
     Args:
         graph: from ``quantise``.
@@ -45,7 +73,7 @@ def simulate(graph: Graph, images: npt.NDArray[np.float32], batch: int = 16) -> 
 
     with torch.no_grad():
         parts = [
-            run_graph(graph, torch.from_numpy(images[start : start + batch]), hook, constants)
+            run_graph(graph, torch.from_numpy(images[start : start + batch]), hook, constants, dynamic_inputs(graph))
             for start in range(0, len(images), batch)
         ]
     return torch.cat(parts).numpy()
@@ -84,5 +112,5 @@ def correct_biases(graph: Graph, seen: Mapping[str, TensorStats], images: npt.ND
         return fake_quantise(value, graph.qparams[name]) if name in graph.qparams else value
 
     with torch.no_grad():
-        run_graph(graph, torch.from_numpy(images), hook, rounded_constants(graph))
+        run_graph(graph, torch.from_numpy(images), hook, rounded_constants(graph), dynamic_inputs(graph))
     return replace(graph, constants=moved)

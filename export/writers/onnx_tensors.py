@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,12 @@ def _second_operands(graph: Graph) -> frozenset[str]:
             todo += [source[name]] if name in source else []
             todo += moved.get(name, [])
     return frozenset(found)
+
+
+def without_unread_grids(graph: Graph) -> Graph:
+    """Returns a graph of integers without the grids of tensors that its ONNX file does not round."""
+    loose = _only_widened(graph)
+    return replace(graph, qparams={name: grid for name, grid in graph.qparams.items() if name not in loose})
 
 
 def _only_widened(graph: Graph) -> frozenset[str]:

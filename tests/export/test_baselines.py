@@ -201,7 +201,7 @@ def test_what_is_quantised_after_training_is_calibrated_on_it(
 ) -> None:
     subject = Subject(sliced, calibration, calibration, logits_of(sliced, digits, digits.held_out[:8], SPEC), None)
     builder, recipe = CandidateBuilder(subject, tmp_path, tflite_form()), recipes_for("int8-full")[0]
-    graph, _ = builder.graph(recipe.equalised)
+    graph, _ = builder.graph(recipe)
     same = builder.quantised_from(recipe, graph)
     assert same.qparams == builder.quantised(recipe).qparams
     louder = {name: 3 * value if name.endswith("fc1.weight") else value for name, value in graph.constants.items()}

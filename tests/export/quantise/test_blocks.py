@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from compress.data.dataset import Dataset
 from compress.model.vit import SlicedViT
 from export.exporter import export_model
-from export.formats.tflite import write_int8, write_tflite
+from export.formats.tflite import tflite_form, write_int8, write_tflite
 from export.graph.build import vit_graph
 from export.graph.ir import Builder, Graph, QParams
 from export.inspect.inspection import inspect_file
 from export.inspect.operator_errors import compare_operators
 from export.inspect.partitions import find_partitions
 from export.quantise.blocks import BLOCK, LEAST_SCALE, as_bfloat16, block_qparams, takes_blocks, weights_left_int8
+from export.quantise.candidates import CandidateBuilder, Subject
+from export.quantise.compensate import Compensator
 from export.quantise.integer import quantise_graph
 from export.quantise.recipes import BLOCKS, DYNAMIC, Ranges, Recipe, modes_of, recipes_for
 from export.quantise.simulate import simulate
@@ -144,6 +147,34 @@ def test_constants_on_the_grid_keep_their_integers() -> None:
     assert np.array_equal(grid.stored(grid.rounded(stored * grid.scales_of(stored.shape))), stored)
     passed = replace(made, constants={**made.constants, "logits.weight": stored * grid.scales_of(stored.shape)})
     assert tflite_bytes(passed) != tflite_bytes(made)
+
+
+def test_compensation_never_makes_a_block_row_worse_and_stays_on_the_grid() -> None:
+    x = np.random.default_rng(2).normal(size=(400, 96)) @ np.random.default_rng(3).normal(size=(96, 96))
+    weight = heavy_tailed()
+    grid, own = block_qparams(weight), Compensator(torch.from_numpy(x.T @ x / len(x)))
+    scales = grid.scales_of(weight.shape)
+    integers = own.rounded(weight, scales, grid.limits[1], grid.limits[0])
+    assert np.array_equal(grid.stored(integers * scales), integers)
+    compensated, plain = (
+        np.square(x @ (value - weight).T).mean(0) for value in (integers * scales, grid.rounded(weight))
+    )
+    assert (compensated <= plain * (1 + 1e-9)).all()
+    assert compensated.sum() < 0.7 * plain.sum()
+
+
+def test_the_file_of_a_recipe_holds_compensated_integers(tmp_path: Path) -> None:
+    model, images = small_model(WIDE), np.random.default_rng(0).standard_normal((4, 32, 32, 3), dtype=np.float32)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    builder = CandidateBuilder(Subject(model, images, images, logits, None), tmp_path, tflite_form())
+    graph = builder.quantised(BLOCKS)
+    weight = "blocks.0.mlp.fc1.weight"
+    grid, own = graph.qparams[weight], graph.constants[weight]
+    assert grid.block == BLOCK
+    np.testing.assert_allclose(grid.rounded(own), own, rtol=1e-12, atol=1e-15)
+    plain = builder.quantised(replace(BLOCKS, passes=()))
+    assert not np.array_equal(grid.stored(plain.constants[weight]), grid.stored(own))
 
 
 def test_an_exported_file_lists_what_stays_int8(tmp_path: Path, digits: Dataset, sliced: SlicedViT) -> None:

@@ -1,0 +1,170 @@
+"""Rounds weights one input at a time, so that the inputs not yet rounded make up for the error of those that are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from export.graph.execute import run_graph
+from export.graph.ir import LINEAR, Array, Graph, Op, QParams
+
+from .calibrate import TensorStats
+from .simulate import fake_quantise, is_dynamic, rounded_constants, rounded_rows
+
+DAMPING = 0.01
+"""Part of the mean of the Hessian's diagonal that is added to the diagonal."""
+
+_ROWS = 4096
+"""Number of rows whose squares are summed in float32."""
+
+_BLOCK = 128
+"""Number of inputs after whose rounding all later inputs are corrected at once."""
+
+
+def compensate_weights(graph: Graph, seen: Mapping[str, TensorStats], images: npt.NDArray[np.float32]) -> Graph:
+    """Returns ``graph`` with the weights of every integer Linear rounded under compensation of the error.
+
+    Each Linear is rounded for the inputs that it will get: those of the images after everything before it was rounded,
+    weights and activations. The new weights lie on the grid that the graph has already, so the file's integers are
+    these. A constant that a product of one query reads is rounded in the same way, head by head.
+
+    Args:
+        graph: a graph of integers.
+        seen: statistics of the float graph's activations on the same images.
+        images: preprocessed images ``(N, H, W, C)`` float32; all run at once.
+
+    Ref: Frantar et al. 2022 (GPTQ), arXiv 2210.17323, section 3, algorithm 1.
+    """
+    constants = dict(graph.constants)
+    latest: dict[tuple[str, bool], list[Compensator]] = {}
+
+    def before(op: Op, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        dynamic = is_dynamic(graph, op)
+        x = rounded_rows(inputs[0]) if dynamic else inputs[0]
+        if not has_rounded_weight(graph, op):
+            return [x, *inputs[1:]]
+        key = op.inputs[0], dynamic
+        if key not in latest:
+            latest.clear()
+            latest[key] = [Compensator(hessian) for hessian in hessians_of(op, x)]
+        name = op.inputs[1]
+        constants[name] = _rounded(op, constants[name], graph.qparams[name], latest[key])
+        return [x, torch.from_numpy(constants[name]).to(x.dtype), *inputs[2:]]
+
+    def hook(name: str, value: torch.Tensor) -> torch.Tensor:
+        return fake_quantise(value, graph.qparams[name]) if name in graph.qparams else value
+
+    with torch.no_grad():
+        run_graph(graph, torch.from_numpy(images), hook, rounded_constants(graph), before)
+    return replace(graph, constants=constants)
+
+
+def has_rounded_weight(graph: Graph, op: Op) -> bool:
+    """Returns whether an operator reads a constant of 8 or 4 bits along the last dimension of its input."""
+    if op.kind not in (*LINEAR, "batch_matmul") or op.inputs[1] not in graph.constants:
+        return False
+    grid = graph.qparams.get(op.inputs[1])
+    return grid is not None and grid.dtype in ("int4", "int8") and grid.zero_point == 0
+
+
+def hessians_of(op: Op, x: torch.Tensor) -> list[torch.Tensor]:
+    """Returns the mean of ``x^T x`` over the rows of an operator's input, ``(inputs, inputs)`` float64.
+
+    A Linear has one; a product with one matrix for each head has one for each of these.
+
+    Args:
+        op: a Linear, a convolution of patches, or a product with a constant.
+        x: its input, with the batch in front.
+    """
+    if op.kind == "conv_2d":
+        (rows, columns), width = op.options["stride"], x.shape[-1]
+        x = x.flatten(0, 1).unfold(1, rows, rows).unfold(2, columns, columns)
+        x = x.permute(0, 1, 2, 4, 5, 3).reshape(-1, rows * columns * width)
+    parts = [x] if op.kind in LINEAR else list(x.flatten(1, -3).unbind(1))
+    return [_mean_square(part.reshape(-1, part.shape[-1])) for part in parts]
+
+
+def _mean_square(rows: torch.Tensor) -> torch.Tensor:
+    total = torch.zeros(rows.shape[-1], rows.shape[-1], dtype=torch.float64)
+    for start in range(0, len(rows), _ROWS):
+        part = rows[start : start + _ROWS]
+        total += part.T @ part
+    return total / len(rows)
+
+
+def _rounded(op: Op, weight: Array, grid: QParams, compensators: list[Compensator]) -> Array:
+    """Returns a weight on its grid, as real numbers."""
+    shape = weight.shape
+    if grid.block is not None:
+        scales = grid.scales_of(shape)
+        return compensators[0].rounded(weight, scales, grid.limits[1], grid.limits[0]) * scales
+    if op.kind in LINEAR:
+        matrices = [weight.reshape(len(weight), -1)]
+    else:
+        turned = weight if op.options.get("adj_y") else np.swapaxes(weight, -1, -2)
+        matrices = list(turned.reshape(-1, *turned.shape[-2:]))
+    steps = np.broadcast_to(np.asarray(grid.scale, np.float64), len(matrices[0]))
+    both = zip(matrices, compensators, strict=True)
+    found = np.stack([own.rounded(matrix, steps) * steps[:, None] for matrix, own in both])
+    if op.kind in LINEAR:
+        return found.reshape(shape)
+    found = found.reshape(turned.shape)
+    return found if op.options.get("adj_y") else np.swapaxes(found, -1, -2)
+
+
+class Compensator:
+    """Rounds weights that read the same inputs.
+
+    Args:
+        hessian: mean of ``x^T x`` over the inputs, ``(inputs, inputs)`` float64.
+        damping: part of the mean of its diagonal that is added to the diagonal.
+    """
+
+    def __init__(self, hessian: torch.Tensor, damping: float = DAMPING) -> None:
+        self.hessian = hessian
+        diagonal = hessian.diagonal()
+        added = damping * float(diagonal.mean()) or 1.0
+        self.order = diagonal.argsort(descending=True, stable=True)
+        damped = hessian[self.order][:, self.order] + added * torch.eye(len(hessian), dtype=torch.float64)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        self.upper = torch.linalg.cholesky(inverse, upper=True)
+
+    def rounded(self, weight: Array, scales: Array, limit: int = 127, least: int | None = None) -> npt.NDArray[np.int8]:
+        """Returns the integers of a weight ``(outputs, inputs)`` on the grid of ``scales``.
+
+        An output whose error plain rounding makes smaller is rounded plainly.
+
+        Args:
+            weight: the float weight.
+            scales: step of each output's grid, ``(outputs,)``, or of each weight's, ``(outputs, inputs)``.
+            limit: greatest integer.
+            least: least integer; by default minus ``limit``.
+        """
+        real, limits = torch.from_numpy(np.asarray(weight, np.float64)), (-limit if least is None else least, limit)
+        steps = np.asarray(scales, np.float64)
+        steps = steps[:, None] if steps.ndim == 1 else steps
+        size = torch.from_numpy(np.array(np.broadcast_to(steps, real.shape)))
+        plain = (real / size).round().clamp(*limits)
+        rest, turned, found = real[:, self.order], size[:, self.order], torch.zeros_like(plain)
+        for start in range(0, rest.shape[1], _BLOCK):
+            block = slice(start, min(start + _BLOCK, rest.shape[1]))
+            own, upper, step = rest[:, block].clone(), self.upper[block, block], turned[:, block]
+            errors = torch.zeros_like(own)
+            for j in range(own.shape[1]):
+                whole = (own[:, j] / step[:, j]).round().clamp(*limits)
+                errors[:, j] = (own[:, j] - whole * step[:, j]) / upper[j, j]
+                own[:, j + 1 :] -= errors[:, j, None] * upper[None, j, j + 1 :]
+                found[:, start + j] = whole
+            rest[:, block.stop :] -= errors @ self.upper[block, block.stop :]
+        compensated = torch.empty_like(found)
+        compensated[:, self.order] = found
+        worse = self.error(compensated * size - real) > self.error(plain * size - real)
+        return torch.where(worse[:, None], plain, compensated).to(torch.int8).numpy()
+
+    def error(self, difference: torch.Tensor) -> torch.Tensor:
+        """Returns the mean squared error of each output for a difference of weights ``(outputs, inputs)``."""
+        return ((difference @ self.hessian) * difference).sum(1)
