@@ -192,7 +192,7 @@ def compare_operators(
 def _check(here: KeptTensors, there: KeptTensors) -> None:
     if there.integers is not None:
         raise ArtifactError(
-            f"{there.path.name} is not a float file",
+            f"{there.path.name}, which {here.path.name} is compared with, is not a float file",
             expected="a .tflite file in float32 or with float16 weights, as --formats fp32 writes it",
             got=f"integers in the tensor {there.integers}",
             fix="Name the quantised file first and the float file after --against",

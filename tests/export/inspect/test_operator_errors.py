@@ -222,7 +222,7 @@ def test_requests_that_cannot_be_answered(folder: Path, tmp_path: Path, images: 
     (tmp_path / "damaged.npz").write_bytes(b"PK\3\4 nothing")
     for path, reference, file, error, text in [
         (quantised, tmp_path / "other.tflite", None, ArtifactError, "images of other shapes"),
-        (floats, quantised, None, ArtifactError, "is not a float file"),
+        (floats, quantised, None, ArtifactError, "is compared with, is not a float file"),
         (quantised, tmp_path / "renamed.tflite", None, ArtifactError, "no tensor in common"),
         (quantised, floats, "one.npz", DataError, "at least 2"),
         (quantised, floats, "small.npz", DataError, "do not fit"),
