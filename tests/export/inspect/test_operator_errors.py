@@ -120,6 +120,7 @@ def test_scaled_channels_are_seen_through(folder: Path, images: Images) -> None:
     rows = {row.name: row for row in compared(folder, "scaled").operators}
     assert rows["blocks.0.attn.q"].basis == rows["blocks.0.attn.k.heads"].basis == "scaled"
     assert rows["blocks.0.attn.scores"].basis == "same"
+    assert rows["blocks.0.attn.k.heads"].sqnr_db == rows["blocks.0.attn.k"].sqnr_db
     for name in ("q", "k", "scores"):
         level = rows[f"blocks.0.attn.{name}"].sqnr_db
         assert level is not None

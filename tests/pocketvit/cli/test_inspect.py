@@ -135,7 +135,7 @@ def test_errors_of_operators(tiny_run: Path, pocketvit: Command) -> None:
     document = json.loads(answer.out)
     assert document["schema"] == "pocketvit.operator-errors"
     assert document["only_here"] == []
-    assert document["operators"][-1]["name"] == "logits"
+    assert document["operators"][-1]["name"].startswith("logits")
     assert document["real"] is (tiny_run / "bench" / "test-images.npz").is_file()
     for sort, title in (("worst", "least SQNR"), ("lost", "lose most"), ("graph", "in the order of the file")):
         answer = pocketvit(
