@@ -48,7 +48,7 @@ def images_for(path: Path, given: Path | None, input_shape: tuple[int, ...]) -> 
         ArtifactError: ``given`` is missing or damaged, or holds neither.
         DataError: pictures are given for a file without a manifest, or the images do not fit.
     """
-    own = path.parent.parent / "bench" / "test-images.npz"
+    own = path.resolve().parent.parent / "bench" / "test-images.npz"
     if given is None and own.is_file() and manifest_path(path).is_file():
         return ComparisonImages(_read(own, path), f"the test images of its run, {own.name}", True)
     if given is not None:

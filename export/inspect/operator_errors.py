@@ -31,7 +31,7 @@ _UNLIKE = 10**-0.6
 """With more noise over signal, 6 dB, a tensor may be another quantity."""
 
 MOVING = ("RESHAPE", "TRANSPOSE")
-"""Operators that move values: heads of their own shape are in the basis of the tensor that they come from."""
+"""Operators that move values: what they move stays in its basis."""
 
 _NUMBER = re.compile(r"(?<![A-Za-z])\d+")
 """A number that counts, as in ``blocks.3``, and not one that is part of a word, as in ``fc1``."""
@@ -192,7 +192,7 @@ def compare_operators(
 def _check(here: KeptTensors, there: KeptTensors) -> None:
     if there.integers is not None:
         raise ArtifactError(
-            f"{there.path.name} is not a float file",
+            f"{there.path.name}, which {here.path.name} is compared with, is not a float file",
             expected="a .tflite file in float32 or with float16 weights, as --formats fp32 writes it",
             got=f"integers in the tensor {there.integers}",
             fix="Name the quantised file first and the float file after --against",
@@ -236,7 +236,16 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _channels(one: Computed) -> int:
-    return one.shape[-1] if one.shape else 1
+    """Returns the number of channels, those of all heads for a tensor ``(…, heads, tokens, channels)``."""
+    return math.prod((*one.shape[-3:-2], *one.shape[-1:]))
+
+
+def _by_channel(value: npt.NDArray[np.float64], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Returns the values of a tensor as ``(rows, channels)``; ``shape`` is that of the quantised file."""
+    value = value.reshape(shape)
+    if len(shape) < 3:
+        return value.reshape(-1, *shape[-1:] or (1,))
+    return np.moveaxis(value, -3, -2).reshape(-1, shape[-3] * shape[-1])
 
 
 class _Ends:
@@ -306,8 +315,7 @@ def _moments(
         mine, wanted = here.run(batch), there.run(batch)
         for pair in pairs:
             own = sums[pair.here.name]
-            channels = own.signal.shape[1]
-            x, y = wanted(pair.there).reshape(-1, channels), mine(pair.here).reshape(-1, channels)
+            x, y = (_by_channel(value, pair.here.shape) for value in (wanted(pair.there), mine(pair.here)))
             own.add(number % 2, x, y)
         if end is not None:
             end.add(mine(here.output), wanted(there.output), min(size, len(images) - start))
@@ -326,10 +334,10 @@ def _rows(computed: Sequence[Computed], fits: dict[str, Fit]) -> tuple[OperatorE
         sqnr, reason = _decibels(fit.ratio), _why_none(fit.ratio)
         basis = fit.basis
         unlike = basis == "same" and fit.ratio > _UNLIKE
-        if unlike and any(own.basis != "same" or own.reason == OTHER_QUANTITY for own in inputs):
+        if one.op in MOVING and inputs and inputs[0].basis != "same":
+            sqnr, reason, basis = inputs[0].sqnr_db, inputs[0].reason or reason, inputs[0].basis
+        elif unlike and any(own.basis != "same" or own.reason == OTHER_QUANTITY for own in inputs):
             sqnr, reason = None, OTHER_QUANTITY
-            if one.op in MOVING:
-                sqnr, reason, basis = inputs[0].sqnr_db, inputs[0].reason or reason, inputs[0].basis
         known = [own for own in inputs if own.reason != OTHER_QUANTITY]
         errors = [own.sqnr_db for own in known if own.sqnr_db is not None]
         before = min(errors) if errors else None

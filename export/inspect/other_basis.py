@@ -19,8 +19,8 @@ Basis = Literal["same", "scaled", "rotated"]
 MOST_CHANNELS = 1024
 """Tensors with more channels are not tried for a rotation: hidden units of an MLP cannot be rotated exactly."""
 
-_GAIN = {"scaled": 10**-1.0, "rotated": 10**-0.6}
-"""A change of basis must bring the noise down to this share, by 10 or 6 dB; a fit to errors of rounding stays above."""
+_GAIN = 10**-0.6
+"""A change of basis must bring the noise down to this share, by 6 dB; values that are clipped explain less."""
 
 _ALIKE = 1e-3
 """A tensor with less noise over signal, 30 dB, is taken as it stands."""
@@ -94,7 +94,7 @@ class BasisFinder:
         if sums.cross is not None:
             found.append(("rotated", self._rotated_ratio(sums.cross, sums)))
         noise = float(sums.noise[1]) / float(sums.signal[1].sum())
-        found = [one for one in found if one[1] <= noise * _GAIN[one[0]]]
+        found = [one for one in found if one[1] <= noise * _GAIN]
         return Fit(*min(found, key=lambda one: one[1])) if found else same
 
     def _rotated_ratio(self, crosses: Array, sums: PairMoments) -> float:
@@ -106,7 +106,7 @@ class BasisFinder:
         power = total + float(sums.other[1].sum())
         ratios = [max(_FLOOR, (power - 2 * float((rotation * cross).sum())) / total) for rotation in tried]
         best = int(np.argmin(ratios))
-        if best == 0 and ratios[0] <= float(sums.noise[1]) / total * _GAIN["rotated"]:
+        if best == 0 and ratios[0] <= float(sums.noise[1]) / total * _GAIN:
             known[:] = [tried[0], *known][:_REMEMBERED]
         return ratios[best]
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # export loads torch, which most tables have no use for
 
 _MOST_ROWS = 30
 _MOST_NAMES = 6
+_UNLIKE_DB = 3.0
+"""Files whose outputs have less SQNR than this are hardly of the same model."""
+
 _UNCHANGED = ("RESHAPE", "TRANSPOSE", "DEQUANTIZE")
 """Operators that change no value; tables in another order than the file's leave them out."""
 
@@ -39,7 +42,7 @@ def operator_error_tables(found: OperatorErrors, sort: Literal["worst", "lost", 
         parts.add_column(heading, justify="right")
     for part in found.parts:
         if part.op not in _UNCHANGED:
-            figures = (_level(part.least_db), _level(part.median_db), format.decibels(part.lost_db))
+            figures = (_level(part.least_db), _level(part.median_db), _lost(part.lost_db))
             parts.add_row(_shown(part.part), _shown(part.op), part.dtype, str(part.count), *figures)
     return [parts, _operators(title, rows), *_notes(found), _outputs(found)]
 
@@ -56,12 +59,17 @@ def _operators(title: str, rows: list[OperatorError]) -> Table:
             name.append(f" ({row.basis})")
         sqnr = "identical" if row.reason == IDENTICAL else format.decibels(row.sqnr_db)
         before = "exact" if row.before_reason == EXACT_INPUTS else format.decibels(row.before_db)
-        table.add_row(name, _shown(row.op), row.dtype, sqnr, before, format.decibels(row.lost_db))
+        table.add_row(name, _shown(row.op), row.dtype, sqnr, before, _lost(row.lost_db))
     return table
 
 
 def _level(decibels: float | None) -> str:
     return "identical" if decibels is None else format.decibels(decibels)
+
+
+def _lost(decibels: float | None) -> str:
+    # adding 0 makes a negative nothing a nothing
+    return format.decibels(None if decibels is None else round(decibels, 1) + 0.0)
 
 
 def _notes(found: OperatorErrors) -> list[Text]:
@@ -86,16 +94,19 @@ def _names(file: str, names: tuple[str, ...]) -> str:
     if not names:
         return ""
     some = ", ".join(str(_shown(name)) for name in names[:_MOST_NAMES])
-    return f" Without a counterpart in {file}: {len(names)} ({some}{', …' if len(names) > _MOST_NAMES else ''})."
+    return f" {file} has {len(names)} without a counterpart ({some}{', …' if len(names) > _MOST_NAMES else ''})."
 
 
 def _outputs(found: OperatorErrors) -> Text:
     agrees = "" if found.top1_agreement is None else f", same top-1 on {format.percent(found.top1_agreement)}"
     level = format.decibels(found.sqnr_db) if found.reason is None else f"unknown, {found.reason}"
     line = f"Outputs: SQNR {level}{agrees} of {found.images} images ({found.source})"
-    if found.real:
-        return Text(line)
-    return Text(f"{line}.\nNOT REAL PICTURES: figures differ on real ones; name some with --images", "bold red")
+    warnings = []
+    if not found.real:
+        warnings.append("NOT REAL PICTURES: figures differ on real ones; name some with --images")
+    if found.sqnr_db is not None and found.sqnr_db < _UNLIKE_DB:
+        warnings.append("HARDLY ALIKE: the two files may not be of the same model")
+    return Text("\n".join([line, *warnings]), "bold red" if warnings else "")
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:

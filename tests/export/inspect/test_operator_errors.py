@@ -120,6 +120,7 @@ def test_scaled_channels_are_seen_through(folder: Path, images: Images) -> None:
     rows = {row.name: row for row in compared(folder, "scaled").operators}
     assert rows["blocks.0.attn.q"].basis == rows["blocks.0.attn.k.heads"].basis == "scaled"
     assert rows["blocks.0.attn.scores"].basis == "same"
+    assert rows["blocks.0.attn.k.heads"].sqnr_db == rows["blocks.0.attn.k"].sqnr_db
     for name in ("q", "k", "scores"):
         level = rows[f"blocks.0.attn.{name}"].sqnr_db
         assert level is not None
@@ -222,7 +223,7 @@ def test_requests_that_cannot_be_answered(folder: Path, tmp_path: Path, images: 
     (tmp_path / "damaged.npz").write_bytes(b"PK\3\4 nothing")
     for path, reference, file, error, text in [
         (quantised, tmp_path / "other.tflite", None, ArtifactError, "images of other shapes"),
-        (floats, quantised, None, ArtifactError, "is not a float file"),
+        (floats, quantised, None, ArtifactError, "is compared with, is not a float file"),
         (quantised, tmp_path / "renamed.tflite", None, ArtifactError, "no tensor in common"),
         (quantised, floats, "one.npz", DataError, "at least 2"),
         (quantised, floats, "small.npz", DataError, "do not fit"),
