@@ -30,6 +30,8 @@ UNKNOWN_INPUTS = "none of its inputs has a counterpart"
 _UNLIKE = 10**-0.6
 """With more noise over signal, 6 dB, a tensor may be another quantity."""
 
+_GROUP_BYTES = 2**29
+
 MOVING = ("RESHAPE", "TRANSPOSE")
 """Operators that move values: what they move stays in its basis."""
 
@@ -51,7 +53,8 @@ class OperatorError:
         before_reason: why ``before_db`` is None.
         lost_db: ``before_db`` minus ``sqnr_db``: what the operator loses, dB, negative where it attenuates errors; None
             where one of the two is.
-        basis: ``same``, or how the file holds the quantity otherwise: with ``scaled`` channels, or ``rotated``.
+        basis: ``same``, or how the file holds the quantity otherwise: with ``scaled`` channels, ``rotated``, or
+            ``mapped`` by an invertible matrix.
     """
 
     op: str
@@ -281,7 +284,7 @@ def _fits(
     end: _Ends,
     progress: Progress,
 ) -> dict[str, Fit]:
-    """Returns the error of every pair by the name in the quantised file; a second run looks for rotations."""
+    """Returns the error of every pair by the name in the quantised file; further runs look for matrices."""
     finder = BasisFinder()
     sums = _moments(here, there, pairs, images, False, end, progress)
     fits = {name: finder.fit(own) for name, own in sums.items()}
@@ -292,10 +295,24 @@ def _fits(
         and fits[pair.here.name].ratio > _UNLIKE
         and _channels(pair.here) <= MOST_CHANNELS
     ]
-    if unlike:
-        sums = _moments(here, there, unlike, images, True, None, progress)
+    for group in _in_groups(unlike):
+        sums = _moments(here, there, group, images, True, None, progress)
         fits |= {name: finder.fit(own) for name, own in sums.items()}
     return fits
+
+
+def _in_groups(pairs: Sequence[_Pair]) -> list[list[_Pair]]:
+    """Returns the pairs in groups whose sums of products fit the memory together."""
+    groups: list[list[_Pair]] = []
+    taken = math.inf
+    for pair in pairs:
+        own = 16 * _channels(pair.here) ** 2
+        if taken + own > _GROUP_BYTES:
+            groups.append([])
+            taken = 0
+        groups[-1].append(pair)
+        taken += own
+    return groups
 
 
 def _moments(

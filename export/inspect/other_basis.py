@@ -1,8 +1,9 @@
 """Finds the change of basis between two tensors that hold the same quantity in other channels.
 
-Exact rewrites before rounding scale channels or rotate them. The same quantity then stands in a quantised file as
-``x @ map``, where ``x`` is the float file's tensor and ``map`` a diagonal or an orthogonal matrix. The map is fitted to
-every second image, and the error is measured on the others, so that a fit cannot hide errors of rounding.
+Exact rewrites before rounding scale channels, rotate them, or take them through an invertible matrix, as queries
+against keys. The same quantity then stands in a quantised file as ``x @ map``, where ``x`` is the float file's tensor
+and ``map`` a diagonal, an orthogonal or any matrix. The map is fitted to every second image, and the error is measured
+on the others, so that a fit cannot hide errors of rounding.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Basis = Literal["same", "scaled", "rotated"]
+Basis = Literal["same", "scaled", "rotated", "mapped"]
 
 MOST_CHANNELS = 1024
-"""Tensors with more channels are not tried for a rotation: hidden units of an MLP cannot be rotated exactly."""
+"""Tensors with more channels are not tried for a matrix: hidden units of an MLP cannot be rotated exactly."""
 
 _GAIN = 10**-0.6
 """A change of basis must bring the noise down to this share, by 6 dB; values that are clipped explain less."""
@@ -25,8 +26,13 @@ _GAIN = 10**-0.6
 _ALIKE = 1e-3
 """A tensor with less noise over signal, 30 dB, is taken as it stands."""
 
-_FLOOR = 1e-7
-"""The least noise over signal that is measured behind a rotation, 70 dB: the sums are float32."""
+_MAPPED_GAIN = 10**-0.3
+"""A matrix that is no rotation must explain 3 dB more than any simpler change."""
+
+_FLOOR = 1e-6
+"""The least noise over signal that is measured behind a matrix, 60 dB: the sums are float32."""
+
+_DAMPING = 1e-6
 
 _REMEMBERED = 4
 
@@ -41,6 +47,7 @@ class PairMoments:
         product: sum of ``x * y``, likewise.
         noise: sum of ``(x - y)²`` over everything, for each half.
         cross: sum of ``x.T @ y`` for each half, ``(2, channels, channels)``; None where it is not collected.
+        gram: sum of ``x.T @ x``, likewise.
     """
 
     signal: Array
@@ -48,13 +55,14 @@ class PairMoments:
     product: Array
     noise: Array = field(default_factory=lambda: np.zeros(2))
     cross: Array | None = None
+    gram: Array | None = None
 
     @classmethod
     def empty(cls, channels: int, crossed: bool) -> PairMoments:
-        """Returns sums of nothing; ``crossed`` collects ``cross`` too."""
-        cross = np.zeros((2, channels, channels), np.float32) if crossed else None
+        """Returns sums of nothing; ``crossed`` collects ``cross`` and ``gram`` too."""
+        cross, gram = (np.zeros((2, channels, channels), np.float32) if crossed else None for _ in range(2))
         signal, other, product = (np.zeros((2, channels)) for _ in range(3))
-        return cls(signal, other, product, cross=cross)
+        return cls(signal, other, product, cross=cross, gram=gram)
 
     def add(self, half: int, x: Array, y: Array) -> None:
         """Adds the values of one image to a half, 0 or 1."""
@@ -62,8 +70,10 @@ class PairMoments:
         self.other[half] += np.square(y).sum(0)
         self.product[half] += (x * y).sum(0)
         self.noise[half] += np.square(x - y).sum()
-        if self.cross is not None:
-            self.cross[half] += x.astype(np.float32).T @ y.astype(np.float32)
+        if self.cross is not None and self.gram is not None:
+            narrow = x.astype(np.float32)
+            self.cross[half] += narrow.T @ y.astype(np.float32)
+            self.gram[half] += narrow.T @ narrow
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ class Fit:
     """The error of a tensor in its basis.
 
     Attributes:
-        basis: ``same``, ``scaled`` channels, or ``rotated``.
+        basis: ``same``, ``scaled`` channels, ``rotated``, or ``mapped`` by any matrix.
         ratio: noise over signal, both as sums of squares; 0 without noise, infinite where only noise is.
     """
 
@@ -93,9 +103,12 @@ class BasisFinder:
         found: list[tuple[Basis, float]] = [("scaled", _scaled_ratio(sums))]
         if sums.cross is not None:
             found.append(("rotated", self._rotated_ratio(sums.cross, sums)))
+        best = min(found, key=lambda one: one[1])
+        if sums.cross is not None and sums.gram is not None:
+            mapped = _mapped_ratio(sums.cross, sums.gram, sums)
+            best = ("mapped", mapped) if mapped <= best[1] * _MAPPED_GAIN else best
         noise = float(sums.noise[1]) / float(sums.signal[1].sum())
-        found = [one for one in found if one[1] <= noise * _GAIN]
-        return Fit(*min(found, key=lambda one: one[1])) if found else same
+        return Fit(*best) if best[1] <= noise * _GAIN else same
 
     def _rotated_ratio(self, crosses: Array, sums: PairMoments) -> float:
         known = self._rotations.setdefault(crosses.shape[-1], [])
@@ -120,6 +133,19 @@ def _scaled_ratio(sums: PairMoments) -> float:
     # a channel that was rounded away has no scale, and all of it is lost
     noise = np.where(np.isfinite(noise), np.maximum(noise, 0), signal)
     return _ratio(float(noise.sum()), float(signal.sum()))
+
+
+def _mapped_ratio(crosses: Array, grams: Array, sums: PairMoments) -> float:
+    """Returns noise over signal on the second half, both as the quantised file holds them.
+
+    The fit has a number for every pair of channels, so with few images its own error hides some of the accuracy.
+    """
+    gram, cross = grams[0].astype(np.float64), crosses[0].astype(np.float64)
+    damping = _DAMPING * float(np.trace(gram)) / len(gram)
+    fitted = np.linalg.solve(gram + damping * np.eye(len(gram)), cross)
+    signal = float((fitted * (grams[1].astype(np.float64) @ fitted)).sum())
+    noise = signal + float(sums.other[1].sum()) - 2 * float((fitted * crosses[1]).sum())
+    return max(_FLOOR, noise / signal) if signal > 0 else float("inf")
 
 
 def _ratio(noise: float, signal: float) -> float:

@@ -80,8 +80,8 @@ def _notes(found: OperatorErrors) -> list[Text]:
     unlike = sum(row.reason == OTHER_QUANTITY for row in found.operators)
     if turned:
         notes.append(
-            f"{len(turned)} tensors are scaled or rotated in {found.file}: the change of basis is fitted to every "
-            f"second image, and the error measured on the others. {unlike} computed from them are other quantities."
+            f"{len(turned)} tensors are scaled, rotated or mapped in {found.file}: the change of basis is fitted to "
+            f"every second image, and the error measured on the others. {unlike} computed from them are other quantities."
         )
     notes.append(f"{found.matched} tensors were matched by name.{_names(found.file, found.only_here)}")
     notes[-1] += _names(found.against, found.only_there)

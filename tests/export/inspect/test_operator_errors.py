@@ -146,7 +146,7 @@ def test_rotated_channels_are_seen_through_and_other_quantities_are_not_judged(f
     fc2 = rows["blocks.0.mlp.fc2"]
     assert fc2.basis == "rotated"
     assert fc2.sqnr_db is not None
-    assert fc2.sqnr_db > 60
+    assert fc2.sqnr_db > 55
     behind = rows["blocks.0.mlp.fc2.stream"]  # the stream itself was not rotated
     assert behind.basis == "same"
 
@@ -155,7 +155,13 @@ def test_a_fit_hides_no_error() -> None:
     generator = np.random.default_rng(0)
     rotation = np.linalg.qr(generator.standard_normal((16, 16)))[0]
     scales = np.diag(np.geomspace(0.3, 3, 16))
-    for noise_db, mapped, basis in ((20.0, np.eye(16), "same"), (20.0, rotation, "rotated"), (25.0, scales, "scaled")):
+    cases = [
+        (20.0, np.eye(16), "same"),
+        (20.0, rotation, "rotated"),
+        (25.0, scales, "scaled"),
+        (25.0, rotation @ scales, "mapped"),
+    ]
+    for noise_db, mapped, basis in cases:
         sums = PairMoments.empty(16, crossed=True)
         for image in range(200):
             x = generator.standard_normal((20, 16))
