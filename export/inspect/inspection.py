@@ -20,9 +20,9 @@ from runtime import (
 )
 from runtime.formats import format_of
 
+from .against.operator_errors import OperatorErrors
 from .contents import Contents
 from .op_times import Times
-from .operator_errors import OperatorErrors
 from .partitions import Partitions, unknown_partitions
 from .readers import reader_of
 from .sandbox import Sandbox

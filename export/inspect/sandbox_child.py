@@ -96,7 +96,7 @@ def _tensorflow(path: Path, reporter: Reporter, images: int) -> Any:
 
 
 def _operators(path: Path, reporter: Reporter, against: str, images: str | None, threads: int) -> Any:
-    from .operator_errors import compare_operators
+    from .against.compare import compare_operators
 
     reporter.doing(engine_of(path).title, "comparing operators of")
     given = None if images is None else Path(images)

@@ -11,7 +11,7 @@ from rich.text import Text
 from device_bench import format
 
 if TYPE_CHECKING:  # export loads torch, which most tables have no use for
-    from export.inspect.operator_errors import OperatorError, OperatorErrors
+    from export.inspect.against.operator_errors import OperatorError, OperatorErrors
 
 _MOST_ROWS = 30
 _MOST_NAMES = 6
@@ -24,7 +24,7 @@ _UNCHANGED = ("RESHAPE", "TRANSPOSE", "DEQUANTIZE")
 
 def operator_error_tables(found: OperatorErrors, sort: Literal["worst", "lost", "graph"]) -> list[RenderableType]:
     """Returns the outputs' error, the errors by part of the model and by operator, and what has no counterpart."""
-    from export.inspect.operator_errors import by_error
+    from export.inspect.against.operator_errors import by_error
 
     computing = [row for row in found.operators if row.op not in _UNCHANGED]
     if sort == "graph":
@@ -48,7 +48,7 @@ def operator_error_tables(found: OperatorErrors, sort: Literal["worst", "lost", 
 
 
 def _operators(title: str, rows: list[OperatorError]) -> Table:
-    from export.inspect.operator_errors import EXACT_INPUTS, IDENTICAL
+    from export.inspect.against.operator_errors import EXACT_INPUTS, IDENTICAL
 
     table = _table(title, ("tensor", "operator", "type"))
     for heading in ("SQNR", "before", "lost"):
@@ -73,15 +73,15 @@ def _lost(decibels: float | None) -> str:
 
 
 def _notes(found: OperatorErrors) -> list[Text]:
-    from export.inspect.operator_errors import OTHER_QUANTITY
+    from export.inspect.against.operator_errors import OTHER_QUANTITY, TOO_FEW_IMAGES
 
     notes = []
     turned = [row for row in found.operators if row.basis != "same"]
-    unlike = sum(row.reason == OTHER_QUANTITY for row in found.operators)
+    unlike = sum(row.reason in (OTHER_QUANTITY, TOO_FEW_IMAGES) for row in found.operators)
     if turned:
         notes.append(
             f"{len(turned)} tensors are scaled, rotated or mapped in {found.file}: the change of basis is fitted to "
-            f"every second image, and the error measured on the others. {unlike} computed from them are other quantities."
+            f"every second image, and the error measured on the others. {unlike} more cannot be compared."
         )
     notes.append(f"{found.matched} tensors were matched by name.{_names(found.file, found.only_here)}")
     notes[-1] += _names(found.against, found.only_there)

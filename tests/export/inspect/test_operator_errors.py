@@ -12,9 +12,10 @@ from export.formats.tflite import write_int8, write_tflite
 from export.graph.build import vit_graph
 from export.graph.ir import Graph
 from export.graph.rewrites import Scales
+from export.inspect.against.compare import compare_operators
+from export.inspect.against.operator_errors import EXACT_INPUTS, IDENTICAL, OperatorErrors
+from export.inspect.against.other_basis import BasisFinder, Fit, PairMoments
 from export.inspect.inspection import compare_with_float
-from export.inspect.operator_errors import EXACT_INPUTS, IDENTICAL, OperatorErrors, compare_operators
-from export.inspect.other_basis import BasisFinder, PairMoments
 from export.quantise.calibrate import observe
 from export.quantise.integer import quantise_graph
 from export.quantise.recipes import DYNAMIC, DYNAMIC_ATTENTION, RECIPES, STATIC_ATTENTION, Recipe, modes_of
@@ -176,6 +177,23 @@ def test_a_fit_hides_no_error() -> None:
     fit = BasisFinder().fit(unrelated)
     assert fit.basis == "same"
     assert fit.ratio > 1
+
+
+def test_a_matrix_needs_two_rows_for_each_channel_unless_it_is_known() -> None:
+    generator, finder = np.random.default_rng(0), BasisFinder()
+    rotation = np.linalg.qr(generator.standard_normal((16, 16)))[0]
+
+    def fitted(images: int) -> Fit:
+        sums = PairMoments.empty(16, crossed=True)
+        for image in range(images):
+            x = generator.standard_normal((1, 16))
+            sums.add(image % 2, x, x @ rotation + 0.01 * generator.standard_normal((1, 16)))
+        return finder.fit(sums)
+
+    assert not fitted(40).determined
+    assert fitted(64).determined
+    few = fitted(40)  # by the rotation of the tensor before
+    assert (few.basis, few.determined) == ("rotated", True)
 
 
 def test_a_channel_that_is_rounded_away_is_lost() -> None:

@@ -16,8 +16,8 @@ from export.exporter import export_model
 from export.formats.tflite import tflite_form, write_int8, write_tflite
 from export.graph.build import vit_graph
 from export.graph.ir import Builder, Graph, QParams
+from export.inspect.against.compare import compare_operators
 from export.inspect.inspection import inspect_file
-from export.inspect.operator_errors import compare_operators
 from export.inspect.partitions import find_partitions
 from export.quantise.blocks import BLOCK, LEAST_SCALE, as_bfloat16, block_qparams, takes_blocks, weights_left_int8
 from export.quantise.candidates import CandidateBuilder, Subject

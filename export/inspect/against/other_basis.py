@@ -34,6 +34,8 @@ _FLOOR = 1e-6
 
 _DAMPING = 1e-6
 
+_ROWS_PER_CHANNEL = 2
+
 _REMEMBERED = 4
 
 
@@ -46,6 +48,7 @@ class PairMoments:
         other: sum of ``y²``, likewise.
         product: sum of ``x * y``, likewise.
         noise: sum of ``(x - y)²`` over everything, for each half.
+        rows: number of rows of each half.
         cross: sum of ``x.T @ y`` for each half, ``(2, channels, channels)``; None where it is not collected.
         gram: sum of ``x.T @ x``, likewise.
     """
@@ -54,6 +57,7 @@ class PairMoments:
     other: Array
     product: Array
     noise: Array = field(default_factory=lambda: np.zeros(2))
+    rows: Array = field(default_factory=lambda: np.zeros(2))
     cross: Array | None = None
     gram: Array | None = None
 
@@ -66,6 +70,7 @@ class PairMoments:
 
     def add(self, half: int, x: Array, y: Array) -> None:
         """Adds the values of one image to a half, 0 or 1."""
+        self.rows[half] += len(x)
         self.signal[half] += np.square(x).sum(0)
         self.other[half] += np.square(y).sum(0)
         self.product[half] += (x * y).sum(0)
@@ -83,10 +88,12 @@ class Fit:
     Attributes:
         basis: ``same``, ``scaled`` channels, ``rotated``, or ``mapped`` by any matrix.
         ratio: noise over signal, both as sums of squares; 0 without noise, infinite where only noise is.
+        determined: whether there were rows enough to fit the matrix, two for each channel.
     """
 
     basis: Basis
     ratio: float
+    determined: bool = True
 
 
 class BasisFinder:
@@ -100,17 +107,20 @@ class BasisFinder:
         same = Fit("same", _ratio(float(sums.noise.sum()), float(sums.signal.sum())))
         if same.ratio <= _ALIKE or not sums.signal.sum(1).all() or sums.signal.shape[1] < 2:
             return same
-        found: list[tuple[Basis, float]] = [("scaled", _scaled_ratio(sums))]
-        if sums.cross is not None:
-            found.append(("rotated", self._rotated_ratio(sums.cross, sums)))
-        best = min(found, key=lambda one: one[1])
+        enough = bool(sums.rows[0] >= _ROWS_PER_CHANNEL * sums.signal.shape[1])
+        best = Fit("scaled", _scaled_ratio(sums))
         if sums.cross is not None and sums.gram is not None:
+            ratio, known = self._rotated_ratio(sums.cross, sums, enough)
+            if ratio <= best.ratio:
+                best = Fit("rotated", ratio, enough or known)
             mapped = _mapped_ratio(sums.cross, sums.gram, sums)
-            best = ("mapped", mapped) if mapped <= best[1] * _MAPPED_GAIN else best
+            if mapped <= best.ratio * _MAPPED_GAIN:
+                best = Fit("mapped", mapped, enough)
         noise = float(sums.noise[1]) / float(sums.signal[1].sum())
-        return Fit(*best) if best[1] <= noise * _GAIN else same
+        return best if best.ratio <= noise * _GAIN else same
 
-    def _rotated_ratio(self, crosses: Array, sums: PairMoments) -> float:
+    def _rotated_ratio(self, crosses: Array, sums: PairMoments, enough: bool) -> tuple[float, bool]:
+        """Returns noise over signal behind the best rotation, and whether that was found at another tensor."""
         known = self._rotations.setdefault(crosses.shape[-1], [])
         left, _, right = np.linalg.svd(crosses[0].astype(np.float64))
         tried = [left @ right, *known]
@@ -119,9 +129,9 @@ class BasisFinder:
         power = total + float(sums.other[1].sum())
         ratios = [max(_FLOOR, (power - 2 * float((rotation * cross).sum())) / total) for rotation in tried]
         best = int(np.argmin(ratios))
-        if best == 0 and ratios[0] <= float(sums.noise[1]) / total * _GAIN:
+        if best == 0 and enough and ratios[0] <= float(sums.noise[1]) / total * _GAIN:
             known[:] = [tried[0], *known][:_REMEMBERED]
-        return ratios[best]
+        return ratios[best], best > 0
 
 
 def _scaled_ratio(sums: PairMoments) -> float:

@@ -1,14 +1,11 @@
-"""The error of every operator of a quantised ``.tflite`` file, measured against the float file of the same model."""
+"""Runs a quantised and a float file on the same images, and compares the tensors of the same names."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -17,115 +14,13 @@ from runtime import ArtifactError, DataError, Progress, silent
 
 from .comparison_images import images_for
 from .kept_tensors import Computed, KeptTensors
-from .other_basis import MOST_CHANNELS, Basis, BasisFinder, Fit, PairMoments
+from .operator_errors import UNLIKE, OperatorErrors, decibels_of, errors_by_part, errors_in_order, reason_of
+from .other_basis import MOST_CHANNELS, BasisFinder, Fit, PairMoments
 
 CONVERSIONS = (".integer", ".float")
 """Ends of the names of tensors that hold what the tensor without the end holds, in the other type."""
 
-IDENTICAL = "the values are identical"
-ZERO = "the float file's values are all zero"
-OTHER_QUANTITY = "it is computed from a tensor in another basis, and is another quantity"
-EXACT_INPUTS = "its inputs are exact"
-UNKNOWN_INPUTS = "none of its inputs has a counterpart"
-_UNLIKE = 10**-0.6
-"""With more noise over signal, 6 dB, a tensor may be another quantity."""
-
 _GROUP_BYTES = 2**29
-
-MOVING = ("RESHAPE", "TRANSPOSE")
-"""Operators that move values: what they move stays in its basis."""
-
-_NUMBER = re.compile(r"(?<![A-Za-z])\d+")
-"""A number that counts, as in ``blocks.3``, and not one that is part of a word, as in ``fc1``."""
-
-
-@dataclass(frozen=True)
-class OperatorError:
-    """The error of one operator's output.
-
-    Attributes:
-        op: type of the operator; ``INPUT`` stands for the image itself.
-        name: of the tensor that it computes.
-        dtype: numpy's name of the tensor's type.
-        sqnr_db: signal to quantisation noise of the tensor, dB; None with a reason.
-        reason: why ``sqnr_db`` is None.
-        before_db: the least SQNR among the computed inputs of the operator, dB; None with a reason.
-        before_reason: why ``before_db`` is None.
-        lost_db: ``before_db`` minus ``sqnr_db``: what the operator loses, dB, negative where it attenuates errors; None
-            where one of the two is.
-        basis: ``same``, or how the file holds the quantity otherwise: with ``scaled`` channels, ``rotated``, or
-            ``mapped`` by an invertible matrix.
-    """
-
-    op: str
-    name: str
-    dtype: str
-    sqnr_db: float | None
-    reason: str | None
-    before_db: float | None
-    before_reason: str | None
-    lost_db: float | None
-    basis: Basis
-
-
-@dataclass(frozen=True)
-class PartError:
-    """The errors of the operators whose tensors have the same name in every block.
-
-    Attributes:
-        part: the name, with ``*`` for the number of the block.
-        op: type of the operators.
-        dtype: type of the tensors.
-        count: number of operators.
-        least_db: least SQNR, dB; None if all are identical.
-        median_db: median SQNR, dB; None if most are identical.
-        lost_db: median of what the operators lose, dB; None where it is not known of any.
-    """
-
-    part: str
-    op: str
-    dtype: str
-    count: int
-    least_db: float | None
-    median_db: float | None
-    lost_db: float | None
-
-
-@dataclass(frozen=True)
-class OperatorErrors:
-    """A quantised file beside the float file of the same model.
-
-    Attributes:
-        file: name of the quantised file.
-        against: name of the float file.
-        images: number of images that both ran on.
-        source: where the images come from.
-        real: whether they are pictures, and not random numbers.
-        operators: in the order of the file.
-        parts: least median SQNR first.
-        matched: number of tensors with a counterpart.
-        only_here: names of tensors of the quantised file without a counterpart.
-        only_there: names of tensors of the float file without a counterpart.
-        ambiguous: number of tensors of either file that share their name with another.
-        sqnr_db: of the outputs, dB; None with a reason.
-        reason: why ``sqnr_db`` is None.
-        top1_agreement: share of images with the same greatest output, 0..1; None for an output of one value.
-    """
-
-    file: str
-    against: str
-    images: int
-    source: str
-    real: bool
-    operators: tuple[OperatorError, ...]
-    parts: tuple[PartError, ...]
-    matched: int
-    only_here: tuple[str, ...]
-    only_there: tuple[str, ...]
-    ambiguous: int
-    sqnr_db: float | None
-    reason: str | None
-    top1_agreement: float | None
 
 
 @dataclass(frozen=True)
@@ -171,9 +66,9 @@ def compare_operators(
         )
     end = _Ends()
     fits = _fits(here, there, pairs, values, end, progress)
-    rows = _rows(here.computed, fits)
+    rows = errors_in_order(here.computed, fits)
     matched = {pair.there.name for pair in pairs}
-    level = _decibels(end.ratio)
+    level = decibels_of(end.ratio)
     return OperatorErrors(
         file=path.name,
         against=reference.name,
@@ -181,13 +76,13 @@ def compare_operators(
         source=chosen.source,
         real=chosen.real,
         operators=rows,
-        parts=_parts(rows),
+        parts=errors_by_part(rows),
         matched=len(pairs),
         only_here=tuple(one.name for one in here.computed if one.name not in fits),
         only_there=tuple(one.name for one in there.computed if one.name not in matched),
         ambiguous=here.ambiguous + there.ambiguous,
         sqnr_db=level,
-        reason=None if level is not None else _why_none(end.ratio),
+        reason=None if level is not None else reason_of(end.ratio),
         top1_agreement=end.agreement,
     )
 
@@ -292,7 +187,7 @@ def _fits(
         pair
         for pair in pairs
         if fits[pair.here.name].basis == "same"
-        and fits[pair.here.name].ratio > _UNLIKE
+        and fits[pair.here.name].ratio > UNLIKE
         and _channels(pair.here) <= MOST_CHANNELS
     ]
     for group in _in_groups(unlike):
@@ -338,81 +233,6 @@ def _moments(
             end.add(mine(here.output), wanted(there.output), min(size, len(images) - start))
         progress(stage, min(start + size, len(images)), len(images))
     return sums
-
-
-def _rows(computed: Sequence[Computed], fits: dict[str, Fit]) -> tuple[OperatorError, ...]:
-    """Returns the errors in the order of the file."""
-    done: dict[str, OperatorError] = {}
-    for one in computed:
-        fit = fits.get(one.name)
-        if fit is None:
-            continue
-        inputs = [done[name] for name in one.inputs if name in done]
-        sqnr, reason = _decibels(fit.ratio), _why_none(fit.ratio)
-        basis = fit.basis
-        unlike = basis == "same" and fit.ratio > _UNLIKE
-        if one.op in MOVING and inputs and inputs[0].basis != "same":
-            sqnr, reason, basis = inputs[0].sqnr_db, inputs[0].reason or reason, inputs[0].basis
-        elif unlike and any(own.basis != "same" or own.reason == OTHER_QUANTITY for own in inputs):
-            sqnr, reason = None, OTHER_QUANTITY
-        known = [own for own in inputs if own.reason != OTHER_QUANTITY]
-        errors = [own.sqnr_db for own in known if own.sqnr_db is not None]
-        before = min(errors) if errors else None
-        before_reason = None if errors else EXACT_INPUTS if known or not one.inputs else UNKNOWN_INPUTS
-        done[one.name] = OperatorError(
-            op=one.op,
-            name=one.name,
-            dtype=one.dtype,
-            sqnr_db=sqnr,
-            reason=None if sqnr is not None else reason,
-            before_db=before,
-            before_reason=before_reason,
-            lost_db=None if before is None or sqnr is None else before - sqnr,
-            basis=basis,
-        )
-    return tuple(done.values())
-
-
-def _parts(rows: Sequence[OperatorError]) -> tuple[PartError, ...]:
-    """Returns the errors by part of the model, least median SQNR first."""
-    groups: dict[tuple[str, str, str], list[OperatorError]] = defaultdict(list)
-    for row in rows:
-        if row.reason != OTHER_QUANTITY:
-            groups[_NUMBER.sub("*", row.name), row.op, row.dtype].append(row)
-    parts = []
-    for (part, op, dtype), own in groups.items():
-        found = [math.inf if row.sqnr_db is None else row.sqnr_db for row in own]
-        lost = [row.lost_db for row in own if row.lost_db is not None]
-        middle, least = median(found), min(found)
-        parts.append(
-            PartError(
-                part,
-                op,
-                dtype,
-                len(own),
-                None if math.isinf(least) else least,
-                None if math.isinf(middle) else middle,
-                median(lost) if lost else None,
-            )
-        )
-    return tuple(sorted(parts, key=_least_first))
-
-
-def _least_first(part: PartError) -> float:
-    return math.inf if part.median_db is None else part.median_db
-
-
-def by_error(rows: Sequence[OperatorError], key: Callable[[OperatorError], float | None]) -> list[OperatorError]:
-    """Returns rows sorted by a figure, smallest first and those without it last."""
-    return sorted(rows, key=lambda row: math.inf if (value := key(row)) is None else value)
-
-
-def _decibels(ratio: float) -> float | None:
-    return None if ratio <= 0 or math.isinf(ratio) else -10 * math.log10(ratio)
-
-
-def _why_none(ratio: float) -> str:
-    return ZERO if math.isinf(ratio) else IDENTICAL
 
 
 def _some(computed: Sequence[Computed]) -> str:
