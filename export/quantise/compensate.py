@@ -12,6 +12,7 @@ import torch
 from export.graph.execute import run_graph
 from export.graph.ir import LINEAR, Array, Graph, Op, QParams
 
+from .blocks import BLOCK, LEAST_SCALE, as_bfloat16
 from .calibrate import TensorStats
 from .simulate import fake_quantise, is_dynamic, rounded_constants, rounded_rows
 
@@ -24,13 +25,17 @@ _ROWS = 4096
 _BLOCK = 128
 """Number of inputs after whose rounding all later inputs are corrected at once."""
 
+_BLOCK_ROUNDS = 2
+"""How often a weight in blocks is rounded, with scales fitted to the integers before."""
+
 
 def compensate_weights(graph: Graph, seen: Mapping[str, TensorStats], images: npt.NDArray[np.float32]) -> Graph:
     """Returns ``graph`` with the weights of every integer Linear rounded under compensation of the error.
 
     Each Linear is rounded for the inputs that it will get: those of the images after everything before it was rounded,
     weights and activations. The new weights lie on the grid that the graph has already, so the file's integers are
-    these. A constant that a product of one query reads is rounded in the same way, head by head.
+    these; scales of blocks are fitted to their integers once more. A constant that a product of one query reads is
+    rounded in the same way, head by head.
 
     Args:
         graph: a graph of integers.
@@ -39,7 +44,7 @@ def compensate_weights(graph: Graph, seen: Mapping[str, TensorStats], images: np
 
     Ref: Frantar et al. 2022 (GPTQ), arXiv 2210.17323, section 3, algorithm 1.
     """
-    constants = dict(graph.constants)
+    constants, qparams = dict(graph.constants), dict(graph.qparams)
     latest: dict[tuple[str, bool], list[Compensator]] = {}
 
     def before(op: Op, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -52,7 +57,10 @@ def compensate_weights(graph: Graph, seen: Mapping[str, TensorStats], images: np
             latest.clear()
             latest[key] = [Compensator(hessian) for hessian in hessians_of(op, x)]
         name = op.inputs[1]
-        constants[name] = _rounded(op, constants[name], graph.qparams[name], latest[key])
+        if qparams[name].block is not None:
+            constants[name], qparams[name] = round_blocks(constants[name], qparams[name], latest[key][0])
+        else:
+            constants[name] = _rounded(op, constants[name], qparams[name], latest[key])
         return [x, torch.from_numpy(constants[name]).to(x.dtype), *inputs[2:]]
 
     def hook(name: str, value: torch.Tensor) -> torch.Tensor:
@@ -60,7 +68,55 @@ def compensate_weights(graph: Graph, seen: Mapping[str, TensorStats], images: np
 
     with torch.no_grad():
         run_graph(graph, torch.from_numpy(images), hook, rounded_constants(graph), before)
-    return replace(graph, constants=constants)
+    return replace(graph, constants=constants, qparams=qparams)
+
+
+def round_blocks(weight: Array, grid: QParams, compensator: Compensator) -> tuple[Array, QParams]:
+    """Returns a weight rounded in blocks under compensation, as real numbers, and its grid.
+
+    The scales are fitted to the integers by least squares of the output's error, and the weight is rounded again with
+    them; this is repeated. An output keeps the round with the least error.
+
+    Args:
+        weight: ``(outputs, inputs)``.
+        grid: with a scale for each block.
+        compensator: for the inputs of the weight.
+    """
+    real, scales = torch.from_numpy(weight), np.asarray(grid.scale).reshape(len(weight), -1)
+    best, best_scales, least = weight, scales, torch.full((len(weight),), torch.inf, dtype=torch.float64)
+    for _ in range(_BLOCK_ROUNDS):
+        steps = np.repeat(scales, BLOCK, axis=1)
+        integers = compensator.rounded(weight, steps, grid.limits[1], grid.limits[0])
+        rounded = integers * steps
+        error = compensator.error(torch.from_numpy(rounded) - real)
+        better = (error < least).numpy()[:, None]
+        best, best_scales = np.where(better, rounded, best), np.where(better, scales, best_scales)
+        least = torch.minimum(error, least)
+        scales = fitted_scales(weight, integers, compensator.hessian.numpy(), scales)
+    return best, replace(grid, scale=tuple(map(float, best_scales.reshape(-1))))
+
+
+def fitted_scales(weight: Array, integers: Array, hessian: Array, scales: Array) -> Array:
+    """Returns the scales of blocks with the least error of the output for given integers, as files can hold them.
+
+    Args:
+        weight: ``(outputs, inputs)``.
+        integers: of the weight.
+        hessian: mean of ``x^T x`` over the inputs, ``(inputs, inputs)``.
+        scales: ``(outputs, blocks)``, kept where a fit is not positive.
+    """
+    outputs, blocks = scales.shape
+    whole = integers.astype(np.float64)
+    target = (whole * (weight @ hessian)).reshape(outputs, blocks, -1).sum(2)
+    normal = np.empty((outputs, blocks, blocks))
+    for i in range(blocks):
+        part = slice(i * BLOCK, (i + 1) * BLOCK)
+        normal[:, i] = ((whole[:, part] @ hessian[part]) * whole).reshape(outputs, blocks, -1).sum(2)
+    damping = 1e-6 * np.trace(normal, axis1=1, axis2=2) / blocks + 1e-30
+    normal += damping[:, None, None] * np.eye(blocks)
+    found = np.linalg.solve(normal, target[:, :, None])[:, :, 0]
+    within = (found > scales / 2) & (found < scales * 2)
+    return as_bfloat16(np.maximum(np.where(within, found, scales), LEAST_SCALE))
 
 
 def has_rounded_weight(graph: Graph, op: Op) -> bool:
@@ -99,9 +155,6 @@ def _mean_square(rows: torch.Tensor) -> torch.Tensor:
 def _rounded(op: Op, weight: Array, grid: QParams, compensators: list[Compensator]) -> Array:
     """Returns a weight on its grid, as real numbers."""
     shape = weight.shape
-    if grid.block is not None:
-        scales = grid.scales_of(shape)
-        return compensators[0].rounded(weight, scales, grid.limits[1], grid.limits[0]) * scales
     if op.kind in LINEAR:
         matrices = [weight.reshape(len(weight), -1)]
     else:

@@ -21,7 +21,7 @@ from export.inspect.inspection import inspect_file
 from export.inspect.partitions import find_partitions
 from export.quantise.blocks import BLOCK, LEAST_SCALE, as_bfloat16, block_qparams, takes_blocks, weights_left_int8
 from export.quantise.candidates import CandidateBuilder, Subject
-from export.quantise.compensate import Compensator
+from export.quantise.compensate import Compensator, fitted_scales, round_blocks
 from export.quantise.integer import quantise_graph
 from export.quantise.recipes import BLOCKS, DYNAMIC, Ranges, Recipe, modes_of, recipes_for
 from export.quantise.simulate import simulate
@@ -149,9 +149,12 @@ def test_constants_on_the_grid_keep_their_integers() -> None:
     assert tflite_bytes(passed) != tflite_bytes(made)
 
 
+def correlated() -> npt.NDArray[np.float64]:
+    return np.random.default_rng(2).normal(size=(400, 96)) @ np.random.default_rng(3).normal(size=(96, 96))
+
+
 def test_compensation_never_makes_a_block_row_worse_and_stays_on_the_grid() -> None:
-    x = np.random.default_rng(2).normal(size=(400, 96)) @ np.random.default_rng(3).normal(size=(96, 96))
-    weight = heavy_tailed()
+    x, weight = correlated(), heavy_tailed()
     grid, own = block_qparams(weight), Compensator(torch.from_numpy(x.T @ x / len(x)))
     scales = grid.scales_of(weight.shape)
     integers = own.rounded(weight, scales, grid.limits[1], grid.limits[0])
@@ -161,6 +164,22 @@ def test_compensation_never_makes_a_block_row_worse_and_stays_on_the_grid() -> N
     )
     assert (compensated <= plain * (1 + 1e-9)).all()
     assert compensated.sum() < 0.7 * plain.sum()
+    rounded, fitted = round_blocks(weight, grid, own)
+    again = np.square(x @ (rounded - weight).T).mean(0)
+    assert (again <= compensated * (1 + 1e-9)).all()
+    assert again.sum() < 0.98 * compensated.sum()
+    np.testing.assert_allclose(fitted.rounded(rounded), rounded, rtol=1e-12, atol=1e-15)
+    held = np.array(fitted.scale)
+    assert np.array_equal(as_bfloat16(held), held)
+    assert (held >= LEAST_SCALE).all()
+
+
+def test_scales_are_fitted_to_integers_by_least_squares() -> None:
+    x, weight = correlated(), heavy_tailed()
+    hessian, true = x.T @ x / len(x), as_bfloat16(np.random.default_rng(4).uniform(0.01, 0.015, (24, 3)))
+    integers = np.random.default_rng(5).integers(-8, 8, weight.shape)
+    exact = integers * np.repeat(true, BLOCK, axis=1)
+    assert np.array_equal(fitted_scales(exact, integers, hessian, as_bfloat16(true * 1.2)), true)
 
 
 def test_the_file_of_a_recipe_holds_compensated_integers(tmp_path: Path) -> None:
