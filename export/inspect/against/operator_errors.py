@@ -22,6 +22,9 @@ _UNKNOWN = (OTHER_QUANTITY, TOO_FEW_IMAGES)
 UNLIKE = 10**-0.6
 """With more noise over signal, 6 dB, a tensor may be another quantity."""
 
+_MOST_LOST_DB = 15.0
+"""An operator on rotated channels that seems to lose more computes another quantity, such as their squares."""
+
 MOVING = ("RESHAPE", "TRANSPOSE")
 """Operators that move values: what they move stays in its basis."""
 
@@ -128,10 +131,12 @@ def errors_in_order(computed: Sequence[Computed], fits: dict[str, Fit]) -> tuple
         inputs = [done[name] for name in one.inputs if name in done]
         sqnr, reason = decibels_of(fit.ratio), reason_of(fit.ratio)
         basis = fit.basis
-        unlike = basis == "same" and fit.ratio > UNLIKE
+        turned = basis == "same" and any(own.basis != "same" or own.reason in _UNKNOWN for own in inputs)
+        least = min((own.sqnr_db for own in inputs if own.sqnr_db is not None), default=None)
+        lost = None if least is None or sqnr is None else least - sqnr
         if one.op in MOVING and inputs and inputs[0].basis != "same":
             sqnr, reason, basis = inputs[0].sqnr_db, inputs[0].reason or reason, inputs[0].basis
-        elif unlike and any(own.basis != "same" or own.reason in _UNKNOWN for own in inputs):
+        elif turned and (fit.ratio > UNLIKE or (lost or 0.0) > _MOST_LOST_DB):
             sqnr, reason = None, OTHER_QUANTITY
         elif not fit.determined:
             sqnr, reason = None, TOO_FEW_IMAGES

@@ -13,7 +13,15 @@ from export.graph.build import vit_graph
 from export.graph.ir import Graph
 from export.graph.rewrites import Scales
 from export.inspect.against.compare import compare_operators
-from export.inspect.against.operator_errors import EXACT_INPUTS, IDENTICAL, OperatorErrors
+from export.inspect.against.kept_tensors import Computed
+from export.inspect.against.operator_errors import (
+    EXACT_INPUTS,
+    IDENTICAL,
+    OTHER_QUANTITY,
+    UNKNOWN_INPUTS,
+    OperatorErrors,
+    errors_in_order,
+)
 from export.inspect.against.other_basis import BasisFinder, Fit, PairMoments
 from export.inspect.inspection import compare_with_float
 from export.quantise.calibrate import observe
@@ -150,6 +158,22 @@ def test_rotated_channels_are_seen_through_and_other_quantities_are_not_judged(f
     assert fc2.sqnr_db > 55
     behind = rows["blocks.0.mlp.fc2.stream"]  # the stream itself was not rotated
     assert behind.basis == "same"
+
+
+def test_an_operator_on_rotated_channels_that_seems_to_lose_everything_is_another_quantity() -> None:
+    computed = (
+        Computed("x", "FULLY_CONNECTED", (), 0, "float32", (1, 5, 8)),
+        Computed("x.square", "MUL", ("x", "x"), 1, "float32", (1, 5, 8)),
+        Computed("x.variance", "MEAN", ("x.square",), 2, "float32", (1, 5, 1)),
+        Computed("x.heads", "RESHAPE", ("x",), 3, "float32", (1, 5, 2, 4)),
+    )
+    fits = {"x": Fit("rotated", 1e-3), "x.square": Fit("same", 0.2), "x.variance": Fit("same", 1e-3)}
+    rows = errors_in_order(computed, {**fits, "x.heads": Fit("same", 0.3)})
+    assert [row.reason for row in rows] == [None, OTHER_QUANTITY, None, None]
+    assert (rows[2].before_db, rows[2].before_reason) == (None, UNKNOWN_INPUTS)
+    assert (rows[3].sqnr_db, rows[3].basis, rows[3].lost_db) == (rows[0].sqnr_db, "rotated", 0.0)
+    plain = errors_in_order(computed, {**fits, "x": Fit("same", 1e-3)})
+    assert plain[1].reason is None
 
 
 def test_a_fit_hides_no_error() -> None:
