@@ -245,6 +245,7 @@ def _describe(job: ExportJob, kind: ExportKind, path: Path, written: Written) ->
         asked=job.asked(kind),
         trials=written.trials,
         gzip_bytes=gzip_size(path),
+        int8_weights=written.int8_weights,
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from compress.evaluate import logits_of
+from export.quantise.blocks import weights_left_int8
 from export.quantise.calibration_images import check_calibration_images
 from export.quantise.candidates import Candidate, CandidateBuilder, Subject
 from export.quantise.choose import Timer, Wanted, choose_accurate, choose_fast, trial_of
@@ -44,10 +45,12 @@ class Written:
     Attributes:
         recipe: its name.
         trials: every recipe that was tried.
+        int8_weights: names of the weights that stay int8 in a file with weights of 4 bits.
     """
 
     recipe: str
     trials: tuple[Trial, ...] = ()
+    int8_weights: tuple[str, ...] = ()
 
 
 def write_file(
@@ -73,7 +76,7 @@ def _quantise(job: ExportJob, kind: ExportKind, path: Path, reference: GrowingRe
         if kind.trainable and job.settings.qat_epochs:
             chosen, trials = _trained(job, builder, chosen, trials, progress)
         shutil.copyfile(chosen.path, path)
-        return Written(chosen.recipe.name, trials)
+        return Written(chosen.recipe.name, trials, weights_left_int8(chosen.graph))
 
 
 def _builder(

@@ -215,6 +215,8 @@ class Artifact:
             without labels and for files that were not judged by them.
         class_losses: the classes on which the file answers otherwise right or wrong than the torch model.
         output_kind: whether the output is a logit for each class, one vector, or a vector for each patch.
+        int8_weights: names of the weights that stay int8 in a file with weights of 4 bits in blocks of 32 inputs,
+            because their number of inputs is no multiple of 32 or an operator with 4 bits is missing; empty for others.
     """
 
     file: str
@@ -241,6 +243,7 @@ class Artifact:
     unproven: str | None = None
     drop_bounds: tuple[float, float] | None = None
     class_losses: tuple[ClassLoss, ...] = ()
+    int8_weights: tuple[str, ...] = ()
 
     @property
     def macs(self) -> int | None:

@@ -21,6 +21,7 @@ ARITHMETIC: dict[Precision, Arithmetic] = {
     "fp32": "fp32",
     "fp16": "fp32",  # the engines widen such weights and compute in float32
     "int8": "int8",
+    "int4": "int8",  # XNNPACK widens such weights and multiplies integers of 8 bits
     "int8-full": "int8",
     "int8-full-16x8": "int8",
     "tflite-micro": "int8",

@@ -92,6 +92,7 @@ KINDS: Registry[ExportKind] = Registry(
         "fp32": "export.formats.tflite:FP32",
         "fp16": "export.formats.tflite:FP16",
         "int8": "export.formats.tflite:INT8",
+        "int4": "export.formats.tflite:INT4",
         "int8-full": "export.formats.tflite:INT8_FULL",
         "int8-full-16x8": "export.formats.tflite:INT8_FULL_16X8",
         "tflite-micro": "export.formats.micro:TFLITE_MICRO",

@@ -122,6 +122,14 @@ INT8 = replace(
     choice="fastest",
     held_to="top-1",
 )
+INT4 = replace(
+    INT8,
+    name="int4",
+    summary="TFLite with weights of 4 bits in blocks of 32, inputs in int8 as they come",
+    precision="int4",
+    label="int4",
+    choice="most accurate",
+)
 INT8_FULL = replace(
     INT8,
     name="int8-full",

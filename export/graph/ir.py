@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
-IntType = Literal["int8", "int16", "int32", "int64"]
+IntType = Literal["int4", "int8", "int16", "int32", "int64"]
 
 LINEAR = ("fully_connected", "conv_2d")
 """Operators with constant weights as their second input, and an optional bias as their third."""
@@ -52,34 +52,50 @@ class QParams:
         zero_point: one value for the whole tensor.
         dtype: type of the stored integers.
         axis: dimension with one scale for each index, or None for one scale.
+        block: number of neighbouring inputs that share a scale in a weight ``(outputs, inputs)``, whose scales are
+            listed output after output; None for weights without blocks.
     """
 
     scale: tuple[float, ...]
     zero_point: int = 0
     dtype: IntType = "int8"
     axis: int | None = None
+    block: int | None = None
 
     @property
     def limits(self) -> tuple[int, int]:
         """The least and greatest stored integer."""
+        if self.dtype == "int4":
+            return -8, 7
         info = np.iinfo(self.dtype)
         return int(info.min), int(info.max)
 
+    def scales_of(self, shape: Shape) -> Array:
+        """Returns the scales, float64, in a shape that broadcasts against a tensor of ``shape``."""
+        if self.block is None:
+            return self.spread(len(shape))
+        outputs, inputs = shape
+        scales = np.asarray(self.scale, np.float64).reshape(outputs, inputs // self.block)
+        return np.repeat(scales, self.block, axis=1)
+
     def spread(self, rank: int) -> Array:
-        """Returns the scales, float64, in a shape that broadcasts against a tensor of ``rank`` dimensions."""
+        """Returns the scales, float64, in a shape that broadcasts against a tensor of ``rank`` dimensions.
+
+        Scales of blocks need the shape of the tensor and have ``scales_of``.
+        """
         scales = np.asarray(self.scale, np.float64)
         if self.axis is None:
             return scales.reshape(())
         return scales.reshape([-1 if i == self.axis % rank else 1 for i in range(rank)])
 
     def stored(self, real: Array) -> Array:
-        """Returns the integers nearest to ``real``."""
-        grid = np.round(np.asarray(real, np.float64) / self.spread(np.ndim(real))) + self.zero_point
-        return np.clip(grid, *self.limits).astype(self.dtype)
+        """Returns the integers nearest to ``real``; those of 4 bits are stored as int8."""
+        grid = np.round(np.asarray(real, np.float64) / self.scales_of(np.shape(real))) + self.zero_point
+        return np.clip(grid, *self.limits).astype("int8" if self.dtype == "int4" else self.dtype)
 
     def rounded(self, real: Array) -> Array:
         """Returns ``real`` rounded to the nearest integers and dequantised, float64."""
-        return (self.stored(real).astype(np.float64) - self.zero_point) * self.spread(np.ndim(real))
+        return (self.stored(real).astype(np.float64) - self.zero_point) * self.scales_of(np.shape(real))
 
 
 @dataclass(frozen=True)

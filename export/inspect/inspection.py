@@ -20,6 +20,7 @@ from runtime import (
 )
 from runtime.formats import format_of
 
+from .against.operator_errors import OperatorErrors
 from .contents import Contents
 from .op_times import Times
 from .partitions import Partitions, unknown_partitions
@@ -104,6 +105,47 @@ def inspect_file(
         asked = sandbox.run("times", path, progress, threads=threads, budget_s=budget_s)
         times = decode(Times, asked, f"the times of {path.name}")
     return Inspection(path.name, contents, widths, widths_reason, partitions, times, no_times or None)
+
+
+def compare_with_float(
+    path: Path,
+    reference: Path,
+    images: Path | None = None,
+    *,
+    threads: int = 1,
+    progress: Progress = silent,
+    sandbox: Sandbox | None = None,
+) -> OperatorErrors:
+    """Compares the operators of a quantised file with a float file as ``compare_operators`` does, in a sandbox.
+
+    Args:
+        path: the quantised ``.tflite`` file, which may be hostile.
+        reference: a float ``.tflite`` file of the same model.
+        images: an ``.npz`` file of images, as in ``images_for``; None takes those of the file's run, or random ones.
+        threads: of the engine.
+        progress: called after every image.
+        sandbox: the process that runs the files; by default one for this call.
+
+    Raises:
+        ArtifactError: as ``compare_operators``, or LiteRT crashed on a file.
+        DataError: the images are too few, or do not fit the files.
+        UnsupportedTargetError: ``threads`` is below 1, or a file is no ``.tflite`` file.
+        MissingExtraError: ai-edge-litert is not installed.
+    """
+    for file in (path, reference):
+        check_readable(file)
+        if format_of(file).name != "tflite":
+            raise UnsupportedTargetError(
+                f"The operators of {file.name} cannot be compared", expected="a .tflite file", got=format_of(file).name
+            )
+    if threads < 1:
+        raise UnsupportedTargetError("threads must be at least 1", got=threads)
+    if sandbox is None:
+        with Sandbox() as sandbox:
+            return compare_with_float(path, reference, images, threads=threads, progress=progress, sandbox=sandbox)
+    given = None if images is None else str(images.resolve())
+    asked = sandbox.run("operators", path, progress, against=str(reference.resolve()), images=given, threads=threads)
+    return decode(OperatorErrors, asked, f"the errors of {path.name}")
 
 
 def check_readable(path: Path) -> None:

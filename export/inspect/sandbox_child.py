@@ -30,7 +30,10 @@ def _limited(job: Callable[..., Any]) -> Callable[..., Any]:
         file = Path(path)
         form = format_of(file).name
         base = READERS[form].memory_bytes if form in READERS else Reader.memory_bytes
-        limit("RLIMIT_AS", base + _MEMORY_PER_BYTE * file.stat().st_size)
+        size = file.stat().st_size
+        if "against" in request:
+            size += Path(request["against"]).stat().st_size
+        limit("RLIMIT_AS", base + _MEMORY_PER_BYTE * size)
         return job(file, reporter, **request)
 
     return run
@@ -92,6 +95,14 @@ def _tensorflow(path: Path, reporter: Reporter, images: int) -> Any:
     return run_in_tensorflow(path, images, reporter)
 
 
+def _operators(path: Path, reporter: Reporter, against: str, images: str | None, threads: int) -> Any:
+    from .against.compare import compare_operators
+
+    reporter.doing(engine_of(path).title, "comparing operators of")
+    given = None if images is None else Path(images)
+    return compare_operators(path, Path(against), given, threads=threads, progress=reporter.progress)
+
+
 _JOBS: dict[str, Callable[..., Any]] = {
     "contents": _contents,
     "partitions": _partitions,
@@ -99,6 +110,7 @@ _JOBS: dict[str, Callable[..., Any]] = {
     "widths": _widths,
     "run": _run,
     "tensorflow": _tensorflow,
+    "operators": _operators,
 }
 
 

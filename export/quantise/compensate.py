@@ -12,6 +12,7 @@ import torch
 from export.graph.execute import run_graph
 from export.graph.ir import LINEAR, Array, Graph, Op, QParams
 
+from .blocks import BLOCK, LEAST_SCALE, as_bfloat16
 from .calibrate import TensorStats
 from .simulate import fake_quantise, is_dynamic, rounded_constants, rounded_rows
 
@@ -27,13 +28,17 @@ _ROWS = 4096
 _BLOCK = 128
 """Number of inputs after whose rounding all later inputs are corrected at once."""
 
+_BLOCK_ROUNDS = 2
+"""How often a weight in blocks is rounded, with scales fitted to the integers before."""
+
 
 def compensate_weights(graph: Graph, seen: Mapping[str, TensorStats], images: npt.NDArray[np.float32]) -> Graph:
     """Returns ``graph`` with the weights of every integer Linear rounded under compensation of the error.
 
     Each Linear is rounded for the inputs that it will get: those of the images after everything before it was rounded,
     weights and activations. The new weights lie on the grid that the graph has already, so the file's integers are
-    these. A constant that a product of one query reads is rounded in the same way, head by head.
+    these; scales of blocks are fitted to their integers once more. A constant that a product of one query reads is
+    rounded in the same way, head by head.
 
     Args:
         graph: a graph of integers.
@@ -42,7 +47,7 @@ def compensate_weights(graph: Graph, seen: Mapping[str, TensorStats], images: np
 
     Ref: Frantar et al. 2022 (GPTQ), arXiv 2210.17323, section 3, algorithm 1.
     """
-    constants = dict(graph.constants)
+    constants, qparams = dict(graph.constants), dict(graph.qparams)
     latest: dict[tuple[str, bool], list[Compensator]] = {}
 
     def before(op: Op, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -55,7 +60,10 @@ def compensate_weights(graph: Graph, seen: Mapping[str, TensorStats], images: np
             latest.clear()
             latest[key] = [Compensator(hessian, damping) for hessian, damping in hessians_of(op, x)]
         name = op.inputs[1]
-        constants[name] = _rounded(op, constants[name], graph.qparams[name], latest[key])
+        if qparams[name].block is not None:
+            constants[name], qparams[name] = round_blocks(constants[name], qparams[name], latest[key][0])
+        else:
+            constants[name] = _rounded(op, constants[name], qparams[name], latest[key])
         return [x, torch.from_numpy(constants[name]).to(x.dtype), *inputs[2:]]
 
     def hook(name: str, value: torch.Tensor) -> torch.Tensor:
@@ -63,15 +71,63 @@ def compensate_weights(graph: Graph, seen: Mapping[str, TensorStats], images: np
 
     with torch.no_grad():
         run_graph(graph, torch.from_numpy(images), hook, rounded_constants(graph), before)
-    return replace(graph, constants=constants)
+    return replace(graph, constants=constants, qparams=qparams)
+
+
+def round_blocks(weight: Array, grid: QParams, compensator: Compensator) -> tuple[Array, QParams]:
+    """Returns a weight rounded in blocks under compensation, as real numbers, and its grid.
+
+    The scales are fitted to the integers by least squares of the output's error, and the weight is rounded again with
+    them; this is repeated. An output keeps the round with the least error.
+
+    Args:
+        weight: ``(outputs, inputs)``.
+        grid: with a scale for each block.
+        compensator: for the inputs of the weight.
+    """
+    real, scales = torch.from_numpy(weight), np.asarray(grid.scale).reshape(len(weight), -1)
+    best, best_scales, least = weight, scales, torch.full((len(weight),), torch.inf, dtype=torch.float64)
+    for _ in range(_BLOCK_ROUNDS):
+        steps = np.repeat(scales, BLOCK, axis=1)
+        integers = compensator.rounded(weight, steps, grid.limits[1], grid.limits[0])
+        rounded = integers * steps
+        error = compensator.error(torch.from_numpy(rounded) - real)
+        better = (error < least).numpy()[:, None]
+        best, best_scales = np.where(better, rounded, best), np.where(better, scales, best_scales)
+        least = torch.minimum(error, least)
+        scales = fitted_scales(weight, integers, compensator.hessian.numpy(), scales)
+    return best, replace(grid, scale=tuple(map(float, best_scales.reshape(-1))))
+
+
+def fitted_scales(weight: Array, integers: Array, hessian: Array, scales: Array) -> Array:
+    """Returns the scales of blocks with the least error of the output for given integers, as files can hold them.
+
+    Args:
+        weight: ``(outputs, inputs)``.
+        integers: of the weight.
+        hessian: mean of ``x^T x`` over the inputs, ``(inputs, inputs)``.
+        scales: ``(outputs, blocks)``, kept where a fit is not positive.
+    """
+    outputs, blocks = scales.shape
+    whole = integers.astype(np.float64)
+    target = (whole * (weight @ hessian)).reshape(outputs, blocks, -1).sum(2)
+    normal = np.empty((outputs, blocks, blocks))
+    for i in range(blocks):
+        part = slice(i * BLOCK, (i + 1) * BLOCK)
+        normal[:, i] = ((whole[:, part] @ hessian[part]) * whole).reshape(outputs, blocks, -1).sum(2)
+    damping = 1e-6 * np.trace(normal, axis1=1, axis2=2) / blocks + 1e-30
+    normal += damping[:, None, None] * np.eye(blocks)
+    found = np.linalg.solve(normal, target[:, :, None])[:, :, 0]
+    within = (found > scales / 2) & (found < scales * 2)
+    return as_bfloat16(np.maximum(np.where(within, found, scales), LEAST_SCALE))
 
 
 def has_rounded_weight(graph: Graph, op: Op) -> bool:
-    """Returns whether an operator reads an int8 constant along the last dimension of its input."""
+    """Returns whether an operator reads a constant of 8 or 4 bits along the last dimension of its input."""
     if op.kind not in (*LINEAR, "batch_matmul") or op.inputs[1] not in graph.constants:
         return False
     grid = graph.qparams.get(op.inputs[1])
-    return grid is not None and grid.dtype == "int8" and grid.zero_point == 0
+    return grid is not None and grid.dtype in ("int4", "int8") and grid.zero_point == 0
 
 
 def hessians_of(op: Op, x: torch.Tensor) -> list[tuple[torch.Tensor, float]]:
@@ -132,13 +188,13 @@ def _mean_square(rows: torch.Tensor) -> torch.Tensor:
 
 def _rounded(op: Op, weight: Array, grid: QParams, compensators: list[Compensator]) -> Array:
     """Returns a weight on its grid, as real numbers."""
-    scales, shape = np.asarray(grid.scale, np.float64), weight.shape
+    shape = weight.shape
     if op.kind in LINEAR:
         matrices = [weight.reshape(len(weight), -1)]
     else:
         turned = weight if op.options.get("adj_y") else np.swapaxes(weight, -1, -2)
         matrices = list(turned.reshape(-1, *turned.shape[-2:]))
-    steps = np.broadcast_to(scales, len(matrices[0]))
+    steps = np.broadcast_to(np.asarray(grid.scale, np.float64), len(matrices[0]))
     both = zip(matrices, compensators, strict=True)
     found = np.stack([own.rounded(matrix, steps) * steps[:, None] for matrix, own in both])
     if op.kind in LINEAR:
@@ -164,35 +220,36 @@ class Compensator:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
         self.upper = torch.linalg.cholesky(inverse, upper=True)
 
-    def rounded(self, weight: Array, scales: Array, limit: int = 127) -> npt.NDArray[np.int8]:
-        """Returns the integers of a weight ``(outputs, inputs)`` on the grid of ``scales``, one for each output.
+    def rounded(self, weight: Array, scales: Array, limit: int = 127, least: int | None = None) -> npt.NDArray[np.int8]:
+        """Returns the integers of a weight ``(outputs, inputs)`` on the grid of ``scales``.
 
         An output whose error plain rounding makes smaller is rounded plainly.
 
         Args:
             weight: the float weight.
-            scales: step of each output's grid.
-            limit: greatest absolute value of an integer.
+            scales: step of each output's grid, ``(outputs,)``, or of each weight's, ``(outputs, inputs)``.
+            limit: greatest integer.
+            least: least integer; by default minus ``limit``.
         """
-        real, steps = (
-            torch.from_numpy(np.asarray(weight, np.float64)),
-            torch.from_numpy(np.array(scales, np.float64))[:, None],
-        )
-        plain = (real / steps).round().clamp(-limit, limit)
-        rest, found = real[:, self.order] / steps, torch.zeros_like(plain)
+        real, limits = torch.from_numpy(np.asarray(weight, np.float64)), (-limit if least is None else least, limit)
+        steps = np.asarray(scales, np.float64)
+        steps = steps[:, None] if steps.ndim == 1 else steps
+        size = torch.from_numpy(np.array(np.broadcast_to(steps, real.shape)))
+        plain = (real / size).round().clamp(*limits)
+        rest, turned, found = real[:, self.order], size[:, self.order], torch.zeros_like(plain)
         for start in range(0, rest.shape[1], _BLOCK):
             block = slice(start, min(start + _BLOCK, rest.shape[1]))
-            own, upper = rest[:, block].clone(), self.upper[block, block]
+            own, upper, step = rest[:, block].clone(), self.upper[block, block], turned[:, block]
             errors = torch.zeros_like(own)
             for j in range(own.shape[1]):
-                whole = own[:, j].round().clamp(-limit, limit)
-                errors[:, j] = (own[:, j] - whole) / upper[j, j]
+                whole = (own[:, j] / step[:, j]).round().clamp(*limits)
+                errors[:, j] = (own[:, j] - whole * step[:, j]) / upper[j, j]
                 own[:, j + 1 :] -= errors[:, j, None] * upper[None, j, j + 1 :]
                 found[:, start + j] = whole
             rest[:, block.stop :] -= errors @ self.upper[block, block.stop :]
         compensated = torch.empty_like(found)
         compensated[:, self.order] = found
-        worse = self.error(compensated - real / steps) > self.error(plain - real / steps)
+        worse = self.error(compensated * size - real) > self.error(plain * size - real)
         return torch.where(worse[:, None], plain, compensated).to(torch.int8).numpy()
 
     def error(self, difference: torch.Tensor) -> torch.Tensor:

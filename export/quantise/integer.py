@@ -9,6 +9,7 @@ import numpy as np
 
 from export.graph.ir import LINEAR, Graph, Op, QParams
 
+from .blocks import block_qparams, takes_blocks
 from .calibrate import TensorStats, activation_qparams, int8_range, weight_qparams
 from .recipes import Mode, Ranges
 
@@ -122,8 +123,8 @@ class _Quantiser:
             else:
                 inputs = tuple(name if name in graph.constants else self.version(name, False) for name in op.inputs)
                 self.ops.append(replace(op, inputs=inputs))
-                if mode == "dynamic":
-                    self.weight(op)
+                if mode in ("dynamic", "blocks"):
+                    self.weight(op, mode == "blocks")
         output = self.version(graph.output, outside)
         used = {name for op in self.ops for name in (*op.inputs, op.output)} | {graph.input}
         return Graph(
@@ -165,11 +166,14 @@ class _Quantiser:
                 wide = "int64" if self.ranges.activations == "int16" else "int32"
                 self.qparams[op.inputs[2]] = QParams(tuple(float(s) for s in scales), 0, wide, 0)  # type: ignore[arg-type]
 
-    def weight(self, op: Op) -> None:
-        axis = 0
+    def weight(self, op: Op, blocks: bool = False) -> None:
+        axis, value = 0, self.constants[op.inputs[1]]
+        if blocks and takes_blocks(value):
+            self.qparams[op.inputs[1]] = block_qparams(value)
+            return
         if op.kind == "batch_matmul":
             axis = -2 if op.options.get("adj_y") else -1
-        self.qparams[op.inputs[1]] = weight_qparams(self.constants[op.inputs[1]], axis)
+        self.qparams[op.inputs[1]] = weight_qparams(value, axis)
 
     def operand(self, name: str, op: Op, position: int) -> str:
         """Returns a constant that is not a Linear's weight, under one name for each scale and zero point."""

@@ -12,8 +12,9 @@ from runtime.registry import Registry
 
 RangeMethod = Literal["minmax", "mse", "sensitivity", "percentile"]
 
-Mode = Literal["float", "dynamic", "integer"]
-"""How an operator computes; ``dynamic`` has int8 weights and quantises its float input as it comes."""
+Mode = Literal["float", "dynamic", "blocks", "integer"]
+"""How an operator computes; ``dynamic`` has int8 weights and quantises its float input as it comes, ``blocks`` does the
+same with weights of 4 bits in blocks, or int8 where their number of inputs is no multiple of a block."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,15 @@ def _integer_throughout(activations: Literal["int8", "int16"], method: RangeMeth
     return Recipe(name, "integer", "integer", "integer", ranges, equalised, not equalised, _BOTH, kinds=kinds)
 
 
+BLOCKS = replace(DYNAMIC, name="dynamic_wi4b32_afp32", linears="blocks", kinds=("int4",))
+BLOCKS_ATTENTION = replace(BLOCKS, name="dynamic_wi4b32_afp32_attention_ai8", attention="integer")
+
 RECIPES: Registry[Recipe] = Registry("recipe of integers", {}, error=DataError)
 """Recipes by name, each kind's in the order in which they are tried."""
 
 for _recipe in (
     *(DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION),
+    *(BLOCKS, BLOCKS_ATTENTION),
     *ONNX_RECIPES,
     *(_integer_throughout("int8", method, False) for method in ("mse", "sensitivity", "percentile")),
     *(_integer_throughout("int8", method, True) for method in ("mse", "percentile")),

@@ -127,9 +127,25 @@ class _Writer:
         if qparams is None and self.half and value.ndim > 1 and value.size > 1:
             return self.halved(name, value)
         tensor = self.tensor(name, value.shape, qparams)
-        tensor.buffer = self.buffer(value.astype(np.float32) if qparams is None else qparams.stored(value))
+        stored = value.astype(np.float32) if qparams is None else qparams.stored(value)
+        if qparams is not None and qparams.block is not None:
+            stored, tensor.quantization = _packed(stored), self.blockwise(name, value.shape, qparams)
+        tensor.buffer = self.buffer(stored)
         self.tensors.append(tensor)
         return self.index.setdefault(name, len(self.tensors) - 1)
+
+    def blockwise(self, name: str, shape: tuple[int, ...], qparams: QParams) -> Any:
+        """Adds the scales of blocks as a tensor of their own, and returns what refers to it."""
+        schema = self.schema
+        scales = self.tensor(f"{name}.scales", (shape[0], len(qparams.scale) // shape[0]), None)
+        scales.type = schema.TensorType.FLOAT16
+        scales.buffer = self.buffer(np.array(qparams.scale, np.float16))
+        self.tensors.append(scales)
+        details = schema.BlockwiseQuantizationT()
+        details.scales, details.zeroPoints, details.blockSize = len(self.tensors) - 1, -1, qparams.block
+        quantization = schema.QuantizationParametersT()
+        quantization.detailsType, quantization.details = schema.QuantizationDetails.BlockwiseQuantization, details
+        return quantization
 
     def halved(self, name: str, value: npt.NDArray[Any]) -> int:
         schema = self.schema
@@ -163,7 +179,7 @@ class _Writer:
         tensor = schema.TensorT()
         tensor.name, tensor.shape, tensor.hasRank = name.encode(), np.array(shape, np.int32), True
         tensor.type = getattr(schema.TensorType, "FLOAT32" if qparams is None else qparams.dtype.upper())
-        if qparams is not None:
+        if qparams is not None and qparams.block is None:
             tensor.quantization = schema.QuantizationParametersT()
             tensor.quantization.scale = np.array(qparams.scale, np.float32)
             tensor.quantization.zeroPoint = np.full(len(qparams.scale), qparams.zero_point, np.int64)
@@ -175,6 +191,12 @@ class _Writer:
         buffer.data = np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
         self.buffers.append(buffer)
         return len(self.buffers) - 1
+
+
+def _packed(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Returns integers of -8 to 7, two in a byte, the first in its low bits."""
+    bits = values.reshape(-1).astype(np.uint8) & 15
+    return (bits[0::2] | (bits[1::2] << 4)).astype(np.uint8)
 
 
 def _aligned(schema: Any) -> Any:

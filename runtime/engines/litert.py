@@ -15,8 +15,14 @@ from runtime.quiet import quiet
 from .base import DTYPES, EngineDevice, EngineKind, EngineName, check_fit, check_one
 
 
-def load_interpreter(path: Path, threads: int) -> Any:
+def load_interpreter(path: Path, threads: int, keep_tensors: bool = False) -> Any:
     """Returns LiteRT's interpreter with its XNNPACK delegate, its tensors allocated.
+
+    Args:
+        path: the ``.tflite`` file.
+        threads: of the delegate.
+        keep_tensors: whether every computed tensor can be read after a run; it takes memory for all of them, and
+            XNNPACK then computes each operator alone, with the same kernels.
 
     Raises:
         MissingExtraError: ai-edge-litert is not installed.
@@ -28,7 +34,9 @@ def load_interpreter(path: Path, threads: int) -> Any:
         raise MissingExtraError("ai-edge-litert", "litert") from None
     try:
         with quiet():
-            interpreter = Interpreter(model_path=str(path), num_threads=threads)
+            interpreter = Interpreter(
+                model_path=str(path), num_threads=threads, experimental_preserve_all_tensors=keep_tensors
+            )
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise ArtifactError(f"LiteRT cannot load {path}", got=error) from error

@@ -26,7 +26,7 @@ def test_kinds_differ_in_their_file_names_and_in_their_manifests() -> None:
 def test_the_kind_of_a_file_is_that_of_its_format_and_precision() -> None:
     assert kind_of(artifact("int8", PARITY)) is KINDS["int8"]
     assert kind_of(replace(artifact("int8", PARITY), format="onnx")) is KINDS["onnx-int8"]
-    assert kind_of(artifact("int4", PARITY)) is None
+    assert kind_of(artifact("int2", PARITY)) is None
 
 
 def test_a_kind_has_either_a_writer_or_a_form() -> None:

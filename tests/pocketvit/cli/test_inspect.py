@@ -126,3 +126,57 @@ def test_verifying_what_cannot_be(tiny_run: Path, pocketvit: Command, tmp_path: 
     answer = pocketvit("verify", file)
     assert answer.code == 2
     assert "has no manifest" in " ".join(answer.err.split())
+
+
+def test_errors_of_operators(tiny_run: Path, pocketvit: Command) -> None:
+    files = tiny_run / "artifacts"
+    answer = pocketvit("inspect", files / "tiny.int8.tflite", "--against", files / "tiny.fp32.tflite", "--json")
+    assert answer.code == 0, answer.err
+    document = json.loads(answer.out)
+    assert document["schema"] == "pocketvit.operator-errors"
+    assert document["only_here"] == []
+    assert document["operators"][-1]["name"].startswith("logits")
+    assert document["real"] is (tiny_run / "bench" / "test-images.npz").is_file()
+    for sort, title in (("worst", "least SQNR"), ("lost", "lose most"), ("graph", "in the order of the file")):
+        answer = pocketvit(
+            "inspect", files / "tiny.int8.tflite", "--against", files / "tiny.fp32.tflite", "--sort", sort
+        )
+        assert answer.code == 0, answer.err
+        shown = " ".join(answer.out.split())
+        for text in (title, "blocks.*.mlp.fc1", "median lost", "matched by name", "Outputs: SQNR"):
+            assert text in shown
+
+
+def test_errors_of_operators_that_cannot_be_shown(tiny_run: Path, pocketvit: Command) -> None:
+    files = tiny_run / "artifacts"
+    for arguments, text in [
+        (("tiny.fp32.tflite", "--against", files / "tiny.int8.tflite"), "is not a float file"),
+        (("tiny.onnx", "--against", files / "tiny.fp32.tflite"), "a .tflite file"),
+        (("tiny.int8.tflite", "--sort", "lost"), "--sort needs --against"),
+        (("tiny.int8.tflite", "--images", "x.npz"), "--images needs --against"),
+        (("tiny.int8.tflite", "--against", files / "none.tflite"), "does not exist"),
+    ]:
+        answer = pocketvit("inspect", files / arguments[0], *arguments[1:])
+        assert answer.code == 2
+        assert answer.out == ""
+        assert text in " ".join(answer.err.split())
+        assert "Traceback" not in answer.err
+
+
+def test_files_of_different_models_are_said_to_be_hardly_alike(tmp_path: Path, pocketvit: Command) -> None:
+    import torch
+
+    from compress.model.vit import SlicedViT
+    from export.formats.tflite import write_tflite
+    from tests.export.small import LEAST, small_model
+
+    write_tflite(small_model(LEAST), tmp_path / "one.tflite")
+    torch.manual_seed(7)
+    write_tflite(SlicedViT(LEAST).eval(), tmp_path / "other.tflite")
+    answer = pocketvit("inspect", tmp_path / "one.tflite", "--against", tmp_path / "other.tflite")
+    assert answer.code == 0, answer.err
+    assert "HARDLY ALIKE" in answer.out
+    assert "NOT REAL PICTURES" in answer.out
+    answer = pocketvit("inspect", tmp_path / "one.tflite", "--against", tmp_path / "one.tflite")
+    assert "HARDLY ALIKE" not in answer.out
+    assert "identical" in answer.out
