@@ -53,7 +53,7 @@ def write_int8(
     from export.quantise.integer import quantise_graph
 
     graph = vit_graph(model, rewrites_for(model))
-    seen = observe(graph, images, weighted=recipe.ranges.weighted)
+    seen = observe(graph, images)
     path.write_bytes(tflite_bytes(quantise_graph(graph, modes_of(graph, recipe), seen, recipe.ranges)))
 
 

@@ -32,8 +32,6 @@ class TensorStats:
         channels: greatest absolute value of each channel, the last dimension.
         mean: of each channel.
         sample: some of the values, float32.
-        weights: how much the outputs change with each of them, squared and summed over the outputs; None if it was not
-            asked for.
     """
 
     low: float
@@ -41,7 +39,6 @@ class TensorStats:
     channels: Array
     mean: Array
     sample: npt.NDArray[np.float32]
-    weights: npt.NDArray[np.float32] | None = None
 
 
 def check_calibration(images: npt.NDArray[np.float32] | None) -> None:
@@ -62,7 +59,6 @@ def observe(
     batch: int = 16,
     seed: int = 0,
     done: Callable[[int], None] = lambda count: None,
-    weighted: bool = False,
 ) -> dict[str, TensorStats]:
     """Runs ``graph`` in float32 and returns the statistics of the image and of every computed tensor, by name.
 
@@ -72,48 +68,34 @@ def observe(
         batch: number of images computed at a time.
         seed: of the sampled values.
         done: called after every batch with the number of images done.
-        weighted: whether to find out how much the outputs change with the sampled values. The gradient of a random
-            projection of the outputs, squared, has as its mean the sum of the squared gradients of all outputs.
     """
-    generator, projections = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
+    generator = torch.Generator().manual_seed(seed)
     seen: dict[str, list[tuple[torch.Tensor, ...]]] = {}
     share = SAMPLE * batch // max(len(images), batch)
 
     def look(name: str, value: torch.Tensor) -> torch.Tensor:
         rows = value.reshape(-1, value.shape[-1])
         flat = rows.reshape(-1)
-        places = torch.randint(len(flat), (max(share, 64),), generator=generator)
-        shown = flat.detach()
-        parts = [shown.min(), shown.max(), rows.detach().abs().amax(0), rows.detach().double().mean(0) * len(value)]
-        seen.setdefault(name, []).append((*parts, shown[places]))
-        if weighted:
-            value.retain_grad()
-            followed.append((name, value, places))
+        picked = flat[torch.randint(len(flat), (max(share, 64),), generator=generator)]
+        parts = (flat.min(), flat.max(), rows.abs().amax(0), rows.double().mean(0) * len(value), picked)
+        seen.setdefault(name, []).append(parts)
         return value
 
-    for start in range(0, len(images), batch):
-        followed: list[tuple[str, torch.Tensor, torch.Tensor]] = []
-        some = torch.from_numpy(images[start : start + batch])
-        with torch.set_grad_enabled(weighted):
-            outputs = run_graph(graph, some.clone().requires_grad_(weighted), look)
-        if weighted:
-            outputs.backward(torch.randn(outputs.shape, generator=projections))  # type: ignore[no-untyped-call]
-        for name, value, places in followed:
-            slopes = torch.zeros(len(places)) if value.grad is None else value.grad.reshape(-1)[places]
-            seen[name][-1] = (*seen[name][-1], slopes.square())
-        done(min(start + batch, len(images)))
+    with torch.no_grad():
+        for start in range(0, len(images), batch):
+            run_graph(graph, torch.from_numpy(images[start : start + batch]), look)
+            done(min(start + batch, len(images)))
     return {name: _stats(parts, len(images)) for name, parts in seen.items()}
 
 
 def _stats(parts: list[tuple[torch.Tensor, ...]], count: int) -> TensorStats:
-    lows, highs, channels, sums, samples, *weights = zip(*parts, strict=True)
+    lows, highs, channels, sums, samples = zip(*parts, strict=True)
     return TensorStats(
         low=min(float(low) for low in lows),
         high=max(float(high) for high in highs),
         channels=torch.stack(channels).amax(0).double().numpy(),
         mean=(torch.stack(sums).sum(0) / count).numpy(),
         sample=torch.cat(samples).float().numpy(),
-        weights=torch.cat(weights[0]).float().numpy() if weights else None,
     )
 
 
@@ -124,8 +106,7 @@ def activation_qparams(stats: TensorStats, symmetric: bool, ranges: str, dtype: 
         stats: of the tensor.
         symmetric: whether the zero point is 0.
         ranges: ``minmax`` takes the whole observed range; ``mse`` the part of it with the least squared error;
-            ``sensitivity`` the part with the least squared error of the outputs, to first order; ``percentile`` clips
-            one value in ten thousand at either end.
+            ``percentile`` clips one value in ten thousand at either end.
         dtype: ``int8``, or ``int16``, which is always symmetric.
     """
     low, high = min(stats.low, 0.0), max(stats.high, 0.0)
@@ -134,17 +115,14 @@ def activation_qparams(stats: TensorStats, symmetric: bool, ranges: str, dtype: 
     if ranges == "percentile":
         some = np.quantile(stats.sample, [1e-4, 1 - 1e-4])
         low, high = min(float(some[0]), 0.0), max(float(some[1]), 0.0)
-    if ranges not in ("mse", "sensitivity"):
+    if ranges != "mse":
         return int8_range(low, high, symmetric)
-    if ranges == "mse":
-        values = np.concatenate([stats.sample, [stats.low, stats.high]]).astype(np.float64)
-        return _least_error(values, np.ones(len(values)), low, high, symmetric)
-    assert stats.weights is not None, "the statistics have no weights"
-    return _least_error(stats.sample.astype(np.float64), stats.weights.astype(np.float64), low, high, symmetric)
+    values = np.concatenate([stats.sample, [stats.low, stats.high]]).astype(np.float64)
+    return _least_error(values, low, high, symmetric)
 
 
-def _least_error(values: Array, weights: Array, low: float, high: float, symmetric: bool) -> QParams:
-    """Returns the grid between ``low`` and ``high`` of least weighted squared error.
+def _least_error(values: Array, low: float, high: float, symmetric: bool) -> QParams:
+    """Returns the grid between ``low`` and ``high`` of least squared error.
 
     Both ends are moved together first, and then each alone.
     """
@@ -153,7 +131,7 @@ def _least_error(values: Array, weights: Array, low: float, high: float, symmetr
     def attempt(one: float, other: float) -> None:
         nonlocal best, least, ends
         tried = int8_range(low * one, high * other, symmetric)
-        error = float((np.square(tried.rounded(values) - values) * weights).mean())
+        error = float(np.square(tried.rounded(values) - values).mean())
         if error < least:
             best, least, ends = tried, error, (one, other)
 

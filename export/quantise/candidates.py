@@ -95,7 +95,7 @@ class CandidateBuilder:
     tried: int = 0
     told: Callable[[Parity], bool] = field(default=_never)
     _scales: Scales | None = None
-    _seen: dict[tuple[bool, bool, bool], tuple[Graph, dict[str, TensorStats]]] = field(default_factory=dict)
+    _seen: dict[tuple[bool, bool], tuple[Graph, dict[str, TensorStats]]] = field(default_factory=dict)
 
     def for_kind(self, kind: str, folder: Path) -> CandidateBuilder:
         """Returns a builder for another kind of file of the same form, with the graphs that this one has."""
@@ -108,12 +108,12 @@ class CandidateBuilder:
 
         Without a rotation, the channels of attention are equalised, and those of the residual stream by the recipe.
         """
-        key = recipe.rotated, recipe.equalised, recipe.ranges.weighted
+        key = recipe.rotated, recipe.equalised
         if key not in self._seen:
             scales = Scales() if recipe.rotated else self._channels()
             scales = scales if recipe.equalised else replace(scales, stream=None)
             graph = self._built(recipe.rotated, scales)
-            self._seen[key] = graph, self._observed(graph, key[-1])
+            self._seen[key] = graph, self._observed(graph)
         return self._seen[key]
 
     def _channels(self) -> Scales:
@@ -128,9 +128,9 @@ class CandidateBuilder:
         rewrites = self.form.rewrites(model)
         return self.form.prepare(vit_graph(self.form.rotate(model) if rotated else model, rewrites, scales))
 
-    def _observed(self, graph: Graph, weighted: bool = False) -> dict[str, TensorStats]:
+    def _observed(self, graph: Graph) -> dict[str, TensorStats]:
         stage, images = f"{self.kind} calibration", self.subject.calibration
-        return observe(graph, images, done=lambda done: self.progress(stage, done, len(images)), weighted=weighted)
+        return observe(graph, images, done=lambda done: self.progress(stage, done, len(images)))
 
     def quantised(self, recipe: Recipe) -> Graph:
         """Returns the graph of integers by ``recipe``."""
@@ -138,7 +138,7 @@ class CandidateBuilder:
 
     def quantised_from(self, recipe: Recipe, graph: Graph) -> Graph:
         """Returns the graph of integers by ``recipe`` of a float graph with the same operators and other weights."""
-        return self._quantised(recipe, graph, self._observed(graph, recipe.ranges.weighted))
+        return self._quantised(recipe, graph, self._observed(graph))
 
     def _quantised(self, recipe: Recipe, graph: Graph, seen: dict[str, TensorStats]) -> Graph:
         made = self.form.settle(quantise_graph(graph, self.form.modes(graph, recipe), seen, recipe.ranges))

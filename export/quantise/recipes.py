@@ -10,7 +10,7 @@ from export.graph.ir import LINEAR, Graph
 from runtime import DataError
 from runtime.registry import Registry
 
-RangeMethod = Literal["minmax", "mse", "sensitivity", "percentile"]
+RangeMethod = Literal["minmax", "mse", "percentile"]
 
 Mode = Literal["float", "dynamic", "blocks", "integer"]
 """How an operator computes; ``dynamic`` has int8 weights and quantises its float input as it comes, ``blocks`` does the
@@ -22,7 +22,7 @@ class Ranges:
     """How integer ranges are chosen from calibrated activations.
 
     Attributes:
-        method: ``minmax``, ``mse``, ``sensitivity`` or ``percentile``, as in ``activation_qparams``.
+        method: ``minmax``, ``mse`` or ``percentile``, as in ``activation_qparams``.
         activations: type of every activation; weights are always int8.
         outside: whether the image and the logits are integers too.
     """
@@ -30,11 +30,6 @@ class Ranges:
     method: RangeMethod = "mse"
     activations: Literal["int8", "int16"] = "int8"
     outside: bool = False
-
-    @property
-    def weighted(self) -> bool:
-        """Whether the statistics need the outputs' slopes."""
-        return self.method == "sensitivity"
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ ONNX_RECIPES = tuple(
         passes=_BOTH,
         kinds=("onnx-int8",),
     )
-    for method in ("mse", "sensitivity")
+    for method in ("mse", "minmax")
 )
 """int8 weights for each output, inputs of Linears in uint8 with calibrated ranges, everything else float32.
 
@@ -113,7 +108,7 @@ for _recipe in (
     *(DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION),
     *(BLOCKS, BLOCKS_ATTENTION),
     *ONNX_RECIPES,
-    *(_integer_throughout("int8", method, False) for method in ("mse", "sensitivity", "percentile")),
+    *(_integer_throughout("int8", method, False) for method in ("mse", "minmax", "percentile")),
     *(_integer_throughout("int8", method, True) for method in ("mse", "percentile")),
     *(_integer_throughout("int16", "minmax", equalised) for equalised in (False, True)),
 ):

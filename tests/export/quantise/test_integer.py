@@ -189,7 +189,7 @@ def test_the_simulation_is_what_the_engine_computes(
     plain = vit_graph(trained)
     scales = equalising_scales(trained.plan, plain, observe(plain, subject.calibration))
     graph = vit_graph(trained, scales=scales) if recipe.equalised else plain
-    seen = observe(graph, subject.calibration, weighted=recipe.ranges.weighted)
+    seen = observe(graph, subject.calibration)
     made = quantise_graph(graph, modes_of(graph, recipe), seen, recipe.ranges)
     path = tmp_path / "m.tflite"
     path.write_bytes(tflite_bytes(made))
