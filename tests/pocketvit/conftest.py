@@ -38,6 +38,8 @@ Command = Callable[..., Answer]
 @pytest.fixture
 def pocketvit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Runs the command line in this process."""
+    # one start of a file is as good as three where no time is looked at
+    monkeypatch.setattr("device_bench.targets.cpu.REPEATS", 1)
 
     def run(*arguments: object) -> Answer:
         monkeypatch.setattr(sys, "argv", ["pocketvit", *map(str, arguments)])

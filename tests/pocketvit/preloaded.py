@@ -218,7 +218,7 @@ def _become(asked: dict[str, Any], streams: list[int]) -> None:
         os.dup2(stream, number)
         os.close(stream)
     subprocess._fork_exec = partial(_fork_exec, subprocess._fork_exec)  # type: ignore[attr-defined]
-    if asked["env"].get("PYTHONPATH") != _ROOT or asked["env"].get("POCKETVIT_PLUGINS"):
+    if not _is_as_loaded(asked["env"]):
         _forget_ours()
     sys.argv = ["pocketvit", *asked["arguments"]]
     _run(lambda: exec(asked["program"], {"__name__": "__main__"}), asked["env"], asked["cwd"])
@@ -252,6 +252,13 @@ def _fork_exec(usual: Callable[..., int], *how: Any) -> int:
     sys.argv = words[words.index("-m") + 1 :]
     _run(lambda: _as_main(module), own, os.fsdecode(cwd or Path.cwd()), words)
     return 0
+
+
+def _is_as_loaded(env: Mapping[str, str]) -> bool:
+    """Whether an interpreter in this environment would import what is loaded: this checkout, and no plug-ins."""
+    plugins = env.get("POCKETVIT_PLUGINS", "").split(",")
+    first = env.get("PYTHONPATH", "").split(os.pathsep)[0]
+    return first == _ROOT and all(name in sys.stdlib_module_names for name in plugins if name)
 
 
 def _forget_ours() -> None:
