@@ -218,7 +218,8 @@ def _become(asked: dict[str, Any], streams: list[int]) -> None:
         os.dup2(stream, number)
         os.close(stream)
     subprocess._fork_exec = partial(_fork_exec, subprocess._fork_exec)  # type: ignore[attr-defined]
-    if not _is_as_loaded(asked["env"]):
+    # a program of its own may change what can be imported
+    if asked["program"] != COMMAND or not _is_as_loaded(asked["env"]):
         _forget_ours()
     sys.argv = ["pocketvit", *asked["arguments"]]
     _run(lambda: exec(asked["program"], {"__name__": "__main__"}), asked["env"], asked["cwd"])
