@@ -1,5 +1,6 @@
 """What holds for all tests."""
 
+import gc
 import os
 import signal
 from functools import cache
@@ -17,6 +18,12 @@ pytest_plugins = ["tests.boards.fixtures"]
 
 REQUIRED = "POCKETVIT_BOARDS_REQUIRED"
 """Where this is set, a machine that cannot run emulated devices fails their tests; elsewhere they are skipped."""
+
+
+def pytest_collection_finish():
+    """Spares the collector of garbage the objects that the imports left, which stay until the end."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):

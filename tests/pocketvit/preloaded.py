@@ -1,13 +1,18 @@
 """Starts commands in processes that have the large libraries loaded, forked from one that loaded them.
 
 A fresh interpreter takes several seconds to import torch and timm. A forked process takes none, and it is a process
-like any other: it has its own memory, working folder and environment, and it can be killed. PocketViT itself is
-imported anew in each.
+like any other: it has its own memory, working folder and environment, and it can be killed. PocketViT itself is loaded
+too, and nothing of it was called; where plug-ins or another path are asked for, it is imported anew.
+
+What such a command starts as ``python -m`` of a module of ``FORKED`` is forked from the command in the same way: it is
+the command's child, and its words and its environment stand in ``/proc`` as those of any process.
 """
 
 from __future__ import annotations
 
 import atexit
+import ctypes
+import gc
 import importlib
 import json
 import os
@@ -21,16 +26,33 @@ import tempfile
 import threading
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 LIBRARIES = (
     *("torch", "torch.utils.data", "timm", "safetensors.torch", "sklearn.datasets", "PIL.Image", "scipy.optimize"),
     *("onnx", "onnxruntime", "ai_edge_litert.interpreter", "matplotlib.figure", "jinja2", "cyclopts", "rich.console"),
+    "torch.distributed.run",
 )
+
+FORKED = ("pocketvit", "pocketvit.cli.study_child")
+"""Modules that are forked from the command that starts them; none of these commands computes with torch itself."""
+
+COMMAND = "import runpy; runpy.run_module('pocketvit', run_name='__main__', alter_sys=True)"
+
+TORCHRUN = "from torch.distributed.run import main; main()"
+
+_COMMANDS = ("app", "bench", "compress", "export", "report", "run", "study")
+
+_ROOT = str(Path(__file__).resolve().parents[2])
+
+_OURS = frozenset({"runtime", "compress", "export", "device_bench", "pocketvit"})
+
+_ROOM = 1 << 13
+"""Bytes that are kept free for the words of a forked process, and as many for its environment."""
 
 
 class Process:
@@ -53,6 +75,11 @@ class Process:
     def kill(self) -> None:
         """Kills the command."""
         self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float = 60) -> int:
+        """Waits for the end, and returns the exit code."""
+        assert self._ended(timeout) is not None
+        return self._ended(0) or 0
 
     def communicate(self, timeout: float = 600) -> tuple[str, str]:
         """Reads what is left of both streams and waits for the end.
@@ -86,9 +113,9 @@ class Process:
         return self.returncode
 
 
-def start(*arguments: object, env: Mapping[str, str], cwd: Path | None = None) -> Process:
-    """Starts ``pocketvit`` with ``arguments``."""
-    asked = {"arguments": [*map(str, arguments)], "env": dict(env), "cwd": str(cwd or Path.cwd())}
+def start(*arguments: object, env: Mapping[str, str], cwd: Path | None = None, program: str = COMMAND) -> Process:
+    """Starts ``pocketvit``, or the Python code ``program``, with ``arguments``."""
+    asked = {"arguments": [*map(str, arguments)], "env": dict(env), "cwd": str(cwd or Path.cwd()), "program": program}
     line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     line.connect(_address())
     (out, told_out), (err, told_err) = os.pipe(), os.pipe()
@@ -100,10 +127,10 @@ def start(*arguments: object, env: Mapping[str, str], cwd: Path | None = None) -
 
 
 def run(
-    *arguments: object, env: Mapping[str, str], cwd: Path | None = None, timeout: float = 600
+    *arguments: object, env: Mapping[str, str], cwd: Path | None = None, timeout: float = 600, program: str = COMMAND
 ) -> subprocess.CompletedProcess[str]:
-    """Runs ``pocketvit`` with ``arguments`` to its end."""
-    process = start(*arguments, env=env, cwd=cwd)
+    """Runs ``pocketvit``, or the Python code ``program``, with ``arguments`` to its end."""
+    process = start(*arguments, env=env, cwd=cwd, program=program)
     out, err = process.communicate(timeout)
     return subprocess.CompletedProcess([*map(str, arguments)], process.returncode or 0, out, err)
 
@@ -114,10 +141,19 @@ def _address() -> str:
     folder = tempfile.TemporaryDirectory(prefix="preloaded-")
     address = f"{folder.name}/socket"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    server = subprocess.Popen([sys.executable, __file__, address], text=True, **pipes)  # type: ignore[call-overload]
+    # torch reads the level of its log when it is loaded, so that a command comes too late to set it
+    env = {"TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ, "ROOM": "-" * _ROOM}
+    words = [sys.executable, __file__, address, "-" * _ROOM]
+    server = subprocess.Popen(words, text=True, env=env, **pipes)  # type: ignore[call-overload]
 
     def close() -> None:
-        server.communicate("", timeout=60)
+        server.stdin.close()
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        server.stdout.close()
         folder.cleanup()
 
     atexit.register(close)
@@ -127,11 +163,16 @@ def _address() -> str:
 
 def _serve(address: str) -> None:
     """Forks a process for every request, until standard input is closed."""
-    for library in LIBRARIES:
+    sys.path[0] = _ROOT
+    for library in (*LIBRARIES, "pocketvit.pipeline.run", *(f"pocketvit.cli.{name}" for name in _COMMANDS)):
         importlib.import_module(library)
+    # the forked processes need not look through these again and again for what can be freed
+    gc.collect()
+    gc.freeze()
     # other threads of the libraries are idle, and none of them holds a lock
     warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # waited for, so that the seconds of the commands count among those of the tests
+    signal.signal(signal.SIGCHLD, _reap)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(address)
         listener.listen()
@@ -142,6 +183,15 @@ def _serve(address: str) -> None:
                 if os.fork() == 0:
                     listener.close()
                     _attend(line)
+    # the libraries would take their time to go
+    os._exit(0)
+
+
+def _reap(*_: object) -> None:
+    """Waits for the processes that have ended."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _attend(line: socket.socket) -> None:
@@ -161,28 +211,83 @@ def _attend(line: socket.socket) -> None:
     os._exit(0)
 
 
-def _become(asked: dict[str, object], streams: list[int]) -> None:
-    """Runs the command as ``python -m pocketvit`` does, and ends."""
+def _become(asked: dict[str, Any], streams: list[int]) -> None:
+    """Runs a command as a fresh interpreter does, and ends."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     for number, stream in enumerate((nothing, *streams)):
         os.dup2(stream, number)
         os.close(stream)
+    subprocess._fork_exec = partial(_fork_exec, subprocess._fork_exec)  # type: ignore[attr-defined]
+    # a program of its own may change what can be imported
+    if asked["program"] != COMMAND or not _is_as_loaded(asked["env"]):
+        _forget_ours()
+    sys.argv = ["pocketvit", *asked["arguments"]]
+    _run(lambda: exec(asked["program"], {"__name__": "__main__"}), asked["env"], asked["cwd"])
+
+
+def _fork_exec(usual: Callable[..., int], *how: Any) -> int:
+    """Stands in for ``subprocess``'s own function of this name, whose first arguments have long been these."""
+    words = [os.fsdecode(word) for word in how[0]]
+    _, _, _, _, cwd, env, stdin, _, _, stdout, _, stderr, _, _, _, new_session, *_ = how
+    module = words[words.index("-m") + 1] if "-m" in words[:3] else ""
+    if module not in FORKED:
+        return usual(*how)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    for number, stream in enumerate((stdin, stdout, stderr)):
+        if stream != -1:
+            os.dup2(stream, number)
+    os.closerange(3, 1 + max(int(place.name) for place in Path("/proc/self/fd").iterdir()))
+    if new_session:
+        os.setsid()
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    atexit._clear()
+    _forget_ours()
+    own = dict(os.environ) if env is None else dict(os.fsdecode(item).split("=", 1) for item in env)
+    sys.argv = words[words.index("-m") + 1 :]
+    _run(lambda: _as_main(module), own, os.fsdecode(cwd or Path.cwd()), words)
+    return 0
+
+
+def _is_as_loaded(env: Mapping[str, str]) -> bool:
+    """Whether an interpreter in this environment would import what is loaded: this checkout, and no plug-ins."""
+    plugins = env.get("POCKETVIT_PLUGINS", "").split(",")
+    first = env.get("PYTHONPATH", "").split(os.pathsep)[0]
+    return first == _ROOT and all(name in sys.stdlib_module_names for name in plugins if name)
+
+
+def _forget_ours() -> None:
+    """Has PocketViT imported anew."""
+    for name in [name for name in sys.modules if name.split(".")[0] in _OURS]:
+        del sys.modules[name]
+
+
+def _as_main(module: str) -> None:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _run(what: Callable[[], None], env: Mapping[str, str], cwd: str, words: Sequence[str] = ()) -> None:
+    """Runs ``what`` with streams, environment and working folder of its own, shows ``words`` as its own, and ends."""
     # those of the first process remember what kind of file they were opened on
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
-    env, cwd, arguments = asked["env"], asked["cwd"], asked["arguments"]
-    assert isinstance(env, dict)
-    assert isinstance(arguments, list)
     os.environ.clear()
     os.environ.update(env)
-    os.chdir(str(cwd))
+    os.chdir(cwd)
+    if words:
+        _show(words, env)
     own = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = [str(cwd), *own, *(path for path in sys.path[1:] if path not in own)]
-    sys.argv = ["pocketvit", *arguments]
+    sys.path[:] = [cwd, *own, *(path for path in sys.path[1:] if path not in own)]
     code: object = None
     try:
-        runpy.run_module("pocketvit", run_name="__main__", alter_sys=True)
+        what()
     except SystemExit as ended:
         code = ended.code
     except BaseException:
@@ -193,6 +298,15 @@ def _become(asked: dict[str, object], streams: list[int]) -> None:
     sys.stderr.flush()
     # destructors of the libraries would wait for threads that exist in the first process alone
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def _show(words: Sequence[str], env: Mapping[str, str]) -> None:
+    """Writes words and environment where ``/proc`` reads those that a process was started with."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    ends = [int(field) for field in fields[45:49]]
+    texts = ["\0".join(words), "\0".join(f"{key}={value}" for key, value in env.items())]
+    for text, start, end in zip(texts, ends[::2], ends[1::2], strict=True):
+        ctypes.memmove(start, os.fsencode(text)[: end - start - 1].ljust(end - start, b"\0"), end - start)
 
 
 if __name__ == "__main__":

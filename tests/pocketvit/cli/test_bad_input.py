@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -188,22 +186,15 @@ def test_an_unknown_option_is_a_usage_error(pocketvit: Command) -> None:
 
 def test_a_full_disk_stops_a_run_and_leaves_no_half_file(tmp_path: Path) -> None:
     short = ("--epochs", 1, "--recovery-epochs", 0, "--formats", "fp32")
-    arguments = [*map(str, ("run", *TINY, *short, "--name", "full", "--runs", tmp_path))]
+    arguments = ("run", *TINY, *short, "--name", "full", "--runs", tmp_path)
     little_space = (
-        "import resource, signal, sys\n"
+        "import resource, signal\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
         "from pocketvit.cli import main\n"
         "main()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", little_space, *arguments],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = preloaded.run(*arguments, env=environment(), program=little_space)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "no space left" in " ".join(done.stderr.split())
@@ -239,15 +230,16 @@ def test_a_missing_extra_names_the_pip_command(
     }
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     words = [str(places.get(argument, argument)) for argument in arguments]
-    program = f"import sys; sys.modules[{package!r}] = None; from pocketvit.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *words, *(("--runs", str(tmp_path / "new")) if arguments[0] == "run" else ())],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    words += ["--runs", str(tmp_path / "new")] if arguments[0] == "run" else []
+    without = (
+        "import sys\n"
+        f"for name in [name for name in sys.modules if name.split('.')[0] == {package!r}]:\n"
+        "    del sys.modules[name]\n"
+        f"sys.modules[{package!r}] = None\n"
+        "from pocketvit.cli import main\n"
+        "main()\n"
     )
+    done = preloaded.run(*words, env=environment(), program=without)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert f"pip install 'pocketvit[{extra}]'" in " ".join(done.stderr.split())

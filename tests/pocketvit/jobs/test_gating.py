@@ -17,6 +17,8 @@ import yaml
 
 from device_bench.documents.facts import BASELINE_DOCUMENT
 from runtime import manifest_path
+from tests.pocketvit import preloaded
+from tests.pocketvit.conftest import environment
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -158,7 +160,7 @@ def run_steps(document: dict[str, Any], inputs: dict[str, str], place: Path) -> 
         if condition and known[condition[1]] != condition[2]:
             continue
         assert step["shell"] == "bash"
-        environment = {
+        own = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
@@ -167,7 +169,7 @@ def run_steps(document: dict[str, Any], inputs: dict[str, str], place: Path) -> 
             **{name: filled(text) for name, text in step.get("env", {}).items()},
         }
         command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", filled(step["run"])]
-        done = subprocess.run(command, env=environment, cwd=place, timeout=300, check=False)
+        done = subprocess.run(command, env=own, cwd=place, timeout=300, check=False)
         if done.returncode:
             return done.returncode
     return 0
@@ -205,9 +207,8 @@ def test_workflows_name_the_actions_own_inputs(path):
 
 
 def test_our_own_default_files_pass_their_gate(pocketvit, tmp_path):
-    command = [sys.executable, str(ROOT / ".ci" / "default_artifacts.py"), str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, env=environment, capture_output=True, timeout=300, check=True)
+    program = f"import runpy; runpy.run_path({str(ROOT / '.ci' / 'default_artifacts.py')!r}, run_name='__main__')"
+    preloaded.run(tmp_path, env=environment(), program=program).check_returncode()
     files = [tmp_path / f"default.{kind}" for kind in ("fp32.tflite", "int8.tflite", "onnx")]
     settings = "--baseline", ROOT / ".ci" / "gate-baseline.json", "--config", ROOT / ".ci" / "gate.toml"
     answer = pocketvit("gate", *files, *settings)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
 import time
 import warnings
 from collections.abc import Iterator
@@ -37,7 +35,8 @@ from pocketvit.settings import RunSettings
 from pocketvit.study.answers import answer, read_answers
 from pocketvit.train_settings import TrainSettings
 from runtime import METRICS_DOCUMENT, DataError, ModelError, PlanError, PocketVitWarning, encode, macs, read_artifact
-from tests.pocketvit.conftest import Command, command, environment
+from tests.pocketvit import preloaded
+from tests.pocketvit.conftest import Command, environment
 
 SHAPE: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 MODEL = "vit_tiny_patch16_224"
@@ -354,35 +353,32 @@ def test_a_labelled_run_has_agreement_and_cosine_too(tiny_run: Path) -> None:
     assert row.whole_agreement == found.test_whole.agreement
 
 
-def free_words(weights: Path, pictures: Path, runs: Path, *more: object) -> list[str]:
+def free_words(weights: Path, pictures: Path, runs: Path, *more: object) -> list[object]:
     shape = [word for key, value in SHAPE.items() for word in ("--model-arg", f"{key}={value}")]
-    return command(
+    return [
         *("compress", "--data", f"unlabelled:{pictures}", "--model", MODEL, "--img-size", 32, "--patch-size", 16),
         *(*shape, "--in-chans", 1, "--checkpoint", weights, "--importance-images", 2, "--threads", 1),
         *("--name", "free", "--runs", runs, *more),
-    )
+    ]
 
 
 @pytest.mark.slow
 def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path: Path, weights: Path, pictures: Path) -> None:
-    def words(runs: Path) -> list[str]:
+    def words(runs: Path) -> list[object]:
         return free_words(weights, pictures, runs, "--recovery-epochs", 40, "--patience", 40, "--resume")
 
-    undisturbed = subprocess.run(words(tmp_path / "a"), env=environment(), capture_output=True, text=True, check=False)
+    undisturbed = preloaded.run(*words(tmp_path / "a"), env=environment())
     assert undisturbed.returncode == 0, undisturbed.stderr
     kills = 0
     for wait in (0.0, 0.3, 0.8):
-        with subprocess.Popen(
-            words(tmp_path / "b"), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stderr is not None
-            process.stderr.readline()
-            time.sleep(wait)
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-            process.communicate()
-    done = subprocess.run(words(tmp_path / "b"), env=environment(), capture_output=True, text=True, check=False)
+        process = preloaded.start(*words(tmp_path / "b"), env=environment())
+        process.stderr.readline()
+        time.sleep(wait)
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        process.communicate()
+    done = preloaded.run(*words(tmp_path / "b"), env=environment())
     assert done.returncode == 0, done.stderr
     assert kills
     for name in ("baseline/metrics.json", "sliced/metrics.json", "sliced/model.safetensors", "search/journal.jsonl"):

@@ -1,21 +1,25 @@
-"""A run killed at random moments, and continued each time, ends like one that was left alone."""
+"""A run killed in each of its stages, and continued each time, ends like one that was left alone."""
 
 from __future__ import annotations
 
-import random
-import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.pocketvit import preloaded
 from tests.pocketvit.conftest import TINY, environment
+from tests.pocketvit.killed import kill_at
 
 pytestmark = pytest.mark.slow
 
-KILLS = 10
 SAME = ("run.json", "search/*", "baseline/*", "sliced/*", "artifacts/*")
+
+PLACES = (
+    *("run.json", "baseline/training.safetensors", "baseline/model.safetensors", "search/bases.safetensors"),
+    *("search/journal.jsonl", "sliced/training.safetensors", "sliced/model.safetensors"),
+    *("artifacts/*.tflite", "artifacts/*.onnx", "bench/*"),
+)
+"""What a run writes, in this order: each stage is killed in its middle or between its files."""
 
 
 def lasting(root: Path) -> dict[str, bytes]:
@@ -27,21 +31,9 @@ def lasting(root: Path) -> dict[str, bytes]:
 def test_ten_kills_change_nothing(tiny_run: Path, tmp_path: Path) -> None:
     asked = ("--name", "tiny", "--runs", tmp_path, "--bench-seconds", "0.2", "--no-energy", "--resume")
     arguments = ("run", *TINY, *asked)
-    generator = random.Random(20)
-    kills = 0
-    while kills < KILLS:
-        process = preloaded.start(*arguments, env=environment())
-        # the first moments only import, so the clock starts at the first sign of work
-        process.stderr.readline()
-        time.sleep(generator.uniform(0.0, 1.5))
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += 1
+    kill_at(PLACES, tmp_path / "tiny", *arguments)
     done = preloaded.run(*arguments, env=environment())
     assert done.returncode == 0, done.stderr
-    assert kills >= 5, "the run was over before it could be killed often"
     assert lasting(tmp_path / "tiny") == lasting(tiny_run)
     leftovers = [p for p in (tmp_path / "tiny").rglob("*") if p.name.endswith(".tmp") or p.name.startswith(".export")]
     assert leftovers == []

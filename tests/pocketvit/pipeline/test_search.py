@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import random
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -11,8 +8,16 @@ import pytest
 from runtime import METRICS_DOCUMENT, MULTIPLE, PLAN_DOCUMENT, macs, params
 from tests.pocketvit import preloaded
 from tests.pocketvit.conftest import TINY, Command, environment
+from tests.pocketvit.killed import kill_at
 
 pytestmark = pytest.mark.slow
+
+PLACES = (
+    *("baseline/training.safetensors", "search/iteration-01/bases.safetensors", "search/iteration-01/journal.jsonl"),
+    *("search/iteration-01/training.safetensors", "search/iteration-02/journal.jsonl"),
+    "search/iteration-02/model.safetensors",
+)
+"""What a run of several rounds writes, in this order."""
 
 ROUNDS = (
     "--search",
@@ -93,13 +98,7 @@ def test_rounds_of_branch_and_bound_survive_kills(pocketvit: Command, tmp_path: 
     assert len(rounds) >= 2
     assert len(METRICS_DOCUMENT.read(whole / "sliced" / "metrics.json").epochs) == len(rounds)
     arguments = ("compress", *TINY, *ROUNDS, "--runs", tmp_path, "--name", "cut", "--resume")
-    generator = random.Random(3)
-    for _ in range(10):
-        process = preloaded.start(*arguments, env=environment())
-        process.stderr.readline()
-        time.sleep(generator.uniform(0.0, 1.0))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    kill_at(PLACES, tmp_path / "cut", *arguments)
     done = preloaded.run(*arguments, env=environment(), timeout=300)
     assert done.returncode == 0, done.stderr
     assert lasting(tmp_path / "cut") == lasting(whole)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runtime import METRICS_DOCUMENT, EpochRecord
+from tests.pocketvit import preloaded
 from tests.pocketvit.conftest import Command, environment
 
 pytestmark = pytest.mark.slow
@@ -26,16 +25,9 @@ SMALL = [
 ]
 
 
-def torchrun(*arguments: object) -> subprocess.Popen[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    told = {**environment(), "OMP_NUM_THREADS": "1"}
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(
-        [*launcher, "-m", "pocketvit", *map(str, arguments)],
-        env=told,
-        text=True,
-        **streams,  # type: ignore[call-overload]
-    )
+def torchrun(*arguments: object) -> preloaded.Process:
+    words = ("--standalone", "--nproc-per-node", "2", "-m", "pocketvit", *arguments)
+    return preloaded.start(*words, env={**environment(), "OMP_NUM_THREADS": "1"}, program=preloaded.TORCHRUN)
 
 
 def ranks_of(launcher: int) -> dict[int, int]:
@@ -48,7 +40,7 @@ def ranks_of(launcher: int) -> dict[int, int]:
     return found
 
 
-def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(what: Callable[[], bool], process: preloaded.Process) -> None:
     end = time.monotonic() + 120
     while not what():
         assert process.poll() is None, process.communicate()

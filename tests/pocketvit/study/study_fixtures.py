@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pocketvit.cli.study_child import steps_in_turn
+from tests.pocketvit import preloaded
+from tests.pocketvit.conftest import environment
 
 STUDY = """
 [study]
@@ -129,12 +129,5 @@ def children_of(word: str) -> list[int]:
     return found
 
 
-def command(*words: object) -> subprocess.Popen[str]:
-    root = str(Path(__file__).resolve().parents[3])
-    return subprocess.Popen(
-        [sys.executable, "-m", "pocketvit", *map(str, words)],
-        env={**os.environ, "PYTHONPATH": root},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def command(*words: object) -> preloaded.Process:
+    return preloaded.start(*words, env=environment())
