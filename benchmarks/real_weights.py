@@ -276,7 +276,7 @@ class Place:
         with measured() as recovery:
             if recovered:
                 pictures = subject.pictures(self.spot.calibrated_on)
-                trained = [recover(own.model, subject.model, pictures, minutes, self.spot.draw) for own in made]
+                trained = [recover(own, subject.model, pictures, minutes, self.spot.draw) for own in made]
                 made = tuple(replace(own, model=model) for own, (model, _) in zip(made, trained, strict=True))
                 learnt = [count for _, count in trained]
         spent = [self.bench.analysis[1], self.choice[1], cut]

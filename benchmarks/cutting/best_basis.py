@@ -29,10 +29,13 @@ def choose(inputs: CutInputs, analysis: BasisAnalysis, budget: Budget) -> Chosen
 
 
 def cut(inputs: CutInputs, chosen: Chosen, mend: bool) -> tuple[CutModel, ...]:
-    """Cuts and fits what stays by the moments of the analysis; then reconstructs as for units if ``mend`` is set."""
+    """Cuts and fits what stays by the moments of the analysis; then reconstructs as for units if ``mend`` is set.
+
+    Like a run it leaves the model in random bases, whose weights are of one size, so that it can be trained.
+    """
     analysis, kept = chosen
     model = analysis.cut(kept)
     if mend:
         model = reconstruct(model, analysis.model, kept, (images for images, _ in inputs.batches()), ridge=RIDGE)
-    where = analysis.coordinates_of(kept)
+    model, where = analysis.turned(model, kept, inputs.seed)
     return (CutModel(model, where.matrix, where.shift),)

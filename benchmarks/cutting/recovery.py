@@ -7,31 +7,35 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from compress.data.augment import augmentation_for
 from compress.data.dataset import Dataset
 from compress.distill.settings import Distillation
 from compress.evaluate import logits_of
+from compress.model.coordinates import Coordinates
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
 from compress.train.fit import bf16_helps, fit
+from pocketvit.pipeline.label_free import without_labels
 from runtime import DataError, Progress, silent
 
+from .cut_model import CutModel
 from .pictures import Pictures
 
-RECIPE = TrainRecipe(epochs=1, batch_size=32, lr=5e-5, head_lr=5e-5, warmup=0.1, clip_norm=1.0)
+RECIPE = TrainRecipe(epochs=1, batch_size=32, lr=1e-5, head_lr=1e-5, warmup=0.1, clip_norm=1.0)
 _HELD_OUT, _TRIAL_STEPS, _WARM_STEPS = 256, 6, 2
 
 
-def recover(model: SlicedViT, whole: SlicedViT, pictures: Pictures, minutes: float, seed: int) -> tuple[SlicedViT, int]:
+def recover(cut: CutModel, whole: SlicedViT, pictures: Pictures, minutes: float, seed: int) -> tuple[SlicedViT, int]:
     """Returns the recovered model and the number of images it has learnt from.
 
-    The student's loss is the divergence of its answers from the whole model's, and the distance of the last block's
-    hidden states; labels weigh nothing. The epoch whose answers agree most with the whole model's on held-out images
-    is kept.
+    As in a run without labels, the student's loss is the divergence of its answers from the whole model's, and the
+    relative squared error of its last tokens; labels weigh nothing. The epoch whose answers agree most with the whole
+    model's on held-out images is kept.
 
     Args:
-        model: the cut model; it is not changed.
+        cut: the cut model; it is not changed.
         whole: the model to learn from.
         pictures: the set whose training images are learnt from.
         minutes: wall time of it all; the first steps are timed, and as many images are taken as fit.
@@ -48,12 +52,12 @@ def recover(model: SlicedViT, whole: SlicedViT, pictures: Pictures, minutes: flo
         )
     deadline = time.monotonic() + 60 * minutes
     data = _as_the_whole_answers(whole, pictures, seed)
-    count = max(RECIPE.batch_size, _images_until(deadline, model, whole, pictures, data, seed))
+    count = max(RECIPE.batch_size, _images_until(deadline, cut, whole, pictures, data, seed))
     epochs = math.ceil(count / len(data.train))
     share = np.random.default_rng([seed, 17]).permutation(data.train)[: math.ceil(count / epochs)]
     recipe = replace(RECIPE, epochs=epochs, patience=epochs)
     part = replace(data, train=np.sort(share))
-    return _fit(model, whole, pictures, part, recipe, seed), epochs * len(share)
+    return _fit(cut, whole, pictures, part, recipe, seed), epochs * len(share)
 
 
 def _as_the_whole_answers(whole: SlicedViT, pictures: Pictures, seed: int) -> Dataset:
@@ -66,7 +70,7 @@ def _as_the_whole_answers(whole: SlicedViT, pictures: Pictures, seed: int) -> Da
 
 
 def _images_until(
-    deadline: float, model: SlicedViT, whole: SlicedViT, pictures: Pictures, data: Dataset, seed: int
+    deadline: float, cut: CutModel, whole: SlicedViT, pictures: Pictures, data: Dataset, seed: int
 ) -> int:
     """Returns how many images can be learnt from until a moment of the monotonic clock, by timing a few steps."""
     trial = replace(data, train=data.train[: RECIPE.batch_size * _TRIAL_STEPS])
@@ -75,7 +79,7 @@ def _images_until(
     def clock(stage: str, done: int, total: int, note: str = "") -> None:
         moments.append(time.monotonic())
 
-    _fit(model, whole, pictures, trial, RECIPE, seed, clock)
+    _fit(cut, whole, pictures, trial, RECIPE, seed, clock)
     ended = time.monotonic()
     steps = moments[: len(trial.train) // RECIPE.batch_size]
     warm = min(_WARM_STEPS, len(steps) - 2)
@@ -85,7 +89,7 @@ def _images_until(
 
 
 def _fit(
-    model: SlicedViT,
+    cut: CutModel,
     whole: SlicedViT,
     pictures: Pictures,
     data: Dataset,
@@ -93,10 +97,11 @@ def _fit(
     seed: int,
     progress: Progress = silent,
 ) -> SlicedViT:
-    depth = (len(model.plan.blocks), len(whole.plan.blocks))
-    lesson = Distillation(methods=("response", "feature"), weight=1.0, blocks=(depth,))
+    back = None
+    if cut.back is not None:
+        back = Coordinates(cut.back, torch.zeros(cut.back.shape[1]) if cut.offset is None else cut.offset)
     return fit(
-        model,
+        cut.model,
         data,
         pictures.spec,
         recipe,
@@ -104,6 +109,7 @@ def _fit(
         seed=seed,
         bf16=bf16_helps(whole.plan),
         teacher=whole,
-        distillation=lesson,
+        distillation=without_labels(Distillation()),
+        back=back,
         progress=progress,
     ).model

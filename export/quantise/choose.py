@@ -22,6 +22,9 @@ _ALIKE = 0.02
 _SURE = 2.0
 """Critical value of the bounds by which a candidate is given up, or taken, before all images have run."""
 
+_CLOSE_DB = 25.0
+"""A candidate with such an SQNR is so close to the float model that no other basis is tried where it may be released."""
+
 _TO_COMPARE = 200
 
 _FLOAT_LAYERS = (1, 2, 4, 8, 16)
@@ -71,8 +74,8 @@ def choose_fast(
     """Returns the fastest candidate that is accurate enough, else the most accurate one, and all trials.
 
     The recipes are tried one after another, the fastest first, and the first one that is accurate enough is taken. If
-    none is, each is tried with equalised channels of the residual stream. Then the most accurate one that may be
-    released is taken. If there is none, the most accurate one is tried with more and more of its most sensitive layers
+    none is and none has an SQNR of 25 dB, each is tried with equalised channels of the residual stream. Then the most
+    accurate one that may be released is taken. If there is none, the most accurate one is tried with more and more of its most sensitive layers
     in float.
 
     Args:
@@ -94,13 +97,18 @@ def choose_fast(
             if wanted.met_by(tried[-1].parity) and holds(tried[-1].path):
                 chosen = tried[-1]
                 break
-        if chosen is None and stage is not _plain:
+        if chosen is None and (stage is not _plain or any(_is_close(one, wanted) for one in tried)):
             chosen = _closest_allowed(builder, tried, wanted, holds)
         if chosen is not None:
             break
     chosen = builder.completed(chosen or max(tried, key=score_of))
     tried = [chosen if one.recipe == chosen.recipe else one for one in tried]
     return chosen, _trials(tried, seconds, processor)
+
+
+def _is_close(one: Candidate, wanted: Wanted) -> bool:
+    """Returns whether a candidate is so close to the float model that another basis could hardly be closer."""
+    return score_of(one) >= _CLOSE_DB and wanted.allowed(one.parity)
 
 
 def _closest_allowed(

@@ -9,7 +9,7 @@ import timm
 import torch
 from cutting import answers, best_basis, recovery
 from cutting.answers import Fidelity, answers_of, fidelity
-from cutting.cut_model import CutInputs, selection
+from cutting.cut_model import CutInputs, CutModel, selection
 from cutting.lines import CutLine, Side, Spot, TimedSide, TimeLine, WholeLine, add_line, read_lines
 from cutting.pictures import Pictures, photographs
 from cutting.subject import Subject
@@ -190,12 +190,12 @@ def test_the_best_basis_is_cut_within_the_budget_and_mended_where_asked(model: S
     analysis, budget = best_basis.analysed(inputs), parse_budget("macs=0.6", model.plan)
     chosen = best_basis.choose(inputs, analysis, budget)
     (plain,), (mended,) = (best_basis.cut(inputs, chosen, mend) for mend in (False, True))
-    where = analysis.coordinates_of(chosen[1])
+    cut, where = analysis.turned(analysis.cut(chosen[1]), chosen[1], 3)
     for made in (plain, mended):
         assert budget.of(made.model.plan) <= budget.limit
         assert torch.equal(made.back, where.matrix)
         assert torch.equal(made.offset, where.shift)
-    bias = analysis.cut(chosen[1]).blocks[0].attn.proj.bias
+    bias = cut.blocks[0].attn.proj.bias
     assert torch.equal(plain.model.blocks[0].attn.proj.bias, bias)
     assert not torch.equal(mended.model.blocks[0].attn.proj.bias, bias)
 
@@ -226,10 +226,15 @@ def test_photographs_have_no_labels_and_keep_their_folders_apart(tmp_path: Path)
         photographs(tmp_path / "a", tmp_path / "c", ("x",))
 
 
+def cut_to(model: SlicedViT, width: int) -> CutModel:
+    kept = narrowed(model, width)
+    return CutModel(slice_vit(model, kept), selection(kept.embed, model.plan.embed_dim))
+
+
 def test_recovery_looks_at_no_label(model: SlicedViT, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "_images_until", lambda *told: 40)
     pictures = subject.sets[0]
-    cut, rubbish = slice_vit(model, narrowed(model, 24)), np.full(len(pictures.data.labels), 7)
+    cut, rubbish = cut_to(model, 24), np.full(len(pictures.data.labels), 7)
     few = replace(pictures.data, train=pictures.data.train[:64])
     found = [
         recovery.recover(cut, model, replace(pictures, data=data), 1.0, seed=2)
@@ -238,13 +243,13 @@ def test_recovery_looks_at_no_label(model: SlicedViT, subject: Subject, monkeypa
     (first, images), (second, _) = found
     assert images == 40
     assert all(torch.equal(own, second.state_dict()[name]) for name, own in first.state_dict().items())
-    assert not torch.equal(first.patch_embed.weight, cut.patch_embed.weight)
+    assert not torch.equal(first.patch_embed.weight, cut.model.patch_embed.weight)
     with pytest.raises(DataError, match="too few training images"):
         recovery.recover(cut, model, replace(pictures, data=replace(few, train=few.train[:63])), 1.0, seed=2)
 
 
 def test_the_time_left_decides_how_many_images_are_learnt_from(model: SlicedViT, subject: Subject) -> None:
-    cut, pictures = slice_vit(model, narrowed(model, 24)), subject.sets[0]
+    cut, pictures = cut_to(model, 24), subject.sets[0]
     data = recovery._as_the_whole_answers(model, pictures, 0)
     late = recovery._images_until(0.0, cut, model, pictures, data, 0)
     assert late < 0

@@ -353,7 +353,7 @@ def test_the_fastest_that_is_good_enough_is_taken() -> None:
 
 
 def test_where_none_is_close_the_closest_that_may_be_released_is_taken() -> None:
-    menu = {"a": (0.93, 0.1, 18.0), "b": (0.97, 0.1, 25.0), "b_equalised": (0.95, 0.0, 22.0), "c": (0.8, 9.0, 30.0)}
+    menu = {"a": (0.93, 0.1, 18.0), "b": (0.97, 0.1, 24.0), "b_equalised": (0.95, 0.0, 22.0), "c": (0.8, 9.0, 30.0)}
     builder = FakeCandidateBuilder(menu)
     wanted = Wanted(0.985, 0.5, ExportLimits(0.9, 12.0, 0.5))
     chosen, trials = choose_fast(builder, (A, B, C), wanted, None)
@@ -361,6 +361,11 @@ def test_where_none_is_close_the_closest_that_may_be_released_is_taken() -> None
     # no layer was left in float
     assert [trial.recipe for trial in trials] == ["a", "b", "c", "a_equalised", "b_equalised", "c_equalised"]
     assert choose_fast(builder, (A, B, C), wanted, None, lambda path: path.stem == "a")[0].recipe == A
+    # what is as close as this needs no other basis
+    menu["b"] = (0.97, 0.1, 26.0)
+    builder = FakeCandidateBuilder(menu)
+    assert choose_fast(builder, (A, B, C), wanted, None)[0].recipe == B
+    assert builder.served == ["a", "b", "c"]
     # none may be released: layers are left in float until one is close
     builder = FakeCandidateBuilder(
         {"a": (0.8, 9.0, 10.0), "a_2_float": (0.9, 0.1, 13.0), "a_4_float": (0.99, 0.0, 30.0)}
