@@ -23,7 +23,7 @@ _SURE = 2.0
 """Critical value of the bounds by which a candidate is given up, or taken, before all images have run."""
 
 _CLOSE_DB = 25.0
-"""A candidate with such an SQNR is so close to the float model that no other basis is tried where it may be released."""
+"""Least SQNR, dB, of a candidate that is so close to the float model that no other basis is tried."""
 
 _TO_COMPARE = 200
 
@@ -74,9 +74,9 @@ def choose_fast(
     """Returns the fastest candidate that is accurate enough, else the most accurate one, and all trials.
 
     The recipes are tried one after another, the fastest first, and the first one that is accurate enough is taken. If
-    none is and none has an SQNR of 25 dB, each is tried with equalised channels of the residual stream. Then the most
-    accurate one that may be released is taken. If there is none, the most accurate one is tried with more and more of its most sensitive layers
-    in float.
+    none is, and none that may be released has an SQNR of 25 dB, each is tried with equalised channels of the residual
+    stream. Then the most accurate one that may be released is taken. If there is none, the most accurate one is tried
+    with more and more of its most sensitive layers in float.
 
     Args:
         builder: builds candidates.
