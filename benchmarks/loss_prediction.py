@@ -113,9 +113,9 @@ def _changed(importance: Importance, generator: np.random.Generator) -> Importan
 
 def _row(title: str, pairs: Sequence[tuple[float, float]]) -> str:
     expected, found = np.array(pairs).T
-    return (
-        f"| {title} | {len(pairs)} | {spearmanr(expected, found).statistic:.3f} | {np.median(found / expected):.2f} |"
-    )
+    differ = min(len(set(expected)), len(set(found))) > 1
+    rank = f"{spearmanr(expected, found).statistic:.3f}" if differ else "–"
+    return f"| {title} | {len(pairs)} | {rank} | {np.median(found / expected):.2f} |"
 
 
 if __name__ == "__main__":

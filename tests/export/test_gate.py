@@ -158,9 +158,9 @@ def test_few_calibration_images_and_another_normalisation_are_noticed_or_refused
     factor: float,
     said: str | None,
 ) -> None:
-    from export import write
+    from export import job
 
-    honest, heard = write.images_of, []
+    honest, heard = job.images_of, []
 
     def prepared(data: Dataset, indices: np.ndarray, task: Any) -> np.ndarray:
         own = honest(data, indices, task)
@@ -169,7 +169,7 @@ def test_few_calibration_images_and_another_normalisation_are_noticed_or_refused
     def progress(stage: str, done: int, total: int, note: str = "") -> None:
         heard.append(note)
 
-    monkeypatch.setattr(write, "images_of", prepared)
+    monkeypatch.setattr(job, "images_of", prepared)
     settings = replace(FAST, calibration_images=images, min_agreement=0.0)
     if said is None:
         with pytest.raises(DataError, match="other values than the images that the file is compared on"):
@@ -189,5 +189,5 @@ def test_kinds_of_one_form_are_calibrated_once(sliced: SlicedViT, digits: Datase
 
     settings = ExportSettings(("int8", "int8-full"), calibration_images=16, verify_images=20)
     export_model(sliced, task_for(digits, trained=False), digits, tmp_path, "m", settings, progress)
-    # int8 needs the graph as it is and with equalised attention, and int8-full one with an equalised stream, too
-    assert ends == ["float answers", "int8 float answers", *["int8 calibration"] * 2, "int8-full calibration"]
+    # both need the rotated graph, and int8-full the graph as it is and with equalised channels, too
+    assert ends == ["float answers", "int8 float answers", "int8 calibration", *["int8-full calibration"] * 2]
