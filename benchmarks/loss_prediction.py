@@ -114,7 +114,7 @@ def _changed(importance: Importance, generator: np.random.Generator) -> Importan
 def _row(title: str, pairs: Sequence[tuple[float, float]]) -> str:
     expected, found = np.array(pairs).T
     differ = min(len(set(expected)), len(set(found))) > 1
-    rank = f"{spearmanr(expected, found).statistic:.3f}" if differ else "–"
+    rank = f"{spearmanr(expected, found).statistic:.3f}" if differ else "-"
     return f"| {title} | {len(pairs)} | {rank} | {np.median(found / expected):.2f} |"
 
 
