@@ -13,8 +13,10 @@ from tests.pocketvit.killed import kill_at
 pytestmark = pytest.mark.slow
 
 PLACES = (
-    *("baseline/training.safetensors", "search/iteration-01/bases.safetensors", "search/iteration-01/journal.jsonl"),
-    *("search/iteration-01/training.safetensors", "search/iteration-02/journal.jsonl"),
+    *("run.json", "baseline/training.safetensors", "baseline/model.safetensors"),
+    *("search/iteration-01/bases.safetensors", "search/iteration-01/journal.jsonl"),
+    *("search/iteration-01/training.safetensors", "search/iteration-01/model.safetensors"),
+    *("search/iteration-02/bases.safetensors", "search/iteration-02/journal.jsonl"),
     "search/iteration-02/model.safetensors",
 )
 """What a run of several rounds writes, in this order."""
