@@ -5,21 +5,29 @@ This is the only place that calls ``compress.bases.analysis``.
 
 from __future__ import annotations
 
+import torch
+
 from compress.bases.analysis import RIDGE, BasisAnalysis, analyse
+from compress.bases.varied import images_to_see, varied
 from compress.budget import Budget
 from compress.model.reconstruction import reconstruct
 from compress.model.slicing import KeptUnits, keep_all
 from compress.search.milp import solve
 
-from .cut_model import CutInputs, CutModel
+from .cut_model import BATCH, CutInputs, CutModel
 
 Chosen = tuple[BasisAnalysis, KeptUnits]
 """The analysis, and the units of its model that stay."""
 
 
 def analysed(inputs: CutInputs) -> BasisAnalysis:
-    """Returns the analysis of the whole model on the calibration images, which serves every budget."""
-    return analyse(inputs.model, inputs.images)
+    """Returns the analysis of the whole model on calibration images and changed copies, which serves every budget."""
+    return analyse(inputs.model, _with_copies(inputs, 0))
+
+
+def _with_copies(inputs: CutInputs, number: int) -> torch.Tensor:
+    wanted = images_to_see(len(inputs.images), inputs.model.plan.num_tokens)
+    return varied(inputs.images, wanted, inputs.seed + number)
 
 
 def choose(inputs: CutInputs, analysis: BasisAnalysis, budget: Budget) -> Chosen:
@@ -36,6 +44,6 @@ def cut(inputs: CutInputs, chosen: Chosen, mend: bool) -> tuple[CutModel, ...]:
     analysis, kept = chosen
     model = analysis.cut(kept)
     if mend:
-        model = reconstruct(model, analysis.model, kept, (images for images, _ in inputs.batches()), ridge=RIDGE)
+        model = reconstruct(model, analysis.model, kept, _with_copies(inputs, 1).split(BATCH), ridge=RIDGE)
     model, where = analysis.turned(model, kept, inputs.seed)
     return (CutModel(model, where.matrix, where.shift),)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from compress.bases.analysis import RIDGE, BasisAnalysis, analyse
 from compress.bases.moments import batches_of
+from compress.bases.varied import images_to_see, varied
 from compress.bases.variety import remarks_on_images, sameness_of
 from compress.budget import Budget, budget_cost, check_distinct, latency_target, parse_budget
 from compress.data.augment import augmentation_for
@@ -23,7 +24,6 @@ from compress.devices import CPU
 from compress.model.coordinates import Coordinates
 from compress.model.folder import Task
 from compress.model.metadata import timm_metadata
-from compress.model.reconstruction import images_needed
 from compress.model.reconstruction import reconstruct as fit_again
 from compress.model.slicing import KeptUnits, same_widths
 from compress.model.timm_vit import from_timm
@@ -34,7 +34,7 @@ from compress.search.base import GroupSizes, SearchInputs, SearchMethod
 from runtime import ModelError, PlanError, PocketVitWarning, Preprocessing, Progress, macs, params, silent
 
 from .cut_model import CutModel, CutReport, same_coordinates
-from .images import ImageParts, Images, divide_images
+from .images import Images, divide_images
 
 
 @overload
@@ -113,7 +113,10 @@ def cut(
         method = _method_of(search)
         budgets = _budgets_of(budget, whole)
         parts = divide_images(images, whole.plan, seed)
-        analysis = analyse(whole.network, parts.analysis, progress)
+        tokens = whole.network.plan.num_tokens
+        wanted = images_to_see(len(parts.analysis), tokens)
+        seen, other = (varied(parts.analysis, wanted, own) for own in (seed, seed + 1))
+        analysis = analyse(whole.network, seen, progress)
         for note in remarks_on_images(len(parts.analysis), sameness_of(parts.analysis)):
             warnings.warn(note, PocketVitWarning, stacklevel=2)
         same = same_coordinates(whole.plan.embed_dim)
@@ -121,7 +124,9 @@ def cut(
         made = []
         for text, own in budgets:
             kept = method.run(_search_inputs(whole, analysis, own, seed, progress)).kept
-            network, mended = _cut_network(analysis, kept, parts, choice, reconstruct, progress)
+            network, mended = _cut_network(
+                analysis, kept, other if reconstruct else None, (parts.choice, choice), progress
+            )
             network, place = analysis.turned(network, kept, seed)
             answers = _answers_of(network, place, parts.report)
             found = CutReport(
@@ -238,17 +243,23 @@ def _search_inputs(
 
 
 def _cut_network(
-    analysis: BasisAnalysis, kept: KeptUnits, parts: ImageParts, wanted: _Answers, asked: bool, progress: Progress
+    analysis: BasisAnalysis,
+    kept: KeptUnits,
+    images: torch.Tensor | None,
+    judged: tuple[torch.Tensor, _Answers],
+    progress: Progress,
 ) -> tuple[SlicedViT, bool]:
-    """Returns the cut model in the bases of the analysis, and whether its reconstruction was kept."""
+    """Returns the cut model in the bases of the analysis, and whether its reconstruction on ``images`` was kept.
+
+    It is kept if the features of the judged images are not farther from the whole model's than without it.
+    """
     network = analysis.cut(kept)
-    if not asked or same_widths(network.plan, analysis.model.plan):
+    if images is None or same_widths(network.plan, analysis.model.plan):
         return network, False
-    images = parts.analysis[: images_needed(network.plan)]
     batches = batches_of(images, network.plan.num_tokens)
     mended = fit_again(network, analysis.model, kept, batches, ridge=RIDGE, device=CPU, progress=progress)
-    place = analysis.coordinates_of(kept)
-    before, after = (_answers_of(one, place, parts.choice).error(wanted) for one in (network, mended))
+    place, (chosen, wanted) = analysis.coordinates_of(kept), judged
+    before, after = (_answers_of(one, place, chosen).error(wanted) for one in (network, mended))
     return (mended, True) if after <= before else (network, False)
 
 

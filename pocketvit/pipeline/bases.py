@@ -6,27 +6,26 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from compress.bases.analysis import RIDGE, BasisAnalysis, analyse
 from compress.bases.stored import read_bases, write_bases
+from compress.bases.varied import images_to_see, varied
 from compress.bases.variety import remarks_on_images, sameness_of
-from compress.data.batches import augmented_pixels, plain_batches
+from compress.data.batches import plain_batches
 from compress.data.splits import random_set
 from compress.fidelity import answers_of, compared, some_images
 from compress.model.coordinates import Coordinates
 from compress.model.folder import weights_sha256
-from compress.model.reconstruction import images_needed, reconstruct
+from compress.model.reconstruction import reconstruct
 from compress.model.slicing import KeptUnits, same_widths
 from compress.model.vit import SlicedViT
-from runtime import PocketVitWarning, Progress, if_long, normalise, silent
+from runtime import PocketVitWarning, Progress, if_long, silent
 
 from .job import PreparedRun
 from .runfolder import RunFolder
 
-_TOKENS, _LEAST, _MOST = 61_440, 320, 768
-_EPOCH = 2_000_000
+_TOKENS, _LEAST, _MOST = 26_500, 256, 768
 _BATCH = 16
 
 
@@ -53,8 +52,8 @@ def analysis_of(
     found = read_bases(path, name)
     if found is None:
         images = basis_images(job, count, 0)
-        found = analyse(model, images, progress)
-        _warn_of_images(folder, min(count, len(job.data.train)), sameness_of(images))
+        found = analyse(model, with_copies(job, images, 0), progress)
+        _warn_of_images(folder, len(images), sameness_of(images))
         write_bases(path, name, found)
     return found
 
@@ -70,25 +69,21 @@ def images_for_bases(job: PreparedRun) -> int:
 
 
 def basis_images(job: PreparedRun, count: int, number: int) -> torch.Tensor:
-    """Returns training images without labels, ``(count, C, H, W)`` float32: half as they are, half changed at random.
+    """Returns training images without labels as they are, ``(N, C, H, W)`` float32.
 
     Args:
         job: the run.
-        count: number of images; where there are fewer training images, each is changed several times.
-        number: number of the draw; each draws other images and changes.
+        count: number of images; all are returned if there are fewer.
+        number: number of the draw; each draws other images.
     """
-    spec, drawn = job.task.preprocessing, random_set(job.data, count, job.settings.seed + 7919 * number)
-    plain = drawn[: -(-count // 2)]
-    parts = [images for images, _ in plain_batches(job.data, plain, spec, _BATCH)]
-    missing, epoch = count - len(plain), _EPOCH + number
-    while missing > 0:
-        some = drawn[:missing]
-        pixels = augmented_pixels(job.data, some, spec, job.augmentation, seed=job.settings.seed, epoch=epoch)
-        parts.append(torch.from_numpy(np.ascontiguousarray(normalise(pixels, spec).transpose(0, 3, 1, 2))))
-        missing, epoch = missing - len(some), epoch + 1
-    mixed = torch.cat(parts)
-    order = np.random.default_rng([job.settings.seed, number, 11]).permutation(len(mixed))
-    return mixed[torch.from_numpy(order)]
+    drawn = random_set(job.data, count, job.settings.seed + 7919 * number)
+    return torch.cat([images for images, _ in plain_batches(job.data, drawn, job.task.preprocessing, _BATCH)])
+
+
+def with_copies(job: PreparedRun, images: torch.Tensor, number: int) -> torch.Tensor:
+    """Returns the images and changed copies of them, other ones for each ``number``; see ``varied``."""
+    wanted = images_to_see(len(images), job.plan.num_tokens)
+    return varied(images, wanted, job.settings.seed + 7919 * number, mirror=job.augmentation.mirror > 0)
 
 
 def _warn_of_images(folder: RunFolder, images: int, sameness: float) -> None:
@@ -125,8 +120,7 @@ def cut_in_bases(
     """
     model, coordinates = analysis.cut(kept), analysis.coordinates_of(kept)
     if job.settings.reconstruct and not same_widths(model.plan, analysis.model.plan):
-        count = images_needed(model.plan)
-        images = basis_images(job, count, number)
+        images = with_copies(job, basis_images(job, images_for_bases(job), number), number)
         mended = reconstruct(model, analysis.model, kept, images.split(_BATCH), ridge=RIDGE, progress=progress)  # type: ignore[no-untyped-call]
         chosen = some_images(job.data.held_out, job.settings.seed)
         wanted, *answers = (
@@ -135,6 +129,6 @@ def cut_in_bases(
         )
         before, after = (compared(own, wanted, coordinates) for own in answers)
         helps = (after.cosine or 0.0) >= (before.cosine or 0.0)
-        folder.log("reconstructed", images=count, before=asdict(before), after=asdict(after), kept=helps)
+        folder.log("reconstructed", images=len(images), before=asdict(before), after=asdict(after), kept=helps)
         model = mended if helps else model
     return analysis.turned(model, kept, job.settings.seed)

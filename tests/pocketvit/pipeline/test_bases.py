@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import pocketvit
+from compress.bases.varied import images_to_see
 from compress.data.batches import plain_batches
 from compress.fidelity import fidelity
 from compress.model.coordinates import Coordinates, read_coordinates
 from compress.model.folder import read_model, weights_sha256
 from pocketvit import RunSettings, TrainSettings
 from pocketvit.pipeline import stages
-from pocketvit.pipeline.bases import bases_path, basis_images, images_for_bases
+from pocketvit.pipeline.bases import bases_path, basis_images, images_for_bases, with_copies
 from pocketvit.pipeline.job import prepare
 from pocketvit.pipeline.runfolder import RunFolder
 from runtime import METRICS_DOCUMENT, MULTIPLE, PlanError, PocketVitWarning
@@ -117,7 +118,7 @@ def test_other_searches_take_the_best_bases_too(search: str, tmp_path: Path, poc
     assert not list((tmp_path / search).rglob("bases.safetensors"))
 
 
-def test_images_are_drawn_without_labels_half_as_they_are() -> None:
+def test_images_are_drawn_without_labels_and_copied() -> None:
     job = prepare(SETTINGS)
     assert images_for_bases(job) == 64
     assert images_for_bases(replace(job, settings=replace(SETTINGS, basis_images=0))) == 768
@@ -126,8 +127,11 @@ def test_images_are_drawn_without_labels_half_as_they_are() -> None:
     assert images.shape == (64, 1, 32, 32)
     assert torch.equal(images, basis_images(blind, 64, 0))
     assert not torch.equal(images, basis_images(job, 64, 1))
-    # more than there are: the rest are changed again
-    assert basis_images(job, 2 * len(job.data.train) + 5, 0).shape[0] == 2 * len(job.data.train) + 5
+    assert len(basis_images(job, 2 * len(job.data.train), 0)) == len(job.data.train)
+    seen = with_copies(job, images, 0)
+    assert len(seen) == images_to_see(64, job.plan.num_tokens) > 64
+    assert torch.equal(seen, with_copies(job, images, 0))
+    assert not torch.equal(seen, with_copies(job, images, 1))
 
 
 def test_few_images_are_noticed(tmp_path: Path) -> None:
