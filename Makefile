@@ -33,7 +33,7 @@ export-tflite: $(VENV)/.installed  ## Fine-tune, prune, recover, export, verify,
 	$(BIN)/pocketvit run --resume $(RUN_OPTIONS)
 
 # the half of the tests that starts commands, boards, benchmarks and workers; the other half takes about as long
-COMMANDS := tests/pocketvit tests/extending tests/boards tests/benchmarks tests/runtime
+COMMANDS := tests/pocketvit tests/extending tests/boards tests/benchmarks tests/runtime tests/device_bench/worker
 
 # in two processes side by side, since most tests keep one core busy; with ARGS, which may choose some, in one
 test: $(VENV)/.installed-dev  ## Run all tests
