@@ -20,7 +20,7 @@ from tests.compress.plain_search import Plain
 @pytest.mark.parametrize(("seed", "epsilon"), [(1, 0.1), (2, 0.1), (3, 0.02)])
 def test_the_walk_counts_what_the_plain_search_counts(tmp_path: Path, seed: int, epsilon: float) -> None:
     trained = digits_model()
-    images = draw_search_images(digits_data(), SPEC, GENTLE, per_class=6, seed=seed, iteration=0)
+    images = draw_search_images(digits_data(), SPEC, GENTLE, per_class=4, seed=seed, iteration=0)
     settings, effort = TreeSettings(depth=3, epsilon=epsilon, exact=True), TreeEffort(gradient_batch=20, eval_batch=10)
     journal = TreeJournal(tmp_path / "j.jsonl", {"seed": seed})
     total = params(trained.plan)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from device_bench.targets.cpu import bench_files
+from device_bench.worker.isolated import CHILD, run_isolated
 from pocketvit import cli
+from runtime import Progress, silent
+from runtime.worker.parent import JobResult
 from tests.pocketvit import preloaded
 
 TINY = [
@@ -34,12 +39,32 @@ class Answer:
 
 Command = Callable[..., Answer]
 
+PEAKS_OF_THREE_RUNS = (
+    "from device_bench.metrics.peaks import measure_peaks\n"
+    "measure_peaks.__kwdefaults__['seconds'] = 0.0\n"
+    "from device_bench.worker.child import main\n"
+    "raise SystemExit(main())\n"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _measuring_shortly() -> Iterator[None]:
+    """Has each file started once, and the machine's peaks taken of three runs: no test here looks at a time."""
+
+    def run(job: str, request: dict[str, Any], progress: Progress = silent, **more: Any) -> JobResult:
+        command = (sys.executable, "-P", "-c", PEAKS_OF_THREE_RUNS) if job == "peaks" else CHILD
+        return run_isolated(job, request, progress, **more, command=command)
+
+    assert bench_files.__kwdefaults__ is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("device_bench.targets.cpu.REPEATS", 1)
+        patch.setitem(bench_files.__kwdefaults__, "run_job", run)
+        yield
+
 
 @pytest.fixture
 def pocketvit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Runs the command line in this process."""
-    # one start of a file is as good as three where no time is looked at
-    monkeypatch.setattr("device_bench.targets.cpu.REPEATS", 1)
 
     def run(*arguments: object) -> Answer:
         monkeypatch.setattr(sys, "argv", ["pocketvit", *map(str, arguments)])

@@ -5,7 +5,10 @@ like any other: it has its own memory, working folder and environment, and it ca
 too, and nothing of it was called; where plug-ins or another path are asked for, it is imported anew.
 
 What such a command starts as ``python -m`` of a module of ``FORKED`` is forked from the command in the same way: it is
-the command's child, and its words and its environment stand in ``/proc`` as those of any process.
+the command's child, and its words and its environment stand in ``/proc`` as those of any process. So is what it starts
+to measure a file; this goes by what the command has imported.
+
+Commands measure for less time than they would: a file is started once, and the machine's peaks are of three runs.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import IO, Any
 
 LIBRARIES = (
@@ -41,11 +46,16 @@ LIBRARIES = (
 FORKED = ("pocketvit", "pocketvit.cli.study_child")
 """Modules that are forked from the command that starts them; none of these commands computes with torch itself."""
 
+MEASURING = "device_bench.worker.child"
+"""The module that measures files; it is forked from the command too, and needs none of the command's threads."""
+
 COMMAND = "import runpy; runpy.run_module('pocketvit', run_name='__main__', alter_sys=True)"
 
 TORCHRUN = "from torch.distributed.run import main; main()"
 
 _COMMANDS = ("app", "bench", "compress", "export", "report", "run", "study")
+
+_MEASURES = ("device_bench.targets.cpu", "device_bench.metrics.jobs", MEASURING)
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 
@@ -164,7 +174,8 @@ def _address() -> str:
 def _serve(address: str) -> None:
     """Forks a process for every request, until standard input is closed."""
     sys.path[0] = _ROOT
-    for library in (*LIBRARIES, "pocketvit.pipeline.run", *(f"pocketvit.cli.{name}" for name in _COMMANDS)):
+    _keep_code()
+    for library in (*LIBRARIES, "pocketvit.pipeline.run", *(f"pocketvit.cli.{name}" for name in _COMMANDS), *_MEASURES):
         importlib.import_module(library)
     # the forked processes need not look through these again and again for what can be freed
     gc.collect()
@@ -185,6 +196,30 @@ def _serve(address: str) -> None:
                     _attend(line)
     # the libraries would take their time to go
     os._exit(0)
+
+
+def _keep_code() -> None:
+    """Has a module of ours that is imported anew from the same file compiled no second time."""
+    usual, codes = SourceFileLoader.get_code, dict[str, CodeType | None]()
+
+    def get_code(loader: SourceFileLoader, name: str) -> CodeType | None:
+        if name.split(".")[0] not in _OURS:
+            return usual(loader, name)
+        if loader.path not in codes:
+            codes[loader.path] = usual(loader, name)
+        return codes[loader.path]
+
+    SourceFileLoader.get_code = get_code  # type: ignore[assignment]
+
+
+def _measure_shortly() -> None:
+    """Has each file started once, and three runs of each model for the machine's peaks."""
+    from device_bench.metrics.peaks import measure_peaks
+    from device_bench.targets import cpu
+
+    vars(cpu)["REPEATS"] = 1
+    assert measure_peaks.__kwdefaults__ is not None
+    measure_peaks.__kwdefaults__["seconds"] = 0.0
 
 
 def _reap(*_: object) -> None:
@@ -219,10 +254,17 @@ def _become(asked: dict[str, Any], streams: list[int]) -> None:
         os.close(stream)
     subprocess._fork_exec = partial(_fork_exec, subprocess._fork_exec)  # type: ignore[attr-defined]
     # a program of its own may change what can be imported
-    if asked["program"] != COMMAND or not _is_as_loaded(asked["env"]):
+    is_command = asked["program"] == COMMAND
+    if not is_command or not _is_as_loaded(asked["env"]):
         _forget_ours()
     sys.argv = ["pocketvit", *asked["arguments"]]
-    _run(lambda: exec(asked["program"], {"__name__": "__main__"}), asked["env"], asked["cwd"])
+
+    def do() -> None:
+        if is_command:
+            _measure_shortly()
+        exec(asked["program"], {"__name__": "__main__"})
+
+    _run(do, asked["env"], asked["cwd"])
 
 
 def _fork_exec(usual: Callable[..., int], *how: Any) -> int:
@@ -230,7 +272,7 @@ def _fork_exec(usual: Callable[..., int], *how: Any) -> int:
     words = [os.fsdecode(word) for word in how[0]]
     _, _, _, _, cwd, env, stdin, _, _, stdout, _, stderr, _, _, _, new_session, *_ = how
     module = words[words.index("-m") + 1] if "-m" in words[:3] else ""
-    if module not in FORKED:
+    if module not in (*FORKED, MEASURING):
         return usual(*how)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -248,10 +290,11 @@ def _fork_exec(usual: Callable[..., int], *how: Any) -> int:
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     atexit._clear()
-    _forget_ours()
+    if module in FORKED:
+        _forget_ours()
     own = dict(os.environ) if env is None else dict(os.fsdecode(item).split("=", 1) for item in env)
     sys.argv = words[words.index("-m") + 1 :]
-    _run(lambda: _as_main(module), own, os.fsdecode(cwd or Path.cwd()), words)
+    _run(_measure if module == MEASURING else lambda: _as_main(module), own, os.fsdecode(cwd or Path.cwd()), words)
     return 0
 
 
@@ -266,6 +309,10 @@ def _forget_ours() -> None:
     """Has PocketViT imported anew."""
     for name in [name for name in sys.modules if name.split(".")[0] in _OURS]:
         del sys.modules[name]
+
+
+def _measure() -> None:
+    sys.exit(importlib.import_module(MEASURING).main())
 
 
 def _as_main(module: str) -> None:

@@ -141,7 +141,7 @@ def test_comparing_files_and_results(files, slowed, pocketvit, tmp_path):
     same = pocketvit("compare", result, result)
     assert same.code == 0
     assert "1.00" in same.out
-    text = pocketvit("compare", *files, "--seconds", 1)
+    text = pocketvit("compare", *files, "--seconds", 0.2)
     assert text.code == 0
     assert "in turns" in text.out
 

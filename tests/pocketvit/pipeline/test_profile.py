@@ -12,7 +12,10 @@ SMALL = (
     *("--model", "vit_tiny_patch16_224", "--img-size", "32", "--patch-size", "8", "--threads", "1"),
     *("--model-arg", "embed_dim=32", "--model-arg", "depth=2", "--model-arg", "num_heads=2"),
 )
-QUICK = ("--epochs", "2", "--recovery-epochs", "1", "--train-limit", "200", "--importance-images", "4")
+QUICK = (
+    *("--epochs", "2", "--recovery-epochs", "1", "--train-limit", "200", "--importance-images", "4"),
+    "--no-reconstruct",
+)
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ ROUNDS = (
 def test_milp_meets_the_budget_and_loses_less_importance(pocketvit: Command, tmp_path: Path) -> None:
     lost = {}
     for search in ("one-shot", "milp"):
-        quick = ("--epochs", 1, "--recovery-epochs", 0, "--budget", "macs=0.6", "--search", search)
+        quick = ("--epochs", 1, "--recovery-epochs", 0, "--no-reconstruct", "--budget", "macs=0.6", "--search", search)
         answer = pocketvit("compress", *TINY, *quick, "--runs", tmp_path, "--name", search)
         assert answer.code == 0, answer.err
         before, after = (PLAN_DOCUMENT.read(tmp_path / search / part / "plan.json") for part in ("baseline", "sliced"))
@@ -58,7 +58,8 @@ def test_tas_learns_as_suits_a_trained_model_or_as_published(
     pocketvit: Command, tmp_path: Path, told: tuple[object, ...], optimizer: str, align: str, lr: float
 ) -> None:
     asked = ("--search", "tas", "--budget", "macs=0.6", "--search-epochs", 1, "--epochs", 1, "--recovery-epochs", 0)
-    answer = pocketvit("compress", *TINY, *asked, *told, "--runs", tmp_path, "--name", "run")
+    short = ("--no-reconstruct", "--runs", tmp_path, "--name", "run")
+    answer = pocketvit("compress", *TINY, *asked, *told, *short)
     assert answer.code == 0, answer.err
     learnt = json.loads((tmp_path / "run" / "search" / "tas.jsonl").read_text().splitlines()[0])["settings"]["tas"]
     assert (learnt["optimizer"], learnt["align"], learnt["lr"]) == (optimizer, align, lr)

@@ -4,9 +4,11 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from math import ceil, log2
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -183,13 +185,20 @@ def test_long_searches_record_about_as_often_as_asked(tmp_path: Path) -> None:
     assert [line["step"] for line in records(tmp_path)[1:]] == [0, 4, 8]
 
 
+@cache
+def undisturbed(settings: OddsRecipe = SETTINGS) -> tuple[Proposal, bytes]:
+    """Returns what a search that nothing disturbs finds, and its journal."""
+    with TemporaryDirectory() as folder:
+        return search(folder=Path(folder), settings=settings), (Path(folder) / TAS_JOURNAL).read_bytes()
+
+
 @pytest.mark.parametrize("settings", [SETTINGS, PUBLISHED], ids=["sgd", "adam"])
 @pytest.mark.parametrize("calls", [1, 2, 3, 4, 5, STEPS])
 @pytest.mark.parametrize("clock", [restless_clock, lambda: lambda: 0.0])
 def test_a_killed_search_ends_as_an_undisturbed_one(
     tmp_path: Path, calls: int, clock: Callable[[], Callable[[], float]], settings: OddsRecipe
 ) -> None:
-    whole = search(folder=tmp_path / "whole", settings=settings)
+    whole, whole_journal = undisturbed(settings)
     with pytest.raises(Killed):
         search(folder=tmp_path / "cut", settings=settings, progress=kill_after(calls), clock=clock())
     journal = tmp_path / "cut" / TAS_JOURNAL
@@ -197,7 +206,7 @@ def test_a_killed_search_ends_as_an_undisturbed_one(
     steps: list[int] = []
     again = search(folder=tmp_path / "cut", settings=settings, progress=lambda stage, done, *more: steps.append(done))
     assert again == whole
-    assert journal.read_bytes() == (tmp_path / "whole" / TAS_JOURNAL).read_bytes()
+    assert journal.read_bytes() == whole_journal
     saved = calls if clock is restless_clock else calls // 2 * 2  # an epoch has two steps
     assert steps == list(range(saved + 1, STEPS + 1))
 
@@ -247,7 +256,7 @@ def test_the_state_of_another_search_is_ignored(tmp_path: Path, what: str) -> No
 
 
 def test_a_damaged_state_or_journal_costs_the_work_and_no_more(tmp_path: Path) -> None:
-    whole = search()
+    whole, _ = undisturbed()
     with pytest.raises(Killed):
         search(folder=tmp_path, progress=kill_after(4), clock=restless_clock())
     state, journal = (tmp_path / TAS_STATE).read_bytes(), (tmp_path / TAS_JOURNAL).read_bytes()

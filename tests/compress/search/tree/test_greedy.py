@@ -41,7 +41,7 @@ def test_every_step_is_the_best_of_the_five(trained: SlicedViT, digits: Dataset)
 def test_it_meets_the_budget_and_repeats_from_its_journal(
     trained: SlicedViT, digits: Dataset, tmp_path: Path, share: float
 ) -> None:
-    images, total = images_of(digits, 2), params(trained.plan)
+    images, total = images_of(digits, 2, per_class=2), params(trained.plan)
     budget = Budget(PARAMS, int(share * total))
     told: list[str] = []
 
@@ -72,7 +72,7 @@ def test_it_meets_the_budget_and_repeats_from_its_journal(
 
 @pytest.mark.slow
 def test_a_budget_out_of_reach_and_one_met_already(trained: SlicedViT, digits: Dataset) -> None:
-    images, total = images_of(digits, 2), params(trained.plan)
+    images, total = images_of(digits, 2, per_class=2), params(trained.plan)
     met = search_greedily(trained, images, PARAMS, total, TreeSettings(), budget=Budget(PARAMS, total))
     assert met.best_smaller is None
     assert met.nodes == 1

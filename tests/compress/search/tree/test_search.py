@@ -47,7 +47,7 @@ def images_of(digits: Dataset, seed: int, per_class: int = 6) -> SearchImages:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_decides_what_the_plain_search_decides(trained: SlicedViT, digits: Dataset, seed: int) -> None:
-    images = images_of(digits, seed)
+    images = images_of(digits, seed, per_class=4)
     settings, effort = TreeSettings(depth=3, epsilon=0.1, exact=True), TreeEffort(gradient_batch=20, eval_batch=10)
     found = search_tree(trained, images, COUNTS["params"], params(trained.plan), settings, effort=effort)
     pictures, labels = images.at(np.arange(len(images)))

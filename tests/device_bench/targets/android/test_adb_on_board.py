@@ -10,6 +10,7 @@ import pytest
 
 from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
+from device_bench.targets.android import rounds
 from device_bench.targets.android.adb import bench_over_adb, check_adb
 from device_bench.targets.android.client import SystemRunner
 from device_bench.targets.base import Device
@@ -82,7 +83,10 @@ def device_and_request(phone: Phone, program: Path, folder: Path, timeout_s: flo
     return device, BenchRequest(tuple(files), target=device.address, sampling=Sampling.exactly(3), timeout_s=timeout_s)
 
 
-def test_a_bench_over_real_adb_leaves_nothing_behind(adb_phone: Phone, program: Path, tmp_path: Path) -> None:
+def test_a_bench_over_real_adb_leaves_nothing_behind(
+    adb_phone: Phone, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "_SLACK_S", 1.0)
     device, request = device_and_request(adb_phone, program, tmp_path, 6.0)
     (result,) = bench_over_adb(device, request, runner=runner_for(adb_phone))
     assert [own.file for own in result.files] == [request.files[0].name]

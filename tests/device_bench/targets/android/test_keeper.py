@@ -14,6 +14,7 @@ import pytest
 
 from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
+from device_bench.targets.android import rounds
 from device_bench.targets.android.adb import bench_over_adb
 from device_bench.targets.android.client import Adb, SystemRunner
 from device_bench.targets.android.keeper import end_all_in, keeper_program, kept_folder
@@ -234,7 +235,10 @@ class Here(SystemRunner):
 
 
 @pytest.mark.slow
-def test_a_bench_over_a_script_for_adb_leaves_nothing_behind(adb: Path, root: Path, tmp_path: Path) -> None:
+def test_a_bench_over_a_script_for_adb_leaves_nothing_behind(
+    adb: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "_SLACK_S", 1.0)
     text = tmp_path / "text"
     text.write_text(recorded("benchmark_cpu.txt"), encoding="utf-8")
     program = tmp_path / "benchmark_model"

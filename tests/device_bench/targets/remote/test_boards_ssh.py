@@ -178,7 +178,7 @@ def test_an_engine_that_hangs_costs_its_own_row(served, onnx_file, tmp_path):
                     return
             time.sleep(0.05)
 
-    result = bench_over_ssh(device, replace(wanted(onnx_file, other), timeout_s=1.5), when("start", hang))
+    result = bench_over_ssh(device, replace(wanted(onnx_file, other), timeout_s=1.0), when("start", hang))
     assert [failure.file for failure in result.failures] == [onnx_file.name]
     assert "gave no sign for" in result.failures[0].what
     assert [one.file for one in result.files] == ["other.onnx"]
