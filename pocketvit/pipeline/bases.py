@@ -10,7 +10,7 @@ import torch
 
 from compress.bases.analysis import RIDGE, BasisAnalysis, analyse
 from compress.bases.stored import read_bases, write_bases
-from compress.bases.varied import images_to_see, varied
+from compress.bases.varied import TOKENS, images_to_see, varied
 from compress.bases.variety import remarks_on_images, sameness_of
 from compress.data.batches import plain_batches
 from compress.data.splits import random_set
@@ -25,7 +25,7 @@ from runtime import PocketVitWarning, Progress, if_long, silent
 from .job import PreparedRun
 from .runfolder import RunFolder
 
-_TOKENS, _LEAST, _MOST = 26_500, 256, 768
+_LEAST, _MOST = 256, 2_048
 _BATCH = 16
 
 
@@ -65,7 +65,7 @@ def bases_path(place: Path) -> Path:
 
 def images_for_bases(job: PreparedRun) -> int:
     """Returns the number of images that the bases are found from: as asked for, or by the tokens of an image."""
-    return job.settings.basis_images or min(_MOST, max(_LEAST, _TOKENS // job.plan.num_tokens))
+    return job.settings.basis_images or min(_MOST, max(_LEAST, TOKENS // job.plan.num_tokens))
 
 
 def basis_images(job: PreparedRun, count: int, number: int) -> torch.Tensor:

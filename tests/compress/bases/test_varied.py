@@ -73,5 +73,6 @@ def test_an_image_is_copied_as_often_as_another() -> None:
 def test_the_number_of_images_falls_with_the_tokens_of_each() -> None:
     assert images_to_see(500, 50) == 500 * (1 + COPIES)
     assert images_to_see(1000, 50) == 2120
+    assert images_to_see(3000, 50) == 3000
     assert images_to_see(1000, 257) == 1000
     assert images_to_see(40, 257) == 160

@@ -121,7 +121,7 @@ def test_other_searches_take_the_best_bases_too(search: str, tmp_path: Path, poc
 def test_images_are_drawn_without_labels_and_copied() -> None:
     job = prepare(SETTINGS)
     assert images_for_bases(job) == 64
-    assert images_for_bases(replace(job, settings=replace(SETTINGS, basis_images=0))) == 768
+    assert images_for_bases(replace(job, settings=replace(SETTINGS, basis_images=0))) == 2048
     blind = replace(job, data=replace(job.data, labels=job.data.labels * 0))
     images = basis_images(job, 64, 0)
     assert images.shape == (64, 1, 32, 32)
