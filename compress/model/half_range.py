@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import cast
 
 import torch
 
@@ -70,10 +69,10 @@ def largest_energies(model: SlicedViT, images: torch.Tensor, progress: Progress 
     ]
     try:
         with torch.no_grad():
-            parts = images.split(max(1, _TOKENS // model.plan.num_tokens))
-            for done, batch in enumerate(parts, 1):
-                model(batch)
-                progress("range", done, len(parts))
+            size = max(1, _TOKENS // model.plan.num_tokens)
+            for start in range(0, len(images), size):
+                model(images[start : start + size])
+                progress("range", min(start + size, len(images)), len(images))
     finally:
         for hook in hooks:
             hook.remove()
@@ -88,7 +87,7 @@ def scale_for(energy: float) -> float:
     """
     if not math.isfinite(energy) or MARGIN * energy <= HALF_MOST:
         return 1.0
-    return cast(float, 2.0 ** math.floor(math.log2(HALF_MOST / (MARGIN * energy)) / 2))
+    return 2.0 ** math.floor(math.log2(HALF_MOST / (MARGIN * energy)) / 2)
 
 
 def scaled_stream(model: SlicedViT, stream: float, embedded: float = 1.0) -> SlicedViT:

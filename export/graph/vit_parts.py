@@ -26,10 +26,15 @@ class Normed:
 
 
 def half_gain(eps: float, width: int) -> float:
-    """Returns what a norm's mean of squares and its epsilon are multiplied by, so that float16 does not lose the latter.
+    """Returns the factor of a norm's mean of squares and of its epsilon, with which float16 keeps the epsilon.
 
-    It is 1 where float16 has the epsilon, and else the largest power of four that is at most ``width``: the mean of
-    squares is then at most their sum. Its square root, a power of two, goes into the Linears that read the norm.
+    It is 1 where float16 has the epsilon as it is. Else it is the largest power of four that is at most ``width``: the
+    mean of squares becomes at most their sum. Its square root, a power of two, goes into the Linears that read the
+    norm.
+
+    Args:
+        eps: the epsilon.
+        width: number of channels that the mean is taken over.
 
     >>> half_gain(1e-6, 384), half_gain(1e-6 / 64, 384), half_gain(1e-6 / 64, 48)
     (1.0, 256.0, 16.0)

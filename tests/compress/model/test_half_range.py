@@ -105,8 +105,12 @@ def test_norms_are_left_without_hooks_and_the_model_as_it_was() -> None:
     model = loud(tiny_vit(), 300.0)
     before = {name: value.clone() for name, value in _named(model)}
     seen: list[tuple[str, int, int]] = []
-    in_half_range(model, images_for(model.plan, 4), lambda stage, done, total, note="": seen.append((stage, done, total)))
-    assert seen[-1] == ("range", 1, 1)
+
+    def progress(stage: str, done: int, total: int, note: str = "") -> None:
+        seen.append((stage, done, total))
+
+    in_half_range(model, images_for(model.plan, 4), progress)
+    assert seen[-1] == ("range", 4, 4)
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in _named(model))
 
