@@ -36,7 +36,8 @@ def in_half_range(model: SlicedViT, images: torch.Tensor, progress: Progress = s
     ``x * rsqrt(K * mean(x^2) + K * eps)``, with a power of four K of at most the number of channels, and the Linears
     that read the norm multiply by ``K^1/2``. ``K * mean(x^2)`` is at most the sum of squares, which fits. Where even
     ``K * eps`` is lost, the output of a token whose unscaled mean square is m becomes larger by a factor of at most
-    ``(1 + eps / m)^1/2``, which float16 cannot show if m is more than 1,024 times the unscaled epsilon.
+    ``(1 + eps / m)^1/2``, which float16 cannot show if m is more than 1,024 times the unscaled epsilon; a token of
+    zeros would be divided by zero.
 
     Args:
         model: the model, in any form; it is not changed. A training of the result differs from one of the model, since
