@@ -60,7 +60,6 @@ def largest_energies(model: SlicedViT, images: torch.Tensor, progress: Progress 
     centred = model.plan.norm_type == "layer"
 
     def watch(name: str, x: torch.Tensor) -> None:
-        x = x.double()
         x = x - x.mean(-1, keepdim=True) if centred else x
         found[name] = max(found[name], float(x.square().sum(-1).max()))
 
