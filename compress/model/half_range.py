@@ -72,7 +72,7 @@ def largest_energies(model: SlicedViT, images: torch.Tensor, progress: Progress 
             size = max(1, _TOKENS // model.plan.num_tokens)
             for start in range(0, len(images), size):
                 model(images[start : start + size])
-                progress("range", min(start + size, len(images)), len(images))
+                progress("float16 range", min(start + size, len(images)), len(images))
     finally:
         for hook in hooks:
             hook.remove()

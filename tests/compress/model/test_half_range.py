@@ -110,7 +110,7 @@ def test_norms_are_left_without_hooks_and_the_model_as_it_was() -> None:
         seen.append((stage, done, total))
 
     in_half_range(model, images_for(model.plan, 4), progress)
-    assert seen[-1] == ("range", 4, 4)
+    assert seen[-1] == ("float16 range", 4, 4)
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in _named(model))
 
