@@ -166,6 +166,7 @@ def export_each(
     missing = [kind for kind in kinds if done[kind.name] is None]
     errors: list[Exception] = []
     if missing:
+        job = job.in_half_range(progress)
         reference = GrowingReference(job, progress)
         reference.take(looks_of(job)[0])
         with storage_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from compress.data.batches import plain_batches
 from compress.data.data_list import data_digest
 from compress.data.dataset import Dataset
 from compress.data.unlabelled import unlabelled_folder
 from compress.model.folder import Task
+from compress.model.half_range import in_half_range
 from compress.model.vit import SlicedViT
 from export.quantise.choose import Timer
 from export.quantise.recipes import Recipe, recipes_for
-from runtime import Calibration, Progress, Provenance, macs, silent
+from runtime import Calibration, Progress, Provenance, if_long, macs, silent
 
 from .formats import ExportKind
 from .gate.limits import MAX_DROP, MIN_AGREEMENT, MIN_SQNR_DB, ExportLimits
@@ -66,12 +68,32 @@ class ExportJob:
         """Returns the settings that a file of ``kind`` is written with."""
         return {name: getattr(self.settings, name) for name in kind.options}
 
+    @property
+    def usual_images(self) -> int:
+        """Number of images that activations are observed on, by the cost of the model."""
+        least, most = _CALIBRATION_IMAGES
+        return max(least, min(most, int(_CALIBRATION_MACS / macs(self.model.plan))))
+
+    def in_half_range(self, progress: Progress = silent) -> ExportJob:
+        """Returns the job with a model whose norms stay inside the range of float16; most models stay as they are.
+
+        Held-out images, or the pictures to calibrate on, show how large the squares of its tokens become.
+
+        Args:
+            progress: called as the images are computed.
+        """
+        data, every = (self.data, self.data.held_out) if self.pictures is None else (self.pictures, self.pictures.train)
+        drawn = np.random.default_rng([self.settings.seed, 4]).permutation(every)[: self.usual_images]
+        if not len(drawn):
+            return self
+        images = torch.from_numpy(images_of(data, np.sort(drawn), self.task).transpose(0, 3, 1, 2))
+        return replace(self, model=in_half_range(self.model, images, if_long(progress)))
+
     def calibration(self, kind: ExportKind) -> Calibration | None:
         """Returns which images set the integer ranges of a kind, or None for a float kind."""
         if kind.form is None:
             return None
-        least, most = _CALIBRATION_IMAGES
-        own = max(least, min(most, int(_CALIBRATION_MACS / macs(self.model.plan))))
+        own = self.usual_images
         if self.pictures is not None:
             images = min(self.settings.calibration_images or own, len(self.pictures.train))
             return Calibration(self.pictures.name, "all", images, self.settings.seed)

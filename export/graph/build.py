@@ -107,9 +107,10 @@ class _Vit(VitParts):
         """Adds a norm whose output is the residual stream, or with RMSNorms the Linear that writes it."""
         g = self.g
         if self.plan.pre_dim:
-            weight, bias = self.affine(self.norm(x, "norm_pre"), "pre")
+            normed = self.norm(x, "norm_pre")
+            weight, bias = self.affine(normed, "pre")
             assert bias is not None
-            return g.linear("norm_pre.normed", self.written(weight), self.written(bias), "pre")
+            return g.linear(normed.name, self.written(weight), self.written(bias), "pre")
         x = self.norm(x, "norm_pre", fold=False).name
         if not self.rms:
             return x

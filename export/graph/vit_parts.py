@@ -12,6 +12,8 @@ from .ir import Array, Builder
 from .rewrites import Rewrites, Scales
 
 INPUT, OUTPUT = "image", "logits"
+LEAST_HALF = 2.0**-24
+"""The smallest positive number of float16; less than half of it is rounded to zero."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,23 @@ class Normed:
     name: str
     weight: Array | None = None
     bias: Array | None = None
+
+
+def half_gain(eps: float, width: int) -> float:
+    """Returns the factor of a norm's mean of squares and of its epsilon, with which float16 keeps the epsilon.
+
+    It is 1 where float16 has the epsilon as it is. Else it is the largest power of four that is at most ``width``: the
+    mean of squares becomes at most their sum. Its square root, a power of two, goes into the Linears that read the
+    norm.
+
+    Args:
+        eps: the epsilon.
+        width: number of channels that the mean is taken over.
+
+    >>> half_gain(1e-6, 384), half_gain(1e-6 / 64, 384), half_gain(1e-6 / 64, 48)
+    (1.0, 256.0, 16.0)
+    """
+    return 1.0 if eps >= LEAST_HALF else 4.0 ** ((width.bit_length() - 1) // 2)
 
 
 class VitParts:
@@ -57,11 +76,15 @@ class VitParts:
         if self.stream_scale is None or (self.plan.pre_dim and name == "norm_pre"):
             variance = g.op("mean", [square], f"{name}.variance", axis=(-1,))
             # the mean over the dimensions that a cut left is larger than the mean over all
-            constant = "norm_eps" if isinstance(self.plan.norm_eps, float) and dim == width else f"{name}.eps"
-            added = g.constant(constant, np.full((1,) * rank, eps * dim / width))
+            gain = half_gain(eps * dim / width, width)
+            plain = isinstance(self.plan.norm_eps, float) and dim == width and gain == 1
+            if gain > 1:
+                grown = g.constant(f"{name}.gain", np.full((1,) * rank, gain))
+                variance = g.op("mul", [variance, grown], f"{name}.variance_gain")
+            added = g.constant("norm_eps" if plain else f"{name}.eps", np.full((1,) * rank, gain * eps * dim / width))
             variance = g.op("add", [variance, added], f"{name}.variance_eps")
-            if dim != width:
-                weight = np.full(width, np.sqrt(dim / width))
+            if gain * dim != width:
+                weight = np.full(width, np.sqrt(gain * dim / width)) * (1 if weight is None else weight)
         else:
             share = self.stream_scale**2 / dim
             variance = g.linear(square, share[None], np.full(1, eps), f"{name}.variance")

@@ -203,10 +203,12 @@ class _Writer(TensorWriter):
     def norm(self, norm: Norm) -> None:
         graph, output = self.graph, norm.output
         channels = graph.shapes[norm.source][-1]
+        factor = norm.gain**-0.5
         if norm.weight is None:
-            weight = self.array(f"ones.{channels}", np.ones(channels, np.float32))
+            name = f"ones.{channels}" if factor == 1 else f"ones.{channels}.times.{factor:g}"
+            weight = self.array(name, np.full(channels, factor, np.float32))
         else:
-            weight = self.array(norm.weight, np.ravel(graph.constants[norm.weight]).astype(np.float32))
+            weight = self.array(norm.weight, (factor * np.ravel(graph.constants[norm.weight])).astype(np.float32))
         along_rows = norm.source in self.matrices
         inputs = [self.rows(norm.source) if along_rows else self.real(norm.source), weight]
         if norm.bias is not None:

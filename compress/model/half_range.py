@@ -1,0 +1,123 @@
+"""A constant scale of the residual stream, with which the norms of a model stay inside the range of float16."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from runtime import Progress, ShapePlan, silent
+
+from .canonical import embedding_weights, stream_writers
+from .vit import SlicedViT, build
+
+HALF_MOST = 65_504.0
+"""The largest number of float16."""
+
+MARGIN = 4.0
+"""Other images may have tokens with this many times the sum of squares of the tokens that were seen."""
+
+_TOKENS = 2048
+
+
+def in_half_range(model: SlicedViT, images: torch.Tensor, progress: Progress = silent) -> SlicedViT:
+    """Returns the same function with norms that do not overflow where an engine computes in float16.
+
+    Every norm squares the channels of a token and takes the mean. The sum of the squares is the largest number on the
+    way, whether an engine forms it or not, and in models with outlying channels it passes 65,504. A norm gives the same
+    for ``s * x`` with the epsilon ``s^2 * eps`` as for ``x`` with ``eps``, so everything that writes into the residual
+    stream is multiplied by one power of two: the largest, at most 1, with which four times the largest sum of squares
+    on the images fits. Powers of two change the exponents of floats and no digit, so in float32 the outputs stay equal
+    bit for bit. A model that needs no scale is returned as it is. The tokens before ``norm_pre`` have a scale of their
+    own.
+
+    In float16 the scaled epsilon is lost below 3e-8. ``export.graph`` therefore writes such a norm as
+    ``x * rsqrt(K * mean(x^2) + K * eps)``, with a power of four K of at most the number of channels, and the Linears
+    that read the norm multiply by ``K^1/2``. ``K * mean(x^2)`` is at most the sum of squares, which fits. Where even
+    ``K * eps`` is lost, the output of a token whose unscaled mean square is m becomes larger by a factor of at most
+    ``(1 + eps / m)^1/2``, which float16 cannot show if m is more than 1,024 times the unscaled epsilon; a token of
+    zeros would be divided by zero.
+
+    Args:
+        model: the model, in any form; it is not changed. A training of the result differs from one of the model, since
+            AdamW's steps do not shrink with the weights: scale a model when its training has ended.
+        images: ``(N, C, H, W)`` float32 as the model reads them, of the kind that it will see.
+        progress: called as the images are computed.
+    """
+    energies = largest_energies(model, images, progress)
+    embedded = scale_for(energies.pop("norm_pre", 0.0))
+    stream = scale_for(max(energies.values(), default=0.0))
+    return model if stream == embedded == 1.0 else scaled_stream(model, stream, embedded)
+
+
+def largest_energies(model: SlicedViT, images: torch.Tensor, progress: Progress = silent) -> dict[str, float]:
+    """Returns the largest sum of squares of a token at the input of each norm, by the norm's name.
+
+    The mean of the channels is subtracted first where the norm is a LayerNorm.
+    """
+    found = dict.fromkeys(model.plan.norm_names, 0.0)
+    centred = model.plan.norm_type == "layer"
+
+    def watch(name: str, x: torch.Tensor) -> None:
+        x = x - x.mean(-1, keepdim=True) if centred else x
+        found[name] = max(found[name], float(x.square().sum(-1).max()))
+
+    norms = {name: own for name, own in model.named_modules() if name in found}
+    hooks = [
+        own.register_forward_pre_hook(lambda _, given, name=name: watch(name, given[0])) for name, own in norms.items()
+    ]
+    try:
+        with torch.no_grad():
+            size = max(1, _TOKENS // model.plan.num_tokens)
+            for start in range(0, len(images), size):
+                model(images[start : start + size])
+                progress("float16 range", min(start + size, len(images)), len(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def scale_for(energy: float) -> float:
+    """Returns the largest power of two, at most 1, that brings a sum of squares into float16's range with a margin.
+
+    Args:
+        energy: the largest sum of squares. One that is not finite has the scale 1, since no scale mends it.
+    """
+    if not math.isfinite(energy) or MARGIN * energy <= HALF_MOST:
+        return 1.0
+    return 2.0 ** math.floor(math.log2(HALF_MOST / (MARGIN * energy)) / 2)
+
+
+def scaled_stream(model: SlicedViT, stream: float, embedded: float = 1.0) -> SlicedViT:
+    """Returns the same function with a scaled residual stream.
+
+    Args:
+        model: the model; it is not changed.
+        stream: factor of the stream, a power of two.
+        embedded: factor of the tokens before ``norm_pre``, a power of two; a model without that norm has no such
+            tokens.
+    """
+    plan = model.plan
+    w = {name: value.detach() for name, value in model.state_dict().items()}
+    factors = dict.fromkeys(_writers(plan), stream)
+    if plan.norm_pre:
+        factors |= dict.fromkeys(embedding_weights(plan), embedded)
+    if plan.norm == "none":
+        # the classifier reads the stream itself
+        factors |= {name: 1 / stream for name in ("head.weight", "head_dist.weight") if name in w}
+    w |= {name: w[name] * factor for name, factor in factors.items()}
+    squares = (embedded**2 if name == "norm_pre" else stream**2 for name in plan.norm_names)
+    values = tuple(plan.eps_of(name) * square for name, square in zip(plan.norm_names, squares, strict=True))
+    one = len(set(values)) == 1 and isinstance(plan.norm_eps, float)
+    return build(replace(plan, norm_eps=values[0] if one else values), w, model.head.weight.dtype)
+
+
+def _writers(plan: ShapePlan) -> list[str]:
+    """Returns the weights that write into the stream; a LayerNorm after the embedding writes into it, too."""
+    names = list(stream_writers(plan))
+    if not plan.norm_pre or plan.pre_dim:
+        return names
+    inner = [name for name in names if name not in embedding_weights(plan)]
+    return ["norm_pre.weight", "norm_pre.bias", *inner]
