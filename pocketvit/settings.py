@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal, get_type_hints
 
+from compress.bases.counts import COPIES
 from compress.data import SOURCES
 from compress.recipe import TrainRecipe
 from compress.search import METHODS
@@ -140,6 +141,13 @@ class RunSettings:
     basis_images: Annotated[
         int, _pruning("Images without labels that the best bases are found from; 0 chooses by the image size.")
     ] = 0
+    basis_copies: Annotated[
+        int,
+        _pruning(
+            "Changed copies of each of these images at most, where there are few; 0 takes the images alone, which is "
+            "better where they are just like those that the model will see."
+        ),
+    ] = COPIES
     importance: Annotated[
         str,
         _pruning(
@@ -266,6 +274,10 @@ class RunSettings:
                 "--basis-images is a number of images",
                 expected=f"0 to choose, or {_LEAST_BASIS_IMAGES} or more",
                 got=self.basis_images,
+            )
+        if self.basis_copies < 0:
+            raise PlanError(
+                "--basis-copies is a number of copies", expected="0 for none, or more", got=self.basis_copies
             )
         if self.importance_images < 1:
             raise PlanError("importance_images must be at least 1", got=self.importance_images)

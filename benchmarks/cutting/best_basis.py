@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 
 from compress.bases.analysis import RIDGE, BasisAnalysis, analyse
-from compress.bases.varied import images_to_see, varied
+from compress.bases.counts import COPIES, images_to_see
+from compress.bases.varied import varied
 from compress.budget import Budget
 from compress.model.reconstruction import reconstruct
 from compress.model.slicing import KeptUnits, keep_all
@@ -22,11 +23,16 @@ Chosen = tuple[BasisAnalysis, KeptUnits]
 
 def analysed(inputs: CutInputs) -> BasisAnalysis:
     """Returns the analysis of the whole model on calibration images and changed copies, which serves every budget."""
-    return analyse(inputs.model, _with_copies(inputs, 0))
+    return analyse(inputs.model, _seen(inputs, COPIES, 0))
 
 
-def _with_copies(inputs: CutInputs, number: int) -> torch.Tensor:
-    wanted = images_to_see(len(inputs.images), inputs.model.plan.num_tokens)
+def analysed_alone(inputs: CutInputs) -> BasisAnalysis:
+    """Returns the analysis of the whole model on calibration images without copies, which serves every budget."""
+    return analyse(inputs.model, _seen(inputs, 0, 0))
+
+
+def _seen(inputs: CutInputs, copies: int, number: int) -> torch.Tensor:
+    wanted = images_to_see(len(inputs.images), inputs.model.plan.num_tokens, copies)
     return varied(inputs.images, wanted, inputs.seed + number)
 
 
@@ -37,13 +43,22 @@ def choose(inputs: CutInputs, analysis: BasisAnalysis, budget: Budget) -> Chosen
 
 
 def cut(inputs: CutInputs, chosen: Chosen, mend: bool) -> tuple[CutModel, ...]:
-    """Cuts and fits what stays by the moments of the analysis; then reconstructs as for units if ``mend`` is set.
+    """Cuts and fits what stays by the moments of the analysis; then reconstructs, on other copies, if ``mend`` is set.
 
     Like a run it leaves the model in random bases, whose weights are of one size, so that it can be trained.
     """
+    return _cut(inputs, chosen, mend, COPIES)
+
+
+def cut_alone(inputs: CutInputs, chosen: Chosen, mend: bool) -> tuple[CutModel, ...]:
+    """Does the same, and reconstructs on images without copies."""
+    return _cut(inputs, chosen, mend, 0)
+
+
+def _cut(inputs: CutInputs, chosen: Chosen, mend: bool, copies: int) -> tuple[CutModel, ...]:
     analysis, kept = chosen
     model = analysis.cut(kept)
     if mend:
-        model = reconstruct(model, analysis.model, kept, _with_copies(inputs, 1).split(BATCH), ridge=RIDGE)
+        model = reconstruct(model, analysis.model, kept, _seen(inputs, copies, 1).split(BATCH), ridge=RIDGE)
     model, where = analysis.turned(model, kept, inputs.seed)
     return (CutModel(model, where.matrix, where.shift),)

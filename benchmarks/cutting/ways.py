@@ -67,6 +67,11 @@ WAYS: dict[str, Way] = {
             *("best", "best basis", best_basis.analysed, best_basis.choose, best_basis.cut),
             package="compress.bases.analysis",
         ),
+        Way(
+            *("best-alone", "best basis, no copies", best_basis.analysed_alone),
+            *(best_basis.choose, best_basis.cut_alone),
+            package="compress.bases.analysis",
+        ),
         _units("units", "units (Fisher, knapsack)", "fisher", _ANSWERS),
         _units("l2", "L2", "l2"),
         Way(

@@ -7,27 +7,9 @@ import math
 import torch
 from torch.nn import functional as F
 
-COPIES = 3
-"""Changed copies of an image at most; with more, too few of the images are as they are."""
-
-TOKENS = 106_000
-"""Tokens of all images together that bases are found from."""
-
 _AREA, _RATIO, _COLOUR = (0.3, 1.0), 4 / 3, 0.3
 _CUT = (0.3, 0.7)
 _MIXED = 2 / 3
-
-
-def images_to_see(distinct: int, tokens: int) -> int:
-    """Returns how many images bases are found from: all that there are, and changed copies up to 106,000 tokens.
-
-    Where there are plenty of images of the kind that the model will see, copies would only be unlike them.
-
-    Args:
-        distinct: number of images that there are.
-        tokens: number of tokens of an image.
-    """
-    return max(distinct, min((1 + COPIES) * distinct, TOKENS // tokens))
 
 
 def varied(images: torch.Tensor, count: int, seed: int, *, mirror: bool = True) -> torch.Tensor:

@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from compress.bases.analysis import RIDGE, BasisAnalysis, analyse
+from compress.bases.counts import COPIES, images_to_see
 from compress.bases.moments import batches_of
-from compress.bases.varied import images_to_see, varied
+from compress.bases.varied import varied
 from compress.bases.variety import remarks_on_images, sameness_of
 from compress.budget import Budget, budget_cost, check_distinct, latency_target, parse_budget
 from compress.data.augment import augmentation_for
@@ -45,6 +46,7 @@ def cut(
     *,
     search: str = "milp",
     reconstruct: bool = True,
+    copies: int = COPIES,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> CutModel: ...
@@ -58,6 +60,7 @@ def cut(
     *,
     search: str = "milp",
     reconstruct: bool = True,
+    copies: int = COPIES,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[CutModel]: ...
@@ -70,6 +73,7 @@ def cut(
     *,
     search: str = "milp",
     reconstruct: bool = True,
+    copies: int = COPIES,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> CutModel | list[CutModel]:
@@ -89,7 +93,9 @@ def cut(
         search: a search method that chooses by the measured loss of units: ``milp``, ``one-shot`` or ``uniform``.
         reconstruct: fit the cut weights once more, block after block, and keep them if images that were held out then
             have features nearer to the whole model's.
-        seed: seed of the division of the images and of the random rotations.
+        copies: changed copies of each image at most, where there are few images; 0 uses the images alone, which is
+            better where they are just like those that the model will see.
+        seed: seed of the division of the images, of the copies and of the random rotations.
         progress: called as the work advances.
 
     Returns:
@@ -98,8 +104,8 @@ def cut(
 
     Raises:
         ModelError: the module is not supported, and the error names the part.
-        PlanError: a budget is no budget, is there twice, cannot be met or counts time; or the search method is unknown
-            or needs data.
+        PlanError: a budget is no budget, is there twice, cannot be met or counts time; the search method is unknown
+            or needs data; or ``copies`` is negative.
         DataError: the images are of another shape or type, hold NaN or infinity, or are too few.
 
     Warns:
@@ -111,10 +117,12 @@ def cut(
         device = next((own.device for own in module.parameters()), CPU) if isinstance(module, nn.Module) else CPU
         whole = _whole_of(module)
         method = _method_of(search)
+        if copies < 0:
+            raise PlanError("There cannot be fewer than no copies", expected="copies of 0 or more", got=copies)
         budgets = _budgets_of(budget, whole)
         parts = divide_images(images, whole.plan, seed)
         tokens = whole.network.plan.num_tokens
-        wanted = images_to_see(len(parts.analysis), tokens)
+        wanted = images_to_see(len(parts.analysis), tokens, copies)
         seen, other = (varied(parts.analysis, wanted, own) for own in (seed, seed + 1))
         analysis = analyse(whole.network, seen, progress)
         for note in remarks_on_images(len(parts.analysis), sameness_of(parts.analysis)):

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from compress.bases.analysis import RIDGE, BasisAnalysis, analyse
+from compress.bases.counts import TOKENS, images_to_see
 from compress.bases.stored import read_bases, write_bases
-from compress.bases.varied import TOKENS, images_to_see, varied
+from compress.bases.varied import varied
 from compress.bases.variety import remarks_on_images, sameness_of
 from compress.data.batches import plain_batches
 from compress.data.splits import random_set
@@ -48,7 +49,7 @@ def analysis_of(
         PocketVitWarning: the images are few or all alike.
     """
     path, count = bases_path(place), images_for_bases(job)
-    name = f"{weights_sha256(model)} {job.data.name} {count} {job.settings.seed}"
+    name = f"{weights_sha256(model)} {job.data.name} {count} {job.settings.basis_copies} {job.settings.seed}"
     found = read_bases(path, name)
     if found is None:
         images = basis_images(job, count, 0)
@@ -82,7 +83,7 @@ def basis_images(job: PreparedRun, count: int, number: int) -> torch.Tensor:
 
 def with_copies(job: PreparedRun, images: torch.Tensor, number: int) -> torch.Tensor:
     """Returns the images and changed copies of them, other ones for each ``number``; see ``varied``."""
-    wanted = images_to_see(len(images), job.plan.num_tokens)
+    wanted = images_to_see(len(images), job.plan.num_tokens, job.settings.basis_copies)
     return varied(images, wanted, job.settings.seed + 7919 * number, mirror=job.augmentation.mirror > 0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from compress.bases.analysis import BasisAnalysis
 from compress.budget import Tables, parse_budget
@@ -117,7 +118,7 @@ def search_stage(
         "images_per_class": job.settings.importance_images,
         "seed": job.settings.seed,
         "baseline_sha256": sha256_of(folder.baseline / "model.safetensors"),
-        **({"basis": "best", "basis_images": images_for_bases(job)} if job.settings.in_best_bases else {}),
+        **_of_bases(job),
         **job.method.recorded(job.method_settings, job.recover),
     }
     plan = canonical(baseline).plan if job.settings.in_best_bases else baseline.plan
@@ -161,6 +162,13 @@ def recover_stage(
         made = _recover(job, folder, job.recover, folder.sliced, model, baseline, 1, progress, back=back)
     bases_path(folder.journal.parent).unlink(missing_ok=True)
     return made
+
+
+def _of_bases(job: PreparedRun) -> dict[str, Any]:
+    """Returns what the journal says of the bases that the model is cut in."""
+    if not job.settings.in_best_bases:
+        return {}
+    return {"basis": "best", "basis_images": images_for_bases(job), "basis_copies": job.settings.basis_copies}
 
 
 def _by_loss(job: PreparedRun) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from compress.bases.varied import COPIES, images_to_see, varied
+from compress.bases.counts import COPIES, images_to_see
+from compress.bases.varied import varied
 
 
 def pictures(count: int, side: int = 16) -> torch.Tensor:
@@ -76,3 +77,5 @@ def test_the_number_of_images_falls_with_the_tokens_of_each() -> None:
     assert images_to_see(3000, 50) == 3000
     assert images_to_see(1000, 257) == 1000
     assert images_to_see(40, 257) == 160
+    assert images_to_see(40, 257, copies=0) == 40
+    assert images_to_see(40, 257, copies=1) == 80

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pocketvit
-from compress.bases.varied import images_to_see
+from compress.bases.counts import images_to_see
 from compress.data.batches import plain_batches
 from compress.fidelity import fidelity
 from compress.model.coordinates import Coordinates, read_coordinates
@@ -132,6 +132,8 @@ def test_images_are_drawn_without_labels_and_copied() -> None:
     assert len(seen) == images_to_see(64, job.plan.num_tokens) > 64
     assert torch.equal(seen, with_copies(job, images, 0))
     assert not torch.equal(seen, with_copies(job, images, 1))
+    alone = with_copies(replace(job, settings=replace(SETTINGS, basis_copies=0)), images, 0)
+    assert sorted(own.sum().item() for own in alone) == sorted(own.sum().item() for own in images)
 
 
 def test_few_images_are_noticed(tmp_path: Path) -> None:
@@ -145,6 +147,7 @@ def test_few_images_are_noticed(tmp_path: Path) -> None:
         ({"basis": "best", "search": "tas"}, "tas cuts the units of the model as they are"),
         ({"basis": "best", "search": "dfbnb", "tree": {"exact": True}}, "dfbnb with --exact cuts the units"),
         ({"basis_images": 3}, "--basis-images is a number of images"),
+        ({"basis_copies": -1}, "--basis-copies is a number of copies"),
         ({"basis": "other"}, "basis"),
     ],
 )
