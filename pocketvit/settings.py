@@ -276,9 +276,7 @@ class RunSettings:
                 got=self.basis_images,
             )
         if self.basis_copies < 0:
-            raise PlanError(
-                "--basis-copies is a number of copies", expected="0 for none, or more", got=self.basis_copies
-            )
+            raise PlanError("--basis-copies is a number of copies", expected="0 or more", got=self.basis_copies)
         if self.importance_images < 1:
             raise PlanError("importance_images must be at least 1", got=self.importance_images)
         if self.latency_threads < 1:
