@@ -45,7 +45,7 @@ from runtime.engines import ENGINES
 from runtime.formats import FORMATS
 
 from .formats import KINDS, ExportKind
-from .gate.limits import Verdict, verdict_on
+from .gate.limits import Verdict, is_note, verdict_on
 from .gate.looks import critical_value
 from .job import ExportJob, calibration_pictures, looks_of
 from .reference import GrowingReference
@@ -178,6 +178,9 @@ def export_each(
                 except Exception as error:
                     errors.append(error)
             progress("export", len(missing), len(missing))
+        new = [artifact for kind in missing if (artifact := done[kind.name]) is not None and artifact.refused is None]
+        for note in dict.fromkeys(own.unproven for own in new if own.unproven and is_note(own.unproven)):
+            message(progress, "verify", note)
     if errors:
         raise errors[0]
     made = [artifact for artifact in done.values() if artifact is not None]
@@ -217,7 +220,7 @@ def _export(
         # a file released earlier under this name has other settings or other weights
         _remove(job.file(kind))
         return _place(replace(artifact, refused=str(error)), path, rejected)
-    if verdict.unproven:
+    if verdict.unproven and not is_note(verdict.unproven):
         message(progress, f"{path.name} released with a warning", verdict.unproven)
     _remove(job.folder / REJECTED / path.name)
     return _place(artifact, path, job.folder)
