@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from compress.data.dataset import Dataset
@@ -209,7 +211,7 @@ def _export(
     """Writes, verifies and places the file of ``kind``; a refused file's manifest has the reason."""
     path = scratch / job.file(kind).name
     written = write_file(job, kind, path, reference, progress)
-    verified = _opened(_describe(job, kind, path, written), kind, path, progress)
+    verified = _opened(_describe(job, kind, path, written), kind, path, written.answers, progress)
     artifact, verdict = verified.judged(reference.take, looks_of(job), job.limits(kind))
     try:
         _judge(artifact, kind, path, job, verdict)
@@ -264,11 +266,14 @@ def _tensor(engine: Engine, side: str, layout: str) -> TensorSpec:
     )
 
 
-def _opened(artifact: Artifact, kind: ExportKind, path: Path, progress: Progress) -> VerifiedFile:
-    """Returns the file of ``kind``, ready to be run on images."""
+def _opened(
+    artifact: Artifact, kind: ExportKind, path: Path, known: npt.NDArray[np.float32] | None, progress: Progress
+) -> VerifiedFile:
+    """Returns the file of ``kind``, ready to be run on images; ``known`` are its logits on the first ones."""
     if kind.run is not None:
         return VerifiedFile(artifact, run=partial(kind.run, path), progress=progress)
-    return VerifiedFile(artifact, Session(artifact, open_engine(path, threads=torch.get_num_threads())), None, progress)
+    session = Session(artifact, open_engine(path, threads=torch.get_num_threads()))
+    return VerifiedFile(artifact, session, progress=progress, known=known)
 
 
 def _judge(artifact: Artifact, kind: ExportKind, path: Path, job: ExportJob, verdict: Verdict) -> None:

@@ -65,9 +65,13 @@ class Recipe:
 
 COMPENSATE = ("export.quantise.compensate:compensate_weights",)
 CORRECT_BIASES = ("export.quantise.simulate:correct_biases",)
-_BOTH = (*COMPENSATE, *CORRECT_BIASES)
+BOTH = ("export.quantise.compensate:compensate_and_correct",)
+"""Does what the two above do, in one run of the calibration images."""
 
-DYNAMIC = Recipe("dynamic_wi8_afp32", "dynamic", rotated=True, passes=_BOTH, kinds=("int8",))
+AFTER_ROUNDING = {COMPENSATE: (), BOTH: CORRECT_BIASES}
+"""The passes that are left to do where weights are rounded already."""
+
+DYNAMIC = Recipe("dynamic_wi8_afp32", "dynamic", rotated=True, passes=BOTH, kinds=("int8",))
 DYNAMIC_ATTENTION = replace(DYNAMIC, name="dynamic_wi8_afp32_attention_ai8", attention="integer")
 STATIC = replace(DYNAMIC, name="static_wi8_ai8_float_islands", linears="integer")
 STATIC_ATTENTION = replace(STATIC, name="static_wi8_ai8_attention_ai8_float_islands", attention="integer")
@@ -78,7 +82,7 @@ ONNX_RECIPES = tuple(
         "integer",
         ranges=Ranges(method),
         rotated=True,
-        passes=_BOTH,
+        passes=BOTH,
         kinds=("onnx-int8",),
     )
     for method in ("mse", "minmax")
@@ -95,7 +99,7 @@ def _integer_throughout(activations: Literal["int8", "int16"], method: RangeMeth
     kinds = ("int8-full", "tflite-micro") if activations == "int8" else ("int8-full-16x8",)
     name = f"static_wi8_a{activations.replace('nt', '')}_{method}{'_equalised' if equalised else ''}"
     ranges = Ranges(method, activations, outside=True)
-    return Recipe(name, "integer", "integer", "integer", ranges, equalised, not equalised, _BOTH, kinds=kinds)
+    return Recipe(name, "integer", "integer", "integer", ranges, equalised, not equalised, BOTH, kinds=kinds)
 
 
 BLOCKS = replace(DYNAMIC, name="dynamic_wi4b32_afp32", linears="blocks", kinds=("int4",))

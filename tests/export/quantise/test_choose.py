@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from compress.model.vit import SlicedViT
+from export.compare import real_logits
 from export.formats.tflite import tflite_form
 from export.gate.limits import ExportLimits
 from export.graph.ir import Graph
@@ -23,7 +24,9 @@ from runtime import Parity, open_engine
 
 def made_up(name: str, agreement: float, drop: float, sqnr: float) -> Candidate:
     parity = Parity(100, 1.0, 0.1, sqnr, agreement, 0.9 - drop / 100, 0.9)
-    return Candidate(Recipe(name, "dynamic"), Graph("i", "o", (), {}, {}), Path(f"{name}.tflite"), parity)
+    return Candidate(
+        Recipe(name, "dynamic"), Graph("i", "o", (), {}, {}), Path(f"{name}.tflite"), parity, np.zeros((100, 1))
+    )
 
 
 class FakeCandidateBuilder(CandidateBuilder):
@@ -147,6 +150,9 @@ def test_many_images_are_run_by_the_best_candidate_alone(trained: SlicedViT, sub
         best.recipe.name: 480,
         next(one.name for one in (DYNAMIC, STATIC) if one != best.recipe): 200,
     }
+    # no image runs twice
+    for one in (best, builder.completed(best)):
+        np.testing.assert_array_equal(one.logits, real_logits(best.path, many.images))
     # a candidate that is told early runs on an eighth or a quarter of the images
     builder.told = lambda parity: parity.images >= 100
     assert builder.candidate(STATIC).parity.images == 120
