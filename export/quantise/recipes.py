@@ -25,11 +25,18 @@ class Ranges:
         method: ``minmax``, ``mse`` or ``percentile``, as in ``activation_qparams``.
         activations: type of every activation; weights are always int8.
         outside: whether the image and the logits are integers too.
+        wide: ends of the names of operators that compute in int16 where the others compute in int8. Operators that only
+            move values have the type of their input.
     """
 
     method: RangeMethod = "mse"
     activations: Literal["int8", "int16"] = "int8"
     outside: bool = False
+    wide: tuple[str, ...] = ()
+
+    def type_of(self, name: str) -> Literal["int8", "int16"]:
+        """Returns the type of the activation that an operator computes."""
+        return "int16" if name.endswith(self.wide) else self.activations
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,27 @@ def _integer_throughout(activations: Literal["int8", "int16"], method: RangeMeth
     return Recipe(name, "integer", "integer", "integer", ranges, equalised, not equalised, BOTH, kinds=kinds)
 
 
+_STREAM = ("patch_embed", "patches.placed", "tokens", "tokens.placed", "pre", ".stream", ".stream.mean", "pooled")
+_NORMS = (
+    ".square",
+    ".variance",
+    ".variance_eps",
+    ".rsqrt",
+    ".normed",
+    ".centred",
+    "norm.mean",
+    "norm1.mean",
+    "norm2.mean",
+)
+_BRANCHES = ("attn.proj", "mlp.fc2")
+
+_MIXED = Ranges("mse", "int8", outside=True, wide=(*_STREAM, *_NORMS, *_BRANCHES))
+
+MIXED = Recipe(
+    "static_wi8_a8_stream_a16", "integer", "integer", "integer", _MIXED, False, True, BOTH, kinds=("int8-full-mixed",)
+)
+"""int8 but for the residual stream, what writes into it, and the norms that read it, which are int16."""
+
 BLOCKS = replace(DYNAMIC, name="dynamic_wi4b32_afp32", linears="blocks", kinds=("int4",))
 BLOCKS_ATTENTION = replace(BLOCKS, name="dynamic_wi4b32_afp32_attention_ai8", attention="integer")
 
@@ -112,6 +140,7 @@ for _recipe in (
     *(DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION),
     *(BLOCKS, BLOCKS_ATTENTION),
     *ONNX_RECIPES,
+    MIXED,
     *(_integer_throughout("int8", method, False) for method in ("mse", "minmax", "percentile")),
     *(_integer_throughout("int8", method, True) for method in ("mse", "percentile")),
     *(_integer_throughout("int16", "minmax", equalised) for equalised in (False, True)),

@@ -110,6 +110,41 @@ def test_int16_activations_between_int8_weights(trained: SlicedViT, subject: Sub
     assert parity.top1_agreement >= 0.95
 
 
+def test_int16_where_int8_loses_most(trained: SlicedViT, subject: Subject, tmp_path: Path) -> None:
+    graph, path = vit_graph(trained), tmp_path / "m.tflite"
+    seen = observe(graph, subject.calibration)
+    (mixed,), full = recipes_for("int8-full-mixed"), recipes_for("int8-full")[0]
+    made, plain = (quantise_graph(graph, modes_of(graph, own), seen, own.ranges) for own in (mixed, full))
+    assert set(made.shapes) == set(made.qparams)
+    kinds = {op.kind for op in made.ops}
+    assert "quantize" in kinds
+    assert "dequantize" not in kinds
+    wide = {op.output for op in made.ops if op.kind != "quantize" and made.qparams[op.output].dtype == "int16"}
+    for index in range(3):
+        at = f"blocks.{index}"
+        norms = {f"{at}.{norm}.{part}" for norm in ("norm1", "norm2") for part in ("square", "variance", "normed")}
+        assert norms | {f"{at}.attn.proj", f"{at}.attn.proj.stream", f"{at}.mlp.fc2", f"{at}.mlp.fc2.stream"} < wide
+        assert not {f"{at}.attn.q", f"{at}.attn.k", f"{at}.attn.v", f"{at}.mlp.fc1", f"{at}.mlp.act"} & wide
+    for op in made.ops:
+        types = {made.qparams[name].dtype for name in (*op.inputs[:1], op.output)}
+        assert len(types) == 1 or op.kind == "quantize"
+    assert made.qparams["blocks.0.mlp.fc1.bias"].dtype == "int32"
+    assert made.qparams["blocks.0.mlp.fc2.bias"].dtype == "int64"
+    # every conversion is made once, however many operators read it
+    assert len({op.inputs for op in made.ops if op.kind == "quantize"}) == sum(op.kind == "quantize" for op in made.ops)
+    reached = []
+    for own in (made, plain):
+        path.write_bytes(tflite_bytes(own))
+        engine = open_engine(path)
+        assert engine.input_dtype == engine.output_dtype == np.int8
+        found = real_logits(path, subject.images)
+        near = compare_logits(found, simulate(own, subject.images), None, "").sqnr_db
+        assert near is not None
+        assert near > 25
+        reached.append(compare_logits(found, subject.logits, None, "").sqnr_db)
+    assert reached[0] > reached[1] + 2
+
+
 def test_corrected_biases_take_the_mean_error_away(trained: SlicedViT, subject: Subject) -> None:
     graph = vit_graph(trained)
     seen = observe(graph, subject.calibration)
