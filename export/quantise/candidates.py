@@ -139,11 +139,12 @@ class CandidateBuilder:
     def quantised(self, recipe: Recipe) -> Graph:
         """Returns the graph of integers by ``recipe``.
 
-        Recipes that differ in how ranges are chosen, and in nothing else, share the weights that the first of them
-        rounded under compensation.
+        The inputs of Linears differ little between recipes that leave everything but Linears and products in float, and
+        between those that differ in how ranges are chosen. Recipes of either sort share the weights that the first of
+        them rounded under compensation, where these are on the same grids.
         """
         graph, seen = self.graph(recipe)
-        alike = replace(recipe, name="", ranges=replace(recipe.ranges, method="mse"), kinds=())
+        alike = _of_the_same_weights(recipe)
         if alike in self._rounded and recipe.passes in AFTER_ROUNDING:
             made = self._rounded[alike].put_into(self._on_grids(recipe, graph, seen))
             return self._passed(made, AFTER_ROUNDING[recipe.passes], seen)
@@ -244,6 +245,14 @@ class CandidateBuilder:
             errors[name] = float(np.square(simulate(alone, images) - wanted).sum())
         self.progress(f"{self.kind} layers", len(names), len(names))
         return sorted(errors, key=lambda name: -errors[name])
+
+
+def _of_the_same_weights(recipe: Recipe) -> Recipe:
+    """Returns one recipe in place of all whose rounded weights are shared; weights in blocks are on other grids."""
+    alike = replace(recipe, name="", ranges=replace(recipe.ranges, method="mse"), kinds=())
+    if recipe.others != "float":
+        return alike
+    return replace(alike, linears="blocks" if recipe.linears == "blocks" else "integer", attention="integer")
 
 
 def _in_words(parity: Parity) -> str:

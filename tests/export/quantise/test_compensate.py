@@ -29,7 +29,7 @@ from export.quantise.compensate import (
 )
 from export.quantise.form import Form
 from export.quantise.integer import quantise_graph
-from export.quantise.recipes import DYNAMIC, ONNX_RECIPES, Recipe, modes_of, recipes_for
+from export.quantise.recipes import BLOCKS, DYNAMIC, ONNX_RECIPES, STATIC_ATTENTION, Recipe, modes_of, recipes_for
 from export.quantise.simulate import (
     correct_biases,
     dynamic_inputs,
@@ -304,9 +304,7 @@ def test_one_run_rounds_weights_and_corrects_biases(recipe: Recipe) -> None:
     assert max(means.values()) < 1e-2
 
 
-def test_recipes_that_differ_in_ranges_alone_share_rounded_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recipes_of_one_sort_share_rounded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = model_of(PLAN), images_for(PLAN, 24).numpy()
     builder = CandidateBuilder(Subject(model, images, images, images, None), tmp_path, tflite_form())
     first, second, third = recipes_for("int8-full")[:3]
@@ -330,6 +328,14 @@ def test_recipes_that_differ_in_ranges_alone_share_rounded_weights(
     assert len(rounded) == 2 * layers
     builder.quantised(replace(first, passes=()))
     assert len(rounded) == 2 * layers
+    # so do recipes that leave all but Linears and products in float, and none of these with those in blocks
+    made = [builder.quantised(own) for own in (DYNAMIC, STATIC_ATTENTION)]
+    assert len(rounded) == 3 * layers
+    for name in ("blocks.0.mlp.fc1.weight", "blocks.1.attn.q.weight"):
+        np.testing.assert_array_equal(made[0].constants[name], made[1].constants[name])
+    assert len(made[1].qparams) > len(made[0].qparams)
+    builder.quantised(BLOCKS)
+    assert len(rounded) > 3 * layers
 
 
 def test_values_that_are_moved_and_rows_that_are_read_again_are_rounded_once() -> None:
