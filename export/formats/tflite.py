@@ -142,7 +142,7 @@ INT8_FULL = replace(
 INT8_FULL_MIXED = replace(
     INT8_FULL,
     name="int8-full-mixed",
-    summary="TFLite with int8 throughout, but int16 for the residual stream, its writers and the norms",
+    summary="TFLite with int8 for image, queries, keys, values and logits, int16 where int8 loses most",
     precision="int8-full-mixed",
     label="int8-full-mixed",
     trainable=False,

@@ -123,12 +123,13 @@ def test_int16_where_int8_loses_most(trained: SlicedViT, subject: Subject, tmp_p
     for index in range(3):
         at = f"blocks.{index}"
         norms = {f"{at}.{norm}.{part}" for norm in ("norm1", "norm2") for part in ("square", "variance", "normed")}
-        assert norms | {f"{at}.attn.proj", f"{at}.attn.proj.stream", f"{at}.mlp.fc2", f"{at}.mlp.fc2.stream"} < wide
-        assert not {f"{at}.attn.q", f"{at}.attn.k", f"{at}.attn.v", f"{at}.mlp.fc1", f"{at}.mlp.act"} & wide
+        parts = ("attn.softmax", "attn.proj", "attn.proj.stream", "mlp.fc1", "mlp.act", "mlp.fc2", "mlp.fc2.stream")
+        assert norms | {f"{at}.{part}" for part in parts} < wide
+        assert not {f"{at}.attn.{part}" for part in ("q", "k", "v", "scores")} & wide
     for op in made.ops:
         types = {made.qparams[name].dtype for name in (*op.inputs[:1], op.output)}
         assert len(types) == 1 or op.kind == "quantize"
-    assert made.qparams["blocks.0.mlp.fc1.bias"].dtype == "int32"
+    assert made.qparams["blocks.0.attn.q.bias"].dtype == "int32"
     assert made.qparams["blocks.0.mlp.fc2.bias"].dtype == "int64"
     # every conversion is made once, however many operators read it
     assert len({op.inputs for op in made.ops if op.kind == "quantize"}) == sum(op.kind == "quantize" for op in made.ops)
