@@ -139,19 +139,21 @@ class CandidateBuilder:
     def quantised(self, recipe: Recipe) -> Graph:
         """Returns the graph of integers by ``recipe``.
 
-        The inputs of Linears differ little between recipes that leave everything but Linears and products in float, and
-        between those that differ in how ranges are chosen. Recipes of either sort share the weights that the first of
-        them rounded under compensation, where these are on the same grids.
+        The inputs of Linears differ little between recipes that differ in attention's products or in how ranges are
+        chosen. Such recipes share weights that are rounded under compensation once, for one of them, whichever of them
+        is asked for first.
         """
         graph, seen = self.graph(recipe)
-        alike = _of_the_same_weights(recipe)
-        if alike in self._rounded and recipe.passes in AFTER_ROUNDING:
-            made = self._rounded[alike].put_into(self._on_grids(recipe, graph, seen))
-            return self._passed(made, AFTER_ROUNDING[recipe.passes], seen)
-        made = self._quantised(recipe, graph, seen)
-        if recipe.passes in AFTER_ROUNDING:
-            self._rounded[alike] = rounded_weights(made)
-        return made
+        if recipe.passes not in AFTER_ROUNDING:
+            return self._quantised(recipe, graph, seen)
+        first = _rounded_for(recipe)
+        if first not in self._rounded:
+            made = self._quantised(first, graph, seen)
+            self._rounded[first] = rounded_weights(made)
+            if first == replace(recipe, name="", kinds=()):
+                return made
+        made = self._rounded[first].put_into(self._on_grids(recipe, graph, seen))
+        return self._passed(made, AFTER_ROUNDING[recipe.passes], seen)
 
     def quantised_from(self, recipe: Recipe, graph: Graph) -> Graph:
         """Returns the graph of integers by ``recipe`` of a float graph with the same operators and other weights."""
@@ -247,12 +249,10 @@ class CandidateBuilder:
         return sorted(errors, key=lambda name: -errors[name])
 
 
-def _of_the_same_weights(recipe: Recipe) -> Recipe:
-    """Returns one recipe in place of all whose rounded weights are shared; weights in blocks are on other grids."""
-    alike = replace(recipe, name="", ranges=replace(recipe.ranges, method="mse"), kinds=())
-    if recipe.others != "float":
-        return alike
-    return replace(alike, linears="blocks" if recipe.linears == "blocks" else "integer", attention="integer")
+def _rounded_for(recipe: Recipe) -> Recipe:
+    """Returns the recipe whose rounded weights a recipe takes, without a name."""
+    attention = "float" if recipe.others == "float" else recipe.attention
+    return replace(recipe, name="", kinds=(), ranges=replace(recipe.ranges, method="mse"), attention=attention)
 
 
 def _in_words(parity: Parity) -> str:

@@ -29,7 +29,7 @@ from export.quantise.compensate import (
 )
 from export.quantise.form import Form
 from export.quantise.integer import quantise_graph
-from export.quantise.recipes import BLOCKS, DYNAMIC, ONNX_RECIPES, STATIC_ATTENTION, Recipe, modes_of, recipes_for
+from export.quantise.recipes import BLOCKS, DYNAMIC, DYNAMIC_ATTENTION, ONNX_RECIPES, Recipe, modes_of, recipes_for
 from export.quantise.simulate import (
     correct_biases,
     dynamic_inputs,
@@ -328,14 +328,27 @@ def test_recipes_of_one_sort_share_rounded_weights(tmp_path: Path, monkeypatch: 
     assert len(rounded) == 2 * layers
     builder.quantised(replace(first, passes=()))
     assert len(rounded) == 2 * layers
-    # so do recipes that leave all but Linears and products in float, and none of these with those in blocks
-    made = [builder.quantised(own) for own in (DYNAMIC, STATIC_ATTENTION)]
+    # so do recipes that differ in attention's products, and none of these with those in blocks
+    made = [builder.quantised(own) for own in (DYNAMIC_ATTENTION, DYNAMIC)]
     assert len(rounded) == 3 * layers
     for name in ("blocks.0.mlp.fc1.weight", "blocks.1.attn.q.weight"):
         np.testing.assert_array_equal(made[0].constants[name], made[1].constants[name])
-    assert len(made[1].qparams) > len(made[0].qparams)
+    assert len(made[0].qparams) > len(made[1].qparams)
     builder.quantised(BLOCKS)
     assert len(rounded) > 3 * layers
+
+
+def test_rounded_weights_do_not_depend_on_which_recipe_came_first(tmp_path: Path) -> None:
+    model, images = model_of(PLAN), images_for(PLAN, 24).numpy()
+    subject = Subject(model, images, images, images, None)
+    for pair in (recipes_for("int8-full")[:2], (DYNAMIC, DYNAMIC_ATTENTION)):
+        builders = [CandidateBuilder(subject, tmp_path, tflite_form()) for _ in range(2)]
+        one = [builders[0].quantised(recipe) for recipe in pair]
+        other = [builders[1].quantised(recipe) for recipe in reversed(pair)][::-1]
+        for left, right in zip(one, other, strict=True):
+            assert left.qparams == right.qparams
+            for name, value in left.constants.items():
+                np.testing.assert_allclose(value, right.constants[name], rtol=0, atol=1e-6 * np.abs(value).max())
 
 
 def test_values_that_are_moved_and_rows_that_are_read_again_are_rounded_once() -> None:
