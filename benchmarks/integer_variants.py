@@ -33,7 +33,7 @@ from compress.model.load import ModelSpec
 from export.compare import compare_logits, real_logits
 from export.formats import KINDS
 from export.quantise.candidates import CandidateBuilder, Subject
-from export.quantise.recipes import COMPENSATE, Recipe, recipes_for
+from export.quantise.recipes import AFTER_ROUNDING, Recipe, recipes_for
 
 VARIANTS = ("both", "no rotation", "no compensation", "neither")
 
@@ -102,7 +102,7 @@ def _varied(recipe: Recipe, variant: str) -> Recipe:
     if variant in ("no rotation", "neither"):
         recipe = replace(recipe, rotated=False)
     if variant in ("no compensation", "neither"):
-        recipe = replace(recipe, passes=tuple(name for name in recipe.passes if name not in COMPENSATE))
+        recipe = replace(recipe, passes=AFTER_ROUNDING.get(recipe.passes, recipe.passes))
     return recipe
 
 

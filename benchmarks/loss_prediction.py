@@ -15,11 +15,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from cutting.best_basis import analysed
+from cutting.options import add_subject_options
 from cutting.subject import Subject, load_subject
 from cutting.ways import inputs_for
 from scipy.stats import spearmanr
@@ -39,13 +39,8 @@ _SPREAD = 0.7
 def main(words: Sequence[str] | None = None) -> None:
     """Prints the rank correlations."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="timm's name of the architecture")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weights with a classifier of the dataset")
-    parser.add_argument("--data", required=True, help="labelled dataset, as pocketvit run takes it")
-    parser.add_argument("--photos", type=Path, nargs=2, metavar=("CALIBRATION", "TEST"), help="folders of photographs")
-    parser.add_argument("--img-size", type=int, default=None, help="input side, pixels")
+    add_subject_options(parser)
     parser.add_argument("--calibrate", choices=("data", "photos"), default="data", help="set to cut and judge on")
-    parser.add_argument("--calibration-images", type=int, default=384)
     parser.add_argument("--test-images", type=int, default=128)
     parser.add_argument("--budgets", default="0.9,0.75,0.6,0.5", help="shares of the MACs, comma-separated")
     parser.add_argument("--cuts", type=int, default=8, help="cuts of each budget")

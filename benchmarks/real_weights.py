@@ -35,6 +35,7 @@ from cutting.answers import answers_of, fidelity, top1_of
 from cutting.cut_model import CutInputs, CutModel
 from cutting.lines import CutLine, Line, Side, Spot, TimeLine, Treatment, WholeLine, add_line, read_lines
 from cutting.memory import Spent, measured
+from cutting.options import add_subject_options
 from cutting.recovery import recover
 from cutting.subject import Subject, load_subject
 from cutting.table import PRECISIONS, TREATMENTS, tables
@@ -98,13 +99,8 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="timm's name of the architecture")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weights with a classifier of the dataset")
-    parser.add_argument("--data", required=True, help="labelled dataset, as pocketvit run takes it")
-    parser.add_argument("--photos", type=Path, nargs=2, metavar=("CALIBRATION", "TEST"), help="folders of photographs")
-    parser.add_argument("--img-size", type=int, default=None, help="input side, pixels")
+    add_subject_options(parser)
     parser.add_argument("--draws", type=int, default=1, help="draws of calibration images")
-    parser.add_argument("--calibration-images", type=int, default=384)
     parser.add_argument("--test-images", type=int, default=2000, help="of the dataset, at most")
     parser.add_argument("--test-photos", type=int, default=500, help="photographs to test on, at most")
     parser.add_argument("--calibrate", default="", help="sets to cut on, comma-separated: data, photos; default all")

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from compress.data.dataset import Dataset
@@ -45,7 +47,7 @@ from runtime.engines import ENGINES
 from runtime.formats import FORMATS
 
 from .formats import KINDS, ExportKind
-from .gate.limits import Verdict, verdict_on
+from .gate.limits import Verdict, is_note, verdict_on
 from .gate.looks import critical_value
 from .job import ExportJob, calibration_pictures, looks_of
 from .reference import GrowingReference
@@ -179,6 +181,9 @@ def export_each(
                 except Exception as error:
                     errors.append(error)
             progress("export", len(missing), len(missing))
+        new = [artifact for kind in missing if (artifact := done[kind.name]) is not None and artifact.refused is None]
+        for note in dict.fromkeys(own.unproven for own in new if own.unproven and is_note(own.unproven)):
+            message(progress, "verify", note)
     if errors:
         raise errors[0]
     made = [artifact for artifact in done.values() if artifact is not None]
@@ -207,7 +212,7 @@ def _export(
     """Writes, verifies and places the file of ``kind``; a refused file's manifest has the reason."""
     path = scratch / job.file(kind).name
     written = write_file(job, kind, path, reference, progress)
-    verified = _opened(_describe(job, kind, path, written), kind, path, progress)
+    verified = _opened(_describe(job, kind, path, written), kind, path, written.answers, progress)
     artifact, verdict = verified.judged(reference.take, looks_of(job), job.limits(kind))
     try:
         _judge(artifact, kind, path, job, verdict)
@@ -218,7 +223,7 @@ def _export(
         # a file released earlier under this name has other settings or other weights
         _remove(job.file(kind))
         return _place(replace(artifact, refused=str(error)), path, rejected)
-    if verdict.unproven:
+    if verdict.unproven and not is_note(verdict.unproven):
         message(progress, f"{path.name} released with a warning", verdict.unproven)
     _remove(job.folder / REJECTED / path.name)
     return _place(artifact, path, job.folder)
@@ -262,11 +267,14 @@ def _tensor(engine: Engine, side: str, layout: str) -> TensorSpec:
     )
 
 
-def _opened(artifact: Artifact, kind: ExportKind, path: Path, progress: Progress) -> VerifiedFile:
-    """Returns the file of ``kind``, ready to be run on images."""
+def _opened(
+    artifact: Artifact, kind: ExportKind, path: Path, known: npt.NDArray[np.float32] | None, progress: Progress
+) -> VerifiedFile:
+    """Returns the file of ``kind``, ready to be run on images; ``known`` are its logits on the first ones."""
     if kind.run is not None:
         return VerifiedFile(artifact, run=partial(kind.run, path), progress=progress)
-    return VerifiedFile(artifact, Session(artifact, open_engine(path, threads=torch.get_num_threads())), None, progress)
+    session = Session(artifact, open_engine(path, threads=torch.get_num_threads()))
+    return VerifiedFile(artifact, session, progress=progress, known=known)
 
 
 def _judge(artifact: Artifact, kind: ExportKind, path: Path, job: ExportJob, verdict: Verdict) -> None:

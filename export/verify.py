@@ -35,12 +35,15 @@ class VerifiedFile:
         session: the file, loaded; None where ``run`` runs it.
         run: runs the file on preprocessed images ``(N, H, W, C)`` in another interpreter than that of its format.
         progress: called while images run.
+        known: logits of the file on the first images, from an earlier run of it. If the file answers the first image
+            with the first of them, these images do not run again.
     """
 
     artifact: Artifact
     session: Session | None = None
     run: Callable[[npt.NDArray[np.float32], Progress], FormatRun] | None = None
     progress: Progress = field(default=silent)
+    known: npt.NDArray[np.float32] | None = None
     _logits: list[npt.NDArray[np.float32]] = field(default_factory=list)
     _alike: list[bool] = field(default_factory=list)
     _arena_bytes: int | None = None
@@ -108,11 +111,19 @@ class VerifiedFile:
         assert self.session is not None
         own = self.session.artifact
         free = own.input.shape[0] < 0
-        alone = self._by(1 if free else max(1, own.input.shape[0]), inputs)
+        size = 1 if free else max(1, own.input.shape[0])
+        alone = self._known(size, inputs) if first else None
+        alone = self._by(size, inputs) if alone is None else alone
         if free and first and own.output_kind == "classes":
             together = self._by(BATCH, inputs)
             self._alike = list(alone.argmax(axis=1) == together.argmax(axis=1))
         return alone
+
+    def _known(self, size: int, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
+        """Returns the known answers to ``inputs`` if they are those of this file, else None."""
+        if self.known is None or len(self.known) != len(inputs):
+            return None
+        return self.known if np.array_equal(self._by(size, inputs[:size]), self.known[:size]) else None
 
     def _by(self, size: int, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Returns the answers to ``inputs``, ``size`` images at a time."""

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from compress.evaluate import logits_of
@@ -46,11 +47,13 @@ class Written:
         recipe: its name.
         trials: every recipe that was tried.
         int8_weights: names of the weights that stay int8 in a file with weights of 4 bits.
+        answers: the file's logits on the images of the first look, ``(N, classes)``, where the choice ran it on them.
     """
 
     recipe: str
     trials: tuple[Trial, ...] = ()
     int8_weights: tuple[str, ...] = ()
+    answers: npt.NDArray[np.float32] | None = None
 
 
 def write_file(
@@ -67,16 +70,17 @@ def _quantise(job: ExportJob, kind: ExportKind, path: Path, reference: GrowingRe
     """Tries the recipes of ``kind`` on held-out images and writes the best file, accurate enough or not."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         builder = _builder(job, kind, Path(scratch), reference, progress)
+        answers: dict[Path, npt.NDArray[np.float32]] = {}
         if recipe := job.recipe(kind):
             chosen, trials = choose_accurate(builder, (recipe,))
         elif kind.choice == "fastest":
-            chosen, trials = _fastest(job, kind, builder, reference, progress)
+            chosen, trials = _fastest(job, kind, builder, reference, answers, progress)
         else:
             chosen, trials = choose_accurate(builder, recipes_for(kind.name))
         if kind.trainable and job.settings.qat_epochs:
             chosen, trials = _trained(job, builder, chosen, trials, progress)
         shutil.copyfile(chosen.path, path)
-        return Written(chosen.recipe.name, trials, weights_left_int8(chosen.graph))
+        return Written(chosen.recipe.name, trials, weights_left_int8(chosen.graph), answers.get(chosen.path))
 
 
 def _builder(
@@ -98,7 +102,12 @@ def _builder(
 
 
 def _fastest(
-    job: ExportJob, kind: ExportKind, builder: CandidateBuilder, reference: GrowingReference, progress: Progress
+    job: ExportJob,
+    kind: ExportKind,
+    builder: CandidateBuilder,
+    reference: GrowingReference,
+    answers: dict[Path, npt.NDArray[np.float32]],
+    progress: Progress,
 ) -> tuple[Candidate, tuple[Trial, ...]]:
     processor = job.settings.made_for
     timer = job.timer if processor == host_processor() else None
@@ -107,7 +116,7 @@ def _fastest(
         ordered_recipes(processor, kind.name),
         wanted_of(job.settings, job.limits(kind), builder.subject),
         _reported(timer, kind, progress) if timer is not None else None,
-        lambda file: _holds(job, kind, file, reference, progress),
+        lambda file: _holds(job, kind, file, reference, answers, progress),
         processor,
     )
 
@@ -148,14 +157,24 @@ def _trained(
     return (after if better else chosen), trials
 
 
-def _holds(job: ExportJob, kind: ExportKind, path: Path, reference: GrowingReference, progress: Progress) -> bool:
-    """Returns whether a file is not refused by the first of the test images that it will be judged on."""
+def _holds(
+    job: ExportJob,
+    kind: ExportKind,
+    path: Path,
+    reference: GrowingReference,
+    answers: dict[Path, npt.NDArray[np.float32]],
+    progress: Progress,
+) -> bool:
+    """Returns whether a file is not refused by the first of the test images that it will be judged on.
+
+    Its logits go into ``answers``, so that the file that is chosen need not run on these images again.
+    """
     limits, looks = job.limits(kind), looks_of(job)
     if limits == ExportLimits():
         return True
     images = reference.take(looks[0])
     count = len(images.inputs)
-    found = real_logits(
+    found = answers[path] = real_logits(
         path,
         images.inputs,
         lambda done: progress(f"{kind.name} check", done, count, path.stem),

@@ -210,7 +210,8 @@ class Artifact:
         arena_bytes: least arena that TensorFlow Lite Micro ran it in; null for files of other kinds.
         gzip_bytes: size of the file compressed by gzip; null where it was not measured.
         refused: why the file was not released; null where it was.
-        unproven: a warning that it may lose more top-1 than allowed, although it was released; null where it was told.
+        unproven: a warning that it may lose more top-1 than allowed, although it was released, or that too few images
+            were there to prove it of any file; null where it was told.
         drop_bounds: one-sided 95 % bounds of the points of top-1 lost, over all looks at more and more images; null
             without labels and for files that were not judged by them.
         class_losses: the classes on which the file answers otherwise right or wrong than the torch model.

@@ -23,6 +23,7 @@ ARITHMETIC: dict[Precision, Arithmetic] = {
     "int8": "int8",
     "int4": "int8",  # XNNPACK widens such weights and multiplies integers of 8 bits
     "int8-full": "int8",
+    "int8-full-mixed": "int8",
     "int8-full-16x8": "int8",
     "tflite-micro": "int8",
 }

@@ -245,7 +245,7 @@ def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[s
         if result.memory.peak_rss_bytes is None and result.memory.reason and not bench.emulated:
             notes.append(f"{artifact.file} has no peak memory on {bench.target}: {result.memory.reason.rstrip('.')}.")
     parity = artifact.parity
-    if artifact.unproven:
+    if artifact.unproven and artifact.unproven not in notes:
         notes.append(artifact.unproven)
     if parity.top1 is None and parity.top1_reason and says_why:
         notes.append(f"{artifact.file} has no top-1: {parity.top1_reason.rstrip('.')}.")

@@ -94,6 +94,7 @@ KINDS: Registry[ExportKind] = Registry(
         "int8": "export.formats.tflite:INT8",
         "int4": "export.formats.tflite:INT4",
         "int8-full": "export.formats.tflite:INT8_FULL",
+        "int8-full-mixed": "export.formats.tflite:INT8_FULL_MIXED",
         "int8-full-16x8": "export.formats.tflite:INT8_FULL_16X8",
         "tflite-micro": "export.formats.micro:TFLITE_MICRO",
     },

@@ -139,6 +139,14 @@ INT8_FULL = replace(
     choice="most accurate",
     trainable=True,
 )
+INT8_FULL_MIXED = replace(
+    INT8_FULL,
+    name="int8-full-mixed",
+    summary="TFLite with int8 for image, queries, keys, values and logits, int16 where int8 loses most",
+    precision="int8-full-mixed",
+    label="int8-full-mixed",
+    trainable=False,
+)
 INT8_FULL_16X8 = replace(
     INT8_FULL,
     name="int8-full-16x8",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ MIN_AGREEMENT = 0.90
 
 MIN_SQNR_DB = 12.0
 """Least signal to quantisation noise of an integer file's logits, dB, unless ``--min-agreement`` is given."""
+
+_NOTE = "At least "
 
 _FIX = "Allow more with --max-drop, calibrate on more images, or train under rounding with --qat"
 
@@ -46,7 +49,8 @@ class Verdict:
 
     Attributes:
         refusal: why the file must not be released; None where it may.
-        unproven: a warning where the file may be released and could lose more than allowed; None elsewhere.
+        unproven: a warning where the file may be released and could lose more than allowed, or a note where so few
+            images could prove it of no file (``is_note``); None elsewhere.
         settled: whether more images are not needed.
         drop_bounds: one-sided 95 % bounds of the points of top-1 lost; None without labels.
     """
@@ -105,7 +109,7 @@ def verdict_on(parity: Parity, limits: ExportLimits, z: float, last: bool = True
         return Verdict(refusal, None, True, bounds)
     doubtful = limits.max_drop is not None and bounds is not None and bounds[1] > limits.max_drop
     if last:
-        return Verdict(None, _warning(parity, limits, bounds, file) if doubtful else None, True, bounds)
+        return Verdict(None, _unproven(parity, limits, z, bounds, file) if doubtful else None, True, bounds)
     return Verdict(None, None, not doubtful and not _agreement_is_open(parity, limits, z), bounds)
 
 
@@ -183,12 +187,43 @@ def _unknown_drop(file: str) -> ParityError:
     )
 
 
-def _warning(parity: Parity, limits: ExportLimits, bounds: tuple[float, float] | None, file: str) -> str:
+def _unproven(parity: Parity, limits: ExportLimits, z: float, bounds: tuple[float, float] | None, file: str) -> str:
+    drop, most = drop_of(parity), limits.max_drop
     assert bounds is not None
+    assert drop is not None
+    assert most is not None
+    needed = images_to_prove(most, z)
+    if drop <= most and needed is not None and parity.images < needed:
+        return (
+            f"{_NOTE}{needed} test images are needed to prove that a file loses at most {most:g} points of top-1, even "
+            f"one that changes no answer; there are {parity.images}."
+        )
     return (
-        f"It is not proven that {file} loses at most {limits.max_drop:g} points of top-1: it loses "
-        f"{drop_of(parity):.2f} points on {parity.images} images ({_between(bounds)}). More test images would tell."
+        f"It is not proven that {file} loses at most {most:g} points of top-1: it loses {drop:.2f} points on "
+        f"{parity.images} images ({_between(bounds)}). More test images would tell."
     )
+
+
+def images_to_prove(max_drop: float, z: float) -> int | None:
+    """Returns on how many images a file that changes no answer is proven to lose at most ``max_drop`` points.
+
+    It is where Tango's upper bound of the loss, ``z^2 / (images + z^2)``, comes down to the limit. A limit of 0 is
+    proven by no number of images, and has None.
+
+    >>> images_to_prove(0.5, 1.645)
+    539
+
+    Args:
+        max_drop: points of top-1, 0 to 100.
+        z: critical value of the bound.
+    """
+    share = max_drop / 100
+    return None if share <= 0 else max(1, math.ceil(z * z * (1 - share) / share))
+
+
+def is_note(unproven: str) -> bool:
+    """Returns whether a text of ``Verdict.unproven`` is about the number of images, and the same for all files."""
+    return unproven.startswith(_NOTE)
 
 
 def _between(bounds: tuple[float, float]) -> str:

@@ -21,10 +21,11 @@ from runtime import Parity, Progress, silent
 from runtime.registry import imported
 
 from .calibrate import TensorStats, observe
+from .compensate import RoundedWeights, rounded_weights
 from .equalise import equalising_scales
 from .form import Form
 from .integer import quantise_graph
-from .recipes import Recipe
+from .recipes import AFTER_ROUNDING, Recipe
 from .simulate import simulate
 
 _SENSITIVITY_IMAGES = 8
@@ -64,12 +65,14 @@ class Candidate:
         graph: of integers.
         path: of the file.
         parity: comparison with the float model.
+        logits: of the file on the first ``parity.images`` images.
     """
 
     recipe: Recipe
     graph: Graph
     path: Path
     parity: Parity
+    logits: npt.NDArray[np.float32]
 
 
 @dataclass
@@ -96,12 +99,13 @@ class CandidateBuilder:
     told: Callable[[Parity], bool] = field(default=_never)
     _scales: Scales | None = None
     _seen: dict[tuple[bool, bool], tuple[Graph, dict[str, TensorStats]]] = field(default_factory=dict)
+    _rounded: dict[Recipe, RoundedWeights] = field(default_factory=dict)
 
     def for_kind(self, kind: str, folder: Path) -> CandidateBuilder:
         """Returns a builder for another kind of file of the same form, with the graphs that this one has."""
-        return CandidateBuilder(
-            self.subject, folder, self.form, kind, self.progress, _scales=self._scales, _seen=self._seen
-        )
+        own = CandidateBuilder(self.subject, folder, self.form, kind, self.progress)
+        own._scales, own._seen, own._rounded = self._scales, self._seen, self._rounded
+        return own
 
     def graph(self, recipe: Recipe) -> tuple[Graph, dict[str, TensorStats]]:
         """Returns the float graph that ``recipe`` starts from, and the statistics of its activations.
@@ -133,18 +137,38 @@ class CandidateBuilder:
         return observe(graph, images, done=lambda done: self.progress(stage, done, len(images)))
 
     def quantised(self, recipe: Recipe) -> Graph:
-        """Returns the graph of integers by ``recipe``."""
-        return self._quantised(recipe, *self.graph(recipe))
+        """Returns the graph of integers by ``recipe``.
+
+        The inputs of Linears differ little between recipes that differ in attention's products or in how ranges are
+        chosen. Such recipes share weights that are rounded under compensation once, for one of them, whichever of them
+        is asked for first.
+        """
+        graph, seen = self.graph(recipe)
+        if recipe.passes not in AFTER_ROUNDING:
+            return self._quantised(recipe, graph, seen)
+        first = _rounded_for(recipe)
+        if first not in self._rounded:
+            made = self._quantised(first, graph, seen)
+            self._rounded[first] = rounded_weights(made)
+            if first == replace(recipe, name="", kinds=()):
+                return made
+        made = self._rounded[first].put_into(self._on_grids(recipe, graph, seen))
+        return self._passed(made, AFTER_ROUNDING[recipe.passes], seen)
 
     def quantised_from(self, recipe: Recipe, graph: Graph) -> Graph:
         """Returns the graph of integers by ``recipe`` of a float graph with the same operators and other weights."""
         return self._quantised(recipe, graph, self._observed(graph))
 
     def _quantised(self, recipe: Recipe, graph: Graph, seen: dict[str, TensorStats]) -> Graph:
-        made = self.form.settle(quantise_graph(graph, self.form.modes(graph, recipe), seen, recipe.ranges))
-        for name in recipe.passes:
-            made = imported(name)(made, seen, self.subject.calibration)
-        return made
+        return self._passed(self._on_grids(recipe, graph, seen), recipe.passes, seen)
+
+    def _on_grids(self, recipe: Recipe, graph: Graph, seen: dict[str, TensorStats]) -> Graph:
+        return self.form.settle(quantise_graph(graph, self.form.modes(graph, recipe), seen, recipe.ranges))
+
+    def _passed(self, graph: Graph, passes: tuple[str, ...], seen: dict[str, TensorStats]) -> Graph:
+        for name in passes:
+            graph = imported(name)(graph, seen, self.subject.calibration)
+        return graph
 
     def candidate(self, recipe: Recipe, graph: Graph | None = None, most: int = 0) -> Candidate:
         """Writes the file of ``recipe``, or of ``graph``, and runs it.
@@ -161,10 +185,10 @@ class CandidateBuilder:
         graph = graph or self.quantised(recipe)
         path = self.folder / f"{recipe.name}{self.form.suffix}"
         path.write_bytes(self.form.write(graph))
-        parity = self._compared(path, images)
+        parity, logits = self._compared(path, images)
         took = f"took {time.monotonic() - started:.1f} s"
         self.progress(self._stage, images + 1, images + 1, f"{recipe.name}: {_in_words(parity)}, {took}")
-        return Candidate(recipe, graph, path, parity)
+        return Candidate(recipe, graph, path, parity, logits)
 
     def completed(self, one: Candidate) -> Candidate:
         """Returns a candidate that was run on some of the images, run on all of them."""
@@ -172,10 +196,11 @@ class CandidateBuilder:
         if one.parity.images >= images:
             return one
         self.progress(f"{self.kind} whole", 0, images + 1, one.recipe.name)
-        logits = self._logits(one.path, 0, images, f"{self.kind} whole", images)
+        rest = self._logits(one.path, len(one.logits), images, f"{self.kind} whole", images)
+        logits = np.concatenate([one.logits, rest])
         parity = compare_logits(logits, self.subject.logits, self.subject.labels, "")
         self.progress(f"{self.kind} whole", images + 1, images + 1, f"{one.recipe.name}: {_in_words(parity)}")
-        return replace(one, parity=parity)
+        return replace(one, parity=parity, logits=logits)
 
     def file_to_time(self, recipe: Recipe) -> Path:
         """Writes a file with the operators of ``recipe`` and rough ranges, which is as fast as the candidate."""
@@ -189,18 +214,16 @@ class CandidateBuilder:
     def _stage(self) -> str:
         return f"{self.kind} try {self.tried}"
 
-    def _compared(self, path: Path, images: int) -> Parity:
-        """Runs a file on images until enough is known about it."""
+    def _compared(self, path: Path, images: int) -> tuple[Parity, npt.NDArray[np.float32]]:
+        """Runs a file on images until enough is known about it, and returns its logits, too."""
         parts: list[npt.NDArray[np.float32]] = []
         for end in sorted({images // share for share in _SHARES if images // share >= _LEAST_IMAGES} | {images}):
             parts.append(self._logits(path, sum(map(len, parts)), end, self._stage, images))
-            labels = self.subject.labels
-            parity = compare_logits(
-                np.concatenate(parts), self.subject.logits[:end], None if labels is None else labels[:end], ""
-            )
+            labels, logits = self.subject.labels, np.concatenate(parts)
+            parity = compare_logits(logits, self.subject.logits[:end], None if labels is None else labels[:end], "")
             if self.told(parity):
                 break
-        return parity
+        return parity, logits
 
     def _logits(self, path: Path, start: int, end: int, stage: str, images: int) -> npt.NDArray[np.float32]:
         return real_logits(
@@ -224,6 +247,12 @@ class CandidateBuilder:
             errors[name] = float(np.square(simulate(alone, images) - wanted).sum())
         self.progress(f"{self.kind} layers", len(names), len(names))
         return sorted(errors, key=lambda name: -errors[name])
+
+
+def _rounded_for(recipe: Recipe) -> Recipe:
+    """Returns the recipe whose rounded weights a recipe takes, without a name."""
+    attention = "float" if recipe.others == "float" else recipe.attention
+    return replace(recipe, name="", kinds=(), ranges=replace(recipe.ranges, method="mse"), attention=attention)
 
 
 def _in_words(parity: Parity) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from export.graph.execute import run_graph
+from export.graph.execute import Hook, run_graph
 from export.graph.ir import LINEAR, Array, Graph, Op, QParams
 
 from .blocks import BLOCK, LEAST_SCALE, as_bfloat16
 from .calibrate import TensorStats
-from .simulate import fake_quantise, is_dynamic, rounded_constants, rounded_rows
+from .simulate import correcting_hook, dynamic_inputs, is_dynamic, rounded_constants, rounding_hook
 
 DAMPING = 0.01
 """Part of the mean of the Hessian's diagonal that is added to the diagonal."""
@@ -25,8 +25,8 @@ _MOST_SHARE = 0.9
 _ROWS = 4096
 """Number of rows whose squares are summed in float32."""
 
-_BLOCK = 128
-"""Number of inputs after whose rounding all later inputs are corrected at once."""
+_BLOCK = 32
+"""Number of inputs after whose rounding all later inputs are corrected at once; so few stay in a core's cache."""
 
 _BLOCK_ROUNDS = 2
 """How often a weight in blocks is rounded, with scales fitted to the integers before."""
@@ -47,15 +47,35 @@ def compensate_weights(graph: Graph, seen: Mapping[str, TensorStats], images: np
 
     Ref: Frantar et al. 2022 (GPTQ), arXiv 2210.17323, section 3, algorithm 1.
     """
-    constants, qparams = dict(graph.constants), dict(graph.qparams)
+    return _compensated(graph, images, dict(graph.constants), rounding_hook(graph))
+
+
+def compensate_and_correct(graph: Graph, seen: Mapping[str, TensorStats], images: npt.NDArray[np.float32]) -> Graph:
+    """Returns ``graph`` with weights rounded as by ``compensate_weights`` and biases moved as by ``correct_biases``.
+
+    One run of the images does both: the bias of a Linear is corrected as soon as its weight is rounded, so that the
+    next layers are rounded for what the corrected ones give them.
+
+    Args:
+        graph: a graph of integers.
+        seen: statistics of the float graph's activations on the same images.
+        images: preprocessed images ``(N, H, W, C)`` float32; all run at once.
+    """
+    constants = dict(graph.constants)
+    return _compensated(graph, images, constants, correcting_hook(graph, seen, constants))
+
+
+def _compensated(graph: Graph, images: npt.NDArray[np.float32], constants: dict[str, Array], hook: Hook) -> Graph:
+    """Returns ``graph`` with compensated weights; ``constants`` gets them, and ``hook`` rounds activations."""
+    qparams = dict(graph.qparams)
     latest: dict[tuple[str, bool], list[Compensator]] = {}
+    dynamic = dynamic_inputs(graph)
 
     def before(op: Op, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        dynamic = is_dynamic(graph, op)
-        x = rounded_rows(inputs[0]) if dynamic else inputs[0]
+        x = dynamic(op, inputs)[0]
         if not has_rounded_weight(graph, op):
             return [x, *inputs[1:]]
-        key = op.inputs[0], dynamic
+        key = op.inputs[0], is_dynamic(graph, op)
         if key not in latest:
             latest.clear()
             latest[key] = [Compensator(hessian, damping) for hessian, damping in hessians_of(op, x)]
@@ -66,12 +86,32 @@ def compensate_weights(graph: Graph, seen: Mapping[str, TensorStats], images: np
             constants[name] = _rounded(op, constants[name], qparams[name], latest[key])
         return [x, torch.from_numpy(constants[name]).to(x.dtype), *inputs[2:]]
 
-    def hook(name: str, value: torch.Tensor) -> torch.Tensor:
-        return fake_quantise(value, graph.qparams[name]) if name in graph.qparams else value
-
     with torch.no_grad():
         run_graph(graph, torch.from_numpy(images), hook, rounded_constants(graph), before)
     return replace(graph, constants=constants, qparams=qparams)
+
+
+@dataclass(frozen=True)
+class RoundedWeights:
+    """The weights of a graph that were rounded under compensation.
+
+    Attributes:
+        values: the weights by name, as real numbers on their grids.
+        grids: scales and zero points of these weights.
+    """
+
+    values: Mapping[str, Array]
+    grids: Mapping[str, QParams]
+
+    def put_into(self, graph: Graph) -> Graph:
+        """Returns a graph of integers of the same operators with these weights in place of its own."""
+        return replace(graph, constants={**graph.constants, **self.values}, qparams={**graph.qparams, **self.grids})
+
+
+def rounded_weights(graph: Graph) -> RoundedWeights:
+    """Returns the weights of a graph that ``compensate_weights`` rounded."""
+    names = [op.inputs[1] for op in graph.ops if has_rounded_weight(graph, op)]
+    return RoundedWeights({n: graph.constants[n] for n in names}, {n: graph.qparams[n] for n in names})
 
 
 def round_blocks(weight: Array, grid: QParams, compensator: Compensator) -> tuple[Array, QParams]:
@@ -217,8 +257,11 @@ class Compensator:
         added = damping * float(diagonal.mean()) or 1.0
         self.order = diagonal.argsort(descending=True, stable=True)
         damped = hessian[self.order][:, self.order] + added * torch.eye(len(hessian), dtype=torch.float64)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-        self.upper = torch.linalg.cholesky(inverse, upper=True)
+        # with the order turned round, the inverse of the lower factor is the upper factor of the inverse
+        lower = torch.linalg.cholesky(damped.flip(0, 1))
+        one = torch.eye(len(hessian), dtype=torch.float64)
+        self.upper = torch.linalg.solve_triangular(lower, one, upper=False).flip(0, 1).contiguous()
+        self.rough = hessian.float()
 
     def rounded(self, weight: Array, scales: Array, limit: int = 127, least: int | None = None) -> npt.NDArray[np.int8]:
         """Returns the integers of a weight ``(outputs, inputs)`` on the grid of ``scales``.
@@ -236,22 +279,24 @@ class Compensator:
         steps = steps[:, None] if steps.ndim == 1 else steps
         size = torch.from_numpy(np.array(np.broadcast_to(steps, real.shape)))
         plain = (real / size).round().clamp(*limits)
-        rest, turned, found = real[:, self.order], size[:, self.order], torch.zeros_like(plain)
-        for start in range(0, rest.shape[1], _BLOCK):
-            block = slice(start, min(start + _BLOCK, rest.shape[1]))
-            own, upper, step = rest[:, block].clone(), self.upper[block, block], turned[:, block]
-            errors = torch.zeros_like(own)
-            for j in range(own.shape[1]):
-                whole = (own[:, j] / step[:, j]).round().clamp(*limits)
-                errors[:, j] = (own[:, j] - whole * step[:, j]) / upper[j, j]
-                own[:, j + 1 :] -= errors[:, j, None] * upper[None, j, j + 1 :]
-                found[:, start + j] = whole
-            rest[:, block.stop :] -= errors @ self.upper[block, block.stop :]
-        compensated = torch.empty_like(found)
-        compensated[:, self.order] = found
+        # an input is a row here, so that its outputs lie side by side in memory
+        rest, turned = real.T[self.order].contiguous(), size.T[self.order].contiguous()
+        found = torch.empty_like(rest)
+        for start in range(0, len(rest), _BLOCK):
+            block = slice(start, min(start + _BLOCK, len(rest)))
+            own, upper, errors = rest[block], self.upper[block, block], torch.empty_like(rest[block])
+            for j in range(len(own)):
+                step = turned[start + j]
+                whole = found[start + j] = (own[j] / step).round_().clamp_(*limits)
+                errors[j] = (own[j] - whole * step) / upper[j, j]
+                own[j + 1 :].addr_(upper[j, j + 1 :], errors[j], alpha=-1)
+            rest[block.stop :].addmm_(self.upper[block, block.stop :].T, errors, alpha=-1)
+        compensated = torch.empty_like(plain)
+        compensated[:, self.order] = found.T
         worse = self.error(compensated * size - real) > self.error(plain * size - real)
         return torch.where(worse[:, None], plain, compensated).to(torch.int8).numpy()
 
     def error(self, difference: torch.Tensor) -> torch.Tensor:
         """Returns the mean squared error of each output for a difference of weights ``(outputs, inputs)``."""
-        return ((difference @ self.hessian) * difference).sum(1)
+        small = difference.float()
+        return ((small @ self.rough) * small).sum(1, dtype=torch.float64)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
-from export.graph.ir import LINEAR, Graph, Op, QParams
+from export.graph.ir import LINEAR, Graph, IntType, Op, QParams
 
 from .blocks import block_qparams, takes_blocks
 from .calibrate import TensorStats, activation_qparams, int8_range, weight_qparams
@@ -56,9 +57,20 @@ def _with_passing(graph: Graph, modes: Mapping[str, Mode], outside: bool) -> dic
     return full
 
 
-def _grids(
-    graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, TensorStats], ranges: Ranges
-) -> dict[str, QParams]:
+@dataclass(frozen=True)
+class _Grids:
+    """Scales and zero points of the tensors of a graph.
+
+    Attributes:
+        own: those of every tensor that some operator needs as integers, in the type in which it is computed.
+        other: those of the same tensors in the other type, where activations have two types.
+    """
+
+    own: Mapping[str, QParams]
+    other: Mapping[str, QParams]
+
+
+def _grids(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, TensorStats], ranges: Ranges) -> _Grids:
     """Returns the scale and zero point of every tensor that some operator needs as integers."""
     root = _roots(graph)
     needed: set[str] = {graph.input} if ranges.outside else set()
@@ -75,12 +87,15 @@ def _grids(
             # engines want all parts on the grid of the whole
             joined |= {root(name): op.output for name in op.inputs if name not in graph.constants}
     kinds = {op.output: op.kind for op in graph.ops}
-    roots = {}
-    for name in needed:
-        fixed = FIXED[ranges.activations].get(kinds.get(name, "")) if modes.get(name) == "integer" else None
-        stats = seen[joined.get(name, name)]
-        roots[name] = fixed or activation_qparams(stats, name in symmetric, ranges.method, ranges.activations)
-    return {name: roots[root(name)] for name in graph.shapes if name not in graph.constants and root(name) in roots}
+
+    def grid(name: str, dtype: Literal["int8", "int16"]) -> QParams:
+        fixed = FIXED[dtype].get(kinds.get(name, "")) if modes.get(name) == "integer" else None
+        return fixed or activation_qparams(seen[joined.get(name, name)], name in symmetric, ranges.method, dtype)
+
+    own = {name: grid(name, ranges.type_of(name)) for name in needed}
+    other = {name: grid(name, "int16" if own[name].dtype == "int8" else "int8") for name in needed if ranges.wide}
+    names = [name for name in graph.shapes if name not in graph.constants and root(name) in own]
+    return _Grids({name: own[root(name)] for name in names}, {name: other[root(name)] for name in names if ranges.wide})
 
 
 def _roots(graph: Graph) -> Callable[[str], str]:
@@ -98,13 +113,13 @@ def _roots(graph: Graph) -> Callable[[str], str]:
 class _Quantiser:
     """Rewrites the operators; every tensor has a float version, an integer version, or both."""
 
-    def __init__(self, graph: Graph, modes: Mapping[str, Mode], grids: Mapping[str, QParams], ranges: Ranges) -> None:
-        self.graph, self.modes, self.grids, self.ranges = graph, modes, grids, ranges
+    def __init__(self, graph: Graph, modes: Mapping[str, Mode], grids: _Grids, ranges: Ranges) -> None:
+        self.graph, self.modes, self.grids, self.others, self.ranges = graph, modes, grids.own, grids.other, ranges
         self.ops: list[Op] = []
         self.constants = dict(graph.constants)
         self.shapes = dict(graph.shapes)
         self.qparams: dict[str, QParams] = {}
-        self.made: dict[tuple[str, bool], str] = {}
+        self.made: dict[tuple[str, IntType | None], str] = {}
         self.same: dict[str, str] = {}
         root = _roots(graph)
         self.joined = {root(name) for op in graph.ops if op.kind == "concatenation" for name in op.inputs}
@@ -121,11 +136,11 @@ class _Quantiser:
             elif mode == "integer":
                 self.integer(op)
             else:
-                inputs = tuple(name if name in graph.constants else self.version(name, False) for name in op.inputs)
+                inputs = tuple(name if name in graph.constants else self.version(name, None) for name in op.inputs)
                 self.ops.append(replace(op, inputs=inputs))
                 if mode in ("dynamic", "blocks"):
                     self.weight(op, mode == "blocks")
-        output = self.version(graph.output, outside)
+        output = self.version(graph.output, self.ranges.activations if outside else None)
         used = {name for op in self.ops for name in (*op.inputs, op.output)} | {graph.input}
         return Graph(
             graph.input,
@@ -149,10 +164,10 @@ class _Quantiser:
         return bool(most < step / 2) and self.shapes[op.inputs[0]] == self.shapes[op.output]
 
     def integer(self, op: Op) -> None:
-        inputs = []
+        inputs, dtype = [], self.grids[op.output].dtype
         for position, name in enumerate(op.inputs):
             if name not in self.graph.constants:
-                inputs.append(self.version(name, True))
+                inputs.append(self.version(name, dtype))
             elif op.kind in LINEAR:
                 inputs.append(name)
             else:
@@ -162,8 +177,8 @@ class _Quantiser:
         if op.kind in LINEAR:
             self.weight(op)
             if len(op.inputs) > 2:
-                scales = np.asarray(self.qparams[op.inputs[1]].scale) * self.grids[op.inputs[0]].scale[0]
-                wide = "int64" if self.ranges.activations == "int16" else "int32"
+                scales = np.asarray(self.qparams[op.inputs[1]].scale) * self.qparams[inputs[0]].scale[0]
+                wide = "int64" if dtype == "int16" else "int32"
                 self.qparams[op.inputs[2]] = QParams(tuple(float(s) for s in scales), 0, wide, 0)  # type: ignore[arg-type]
 
     def weight(self, op: Op, blocks: bool = False) -> None:
@@ -182,22 +197,24 @@ class _Quantiser:
         low, high = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
         if op.kind == "concatenation":
             grid = self.grids[op.output]
-        elif self.ranges.activations == "int16":
+        elif self.grids[op.output].dtype == "int16":
             grid = QParams((max(-low, high, 1e-9) / 32767,), 0, "int16")
         else:
             grid = int8_range(low, high, op.kind == "batch_matmul" and position == 1)
         self.constants[own], self.shapes[own], self.qparams[own] = value, value.shape, grid
         return own
 
-    def version(self, name: str, integer: bool) -> str:
-        """Returns the name of the integer or float version of a computed tensor, and adds its conversion if needed."""
-        if (name in self.qparams) == integer:
+    def version(self, name: str, dtype: IntType | None) -> str:
+        """Returns the name of a computed tensor in a type, None for float, and adds the conversion if it is needed."""
+        own = self.qparams[name].dtype if name in self.qparams else None
+        if own == dtype:
             return name
-        if (name, integer) not in self.made:
-            made = f"{name}.{'integer' if integer else 'float'}"
-            self.ops.append(Op("quantize" if integer else "dequantize", (name,), made))
+        if (name, dtype) not in self.made:
+            end = "float" if dtype is None else "integer" if own is None else dtype
+            made = f"{name}.{end}"
+            self.ops.append(Op("dequantize" if dtype is None else "quantize", (name,), made))
             self.shapes[made] = self.shapes[name]
-            if integer:
-                self.qparams[made] = self.grids[name]
-            self.made[name, integer] = made
-        return self.made[name, integer]
+            if dtype is not None:
+                self.qparams[made] = (self.grids if self.grids[name].dtype == dtype else self.others)[name]
+            self.made[name, dtype] = made
+        return self.made[name, dtype]

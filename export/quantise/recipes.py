@@ -25,11 +25,18 @@ class Ranges:
         method: ``minmax``, ``mse`` or ``percentile``, as in ``activation_qparams``.
         activations: type of every activation; weights are always int8.
         outside: whether the image and the logits are integers too.
+        wide: ends of the names of operators that compute in int16 where the others compute in int8. Operators that only
+            move values have the type of their input.
     """
 
     method: RangeMethod = "mse"
     activations: Literal["int8", "int16"] = "int8"
     outside: bool = False
+    wide: tuple[str, ...] = ()
+
+    def type_of(self, name: str) -> Literal["int8", "int16"]:
+        """Returns the type of the activation that an operator computes."""
+        return "int16" if name.endswith(self.wide) else self.activations
 
 
 @dataclass(frozen=True)
@@ -65,9 +72,13 @@ class Recipe:
 
 COMPENSATE = ("export.quantise.compensate:compensate_weights",)
 CORRECT_BIASES = ("export.quantise.simulate:correct_biases",)
-_BOTH = (*COMPENSATE, *CORRECT_BIASES)
+BOTH = ("export.quantise.compensate:compensate_and_correct",)
+"""Does what the two above do, in one run of the calibration images."""
 
-DYNAMIC = Recipe("dynamic_wi8_afp32", "dynamic", rotated=True, passes=_BOTH, kinds=("int8",))
+AFTER_ROUNDING = {COMPENSATE: (), BOTH: CORRECT_BIASES}
+"""The passes that are left to do where weights are rounded already."""
+
+DYNAMIC = Recipe("dynamic_wi8_afp32", "dynamic", rotated=True, passes=BOTH, kinds=("int8",))
 DYNAMIC_ATTENTION = replace(DYNAMIC, name="dynamic_wi8_afp32_attention_ai8", attention="integer")
 STATIC = replace(DYNAMIC, name="static_wi8_ai8_float_islands", linears="integer")
 STATIC_ATTENTION = replace(STATIC, name="static_wi8_ai8_attention_ai8_float_islands", attention="integer")
@@ -78,7 +89,7 @@ ONNX_RECIPES = tuple(
         "integer",
         ranges=Ranges(method),
         rotated=True,
-        passes=_BOTH,
+        passes=BOTH,
         kinds=("onnx-int8",),
     )
     for method in ("mse", "minmax")
@@ -95,8 +106,30 @@ def _integer_throughout(activations: Literal["int8", "int16"], method: RangeMeth
     kinds = ("int8-full", "tflite-micro") if activations == "int8" else ("int8-full-16x8",)
     name = f"static_wi8_a{activations.replace('nt', '')}_{method}{'_equalised' if equalised else ''}"
     ranges = Ranges(method, activations, outside=True)
-    return Recipe(name, "integer", "integer", "integer", ranges, equalised, not equalised, _BOTH, kinds=kinds)
+    return Recipe(name, "integer", "integer", "integer", ranges, equalised, not equalised, BOTH, kinds=kinds)
 
+
+_STREAM = ("patch_embed", "patches.placed", "tokens", "tokens.placed", "pre", ".stream", ".stream.mean", "pooled")
+_NORMS = (
+    ".square",
+    ".variance",
+    ".variance_eps",
+    ".rsqrt",
+    ".normed",
+    ".centred",
+    "norm.mean",
+    "norm1.mean",
+    "norm2.mean",
+)
+_MLP = ("mlp.fc1", "mlp.fc2", "mlp.act", "mlp.act.logistic", "mlp.act.inside", "mlp.act.mean")
+_ATTENTION = ("attn.proj", "attn.softmax", "attn.mixed")
+
+_MIXED = Ranges("mse", "int8", outside=True, wide=(*_STREAM, *_NORMS, *_MLP, *_ATTENTION))
+
+MIXED = Recipe(
+    "static_wi8_a16_qkv_a8", "integer", "integer", "integer", _MIXED, False, True, BOTH, kinds=("int8-full-mixed",)
+)
+"""int16 where int8 loses most; image, queries, keys, values, their products and logits are int8."""
 
 BLOCKS = replace(DYNAMIC, name="dynamic_wi4b32_afp32", linears="blocks", kinds=("int4",))
 BLOCKS_ATTENTION = replace(BLOCKS, name="dynamic_wi4b32_afp32_attention_ai8", attention="integer")
@@ -108,6 +141,7 @@ for _recipe in (
     *(DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION),
     *(BLOCKS, BLOCKS_ATTENTION),
     *ONNX_RECIPES,
+    MIXED,
     *(_integer_throughout("int8", method, False) for method in ("mse", "minmax", "percentile")),
     *(_integer_throughout("int8", method, True) for method in ("mse", "percentile")),
     *(_integer_throughout("int16", "minmax", equalised) for equalised in (False, True)),

@@ -147,6 +147,25 @@ def test_an_image_is_run_once_however_many_looks_there_are() -> None:
     assert session.sizes == [*[1] * 40, 32, 8, *[1] * 80]
     assert (found.parity.images, found.parity.batch_images, found.parity.batch_agreement) == (120, 40, 1.0)
     assert found.unproven == verdict.unproven
-    assert "not proven" in (found.unproven or "")
+    assert "test images are needed to prove" in (found.unproven or "")
     assert found.drop_bounds is not None
     assert found.drop_bounds[1] > 0.5
+
+
+def test_images_that_the_file_has_answered_before_run_once() -> None:
+    own = artifact("int8", PARITY)
+    images = np.random.default_rng(0).random((60, 8, 8, 1), np.float32)
+    logits = np.stack([images[:, 0, 0, 0], 1 - images[:, 0, 0, 0]], axis=1)
+
+    def sizes(known: np.ndarray) -> list[int]:
+        session = Served(own)
+        reference = Reference(images, logits, None, "the images have no labels")
+        verified = VerifiedFile(own, session, known=known)  # type: ignore[arg-type]
+        found, _ = verified.judged(lambda count: reference, (60,), ExportLimits())
+        assert (found.parity.images, found.parity.top1_agreement) == (60, 1.0)
+        return session.sizes
+
+    assert sizes(logits) == [1]
+    # answers of another file, or to other images, are not taken
+    assert sizes(logits[::-1]) == [1] * 61
+    assert sizes(logits[:59]) == [1] * 60

@@ -17,8 +17,8 @@ from .kept_tensors import Computed, KeptTensors
 from .operator_errors import UNLIKE, OperatorErrors, decibels_of, errors_by_part, errors_in_order, reason_of
 from .other_basis import MOST_CHANNELS, BasisFinder, Fit, PairMoments
 
-CONVERSIONS = (".integer", ".float")
-"""Ends of the names of tensors that hold what the tensor without the end holds, in the other type."""
+CONVERSIONS = (".integer", ".float", ".int8", ".int16")
+"""Ends of the names of tensors that hold what the tensor without the end holds, in another type."""
 
 _GROUP_BYTES = 2**29
 

@@ -78,5 +78,9 @@ def refused_lines(refused: Sequence[Artifact]) -> list[Text]:
 
 
 def unproven_lines(artifacts: Sequence[Artifact]) -> list[Text]:
-    """Returns a line for each file that was released with a warning."""
-    return [Text(f"UNPROVEN: {own.unproven}", "bold yellow") for own in artifacts if own.unproven]
+    """Returns a line for each file that was released with a warning, and one line for a note that many files share."""
+    from export.gate.limits import is_note
+
+    said = [own.unproven for own in artifacts if own.unproven]
+    warnings = [Text(f"UNPROVEN: {text}", "bold yellow") for text in said if not is_note(text)]
+    return warnings + [Text(f"NOTE: {text}") for text in dict.fromkeys(said) if is_note(text)]

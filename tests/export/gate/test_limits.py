@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from export.gate.limits import MIN_AGREEMENT, MIN_SQNR_DB, ExportLimits, judge_until_told, verdict_on
+from export.gate.limits import (
+    MIN_AGREEMENT,
+    MIN_SQNR_DB,
+    ExportLimits,
+    images_to_prove,
+    is_note,
+    judge_until_told,
+    verdict_on,
+)
 from runtime import Parity
 
 LIMITS = ExportLimits(MIN_AGREEMENT, MIN_SQNR_DB, 0.5)
@@ -34,8 +42,30 @@ def test_a_loss_that_chance_explains_is_released_as_unproven() -> None:
     assert verdict.refusal is None
     assert verdict.unproven is not None
     assert "not proven that m.int8.tflite loses at most 0.5 points of top-1: it loses 0.82 points" in verdict.unproven
+    assert not is_note(verdict.unproven)
     proven = verdict_on(parity(3000, 6, 6), LIMITS, 1.645)
     assert (proven.refusal, proven.unproven) == (None, None)
+
+
+def test_too_few_images_for_any_file_are_a_note_that_all_files_share() -> None:
+    counts = ((0, 0), (1, 0), (1, 1))
+    notes = {verdict_on(parity(359, *own), LIMITS, 1.645, file=f"m{own}").unproven for own in counts}
+    (note,) = notes
+    assert note is not None
+    assert is_note(note)
+    assert "539 test images are needed to prove that a file loses at most 0.5 points" in note
+    assert "there are 359" in note
+    # the same file on as many images as are named is proven, and on one less it is not
+    assert verdict_on(parity(539, 0, 0), LIMITS, 1.645).unproven is None
+    assert is_note(verdict_on(parity(538, 0, 0), LIMITS, 1.645).unproven or "")
+    # a loss that is seen, and one that so many images could have excluded, stay warnings of their file
+    for found in (parity(359, 4, 1), parity(600, 3, 1)):
+        assert "not proven that m.tflite" in (verdict_on(found, LIMITS, 1.645, file="m.tflite").unproven or "")
+    # no number of images proves that nothing is lost
+    assert images_to_prove(0.0, 1.645) is None
+    nothing = verdict_on(parity(359, 0, 0), replace(LIMITS, max_drop=0.0), 1.645).unproven
+    assert nothing is not None
+    assert not is_note(nothing)
 
 
 def test_a_loss_limit_that_was_given_counts_what_was_observed() -> None:

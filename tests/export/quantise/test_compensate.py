@@ -15,12 +15,13 @@ from export.formats.onnx import onnx_form
 from export.formats.tflite import tflite_form
 from export.graph.build import vit_graph
 from export.graph.execute import run_graph
-from export.graph.ir import Graph, Op
+from export.graph.ir import Graph, Op, QParams
 from export.quantise.calibrate import observe, weight_qparams
 from export.quantise.candidates import CandidateBuilder, Subject
 from export.quantise.compensate import (
     DAMPING,
     Compensator,
+    compensate_and_correct,
     compensate_weights,
     damping_of,
     has_rounded_weight,
@@ -28,8 +29,17 @@ from export.quantise.compensate import (
 )
 from export.quantise.form import Form
 from export.quantise.integer import quantise_graph
-from export.quantise.recipes import DYNAMIC, ONNX_RECIPES, Recipe, modes_of, recipes_for
-from export.quantise.simulate import dynamic_inputs, rounded_constants, rounded_rows, simulate
+from export.quantise.recipes import BLOCKS, DYNAMIC, DYNAMIC_ATTENTION, ONNX_RECIPES, Recipe, modes_of, recipes_for
+from export.quantise.simulate import (
+    correct_biases,
+    dynamic_inputs,
+    fake_quantise,
+    nearest,
+    rounded_constants,
+    rounded_rows,
+    rounding_hook,
+    simulate,
+)
 from runtime import BlockPlan, ShapePlan
 from tests.export.graph.test_build import ARCHITECTURES, images_for, model_of
 
@@ -263,3 +273,93 @@ def test_weights_of_a_grid_for_the_whole_tensor_share_its_step() -> None:
     grid = weight_qparams(weight, None)
     found = Compensator(x.T @ x / len(x)).rounded(weight, np.broadcast_to(np.asarray(grid.scale), len(weight)))
     assert np.abs(found).max() == 127
+
+
+@pytest.mark.parametrize("recipe", [DYNAMIC, recipes_for("int8-full")[0]], ids=lambda recipe: recipe.name)
+def test_one_run_rounds_weights_and_corrects_biases(recipe: Recipe) -> None:
+    model, images = hard(model_of(PLAN)), smooth(48, 0).numpy()
+    graph = vit_graph(model)
+    seen = observe(graph, images)
+    plain = quantise_graph(graph, modes_of(graph, recipe), seen, recipe.ranges)
+    joined, apart = (
+        compensate_and_correct(plain, seen, images),
+        correct_biases(compensate_weights(plain, seen, images), seen, images),
+    )
+    wanted = simulate(graph, images)
+    errors = [np.square(simulate(own, images) - wanted).mean() for own in (joined, apart, plain)]
+    assert errors[0] < 1.2 * errors[1] < errors[2]
+    # the mean of what every Linear computes is that of the float model
+    means: dict[str, float] = {}
+
+    def hook(name: str, value: torch.Tensor) -> torch.Tensor:
+        if name.endswith((".fc1", ".fc2", ".proj")):
+            away = value.mean(dim=tuple(range(value.ndim - 1))).double().numpy() - seen[name].mean
+            means[name] = float(np.abs(away).max() / seen[name].channels.max())
+        return rounding(name, value)
+
+    rounding = rounding_hook(joined)
+    with torch.no_grad():
+        run_graph(joined, torch.from_numpy(images), hook, rounded_constants(joined), dynamic_inputs(joined))
+    assert len(means) == 6
+    assert max(means.values()) < 1e-2
+
+
+def test_recipes_of_one_sort_share_rounded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = model_of(PLAN), images_for(PLAN, 24).numpy()
+    builder = CandidateBuilder(Subject(model, images, images, images, None), tmp_path, tflite_form())
+    first, second, third = recipes_for("int8-full")[:3]
+    rounded: list[str] = []
+    honest = Compensator.rounded
+    monkeypatch.setattr(Compensator, "rounded", lambda own, *given: (rounded.append(""), honest(own, *given))[1])
+    made = [builder.quantised(first)]
+    layers = len(rounded)
+    assert layers > 0
+    made += [builder.quantised(second), builder.for_kind("other", tmp_path).quantised(third)]
+    assert len(rounded) == layers
+    for own in made[1:]:
+        assert own.qparams != made[0].qparams
+        for op in own.ops:
+            if has_rounded_weight(own, op):
+                np.testing.assert_array_equal(own.constants[op.inputs[1]], made[0].constants[op.inputs[1]])
+    # ranges set the scales of biases, and other ranges make other errors to correct
+    assert not np.array_equal(made[0].constants["blocks.1.mlp.fc1.bias"], made[1].constants["blocks.1.mlp.fc1.bias"])
+    # another basis has other weights, and plain rounding stays plain
+    builder.quantised(replace(first, rotated=False))
+    assert len(rounded) == 2 * layers
+    builder.quantised(replace(first, passes=()))
+    assert len(rounded) == 2 * layers
+    # so do recipes that differ in attention's products, and none of these with those in blocks
+    made = [builder.quantised(own) for own in (DYNAMIC_ATTENTION, DYNAMIC)]
+    assert len(rounded) == 3 * layers
+    for name in ("blocks.0.mlp.fc1.weight", "blocks.1.attn.q.weight"):
+        np.testing.assert_array_equal(made[0].constants[name], made[1].constants[name])
+    assert len(made[0].qparams) > len(made[1].qparams)
+    builder.quantised(BLOCKS)
+    assert len(rounded) > 3 * layers
+
+
+def test_rounded_weights_do_not_depend_on_which_recipe_came_first(tmp_path: Path) -> None:
+    model, images = model_of(PLAN), images_for(PLAN, 24).numpy()
+    subject = Subject(model, images, images, images, None)
+    for pair in (recipes_for("int8-full")[:2], (DYNAMIC, DYNAMIC_ATTENTION)):
+        builders = [CandidateBuilder(subject, tmp_path, tflite_form()) for _ in range(2)]
+        one = [builders[0].quantised(recipe) for recipe in pair]
+        other = [builders[1].quantised(recipe) for recipe in reversed(pair)][::-1]
+        for left, right in zip(one, other, strict=True):
+            assert left.qparams == right.qparams
+            for name, value in left.constants.items():
+                np.testing.assert_allclose(value, right.constants[name], rtol=0, atol=1e-6 * np.abs(value).max())
+
+
+def test_values_that_are_moved_and_rows_that_are_read_again_are_rounded_once() -> None:
+    grid = QParams((0.5,), 3)
+    value = torch.linspace(-80, 80, 400).reshape(4, 100)
+    assert torch.equal(nearest(value, grid), fake_quantise(value, grid))
+    assert value[0, 0] == -80
+    ops = (Op("reshape", ("x",), "y", {"shape": (100, 4)}), Op("relu", ("y",), "z"))
+    graph = Graph("x", "z", ops, {}, dict.fromkeys("xyz", (4, 100)), {"x": grid, "y": grid, "z": grid})
+    hook = rounding_hook(graph)
+    assert hook("y", value) is value
+    assert torch.equal(hook("z", value), nearest(value, grid))
+    other = replace(graph, qparams={**graph.qparams, "y": QParams((1.0,), 3)})
+    assert torch.equal(rounding_hook(other)("y", value), nearest(value, QParams((1.0,), 3)))
