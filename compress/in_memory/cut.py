@@ -123,8 +123,8 @@ def cut(
         parts = divide_images(images, whole.plan, seed)
         tokens = whole.network.plan.num_tokens
         wanted = images_to_see(len(parts.analysis), tokens, copies)
-        seen, other = (varied(parts.analysis, wanted, own) for own in (seed, seed + 1))
-        analysis = analyse(whole.network, seen, progress)
+        analysis = analyse(whole.network, varied(parts.analysis, wanted, seed), progress)
+        again = varied(parts.analysis, wanted, seed + 1) if reconstruct else None
         for note in remarks_on_images(len(parts.analysis), sameness_of(parts.analysis)):
             warnings.warn(note, PocketVitWarning, stacklevel=2)
         same = same_coordinates(whole.plan.embed_dim)
@@ -132,9 +132,7 @@ def cut(
         made = []
         for text, own in budgets:
             kept = method.run(_search_inputs(whole, analysis, own, seed, progress)).kept
-            network, mended = _cut_network(
-                analysis, kept, other if reconstruct else None, (parts.choice, choice), progress
-            )
+            network, mended = _cut_network(analysis, kept, again, (parts.choice, choice), progress)
             network, place = analysis.turned(network, kept, seed)
             answers = _answers_of(network, place, parts.report)
             found = CutReport(

@@ -162,6 +162,7 @@ def nan_images() -> torch.Tensor:
         ({"budget": "latency=1ms@cpu"}, PlanError, "needs a latency table"),
         ({"search": "dfbnb"}, PlanError, "one-shot or milp or uniform. Got 'dfbnb'"),
         ({"search": "best"}, PlanError, "Got 'best'"),
+        ({"copies": -1}, PlanError, "There cannot be fewer than no copies"),
     ],
 )
 def test_what_cannot_be_cut_is_refused(given: dict[str, Any], kind: type[Exception], error: str) -> None:
