@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from compress.data.augment import augmentation_without_labels
+from compress.data.augment import augmentation_for
 from compress.data.dataset import Dataset
 from compress.distill.settings import Distillation
 from compress.evaluate import logits_of
@@ -105,7 +105,7 @@ def _fit(
         data,
         pictures.spec,
         recipe,
-        augmentation=augmentation_without_labels(data),
+        augmentation=augmentation_for(data),
         seed=seed,
         bf16=bf16_helps(whole.plan),
         teacher=whole,

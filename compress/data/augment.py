@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from .dataset import Dataset
 
 _RATIO = (3 / 4, 4 / 3)
 _TRIES = 10
-_CUT = (0.3, 0.7)
 
 
 @dataclass(frozen=True)
@@ -28,24 +27,16 @@ class Augmentation:
         crop_area: smallest and largest share of the picture's area that a random crop keeps, 0..1.
         mirror: probability of a horizontal flip.
         jitter: largest relative change of brightness, contrast and saturation.
-        mix: probability that a part of another picture shares the frame. A mixed picture has no class of its own, so
-            this is for training without labels.
     """
 
     crop_area: tuple[float, float] = (0.8, 1.0)
     mirror: float = 0.5
     jitter: float = 0.3
-    mix: float = 0.0
 
 
 def augmentation_for(data: Dataset) -> Augmentation:
     """Returns the default augmentation, without mirroring where a mirrored picture may be of another class."""
     return Augmentation() if data.mirror else Augmentation(mirror=0.0)
-
-
-def augmentation_without_labels(data: Dataset) -> Augmentation:
-    """Returns the default augmentation of a training by the answers of a whole model, which knows every mixture."""
-    return replace(augmentation_for(data), crop_area=(0.3, 1.0), mix=2 / 3)
 
 
 def augment(
@@ -75,26 +66,6 @@ def augment(
         for index in generator.permutation(len(adjustments)):
             image = adjustments[index](image, generator.uniform(max(0.0, 1 - changes.jitter), 1 + changes.jitter))
     return np.asarray(image, dtype=np.uint8).reshape(spec.height, spec.width, spec.channels)
-
-
-def beside(
-    picture: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8], generator: np.random.Generator
-) -> npt.NDArray[np.uint8]:
-    """Returns a picture whose left or upper part, 30 to 70 %, is that of another one.
-
-    Args:
-        picture: ``(H, W, C)``.
-        other: ``(H, W, C)``.
-        generator: source of all randomness.
-
-    Ref: Yun et al. 2019 (CutMix, arXiv 1905.04899).
-    """
-    share, below = generator.uniform(*_CUT), generator.random() < 0.5
-    height, width = picture.shape[:2]
-    rows, columns = (round(share * height), width) if below else (height, round(share * width))
-    mixed = picture.copy()
-    mixed[:rows, :columns] = other[:rows, :columns]
-    return mixed
 
 
 def _crop(

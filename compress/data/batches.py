@@ -14,14 +14,13 @@ import torch
 from compress.distributed import ALONE, Ranks
 from runtime import Preprocessing, normalise, preprocess
 
-from .augment import Augmentation, augment, beside
+from .augment import Augmentation, augment
 from .dataset import Dataset
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 PictureInput = npt.NDArray[np.float32]
 
 _AHEAD = 2
-_MIX = 0x313
 
 
 def plain_batches(
@@ -66,18 +65,9 @@ def training_batches(
     """
     order = np.random.default_rng([seed, epoch]).permutation(indices)[skip * batch_size :]
 
-    def drawn(index: int, generator: np.random.Generator) -> npt.NDArray[np.uint8]:
-        return augment(data.images[index], spec, augmentation, generator)
-
     def changed(index: int) -> PictureInput:
-        pixels = drawn(index, np.random.default_rng([seed, epoch, index]))
-        if augmentation.mix > 0:
-            # from a generator of its own, so that a teacher of another size or colour sees the same mixture
-            generator = np.random.default_rng([seed, epoch, index, _MIX])
-            if generator.random() < augmentation.mix:
-                other = int(generator.choice(indices))
-                pixels = beside(pixels, drawn(other, np.random.default_rng([seed, epoch, index, other])), generator)
-        return normalise(pixels, spec)
+        generator = np.random.default_rng([seed, epoch, index])
+        return normalise(augment(data.images[index], spec, augmentation, generator), spec)
 
     yield from _batches(data, order, changed, batch_size, ranks)
 

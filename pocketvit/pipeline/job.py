@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 
 from compress.budget import budget_cost, latency_target, parse_budget, parse_cost
-from compress.data.augment import Augmentation, augmentation_for, augmentation_without_labels
+from compress.data.augment import Augmentation, augmentation_for
 from compress.data.class_order import as_checkpoint_knows
 from compress.data.dataset import Dataset
 from compress.data.load import load_data
@@ -199,7 +199,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     recover = _recipe(SCRATCH_RECOVER if fresh else RECOVER, settings.recover, settings)
     bf16 = settings.bf16 == "on" or (settings.bf16 == "auto" and bf16_helps(plan))
     groups = _group_sizes(settings.group_sizes)
-    changes = augmentation_for(data) if labelled else augmentation_without_labels(data)
+    changes = augmentation_for(data)
     lesson = _lesson(settings)
     knows = (report is not None and not headless) or (bool(settings.pretrained) and default_classes(spec) == classes)
     fine_tuned = labelled and knows and (own_classes or fine_tune.epochs == 0) and names == data.class_names

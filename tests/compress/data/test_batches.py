@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from compress.data import batches as loading
-from compress.data.augment import Augmentation, augmentation_for, augmentation_without_labels
+from compress.data.augment import Augmentation, augmentation_for
 from compress.data.batches import plain_batches, training_batches
-from compress.data.dataset import ArrayImages, Dataset
+from compress.data.dataset import Dataset
 from compress.data.load import load_data
 from runtime import Preprocessing, preprocess
 from tests.compress.tiny import SPEC, mirrored, toy_data
@@ -166,42 +166,3 @@ def test_the_models_input_decides_size_and_channels(folder: Dataset) -> None:
         images, labels = next(iter(batches))
         assert images.shape == (4, channels, 6, 14)
         assert labels.dtype == torch.int64
-
-
-@pytest.mark.parametrize(("mix", "least", "most"), [(0.0, 0, 0), (0.5, 8, 32), (1.0, 30, 40)])
-def test_a_part_of_another_picture_shares_the_frame(mix: float, least: int, most: int) -> None:
-    greys = (6 * np.arange(40)).astype(np.uint8)
-    flat = np.broadcast_to(greys[:, None, None], (40, 12, 12))
-    data = replace(
-        toy_data(),
-        size=(12, 12),
-        images=ArrayImages(np.ascontiguousarray(flat)),
-        labels=np.zeros(40, np.int64),
-        train=np.arange(40),
-    )
-    spec = Preprocessing(12, 12, 1, (0.0,), (1.0,), "bilinear")
-    changes = replace(NO_CHANGE, mix=mix)
-    one, again = (
-        list(training_batches(data, data.train, spec, changes, batch_size=8, seed=0, epoch=0)) for _ in range(2)
-    )
-    assert_same(one, again)
-    mixed = 0
-    for picture in (own[0] for images, _ in one for own in images):
-        values = torch.unique(picture)
-        assert len(values) <= 2
-        if len(values) == 2:
-            mixed += 1
-            corner = picture == picture[0, 0]
-            assert corner.all(0).any() or corner.all(1).any()
-            assert 0.25 <= float(corner.float().mean()) <= 0.75
-            # the other picture is the left or upper part; the frame keeps its own rest
-            assert not (picture == picture[-1, -1])[0, 0]
-    # a picture may be mixed with itself
-    assert least <= mixed <= most
-
-
-def test_only_a_training_without_labels_mixes_pictures() -> None:
-    data = toy_data()
-    assert augmentation_for(data).mix == 0
-    assert augmentation_without_labels(data).mix > 0
-    assert augmentation_without_labels(data).mirror == augmentation_for(data).mirror
