@@ -17,7 +17,7 @@ from export.gate.limits import drop_of
 from export.graph.build import vit_graph
 from export.graph.ir import LINEAR, Graph
 from export.graph.rewrites import Scales
-from runtime import Parity, Progress, silent
+from runtime import Parity, Progress, macs, silent
 from runtime.registry import imported
 
 from .calibrate import TensorStats, observe
@@ -25,8 +25,9 @@ from .compensate import RoundedWeights, rounded_weights
 from .equalise import equalising_scales
 from .form import Form
 from .integer import quantise_graph
+from .learnt_ranges import learn_ranges
 from .recipes import AFTER_ROUNDING, Recipe
-from .simulate import simulate
+from .simulate import correct_biases, simulate
 
 _SENSITIVITY_IMAGES = 8
 _SHARES = (8, 4, 2)
@@ -189,6 +190,16 @@ class CandidateBuilder:
         took = f"took {time.monotonic() - started:.1f} s"
         self.progress(self._stage, images + 1, images + 1, f"{recipe.name}: {_in_words(parity)}, {took}")
         return Candidate(recipe, graph, path, parity, logits)
+
+    def with_learnt_ranges(self, one: Candidate) -> Candidate:
+        """Returns a candidate of int8 throughout with ranges learnt from its own, run on all images."""
+        subject, stage = self.subject, f"{self.kind} ranges"
+        plain, seen = self.graph(one.recipe)
+        graph = learn_ranges(
+            one.graph, plain, subject.calibration, macs(subject.model.plan), lambda *now: self.progress(stage, *now)
+        )
+        graph = correct_biases(graph, seen, subject.calibration)
+        return self.candidate(replace(one.recipe, name=f"{one.recipe.name}_learnt"), graph)
 
     def completed(self, one: Candidate) -> Candidate:
         """Returns a candidate that was run on some of the images, run on all of them."""

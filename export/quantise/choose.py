@@ -151,14 +151,18 @@ def _fastest_first(recipes: Sequence[Recipe], seconds: dict[str, float]) -> list
 def choose_accurate(builder: CandidateBuilder, recipes: Sequence[Recipe]) -> tuple[Candidate, tuple[Trial, ...]]:
     """Returns the most accurate candidate of recipes that are equally fast, and all trials.
 
-    Where there are many images the recipes are compared on a quarter of them, and the best one runs on all.
+    Where there are many images the recipes are compared on a quarter of them, and the best one runs on all. The ranges
+    of int8 throughout are then learnt where the best candidate has an SQNR of less than 25 dB.
     """
     images = len(builder.subject.images)
     quarter = max(_TO_COMPARE, images // 4)
     most = quarter if len(recipes) > 1 and quarter < images else 0
     tried = [builder.candidate(recipe, most=most) for recipe in recipes]
     best = builder.completed(max(tried, key=score_of))
-    return best, _trials([best if one.recipe == best.recipe else one for one in tried], {})
+    tried = [best if one.recipe == best.recipe else one for one in tried]
+    if best.recipe.is_int8_throughout and score_of(best) < _CLOSE_DB:
+        tried.append(builder.with_learnt_ranges(best))
+    return max(best, tried[-1], key=score_of), _trials(tried, {})
 
 
 def _plain(builder: CandidateBuilder, recipes: Sequence[Recipe], tried: Sequence[Candidate]) -> Sequence[Recipe]:

@@ -69,6 +69,11 @@ class Recipe:
     float_layers: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
 
+    @property
+    def is_int8_throughout(self) -> bool:
+        """Whether every activation is int8."""
+        return self.others == "integer" and self.ranges.activations == "int8" and not self.ranges.wide
+
 
 COMPENSATE = ("export.quantise.compensate:compensate_weights",)
 CORRECT_BIASES = ("export.quantise.simulate:correct_biases",)
