@@ -23,6 +23,9 @@ class Rewrites:
             of all dimensions.
         pooled_only: the last block computes only the tokens that the head reads: the class token's query, projection
             and MLP, or the mean before fc2 where the head reads a mean without a norm before it.
+        one_query: where the last block computes a single query, that query goes through the key's weights and the
+            mixture of tokens through the value's, so that no token's key or value is computed. It multiplies by a
+            constant in a product of matrices, which XNNPACK refuses to load where it computes in float16.
         patch_rows: the patch embedding is a Linear on the pixels of patches instead of a convolution.
         fold_embed: the position embeddings of class token and registers are added to them before the run.
     """
@@ -33,6 +36,7 @@ class Rewrites:
     centre: bool = True
     flat: bool = False
     pooled_only: bool = True
+    one_query: bool = True
     patch_rows: bool = True
     fold_embed: bool = True
 
