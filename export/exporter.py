@@ -252,6 +252,7 @@ def _describe(job: ExportJob, kind: ExportKind, path: Path, written: Written) ->
         trials=written.trials,
         gzip_bytes=gzip_size(path),
         int8_weights=written.int8_weights,
+        half=written.half,
     )
 
 

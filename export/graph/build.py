@@ -143,7 +143,7 @@ class _Vit(VitParts):
             value, out = value / ratio[:, None], out * ratio
             value_bias = None if value_bias is None else value_bias / ratio
         plain = key_bias is None and value_bias is None and self.rewrites.fold_scale
-        if self.rewrites.one_query and rows == 1 and plain:
+        if rows == 1 and plain and not self.rewrites.half:
             one = g.linear(some.name, query, query_bias, f"{at}.q")
             joined = self.attention_of_one(one, normed.name, key, value, at)
             return self.write(stream, joined, out, out_bias, index, "gamma1", f"{at}.proj")
