@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from export.inspect.lint.half_run import HALF_MOST, XNNPACK, FloatFile, OpRange
+from export.inspect.lint.half_run import HALF_MOST, XNNPACK, FloatFile, OpRange, simulated_images
 from runtime import HalfArithmetic, Progress, UnsupportedTargetError, silent
 
 from .compare import compare_logits
@@ -19,9 +19,6 @@ MIN_SQNR_DB = 30.0
 
 MIN_AGREEMENT = 0.95
 """Least share of simulated images with the same top-1 as in float32, near ties not counted as changes."""
-
-_MACS = 1e9
-_IMAGES = (2, 32)
 
 
 def judge_half(
@@ -40,9 +37,7 @@ def judge_half(
     """
     if images is None:
         return HalfArithmetic(None, "There are no calibration images to simulate float16 on")
-    few, many = _IMAGES
-    count = min(len(images), max(few, min(many, int(_MACS / macs))))
-    step = 1 << max(0, round(np.log2(max(1.0, few * macs / _MACS / 4))))
+    count, step = simulated_images(macs, len(images))
     try:
         run = FloatFile(path).run(images, replace(XNNPACK, step=step), half_images=count, progress=progress)
     except UnsupportedTargetError as error:

@@ -139,7 +139,7 @@ def erf(x: Array) -> Array:
     size = np.abs(x)
     t = 1 / (1 + 0.3275911 * size)
     series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-    return np.asarray(np.copysign(1 - series * np.exp(-(np.minimum(size, 100.0) ** 2)), x)
+    return np.asarray(np.copysign(1 - series * np.exp(-(np.minimum(size, 100.0) ** 2)), x))
 
 
 def _rsqrt(node: Node) -> Array:
