@@ -357,6 +357,7 @@ def _same(artifact: Artifact, job: ExportJob, kind: ExportKind) -> bool:
         and artifact.preprocessing == job.task.preprocessing
         and artifact.class_names == job.task.class_names
         and artifact.calibration == job.calibration(kind)
+        and (artifact.half is not None) == kind.half_arithmetic
     )
 
 

@@ -16,7 +16,7 @@ from export.half_arithmetic import judge_half
 from export.inspect.lint.half_run import FloatFile, HalfRun
 from export.job import ExportJob
 from export.settings import ExportSettings
-from runtime import Artifact, macs, read_artifact
+from runtime import Artifact, macs, read_artifact, write_artifact
 from tests.compress.model.test_half_range import loud
 from tests.export.conftest import task_for
 from tests.export.graph.test_build import ARCHITECTURES, images_for, model_of
@@ -88,6 +88,12 @@ def test_the_exporter_writes_the_metadata_or_says_why_not(
     assert allowed.half is not None
     assert allowed.half.metadata == HALF_ARITHMETIC
     assert tflite_model(tmp_path / "quiet" / "m.fp16.tflite").metadata == {HALF_METADATA: HALF_ARITHMETIC}
+    kept = (tmp_path / "quiet" / "m.fp16.tflite").stat().st_mtime_ns
+    assert exported(digits, tmp_path / "quiet", 1.0) == allowed
+    assert (tmp_path / "quiet" / "m.fp16.tflite").stat().st_mtime_ns == kept
+    # a file of an earlier version says nothing of float16 and is written again
+    write_artifact(tmp_path / "quiet" / "m.fp16.tflite", replace(allowed, half=None))
+    assert exported(digits, tmp_path / "quiet", 1.0) == allowed
     rescued = exported(digits, tmp_path / "loud", 3000.0)
     assert rescued.half is not None
     assert rescued.half.metadata == HALF_ARITHMETIC

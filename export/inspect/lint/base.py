@@ -9,7 +9,7 @@ from export.graph.file_model import FileModel, FileOp, FileTensor
 
 
 @dataclass(frozen=True)
-class Finding:
+class LintFinding:
     """Something in a file that an engine refuses, computes wrongly or computes slowly.
 
     Attributes:
@@ -29,7 +29,7 @@ class Finding:
     count: int = 1
 
 
-Rule = Callable[[FileModel], Iterable[Finding]]
+Rule = Callable[[FileModel], Iterable[LintFinding]]
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class LintedEngine:
     newton: bool = False
 
 
-def merged(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def counted_findings(findings: Iterable[LintFinding]) -> tuple[LintFinding, ...]:
     """Returns findings with those of one rule, one type of operator and one cure as one, with their number."""
-    found: dict[tuple[str, str, str], Finding] = {}
+    found: dict[tuple[str, str, str], LintFinding] = {}
     for own in findings:
         key = own.rule, own.op.partition(" ")[0], own.cure
         before = found.get(key)
@@ -86,6 +86,6 @@ def computed(model: FileModel) -> Iterator[tuple[int, FileOp]]:
             yield number, op
 
 
-def output_of(model: FileModel, op: FileOp) -> FileTensor:
+def first_output(model: FileModel, op: FileOp) -> FileTensor:
     """Returns the first output of an operator; an unnamed scalar where there is none."""
     return model.tensors[op.outputs[0]] if op.outputs else FileTensor("", ())

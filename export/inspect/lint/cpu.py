@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from export.formats.tflite import HALF_ARITHMETIC, HALF_METADATA
 from export.graph.file_model import FileModel
 
-from .base import Finding, LintedEngine, computed, constants, label, output_of
+from .base import LintedEngine, LintFinding, computed, constants, first_output, label
 from .shared_rules import dynamic_shapes, rank_at_most
 
 MOST_DIMENSIONS = 6
@@ -27,31 +27,31 @@ def in_half(model: FileModel) -> bool:
     return "fp16" in allowed.partition("acc")[0] and allowed.endswith("accfp16")
 
 
-def half_metadata(model: FileModel) -> Iterator[Finding]:
+def half_metadata(model: FileModel) -> Iterator[LintFinding]:
     """Yields metadata for float16 that has no effect."""
     allowed = model.metadata.get(HALF_METADATA)
     if allowed is not None and not in_half(model):
         cure = f"Write {HALF_ARITHMETIC!r}, or leave the metadata out"
-        yield Finding("float16", "metadata", HALF_METADATA, f"{allowed!r}, which changes nothing", cure)
+        yield LintFinding("float16", "metadata", HALF_METADATA, f"{allowed!r}, which changes nothing", cure)
 
 
-def constant_factors(model: FileModel) -> Iterator[Finding]:
+def constant_factors(model: FileModel) -> Iterator[LintFinding]:
     """Yields products of matrices with a constant, with which LiteRT refuses to load a file in float16."""
     if not in_half(model):
         return
     known = constants(model)
     for number, op in computed(model):
         if op.kind == "BATCH_MATMUL" and any(key in known for key in op.inputs):
-            yield Finding(
+            yield LintFinding(
                 "float16",
                 label(number, op),
-                output_of(model, op).name,
+                first_output(model, op).name,
                 "a constant factor: LiteRT does not load the file on ARM cores with float16",
                 "Write it as FULLY_CONNECTED, or leave out the metadata for float16",
             )
 
 
-def fused_squares(model: FileModel) -> Iterator[Finding]:
+def fused_squares(model: FileModel) -> Iterator[LintFinding]:
     """Yields means of squares, which XNNPACK fuses into an operator without a float16 form."""
     if not in_half(model):
         return
@@ -65,10 +65,10 @@ def fused_squares(model: FileModel) -> Iterator[Finding]:
     }
     for number, op in computed(model):
         if op.kind in ("MEAN", "SUM") and op.inputs[0] in squares:
-            yield Finding(
+            yield LintFinding(
                 "float16",
                 label(number, op),
-                output_of(model, op).name,
+                first_output(model, op).name,
                 "a mean of squares: XNNPACK computes it, and all that follows, in float32",
                 "Square by SQUARED_DIFFERENCE from 0",
             )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from export.graph.file_model import FileModel
 
-from .base import Finding, LintedEngine, computed, constants, label, output_of
+from .base import LintedEngine, LintFinding, computed, constants, first_output, label
 from .shared_rules import dynamic_shapes, operators_among, rank_at_most
 
 MOST_DIMENSIONS = 4
@@ -33,7 +33,7 @@ OPERATORS = frozenset(
 PAIRS = ("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "POW", "SQUARED_DIFFERENCE")
 
 
-def constants_with_rows(model: FileModel) -> Iterator[Finding]:
+def constants_with_rows(model: FileModel) -> Iterator[LintFinding]:
     """Yields elementwise operators with a constant of 1 to 3 dimensions and more than one entry in its first.
 
     The first dimension is the batch there, and the GPU path reads constants without a batch. It broadcasts a constant
@@ -41,27 +41,27 @@ def constants_with_rows(model: FileModel) -> Iterator[Finding]:
     """
     known = constants(model)
     for number, op in computed(model):
-        shape = output_of(model, op).shape
+        shape = first_output(model, op).shape
         if op.kind not in PAIRS or shape is None or len(shape) > 3:
             continue
         for key in op.inputs:
             tensor = model.tensors.get(key) if key is not None and key in known else None
             if tensor is not None and tensor.shape and len(tensor.shape) == len(shape) and tensor.shape[0] > 1:
-                yield Finding(
+                yield LintFinding(
                     "batch",
                     label(number, op),
-                    output_of(model, op).name,
+                    first_output(model, op).name,
                     f"the constant {tensor.name!r} of shape {tensor.shape}: the GPU computes other values",
                     f"Put a batch dimension in front: {(1, *shape)}",
                 )
 
 
-def slices(model: FileModel) -> Iterator[Finding]:
+def slices(model: FileModel) -> Iterator[LintFinding]:
     """Yields slices of tensors without 3 or 4 dimensions."""
     for number, op in computed(model):
         tensor = model.tensors.get(op.inputs[0] or "") if op.inputs else None
         if op.kind in ("SLICE", "STRIDED_SLICE") and tensor is not None and len(tensor.shape or ()) not in (3, 4):
-            yield Finding(
+            yield LintFinding(
                 "rank",
                 label(number, op),
                 tensor.name,
@@ -70,13 +70,13 @@ def slices(model: FileModel) -> Iterator[Finding]:
             )
 
 
-def wide_integers(model: FileModel) -> Iterator[Finding]:
+def wide_integers(model: FileModel) -> Iterator[LintFinding]:
     """Yields operators that compute with 16-bit integers."""
     for number, op in computed(model):
-        tensor = output_of(model, op)
+        tensor = first_output(model, op)
         if tensor.dtype == "int16":
             cure = "Export it as fp32, fp16, int8 or int8-full"
-            yield Finding("type", label(number, op), tensor.name, "int16, which the GPU does not dequantise", cure)
+            yield LintFinding("type", label(number, op), tensor.name, "int16, which the GPU does not dequantise", cure)
 
 
 GPU = LintedEngine(

@@ -14,7 +14,7 @@ from export.inspect.contents import summarise_contents
 from export.inspect.partitions import find_partitions
 from runtime import Progress, UnsupportedTargetError, silent
 
-from .base import Finding, LintedEngine, merged
+from .base import LintedEngine, LintFinding, counted_findings
 from .engines import LINTED
 from .half_run import HALF_MOST, FloatFile, OpRange, simulated_images
 from .numpy_ops import Arithmetic
@@ -64,7 +64,7 @@ class Lint:
     file: str
     engine: str
     title: str
-    findings: tuple[Finding, ...]
+    findings: tuple[LintFinding, ...]
     half: HalfCheck | None
     half_reason: str | None
 
@@ -97,13 +97,13 @@ def lint(path: Path, engine: str, images: Path | None = None, progress: Progress
     if linted.half(model):
         half, reason = _half(path, linted, images, progress)
         findings += [] if half is None else _overflows(half)
-    return Lint(path.name, linted.name, linted.title, merged(findings), half, None if half else reason)
+    return Lint(path.name, linted.name, linted.title, counted_findings(findings), half, None if half else reason)
 
 
-def _left_by_xnnpack(path: Path) -> Iterator[Finding]:
+def _left_by_xnnpack(path: Path) -> Iterator[LintFinding]:
     fallback = find_partitions(path).fallback or {}
     for kind, count in fallback.items():
-        yield Finding(
+        yield LintFinding(
             "operator",
             kind,
             "",
@@ -138,15 +138,15 @@ def _half(path: Path, linted: LintedEngine, images: Path | None, progress: Progr
     return HalfCheck(path.name, found.source, len(found.values), count, step, run.ops, sqnr_db), ""
 
 
-def _overflows(half: HalfCheck) -> Iterator[Finding]:
+def _overflows(half: HalfCheck) -> Iterator[LintFinding]:
     """Yields operators that leave the range of float16; of those that only follow one, nothing."""
     for op in half.ops:
         at = f"{op.op} #{op.index}"
         if op.overflows:
             what = f"values up to {op.largest:.4g}" if op.largest > HALF_MOST else f"a sum of {op.most:.4g}"
-            yield Finding("float16 overflow", at, op.tensor, f"{what}; float16 ends at {HALF_MOST:g}", _SCALE)
+            yield LintFinding("float16 overflow", at, op.tensor, f"{what}; float16 ends at {HALF_MOST:g}", _SCALE)
     if not any(op.overflows for op in half.ops):
         lost = next((op for op in half.ops if not op.finite), None)
         if lost is not None:
             found = f"not finite in simulated float16, and at most {lost.largest:.4g} in float32"
-            yield Finding("float16 overflow", f"{lost.op} #{lost.index}", lost.tensor, found, _SCALE)
+            yield LintFinding("float16 overflow", f"{lost.op} #{lost.index}", lost.tensor, found, _SCALE)

@@ -6,21 +6,21 @@ from collections.abc import Collection, Iterator
 
 from export.graph.file_model import FileModel
 
-from .base import Finding, Rule, computed, label, output_of
+from .base import LintFinding, Rule, computed, first_output, label
 
 
-def dynamic_shapes(model: FileModel) -> Iterator[Finding]:
+def dynamic_shapes(model: FileModel) -> Iterator[LintFinding]:
     """Yields inputs and outputs with a free dimension, and operators whose output has one."""
     cure = "Export it with fixed sizes, one image at a time"
     for side, keys in (("input", model.inputs), ("output", model.outputs)):
         for key in keys:
             tensor = model.tensors[key]
             if _free(tensor.shape):
-                yield Finding("dynamic shape", side, tensor.name, f"the shape {tensor.shape}", cure)
+                yield LintFinding("dynamic shape", side, tensor.name, f"the shape {tensor.shape}", cure)
     for number, op in computed(model):
-        tensor = output_of(model, op)
+        tensor = first_output(model, op)
         if _free(tensor.shape):
-            yield Finding("dynamic shape", label(number, op), tensor.name, f"the shape {tensor.shape}", cure)
+            yield LintFinding("dynamic shape", label(number, op), tensor.name, f"the shape {tensor.shape}", cure)
 
 
 def _free(shape: tuple[int, ...] | None) -> bool:
@@ -35,13 +35,13 @@ def rank_at_most(most: int, why: str) -> Rule:
         why: what happens to a file that has more.
     """
 
-    def rule(model: FileModel) -> Iterator[Finding]:
+    def rule(model: FileModel) -> Iterator[LintFinding]:
         for number, op in computed(model):
             for key in (*op.inputs, *op.outputs):
                 tensor = model.tensors.get(key) if key is not None else None
                 if tensor is not None and tensor.shape is not None and len(tensor.shape) > most:
                     cure = f"Write it with at most {most} dimensions: {why}"
-                    yield Finding("rank", label(number, op), tensor.name, f"the shape {tensor.shape}", cure)
+                    yield LintFinding("rank", label(number, op), tensor.name, f"the shape {tensor.shape}", cure)
                     break
 
     return rule
@@ -55,10 +55,10 @@ def operators_among(known: Collection[str], cure: str) -> Rule:
         cure: what to do about another one.
     """
 
-    def rule(model: FileModel) -> Iterator[Finding]:
+    def rule(model: FileModel) -> Iterator[LintFinding]:
         for number, op in computed(model):
             if op.kind not in known:
-                tensor = output_of(model, op)
-                yield Finding("operator", label(number, op), tensor.name, "an operator it does not have", cure)
+                tensor = first_output(model, op)
+                yield LintFinding("operator", label(number, op), tensor.name, "an operator it does not have", cure)
 
     return rule

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from export.graph.file_model import FileModel
 
-from .base import Finding, LintedEngine, computed, constants, label, output_of
+from .base import LintedEngine, LintFinding, computed, constants, first_output, label
 from .shared_rules import dynamic_shapes, operators_among, rank_at_most
 
 MOST_DIMENSIONS = 4
@@ -35,21 +35,21 @@ _FLOATS = ("float32", "float16", "float64")
 _STATIC = "Export it with --formats int8-full"
 
 
-def sides(model: FileModel) -> Iterator[Finding]:
+def sides(model: FileModel) -> Iterator[LintFinding]:
     """Yields inputs and outputs that are not int8 or uint8."""
     for side, keys in (("input", model.inputs), ("output", model.outputs)):
         for key in keys:
             tensor = model.tensors[key]
             if tensor.dtype not in ("int8", "uint8"):
-                yield Finding("type", side, tensor.name, f"{tensor.dtype}, not int8 or uint8", _STATIC)
+                yield LintFinding("type", side, tensor.name, f"{tensor.dtype}, not int8 or uint8", _STATIC)
 
 
-def dynamic_ranges(model: FileModel) -> Iterator[Finding]:
+def dynamic_ranges(model: FileModel) -> Iterator[LintFinding]:
     """Yields operators with integer weights and a float input, which is quantised as it comes."""
     for number, op in computed(model):
         if _is_hybrid(model, *op.inputs[:2]) and op.kind in (*_LINEAR, "BATCH_MATMUL"):
             found = "integer weights with a float input (dynamic range)"
-            yield Finding("dynamic range", label(number, op), output_of(model, op).name, found, _STATIC)
+            yield LintFinding("dynamic range", label(number, op), first_output(model, op).name, found, _STATIC)
 
 
 def _is_hybrid(model: FileModel, x: str | None = None, weight: str | None = None) -> bool:
@@ -58,7 +58,7 @@ def _is_hybrid(model: FileModel, x: str | None = None, weight: str | None = None
     return model.tensors[x].dtype in _FLOATS and model.tensors[weight].dtype.startswith(("int", "uint"))
 
 
-def float_islands(model: FileModel) -> Iterator[Finding]:
+def float_islands(model: FileModel) -> Iterator[LintFinding]:
     """Yields operators that read or write floats, apart from those of ``dynamic_ranges``."""
     for number, op in computed(model):
         if op.kind in (*_LINEAR, "BATCH_MATMUL") and _is_hybrid(model, *op.inputs[:2]):
@@ -70,20 +70,20 @@ def float_islands(model: FileModel) -> Iterator[Finding]:
         ]
         if floats:
             found = f"{floats[0].dtype}: the compiler leaves it to the CPU or refuses the file"
-            yield Finding("float island", label(number, op), floats[0].name, found, _STATIC)
+            yield LintFinding("float island", label(number, op), floats[0].name, found, _STATIC)
 
 
-def other_integers(model: FileModel) -> Iterator[Finding]:
+def other_integers(model: FileModel) -> Iterator[LintFinding]:
     """Yields operators that compute with integers of 4 or 16 bits."""
     for number, op in computed(model):
         for key in (*op.inputs, *op.outputs):
             tensor = model.tensors.get(key) if key is not None else None
             if tensor is not None and tensor.dtype in ("int4", "uint4", "int2", "int16"):
-                yield Finding("type", label(number, op), tensor.name, f"{tensor.dtype}, not int8", _STATIC)
+                yield LintFinding("type", label(number, op), tensor.name, f"{tensor.dtype}, not int8", _STATIC)
                 break
 
 
-def single_scales(model: FileModel) -> Iterator[Finding]:
+def single_scales(model: FileModel) -> Iterator[LintFinding]:
     """Yields weights with one scale for all of several outputs."""
     known = constants(model)
     for number, op in computed(model):
@@ -93,7 +93,7 @@ def single_scales(model: FileModel) -> Iterator[Finding]:
         tensor = model.tensors[key]
         if tensor.scales == 1 and tensor.shape and len(tensor.shape) > axis and tensor.shape[axis] > 1:
             found = f"weights with one scale for {tensor.shape[axis]} outputs"
-            yield Finding("per-tensor weights", label(number, op), tensor.name, found, _STATIC)
+            yield LintFinding("per-tensor weights", label(number, op), tensor.name, found, _STATIC)
 
 
 STATIC_INT8 = LintedEngine(

@@ -13,7 +13,7 @@ from export.graph.build import vit_graph
 from export.graph.file_model import FileModel, FileOp, FileTensor
 from export.graph.ir import Builder, QParams
 from export.graph.rewrites import DEFAULT_REWRITES
-from export.inspect.lint.base import Finding, merged
+from export.inspect.lint.base import LintFinding, counted_findings
 from export.inspect.lint.engines import LINTED
 from export.inspect.lint.lint_file import Lint, lint
 from export.quantise.recipes import DYNAMIC, STATIC, recipes_for
@@ -33,7 +33,7 @@ def built(add: Callable[[Builder], str], metadata: Mapping[str, bytes] | None = 
     return tflite_bytes(builder.graph(add(builder)), metadata=metadata)
 
 
-def found_for(engine: str, model: FileModel) -> list[Finding]:
+def found_for(engine: str, model: FileModel) -> list[LintFinding]:
     return [own for rule in LINTED[engine].rules for own in rule(model)]
 
 
@@ -151,6 +151,6 @@ def test_free_dimensions_and_unknown_operators_are_found_on_every_engine() -> No
 
 
 def test_findings_of_one_kind_are_counted_together() -> None:
-    first, second = Finding("rank", "ADD #1", "a", "x", "c"), Finding("rank", "ADD #2", "b", "y", "c")
-    other = Finding("rank", "MUL #3", "c", "z", "c")
-    assert merged([first, second, other]) == (Finding("rank", "ADD #1", "a", "x", "c", 2), other)
+    first, second = LintFinding("rank", "ADD #1", "a", "x", "c"), LintFinding("rank", "ADD #2", "b", "y", "c")
+    other = LintFinding("rank", "MUL #3", "c", "z", "c")
+    assert counted_findings([first, second, other]) == (LintFinding("rank", "ADD #1", "a", "x", "c", 2), other)
