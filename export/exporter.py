@@ -252,6 +252,7 @@ def _describe(job: ExportJob, kind: ExportKind, path: Path, written: Written) ->
         trials=written.trials,
         gzip_bytes=gzip_size(path),
         int8_weights=written.int8_weights,
+        half=written.half,
     )
 
 
@@ -356,6 +357,7 @@ def _same(artifact: Artifact, job: ExportJob, kind: ExportKind) -> bool:
         and artifact.preprocessing == job.task.preprocessing
         and artifact.class_names == job.task.class_names
         and artifact.calibration == job.calibration(kind)
+        and (artifact.half is not None) == kind.half_arithmetic
     )
 
 

@@ -82,12 +82,17 @@ class ExportJob:
         Args:
             progress: called as the images are computed.
         """
+        found = self.range_images()
+        if found is None:
+            return self
+        images = torch.from_numpy(found.transpose(0, 3, 1, 2))
+        return replace(self, model=in_half_range(self.model, images, if_long(progress)))
+
+    def range_images(self) -> npt.NDArray[np.float32] | None:
+        """Returns preprocessed images ``(N, H, W, C)`` that show how large values become, or None without images."""
         data, every = (self.data, self.data.held_out) if self.pictures is None else (self.pictures, self.pictures.train)
         drawn = np.random.default_rng([self.settings.seed, 4]).permutation(every)[: self.usual_images]
-        if not len(drawn):
-            return self
-        images = torch.from_numpy(images_of(data, np.sort(drawn), self.task).transpose(0, 3, 1, 2))
-        return replace(self, model=in_half_range(self.model, images, if_long(progress)))
+        return images_of(data, np.sort(drawn), self.task) if len(drawn) else None
 
     def calibration(self, kind: ExportKind) -> Calibration | None:
         """Returns which images set the integer ranges of a kind, or None for a float kind."""

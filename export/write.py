@@ -22,12 +22,13 @@ from export.quantise.choose import Timer, Wanted, choose_accurate, choose_fast, 
 from export.quantise.processors import host_processor, ordered_recipes
 from export.quantise.qat import FloatStart, QatRecipe, train_quantised
 from export.quantise.recipes import recipes_for
-from runtime import Progress, Trial, macs, message
+from runtime import HalfArithmetic, Progress, Trial, macs, message
 
 from .compare import compare_logits, real_logits
 from .formats import ExportKind
 from .gate.limits import ExportLimits, verdict_on
 from .gate.looks import critical_value
+from .half_arithmetic import judge_half
 from .job import ExportJob, images_of, knows_labels, looks_of
 from .reference import GrowingReference
 from .settings import ExportSettings
@@ -47,12 +48,14 @@ class Written:
         recipe: its name.
         trials: every recipe that was tried.
         int8_weights: names of the weights that stay int8 in a file with weights of 4 bits.
+        half: whether the file lets engines compute in float16; None for a kind that is not meant for it.
         answers: the file's logits on the images of the first look, ``(N, classes)``, where the choice ran it on them.
     """
 
     recipe: str
     trials: tuple[Trial, ...] = ()
     int8_weights: tuple[str, ...] = ()
+    half: HalfArithmetic | None = None
     answers: npt.NDArray[np.float32] | None = None
 
 
@@ -63,7 +66,14 @@ def write_file(
     if kind.write is None:
         return _quantise(job, kind, path, reference, progress)
     kind.write(job.model, path, **job.options(kind))
-    return Written(kind.recipe)
+    if not kind.half_arithmetic:
+        return Written(kind.recipe)
+    half = judge_half(path, job.range_images(), macs(job.model.plan), progress)
+    if half.metadata is None:
+        message(progress, f"{path.name} float16", half.reason or "")
+    else:
+        kind.write(job.model, path, arithmetic=half.metadata, **job.options(kind))
+    return Written(kind.recipe, half=half)
 
 
 def _quantise(job: ExportJob, kind: ExportKind, path: Path, reference: GrowingReference, progress: Progress) -> Written:
@@ -80,7 +90,7 @@ def _quantise(job: ExportJob, kind: ExportKind, path: Path, reference: GrowingRe
         if kind.trainable and job.settings.qat_epochs:
             chosen, trials = _trained(job, builder, chosen, trials, progress)
         shutil.copyfile(chosen.path, path)
-        return Written(chosen.recipe.name, trials, weights_left_int8(chosen.graph), answers.get(chosen.path))
+        return Written(chosen.recipe.name, trials, weights_left_int8(chosen.graph), answers=answers.get(chosen.path))
 
 
 def _builder(

@@ -169,6 +169,34 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class HalfArithmetic:
+    """Whether a file lets engines compute in float16, by what a simulation on calibration images found.
+
+    Attributes:
+        metadata: value of the file's metadata ``reduced_precision_support``; null where it was not written.
+        reason: why it was not written; null where it was.
+        images: number of images whose values and sums were compared with float16's range.
+        largest: the largest value or sum on them; null where there was no such image or the value is not finite.
+        largest_at: name of the tensor it belongs to; null as ``largest``.
+        simulated: number of images that were also computed in simulated float16.
+        step: number of products in a sum between two roundings of the simulation; XNNPACK rounds after each.
+        sqnr_db: signal to noise of the simulated outputs, dB; null where none were simulated, they are identical, or
+            not finite.
+        top1_agreement: share of the simulated images with the same top-1 as in float32, 0..1; null where none were.
+    """
+
+    metadata: str | None
+    reason: str | None
+    images: int = 0
+    largest: float | None = None
+    largest_at: str | None = None
+    simulated: int = 0
+    step: int = 1
+    sqnr_db: float | None = None
+    top1_agreement: float | None = None
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where a file comes from.
 
@@ -218,6 +246,7 @@ class Artifact:
         output_kind: whether the output is a logit for each class, one vector, or a vector for each patch.
         int8_weights: names of the weights that stay int8 in a file with weights of 4 bits in blocks of 32 inputs,
             because their number of inputs is no multiple of 32 or an operator with 4 bits is missing; empty for others.
+        half: whether the file lets engines compute in float16; null for a file that is not meant for it.
     """
 
     file: str
@@ -245,6 +274,7 @@ class Artifact:
     drop_bounds: tuple[float, float] | None = None
     class_losses: tuple[ClassLoss, ...] = ()
     int8_weights: tuple[str, ...] = ()
+    half: HalfArithmetic | None = None
 
     @property
     def macs(self) -> int | None:

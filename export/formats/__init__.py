@@ -53,6 +53,8 @@ class ExportKind:
             preprocessed images ``(N, H, W, C)`` float32.
         check: raises an ``ArtifactError`` for a file that must not be released, given its manifest and the
             ``ExportSettings``.
+        half_arithmetic: whether its files let engines compute in float16 where a simulation on calibration images
+            allows it; ``write`` then takes ``arithmetic``.
         packages: names of the modules that it is written with, beyond those of its engine.
     """
 
@@ -70,6 +72,7 @@ class ExportKind:
     held_to: Literal["logits", "top-1", "nothing"] = "nothing"
     run: Callable[[Path, npt.NDArray[np.float32], Progress], FormatRun] | None = None
     check: Callable[[Artifact, Any], None] | None = None
+    half_arithmetic: bool = False
     packages: tuple[str, ...] = ()
 
     @property

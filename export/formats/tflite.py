@@ -24,18 +24,32 @@ if TYPE_CHECKING:
     from compress.model.vit import SlicedViT
 
 
-def write_tflite(model: SlicedViT, path: Path, half: bool = False) -> None:
+HALF_METADATA = "reduced_precision_support"
+"""Name of the metadata by which XNNPACK computes in float16 on ARM cores that have such instructions.
+
+Ref: ``tflite/tools/optimize/reduced_precision_support.h`` of LiteRT.
+"""
+
+HALF_ARITHMETIC = "fp16accfp16"
+"""Value of that metadata: inputs, results and sums are float16. ``fp16accfp32`` is a value too, and changes nothing."""
+
+
+def write_tflite(model: SlicedViT, path: Path, half: bool = False, arithmetic: str = "") -> None:
     """Writes ``model`` to ``path``: input ``image (1, H, W, C)``, output ``logits (1, classes)``, float32.
 
     Args:
         model: the model to write.
         path: of the file.
-        half: whether to store weights as float16, in half the space; the engine computes in float32.
+        half: whether to store weights as float16, in half the space, with operators that suit float16.
+        arithmetic: value of the metadata that allows an engine to compute in less than float32; without one, it
+            computes in float32.
 
     Raises:
         MissingExtraError: ai-edge-litert or flatbuffers is not installed.
     """
-    path.write_bytes(tflite_bytes(vit_graph(model, rewrites_for(model)), half))
+    rewrites = rewrites_for(model)
+    graph = vit_graph(model, rewrites.in_half() if half else rewrites)
+    path.write_bytes(tflite_bytes(graph, half, {HALF_METADATA: arithmetic.encode()} if arithmetic else None))
 
 
 def write_int8(
@@ -103,12 +117,13 @@ FP32 = ExportKind(
 FP16 = replace(
     FP32,
     name="fp16",
-    summary="TFLite with float16 weights",
+    summary="TFLite with float16 weights, computed in float16 by ARM cores that can where a simulation allows it",
     precision="fp16",
     label="fp16",
     recipe="fp16_weights",
     write=partial(write_tflite, half=True),
     held_to="top-1",
+    half_arithmetic=True,
 )
 INT8 = replace(
     FP32,

@@ -83,6 +83,8 @@ def _compute(op: Op, inputs: list[torch.Tensor], batched: list[bool], count: int
             return x - inputs[1]
         case "mul":
             return x * inputs[1]
+        case "squared_difference":
+            return (x - inputs[1]).square()
         case "softmax":
             return x.softmax(-1)
         case "gelu":

@@ -14,6 +14,9 @@ from runtime import ArtifactError, MissingExtraError
 
 Shape = tuple[int, ...]
 
+_MOST_TEXT = 200
+"""Longest text that is read of a file's metadata; the rest is left."""
+
 
 @dataclass(frozen=True)
 class FileTensor:
@@ -24,12 +27,16 @@ class FileTensor:
         shape: its dimensions, -1 for a free one; None where the file does not say.
         stored: identifier of its bytes in the file, for constants.
         size_bytes: number of these bytes; 0 where none are stored.
+        name: its name in the file; empty where the format's key is the name.
+        scales: number of its quantisation scales; 0 for floats.
     """
 
     dtype: str
     shape: Shape | None
     stored: str | None = None
     size_bytes: int = 0
+    name: str = ""
+    scales: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,23 @@ class FileOp:
 
 @dataclass(frozen=True)
 class FileModel:
-    """A file's operators in their order, and its tensors by name."""
+    """A file's operators in their order, and its tensors by name.
+
+    Attributes:
+        format: name of the format.
+        ops: the operators.
+        tensors: by name, or by number of graph and tensor.
+        inputs: names of the inputs; empty where they were not read.
+        outputs: names of the outputs; empty where they were not read.
+        metadata: texts of the file's metadata, by name.
+    """
 
     format: str
     ops: tuple[FileOp, ...]
     tensors: Mapping[str, FileTensor]
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def tflite_schema() -> Any:
@@ -118,10 +137,32 @@ def tflite_model(path: Path) -> FileModel:
             size = sizes[tensor.Buffer()]
             dtype = types.get(tensor.Type(), f"type {tensor.Type()}")
             stored = str(tensor.Buffer()) if size else None
-            tensors[f"{number}:{i}"] = FileTensor(dtype, shape, stored, size)
+            tensors[f"{number}:{i}"] = FileTensor(dtype, shape, stored, size, _text(tensor.Name()), _scales(tensor))
         for i in range(_counted(graph.OperatorsLength(), data)):
             ops.append(_tflite_op(graph.Operators(i), codes, number, schema))
-    return FileModel("tflite", tuple(ops), tensors)
+    first = model.Subgraphs(0)
+    inputs = tuple(f"0:{first.Inputs(i)}" for i in range(_counted(first.InputsLength(), data)))
+    outputs = tuple(f"0:{first.Outputs(i)}" for i in range(_counted(first.OutputsLength(), data)))
+    return FileModel("tflite", tuple(ops), tensors, inputs, outputs, _metadata(model, data))
+
+
+def _scales(tensor: Any) -> int:
+    """Returns the number of scales of a tensor; scales of blocks count as one for each block."""
+    quantisation = tensor.Quantization()
+    if quantisation is None:
+        return 0
+    return int(quantisation.ScaleLength()) or int(quantisation.DetailsType() != 0)
+
+
+def _metadata(model: Any, data: bytes) -> dict[str, str]:
+    found = {}
+    for i in range(_counted(model.MetadataLength(), data)):
+        entry = model.Metadata(i)
+        buffer = model.Buffers(entry.Buffer())
+        size = min(_counted(buffer.DataLength(), data, 1), _MOST_TEXT)
+        raw = bytes(buffer.Data(k) for k in range(size))
+        found[_text(entry.Name())] = raw.rstrip(b"\0").decode(errors="replace")
+    return found
 
 
 def _tflite_op(operator: Any, codes: list[str], number: int, schema: Any) -> FileOp:

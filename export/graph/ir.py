@@ -27,6 +27,7 @@ OP_KINDS = (
     "add",
     "sub",
     "mul",
+    "squared_difference",
     "softmax",
     "gelu",
     "logistic",
@@ -203,7 +204,7 @@ def output_shape(op: Op, shapes: list[Shape]) -> Shape:
             assert first[-1] == other[-2], (op.output, shapes)
             assert first[:-2] == other[:-2], (op.output, shapes)
             return (*first[:-1], other[-1])
-        case "add" | "sub" | "mul":
+        case "add" | "sub" | "mul" | "squared_difference":
             return tuple(int(size) for size in np.broadcast_shapes(*shapes))
         case "mean":
             return tuple(1 if i - len(first) in options["axis"] else size for i, size in enumerate(first))

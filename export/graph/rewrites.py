@@ -25,6 +25,12 @@ class Rewrites:
             and MLP, or the mean before fc2 where the head reads a mean without a norm before it.
         patch_rows: the patch embedding is a Linear on the pixels of patches instead of a convolution.
         fold_embed: the position embeddings of class token and registers are added to them before the run.
+        half: the graph suits XNNPACK's float16. Squares are squared differences from 0, since XNNPACK fuses ``x * x``
+            and the mean behind it into an operator that it has in float32 alone, and everything behind that falls back
+            to float32. Every norm's mean of squares is multiplied by the number that ``half_gain`` returns, since the
+            reciprocal root is not a number for arguments below 1 / 65,504. Keys and values of the last block are
+            computed of all tokens even for a single query, since XNNPACK refuses to load a product of matrices with a
+            constant. It is off by default, and a graph with it has more operators than one without.
     """
 
     fold_norm: bool = True
@@ -35,10 +41,15 @@ class Rewrites:
     pooled_only: bool = True
     patch_rows: bool = True
     fold_embed: bool = True
+    half: bool = False
 
     def without(self, name: str) -> Rewrites:
         """Returns these rewrites with one switched off."""
         return replace(self, **{name: False})
+
+    def in_half(self) -> Rewrites:
+        """Returns these rewrites with ``half`` switched on."""
+        return replace(self, half=True)
 
     def flattened(self) -> Rewrites:
         """Returns these rewrites with ``flat`` switched on."""

@@ -25,7 +25,7 @@ class Normed:
     bias: Array | None = None
 
 
-def half_gain(eps: float, width: int) -> float:
+def half_gain(eps: float, width: int, always: bool = False) -> float:
     """Returns the factor of a norm's mean of squares and of its epsilon, with which float16 keeps the epsilon.
 
     It is 1 where float16 has the epsilon as it is. Else it is the largest power of four that is at most ``width``: the
@@ -35,11 +35,12 @@ def half_gain(eps: float, width: int) -> float:
     Args:
         eps: the epsilon.
         width: number of channels that the mean is taken over.
+        always: whether an epsilon that float16 has is grown, too.
 
     >>> half_gain(1e-6, 384), half_gain(1e-6 / 64, 384), half_gain(1e-6 / 64, 48)
     (1.0, 256.0, 16.0)
     """
-    return 1.0 if eps >= LEAST_HALF else 4.0 ** ((width.bit_length() - 1) // 2)
+    return 1.0 if eps >= LEAST_HALF and not always else 4.0 ** ((width.bit_length() - 1) // 2)
 
 
 class VitParts:
@@ -72,11 +73,11 @@ class VitParts:
         if not self.rms:
             mean = g.op("mean", [x], f"{name}.mean", axis=(-1,))
             x = g.op("sub", [x, mean], f"{name}.centred")
-        square = g.op("mul", [x, x], f"{name}.square")
+        square = self.square(x, f"{name}.square")
         if self.stream_scale is None or (self.plan.pre_dim and name == "norm_pre"):
             variance = g.op("mean", [square], f"{name}.variance", axis=(-1,))
             # the mean over the dimensions that a cut left is larger than the mean over all
-            gain = half_gain(eps * dim / width, width)
+            gain = half_gain(eps * dim / width, width, self.rewrites.half)
             plain = isinstance(self.plan.norm_eps, float) and dim == width and gain == 1
             if gain > 1:
                 grown = g.constant(f"{name}.gain", np.full((1,) * rank, gain))
@@ -98,6 +99,13 @@ class VitParts:
         if bias is not None:
             x = g.op("add", [x, g.constant(f"{name}.bias", bias.reshape(row))], f"{name}.out")
         return Normed(x)
+
+    def square(self, x: str, name: str) -> str:
+        """Adds the squares of ``x``."""
+        if not self.rewrites.half:
+            return self.g.op("mul", [x, x], name)
+        rank = len(self.g.shapes[x])
+        return self.g.op("squared_difference", [x, self.g.constant(f"zero.{rank}", np.zeros((1,) * rank))], name)
 
     def affine(self, x: Normed, name: str, factor: float = 1.0) -> tuple[Array, Array | None]:
         """Returns weight and bias of the Linear ``name``, with the norm's affine and ``factor`` in them."""

@@ -22,6 +22,8 @@ from runtime.formats import format_of
 
 from .against.operator_errors import OperatorErrors
 from .contents import Contents
+from .lint.engines import LINTED
+from .lint.lint_file import Lint
 from .op_times import Times
 from .partitions import Partitions, unknown_partitions
 from .readers import reader_of
@@ -146,6 +148,43 @@ def compare_with_float(
     given = None if images is None else str(images.resolve())
     asked = sandbox.run("operators", path, progress, against=str(reference.resolve()), images=given, threads=threads)
     return decode(OperatorErrors, asked, f"the errors of {path.name}")
+
+
+def lint_file(
+    path: Path,
+    engine: str,
+    images: Path | None = None,
+    *,
+    progress: Progress = silent,
+    sandbox: Sandbox | None = None,
+) -> Lint:
+    """Lints a file for an engine in a sandbox: what the engine refuses, computes wrongly or computes slowly.
+
+    Args:
+        path: the ``.tflite`` file, which may be hostile.
+        engine: a name of ``export.inspect.lint.engines.LINTED``.
+        images: an ``.npz`` file of images, as in ``images_for``; None takes those of the file's run.
+        progress: called after every image.
+        sandbox: the process that opens the file; by default one for this call.
+
+    Raises:
+        ArtifactError: the file or the images are missing or damaged.
+        DataError: the images do not fit the file.
+        UnsupportedTargetError: there is no such engine, or the file is no ``.tflite`` file.
+        MissingExtraError: ai-edge-litert is not installed.
+    """
+    check_readable(path)
+    if format_of(path).name != "tflite":
+        raise UnsupportedTargetError(
+            f"{path.name} cannot be linted", expected="a .tflite file", got=format_of(path).name
+        )
+    _ = LINTED[engine]
+    if sandbox is None:
+        with Sandbox() as sandbox:
+            return lint_file(path, engine, images, progress=progress, sandbox=sandbox)
+    given = None if images is None else str(images.resolve())
+    asked = sandbox.run("lint", path, progress, engine=engine, images=given)
+    return decode(Lint, asked, f"the findings about {path.name}")
 
 
 def check_readable(path: Path) -> None:

@@ -103,6 +103,13 @@ def _operators(path: Path, reporter: Reporter, against: str, images: str | None,
     return compare_operators(path, Path(against), given, threads=threads, progress=reporter.progress)
 
 
+def _lint(path: Path, reporter: Reporter, engine: str, images: str | None) -> Any:
+    from .lint.lint_file import lint
+
+    reporter.doing(engine_of(path).title, "linting")
+    return lint(path, engine, None if images is None else Path(images), reporter.progress)
+
+
 _JOBS: dict[str, Callable[..., Any]] = {
     "contents": _contents,
     "partitions": _partitions,
@@ -111,6 +118,7 @@ _JOBS: dict[str, Callable[..., Any]] = {
     "run": _run,
     "tensorflow": _tensorflow,
     "operators": _operators,
+    "lint": _lint,
 }
 
 

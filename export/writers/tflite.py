@@ -19,6 +19,7 @@ _OPERATORS = {
     "add": ("ADD", 2),
     "sub": ("SUB", 2),
     "mul": ("MUL", 2),
+    "squared_difference": ("SQUARED_DIFFERENCE", 2),
     "softmax": ("SOFTMAX", 2),
     "gelu": ("GELU", 1),
     "logistic": ("LOGISTIC", 2),
@@ -36,27 +37,29 @@ _OPERATORS = {
 """TFLite's name and the version of each kind; the version is that of the int8 form, which reads float as well."""
 
 
-def tflite_bytes(graph: Graph, half: bool = False) -> bytes:
+def tflite_bytes(graph: Graph, half: bool = False, metadata: Mapping[str, bytes] | None = None) -> bytes:
     """Returns ``graph`` as the content of a ``.tflite`` file.
 
     Args:
         graph: its tensors with ``qparams`` are stored as integers, all others as float32.
         half: store float weights of two dimensions and more as float16; the engine widens them when it loads the file.
+        metadata: entries of the file's metadata, by name.
 
     Raises:
         MissingExtraError: ai-edge-litert or flatbuffers is not installed.
     """
-    return _Writer(graph, half).content()
+    return _Writer(graph, half, metadata or {}).content()
 
 
 class _Writer:
-    def __init__(self, graph: Graph, half: bool) -> None:
+    def __init__(self, graph: Graph, half: bool, metadata: Mapping[str, bytes]) -> None:
         try:
             import flatbuffers
             from ai_edge_litert import schema_py_generated as schema
         except ImportError as error:
             raise MissingExtraError(error.name or "flatbuffers", "export") from None
         self.flatbuffers, self.schema, self.graph, self.half = flatbuffers, schema, graph, half
+        self.metadata = metadata
         self.tensors: list[Any] = []
         self.buffers: list[Any] = [schema.BufferT()]
         self.index: dict[str, int] = {}
@@ -75,6 +78,8 @@ class _Writer:
         subgraph.outputs = np.array([self.index[graph.output]], np.int32)
         model = schema.ModelT()
         model.version, model.description = 3, b"PocketViT"
+        if self.metadata:
+            model.metadata = [self.entry(name, value) for name, value in self.metadata.items()]
         model.subgraphs, model.buffers = [subgraph], self.buffers
         model.operatorCodes = [self.code(kind) for kind in self.codes]
         model.signatureDefs = [self.signature()]
@@ -91,6 +96,11 @@ class _Writer:
             entry.name, entry.tensorIndex = name.encode(), self.index[name]
             setattr(signature, side, [entry])
         return signature
+
+    def entry(self, name: str, value: bytes) -> Any:
+        entry = self.schema.MetadataT()
+        entry.name, entry.buffer = name.encode(), self.buffer(np.frombuffer(value, np.uint8))
+        return entry
 
     def code(self, kind: str) -> Any:
         name, version = _OPERATORS[kind]
@@ -265,6 +275,7 @@ _OPTIONS: Mapping[str, tuple[str | None, Fill]] = {
     "add": ("AddOptions", _nothing),
     "sub": ("SubOptions", _nothing),
     "mul": ("MulOptions", _nothing),
+    "squared_difference": ("SquaredDifferenceOptions", _nothing),
     "softmax": ("SoftmaxOptions", _softmax),
     "gelu": ("GeluOptions", _gelu),
     "logistic": (None, _nothing),

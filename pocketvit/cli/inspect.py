@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from pocketvit.output import print_json
+from pocketvit.output import fail, print_json
 from runtime import DataError, encode
 
 from .common import Json, Threads
@@ -25,8 +25,9 @@ def inspect(
     images: Annotated[
         Path | None,
         Parameter(
-            help="With --against: images to compare on, an .npz file with 'pictures' (uint8) or 'images' (preprocessed "
-            "float32). By default those of the file's run, or random numbers."
+            help="With --against and --for: images to run, an .npz file with 'pictures' (uint8) or 'images' "
+            "(preprocessed float32). By default those of the file's run; without any, --against takes random numbers, "
+            "and --for does not check float16's range."
         ),
     ] = None,
     sort: Annotated[
@@ -36,24 +37,52 @@ def inspect(
             "default worst."
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        Parameter(
+            name="--for",
+            help="Show instead what this engine refuses, computes wrongly or computes slowly, with the cure: cpu "
+            "(LiteRT), gpu (LiteRT's GPU path) or static-int8 (NPU compilers). Exits with 1 when something is found.",
+        ),
+    ] = None,
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Show the contents of a file: operators, precision, MACs, bytes, widths, delegate partitions, times.
 
     With --against, show where a quantised file loses accuracy: the signal-to-noise ratio of every operator's output.
+    With --for, lint a .tflite file for an engine: ranks, operators, shapes and types, and the range of float16.
     The file may be damaged or hostile: another process opens it.
     """
-    from export.inspect.inspection import compare_with_float, inspect_file
+    from export.inspect.inspection import compare_with_float, inspect_file, lint_file
     from pocketvit.cli.tables.inspection import inspection_tables
+    from pocketvit.cli.tables.lint import lint_tables
     from pocketvit.cli.tables.operator_errors import operator_error_tables
     from pocketvit.console import stdout_console
     from pocketvit.progress import show_progress
 
+    if engine is not None and (against is not None or sort is not None):
+        raise DataError(
+            "--for lints one file and compares it with none",
+            got="--against" if against is not None else "--sort",
+            fix="Leave out --for, or the other option",
+        )
+    if engine is not None:
+        with show_progress() as progress:
+            lint = lint_file(artifact, engine, images, progress=progress)
+        if as_json:
+            print_json("pocketvit.lint", {"clean": lint.clean, **encode(lint)})
+        else:
+            stdout_console().print(*lint_tables(lint), sep="\n")
+        if not lint.clean:
+            broken = sum(own.count for own in lint.findings)
+            fail(f"{artifact.name} has {broken} finding{'s' * (broken > 1)} for {lint.title}.", 1)
+        return
     if against is None:
-        for option, value in (("--images", images), ("--sort", sort)):
-            if value is not None:
-                raise DataError(f"{option} needs --against", fix="Name the float file with --against")
+        if images is not None:
+            raise DataError("--images needs --against or --for", fix="Name the float file, or the engine")
+        if sort is not None:
+            raise DataError("--sort needs --against", fix="Name the float file with --against")
     else:
         with show_progress() as progress:
             errors = compare_with_float(artifact, against, images, threads=threads, progress=progress)

@@ -34,7 +34,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_registry_of_the_table_has_an_example() -> None:
-    assert len(ADDRESSES) == 11
+    assert len(ADDRESSES) == 12
     for address in ADDRESSES:
         assert registry(address), address
         assert address.rpartition(".")[2] in TEXT.split("### A search method")[1], address

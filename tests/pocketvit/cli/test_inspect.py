@@ -180,3 +180,36 @@ def test_files_of_different_models_are_said_to_be_hardly_alike(tmp_path: Path, p
     answer = pocketvit("inspect", tmp_path / "one.tflite", "--against", tmp_path / "one.tflite")
     assert "HARDLY ALIKE" not in answer.out
     assert "identical" in answer.out
+
+
+def test_a_file_is_linted(tiny_run: Path, pocketvit: Command, tmp_path: Path) -> None:
+    full, single = (tiny_run / "artifacts" / f"tiny.{own}.tflite" for own in ("int8-full", "fp32"))
+    answer = pocketvit("inspect", full, "--for", "static-int8", "--json")
+    assert answer.code == 0, answer.err
+    document = json.loads(answer.out)
+    assert (document["schema"], document["clean"], document["findings"]) == ("pocketvit.lint", True, [])
+    answer = pocketvit("inspect", single, "--for", "static-int8")
+    assert answer.code == 1
+    assert "float island" in answer.out
+    assert "findings for static int8" in answer.err
+    answer = pocketvit("inspect", single, "--for", "gpu", "--json")
+    assert answer.code == 0, answer.err
+    half = json.loads(answer.out)["half"]
+    assert half["source"].startswith("the test images of its run")
+    assert half["ops"][0]["largest"] > 0
+    assert "ends at 65,504" in pocketvit("inspect", single, "--for", "gpu").out
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--for", "tpu"], "Expected one of cpu, gpu, static-int8"),
+        (["--for", "gpu", "--against", "other.tflite"], "compares it with none"),
+        (["--for", "gpu", "--sort", "lost"], "compares it with none"),
+        (["--images", "some.npz"], "needs --against or --for"),
+    ],
+)
+def test_linting_what_cannot_be(tiny_run: Path, pocketvit: Command, words: list[str], text: str) -> None:
+    answer = pocketvit("inspect", tiny_run / "artifacts" / "tiny.fp32.tflite", *words)
+    assert (answer.code, answer.out) == (2, "")
+    assert text in " ".join(answer.err.split())
