@@ -25,6 +25,9 @@ class Rewrites:
             and MLP, or the mean before fc2 where the head reads a mean without a norm before it.
         patch_rows: the patch embedding is a Linear on the pixels of patches instead of a convolution.
         fold_embed: the position embeddings of class token and registers are added to them before the run.
+        one_query: with ``pooled_only``, a single query is multiplied by the key's and the value's weights directly, so
+            that no key or value is computed. Those weights are then operands of products, and in an integer file they
+            have one scale each, where a Linear has one for every output.
     """
 
     fold_norm: bool = True
@@ -35,6 +38,7 @@ class Rewrites:
     pooled_only: bool = True
     patch_rows: bool = True
     fold_embed: bool = True
+    one_query: bool = True
 
     def without(self, name: str) -> Rewrites:
         """Returns these rewrites with one switched off."""
