@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.npu_compiler import MODELS
 from device_bench import format
 from device_bench.timing.inputs import random_input
 from device_bench.timing.stats import median_interval, ratio_of_medians
@@ -56,6 +55,7 @@ def main() -> None:
 
 def default_files(folder: Path) -> list[Path]:
     """Writes float32 and int8 files of two shapes with random weights and returns them."""
+    from benchmarks.npu_compiler import MODELS
     from export.formats.tflite import timing_bytes
 
     files = [folder / f"{name}.{precision}.tflite" for name in MODELS for precision in ("fp32", "int8")]
