@@ -19,7 +19,7 @@ NPU_KINDS = tuple(kind for kind in OP_KINDS if kind != "dequantize")
 
 MOST_RANK = 4
 MOST_SIZE = 2**16
-"""Most inputs or outputs of a product, and rows times columns of a softmax or a transpose."""
+"""Most inputs or outputs of a product, rows of a softmax, and values on a side of a transpose."""
 
 MOST_REDUCED = 4095
 MOST_WEIGHT_SUM = 127 * 2**16
@@ -95,9 +95,14 @@ def _mean(op: Op, graph: Graph) -> Iterator[str]:
 
 
 def _transpose(op: Op, graph: Graph) -> Iterator[str]:
-    sizes = sorted(graph.shapes[op.inputs[0]])[-2:]
-    if math.prod(sizes) > MOST_SIZE:
-        yield f"{op.output} transposes {sizes[0]} x {sizes[1]} values, more than {MOST_SIZE}"
+    shape, perm = graph.shapes[op.inputs[0]], op.options["perm"]
+    if len(shape) == MOST_RANK and shape[0] == 1 and perm[0] == 0:
+        most, what = max(shape), "a side of"
+    else:
+        # two dimensions are taken together where the first is not that of a single image
+        most, what = math.prod(sorted(shape)[-2:]), "two sides with together"
+    if most > MOST_SIZE:
+        yield f"{op.output} transposes {what} {most} values, more than {MOST_SIZE}"
 
 
 _CHECKS: dict[str, Callable[[Op, Graph], Iterator[str]]] = {

@@ -11,17 +11,18 @@ import pytest
 import torch
 
 from compress.bases.rotation import rotated_model
+from compress.model.vit import SlicedViT
 from export.formats import DEFAULT_KINDS, KINDS, kinds_for
 from export.formats.npu_limits import npu_breaches
 from export.formats.static_int8 import static_bytes, static_form, static_rewrites, with_io_type
 from export.graph.build import vit_graph
 from export.graph.execute import run_graph
 from export.graph.ir import LINEAR, Graph, Op, QParams
-from export.quantise.calibrate import observe
+from export.quantise.calibrate import TensorStats, observe
 from export.quantise.integer import quantise_graph
 from export.quantise.recipes import MIXED, STATIC_ATTENTION, Recipe, modes_of, recipes_for
 from export.settings import ExportSettings
-from runtime import DataError, UnsupportedTargetError, open_engine
+from runtime import BlockPlan, DataError, ShapePlan, UnsupportedTargetError, open_engine
 from runtime.processors import cpu_families, host_processor
 from tests.export.graph.test_build import ARCHITECTURES, images_for, model_of
 
@@ -46,6 +47,16 @@ def test_every_architecture_keeps_the_limits(name: str, io_type: str) -> None:
     for op in graph.ops:
         if op.kind in LINEAR:
             assert len(graph.qparams[op.inputs[1]].scale) == graph.shapes[op.inputs[1]][0]
+
+
+def test_vit_l_at_518_pixels_keeps_the_limits() -> None:
+    plan = ShapePlan((518, 518), (14, 14), 3, 1000, 1024, (BlockPlan(16, 64, 64, 4096),), 0.125)
+    model = SlicedViT(plan).eval()
+    graph = vit_graph(model, static_rewrites(model))
+    made_up = TensorStats(-4.0, 4.0, np.ones(1), np.zeros(1), np.zeros(1, np.float32))
+    ranges = replace(RECIPE.ranges, method="minmax")
+    quantised = quantise_graph(graph, modes_of(graph, RECIPE), dict.fromkeys(graph.shapes, made_up), ranges)
+    assert npu_breaches(quantised) == ()
 
 
 def test_the_rewrite_that_is_left_out_is_exact() -> None:
@@ -85,7 +96,8 @@ def test_uint8_outside_changes_no_answer(tmp_path: Path) -> None:
         (lambda: one_op("softmax", (1, 12, 5462, 9)), "the softmax out has 65536 rows or more"),
         (lambda: one_op("mean", (1, 4096, 8), axis=(-2,)), "out is a mean of 4096 values, more than 4095"),
         (lambda: one_op("mean", (2, 9, 8), axis=(-2,)), "out is a mean of 2 images"),
-        (lambda: one_op("transpose", (1, 2, 300, 300), perm=(0, 1, 3, 2)), "out transposes 300 x 300 values"),
+        (lambda: one_op("transpose", (2, 2, 300, 300), perm=(0, 2, 1, 3)), "two sides with together 90000 values"),
+        (lambda: one_op("transpose", (1, 9, 70_000, 2), perm=(0, 2, 1, 3)), "out transposes a side of 70000 values"),
         (lambda: one_op("gelu", (1, 1, 2, 3, 4)), "x has 5 dimensions, more than 4"),
     ],
 )
