@@ -19,6 +19,8 @@ from runtime.processors import cpu_families
 from .finding import Finding
 
 Backend = Literal["cpu", "gpu", "npu"]
+"""What LiteRT's ``benchmark_model`` runs a file on; ``npu`` is Android's NNAPI, and no vendor's own compiler."""
+
 BACKENDS: tuple[Backend, ...] = ("cpu", "gpu", "npu")
 
 # what ssh and adb take for a name of a host, and nothing that a shell or an option parser would take for more
@@ -113,7 +115,7 @@ class Device:
         ssh_config: file for ``ssh -F``; by default that of the user.
         benchmark_model: path on this machine of LiteRT's program ``benchmark_model`` for the phone.
         benchmark_model_sha256: SHA-256 of that program; it is checked if given.
-        backends: backends of ``benchmark_model``, measured one after another.
+        backends: backends of ``benchmark_model``, measured one after another; ``npu`` is Android's NNAPI.
         notes: notes for the reader.
 
     Raises:
@@ -160,7 +162,7 @@ class Device:
         if unknown or not self.backends:
             raise UnsupportedTargetError(
                 f"backends of {self.label} are not known",
-                expected=", ".join(BACKENDS),
+                expected=f"{', '.join(BACKENDS)}, of which npu is Android's NNAPI",
                 got=", ".join(unknown) or "none",
             )
         digest = self.benchmark_model_sha256
