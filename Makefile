@@ -23,7 +23,7 @@ RUN_OPTIONS = $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") \
 	$(if $(IMG_SIZE),--img-size "$(IMG_SIZE)") $(if $(PATCH_SIZE),--patch-size "$(PATCH_SIZE)") \
 	$(if $(BUDGET),--budget "$(BUDGET)") $(if $(NAME),--name "$(NAME)") $(if $(RUNS),--runs "$(RUNS)") $(ARGS)
 
-.PHONY: help export-tflite test test-devices test-commands test-rooms boards-of-commands \
+.PHONY: help export-tflite test test-devices check-gpu test-commands test-rooms boards-of-commands \
 	boards-of-rooms lint docs bench gate default-artifacts clean
 
 help:  ## List the targets
@@ -79,6 +79,9 @@ bench: $(VENV)/.installed  ## Run the benchmarks and print their tables
 
 gate: default-artifacts  ## Hold our own default files against what is stored of them
 	$(BIN)/pocketvit gate --baseline .ci/gate-baseline.json --config .ci/gate.toml $(foreach kind,fp32.tflite int8.tflite onnx,$(OUT)/default.$(kind))
+
+check-gpu:  ## Check on a real GPU what can be checked, in at most 8 minutes, with what is installed; install nothing
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/check_gpu.py $(ARGS)
 
 default-artifacts: $(VENV)/.installed  ## Write the default model's files to OUT=, for the gate
 	$(BIN)/python .ci/default_artifacts.py $(OUT)

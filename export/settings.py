@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from export.formats.micro_limits import DEFAULT_LIMITS, MicroLimits
 from export.quantise.processors import PROCESSORS
 from export.quantise.recipes import recipes_for
 from export.writers.onnx_opsets import OPSET, OPSETS
 from runtime import DataError, check_fields
+from runtime.processors import cpu_families
 
-from .formats import DEFAULT_KINDS, KINDS
+from .formats import DEFAULT_KINDS, KINDS, kinds_for
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class ExportSettings:
         min_agreement: least share of test images with the float model's top-1, 0..1, for kinds held to the top-1; None
             takes 0.99 for float16 files, and 0.9 with an SQNR of 12 dB for integer files. 0 checks nothing but a given
             ``max_drop``.
-        made_for: family of processors that ``int8`` is chosen for, of ``export.quantise.processors.PROCESSORS``.
+        made_for: what the files are for, of ``export.quantise.processors.PROCESSORS``: the family of processors that
+            ``int8`` is chosen for, or ``static-int8``, with which the usual kinds give way to the kind of that name.
         max_drop: most points of top-1 an integer file may lose on test images; None takes 0.5 where the data has
             labels of the model's classes, and then counts a loss only where chance cannot explain it.
         int8_recipe: recipe of ``int8``, of ``export.quantise.recipes.RECIPES``; empty chooses one.
@@ -36,6 +39,7 @@ class ExportSettings:
         seed: of the choice of calibration images, and of training.
         micro: memory that ``tflite-micro`` files must fit.
         opset: version of ONNX's operators in ONNX files, 17 to 23.
+        io_type: type of image and logits in ``static-int8`` files, ``int8`` or ``uint8``.
 
     Raises:
         DataError: a value is out of range.
@@ -54,9 +58,11 @@ class ExportSettings:
     seed: int = 0
     micro: MicroLimits = DEFAULT_LIMITS
     opset: int = OPSET
+    io_type: Literal["int8", "uint8"] = "int8"
 
     def __post_init__(self) -> None:
         check_fields(self)
+        object.__setattr__(self, "kinds", kinds_for(self.made_for, self.kinds))
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
             raise DataError("Unknown kind of file", expected=", ".join(KINDS), got=", ".join(unknown) or "none")
@@ -68,6 +74,20 @@ class ExportSettings:
             raise DataError("min_agreement is a share", expected="0 to 1", got=self.min_agreement)
         if self.made_for not in PROCESSORS:
             raise DataError("Unknown family of processors", expected=", ".join(PROCESSORS), got=self.made_for)
+        own = PROCESSORS[self.made_for]
+        if own.kinds and any(KINDS[name].choice == "fastest" for name in self.kinds):
+            raise DataError(
+                f"Files for {own.title} have no recipe that is chosen by speed",
+                expected=f"--for {' or '.join(cpu_families())}, or --formats {','.join(own.kinds)}",
+                got=f"--for {self.made_for} --formats {','.join(self.kinds)}",
+            )
+        if self.io_type != "int8" and not any("io_type" in KINDS[name].options for name in self.kinds):
+            raise DataError(
+                "A type of image and logits was given, and no file that takes one",
+                expected=" or ".join(kind.name for kind in KINDS.values() if "io_type" in kind.options),
+                got=", ".join(self.kinds),
+                fix="Give --for static-int8, or leave --io-type out",
+            )
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise DataError("max_drop is in points of top-1", expected="0 to 100", got=self.max_drop)
         if self.opset not in OPSETS:

@@ -18,12 +18,14 @@ from compress.search import METHODS
 from compress.search.sparse_settings import SparseSettings
 from compress.search.tas.settings import TasSettings
 from compress.search.tree.settings import TreeSettings
+from export.formats import kinds_for
 from export.formats.micro_limits import MicroLimits
 from export.settings import ExportSettings
 from runtime import Interpolation, LatencyPrecision, PlanError, check_fields, check_is, decode
 from runtime.options import Option, check_choices
 
 from .label_free import check_label_free
+from .search_checks import check_search
 from .train_settings import RECOVERY, TRAINING_PANEL, TrainSettings
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
@@ -221,7 +223,8 @@ class RunSettings:
     made_for: Annotated[
         str,
         _export(
-            "Processors that the recipe of int8 is chosen for: {choices}.",
+            "What the files are for: processors that the recipe of int8 is chosen for, or static-int8 for the NPU "
+            "compilers of chip vendors: {choices}.",
             name="--for",
             choices="runtime.processors:PROCESSORS",
         ),
@@ -233,7 +236,7 @@ class RunSettings:
         str, _export("Make int8 by this recipe, such as dynamic_wi8_afp32, and choose none by measurement.")
     ] = ExportSettings.int8_recipe
     qat_epochs: Annotated[
-        int, _export("Epochs of quantisation-aware training of int8-full and tflite-micro.", name="--qat")
+        int, _export("Epochs of quantisation-aware training of int8-full, static-int8 and tflite-micro.", name="--qat")
     ] = ExportSettings.qat_epochs
     qat_from: Annotated[
         int, _export("First of these epochs, counted from 1, that rounds; those before it train in float.")
@@ -247,6 +250,9 @@ class RunSettings:
     opset: Annotated[
         int, _export("Version of ONNX's operators in ONNX files, 17 to 23; ONNX Runtime 1.20 reads up to 21.")
     ] = ExportSettings.opset
+    io_type: Annotated[
+        Literal["int8", "uint8"], _export("Type of image and logits in static-int8 files: {choices}.")
+    ] = ExportSettings.io_type
     eval_limit: Annotated[
         int,
         _model("Most test and held-out images that top-1 is measured on, each class with its share; 0 takes all."),
@@ -258,7 +264,7 @@ class RunSettings:
     def __post_init__(self) -> None:
         check_fields(self)
         check_choices(self)
-        object.__setattr__(self, "kinds", tuple(dict.fromkeys(self.kinds)))
+        object.__setattr__(self, "kinds", kinds_for(self.made_for, tuple(dict.fromkeys(self.kinds))))
         object.__setattr__(self, "method_settings", _registered_settings(self))
         if self.pretrained and self.checkpoint:
             raise PlanError("--pretrained and --checkpoint are two sources of weights", fix="Give one of them")
@@ -267,7 +273,15 @@ class RunSettings:
         if self.checkpoint and not self.model:
             raise PlanError("A checkpoint needs its architecture", fix="Name it with --model")
         _check_input(self)
-        _check_search(self)
+        check_search(
+            self.search,
+            in_best_bases=self.basis == "best",
+            published=self._published,
+            importance=self.importance if self.criterion != "fisher" else None,
+            budget=self.budget,
+            cost=self.cost,
+            trains_under_rounding=self.qat_epochs > 0,
+        )
         _check_labels(self)
         if self.basis_images < 0 or 0 < self.basis_images < _LEAST_BASIS_IMAGES:
             raise PlanError(
@@ -360,39 +374,6 @@ def _check_labels(settings: RunSettings) -> None:
             epochs=settings.fine_tune.epochs,
             recovers_alone=not settings.distill and settings.recover.epochs != 0,
         )
-
-
-def _check_search(settings: RunSettings) -> None:
-    """Refuses settings that the search method has no use for."""
-    name, method = settings.search, METHODS[settings.search]
-    if settings.basis == "best" and (not method.in_bases or settings._published):
-        raise PlanError(
-            f"{name} {'with --exact ' if method.in_bases else ''}cuts the units of the model as they are",
-            expected="--basis units, or none",
-            got=settings.basis,
-            fix=f"Take --search {', '.join(own for own in METHODS if METHODS[own].in_bases)} for the best bases",
-        )
-    if method.ranks_by and settings.criterion != "fisher":
-        others = [own for own in METHODS if not METHODS[own].ranks_by]
-        raise PlanError(
-            f"{name} goes by {method.ranks_by}",
-            expected="no --importance, or --importance fisher",
-            got=settings.importance,
-            fix=f"Compare criteria with --search {', '.join(others[:-1])} or {others[-1]}",
-        )
-    if method.needs_budget:
-        return
-    if settings.budget:
-        raise PlanError(
-            f"{name} makes zeros and removes no width, so what the model costs stays and no budget can be met",
-            expected="no --budget (in Python: budget='')",
-            got=settings.budget,
-            fix="Say how many zeros with --sparsity, or take another --search",
-        )
-    if settings.cost:
-        raise PlanError(f"{name} goes by {method.ranks_by}, not by cost", expected="no --cost")
-    if settings.qat_epochs:
-        raise PlanError("--qat trains every weight, and the zeros would not stay", expected="no --qat")
 
 
 def _registered_settings(settings: RunSettings) -> dict[str, Any]:

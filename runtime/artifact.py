@@ -49,7 +49,7 @@ class TensorSpec:
 
     name: str
     shape: tuple[int, ...]
-    dtype: Literal["float32", "int8", "int16"]
+    dtype: Literal["float32", "int8", "uint8", "int16"]
     layout: Literal["NHWC", "NCHW", "NLC", "NC"]
     scale: float | None = None
     zero_point: int | None = None
@@ -60,12 +60,14 @@ class TensorSpec:
         if self.dtype == "float32":
             if self.scale is not None or self.zero_point is not None:
                 raise ArtifactError(f"The float tensor '{self.name}' has a scale or zero point")
-        elif self.scale is None or self.zero_point is None:
+            return
+        if self.scale is None or self.zero_point is None:
             raise ArtifactError(f"The integer tensor '{self.name}' lacks its scale or zero point")
-        elif not (1e-30 <= self.scale <= 1e30 and -128 <= self.zero_point <= 127):
+        least, most = (0, 255) if self.dtype == "uint8" else (-128, 127)
+        if not (1e-30 <= self.scale <= 1e30 and least <= self.zero_point <= most):
             raise ArtifactError(
                 f"The integer tensor '{self.name}' has an impossible scale or zero point",
-                expected="scale within 1e-30 to 1e30, zero point within -128 to 127",
+                expected=f"scale within 1e-30 to 1e30, zero point within {least} to {most}",
                 got=f"{self.scale} and {self.zero_point}",
             )
 

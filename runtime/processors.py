@@ -1,4 +1,4 @@
-"""Processors that ``int8`` files are made for, by name."""
+"""What files are made for, by name: families of processors, and the compilers of NPUs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class Processor:
         costs: instructions of one run of an ``int8`` file over those of the float32 file, by name of recipe; these
             go before those of ``counts``.
         recipes: names of the recipes to try; all that suit the kind of file where it is empty.
+        kinds: names of the kinds of file that take the place of the usual ones where none is asked for. It is set for
+            what is no processor that runs ``int8`` files; ``cpu_family`` of a device takes no such name.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Processor:
     counts: str = ""
     costs: Mapping[str, float] = field(default_factory=dict)
     recipes: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
 
 X86 = Processor("x86", "desktop and server processors", machines=("x86_64", "amd64"))
@@ -37,13 +40,22 @@ PI4 = Processor("pi4", "Raspberry Pi 4 (Cortex-A72)", counts="pi4")
 PI5 = Processor("pi5", "Raspberry Pi 5 (Cortex-A76)", counts="pi5")
 # the cores of a phone have dot products of 8-bit integers, as those of a Pi 5
 ANDROID = Processor("android", "Android phones", counts="pi5")
+STATIC_INT8 = Processor("static-int8", "the NPU compilers of chip vendors", kinds=("static-int8",))
 
 PROCESSORS: Registry[Processor] = Registry(
     "family of processors",
-    {name: f"runtime.processors:{name.upper()}" for name in ("x86", "pi4", "pi5", "android")},
+    {
+        name: f"runtime.processors:{name.upper().replace('-', '_')}"
+        for name in ("x86", "pi4", "pi5", "android", "static-int8")
+    },
     error=DataError,
 )
-"""Families of processors by name."""
+"""Values of ``--for`` by name."""
+
+
+def cpu_families() -> tuple[str, ...]:
+    """Returns the names of the families of processors that run ``int8`` files."""
+    return tuple(name for name, one in PROCESSORS.items() if not one.kinds)
 
 
 def host_processor() -> str:

@@ -25,6 +25,7 @@ ARITHMETIC: dict[Precision, Arithmetic] = {
     "int8-full": "int8",
     "int8-full-mixed": "int8",
     "int8-full-16x8": "int8",
+    "static-int8": "int8",
     "tflite-micro": "int8",
 }
 """Type of arithmetic whose peak the matrix products of a file are compared with."""

@@ -24,6 +24,7 @@ METRICS: Registry[Metric] = Registry(
         "throughput": "device_bench.metrics.throughput:THROUGHPUT",
         "arithmetic": "device_bench.metrics.peaks:ARITHMETIC_RATE",
         "energy": "device_bench.metrics.energy:ENERGY",
+        "answers": "device_bench.metrics.answers:ANSWERS",
         "accuracy": "device_bench.metrics.accuracy:ACCURACY",
     },
     error=MeasurementError,

@@ -14,11 +14,13 @@ from device_bench.documents.results import BenchResult
 from device_bench.targets import TARGETS
 from device_bench.timing.isolated import Samples
 from runtime import Progress, UnsupportedTargetError
-from runtime.processors import PROCESSORS
+from runtime.processors import cpu_families
 
 from .finding import Finding
 
 Backend = Literal["cpu", "gpu", "npu"]
+"""What LiteRT's ``benchmark_model`` runs a file on; ``npu`` is Android's NNAPI, and no vendor's own compiler."""
+
 BACKENDS: tuple[Backend, ...] = ("cpu", "gpu", "npu")
 
 # what ssh and adb take for a name of a host, and nothing that a shell or an option parser would take for more
@@ -108,12 +110,12 @@ class Device:
             configuration, or ``adb:`` for the only phone.
         name: name in the inventory and in the report; by default the address.
         threads: threads of each engine; by default those of the bench.
-        cpu_family: family of its processor, of ``runtime.processors.PROCESSORS``.
+        cpu_family: family of its processor, of ``runtime.processors.cpu_families()``.
         python: program that runs Python on the device.
         ssh_config: file for ``ssh -F``; by default that of the user.
         benchmark_model: path on this machine of LiteRT's program ``benchmark_model`` for the phone.
         benchmark_model_sha256: SHA-256 of that program; it is checked if given.
-        backends: backends of ``benchmark_model``, measured one after another.
+        backends: backends of ``benchmark_model``, measured one after another; ``npu`` is Android's NNAPI.
         notes: notes for the reader.
 
     Raises:
@@ -150,15 +152,17 @@ class Device:
             raise UnsupportedTargetError(f"threads of {self.label} must be at least 1", got=self.threads)
         if not self.python or any(character in self.python for character in "\0\n\r"):
             raise UnsupportedTargetError(f"python of {self.label} is no program", got=repr(self.python))
-        if self.cpu_family is not None and self.cpu_family not in PROCESSORS:
+        if self.cpu_family is not None and self.cpu_family not in cpu_families():
             raise UnsupportedTargetError(
-                f"cpu_family of {self.label} is not known", expected=", ".join(PROCESSORS), got=repr(self.cpu_family)
+                f"cpu_family of {self.label} is not known",
+                expected=", ".join(cpu_families()),
+                got=repr(self.cpu_family),
             )
         unknown = [backend for backend in self.backends if backend not in BACKENDS]
         if unknown or not self.backends:
             raise UnsupportedTargetError(
                 f"backends of {self.label} are not known",
-                expected=", ".join(BACKENDS),
+                expected=f"{', '.join(BACKENDS)}, of which npu is Android's NNAPI",
                 got=", ".join(unknown) or "none",
             )
         digest = self.benchmark_model_sha256

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from export.quantise.form import Form
 from runtime import Artifact, DataError, Progress
 from runtime.formats import FORMATS
+from runtime.processors import PROCESSORS
 from runtime.registry import Registry
 
 
@@ -99,6 +100,7 @@ KINDS: Registry[ExportKind] = Registry(
         "int8-full": "export.formats.tflite:INT8_FULL",
         "int8-full-mixed": "export.formats.tflite:INT8_FULL_MIXED",
         "int8-full-16x8": "export.formats.tflite:INT8_FULL_16X8",
+        "static-int8": "export.formats.static_int8:STATIC_INT8",
         "tflite-micro": "export.formats.micro:TFLITE_MICRO",
     },
     error=DataError,
@@ -107,6 +109,17 @@ KINDS: Registry[ExportKind] = Registry(
 
 DEFAULT_KINDS = ("onnx", "onnx-int8", "fp32", "int8", "int8-full")
 """Names of the kinds that are exported unless others are asked for."""
+
+
+def kinds_for(made_for: str, kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the names of the kinds to export: ``kinds``, or in place of the usual ones those of an NPU's compilers.
+
+    Args:
+        made_for: a value of ``--for``.
+        kinds: as asked for.
+    """
+    own = PROCESSORS[made_for].kinds if made_for in PROCESSORS else ()
+    return own if own and kinds == DEFAULT_KINDS else kinds
 
 
 def kind_of(artifact: Artifact) -> ExportKind | None:

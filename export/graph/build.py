@@ -142,8 +142,8 @@ class _Vit(VitParts):
             ratio = self.scales.v[index]
             value, out = value / ratio[:, None], out * ratio
             value_bias = None if value_bias is None else value_bias / ratio
-        plain = key_bias is None and value_bias is None and self.rewrites.fold_scale
-        if rows == 1 and plain and not self.rewrites.half:
+        folded = key_bias is None and value_bias is None and self.rewrites.fold_scale
+        if rows == 1 and folded and self.rewrites.one_query and not self.rewrites.half:
             one = g.linear(some.name, query, query_bias, f"{at}.q")
             joined = self.attention_of_one(one, normed.name, key, value, at)
             return self.write(stream, joined, out, out_bias, index, "gamma1", f"{at}.proj")

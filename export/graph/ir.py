@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
-IntType = Literal["int4", "int8", "int16", "int32", "int64"]
+IntType = Literal["int4", "int8", "uint8", "int16", "int32", "int64"]
 
 LINEAR = ("fully_connected", "conv_2d")
 """Operators with constant weights as their second input, and an optional bias as their third."""

@@ -31,6 +31,9 @@ class Rewrites:
             reciprocal root is not a number for arguments below 1 / 65,504. Keys and values of the last block are
             computed of all tokens even for a single query, since XNNPACK refuses to load a product of matrices with a
             constant. It is off by default, and a graph with it has more operators than one without.
+        one_query: with ``pooled_only``, a single query is multiplied by the key's and the value's weights directly, so
+            that no key or value is computed. Those weights are then operands of products, and in an integer file they
+            have one scale each, where a Linear has one for every output.
     """
 
     fold_norm: bool = True
@@ -42,6 +45,7 @@ class Rewrites:
     patch_rows: bool = True
     fold_embed: bool = True
     half: bool = False
+    one_query: bool = True
 
     def without(self, name: str) -> Rewrites:
         """Returns these rewrites with one switched off."""

@@ -108,7 +108,7 @@ batch than alone.
 
 def _integer_throughout(activations: Literal["int8", "int16"], method: RangeMethod, equalised: bool) -> Recipe:
     """Returns a recipe with integers throughout, in the input and the output too."""
-    kinds = ("int8-full", "tflite-micro") if activations == "int8" else ("int8-full-16x8",)
+    kinds = ("int8-full", "static-int8", "tflite-micro") if activations == "int8" else ("int8-full-16x8",)
     name = f"static_wi8_a{activations.replace('nt', '')}_{method}{'_equalised' if equalised else ''}"
     ranges = Ranges(method, activations, outside=True)
     return Recipe(name, "integer", "integer", "integer", ranges, equalised, not equalised, BOTH, kinds=kinds)

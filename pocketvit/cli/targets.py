@@ -22,7 +22,11 @@ targets = App(
 
 @targets.command(name="list")
 def list_targets(*, inventory: InventoryOption = None, as_json: Json = False) -> None:
-    """List the targets of the inventory."""
+    """List the targets of the inventory.
+
+    Of the backends of a phone, npu is Android's NNAPI. Files for the NPU compilers of chip vendors are written by
+    `pocketvit export --for static-int8`.
+    """
     from device_bench.targets.inventory import places, read_inventory
 
     found = read_inventory(inventory)

@@ -37,7 +37,7 @@ NEEDED = {ModelSpec: {"name": "vit_tiny_patch16_224"}, TrainRecipe: {"epochs": 1
         ({"search": "foo"}, "one-shot, milp, greedy, dfbnb, tas, uniform or unstructured", "'foo'"),
         ({"importance": "best"}, "fisher, taylor, l2 or random", "'best'"),
         ({"bf16": True}, "auto, on or off", "True"),
-        ({"made_for": "pi3"}, "x86, pi4, pi5 or android", "'pi3'"),
+        ({"made_for": "pi3"}, "x86, pi4, pi5, android or static-int8", "'pi3'"),
         ({"latency_precision": "fp16"}, "fp32 or int8", "'fp16'"),
         ({"img_size": "32"}, "a whole number", "'32'"),
         ({"kinds": "fp32"}, "such as ('fp32',)", "'fp32'"),

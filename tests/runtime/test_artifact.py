@@ -192,6 +192,8 @@ def test_a_manifest_lacking_a_field_is_an_artifact_error(file: Path, field: str)
         ({"scale": -0.1}, "impossible scale"),
         ({"scale": float("nan")}, "impossible scale"),
         ({"zero_point": 200}, "impossible scale or zero point.* Got 0.0078125 and 200"),
+        ({"zero_point": 256, "dtype": "uint8"}, "zero point within 0 to 255. Got 0.0078125 and 256"),
+        ({"zero_point": -1, "dtype": "uint8"}, "zero point within 0 to 255"),
         ({"zero_point": None}, "lacks its scale or zero point"),
     ],
 )

@@ -13,6 +13,7 @@ from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import FileResult
 from device_bench.energy.measure import UPDATES, WINDOW_S, measure_energy
 from device_bench.energy.source import NoSource, PolledPower, SourceError
+from device_bench.metrics.answers import UNCHECKED
 from device_bench.timing.steadiness import series_notes
 from runtime import Artifact, ArtifactError, PocketVitError, manifest_path, read_artifact, sha256_of
 from runtime.formats import TFLITE
@@ -135,6 +136,11 @@ def file_result(
     notes = list(dict.fromkeys(note for run in runs for note in shortfalls(run, job.backend)))
     if latency is not None:
         notes += series_notes(latency.values, latency.steady)
+    if job.backend != "cpu":
+        notes.append(
+            f"THE ANSWERS ON THE {job.backend.upper()} WERE NOT CHECKED: {PROGRAM} gives none back, and what computes "
+            "wrongly is no slower for it."
+        )
     if job.backend == "gpu":
         notes.append("The GPU may compute in 16-bit floats; the GPU's own memory is not part of the peak memory.")
     starts = Startup(tuple(run.init_s for run in runs), tuple(run.first_inference_s for run in runs))
@@ -154,6 +160,7 @@ def file_result(
         arithmetic=ARITHMETIC.get(manifest.precision) if manifest and job.backend == "cpu" else None,
         energy=own.energy,
         notes=tuple(notes),
+        metrics={} if job.backend == "cpu" else {"answers": UNCHECKED},
     )
 
 

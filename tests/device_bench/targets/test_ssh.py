@@ -86,7 +86,10 @@ def test_an_address_that_cannot_be_read_is_refused(address):
         ({"python": "a\nb"}, "is no program"),
         ({"python": ""}, "is no program"),
         ({"cpu_family": "pi9"}, "cpu_family of cpu is not known"),
-        ({"backends": ("dsp",)}, "backends of cpu are not known"),
+        (
+            {"backends": ("dsp",)},
+            "backends of cpu are not known. Expected cpu, gpu, npu, of which npu is Android's NNAPI",
+        ),
         ({"backends": ()}, "backends of cpu are not known"),
         ({"benchmark_model_sha256": "12"}, "is no sha256"),
         ({"name": "a/b"}, "goes into file names"),

@@ -187,7 +187,7 @@ def test_the_last_of_repeated_options_counts_and_arguments_may_stand_anywhere() 
         (("bench", "a.onnx", "--threads", "two"), ("--threads takes a whole number", "Got 'two'")),
         (("run", "--lr", "fast"), ("--lr takes a number", "Got 'fast'")),
         (("run", "--epochs", "1.5"), ("--epochs takes a whole number",)),
-        (("run", "--formats", "onnx,coreml"), ("--formats takes some of 12", "Got 'coreml'")),
+        (("run", "--formats", "onnx,coreml"), ("--formats takes some of 13", "Got 'coreml'")),
     ],
 )
 def test_mistakes_of_the_command_line_are_one_paragraph_on_stderr(

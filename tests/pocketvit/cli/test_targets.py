@@ -321,6 +321,25 @@ def test_a_targets_columns_stay_together_where_they_fit(benched: BenchResult) ->
     assert printed(fleet, 400).count("┏") == 1
 
 
+def doubtful(result: BenchResult) -> BenchResult:
+    return replace(result, files=tuple(replace(own, metrics={"answers": "not checked"}) for own in result.files))
+
+
+def test_unchecked_answers_are_a_column_of_every_table_and_of_the_report(
+    benched: BenchResult, pocketvit: Command, farm: Callable[..., Asked], file: Path, tmp_path: Path
+) -> None:
+    gpu = replace(doubtful(benched), target="pixel:gpu")
+    alone, beside = printed(Fleet((gpu,)), 400), printed(Fleet((benched, gpu)), 400)
+    assert alone.count("not checked") == beside.count("not checked") == len(benched.files)
+    assert "Answers" not in printed(Fleet((benched,)), 400)
+    run = tmp_path / "run"
+    farm({"ssh:a": doubtful})
+    shutil.copy(run / "artifacts" / "digits.onnx", file)
+    assert pocketvit("bench", file, "--target", "ssh:a", "--json", run / "bench").code == 0
+    assert pocketvit("report", run).code == 0
+    assert "not checked" in (run / "report.md").read_text()
+
+
 def test_an_emulated_target_alone_shows_counts_and_no_column_of_times(benched: BenchResult) -> None:
     text = printed(Fleet((emulated(benched),)), 160)
     for heading in ("instructions", "SIMD", "dot products", "top-1"):

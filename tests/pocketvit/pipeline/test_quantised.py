@@ -59,6 +59,24 @@ def test_on_the_machine_it_is_made_for_recipes_are_timed(run_folder: Path, pocke
     assert timed[int8["recipe"]] <= 1.02 * min(timed.values())
 
 
+def test_a_file_for_npu_compilers_takes_the_place_of_the_usual_ones(run_folder: Path, pocketvit: Command) -> None:
+    answer = pocketvit("export", run_folder, *SHORT, "--for", "static-int8", "--io-type", "uint8", "--json")
+    assert answer.code == 0, answer.err
+    artifacts = json.loads(answer.out)["artifacts"]
+    assert [one["file"] for one in artifacts] == ["baseline.fp32.tflite", "tiny.static-int8.tflite"]
+    own = artifacts[-1]
+    assert (own["precision"], own["asked"]["io_type"], own["made_for"]) == ("static-int8", "uint8", None)
+    assert {own[end]["dtype"] for end in ("input", "output")} == {"uint8"}
+    assert 0 <= own["input"]["zero_point"] <= 255
+    file = run_folder / "artifacts" / own["file"]
+    assert pocketvit("verify", file).code == 0
+    ops = json.loads(pocketvit("inspect", file, "--json").out)["contents"]["ops"]
+    assert {row["kind"] for row in ops if "float" in row["precision"]} == set()
+    refused = pocketvit("export", run_folder, "--for", "static-int8", "--formats", "int8")
+    assert refused.code == 2
+    assert "no recipe that is chosen by speed" in refused.err
+
+
 def test_the_drop_that_is_allowed_is_kept(run_folder: Path, pocketvit: Command) -> None:
     answer = pocketvit("export", run_folder, *SHORT, "--formats", "int8-full", "--max-drop", 100, "--json")
     assert answer.code == 0, answer.err
@@ -92,7 +110,7 @@ def test_a_loss_that_so_few_images_cannot_prove_of_any_file_is_one_note_and_no_f
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (("--for", "pi3"), "x86, pi4, pi5 or android"),
+        (("--for", "pi3"), "x86, pi4, pi5, android or static-int8"),
         (("--max-drop", "-1"), "0 to 100"),
         (("--qat", "-1"), "qat_epochs must not be negative"),
         (("--calibration-images", 1), "Calibration needs at least 2 images"),

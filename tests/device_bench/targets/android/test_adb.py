@@ -118,6 +118,11 @@ def test_each_backend_has_a_result_and_says_where_it_fell_back(program: Path, fi
     assert "XNNPACK runs 204 of 231 operations" in cpu.notes[0]
     assert gpu.notes[0].startswith("ONLY PARTLY ON THE GPU")
     assert npu.notes[0].startswith("NOT ON THE NPU")
+    assert cpu.metrics == {}
+    assert gpu.metrics == npu.metrics == {"answers": "not checked"}
+    assert not any("ANSWERS" in note for note in cpu.notes)
+    assert any(note.startswith("THE ANSWERS ON THE GPU WERE NOT CHECKED: benchmark_model") for note in gpu.notes)
+    assert any(note.startswith("THE ANSWERS ON THE NPU WERE NOT CHECKED: benchmark_model") for note in npu.notes)
     assert cpu.latency is not None
     assert median(cpu.latency.values) == pytest.approx(0.019203)
     assert npu.memory.peak_rss_bytes is None

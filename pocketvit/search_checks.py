@@ -1,0 +1,61 @@
+"""Refuses settings that a search method has no use for."""
+
+from __future__ import annotations
+
+from compress.search import METHODS
+from runtime import PlanError
+
+
+def check_search(
+    name: str,
+    *,
+    in_best_bases: bool,
+    published: bool,
+    importance: str | None,
+    budget: str,
+    cost: str,
+    trains_under_rounding: bool,
+) -> None:
+    """Checks the settings of a run against its search method.
+
+    Args:
+        name: of the method.
+        in_best_bases: whether the best bases were asked for.
+        published: whether the search is to run as its paper has it.
+        importance: the importance that was asked for, where it is not the usual one.
+        budget: that was asked for; empty for none.
+        cost: that was asked for; empty for none.
+        trains_under_rounding: whether quantisation-aware training was asked for.
+
+    Raises:
+        PlanError: the method cannot do what was asked for.
+    """
+    method = METHODS[name]
+    if in_best_bases and (not method.in_bases or published):
+        raise PlanError(
+            f"{name} {'with --exact ' if method.in_bases else ''}cuts the units of the model as they are",
+            expected="--basis units, or none",
+            got="best",
+            fix=f"Take --search {', '.join(own for own in METHODS if METHODS[own].in_bases)} for the best bases",
+        )
+    if method.ranks_by and importance is not None:
+        others = [own for own in METHODS if not METHODS[own].ranks_by]
+        raise PlanError(
+            f"{name} goes by {method.ranks_by}",
+            expected="no --importance, or --importance fisher",
+            got=importance,
+            fix=f"Compare criteria with --search {', '.join(others[:-1])} or {others[-1]}",
+        )
+    if method.needs_budget:
+        return
+    if budget:
+        raise PlanError(
+            f"{name} makes zeros and removes no width, so what the model costs stays and no budget can be met",
+            expected="no --budget (in Python: budget='')",
+            got=budget,
+            fix="Say how many zeros with --sparsity, or take another --search",
+        )
+    if cost:
+        raise PlanError(f"{name} goes by {method.ranks_by}, not by cost", expected="no --cost")
+    if trains_under_rounding:
+        raise PlanError("--qat trains every weight, and the zeros would not stay", expected="no --qat")
