@@ -36,6 +36,7 @@ class ExportSettings:
         seed: of the choice of calibration images, and of training.
         micro: memory that ``tflite-micro`` files must fit.
         opset: version of ONNX's operators in ONNX files, 17 to 23.
+        gpu_check: run each ``.tflite`` file on LiteRT's GPU path, too, where there is a graphics driver.
 
     Raises:
         DataError: a value is out of range.
@@ -54,6 +55,7 @@ class ExportSettings:
     seed: int = 0
     micro: MicroLimits = DEFAULT_LIMITS
     opset: int = OPSET
+    gpu_check: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)

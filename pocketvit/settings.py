@@ -61,10 +61,7 @@ class RunSettings:
         PlanError: a value is of another type, unknown or out of range.
     """
 
-    data: Annotated[
-        str,
-        _model("Dataset: {choices}.", forms="compress.data:data_forms"),
-    ] = "digits"
+    data: Annotated[str, _model("Dataset: {choices}.", forms="compress.data:data_forms")] = "digits"
     labels: Annotated[
         bool,
         _model(
@@ -247,6 +244,7 @@ class RunSettings:
     opset: Annotated[
         int, _export("Version of ONNX's operators in ONNX files, 17 to 23; ONNX Runtime 1.20 reads up to 21.")
     ] = ExportSettings.opset
+    gpu_check: Annotated[bool, _export("Compare each .tflite file on LiteRT's GPU path with the CPU.")] = True
     eval_limit: Annotated[
         int,
         _model("Most test and held-out images that top-1 is measured on, each class with its share; 0 takes all."),

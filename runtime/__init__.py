@@ -20,8 +20,6 @@ from .artifact import (
     ARTIFACT_DOCUMENT,
     Artifact,
     Calibration,
-    ClassLoss,
-    Parity,
     Precision,
     Provenance,
     TensorSpec,
@@ -49,6 +47,7 @@ from .errors import (
 )
 from .latency import LATENCY_DOCUMENT, LatencyCheck, LatencyPrecision, LatencyTable, WidthGrid, check_fits, latency_of
 from .metrics import METRICS_DOCUMENT, EpochRecord, ModelMetrics, WholeComparison
+from .parity import ClassLoss, GpuParity, Parity
 from .plan import MULTIPLE, PLAN_DOCUMENT, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan
 from .progress import Progress, if_long, message, silent
 from .quiet import quiet
@@ -75,6 +74,7 @@ __all__ = [
     "Engine",
     "EngineName",
     "Event",
+    "GpuParity",
     "EpochRecord",
     "WidthGrid",
     "LatencyPrecision",

@@ -19,6 +19,7 @@ ENGINES: Registry[EngineKind] = Registry(
     "engine",
     {
         "litert": "runtime.engines.litert:LITERT",
+        "litert-gpu": "runtime.engines.litert_gpu:LITERT_GPU",
         "onnxruntime": "runtime.engines.onnxruntime:ONNXRUNTIME",
         "torch": "runtime.engines.torch:TORCH",
     },
@@ -48,7 +49,7 @@ def open_engine(path: Path, engine: EngineName | None = None, threads: int = 1, 
         engine: one of ``ENGINES`` that reads the format; by default the one of the format.
         threads: worker threads, at least 1. In torch they are the whole process's (see ``TorchEngine``).
         device: one that the engine serves: ``cpu``; ``cuda`` for ``.onnx`` and ``.pt2`` files; ``tensorrt`` for
-            ``.onnx`` files.
+            ``.onnx`` files; ``gpu`` for ``.tflite`` files in the engine ``litert-gpu``.
 
     Raises:
         UnsupportedTargetError: there is no such engine or device, the engine does not read this format, ``threads``
