@@ -23,8 +23,9 @@ class GpuParity:
         sqnr_db: signal to quantisation noise of the GPU's outputs against the float model's, dB; null when they are
             identical or the float model's are not known.
         cpu_sqnr_db: the same of the CPU's outputs.
-        near_ties: number of images on which the two largest outputs of the float model, or where that is not known of
-            the file on the CPU, differ by less than the file's error; null where the output is not classes.
+        near_ties: number of images on which the two largest outputs of the float model differ by less than the file's
+            own error on that image; where the float model is not known, those of the CPU by less than the GPU's error;
+            null where the output is not classes.
         top1_agreement: share of the other images on which the GPU has the same top-1, 0..1; null where there are none.
         wrong: why the GPU's answers are wrong; null where they are right or the file did not run.
     """

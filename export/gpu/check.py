@@ -11,7 +11,7 @@ from export.reference import Reference
 from runtime import Artifact, GpuParity, PocketVitError, Progress, message, write_artifact
 from runtime.gpu.run import GpuWorker, find_gpu
 
-from .compare import judge_gpu
+from .compare import file_kind, judge_gpu
 
 STAGE = "GPU check"
 
@@ -83,7 +83,7 @@ def _found(
                 found[artifact.file] = replace(seen, reason=str(error))
                 message(progress, STAGE, f"{artifact.file} was not run on a GPU: {error}")
                 continue
-            own = found[artifact.file] = judge_gpu(artifact, answers, adapter, reference.logits)
+            own = found[artifact.file] = judge_gpu(file_kind(artifact), answers, adapter, reference.logits)
             if own.wrong is not None:
                 message(progress, f"{artifact.file} IS WRONG ON GPUs", f"{own.wrong} It is released for the CPU alone")
     return found

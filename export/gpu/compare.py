@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,27 @@ differently."""
 Array = npt.NDArray[np.float32]
 
 
-def judge_gpu(artifact: Artifact, answers: GpuAnswers, adapter: Adapter, reference: Array | None = None) -> GpuParity:
+@dataclass(frozen=True)
+class FileKind:
+    """What the comparison needs to know of a file.
+
+    Attributes:
+        integer: whether it has integers whose ranges were calibrated; otherwise it is a float file.
+        classes: whether its output is a logit for each class.
+        sqnr_db: its SQNR on the CPU against the float model, dB, as its manifest has it; None where it is not known.
+    """
+
+    integer: bool
+    classes: bool = True
+    sqnr_db: float | None = None
+
+
+def file_kind(artifact: Artifact) -> FileKind:
+    """Returns what a manifest says of its file."""
+    return FileKind(artifact.calibration is not None, artifact.output_kind == "classes", artifact.parity.sqnr_db)
+
+
+def judge_gpu(kind: FileKind, answers: GpuAnswers, adapter: Adapter, reference: Array | None = None) -> GpuParity:
     """Returns how the answers of the GPU compare, and why they are wrong if they are.
 
     The outputs of a float file must have the direction that they have on the CPU. CPU and GPU round an integer file
@@ -37,7 +57,7 @@ def judge_gpu(artifact: Artifact, answers: GpuAnswers, adapter: Adapter, referen
     model's outputs are not known, the two may be apart as far as two files with the SQNR of the manifest can be.
 
     Args:
-        artifact: the file's manifest, with its parity on the CPU.
+        kind: of the file.
         answers: the outputs of the file.
         adapter: the graphics adapter.
         reference: outputs of the float model on the same images, ``(N, …)``; None where they are not known.
@@ -54,8 +74,7 @@ def judge_gpu(artifact: Artifact, answers: GpuAnswers, adapter: Adapter, referen
             wrong="Its outputs on the GPU are not finite.",
         )
     cosines = _cosines(cpu, gpu)
-    classes = artifact.output_kind == "classes"
-    near, agreement = _agreement(cpu, gpu, known, adapter) if classes else (None, None)
+    near, agreement = _agreement(cpu, gpu, known, adapter) if kind.classes else (None, None)
     found = GpuParity(
         driver=adapter.name,
         software=adapter.software,
@@ -70,7 +89,7 @@ def judge_gpu(artifact: Artifact, answers: GpuAnswers, adapter: Adapter, referen
         near_ties=near,
         top1_agreement=agreement,
     )
-    return replace(found, wrong=_why_wrong(found, artifact, cpu, gpu, known))
+    return replace(found, wrong=_why_wrong(found, kind, cpu, gpu, known))
 
 
 def sqnr_db(outputs: Array, reference: Array) -> float | None:
@@ -81,6 +100,24 @@ def sqnr_db(outputs: Array, reference: Array) -> float | None:
         reference: of the float model, of the same shape.
     """
     return compare_logits(outputs, reference, None, classes=False).sqnr_db
+
+
+def within_error(outputs: Array, reference: Array) -> npt.NDArray[np.bool_]:
+    """Returns on which images the float model's two largest outputs are closer than the file's error there, ``(N,)``.
+
+    The error of an image is the largest by which the difference of the top-1 class to another class is off.
+
+    Args:
+        outputs: of the file on the CPU, ``(N, classes)``.
+        reference: of the float model, ``(N, classes)``.
+    """
+    if reference.shape[1] < 2:
+        return np.zeros(len(reference), np.bool_)
+    second, first = np.argsort(reference, axis=1)[:, -2:].T
+    rows, off = np.arange(len(reference)), outputs.astype(np.float64) - reference
+    errors = np.abs(off[rows, first][:, None] - off).max(axis=1)
+    near: npt.NDArray[np.bool_] = reference[rows, first] - reference[rows, second] < errors
+    return near
 
 
 def _cosines(cpu: Array, gpu: Array) -> npt.NDArray[np.float64]:
@@ -94,16 +131,17 @@ def _cosines(cpu: Array, gpu: Array) -> npt.NDArray[np.float64]:
 def _agreement(cpu: Array, gpu: Array, known: Array | None, adapter: Adapter) -> tuple[int, float | None]:
     """Returns the number of near ties, and the share of the other images with the same top-1 on the GPU."""
     wanted = cpu if known is None else known
-    near = near_ties(cpu, wanted)
-    if known is None or adapter.arithmetic != "fp32":  # the error is then the GPU's own
+    # the file's error is that on the CPU; where none is known, or the GPU rounds more, it is the GPU's
+    near = within_error(cpu, wanted)
+    if known is None or adapter.arithmetic != "fp32":
         near = near | near_ties(gpu, wanted)
     same = (gpu.argmax(axis=1) == wanted.argmax(axis=1))[~near]
     return int(near.sum()), float(same.mean()) if len(same) else None
 
 
-def _why_wrong(found: GpuParity, artifact: Artifact, cpu: Array, gpu: Array, known: Array | None) -> str | None:
+def _why_wrong(found: GpuParity, kind: FileKind, cpu: Array, gpu: Array, known: Array | None) -> str | None:
     assert found.cosine is not None
-    if artifact.calibration is None:
+    if not kind.integer:
         least = COSINE if found.arithmetic == "fp32" else COSINE_HALF
         if found.cosine < least:
             return (
@@ -116,7 +154,7 @@ def _why_wrong(found: GpuParity, artifact: Artifact, cpu: Array, gpu: Array, kno
             right = "no error" if wanted is None else f"{wanted:.1f} dB"
             return f"Its SQNR against the float model is {own:.1f} dB on the GPU and {right} on the CPU."
     else:
-        least_db, own = _least_db(artifact.parity.sqnr_db), sqnr_db(gpu, cpu)
+        least_db, own = _least_db(kind.sqnr_db), sqnr_db(gpu, cpu)
         if own is not None and least_db is not None and own < least_db:
             return (
                 f"Its outputs on the GPU have an SQNR of {own:.1f} dB against those on the CPU; that of a right file "

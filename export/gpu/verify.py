@@ -25,7 +25,7 @@ from runtime.gpu.adapter import Adapter
 from runtime.gpu.drivers import GpuDriver
 from runtime.gpu.run import GpuWorker
 
-from .compare import judge_gpu
+from .compare import file_kind, judge_gpu
 
 _SEED = 0
 
@@ -76,7 +76,7 @@ def verified_on_gpu(
             return replace(found, checks=(*found.checks, FileCheck(name, False, str(error))))
         sibling = None if artifact.calibration is None else float_file(path, artifact)
         reference = None if sibling is None else worker.cpu_answers(sibling, images)
-    gpu = judge_gpu(artifact, answers, adapter, reference)
+    gpu = judge_gpu(file_kind(artifact), answers, adapter, reference)
     ran = FileCheck(name, True, f"{gpu.images} images on {adapter.described}")
     right = FileCheck("right on the GPU path", gpu.wrong is None, gpu.wrong or _right(gpu, sibling))
     return replace(found, checks=(*found.checks, ran, right), gpu=gpu)
