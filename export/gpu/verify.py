@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from export.inspect.against.comparison_images import images_for
 from export.inspect.check_file import FileCheck, Verification
 from runtime import (
     Artifact,
@@ -46,8 +47,6 @@ def verified_on_gpu(
     path: Path,
     driver: GpuDriver,
     adapter: Adapter,
-    *,
-    images: npt.NDArray[np.float32] | None = None,
     progress: Progress = silent,
 ) -> Verification:
     """Returns the checks of a file with those on the GPU path.
@@ -57,17 +56,13 @@ def verified_on_gpu(
         path: the file, with its manifest.
         driver: the graphics driver.
         adapter: the adapter that LiteRT chooses with it.
-        images: preprocessed images ``(N, H, W, C)``; by default as many random ones as ran on the CPU.
         progress: called after every image.
 
     Raises:
         ArtifactError: the manifest is missing or damaged.
     """
     artifact = read_artifact(path, verify=False)
-    spec = artifact.preprocessing
-    if images is None:
-        shape = (found.images, spec.height, spec.width, spec.channels)
-        images = np.random.default_rng(_SEED).standard_normal(shape, dtype=np.float32)
+    images, source = images_to_run(path, artifact, found.images)
     name = "runs on the GPU path"
     with GpuWorker(driver) as worker:
         try:
@@ -77,9 +72,32 @@ def verified_on_gpu(
         sibling = None if artifact.calibration is None else float_file(path, artifact)
         reference = None if sibling is None else worker.cpu_answers(sibling, images)
     gpu = judge_gpu(file_kind(artifact), answers, adapter, reference)
-    ran = FileCheck(name, True, f"{gpu.images} images on {adapter.described}")
+    ran = FileCheck(name, True, f"{gpu.images} images ({source}) on {adapter.described}")
     right = FileCheck("right on the GPU path", gpu.wrong is None, gpu.wrong or _right(gpu, sibling))
     return replace(found, checks=(*found.checks, ran, right), gpu=gpu)
+
+
+def images_to_run(path: Path, artifact: Artifact, count: int) -> tuple[npt.NDArray[np.float32], str]:
+    """Returns test images of the run that a file belongs to, at most 100, or random ones, and where they come from.
+
+    Args:
+        path: the file.
+        artifact: its manifest.
+        count: number of images at most.
+
+    Returns:
+        Preprocessed images ``(N, H, W, C)`` float32, and their source in words.
+
+    Raises:
+        ArtifactError: the run's file of test images is damaged.
+    """
+    spec = artifact.preprocessing
+    shape = (count, spec.height, spec.width, spec.channels)
+    own = images_for(path, None, shape)
+    if not own.real:
+        return np.random.default_rng(_SEED).standard_normal(shape, dtype=np.float32), own.source
+    chosen = np.linspace(0, len(own.values) - 1, min(count, len(own.values))).round().astype(int)
+    return own.values[chosen], own.source
 
 
 def float_file(path: Path, artifact: Artifact) -> Path | None:

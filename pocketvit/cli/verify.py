@@ -52,12 +52,11 @@ def _on_gpu(artifact: Path, images: int, progress: Progress) -> Verification:
     """Returns the checks of a file on the CPU and on LiteRT's GPU path."""
     from export.gpu.verify import check_runs_on_gpu, verified_on_gpu
     from export.inspect.check_file import verify_file
-    from pocketvit.jobs.gpu_checking import graphics_driver, run_images
+    from pocketvit.jobs.gpu_checking import graphics_driver
 
     check_runs_on_gpu(artifact)
-    pictures = run_images(artifact, images)
     driver, adapter = graphics_driver(progress)
     found = verify_file(artifact, images=images, progress=progress)
     if not found.passed:  # damaged bytes are for the sandbox alone
         return found
-    return verified_on_gpu(found, artifact, driver, adapter, images=pictures, progress=progress)
+    return verified_on_gpu(found, artifact, driver, adapter, progress)
