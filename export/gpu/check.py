@@ -9,13 +9,15 @@ from pathlib import Path
 from export.formats import kind_of
 from export.reference import Reference
 from runtime import Artifact, GpuParity, PocketVitError, Progress, message, write_artifact
+from runtime.gpu.drivers import CHOICE, gpu_allowed
 from runtime.gpu.run import GpuWorker, find_gpu
 
 from .compare import file_kind, judge_gpu
 
 STAGE = "GPU check"
 
-NO_DRIVER = "There is no graphics driver here that LiteRT can use."
+NO_DRIVER = "There was no graphics driver that LiteRT can use."
+TURNED_OFF = f"{CHOICE} was set to none."
 
 _MACS = 1.5e10
 _IMAGES = (4, 32)
@@ -69,9 +71,10 @@ def _found(
     todo: Sequence[Artifact], folder: Path, take: Callable[[int], Reference], progress: Progress
 ) -> dict[str, GpuParity]:
     """Returns the comparison of each file."""
-    driver = find_gpu()
+    driver = find_gpu() if gpu_allowed() else None
     if driver is None:
-        return {artifact.file: GpuParity(reason=NO_DRIVER) for artifact in todo}
+        reason = NO_DRIVER if gpu_allowed() else TURNED_OFF
+        return {artifact.file: GpuParity(reason=reason) for artifact in todo}
     adapter, found = driver[1], {}
     seen = GpuParity(driver=adapter.name, software=adapter.software, arithmetic=adapter.arithmetic)
     with GpuWorker(driver[0], timeout_s=_SILENCE_S) as worker:

@@ -213,6 +213,7 @@ def test_a_file_that_is_wrong_on_the_gpu_is_released_with_a_warning_and_runs_on_
         load(tmp_path / artifact.file, device="gpu")
 
 
+@pytest.mark.usefixtures("gpu_allowed")
 def test_an_export_without_a_driver_says_so_quietly_and_one_with_a_driver_looks_again(
     digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from compress.model.folder import read_model
 from export.formats.tflite import rewrites_for
+from export.gpu.check import TURNED_OFF
 from export.graph.build import vit_graph
 from export.writers.tflite import tflite_bytes
 from runtime import manifest_path, read_artifact, sha256_of
@@ -87,5 +88,5 @@ def test_no_driver_or_another_format_is_a_bad_call(
 def test_the_files_of_a_run_without_a_driver_say_why_they_were_not_run(tiny_run: Path) -> None:
     gpu = read_artifact(tiny_run / "artifacts" / "tiny.fp32.tflite").parity.gpu
     assert gpu is not None
-    assert gpu.reason is not None
+    assert gpu.reason == TURNED_OFF
     assert gpu.whole is None
