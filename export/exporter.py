@@ -45,6 +45,7 @@ from runtime import (
 )
 from runtime.engines import ENGINES
 from runtime.formats import FORMATS
+from runtime.gpu.drivers import gpu_allowed
 
 from .formats import KINDS, ExportKind
 from .gate.limits import Verdict, is_note, verdict_on
@@ -156,10 +157,12 @@ def export_each(
     Raises:
         StorageError: there is no space, or no permission to write.
         MissingExtraError: a converter or engine is not installed; raised before any file is written.
+        UnsupportedTargetError: ``POCKETVIT_GPU`` has an unknown value; raised before any file is written.
     """
     folder = Path(folder)
     settings = settings or ExportSettings()
     check_extras(settings.kinds)
+    gpu_allowed()  # an unknown value of the variable is an error before any file is written
     pictures = calibration_pictures(settings.calibration_data, progress)
     job = ExportJob(model, task, data, folder, name, settings, _provenance(model, task), timer, pictures)
     kinds = [KINDS[name] for name in job.settings.kinds]
