@@ -1,10 +1,11 @@
-"""How a file answers on LiteRT's GPU path, over a software GPU, beside the CPU.
+"""How files answer on LiteRT's GPU path, beside the CPU and their float file.
 
-    python benchmarks/gpu_parity.py FILE.tflite… [--images RUN/bench/test-images.npz] [--count 64]
+    python benchmarks/gpu_parity.py FILE.tflite… [--count 32]
 
-The GPU path (ML Drift over WebGPU) computes on SwiftShader, the Vulkan driver Chromium carries for machines without a
-GPU; it is fetched from Debian's package once. It says whether the delegate computes a file rightly, and nothing of
-time. It computes in float32: what fp16 on a phone's GPU does to a file is another question.
+The images are the test images of the file's run where it has some, those of --images, or random ones. A GPU is used
+where there is one, and else SwiftShader, the Vulkan driver that Chromium carries for machines without a GPU; it is
+fetched from Debian's package where it is not installed. A driver that computes on the CPU shows whether the delegate
+computes a file rightly, and nothing of time.
 """
 
 from __future__ import annotations
@@ -13,47 +14,64 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from device_bench.metrics.accuracy import read_test_images
-from device_bench.targets.software_gpu.driver import software_vulkan
-from device_bench.targets.software_gpu.run import gpu_parity
-from runtime import PocketVitError, load, open_engine, preprocess
+from export.gpu.compare import file_kind, judge_gpu
+from export.gpu.verify import float_file, images_to_run
+from export.inspect.against.comparison_images import images_for
+from pocketvit.jobs.gpu_checking import graphics_driver
+from runtime import GpuParity, PocketVitError, manifest_path, read_artifact
+from runtime.gpu.adapter import Adapter
+from runtime.gpu.run import GpuWorker
 
 
 def main() -> None:
     """Prints a table of the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, help=".tflite files")
-    parser.add_argument("--images", type=Path, help="labelled pictures of a run; the files then need their manifests")
-    parser.add_argument("--count", type=int, default=64, help="images at most")
+    parser.add_argument("files", nargs="+", type=Path, help=".tflite files with their manifests")
+    parser.add_argument("--images", type=Path, help=".npz file with 'pictures' (uint8) or 'images' (preprocessed)")
+    parser.add_argument("--count", type=int, default=32, help="images at most")
     options = parser.parse_args()
     try:
-        vulkan = software_vulkan()
-        print(f"Driver: SwiftShader of {vulkan.package.file}\n")
-        print("| file | wholly on the GPU | driver | images | cosine, min | cosine, mean | max abs | of max | top-1 |")
-        print("|---|---|---|---:|---:|---:|---:|---:|---:|")
-        for path in options.files:
-            images = images_for(path, options.images, options.count)
-            found = gpu_parity(path, images, vulkan)
-            cosines = found.cosines
-            print(
-                f"| {path.name} | {'yes' if found.whole else 'no'} | {', '.join(found.drivers)} | {len(images)} "
-                f"| {cosines.min():.6f} | {cosines.mean():.6f} | {found.max_abs:.2g} | {found.max_rel:.2g} "
-                f"| {found.top1_agreement:.1%} |",
-                flush=True,
-            )
+        driver, adapter = graphics_driver()
+        print(f"Driver: {adapter.described}; {driver.title}\n")
+        print(
+            "| file | wholly on the GPU | images | cosine to the CPU, min | SQNR on the GPU | SQNR on the CPU "
+            "| near ties | same top-1 on others | verdict |"
+        )
+        print("|---|---|---:|---:|---:|---:|---:|---:|---|")
+        with GpuWorker(driver) as worker:
+            for path in options.files:
+                found = compared(path, options.images, options.count, worker, adapter)
+                known = manifest_path(path).is_file() and float_file(path, read_artifact(path)) is not None
+                print(
+                    f"| {path.name} | {'yes' if found.whole else 'no'} | {found.images} | {found.cosine or 0:.6f} "
+                    f"| {decibels(found.sqnr_db, known)} | {decibels(found.cpu_sqnr_db, known)} | {found.near_ties} "
+                    f"| {'-' if found.top1_agreement is None else f'{found.top1_agreement:.1%}'} "
+                    f"| {found.wrong or 'right'} |",
+                    flush=True,
+                )
     except PocketVitError as error:
         raise SystemExit(f"Error: {error}") from None
 
 
-def images_for(path: Path, pictures: Path | None, count: int) -> npt.NDArray[np.float32]:
-    """Returns the first pictures of a run's test images, as the file wants them, or as many random ones."""
-    if pictures is not None:
-        preprocessing = load(path).artifact.preprocessing
-        return np.stack([preprocess(one, preprocessing) for one in read_test_images(pictures).pictures[:count]])
-    shape = open_engine(path).input_shape[1:]
-    return np.random.default_rng(0).standard_normal((count, *shape), dtype=np.float32)
+def compared(path: Path, pictures: Path | None, count: int, worker: GpuWorker, adapter: Adapter) -> GpuParity:
+    """Returns the comparison of a file."""
+    artifact = read_artifact(path)
+    if pictures is None:
+        images, _ = images_to_run(path, artifact, count)
+    else:
+        every = images_for(path, pictures, artifact.input.shape).values
+        images = every[np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int)]
+    answers = worker.answers(path, images)
+    sibling = float_file(path, artifact)
+    return judge_gpu(
+        file_kind(artifact), answers, adapter, None if sibling is None else worker.cpu_answers(sibling, images)
+    )
+
+
+def decibels(value: float | None, known: bool) -> str:
+    """Returns an SQNR in words."""
+    return "-" if not known else "no error" if value is None else f"{value:.1f} dB"
 
 
 if __name__ == "__main__":

@@ -45,10 +45,12 @@ from runtime import (
 )
 from runtime.engines import ENGINES
 from runtime.formats import FORMATS
+from runtime.gpu.drivers import gpu_allowed
 
 from .formats import KINDS, ExportKind
 from .gate.limits import Verdict, is_note, verdict_on
 from .gate.looks import critical_value
+from .gpu.check import checked_on_gpu
 from .job import ExportJob, calibration_pictures, looks_of
 from .reference import GrowingReference
 from .settings import ExportSettings
@@ -155,10 +157,12 @@ def export_each(
     Raises:
         StorageError: there is no space, or no permission to write.
         MissingExtraError: a converter or engine is not installed; raised before any file is written.
+        UnsupportedTargetError: ``POCKETVIT_GPU`` has an unknown value; raised before any file is written.
     """
     folder = Path(folder)
     settings = settings or ExportSettings()
     check_extras(settings.kinds)
+    gpu_allowed()  # an unknown value of the variable is an error before any file is written
     pictures = calibration_pictures(settings.calibration_data, progress)
     job = ExportJob(model, task, data, folder, name, settings, _provenance(model, task), timer, pictures)
     kinds = [KINDS[name] for name in job.settings.kinds]
@@ -167,9 +171,9 @@ def export_each(
     done = {kind.name: _finished(job, kind) or _refused_before(job, kind) for kind in kinds}
     missing = [kind for kind in kinds if done[kind.name] is None]
     errors: list[Exception] = []
+    job = job.in_half_range(progress) if missing else job
+    reference = GrowingReference(job, progress)
     if missing:
-        job = job.in_half_range(progress)
-        reference = GrowingReference(job, progress)
         reference.take(looks_of(job)[0])
         with storage_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
             for position, kind in enumerate(missing):
@@ -187,8 +191,9 @@ def export_each(
     if errors:
         raise errors[0]
     made = [artifact for artifact in done.values() if artifact is not None]
+    accepted = tuple(artifact for artifact in made if artifact.refused is None)
     return ExportOutcome(
-        tuple(artifact for artifact in made if artifact.refused is None),
+        checked_on_gpu(accepted, folder, reference.take, progress) if settings.gpu_check else accepted,
         tuple(artifact for artifact in made if artifact.refused is not None),
     )
 

@@ -40,6 +40,7 @@ class ExportSettings:
         micro: memory that ``tflite-micro`` files must fit.
         opset: version of ONNX's operators in ONNX files, 17 to 23.
         io_type: type of image and logits in ``static-int8`` files, ``int8`` or ``uint8``.
+        gpu_check: run each ``.tflite`` file on LiteRT's GPU path, too, where there is a graphics driver.
 
     Raises:
         DataError: a value is out of range.
@@ -59,6 +60,7 @@ class ExportSettings:
     micro: MicroLimits = DEFAULT_LIMITS
     opset: int = OPSET
     io_type: Literal["int8", "uint8"] = "int8"
+    gpu_check: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)

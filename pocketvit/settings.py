@@ -63,10 +63,7 @@ class RunSettings:
         PlanError: a value is of another type, unknown or out of range.
     """
 
-    data: Annotated[
-        str,
-        _model("Dataset: {choices}.", forms="compress.data:data_forms"),
-    ] = "digits"
+    data: Annotated[str, _model("Dataset: {choices}.", forms="compress.data:data_forms")] = "digits"
     labels: Annotated[
         bool,
         _model(
@@ -253,6 +250,7 @@ class RunSettings:
     io_type: Annotated[
         Literal["int8", "uint8"], _export("Type of image and logits in static-int8 files: {choices}.")
     ] = ExportSettings.io_type
+    gpu_check: Annotated[bool, _export("Compare each .tflite file on LiteRT's GPU path with the CPU.")] = True
     eval_limit: Annotated[
         int,
         _model("Most test and held-out images that top-1 is measured on, each class with its share; 0 takes all."),

@@ -20,9 +20,7 @@ from .artifact import (
     ARTIFACT_DOCUMENT,
     Artifact,
     Calibration,
-    ClassLoss,
     HalfArithmetic,
-    Parity,
     Precision,
     Provenance,
     TensorSpec,
@@ -50,6 +48,7 @@ from .errors import (
 )
 from .latency import LATENCY_DOCUMENT, LatencyCheck, LatencyPrecision, LatencyTable, WidthGrid, check_fits, latency_of
 from .metrics import METRICS_DOCUMENT, EpochRecord, ModelMetrics, WholeComparison
+from .parity import ClassLoss, GpuParity, Parity
 from .plan import MULTIPLE, PLAN_DOCUMENT, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan
 from .progress import Progress, if_long, message, silent
 from .quiet import quiet
@@ -77,6 +76,7 @@ __all__ = [
     "Engine",
     "EngineName",
     "Event",
+    "GpuParity",
     "EpochRecord",
     "WidthGrid",
     "LatencyPrecision",

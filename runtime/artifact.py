@@ -14,6 +14,7 @@ from runtime.storage.files import sha256_of
 from .cost import macs, params
 from .errors import ArtifactError
 from .formats import format_of
+from .parity import ClassLoss, Parity
 from .plan import ShapePlan
 
 Precision = str
@@ -70,62 +71,6 @@ class TensorSpec:
                 expected=f"scale within 1e-30 to 1e30, zero point within {least} to {most}",
                 got=f"{self.scale} and {self.zero_point}",
             )
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Comparison of the written file with the torch model it came from, both run on real images.
-
-    Attributes:
-        images: number of images both ran on.
-        max_abs: largest absolute difference of an output.
-        max_rel: ``max_abs`` over the largest absolute output of the reference.
-        sqnr_db: signal to quantisation noise of the outputs, dB; null when they are identical.
-        top1_agreement: share of images with the same top-1 class, 0..1; null where the output is not classes.
-        top1: top-1 accuracy of the file on those images, 0..1; null with a reason.
-        reference_top1: top-1 accuracy of the torch model on those images, 0..1; null with a reason.
-        top1_reason: why ``top1`` is null.
-        batch_agreement: share of those images with the same top-1 class in batches of one, as in the figures above,
-            and of 32; null where the file takes a single image or its output is not classes.
-        batch_images: number of images that ran in batches; null where all or none of them did.
-        lost: number of images that the torch model alone answers right; null without labels.
-        gained: number of images that the file alone answers right; null without labels.
-        near_ties: number of images on which the torch model's two largest logits differ by less than the file's error,
-            the root mean square of the errors of such differences; null where the output is not classes.
-        near_tie_changes: number of those on which the file has another top-1.
-    """
-
-    images: int
-    max_abs: float
-    max_rel: float
-    sqnr_db: float | None
-    top1_agreement: float | None
-    top1: float | None
-    reference_top1: float | None
-    top1_reason: str | None = None
-    batch_agreement: float | None = None
-    batch_images: int | None = None
-    lost: int | None = None
-    gained: int | None = None
-    near_ties: int | None = None
-    near_tie_changes: int | None = None
-
-
-@dataclass(frozen=True)
-class ClassLoss:
-    """What a file lost and gained on the images of one class.
-
-    Attributes:
-        name: of the class.
-        images: number of images of the class.
-        lost: number of them that the torch model alone answers right.
-        gained: number of them that the file alone answers right.
-    """
-
-    name: str
-    images: int
-    lost: int
-    gained: int
 
 
 @dataclass(frozen=True)

@@ -192,11 +192,14 @@ def load(path: str | Path, engine: EngineName | None = None, threads: int = 1, d
 
     Raises:
         ArtifactError: file or manifest is missing, damaged, of a newer version, or they disagree.
-        UnsupportedTargetError: no such engine for this format, or no such device here.
+        UnsupportedTargetError: no such engine for this format, no such device here, or a file on ``gpu`` that its
+            manifest calls wrong on GPUs.
         MissingExtraError: the engine is not installed.
     """
     file = Path(path)
     artifact = read_artifact(file)
+    if device == "gpu":
+        check_right_on_gpu(artifact)
     loaded = open_engine(file, engine, threads, device)
     for what, spec, shape, dtype, qparams in (
         ("input", artifact.input, loaded.input_shape, loaded.input_dtype, loaded.input_qparams),
@@ -215,6 +218,22 @@ def load(path: str | Path, engine: EngineName | None = None, threads: int = 1, d
                 got=qparams,
             )
     return Session(artifact, loaded)
+
+
+def check_right_on_gpu(artifact: Artifact) -> None:
+    """Checks that a file was not found wrong on GPUs when it was exported.
+
+    Raises:
+        UnsupportedTargetError: it was.
+    """
+    gpu = artifact.parity.gpu
+    if gpu is not None and gpu.wrong is not None:
+        raise UnsupportedTargetError(
+            f"{artifact.file} answers wrongly on GPUs, as its export found",
+            expected="a file that is right there",
+            got=gpu.wrong.rstrip("."),
+            fix="Run it on the CPU, or take another of the exported files",
+        )
 
 
 def _same_qparams(spec: TensorSpec, qparams: tuple[float, int] | None) -> bool:

@@ -19,6 +19,12 @@ pytest_plugins = ["tests.boards.fixtures"]
 REQUIRED = "POCKETVIT_BOARDS_REQUIRED"
 """Where this is set, a machine that cannot run emulated devices fails their tests; elsewhere they are skipped."""
 
+GPU_REQUIRED = "POCKETVIT_GPU_REQUIRED"
+"""Where this is set, as in CI, a machine without a graphics driver fails the tests on the GPU path."""
+
+# every export of every test would look for a graphics driver otherwise; tests on the GPU path take the variable away
+os.environ["POCKETVIT_GPU"] = "none"
+
 
 def pytest_collection_finish():
     """Spares the collector of garbage the objects that the imports left, which stay until the end."""
@@ -28,9 +34,9 @@ def pytest_collection_finish():
 
 def pytest_runtest_setup(item):
     """Makes what emulated devices need before the first test on one."""
-    for marker, why_not in (("boards", why_no_boards), ("gpu", why_no_gpu)):
+    for marker, why_not, more in (("boards", why_no_boards, ()), ("gpu", why_no_gpu, (GPU_REQUIRED,))):
         if item.get_closest_marker(marker) is not None and (why := why_not()) is not None:
-            if os.environ.get(REQUIRED):
+            if any(os.environ.get(name) for name in (REQUIRED, *more)):
                 pytest.fail(why, pytrace=False)
             pytest.skip(why)
 
@@ -55,15 +61,12 @@ def why_no_boards():
 
 @cache
 def why_no_gpu():
-    """Returns why the software GPU cannot run here, or None where it can."""
-    from device_bench.targets.software_gpu.driver import missing_for_vulkan, software_vulkan
-    from runtime import MeasurementError
+    """Returns why the GPU path cannot run here on software, or None where it can."""
+    from runtime import PocketVitError
+    from tests.boards.gpu import software_gpu_driver
 
-    lacks = [f"{lack.what}: {lack.fix}" for lack in missing_for_vulkan()]
-    if lacks:
-        return f"The software GPU cannot run here. {'; '.join(lacks)}"
     try:
-        software_vulkan()
-    except MeasurementError as error:
-        return f"The software GPU cannot be fetched here. {error}"
+        software_gpu_driver()
+    except PocketVitError as error:
+        return f"LiteRT's GPU path cannot run here. {error}"
     return None

@@ -247,6 +247,8 @@ def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[s
     parity = artifact.parity
     if artifact.unproven and artifact.unproven not in notes:
         notes.append(artifact.unproven)
+    if parity.gpu is not None and parity.gpu.wrong:
+        notes.append(f"{artifact.file} IS WRONG ON GPUs, and is for the CPU alone. {parity.gpu.wrong}")
     if parity.top1 is None and parity.top1_reason and says_why:
         notes.append(f"{artifact.file} has no top-1: {parity.top1_reason.rstrip('.')}.")
     return SummaryRow(

@@ -17,6 +17,7 @@ TARGETS: Registry[Target] = Registry(
     {
         "cpu": "device_bench.targets.cpu:CPU",
         "cuda": "device_bench.targets.cuda:CUDA",
+        "gpu": "device_bench.targets.gpu:GPU",
         "ssh:[USER@]HOST": "device_bench.targets.ssh:SSH",
         "adb:[SERIAL]": "device_bench.targets.android.adb:ADB",
         "emu:pi4|pi5": "device_bench.targets.emulated.target:EMULATED",

@@ -14,6 +14,7 @@ from runtime import (
     Artifact,
     ArtifactError,
     DataError,
+    GpuParity,
     MissingExtraError,
     Parity,
     Progress,
@@ -72,6 +73,7 @@ class Verification:
         checks: in the order of their making.
         parity: comparison with the torch model on real images, from the manifest.
         comparison: with another engine, if one was asked for and ran.
+        gpu: comparison with LiteRT's GPU path, if it was asked for and ran.
     """
 
     file: str
@@ -79,6 +81,7 @@ class Verification:
     checks: tuple[FileCheck, ...]
     parity: Parity
     comparison: EngineComparison | None
+    gpu: GpuParity | None = None
 
     @property
     def passed(self) -> bool:
@@ -135,7 +138,7 @@ def _check_other(path: Path, against: str | None) -> None:
     if against is None:
         return
     if against != "tensorflow":
-        raise UnsupportedTargetError("No such engine to compare with", expected="tensorflow", got=against)
+        raise UnsupportedTargetError("No such engine to compare with", expected="tensorflow or gpu", got=against)
     if format_of(path).name != "tflite":
         raise UnsupportedTargetError(f"{path.name} does not run in TensorFlow's interpreter", expected="a .tflite file")
     if find_spec("tensorflow") is None:

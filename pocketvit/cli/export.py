@@ -58,12 +58,12 @@ def export(
         body = {"folder": str(folder), "artifacts": [encode(a) for a in artifacts]}
         print_json("pocketvit.artifacts", {**body, "refused": [encode(a) for a in refused]})
     else:
-        from pocketvit.cli.tables.models import artifact_table, refused_lines, unproven_lines
+        from pocketvit.cli.tables.models import artifact_table, gpu_lines, refused_lines, unproven_lines
         from pocketvit.console import stdout_console
 
         console = stdout_console()
         console.print(artifact_table(artifacts))
-        for line in [*unproven_lines(artifacts), *refused_lines(refused)]:
+        for line in [*unproven_lines(artifacts), *gpu_lines(artifacts), *refused_lines(refused)]:
             console.print(line)
         say(f"Files in {folder}")
     if refused:

@@ -19,6 +19,7 @@ from device_bench.targets.finding import Finding
 from runtime import MissingExtraError
 from runtime.engines import ENGINES, EngineKind
 from runtime.formats import FORMATS
+from runtime.gpu.drivers import NO_DRIVER_FIX, gpu_drivers
 
 if TYPE_CHECKING:
     from device_bench.machine.state import MachineState
@@ -278,6 +279,9 @@ def _engines(probe: Probe, gpu: str | None) -> list[Finding]:
 def _engine(probe: Probe, kind: EngineKind) -> Finding:
     """Returns the version of an engine and what it can compute with."""
     name = f"{kind.title} ({', '.join(FORMATS[form].suffix for form in kind.formats)})"
+    if kind.devices == ("gpu",):
+        drivers = "; ".join(driver.title for driver in gpu_drivers(root=probe.root))
+        return Finding("engines", name, f"{drivers}, not tried" if drivers else None, NO_DRIVER_FIX)
     if not kind.package:
         return Finding("engines", name, "registered by a plug-in")
     if kind.describe is None:

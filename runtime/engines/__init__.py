@@ -19,6 +19,7 @@ ENGINES: Registry[EngineKind] = Registry(
     "engine",
     {
         "litert": "runtime.engines.litert:LITERT",
+        "litert-gpu": "runtime.engines.litert_gpu:LITERT_GPU",
         "onnxruntime": "runtime.engines.onnxruntime:ONNXRUNTIME",
         "torch": "runtime.engines.torch:TORCH",
     },
@@ -45,10 +46,11 @@ def open_engine(path: Path, engine: EngineName | None = None, threads: int = 1, 
 
     Args:
         path: a file of one of ``runtime.formats.FORMATS``.
-        engine: one of ``ENGINES`` that reads the format; by default the one of the format.
+        engine: one of ``ENGINES`` that reads the format; by default the one of the format, or else one that serves the
+            device.
         threads: worker threads, at least 1. In torch they are the whole process's (see ``TorchEngine``).
         device: one that the engine serves: ``cpu``; ``cuda`` for ``.onnx`` and ``.pt2`` files; ``tensorrt`` for
-            ``.onnx`` files.
+            ``.onnx`` files; ``gpu`` for ``.tflite`` files, which the engine ``litert-gpu`` then runs.
 
     Raises:
         UnsupportedTargetError: there is no such engine or device, the engine does not read this format, ``threads``
@@ -82,7 +84,7 @@ def _open(path: Path, engine: EngineName | None, threads: int, device: EngineDev
     if threads < 1:
         raise UnsupportedTargetError("threads must be at least 1", got=threads)
     form = format_of(path)
-    name = engine or form.engine
+    name = engine or _default_engine(form, device)
     # the time of opening is measured, so no engine but the one that is needed is imported here
     kind = ENGINES[name] if name in ENGINES else None
     if kind is None or form.name not in kind.formats or not _serves(kind, device, resident):
@@ -90,6 +92,14 @@ def _open(path: Path, engine: EngineName | None, threads: int, device: EngineDev
     if not path.is_file():
         raise ArtifactError(f"The model file {path} does not exist")
     return kind.open(path, threads, device)
+
+
+def _default_engine(form: Format, device: EngineDevice) -> EngineName:
+    """Returns the engine of a format, or the first other one that reads it and serves a device which that does not."""
+    if device in ENGINES[form.engine].devices:
+        return form.engine
+    others = (kind.name for kind in ENGINES.values() if form.name in kind.formats and device in kind.devices)
+    return next(others, form.engine)
 
 
 def _serves(kind: EngineKind, device: EngineDevice, resident: bool) -> bool:

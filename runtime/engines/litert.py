@@ -67,8 +67,8 @@ class LiteRtEngine:
         self.input_name, self.output_name = inputs[0]["name"], outputs[0]["name"]
         self.input_shape = tuple(int(size) for size in inputs[0]["shape"])
         self.output_shape = tuple(int(size) for size in outputs[0]["shape"])
-        self.input_dtype, self.output_dtype = _dtype(path, inputs[0]), _dtype(path, outputs[0])
-        self.input_qparams, self.output_qparams = _qparams(path, inputs[0]), _qparams(path, outputs[0])
+        self.input_dtype, self.output_dtype = dtype_of(path, inputs[0]), dtype_of(path, outputs[0])
+        self.input_qparams, self.output_qparams = qparams_of(path, inputs[0]), qparams_of(path, outputs[0])
 
     def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Runs one batch of exactly the file's shape.
@@ -86,7 +86,16 @@ class LiteRtEngine:
         return output
 
 
-def _dtype(path: Path, detail: dict[str, Any]) -> np.dtype[Any]:
+def dtype_of(path: Path, detail: dict[str, Any]) -> np.dtype[Any]:
+    """Returns the type of a tensor of ``path``.
+
+    Args:
+        path: the file, for the error.
+        detail: of the tensor, as the interpreter gives it.
+
+    Raises:
+        ArtifactError: no file of ours has it.
+    """
     dtype: np.dtype[Any] = np.dtype(detail["dtype"])
     if dtype not in DTYPES.values():
         raise ArtifactError(
@@ -97,7 +106,16 @@ def _dtype(path: Path, detail: dict[str, Any]) -> np.dtype[Any]:
     return dtype
 
 
-def _qparams(path: Path, detail: dict[str, Any]) -> tuple[float, int] | None:
+def qparams_of(path: Path, detail: dict[str, Any]) -> tuple[float, int] | None:
+    """Returns scale and zero point of a tensor of ``path``; None for float.
+
+    Args:
+        path: the file, for the error.
+        detail: of the tensor, as the interpreter gives it.
+
+    Raises:
+        ArtifactError: an integer tensor has no scale.
+    """
     if np.dtype(detail["dtype"]) == np.float32:
         return None
     scale, zero_point = detail["quantization"]

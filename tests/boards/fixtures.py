@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from device_bench.targets.emulated import Board, Boards, build_boards, emulated_board
-from device_bench.targets.software_gpu.driver import SoftwareVulkan, software_vulkan
+from runtime.gpu.adapter import Adapter
+from runtime.gpu.drivers import CHOICE, GpuDriver
+from runtime.gpu.run import GpuWorker
 
 from .adb import SHELL, Phone, phone
+from .gpu import software_gpu_driver
 from .sshd import SshServer, ssh_server
 from .tools import Tools, unpacked_tools
 
@@ -26,9 +29,22 @@ def boards() -> Boards:
 
 
 @pytest.fixture(scope="session")
-def software_gpu() -> SoftwareVulkan:
-    """A Vulkan driver that computes on the CPU."""
-    return software_vulkan()
+def software_gpu() -> tuple[GpuDriver, Adapter]:
+    """A Vulkan driver that computes on the CPU, and LiteRT's name for it."""
+    return software_gpu_driver()
+
+
+@pytest.fixture(scope="module")
+def gpu_worker(software_gpu: tuple[GpuDriver, Adapter]) -> Iterator[GpuWorker]:
+    """A process that runs files on that driver."""
+    with GpuWorker(software_gpu[0]) as worker:
+        yield worker
+
+
+@pytest.fixture
+def gpu_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports look for a graphics driver that computes on the CPU; elsewhere in the tests they look for none."""
+    monkeypatch.setenv(CHOICE, "software")
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,8 @@ def test_the_model_files_of_a_folder_are_sorted(tmp_path: Path) -> None:
 def test_engines_name_what_installs_them() -> None:
     assert {kind.name: kind.fix for kind in ENGINES.values()} == {
         "litert": "pip install 'pocketvit[litert]'",
+        "litert-gpu": "pip install 'pocketvit[litert]'",
         "onnxruntime": "pip install 'pocketvit[onnx]'",
         "torch": "pip install 'pocketvit[compress]'",
     }
-    assert devices() == ("cpu", "cuda", "tensorrt")
+    assert devices() == ("cpu", "gpu", "cuda", "tensorrt")

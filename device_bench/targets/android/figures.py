@@ -143,6 +143,9 @@ def file_result(
         )
     if job.backend == "gpu":
         notes.append("The GPU may compute in 16-bit floats; the GPU's own memory is not part of the peak memory.")
+        checked = manifest.parity.gpu if manifest else None
+        if checked is not None and checked.wrong:
+            notes.append(f"WRONG ON GPUs, so these are times of wrong answers: {checked.wrong}")
     starts = Startup(tuple(run.init_s for run in runs), tuple(run.first_inference_s for run in runs))
     return FileResult(
         file=item.file.name,

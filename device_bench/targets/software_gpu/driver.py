@@ -7,27 +7,25 @@ are kept in the cache of the emulated boards.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from device_bench.targets.emulated.base import Package, boards_folder
+from device_bench.targets.emulated.base import Package
 from device_bench.targets.emulated.fetch import SUITE, apt_sources, fetch_debs, unpack_debs
 from device_bench.targets.emulated.host import Host, Lack, missing_programs
 from device_bench.targets.emulated.once import made_once
 from device_bench.targets.emulated.steps import Steps
 from runtime import ArtifactError, Document, MeasurementError, Progress, silent
+from runtime.gpu.drivers import DRIVER, LOADER, MANIFEST, GpuDriver, fetched_drivers, software_driver
 
 PACKAGE_DOCUMENT = Document("pocketvit-software-vulkan", 1, Package)
 STAGE = "fetching the software GPU"
 
 PACKAGE = "chromium-common"
 """Package with the driver and the loader, 32 MB; Mesa's lavapipe in Debian 12 is too old for LiteRT."""
-
-DRIVER, MANIFEST, LOADER = "libvk_swiftshader.so", "vk_swiftshader_icd.json", "libvulkan.so.1"
 
 _FOLDER = "usr/lib/chromium"
 _STEPS = 2
@@ -36,7 +34,7 @@ _RECIPE = (("device_bench.targets.software_gpu", "driver.py"), ("device_bench.ta
 
 @dataclass(frozen=True)
 class SoftwareVulkan:
-    """A Vulkan driver that a process can use by environment variables.
+    """A fetched Vulkan driver.
 
     Attributes:
         path: folder with the driver, its manifest and the loader.
@@ -46,17 +44,10 @@ class SoftwareVulkan:
     path: Path
     package: Package
 
-    def variables(self, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """Returns the environment variables with which a process finds only this driver.
-
-        Args:
-            environ: the environment they are added to.
-        """
-        others = environ.get("LD_LIBRARY_PATH")
-        return {
-            "VK_DRIVER_FILES": str(self.path / MANIFEST),
-            "LD_LIBRARY_PATH": f"{self.path}{os.pathsep}{others}" if others else str(self.path),
-        }
+    @property
+    def driver(self) -> GpuDriver:
+        """The driver, as LiteRT's GPU path takes it."""
+        return software_driver(self.path)
 
 
 def software_vulkan(
@@ -103,7 +94,7 @@ def driver_folder(cache: Path | None = None) -> Path:
     digest = hashlib.sha256()
     for package, name in _RECIPE:
         digest.update(files(package).joinpath(name).read_bytes())
-    return (cache or boards_folder()) / "vulkan" / digest.hexdigest()[:16]
+    return (fetched_drivers() if cache is None else cache / "vulkan") / digest.hexdigest()[:16]
 
 
 def missing_for_vulkan(cache: Path | None = None, host: Host | None = None) -> tuple[Lack, ...]:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from device_bench import format
+from runtime import GpuParity
 
 if TYPE_CHECKING:  # export loads torch, which most tables have no use for
     from export.inspect.check_file import Verification
@@ -101,6 +102,8 @@ def verification_tables(found: Verification) -> list[RenderableType]:
         f"SQNR {format.decibels(parity.sqnr_db)}, agrees {format.percent(parity.top1_agreement)}"
     )
     other = found.comparison
+    if found.gpu is not None:
+        return [checks, recorded, *_gpu_answers(found.gpu)]
     if other is None:
         return [checks, recorded]
     compared = Text(
@@ -120,3 +123,35 @@ def _gpu_part(found: Verification) -> Text:
         return Text("GPU delegate: looks compatible, by TensorFlow's analyzer", "green")
     issues = "".join(f"\n  {count} x {_shown(issue)}" for issue, count in gpu.issues.items())
     return Text(f"GPU DELEGATE: not compatible, by TensorFlow's analyzer{issues}", "bold red")
+
+
+def _gpu_answers(gpu: GpuParity) -> list[Text]:
+    """Returns the figures of a file on LiteRT's GPU path."""
+    kinds = {True: "computes on the CPU: answers, no times", False: "a GPU", None: "not known whether a GPU"}
+    kind = kinds[gpu.software]
+    driver = Text(f"GPU path on {_shown(gpu.driver or 'a driver without a name')} ({kind}), arithmetic ")
+    driver.append(gpu.arithmetic or "not known")
+    whole = Text("All operators ran on the GPU", "green")
+    if not gpu.whole:
+        whole = Text("NOT WHOLLY ON THE GPU: LiteRT's CPU kernels computed some operators", "bold red")
+    lines = [driver, whole]
+    if gpu.cosine is not None and gpu.mean_cosine is not None:
+        lines.append(
+            Text(
+                f"Against the CPU on {gpu.images} images: cosine {gpu.cosine:.6f} at least, {gpu.mean_cosine:.6f} in "
+                f"the mean; largest difference {format.error(gpu.max_rel)} of the largest output"
+            )
+        )
+    if gpu.cpu_sqnr_db is not None or gpu.sqnr_db is not None:
+        on_gpu, on_cpu = _decibels(gpu.sqnr_db), _decibels(gpu.cpu_sqnr_db)
+        lines.append(Text(f"SQNR against the float file: {on_gpu} on the GPU, {on_cpu} on the CPU"))
+    if gpu.near_ties is not None:
+        clear = gpu.images - gpu.near_ties
+        lines.append(
+            Text(f"Same top-1 on {format.percent(gpu.top1_agreement)} of {clear} images; {gpu.near_ties} are near ties")
+        )
+    return lines
+
+
+def _decibels(value: float | None) -> str:
+    return "no error" if value is None else format.decibels(value)

@@ -84,3 +84,9 @@ def unproven_lines(artifacts: Sequence[Artifact]) -> list[Text]:
     said = [own.unproven for own in artifacts if own.unproven]
     warnings = [Text(f"UNPROVEN: {text}", "bold yellow") for text in said if not is_note(text)]
     return warnings + [Text(f"NOTE: {text}") for text in dict.fromkeys(said) if is_note(text)]
+
+
+def gpu_lines(artifacts: Sequence[Artifact]) -> list[Text]:
+    """Returns a line for each file that is wrong on GPUs."""
+    wrong = [(own.file, own.parity.gpu.wrong) for own in artifacts if own.parity.gpu and own.parity.gpu.wrong]
+    return [Text(f"WRONG ON GPUs, for the CPU alone: {file}. {why}", "bold red") for file, why in wrong]

@@ -24,10 +24,10 @@ def test_an_address_has_a_form(address: str, form: str) -> None:
 
 @pytest.mark.parametrize("address", ["cpu:", "cpu:1", "ssh", "ssh:", "adb", "emu:", "", ":", "ftp:board"])
 def test_any_other_is_refused_with_the_forms(address: str) -> None:
-    with pytest.raises(UnsupportedTargetError, match=r"one of cpu, cuda, ssh:\[USER@\]HOST, adb:\[SERIAL\]"):
+    with pytest.raises(UnsupportedTargetError, match=r"one of cpu, cuda, gpu, ssh:\[USER@\]HOST, adb:\[SERIAL\]"):
         Device(address)
 
 
 def test_this_machine_is_the_only_local_device() -> None:
-    assert [form for form, target in TARGETS.items() if target.local] == ["cpu", "cuda"]
+    assert [form for form, target in TARGETS.items() if target.local] == ["cpu", "cuda", "gpu"]
     assert [form for form, target in TARGETS.items() if target.separate] == ["emu:pi4|pi5"]

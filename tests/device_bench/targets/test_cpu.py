@@ -280,7 +280,9 @@ def test_files_need_different_names(onnx_file, tmp_path):
 
 def test_an_unknown_target_names_those_that_are_known(onnx_file):
     for target in ("tpu", "cpu:1", "ftp:board", ""):
-        with pytest.raises(UnsupportedTargetError, match=rf"Expected one of cpu, cuda, ssh:\[USER@\]HOST.*'{target}'"):
+        with pytest.raises(
+            UnsupportedTargetError, match=rf"Expected one of cpu, cuda, gpu, ssh:\[USER@\]HOST.*'{target}'"
+        ):
             bench([onnx_file], target=target)
     with pytest.raises(UnsupportedTargetError, match=r"Expected pi4.*got|emu"):
         bench_device(Device("emu:pi9"), BenchRequest((onnx_file,)))

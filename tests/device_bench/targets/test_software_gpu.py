@@ -1,31 +1,25 @@
-"""The software GPU: how its driver is fetched and kept, and what is said where it, or a file on it, does not work."""
+"""The software GPU: how its driver is fetched and kept, and what is said where that does not work."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from device_bench.targets.emulated.base import Package
 from device_bench.targets.emulated.host import Host
 from device_bench.targets.emulated.steps import Steps
 from device_bench.targets.software_gpu.driver import (
-    DRIVER,
-    LOADER,
-    MANIFEST,
     SoftwareVulkan,
     driver_folder,
     missing_for_vulkan,
     software_vulkan,
 )
-from device_bench.targets.software_gpu.run import run_on_gpu
 from runtime import MeasurementError
+from runtime.gpu.drivers import DRIVER, LOADER, MANIFEST, gpu_drivers
 
 DEBIAN = "Types: deb\nURIs: http://mirror/debian\nSuites: bookworm bookworm-updates\nComponents: main\n"
 HERE = Host(system="Linux", machine="x86_64")
@@ -109,27 +103,8 @@ def test_what_is_missing_is_named_with_its_cure(tmp_path: Path) -> None:
     assert missing_for_vulkan(tmp_path / "cache", bare) == ()
 
 
-def test_a_process_is_told_to_use_this_driver_and_keeps_its_other_libraries(tmp_path: Path) -> None:
-    vulkan = SoftwareVulkan(tmp_path, Package("a.deb", "0" * 64))
-    assert vulkan.variables({}) == {
-        "VK_DRIVER_FILES": str(tmp_path / MANIFEST),
-        "LD_LIBRARY_PATH": str(tmp_path),
-    }
-    with_others = vulkan.variables({"LD_LIBRARY_PATH": "/opt/lib"})
-    assert with_others["LD_LIBRARY_PATH"].split(os.pathsep) == [str(tmp_path), "/opt/lib"]
-
-
-@pytest.mark.gpu
-def test_a_file_the_gpu_path_cannot_load_is_an_error_of_ours(tmp_path: Path, software_gpu: SoftwareVulkan) -> None:
-    path = tmp_path / "damaged.tflite"
-    path.write_bytes(b"no model" * 100)
-    with pytest.raises(MeasurementError, match=r"cannot run damaged\.tflite on the GPU path"):
-        run_on_gpu(path, np.zeros((1, 1, 8, 8, 3), np.float32), 10, np.dtype(np.float32), software_gpu)
-
-
-def test_a_gpu_path_that_hangs_is_ended(tmp_path: Path) -> None:
-    vulkan = SoftwareVulkan(tmp_path, Package("a.deb", "0" * 64))
-    with pytest.raises(MeasurementError, match=r"an end within 0\.01 s"):
-        run_on_gpu(
-            tmp_path / "any.tflite", np.zeros((1, 1), np.float32), 1, np.dtype(np.float32), vulkan, timeout_s=0.01
-        )
+def test_a_fetched_driver_is_found_again(tmp_path: Path) -> None:
+    made = fetched(Apt(DRIVER, MANIFEST, LOADER), tmp_path)
+    (found,) = gpu_drivers(tmp_path / "cache/vulkan", {}, tmp_path, "Linux")
+    assert found == made.driver
+    assert found.variables["VK_DRIVER_FILES"] == str(made.path / MANIFEST)

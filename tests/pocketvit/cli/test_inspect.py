@@ -111,7 +111,7 @@ def test_verifying_what_cannot_be(tiny_run: Path, pocketvit: Command, tmp_path: 
     file = copied(tiny_run, tmp_path)
     cases: list[tuple[tuple[object, ...], str]] = [
         ((file, "--images", 0), "1 to 10000"),
-        ((file, "--with", "caffe"), "Expected tensorflow"),
+        ((file, "--with", "caffe"), "Expected tensorflow or gpu"),
         ((tiny_run / "artifacts" / "tiny.onnx", "--with", "tensorflow"), "a .tflite file"),
         ((tmp_path / "none.onnx",), "does not exist"),
     ]

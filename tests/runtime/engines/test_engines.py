@@ -146,7 +146,7 @@ def test_threads_below_one(threads: int) -> None:
 def test_an_engine_that_does_not_read_the_format(onnx_file: Path) -> None:
     with pytest.raises(UnsupportedTargetError, match=r"tiny\.onnx does not run on .* Expected onnxruntime. Got litert"):
         open_engine(onnx_file, "litert")
-    with pytest.raises(UnsupportedTargetError, match=r"Expected litert. Got onnxruntime"):
+    with pytest.raises(UnsupportedTargetError, match=r"Expected litert or litert-gpu. Got onnxruntime"):
         open_engine(TFLITE, "onnxruntime")
     with pytest.raises(UnsupportedTargetError, match="Got tensorrt"):
         open_engine(TFLITE, "tensorrt")  # type: ignore[arg-type]
@@ -276,7 +276,7 @@ def test_a_device_that_does_not_run_the_format(onnx_file: Path, tmp_path: Path) 
     (tmp_path / "a.pt2").write_bytes(b"")
     with pytest.raises(UnsupportedTargetError, match=r"a\.pt2 does not run on tensorrt\. Expected a \.onnx file"):
         open_engine(tmp_path / "a.pt2", device="tensorrt")
-    with pytest.raises(UnsupportedTargetError, match=r"No such device\. Expected cpu, cuda, tensorrt\. Got tpu"):
+    with pytest.raises(UnsupportedTargetError, match=r"No such device\. Expected cpu, gpu, cuda, tensorrt\. Got tpu"):
         open_engine(onnx_file, device="tpu")  # type: ignore[arg-type]
     with pytest.raises(UnsupportedTargetError, match="threads must be at least 1"):
         open_engine(onnx_file, device="cuda", threads=0)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +16,8 @@ from device_bench.targets.android.adb import adb_link, bench_over_adb, check_adb
 from device_bench.targets.android.client import AdbRunner, Done
 from device_bench.targets.android.fuel_gauge import READ
 from device_bench.targets.base import Backend, Device
-from runtime import ArtifactError, MeasurementError, UnsupportedTargetError
+from runtime import ArtifactError, GpuParity, MeasurementError, UnsupportedTargetError, write_artifact
+from tests.runtime.examples import FLOAT_IN, FLOAT_OUT, tiny_artifact
 
 from .phone import FOLDER, SERIAL, XNNPACK, Phone, benchmark_text, recorded, well
 
@@ -127,6 +129,17 @@ def test_each_backend_has_a_result_and_says_where_it_fell_back(program: Path, fi
     assert median(cpu.latency.values) == pytest.approx(0.019203)
     assert npu.memory.peak_rss_bytes is None
     assert npu.memory.reason is not None
+
+
+def test_times_of_a_file_that_is_wrong_on_gpus_are_marked(program: Path, files: list[Path]) -> None:
+    known = tiny_artifact(files[0], FLOAT_IN, FLOAT_OUT)
+    wrong = GpuParity(driver="a", wrong="Its cosine is 0.8.")
+    write_artifact(files[0], replace(known, parity=replace(known.parity, gpu=wrong)))
+    phone = Phone(programs={"model-0.tflite": lambda phone, flags: Done(0, recorded("benchmark_gpu_part.txt"), "")})
+    (result,) = bench(phone, program, files[:1], backends=("gpu",))
+    assert any(note.startswith("WRONG ON GPUs") and "0.8" in note for note in result.files[0].notes)
+    cpu = one(Phone(), program, files[:1]).files[0]
+    assert not any("WRONG" in note for note in cpu.notes)
 
 
 def crash(phone: Phone, flags: dict[str, str]) -> Done:

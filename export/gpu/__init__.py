@@ -1,0 +1,1 @@
+"""Checks how a ``.tflite`` file answers on LiteRT's GPU path, beside the CPU and the model it came from."""
