@@ -28,6 +28,9 @@ except ImportError as error:
     raise MissingExtraError(error.name or "timm", "compress") from None
 
 
+_NO_PAIR = "Its config.json and its weights do not belong together: save or fetch both again"
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """The model to start from.
@@ -227,7 +230,7 @@ def _fitted(spec: ModelSpec, num_classes: int | None) -> tuple[dict[str, torch.T
         plan_of_timm(model)
         checkpoint, resampled = spec.hub.checkpoint(model)
         checkpoint = with_classifier(checkpoint)
-        weights, report = fit_checkpoint(checkpoint, model, spec.hub.kind, reset_head=spec.reset_head)
+        weights, report = fit_checkpoint(checkpoint, model, spec.hub.kind, reset_head=spec.reset_head, cure=_NO_PAIR)
         notes = (*spec.hub.notes, *report.notes)
         return weights, replace(report, notes=notes, resampled=(*resampled, *report.resampled))
     checkpoint: Checkpoint = with_classifier(open_checkpoint(spec.checkpoint))

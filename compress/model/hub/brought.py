@@ -117,18 +117,23 @@ class HubModel:
             ModelError: a file is damaged or holds other weights.
         """
         content = read_weights(self.files)
-        if self.family is None or self.head is None:
+        if self.family is None or self.head is None or self.shape is None:
             return open_checkpoint(self.files[0], content=content), ()
         weights, unused = to_network(content, self.family, self.head, self.prefixes)
         resampled: tuple[str, ...] = ()
         if "pos_embed" in weights and weights["pos_embed"].ndim == 3 and "cls_token" in weights:
-            apart = bool(network.no_embed_class)
-            old = weights["pos_embed"]
-            grid = network.patch_embed.grid_size
-            weights["pos_embed"] = resample_positions(old, 1 if apart else network.num_prefix_tokens, grid)
+            old, grid = weights["pos_embed"], network.patch_embed.grid_size
+            wanted = self.shape.grid[0] * self.shape.grid[1] + (network.no_embed_class or network.num_prefix_tokens)
+            if old.shape[1] != wanted:
+                raise ModelError(
+                    f"The weights of {self.place.name} have positions for another size than its config.json states",
+                    expected=f"{wanted} positions",
+                    got=old.shape[1],
+                )
+            weights["pos_embed"] = resample_positions(old, self.shape.grid, grid)
             if weights["pos_embed"] is not old and tuple(network.patch_embed.img_size) != self.img_size:
                 resampled = (f"positions to {'x'.join(map(str, grid))}",)
-            if apart:
+            if network.no_embed_class:
                 weights = without_class_position(weights)
         return Checkpoint(path=self.files[0], weights=weights, prefix=self.prefixes[0], outside=unused), resampled
 

@@ -89,7 +89,7 @@ def find_head(names: Mapping[str, object], family: Family, prefix: str) -> Head:
 def to_network(
     weights: Mapping[str, torch.Tensor], family: Family, head: Head, prefixes: tuple[str, str]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Returns the weights by timm's names, and those that the answers do not depend on, by their own.
+    """Returns the weights by timm's names, and those that the answers do not depend on.
 
     Weights that no table knows keep their names, and the check against the network refuses them.
 
@@ -111,7 +111,7 @@ def to_network(
         elif any(re.fullmatch(pattern, name.removeprefix(outer)) for pattern in family.unused) or (
             inner and any(re.fullmatch(pattern, inner) for pattern in family.unused)
         ):
-            unused[name] = value
+            unused[(inner or name.removeprefix(outer)).removeprefix("embeddings.")] = value
         else:
             found[tokens.get(inner) or _renamed(inner) or name] = value
     if not head.options.get("final_norm", True):
@@ -154,18 +154,18 @@ def without_class_position(weights: Mapping[str, torch.Tensor]) -> dict[str, tor
     return w
 
 
-def resample_positions(positions: torch.Tensor, prefix: int, grid: tuple[int, int]) -> torch.Tensor:
+def resample_positions(positions: torch.Tensor, own: tuple[int, int], grid: tuple[int, int]) -> torch.Tensor:
     """Returns positions ``(1, prefix + N, C)`` for another grid of patches, as ``transformers`` interpolates them.
 
     Args:
-        positions: those of ``prefix`` tokens and of a square grid of patches.
-        prefix: number of tokens before the patches.
+        positions: those of ``prefix`` tokens and of a grid of patches.
+        own: rows and columns of that grid.
         grid: rows and columns of the new grid.
     """
-    side = round((positions.shape[1] - prefix) ** 0.5)
-    if side * side != positions.shape[1] - prefix or (side, side) == grid:
+    prefix = positions.shape[1] - own[0] * own[1]
+    if own == grid or prefix < 0:
         return positions
     first, patches = positions[:, :prefix], positions[:, prefix:].float()
-    image = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    image = patches.reshape(1, *own, -1).permute(0, 3, 1, 2)
     image = F.interpolate(image, size=grid, mode="bicubic", align_corners=False)
     return torch.cat((first, image.permute(0, 2, 3, 1).flatten(1, 2).to(first.dtype)), dim=1)

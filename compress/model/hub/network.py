@@ -43,6 +43,12 @@ class Shape:
     channels: int
     options: Mapping[str, Any]
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        patch = self.options["patch_size"]
+        return self.img_size[0] // patch[0], self.img_size[1] // patch[1]
+
     def build(self, head: Head, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
         """Returns the network with fresh weights.
 
