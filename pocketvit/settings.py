@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from compress.bases.counts import COPIES
 from compress.data import SOURCES
-from compress.recipe import TrainRecipe
 from compress.model.hub.place import short_name
+from compress.recipe import TrainRecipe
 from compress.search import METHODS
 from compress.search.sparse_settings import SparseSettings
 from compress.search.tas.settings import TasSettings

@@ -14,7 +14,7 @@ from torch import nn
 
 from runtime import MissingExtraError, ModelError, PlanError, PocketVitWarning, ShapePlan, check_fields, check_is
 
-from .checkpoint_file import Checkpoint, open_checkpoint, with_classifier
+from .checkpoint_file import open_checkpoint, with_classifier
 from .checkpoint_fit import LoadReport, fit_checkpoint, head_classes
 from .hub.brought import HubModel, open_hub
 from .hub.place import is_place
@@ -225,18 +225,24 @@ def _fitted(spec: ModelSpec, num_classes: int | None) -> tuple[dict[str, torch.T
     """Returns the weights of the spec's checkpoint by timm's names and in its sizes, and the report."""
     assert spec.checkpoint is not None
     if spec.hub is not None:
-        with torch.device("meta"):
-            model = _create(spec, num_classes or spec.hub.outputs or 2, pretrained=False)
-        plan_of_timm(model)
-        checkpoint, resampled = spec.hub.checkpoint(model)
-        checkpoint = with_classifier(checkpoint)
-        weights, report = fit_checkpoint(checkpoint, model, spec.hub.kind, reset_head=spec.reset_head, cure=_NO_PAIR)
-        notes = (*spec.hub.notes, *report.notes)
-        return weights, replace(report, notes=notes, resampled=(*resampled, *report.resampled))
-    checkpoint: Checkpoint = with_classifier(open_checkpoint(spec.checkpoint))
+        return _fitted_of_hub(spec, spec.hub, num_classes)
+    checkpoint = with_classifier(open_checkpoint(spec.checkpoint))
     with torch.device("meta"):
         model = _create(spec, num_classes or head_classes(checkpoint.weights) or 2, pretrained=False)
     return fit_checkpoint(checkpoint, model, spec.name, reset_head=spec.reset_head)
+
+
+def _fitted_of_hub(
+    spec: ModelSpec, hub: HubModel, num_classes: int | None
+) -> tuple[dict[str, torch.Tensor], LoadReport]:
+    with torch.device("meta"):
+        model = _create(spec, num_classes or hub.outputs or 2, pretrained=False)
+    plan_of_timm(model)
+    checkpoint, resampled = hub.checkpoint(model)
+    checkpoint = with_classifier(checkpoint)
+    weights, report = fit_checkpoint(checkpoint, model, hub.kind, reset_head=spec.reset_head, cure=_NO_PAIR)
+    resampled = (*resampled, *report.resampled)
+    return weights, replace(report, notes=(*hub.notes, *report.notes), resampled=resampled)
 
 
 def default_classes(spec: ModelSpec) -> int:

@@ -212,7 +212,7 @@ class _Vit(VitParts):
         return g.op("mul", [x, g.op("logistic", [inside], f"{name}.logistic")], name)
 
     def head(self, x: str) -> str:
-        plan, g = self.plan, self.g
+        plan = self.plan
         early = self.mean_early()
         if plan.pooling == "token_and_avg":
             normed = self.norm(x, "norm")

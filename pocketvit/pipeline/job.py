@@ -21,6 +21,7 @@ from compress.distill.settings import Distillation, DistillMethod
 from compress.distributed import current_ranks
 from compress.model.checkpoint_fit import LoadReport
 from compress.model.folder import Task
+from compress.model.hub.place import short_name
 from compress.model.load import (
     ModelSpec,
     check_model,
@@ -29,7 +30,6 @@ from compress.model.load import (
     resolved,
     weights_metadata,
 )
-from compress.model.hub.place import short_name
 from compress.model.metadata import WeightsMetadata, is_stretched
 from compress.recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
 from compress.search import METHODS

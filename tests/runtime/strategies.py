@@ -7,7 +7,7 @@ from typing import get_args
 
 from hypothesis import strategies as st
 
-from runtime.plan import Activation, BlockPlan, NormPlace, PosEmbed, ShapePlan
+from runtime.plan import Activation, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan
 
 widths = st.integers(1, 64).map(lambda units: 8 * units)
 block_plans = st.builds(BlockPlan, num_heads=st.integers(1, 8), qk_dim=widths, v_dim=widths, mlp_dim=widths)

@@ -263,5 +263,7 @@ def _timm_arguments(config: Fields) -> dict[str, Any]:
         large = any(isinstance(value, (int, float)) and abs(value) > _LARGEST_SIDE for value in pair)
         deep = name == "depth" and not (type(value) is int and 1 <= value <= _DEEPEST)
         if not plain or large or deep or name in _NOT_OF_ARCHITECTURES:
-            raise found.wrong(name, f"an argument of the architecture, at most {_LARGEST_SIDE} ({_DEEPEST} blocks)", value)
+            raise found.wrong(
+                name, f"an argument of the architecture, at most {_LARGEST_SIDE} ({_DEEPEST} blocks)", value
+            )
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.values.items()}

@@ -26,7 +26,9 @@ def class_names(config: Fields, outputs: int) -> tuple[str, ...] | None:
         return None
     if len(names) != outputs:
         raise ModelError(
-            f"{config.where} names another number of classes than the head has outputs", expected=outputs, got=len(names)
+            f"{config.where} names another number of classes than the head has outputs",
+            expected=outputs,
+            got=len(names),
         )
     return tuple(names)
 

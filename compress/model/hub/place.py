@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +109,8 @@ def _fetch(repo: str, revision: str, name: str) -> Path | None:
     except ImportError as error:
         raise MissingExtraError(error.name or "huggingface_hub", "compress") from None
     try:
-        return Path(hf_hub_download(repo, name, revision=revision))
+        with _quiet():
+            return Path(hf_hub_download(repo, name, revision=revision))
     except errors.LocalEntryNotFoundError as error:  # no network, and not in the cache
         known: Any = try_to_load_from_cache(repo, name, revision=revision)
         if known is not None and not isinstance(known, str):
@@ -130,10 +134,22 @@ def _fetch(repo: str, revision: str, name: str) -> Path | None:
         raise _unreachable(repo, name, error) from error
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the library's remarks on every attempt from the terminal; the last error says what they do."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _unreachable(repo: str, name: str, error: Exception) -> ModelError:
     reason = str(error).strip().splitlines()
     return ModelError(
         f"'{name}' of the repository {repo} cannot be fetched",
         got=f"{type(error).__name__}: {reason[0][:200] if reason else ''}",
-        fix="Go online, or give a folder that holds the model's files with --model FOLDER",
+        fix="Go online without HF_HUB_OFFLINE, or give a folder that holds the model's files with --model FOLDER",
     )

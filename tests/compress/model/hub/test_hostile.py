@@ -75,7 +75,9 @@ def test_a_damaged_config_is_refused(tmp_path: Path, text: str) -> None:
     assert "config.json" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "a/b.safetensors", "model.py", "", "..", "x\x00"])
+@pytest.mark.parametrize(
+    "name", ["../outside.safetensors", "/etc/passwd", "a/b.safetensors", "model.py", "", "..", "x\x00"]
+)
 def test_shards_lie_in_the_folder(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "model"
     saved(folder)
@@ -149,7 +151,9 @@ def test_missing_weights_are_refused(tmp_path: Path, missing: str) -> None:
     assert refusal(tmp_path)
 
 
-@pytest.mark.parametrize("extra", ["vit.encoder.layer.0.attention.gate.weight", "vit.embeddings.rope.weight", "x.weight"])
+@pytest.mark.parametrize(
+    "extra", ["vit.encoder.layer.0.attention.gate.weight", "vit.embeddings.rope.weight", "x.weight"]
+)
 def test_weights_that_nothing_knows_are_refused_by_name(tmp_path: Path, extra: str) -> None:
     saved(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
@@ -164,7 +168,7 @@ def test_weights_of_another_shape_or_no_numbers_are_refused(tmp_path: Path) -> N
         ("classifier.weight", torch.ones(5, 16), "head"),
         ("classifier.weight", torch.full((5, 32), torch.nan), "NaN"),
         ("vit.embeddings.cls_token", torch.zeros(3), "cls_token"),
-        ("vit.embeddings.position_embeddings", torch.zeros(2, 2, 2, 2), "pos_embed"),
+        ("vit.embeddings.position_embeddings", torch.zeros(2, 2, 2, 2), "positions"),
     ):
         save_file({**weights, name: value}, tmp_path / "model.safetensors")
         assert part in refusal(tmp_path)

@@ -29,7 +29,9 @@ PROCESSORS = {
     "not-scaled": lambda: transformers.ViTImageProcessorPil(
         size={"height": 32, "width": 32}, do_rescale=False, image_mean=[120.0] * 3, image_std=[60.0] * 3
     ),
-    "other-factor": lambda: transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}, rescale_factor=1 / 127.5),
+    "other-factor": lambda: transformers.ViTImageProcessorPil(
+        size={"height": 32, "width": 32}, rescale_factor=1 / 127.5
+    ),
     "not-normalised": lambda: transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}, do_normalize=False),
     "lanczos": lambda: transformers.CLIPImageProcessorPil(
         size={"shortest_edge": 40}, crop_size={"height": 33, "width": 33}, resample=1
@@ -86,7 +88,10 @@ def test_pictures_that_are_not_scaled_are_taken_as_they_are() -> None:
         ({"size": {"height": 35, "width": 35}, "do_center_crop": True, "crop_size": 32}, "between two pixels"),
         ({"do_resize": False, "do_center_crop": True}, "not scaled"),
         ({"auto_map": {"AutoImageProcessor": "mine.Processor"}}, "auto_map"),
-        ({"size": {"shortest_edge": 40}, "do_center_crop": True, "crop_size": {"height": 32, "width": 16}}, "no square"),
+        (
+            {"size": {"shortest_edge": 40}, "do_center_crop": True, "crop_size": {"height": 32, "width": 16}},
+            "no square",
+        ),
         ({"size": "large"}, "'size'"),
         ({"size": 10**12}, "'size'"),
         ({"size": {"height": -5, "width": 5}}, "'height'"),
