@@ -183,6 +183,12 @@ def _create(spec: ModelSpec, num_classes: int, pretrained: bool) -> nn.Module:
 
 
 def _create_brought(spec: ModelSpec, hub: HubModel, num_classes: int) -> nn.Module:
+    if spec.in_chans != hub.channels:
+        raise PlanError(
+            f"{hub.place.name} takes pictures of other channels",
+            expected=f"--in-chans {hub.channels}",
+            got=spec.in_chans,
+        )
     arguments: dict[str, Any] = {"in_chans": spec.in_chans}
     if spec.img_size is not None:
         arguments["img_size"] = spec.img_size

@@ -64,7 +64,7 @@ class Shape:
         values |= {"num_classes": num_classes, **arguments}
         try:
             network: nn.Module = _NETWORKS[head.form](**values)
-        except (AssertionError, ValueError, TypeError, RuntimeError) as error:
+        except (AssertionError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
             raise ModelError("The model cannot be made with these options", got=str(error)[:200]) from error
         return network
 

@@ -17,6 +17,8 @@ HUB_FORMS = ("hf:", "hf_hub:", "hf-hub:")
 
 _REPOSITORY = re.compile(r"(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(@(?P<revision>[\w.][\w./-]{0,199}))?", re.ASCII)
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
 
 @dataclass(frozen=True)
 class Place:
@@ -108,13 +110,13 @@ def _fetch(repo: str, revision: str, name: str) -> Path | None:
         from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
     except ImportError as error:
         raise MissingExtraError(error.name or "huggingface_hub", "compress") from None
+    known: Any = try_to_load_from_cache(repo, name, revision=revision) if _COMMIT.fullmatch(revision) else None
+    if known is not None:  # a commit's files never change; anything but a path says that there is none
+        return Path(known) if isinstance(known, str) else None
     try:
         with _quiet():
             return Path(hf_hub_download(repo, name, revision=revision))
     except errors.LocalEntryNotFoundError as error:  # no network, and not in the cache
-        known: Any = try_to_load_from_cache(repo, name, revision=revision)
-        if known is not None and not isinstance(known, str):
-            return None  # the cache knows that the repository has no such file
         raise _unreachable(repo, name, error) from error
     except errors.EntryNotFoundError:
         return None

@@ -54,7 +54,7 @@ def test_a_backbone_alone_gets_a_fresh_head_on_the_same_features(tmp_path: Path,
     assert own.plan.num_classes == 7
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model."])
 def test_wrappers_of_training_are_taken_off(tmp_path: Path, prefix: str) -> None:
     model = saved(tmp_path, "dinov2")
     weights = load_file(tmp_path / "model.safetensors")
@@ -158,6 +158,13 @@ def test_outputs_that_are_no_classes_are_refused_unless_the_head_is_trained_anew
     with pytest.raises(ModelError, match=r"independent labels.*--reset-head"):
         check_model(spec_of(tmp_path))
     assert load_model(spec_of(tmp_path, reset_head=True), 9).plan.num_classes == 9
+
+
+def test_sizes_and_channels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path)
+    for options in ({"in_chans": 1}, {"img_size": 40}, {"img_size": 0}, {"patch_size": 0}, {"patch_size": 64}):
+        with pytest.raises((ModelError, PlanError)):
+            check_model(spec_of(tmp_path, **options))
 
 
 def test_weights_and_architecture_come_together(tmp_path: Path) -> None:
