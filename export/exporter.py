@@ -373,4 +373,6 @@ def _provenance(model: SlicedViT, task: Task) -> Provenance:
             versions[library] = version(library)
         except PackageNotFoundError:
             continue
-    return Provenance(tool_version(), task.source, weights_sha256(model), versions)
+    return Provenance(
+        tool_version(), task.source, weights_sha256(model), versions, origin=task.origin, licence=task.licence
+    )

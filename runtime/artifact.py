@@ -152,12 +152,17 @@ class Provenance:
         source: the model it was exported from, in words.
         weights_sha256: of the source's weights (every tensor's name, type, shape and bytes).
         versions: of the libraries that wrote the file.
+        origin: the repository of the Hugging Face Hub and the commit that the weights come from, ``OWNER/NAME@COMMIT``;
+            null for others.
+        licence: that the model's card states; null where it states none.
     """
 
     tool_version: str
     source: str
     weights_sha256: str
     versions: dict[str, str]
+    origin: str | None = None
+    licence: str | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def params(plan: ShapePlan) -> int:
     elif plan.pre_dim:
         total += (plan.pre_dim + 1) * c
     total += sum(_block_params(plan, block) for block in plan.blocks)
-    heads = 2 if plan.dist_token else 1
+    heads = 2 if plan.two_heads else 1
     return total + heads * (c + 1) * plan.num_classes
 
 
@@ -42,7 +42,7 @@ def macs(plan: ShapePlan) -> int:
         qk, v = block.num_heads * block.qk_dim, block.num_heads * block.v_dim
         total += tokens * c * (2 * qk + v) + tokens * v * c + 2 * tokens * c * block.mlp_dim
         total += tokens * tokens * (qk + v)
-    heads = 2 if plan.dist_token else 1
+    heads = 2 if plan.two_heads else 1
     return total + heads * c * plan.num_classes
 
 

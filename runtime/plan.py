@@ -14,7 +14,7 @@ MULTIPLE = 8
 """Every prunable width is a multiple of this (tensor-core and SIMD alignment)."""
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
-Pooling = Literal["token", "avg", "avg_all"]
+Pooling = Literal["token", "avg", "avg_all", "token_and_avg"]
 PosEmbed = Literal["none", "patches", "all"]
 NormPlace = Literal["before_pool", "after_pool", "none"]
 NormType = Literal["layer", "rms"]
@@ -62,7 +62,8 @@ class ShapePlan:
         dist_token: whether a distillation token and a second head follow it (distilled DeiT).
         reg_tokens: number of register tokens.
         pos_embed: position embedding on no token, on patches only, or on all tokens.
-        pooling: the head reads the class token, the mean of patches, or the mean of all tokens.
+        pooling: the head reads the class token, the mean of patches, or the mean of all tokens; with ``token_and_avg``
+            one head reads the class token, a second one the mean of patches, and both are averaged.
         norm_pre: a norm after the embedding (CLIP); an RMSNorm there has a Linear to ``embed_dim`` behind it.
         norm: where the last norm stands.
         norm_eps: epsilon of every norm, or one for each norm in the order of ``norm_names``.
@@ -138,10 +139,12 @@ class ShapePlan:
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 raise PlanError(f"Unknown {name}", expected=", ".join(get_args(allowed)), got=getattr(self, name))
-        if self.pooling == "token" and not self.class_token:
+        if self.pooling in ("token", "token_and_avg") and not self.class_token:
             raise PlanError("Pooling the class token needs one", fix="Set class_token or pool by average")
         if self.dist_token and not (self.class_token and self.pooling == "token"):
             raise PlanError("A distillation token needs a class token, and pooling by token")
+        if self.pooling == "token_and_avg" and self.norm != "before_pool":
+            raise PlanError("Pooling by token and average needs the last norm before it", got=self.norm)
 
     def _check_norms(self) -> None:
         values = self.norm_eps if isinstance(self.norm_eps, tuple) else (self.norm_eps,)
@@ -164,6 +167,11 @@ class ShapePlan:
     def eps_of(self, name: str) -> float:
         """Returns the epsilon of the norm ``name``."""
         return self.norm_eps[self.norm_names.index(name)] if isinstance(self.norm_eps, tuple) else self.norm_eps
+
+    @property
+    def two_heads(self) -> bool:
+        """Whether a second classifier is averaged with the first: that of a distillation token or of the mean."""
+        return self.dist_token or self.pooling == "token_and_avg"
 
     @property
     def token_dim(self) -> int:

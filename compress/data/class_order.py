@@ -74,19 +74,20 @@ def check_same_classes(names: Sequence[str], data: Sequence[str], what: str, fix
         )
 
 
-def as_checkpoint_knows(data: Dataset, known: Sequence[str], asked: bool) -> Dataset:
+def as_checkpoint_knows(data: Dataset, known: Sequence[str], asked: bool, cure: str = "") -> Dataset:
     """Returns ``data`` with its classes in the order of a checkpoint's outputs.
 
     Args:
         data: the data, in the requested order or in text order.
         known: class names of the checkpoint, in the order of its outputs.
         asked: whether the user requested an order.
+        cure: further advice for a checkpoint with other classes.
 
     Raises:
         DataError: the checkpoint has other classes, or the user requested another order.
     """
     fix = "Choose the data it was trained on, or give --reset-head to train a new classifier"
-    check_same_classes(known, data.class_names, "The checkpoint", fix)
+    check_same_classes(known, data.class_names, "The checkpoint", fix + cure)
     pairs = zip(data.class_names, known, strict=True)
     differ = [(place, own, other) for place, (own, other) in enumerate(pairs) if own != other]
     if asked and differ:

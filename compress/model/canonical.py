@@ -96,7 +96,7 @@ def _without_norm_weights(weights: Weights, plan: ShapePlan) -> tuple[Weights, S
     readers = {f"blocks.{i}.norm1": [f"blocks.{i}.attn.{part}" for part in "qkv"] for i in range(len(plan.blocks))}
     readers |= {f"blocks.{i}.norm2": [f"blocks.{i}.mlp.fc1"] for i in range(len(plan.blocks))}
     if plan.norm != "none":
-        readers["norm"] = ["head", *(["head_dist"] if plan.dist_token else [])]
+        readers["norm"] = ["head", *(["head_dist"] if plan.two_heads else [])]
     for norm, names in readers.items():
         scale, shift = w.pop(f"{norm}.weight"), w.pop(f"{norm}.bias")
         for name in names:
@@ -142,7 +142,7 @@ def stream_readers(plan: ShapePlan) -> tuple[str, ...]:
     inner = (
         f"blocks.{i}.{n}.weight" for i in range(len(plan.blocks)) for n in ("attn.q", "attn.k", "attn.v", "mlp.fc1")
     )
-    return (*inner, "head.weight", *(["head_dist.weight"] if plan.dist_token else []))
+    return (*inner, "head.weight", *(["head_dist.weight"] if plan.two_heads else []))
 
 
 def rotate_stream(plan: ShapePlan, weights: Mapping[str, torch.Tensor], basis: torch.Tensor) -> Weights:

@@ -99,18 +99,21 @@ class Checkpoint:
     classifier: str = ""
 
 
-def open_checkpoint(path: Path, names: Collection[str] = VIT_NAMES) -> Checkpoint:
+def open_checkpoint(
+    path: Path, names: Collection[str] = VIT_NAMES, content: dict[Any, Any] | None = None
+) -> Checkpoint:
     """Reads a checkpoint and finds the weights in it.
 
     Args:
         path: a file with one of ``SUFFIXES``.
         names: names of some weights of the network, by which a prefix is recognised.
+        content: what the file holds, where it was read before.
 
     Raises:
         ModelError: the file is missing, damaged, or of another kind; holds no weights or several sets of them; or
             holds objects that are not known to be harmless.
     """
-    content = _load(path)
+    content = read_tensors(path) if content is None else content
     others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
     arch = content.get("arch")
     trail: tuple[str, ...] = ()
@@ -187,7 +190,12 @@ def check_finite_weights(what: str, weights: Mapping[str, torch.Tensor]) -> None
         )
 
 
-def _load(path: Path) -> dict[Any, Any]:
+def read_tensors(path: Path) -> dict[Any, Any]:
+    """Reads everything that a checkpoint file holds, without running code in it.
+
+    Raises:
+        ModelError: the file is missing, damaged, of another kind, or holds objects that are not known to be harmless.
+    """
     if not path.is_file():
         raise ModelError(f"The checkpoint {path} does not exist")
     suffix = path.suffix.lower()
@@ -265,7 +273,7 @@ def _prefix(found: Mapping[str, object], names: Collection[str], path: Path) -> 
     most = max(counts.values(), default=0)
     rivals = [prefix for prefix, count in counts.items() if 2 * count > most]
     if not rivals:
-        return _shared_wrappers(found)
+        return shared_wrappers(found)
     plain = [prefix for prefix in rivals if set(prefix.split(".")[:-1]) <= _WRAPPERS]
     chosen = "" if "" in rivals else plain[0] if len(plain) == 1 else rivals[0] if len(rivals) == 1 else None
     if chosen is None:
@@ -281,7 +289,7 @@ def _prefixes(found: Mapping[str, object], names: Collection[str]) -> Iterator[s
                 yield key[: len(key) - len(name)]
 
 
-def _shared_wrappers(found: Mapping[str, object]) -> str:
+def shared_wrappers(found: Mapping[str, object]) -> str:
     """Returns the training wrappers that are a prefix of every name, for a network with other names."""
     prefix = ""
     while True:

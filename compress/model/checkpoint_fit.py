@@ -61,7 +61,7 @@ class LoadReport:
 
 
 def fit_checkpoint(
-    checkpoint: Checkpoint, model: Any, name: str, *, reset_head: bool = False
+    checkpoint: Checkpoint, model: Any, name: str, *, reset_head: bool = False, cure: str = ""
 ) -> tuple[dict[str, torch.Tensor], LoadReport]:
     """Returns a checkpoint's weights with the names and shapes of ``model``, and a report of the changes.
 
@@ -70,6 +70,7 @@ def fit_checkpoint(
         model: a timm Vision Transformer, on any device.
         name: name of the model's architecture.
         reset_head: leave the checkpoint's classifier out.
+        cure: advice for weights that do not fit; empty for advice on the options of the model.
 
     Returns:
         The weights, without those of a classifier where the checkpoint has none, and the report.
@@ -101,7 +102,7 @@ def fit_checkpoint(
             f"The checkpoint {path} does not fit '{name}': {reason.what}",
             expected=reason.expected,
             got=reason.got,
-            fix=reason.fix,
+            fix=cure or reason.fix,
         )
     harmless = [key for key in weights if key not in taken and _HARMLESS.fullmatch(key)]
     report = LoadReport(

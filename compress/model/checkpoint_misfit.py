@@ -34,6 +34,8 @@ _LAYOUTS = (
     (r"resblocks\.\d+\.", "CLIP's names"),
 )
 
+_FOLDER = "Give the folder with its config.json as --model FOLDER, without --checkpoint"
+
 _PARTS = (
     (r"(^|\.)rope(\.|$)|rotary|freqs_cis", "rotary position embedding", "", ""),
     (r"relative_position_bias_table|rel_pos_(bias|h|w)", "relative position bias", "", ""),
@@ -91,7 +93,9 @@ def _layout(wanted: Shapes, found: Shapes) -> Misfit | None:
         f"it has {kinds[0]}, not timm's" if kinds else "it is of another kind of network",
         "names such as blocks.0.attn.qkv.weight",
         f"names that begin with {', '.join(map(repr, begin[:3]))}" if begin else "none",
-        f"Save the weights from timm's model of this architecture. {_ANOTHER}",
+        _FOLDER
+        if kinds[:1] == [_LAYOUTS[0][1]]
+        else f"Save the weights from timm's model of this architecture. {_ANOTHER}",
     )
 
 

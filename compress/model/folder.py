@@ -31,6 +31,8 @@ class Task:
         class_names: class names in the order of the logits.
         source: origin of the weights, in words.
         trained: whether the weights were trained on this task; false for fresh weights.
+        origin: the repository and commit that the weights come from, ``OWNER/NAME@COMMIT``; null for others.
+        licence: that the model's card states; null where it states none.
     """
 
     data: str
@@ -40,9 +42,11 @@ class Task:
     class_names: tuple[str, ...]
     source: str
     trained: bool
+    origin: str | None = None
+    licence: str | None = None
 
 
-TASK_DOCUMENT = Document("pocketvit.task", 2, Task)
+TASK_DOCUMENT = Document("pocketvit.task", 3, Task)
 
 
 def save_model(folder: Path | str, model: SlicedViT, task: Task) -> None:

@@ -16,6 +16,8 @@ from runtime import MissingExtraError, ModelError, PlanError, PocketVitWarning, 
 
 from .checkpoint_file import open_checkpoint, with_classifier
 from .checkpoint_fit import LoadReport, fit_checkpoint, head_classes
+from .hub.brought import HubModel, open_hub
+from .hub.place import is_place
 from .metadata import WeightsMetadata, names_in_checkpoint, timm_metadata
 from .timm_vit import from_timm, plan_of_timm
 from .vit import SlicedViT
@@ -26,12 +28,16 @@ except ImportError as error:
     raise MissingExtraError(error.name or "timm", "compress") from None
 
 
+_NO_PAIR = "Its config.json and its weights do not belong together: save or fetch both again"
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """The model to start from.
 
     Attributes:
-        name: a timm architecture, for instance ``vit_small_patch16_224`` or ``deit_tiny_distilled_patch16_224``.
+        name: a timm architecture, for instance ``vit_small_patch16_224`` or ``deit_tiny_distilled_patch16_224``; a
+            repository of the Hugging Face Hub, ``hf:OWNER/NAME`` or ``hf:OWNER/NAME@REVISION``; or a model folder.
         img_size: input side in pixels, or height and width; None takes the architecture's default.
         patch_size: patch side in pixels; None takes the architecture's default.
         in_chans: 1 (grayscale) or 3 (RGB).
@@ -39,6 +45,7 @@ class ModelSpec:
         checkpoint: take the weights of this file instead; its suffix is one of ``checkpoint_file.SUFFIXES``.
         reset_head: start the checkpoint's classifier anew.
         overrides: further arguments of the timm architecture, for instance ``{"depth": 6}``.
+        hub: what the repository or folder brings; ``resolved`` fills it in.
 
     Raises:
         PlanError: a value is of another type.
@@ -52,9 +59,36 @@ class ModelSpec:
     checkpoint: Path | None = None
     reset_head: bool = False
     overrides: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+    hub: HubModel | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+def resolved(spec: ModelSpec) -> ModelSpec:
+    """Returns the spec with what its repository or folder brings; that of a timm architecture as it is.
+
+    Raises:
+        ModelError: the repository or folder cannot be read, or its outputs are no exclusive classes.
+        PlanError: an option does not belong to a model that brings its weights.
+    """
+    if spec.hub is not None or timm.is_model(spec.name) or not is_place(spec.name):
+        return spec
+    given = {"--checkpoint": spec.checkpoint is not None, "--model-arg": bool(spec.overrides)}
+    if any(given.values()):
+        raise PlanError(
+            f"'{spec.name}' brings its weights and its architecture",
+            expected="a timm architecture with these options",
+            got=", ".join(option for option, there in given.items() if there),
+        )
+    hub = open_hub(spec.name)
+    if hub.not_classes is not None and not spec.reset_head:
+        raise ModelError(
+            f"The outputs of {hub.place.name} are {hub.not_classes}",
+            expected="exclusive classes, of which one is right",
+            fix="Give --reset-head to train a new classifier",
+        )
+    return replace(spec, hub=hub, checkpoint=hub.files[0], pretrained=False)
 
 
 def check_model(spec: ModelSpec, num_classes: int = 2) -> ShapePlan:
@@ -65,7 +99,7 @@ def check_model(spec: ModelSpec, num_classes: int = 2) -> ShapePlan:
         PlanError: the image does not divide into patches, or a width is not a multiple of 8.
     """
     with torch.device("meta"):
-        return plan_of_timm(_create(spec, num_classes, pretrained=False))
+        return plan_of_timm(_create(resolved(spec), num_classes, pretrained=False))
 
 
 def load_model(spec: ModelSpec, num_classes: int, seed: int = 0) -> SlicedViT:
@@ -84,12 +118,15 @@ def load_model(spec: ModelSpec, num_classes: int, seed: int = 0) -> SlicedViT:
         PocketVitWarning: how a checkpoint was changed to fit, and what was left out of it.
     """
     check_is(spec, ModelSpec)
+    spec = resolved(spec)
     check_model(spec, num_classes)
+    weights: Mapping[str, torch.Tensor] = {}
+    if spec.checkpoint is not None:  # what does not fit is refused before a model of that size is made
+        weights = _fitting_weights(spec, num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _create(spec, num_classes, pretrained=spec.pretrained and spec.checkpoint is None)
-    if spec.checkpoint is not None:
-        _load_checkpoint(model, spec)
+    model.load_state_dict(model.state_dict() | dict(weights))
     return from_timm(model)
 
 
@@ -99,6 +136,10 @@ def weights_metadata(spec: ModelSpec) -> WeightsMetadata:
     Raises:
         ModelError: the architecture is unknown, or the class names in the checkpoint are damaged.
     """
+    spec = resolved(spec)
+    if spec.hub is not None:
+        found = spec.hub.metadata
+        return replace(found, class_names=None) if spec.reset_head else found
     with torch.device("meta"):
         found = timm_metadata(_create(spec, num_classes=2, pretrained=False), spec.in_chans)
     if spec.checkpoint is None or spec.reset_head:
@@ -107,6 +148,8 @@ def weights_metadata(spec: ModelSpec) -> WeightsMetadata:
 
 
 def _create(spec: ModelSpec, num_classes: int, pretrained: bool) -> nn.Module:
+    if spec.hub is not None:
+        return _create_brought(spec, spec.hub, num_classes)
     if not timm.is_model(spec.name):
         near = difflib.get_close_matches(spec.name, timm.list_models(), n=3)
         hint = f"Did you mean {', '.join(near)}?" if near else "Names look like vit_small_patch16_224"
@@ -139,6 +182,21 @@ def _create(spec: ModelSpec, num_classes: int, pretrained: bool) -> nn.Module:
         ) from error
 
 
+def _create_brought(spec: ModelSpec, hub: HubModel, num_classes: int) -> nn.Module:
+    if spec.in_chans != hub.channels:
+        raise PlanError(
+            f"{hub.place.name} takes pictures of other channels",
+            expected=f"--in-chans {hub.channels}",
+            got=spec.in_chans,
+        )
+    arguments: dict[str, Any] = {"in_chans": spec.in_chans}
+    if spec.img_size is not None:
+        arguments["img_size"] = spec.img_size
+    if spec.patch_size is not None:
+        arguments["patch_size"] = spec.patch_size
+    return hub.build(num_classes, arguments)
+
+
 def _no_weights(spec: ModelSpec, error: Exception) -> ModelError:
     reason = str(error).strip().splitlines()
     return ModelError(
@@ -159,20 +217,38 @@ def load_checkpoint_report(spec: ModelSpec, num_classes: int | None = None) -> L
         ModelError: the architecture is unknown or unsupported; or the checkpoint cannot be read, does not fit, has
             another number of classes, or has weights that are NaN or infinite.
     """
+    return _fitted(resolved(spec), num_classes)[1]
+
+
+def _fitting_weights(spec: ModelSpec, num_classes: int) -> dict[str, torch.Tensor]:
+    weights, report = _fitted(spec, num_classes)
+    for note in report.notes:
+        warnings.warn(note, PocketVitWarning, stacklevel=3)
+    return weights
+
+
+def _fitted(spec: ModelSpec, num_classes: int | None) -> tuple[dict[str, torch.Tensor], LoadReport]:
+    """Returns the weights of the spec's checkpoint by timm's names and in its sizes, and the report."""
     assert spec.checkpoint is not None
+    if spec.hub is not None:
+        return _fitted_of_hub(spec, spec.hub, num_classes)
     checkpoint = with_classifier(open_checkpoint(spec.checkpoint))
     with torch.device("meta"):
         model = _create(spec, num_classes or head_classes(checkpoint.weights) or 2, pretrained=False)
-    return fit_checkpoint(checkpoint, model, spec.name, reset_head=spec.reset_head)[1]
+    return fit_checkpoint(checkpoint, model, spec.name, reset_head=spec.reset_head)
 
 
-def _load_checkpoint(model: nn.Module, spec: ModelSpec) -> None:
-    assert spec.checkpoint is not None
-    checkpoint = with_classifier(open_checkpoint(spec.checkpoint))
-    weights, report = fit_checkpoint(checkpoint, model, spec.name, reset_head=spec.reset_head)
-    for note in report.notes:
-        warnings.warn(note, PocketVitWarning, stacklevel=3)
-    model.load_state_dict(model.state_dict() | weights)
+def _fitted_of_hub(
+    spec: ModelSpec, hub: HubModel, num_classes: int | None
+) -> tuple[dict[str, torch.Tensor], LoadReport]:
+    with torch.device("meta"):
+        model = _create(spec, num_classes or hub.outputs or 2, pretrained=False)
+    plan_of_timm(model)
+    checkpoint, resampled = hub.checkpoint(model)
+    checkpoint = with_classifier(checkpoint)
+    weights, report = fit_checkpoint(checkpoint, model, hub.kind, reset_head=spec.reset_head, cure=_NO_PAIR)
+    resampled = (*resampled, *report.resampled)
+    return weights, replace(report, notes=(*hub.notes, *report.notes), resampled=resampled)
 
 
 def default_classes(spec: ModelSpec) -> int:
@@ -190,6 +266,9 @@ def published_classes(spec: ModelSpec) -> int:
     Raises:
         ModelError: the architecture is unknown.
     """
+    spec = resolved(spec)
+    if spec.hub is not None:
+        return spec.hub.outputs
     with torch.device("meta"):
         model: Any = _create(spec, num_classes=2, pretrained=False)
     return int(model.pretrained_cfg.get("num_classes") or 0)

@@ -33,6 +33,7 @@ class WeightsMetadata:
         resize: crop mode, as ``runtime.Preprocessing`` has it.
         crop_pct: share of the scaled picture that the crop keeps, 0..1.
         class_names: class names in the order of the outputs; None where the weights come without names.
+        exact: whether the weights bring an image processor of their own, which square pictures go through, too.
     """
 
     mean: tuple[float, ...]
@@ -41,6 +42,7 @@ class WeightsMetadata:
     resize: str
     crop_pct: float
     class_names: tuple[str, ...] | None = None
+    exact: bool = False
 
     def preprocessing(self, height: int, width: int, *, stretch: bool) -> Preprocessing:
         """Returns the preprocessing for an input size.

@@ -20,6 +20,28 @@ except ImportError as error:
     raise MissingExtraError(error.name or "timm", "compress") from None
 
 
+class ClassAndMeanViT(VisionTransformer):  # type: ignore[misc]
+    """A Vision Transformer whose classifier reads the class token and the mean of the patches, both after the norm.
+
+    Its two heads are averaged: ``head`` reads the class token and ``head_dist`` the mean, as ``Dinov2`` classifiers of
+    ``transformers`` do with one head that reads both side by side.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "global_pool": "token"})
+        self.head_dist = nn.Linear(self.embed_dim, self.num_classes)
+        nn.init.trunc_normal_(self.head_dist.weight, std=0.02)
+        nn.init.zeros_(self.head_dist.bias)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Maps tokens ``(B, N, C)`` to logits ``(B, num_classes)``, or to the class token ``(B, C)``."""
+        if pre_logits:
+            return x[:, 0]
+        second = self.head_dist(x[:, self.num_prefix_tokens :].mean(dim=1))
+        averaged: torch.Tensor = (self.head(x[:, 0]) + second) / 2
+        return averaged
+
+
 def from_timm(model: Any) -> SlicedViT:
     """Returns a ``SlicedViT`` with copies of the model's weights and equal outputs.
 
@@ -42,6 +64,8 @@ def plan_of_timm(model: Any) -> ShapePlan:
     distilled = isinstance(model, VisionTransformerDistilled)
     norm: NormPlace = "after_pool" if not _absent(model.fc_norm) else "none" if _absent(model.norm) else "before_pool"
     pooling: Pooling = "token" if model.global_pool == "token" else "avg_all" if model.pool_include_prefix else "avg"
+    if isinstance(model, ClassAndMeanViT):
+        pooling = "token_and_avg"
     pos_embed: PosEmbed = "none" if model.pos_embed is None else "patches" if model.no_embed_class else "all"
     return ShapePlan(
         img_size=tuple(model.patch_embed.img_size),
@@ -128,7 +152,7 @@ _REFUSED_PARTS = {
 def _refuse_unsupported(model: Any) -> None:
     """Raises ``ModelError`` with the first part of ``model`` that slicing does not support exactly."""
     kind = type(model).__name__
-    if type(model) not in (VisionTransformer, VisionTransformerDistilled):
+    if type(model) not in (VisionTransformer, VisionTransformerDistilled, ClassAndMeanViT):
         windows = any("Window" in type(part).__name__ for part in model.modules())
         part = "window attention" if windows else f"the architecture {kind}"
         raise _unsupported(part, "a plain timm VisionTransformer (vit_*, deit_*, deit3_*, DINOv2)")

@@ -157,7 +157,7 @@ class SlicedViT(nn.Module):
         self.blocks = nn.ModuleList(Block(plan, index) for index in range(len(plan.blocks)))
         self.norm = norm_of(plan, "norm") if plan.norm != "none" else nn.Identity()
         self.head = nn.Linear(c, plan.num_classes)
-        self.head_dist = nn.Linear(c, plan.num_classes) if plan.dist_token else None
+        self.head_dist = nn.Linear(c, plan.num_classes) if plan.two_heads else None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Maps images ``(B, C, H, W)`` to logits ``(B, num_classes)``; two heads are averaged."""
@@ -168,7 +168,7 @@ class SlicedViT(nn.Module):
         logits: torch.Tensor = self.head(pooled)
         if self.head_dist is None:
             return logits
-        second = x[:, 1] if self.plan.norm == "before_pool" else self.norm(x[:, 1])
+        second = self.second(x)
         averaged: torch.Tensor = (logits + self.head_dist(second)) / 2
         return averaged
 
@@ -202,9 +202,16 @@ class SlicedViT(nn.Module):
             x = x + self.pos_embed
         return x
 
+    def second(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps what ``features`` returns as tokens, ``(B, N, C)``, to the input of the second head, ``(B, C)``."""
+        if self.plan.pooling == "token_and_avg":
+            return x[:, self.plan.num_prefix_tokens :].mean(dim=1)
+        normed: torch.Tensor = x[:, 1] if self.plan.norm == "before_pool" else self.norm(x[:, 1])
+        return normed
+
     def pool(self, x: torch.Tensor) -> torch.Tensor:
         """Maps tokens ``(B, N, C)`` to the input of the head, ``(B, C)``."""
-        if self.plan.pooling == "token":
+        if self.plan.pooling in ("token", "token_and_avg"):
             return x[:, 0]
         return x.mean(dim=1) if self.plan.pooling == "avg_all" else x[:, self.plan.num_prefix_tokens :].mean(dim=1)
 
@@ -233,7 +240,7 @@ def parameter_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
         axes[f"{name}.weight"] = axes[f"{name}.bias"] = (EMBED,)
     for i in range(len(plan.blocks)):
         axes |= _block_axes(plan, i)
-    for head in ("head", "head_dist") if plan.dist_token else ("head",):
+    for head in ("head", "head_dist") if plan.two_heads else ("head",):
         axes[f"{head}.weight"], axes[f"{head}.bias"] = (None, EMBED), (None,)
     return axes
 

@@ -213,8 +213,13 @@ class _Vit(VitParts):
         return g.op("mul", [x, g.op("logistic", [inside], f"{name}.logistic")], name)
 
     def head(self, x: str) -> str:
-        plan, g = self.plan, self.g
+        plan = self.plan
         early = self.mean_early()
+        if plan.pooling == "token_and_avg":
+            normed = self.norm(x, "norm")
+            firsts = replace(normed, name=self.first(normed.name, 1, "head.token"))
+            seconds = replace(normed, name=self.pooled(normed.name, "pooled"))
+            return self.two_classifiers(firsts, seconds)
         if plan.norm == "before_pool" and plan.pooling != "token":
             normed = self.norm(x, "norm")
             pooled = replace(normed, name=self.pooled(normed.name, "pooled"))
@@ -226,9 +231,12 @@ class _Vit(VitParts):
             return self.classifier(pooled, "head", 1.0, OUTPUT)
         firsts = replace(pooled, name=self.first(pooled.name, 1, "head.token"))
         seconds = replace(pooled, name=self.first(pooled.name, 1, "head_dist.token", begin=1))
+        return self.two_classifiers(firsts, seconds)
+
+    def two_classifiers(self, firsts: Normed, seconds: Normed) -> str:
         one = self.classifier(firsts, "head", 0.5, "head")
         two = self.classifier(seconds, "head_dist", 0.5, "head_dist")
-        return g.op("add", [one, two], OUTPUT)
+        return self.g.op("add", [one, two], OUTPUT)
 
     def classifier(self, x: Normed, name: str, share: float, output: str) -> str:
         weight, bias = self.affine(x, name, share)

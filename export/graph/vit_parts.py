@@ -162,7 +162,7 @@ class VitParts:
 
     def pooled(self, x: str, name: str) -> str:
         """Adds the mean over the tokens that the head reads."""
-        skip = self.plan.num_prefix_tokens if self.plan.pooling == "avg" else 0
+        skip = self.plan.num_prefix_tokens if self.plan.pooling in ("avg", "token_and_avg") else 0
         if skip:
             count = self.g.shapes[x][-2] - skip
             x = self.first(x, count, f"{name}.patches", begin=skip)

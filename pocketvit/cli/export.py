@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from compress.model.hub.place import is_place
 from pocketvit.options import Raw, run_options, run_settings
 from pocketvit.output import fail, print_json, say
 from pocketvit.settings import EXPORT_PANEL, RunSettings
@@ -31,7 +32,7 @@ def export(
     """Write ONNX and TFLite files, each verified by running it.
 
     With a run folder, this exports its sliced model, and only the options of export apply. With --model, this exports
-    that model as it is, with the weights of --pretrained, --checkpoint or --no-pretrained.
+    that model as it is, with the weights of --pretrained, --checkpoint or --no-pretrained, or those that it brings.
     """
     from export.exporter import RefusedFilesError
     from pocketvit.pipeline import run as pipeline
@@ -49,7 +50,7 @@ def export(
                 artifacts = pipeline.export_run(source, settings, progress)
             else:
                 _check_weights(settings)
-                root = runs / (name or settings.model)
+                root = runs / (name or settings.model_name)
                 folder = root / "artifacts"
                 artifacts = pipeline.export(settings, root, resume=resume, force=force, progress=progress)
         except RefusedFilesError as error:
@@ -95,7 +96,7 @@ def _check_export_options(source: Path, given: Mapping[str, Raw], of_new_run: li
 def _check_weights(settings: RunSettings) -> None:
     if not settings.model:
         raise ModelError("There is nothing to export", fix="Give a run folder, or name a model with --model")
-    if settings.pretrained is None and settings.checkpoint is None:
+    if settings.pretrained is None and settings.checkpoint is None and not is_place(settings.model):
         raise ModelError(
             f"No option names which weights of '{settings.model}' to export",
             expected="one of --pretrained, --checkpoint FILE, --no-pretrained",

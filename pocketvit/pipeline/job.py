@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,15 @@ from compress.distill.settings import Distillation, DistillMethod
 from compress.distributed import current_ranks
 from compress.model.checkpoint_fit import LoadReport
 from compress.model.folder import Task
-from compress.model.load import ModelSpec, check_model, default_classes, load_checkpoint_report, weights_metadata
+from compress.model.hub.place import short_name
+from compress.model.load import (
+    ModelSpec,
+    check_model,
+    default_classes,
+    load_checkpoint_report,
+    resolved,
+    weights_metadata,
+)
 from compress.model.metadata import WeightsMetadata, is_stretched
 from compress.recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
 from compress.search import METHODS
@@ -159,12 +168,17 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         labels=settings.labels,
         progress=progress,
     )
-    if settings.in_chans is None and not (settings.pretrained or settings.checkpoint):
+    fresh = not (spec.pretrained or spec.checkpoint)
+    if settings.in_chans is None and fresh:
         spec = replace(spec, in_chans=data.channels)
     brought = weights_metadata(spec)
     own_names = brought.class_names
-    if labelled and own_names is not None and (not own_classes or sorted(own_names) == sorted(data.class_names)):
-        data = as_checkpoint_knows(data, own_names, asked=bool(settings.class_order or settings.class_map))
+    asked = bool(settings.class_order or settings.class_map)
+    if own_names is not None and labelled and spec.hub is not None and asked and _others(own_names, data.class_names):
+        own_names = None  # labels in other words than the folders, whose order the user gives
+    if labelled and own_names is not None and (not own_classes or not _others(own_names, data.class_names)):
+        cure = ". Where they are the same classes in other words, give their order with --class-map" if spec.hub else ""
+        data = as_checkpoint_knows(data, own_names, asked, cure)
     classes = data.num_classes
     if not labelled or (own_classes and not settings.reset_head and (known or settings.model)):
         classes = known or default_classes(spec)
@@ -183,7 +197,6 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     if not labelled:
         names = named_outputs(settings, names)
         data = replace(data, class_names=names)
-    fresh = not (settings.pretrained or settings.checkpoint)
     headless = spec.checkpoint is not None and (settings.reset_head or known is None)
     task = Task(
         data=settings.data,
@@ -193,6 +206,8 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         class_names=names,
         source=_source(settings, spec, report),
         trained=not (fresh or headless) or not own_classes,
+        origin=spec.hub.place.name if spec.hub and spec.hub.place.repo else None,
+        licence=spec.hub.licence if spec.hub else None,
     )
     already_trained = not labelled or (report is not None and not headless and not report.patch_resampled)
     fine_tune = _recipe(SCRATCH if fresh else FINE_TUNE, settings.fine_tune, settings, 0 if already_trained else None)
@@ -201,7 +216,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     groups = _group_sizes(settings.group_sizes)
     changes = augmentation_for(data)
     lesson = _lesson(settings)
-    knows = (report is not None and not headless) or (bool(settings.pretrained) and default_classes(spec) == classes)
+    knows = (report is not None and not headless) or (spec.pretrained and default_classes(spec) == classes)
     fine_tuned = labelled and knows and (own_classes or fine_tune.epochs == 0) and names == data.class_names
     return PreparedRun(
         *(settings, data, spec, plan, task, fine_tune, recover, lesson, changes, bf16, groups),
@@ -293,7 +308,7 @@ def _model_spec(settings: RunSettings) -> ModelSpec:
     if channels not in (1, 3):
         raise PlanError("Images have 1 or 3 channels", got=channels, fix="Give --in-chans 1 or 3")
     builtin = not settings.model
-    return ModelSpec(
+    spec = ModelSpec(
         name=settings.model or DEFAULT_MODEL,
         img_size=DEFAULT_IMG_SIZE if builtin and settings.img_size is None else settings.img_size,
         patch_size=DEFAULT_PATCH_SIZE if builtin and settings.patch_size is None else settings.patch_size,
@@ -303,11 +318,31 @@ def _model_spec(settings: RunSettings) -> ModelSpec:
         reset_head=settings.reset_head,
         overrides={**(DEFAULT_OVERRIDES if builtin and not settings.pretrained else {}), **settings.model_args},
     )
+    if builtin:
+        return spec
+    spec = resolved(spec)
+    if spec.hub is None:
+        _refuse_reset_alone(settings)
+        return spec
+    if settings.pretrained is False:
+        raise PlanError(
+            f"'{settings.model}' brings its weights", expected="no --no-pretrained", fix="Leave --no-pretrained out"
+        )
+    return replace(spec, in_chans=spec.hub.channels) if settings.in_chans is None else spec
+
+
+def _others(names: Sequence[str], data: Sequence[str]) -> bool:
+    return sorted(names) != sorted(data)
+
+
+def _refuse_reset_alone(settings: RunSettings) -> None:
+    if settings.reset_head and not settings.checkpoint:
+        raise PlanError("--reset-head needs --checkpoint, or a --model that brings its weights")
 
 
 def _preprocessing(settings: RunSettings, brought: WeightsMetadata, plan: ShapePlan, data: Dataset) -> Preprocessing:
     height, width = plan.img_size
-    stretch = settings.crop_pct is None and is_stretched(data.size, height, width)
+    stretch = settings.crop_pct is None and not brought.exact and is_stretched(data.size, height, width)
     if settings.resize:
         stretch = settings.resize == "stretch"
     usual = brought.preprocessing(height, width, stretch=stretch)
@@ -344,6 +379,9 @@ def _resampled_notes(report: LoadReport, settings: RunSettings, own_classes: boo
 def _source(settings: RunSettings, spec: ModelSpec, report: LoadReport | None) -> str:
     if spec.checkpoint is not None:
         changed = f", resampled: {', '.join(report.resampled)}" if report and report.resampled else ""
+        if spec.hub is not None:
+            place = spec.hub.place
+            return f"{spec.hub.kind} of {place.name if place.repo else short_name(place.name)}{changed}"
         return f"timm {spec.name}, weights from {spec.checkpoint.name}{changed}"
     return f"timm {spec.name}, {'published' if settings.pretrained else 'fresh'} weights, seed {settings.seed}"
 

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from compress.model.hub.place import is_place
 from pocketvit.distill_settings import DistillSettings
 from pocketvit.jobs.distilling import keep_lesson
 from pocketvit.options import run_options
@@ -35,7 +36,7 @@ def baseline_key(settings: RunSettings, lesson: DistillSettings | None) -> str |
         lesson: settings of its distillation; None for other cells.
     """
     # weights that know the classes are not fine-tuned, and their students are trained by another recipe
-    if lesson is not None and (not lesson.alone or settings.checkpoint):
+    if lesson is not None and (not lesson.alone or settings.checkpoint or is_place(settings.model)):
         return None
     body = encode(baseline_settings(settings))
     del body["method_settings"]  # empty here, and absent when earlier studies made their keys

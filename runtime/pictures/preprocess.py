@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-Resize = Literal["center", "squash", "border", "stretch", "center_crop"]
+Resize = Literal["center", "squash", "border", "stretch", "center_floor", "center_crop"]
 
 _WHOLE_PIXELS = 2**25
 """A picture is scaled as a whole up to this many pixels (100 MB in RGB); of a larger one only the crop is computed."""
@@ -40,6 +40,8 @@ class Preprocessing:
             - ``squash``: scale both sides to ``scaled``, whatever the shape, and crop the centre.
             - ``border``: scale the long side to ``scaled``, crop the centre, and fill what is missing with ``mean``.
             - ``stretch``: scale both sides to the size itself and crop nothing.
+            - ``center_floor``: as ``center``, but the crop begins at the half of (scaled - size) rounded down, as the
+              image processors of ``transformers`` have it.
             - ``center_crop``: the rule of files written before manifests of version 5. As ``center``, but the scaled
               size is rounded otherwise and the crop may begin between two pixels.
         crop_pct: share of the scaled side that the crop keeps, 0.01 to 1; ``stretch`` does not read it.
@@ -245,11 +247,12 @@ def _resize(image: Image.Image, spec: Preprocessing) -> Image.Image:
     if spec.resize == "center_crop":
         return _resize_before_version_5(image, spec)
     height, width = _scaled(spec)
-    if spec.resize == "center":
+    if spec.resize in ("center", "center_floor"):
         height, width = _around(image, height, width)
     elif spec.resize == "border":
         height, width = _scaled_evenly(image, max(image.height / height, image.width / width))
-    top, left = _offset(height, spec.height), _offset(width, spec.width)
+    half = _floor_offset if spec.resize == "center_floor" else _offset
+    top, left = half(height, spec.height), half(width, spec.width)
     if height * width <= _WHOLE_PIXELS:
         scaled = image if image.size == (width, height) else image.resize((width, height), _filter(spec))
         if (width, height) == (spec.width, spec.height):
@@ -286,6 +289,10 @@ def _scaled_evenly(image: Image.Image, ratio: float) -> tuple[int, int]:
 def _offset(scaled: int, size: int) -> int:
     """Returns where a central crop begins; below 0, how much is missing there."""
     return round((scaled - size) / 2) if scaled >= size else -((size - scaled) // 2)
+
+
+def _floor_offset(scaled: int, size: int) -> int:
+    return (scaled - size) // 2 if scaled >= size else _offset(scaled, size)
 
 
 def _resize_before_version_5(image: Image.Image, spec: Preprocessing) -> Image.Image:

@@ -17,6 +17,7 @@ PLANS = {
     "no-positions": replace(TINY_PLAN, pos_embed="none", act="silu"),
     "pre-average": replace(TINY_PLAN, norm_pre=True, pooling="avg_all", act="quick_gelu", qkv_bias=False),
     "distilled-after-pool": replace(TINY_PLAN, dist_token=True, norm="after_pool", proj_bias=False),
+    "token-and-average": replace(TINY_PLAN, pooling="token_and_avg", reg_tokens=2, act="gelu_tanh"),
     "all-parts": replace(
         TINY_PLAN,
         img_size=(8, 16),

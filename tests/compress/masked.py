@@ -109,12 +109,15 @@ class _Masked:
             x = self.stream * (x + self.scale(self.mlp(self.norm(x, f"blocks.{i}.norm2"), i), i, 2))
         if plan.norm == "before_pool":
             x = self.norm(x, "norm")
-        start = {"token": 0, "avg_all": 0, "avg": plan.num_prefix_tokens}[plan.pooling]
-        stop = 1 if plan.pooling == "token" else x.shape[1]
+        start = {"avg": plan.num_prefix_tokens}.get(plan.pooling, 0)
+        stop = 1 if plan.pooling.startswith("token") else x.shape[1]
         pooled = x[:, start:stop].sum(1) / (stop - start)
         if plan.norm == "after_pool":
             pooled = self.norm(pooled, "norm")
         out = self.affine(pooled, "head")
+        if plan.pooling == "token_and_avg":
+            patches = x[:, plan.num_prefix_tokens :].sum(1) / plan.num_patches
+            out = (out + self.affine(patches, "head_dist")) / 2
         if plan.dist_token:
             second = x[:, 1] if plan.norm == "before_pool" else self.norm(x[:, 1], "norm")
             out = (out + self.affine(second, "head_dist")) / 2

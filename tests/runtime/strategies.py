@@ -7,7 +7,7 @@ from typing import get_args
 
 from hypothesis import strategies as st
 
-from runtime.plan import Activation, BlockPlan, NormPlace, PosEmbed, ShapePlan
+from runtime.plan import Activation, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan
 
 widths = st.integers(1, 64).map(lambda units: 8 * units)
 block_plans = st.builds(BlockPlan, num_heads=st.integers(1, 8), qk_dim=widths, v_dim=widths, mlp_dim=widths)
@@ -18,7 +18,7 @@ def shape_plans(draw: st.DrawFn) -> ShapePlan:
     """Draws a plan of any valid combination of options."""
     patch = (draw(st.integers(1, 16)), draw(st.integers(1, 16)))
     class_token = draw(st.booleans())
-    pooling = draw(st.sampled_from(("token", "avg", "avg_all") if class_token else ("avg", "avg_all")))
+    pooling = draw(st.sampled_from(get_args(Pooling) if class_token else ("avg", "avg_all")))
     plan = ShapePlan(
         img_size=(patch[0] * draw(st.integers(1, 8)), patch[1] * draw(st.integers(1, 8))),
         patch_size=patch,
@@ -33,7 +33,7 @@ def shape_plans(draw: st.DrawFn) -> ShapePlan:
         pos_embed=draw(st.sampled_from(get_args(PosEmbed))),
         pooling=pooling,
         norm_pre=draw(st.booleans()),
-        norm=draw(st.sampled_from(get_args(NormPlace))),
+        norm="before_pool" if pooling == "token_and_avg" else draw(st.sampled_from(get_args(NormPlace))),
         norm_eps=draw(st.floats(1e-12, 1.0)),
         act=draw(st.sampled_from(get_args(Activation))),
         qkv_bias=draw(st.booleans()),

@@ -44,6 +44,7 @@ def test_each_option_costs_what_it_holds() -> None:
         ({"reg_tokens": 1}, 32),
         ({"class_token": False, "pooling": "avg"}, -32),
         ({"dist_token": True}, 32 + 51),
+        ({"pooling": "token_and_avg"}, 51),
         ({"num_classes": 4}, 17),
     ):
         assert params(replace(plan, **changes)) - params(plan) == difference, changes

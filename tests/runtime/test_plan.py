@@ -64,11 +64,14 @@ def test_a_block_refuses(changes: dict[str, Any], texts: list[str]) -> None:
         ({"norm_type": "rms", "norm_pre": True}, ["pre_dim belongs to an RMSNorm after the embedding", "Got 0."]),
         ({"norm_type": "rms", "norm_pre": True, "pre_dim": -8}, ["pre_dim belongs to an RMSNorm", "Got -8."]),
         ({"pos_embed": "rope"}, ["Unknown pos_embed", "Expected none, patches, all.", "Got rope."]),
-        ({"pooling": "map"}, ["Unknown pooling", "Expected token, avg, avg_all.", "Got map."]),
+        ({"pooling": "map"}, ["Unknown pooling", "Expected token, avg, avg_all, token_and_avg.", "Got map."]),
         ({"norm": "rms"}, ["Unknown norm", "Expected before_pool, after_pool, none.", "Got rms."]),
         ({"act": "tanh"}, ["Unknown act", "Expected gelu, gelu_tanh, quick_gelu, relu, silu.", "Got tanh."]),
         ({"class_token": False}, ["Pooling the class token needs one", "Set class_token or pool by average."]),
         ({"dist_token": True, "pooling": "avg"}, ["distillation token needs a class token"]),
+        ({"dist_token": True, "pooling": "token_and_avg"}, ["distillation token needs a class token"]),
+        ({"class_token": False, "pooling": "token_and_avg"}, ["class token needs one"]),
+        ({"norm": "none", "pooling": "token_and_avg"}, ["needs the last norm before it"]),
     ],
 )
 def test_a_plan_refuses(changes: dict[str, Any], texts: list[str]) -> None:

@@ -197,6 +197,5 @@ class _AnyDepth(nn.Module):
         logits: torch.Tensor = model.head(model.norm(pooled) if place == "after_pool" else pooled)
         if model.head_dist is None:
             return logits
-        second = x[:, 1] if place == "before_pool" else model.norm(x[:, 1])
-        averaged: torch.Tensor = (logits + model.head_dist(second)) / 2
+        averaged: torch.Tensor = (logits + model.head_dist(model.second(x))) / 2
         return averaged

@@ -54,7 +54,7 @@ def test_a_task_comes_back(tmp_path: Path, task: Task) -> None:
     assert read_task(tmp_path) == task
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "plan.json", "task.json"]
     document = json.loads((tmp_path / "task.json").read_text(encoding="utf-8"))
-    assert (document["schema"], document["schema_version"]) == ("pocketvit.task", 2)
+    assert (document["schema"], document["schema_version"]) == ("pocketvit.task", 3)
 
 
 def test_a_model_with_nan_is_refused_by_name(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ VIT = ShapePlan((32, 32), (8, 8), 3, 10, 48, (BlockPlan(3, 16, 16, 96), BlockPla
 ARCHITECTURES = {
     "vit": VIT,
     "deit-distilled": replace(VIT, dist_token=True, in_chans=1),
+    "dinov2-head": replace(VIT, pooling="token_and_avg", reg_tokens=2),
     "deit3": replace(VIT, layer_scale=True, pos_embed="patches", img_size=(16, 32), patch_size=(8, 16)),
     "registers": replace(
         VIT, class_token=False, reg_tokens=4, pooling="avg", norm="after_pool", pos_embed="patches", layer_scale=True

@@ -1,0 +1,1 @@
+"""Models in the layout of Hugging Face: a folder or repository with a ``config.json`` and its weights."""
