@@ -42,7 +42,7 @@ SPEC = ModelSpec("vit_tiny_patch16_224", img_size=32, in_chans=1)
 TRAIN = TrainRecipe(epochs=8, batch_size=64, lr=1e-3, head_lr=1e-3, warmup=0.1, patience=8, clip_norm=1.0)
 KINDS = ("fp32", "fp16")
 CORES = ("pi4", "pi5")
-PART = 100
+VERIFY_IMAGES, PART = 200, 100
 _FOLDER = "home/pi/half"
 _ANSWER = """
 import sys
@@ -71,7 +71,7 @@ def main() -> None:
 
 def told(stage: str, done: int, total: int, note: str = "") -> None:
     """Prints progress."""
-    if note or done == total:
+    if done == total or stage == "board":
         print(stage, done, total, note, file=sys.stderr, flush=True)
 
 
@@ -93,7 +93,7 @@ def trained(folder: Path, progress: Progress = silent) -> tuple[SlicedViT, Task]
 def exported(model: SlicedViT, task: Task, folder: Path) -> dict[str, Path]:
     """Returns the files, and exports those that are not there."""
     data = load_data(DATA, seed=0, train_limit=TRAIN_LIMIT)
-    export_model(model, task, data, folder / "files", "tiny", ExportSettings(KINDS), told)
+    export_model(model, task, data, folder / "files", "tiny", ExportSettings(KINDS, verify_images=VERIFY_IMAGES), told)
     return {kind: folder / "files" / f"tiny.{kind}.tflite" for kind in KINDS}
 
 
@@ -111,17 +111,19 @@ def answer(files: dict[str, Path], task: Task, images: int, folder: Path) -> Non
     """Answers test images here in float32 and on the board in float16, a part after another."""
     data = load_data(DATA, seed=0, train_limit=TRAIN_LIMIT)
     chosen = np.asarray(data.test[:images])
-    starts = [start for start in range(0, len(chosen), PART) if not (folder / f"part-{start}.npz").is_file()]
-    if not starts:
+    done = sum(len(part["labels"]) for part in parts_in(folder))
+    if done >= len(chosen):
         return
     here = load(files["fp32"])
     with emulated_board("pi5") as board:
         prepare(board, files["fp16"])
-        for start in starts:
+        for start in range(done, len(chosen), PART):
             indices = chosen[start : start + PART]
             inputs = images_of(data, indices, task)
             there = on_board(board, inputs)
-            np.savez(folder / f"part-{start}.npz", single=here.logits(inputs), half=there, labels=data.labels[indices])
+            np.savez(
+                folder / f"part-{start:05}.npz", single=here.logits(inputs), half=there, labels=data.labels[indices]
+            )
             told("board", start + len(indices), len(chosen), "images")
 
 
@@ -145,6 +147,11 @@ def on_board(board: Board, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.fl
     return found
 
 
+def parts_in(folder: Path) -> list[Any]:
+    """Returns the answers that are there, part after part."""
+    return [np.load(path) for path in sorted(folder.glob("part-*.npz"))]
+
+
 def read(path: Path) -> Any:
     """Returns what a JSON file holds, or an empty object where there is none."""
     return json.loads(path.read_text()) if path.is_file() else {}
@@ -161,7 +168,7 @@ def table(folder: Path) -> str:
         if single and half:
             name = read(folder / f"fp16.{core}.json")["core"]
             lines.append(f"| {name} | {single / 1e6:.2f} M | {half / 1e6:.2f} M | {half / single:.3f} |")
-    parts = [np.load(path) for path in sorted(folder.glob("part-*.npz"))]
+    parts = parts_in(folder)
     if parts:
         single, half, labels = (np.concatenate([part[key] for part in parts]) for key in ("single", "half", "labels"))
         found = compare_logits(half, single, labels)
