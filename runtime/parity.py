@@ -27,7 +27,8 @@ class GpuParity:
             own error on that image; where the float model is not known, those of the CPU by less than the GPU's error;
             null where the output is not classes.
         top1_agreement: share of the other images on which the GPU has the same top-1, 0..1; null where there are none.
-        wrong: why the GPU's answers are wrong; null where they are right or the file did not run.
+        wrong: why the GPU's answers are wrong, or how LiteRT crashes on the file; null where they are right, or the
+            file did not run for another reason.
     """
 
     reason: str | None = None

@@ -229,7 +229,7 @@ def check_right_on_gpu(artifact: Artifact) -> None:
     gpu = artifact.parity.gpu
     if gpu is not None and gpu.wrong is not None:
         raise UnsupportedTargetError(
-            f"{artifact.file} answers wrongly on GPUs, as its export found",
+            f"{artifact.file} is wrong on GPUs, as its export found",
             expected="a file that is right there",
             got=gpu.wrong.rstrip("."),
             fix="Run it on the CPU, or take another of the exported files",

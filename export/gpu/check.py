@@ -10,7 +10,7 @@ from export.formats import kind_of
 from export.reference import Reference
 from runtime import Artifact, GpuParity, PocketVitError, Progress, message, write_artifact
 from runtime.gpu.drivers import CHOICE, gpu_allowed
-from runtime.gpu.run import GpuWorker, find_gpu
+from runtime.gpu.run import GpuCrashError, GpuWorker, find_gpu
 
 from .compare import file_kind, judge_gpu
 
@@ -82,6 +82,10 @@ def _found(
             reference = take(images_checked(artifact))
             try:
                 answers = worker.answers(folder / artifact.file, reference.inputs, progress, _SECONDS)
+            except GpuCrashError as error:
+                found[artifact.file] = replace(seen, wrong=f"{error}")
+                message(progress, f"{artifact.file} CRASHES ON GPUs", f"{error} It is released for the CPU alone")
+                continue
             except PocketVitError as error:
                 found[artifact.file] = replace(seen, reason=str(error))
                 message(progress, STAGE, f"{artifact.file} was not run on a GPU: {error}")

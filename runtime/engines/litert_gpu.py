@@ -56,8 +56,7 @@ class LiteRtGpuEngine:
         except (ValueError, RuntimeError) as error:
             raise UnsupportedTargetError(
                 f"LiteRT cannot compile {path.name} for a GPU",
-                got=str(error).strip().splitlines()[-1][:200],
-                fix="`pocketvit verify FILE --with gpu` finds out whether there is a GPU at all",
+                got=str(error).strip().splitlines()[-1].lstrip("└ ").partition(". ")[0].rstrip(".")[:200],
             ) from error
         self.version = version("ai-edge-litert")
         self.whole = bool(compiled.is_fully_accelerated())

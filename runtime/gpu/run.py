@@ -45,6 +45,10 @@ class GpuAnswers:
     whole: bool
 
 
+class GpuCrashError(MeasurementError):
+    """LiteRT's GPU path ended its process; in an app it would end the app."""
+
+
 class GpuWorker(AbstractContextManager["GpuWorker"]):
     """A process that runs files on LiteRT's GPU path; it starts with the first call.
 
@@ -90,7 +94,8 @@ class GpuWorker(AbstractContextManager["GpuWorker"]):
             ArtifactError: the file cannot be loaded.
             DataError: the images do not fit the file.
             UnsupportedTargetError: LiteRT cannot compile the file for the GPU.
-            MeasurementError: it crashes or takes too long.
+            GpuCrashError: it crashes.
+            MeasurementError: it takes too long.
         """
         with tempfile.TemporaryDirectory() as scratch:
             cpu, gpu = Path(scratch) / "cpu.npy", Path(scratch) / "gpu.npy"
@@ -121,8 +126,9 @@ class GpuWorker(AbstractContextManager["GpuWorker"]):
         except WorkerError as failure:
             if failure.hung:
                 raise MeasurementError(what, expected=f"a sign of life within {self._timeout_s:g} s") from None
-            last = failure.last_line[:300] or "no message"
-            raise MeasurementError(what, got=f"{failure.how}: {last}") from None
+            raise GpuCrashError(
+                what, got=f"{failure.how}: {failure.last_line[:300].rstrip('.') or 'no message'}"
+            ) from None
 
 
 def _request(path: Path, images: npt.NDArray[np.float32], folder: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from export.writers.tflite import tflite_bytes
 from runtime import BlockPlan, GpuParity, ShapePlan, UnsupportedTargetError, load, read_artifact
 from runtime.gpu.adapter import Adapter
 from runtime.gpu.drivers import GpuDriver
-from runtime.gpu.run import GpuWorker
+from runtime.gpu.run import GpuCrashError, GpuWorker
 
 from .conftest import task_for
 
@@ -209,8 +209,32 @@ def test_a_file_that_is_wrong_on_the_gpu_is_released_with_a_warning_and_runs_on_
     assert gpu.wrong in warning
     assert f"{gpu.cosine:.4f}" in warning
     load(tmp_path / artifact.file)
-    with pytest.raises(UnsupportedTargetError, match="answers wrongly on GPUs"):
+    with pytest.raises(UnsupportedTargetError, match="is wrong on GPUs"):
         load(tmp_path / artifact.file, device="gpu")
+
+
+@pytest.mark.usefixtures("gpu_allowed")
+def test_a_file_that_litert_crashes_on_or_refuses_is_told_apart(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, said = sharp_model(replace(SMALL, in_chans=1)), []
+    monkeypatch.setattr(
+        "export.gpu.check.find_gpu", lambda: (GpuDriver("a driver"), Adapter("a", "Vulkan", True, "fp32"))
+    )
+    for error, wrong in ((GpuCrashError("It ends."), True), (UnsupportedTargetError("It does not compile."), False)):
+
+        def answers(*given: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("runtime.gpu.run.GpuWorker.answers", answers)
+        (artifact,) = export_model(
+            model, task_for(digits), digits, tmp_path / str(wrong), "m", FLOAT, lambda *told: said.append(told)
+        )
+        gpu = artifact.parity.gpu
+        assert gpu is not None
+        assert (gpu.wrong, gpu.reason) == ((str(error), None) if wrong else (None, str(error)))
+        assert (gpu.driver, gpu.whole) == ("a", None)
+        assert any(str(error) in told[-1] and ("CRASHES" in told[0]) == wrong for told in said if told[2] == 0)
 
 
 @pytest.mark.usefixtures("gpu_allowed")
