@@ -318,11 +318,10 @@ def _model_spec(settings: RunSettings) -> ModelSpec:
         reset_head=settings.reset_head,
         overrides={**(DEFAULT_OVERRIDES if builtin and not settings.pretrained else {}), **settings.model_args},
     )
-    if builtin:
-        return spec
-    spec = resolved(spec)
+    spec = spec if builtin else resolved(spec)
     if spec.hub is None:
-        _refuse_reset_alone(settings)
+        if settings.reset_head and spec.checkpoint is None:
+            raise PlanError("--reset-head needs --checkpoint, or a --model that brings its weights")
         return spec
     if settings.pretrained is False:
         raise PlanError(
@@ -333,11 +332,6 @@ def _model_spec(settings: RunSettings) -> ModelSpec:
 
 def _others(names: Sequence[str], data: Sequence[str]) -> bool:
     return sorted(names) != sorted(data)
-
-
-def _refuse_reset_alone(settings: RunSettings) -> None:
-    if settings.reset_head and not settings.checkpoint:
-        raise PlanError("--reset-head needs --checkpoint, or a --model that brings its weights")
 
 
 def _preprocessing(settings: RunSettings, brought: WeightsMetadata, plan: ShapePlan, data: Dataset) -> Preprocessing:
