@@ -174,10 +174,15 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     brought = weights_metadata(spec)
     own_names = brought.class_names
     asked = bool(settings.class_order or settings.class_map)
-    if own_names is not None and labelled and spec.hub is not None and asked and _others(own_names, data.class_names):
-        own_names = None  # labels in other words than the folders, whose order the user gives
+    if own_names is not None and labelled and spec.hub is not None and (asked or spec.hub.names_guessed):
+        if not own_classes and _others(own_names, data.class_names):
+            own_names = None  # labels in other words than the folders, whose order the user gives
     if labelled and own_names is not None and (not own_classes or not _others(own_names, data.class_names)):
-        cure = ". Where they are the same classes in other words, give their order with --class-map" if spec.hub else ""
+        cure = (
+            ". Where they are the same classes in other words, give their order with --class-map or --class-order"
+            if spec.hub
+            else ""
+        )
         data = as_checkpoint_knows(data, own_names, asked, cure)
     classes = data.num_classes
     if not labelled or (own_classes and not settings.reset_head and (known or settings.model)):
