@@ -72,13 +72,7 @@ class RunSettings:
             "and recover by the answers and features of the whole model."
         ),
     ] = True
-    model: Annotated[
-        str,
-        _model(
-            "timm architecture, hf:OWNER/NAME[@REVISION] of the Hugging Face Hub, or a folder with config.json and "
-            "weights; without it, a small ViT that suits the digits."
-        ),
-    ] = ""
+    model: Annotated[str, _model("timm architecture, hf:OWNER/NAME or a folder; else a small ViT for digits.")] = ""
     img_size: Annotated[
         int | tuple[int, int] | None, _model("Input side in pixels, or HEIGHTxWIDTH, such as 32x64.")
     ] = None
@@ -273,8 +267,6 @@ class RunSettings:
         object.__setattr__(self, "method_settings", _registered_settings(self))
         if self.pretrained and self.checkpoint:
             raise PlanError("--pretrained and --checkpoint are two sources of weights", fix="Give one of them")
-        if self.reset_head and not (self.checkpoint or self.model):
-            raise PlanError("--reset-head needs --checkpoint, or a --model that brings its weights")
         if self.checkpoint and not self.model:
             raise PlanError("A checkpoint needs its architecture", fix="Name it with --model")
         _check_input(self)
@@ -312,12 +304,7 @@ class RunSettings:
         """A name for the run: data and model."""
         kind, _, place = self.data.partition(":")
         source = place.rstrip("/").rpartition("/")[2] if place else kind
-        return f"{source}-{self.model_name or 'vit'}"
-
-    @property
-    def model_name(self) -> str:
-        """Name of the model without owner, folder and revision."""
-        return short_name(self.model) if self.model else ""
+        return f"{source}-{short_name(self.model or 'vit')}"
 
     @property
     def uses_labels(self) -> bool:

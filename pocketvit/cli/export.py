@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from compress.model.hub.place import is_place
+from compress.model.hub.place import is_place, short_name
 from pocketvit.options import Raw, run_options, run_settings
 from pocketvit.output import fail, print_json, say
 from pocketvit.settings import EXPORT_PANEL, RunSettings
@@ -50,7 +50,7 @@ def export(
                 artifacts = pipeline.export_run(source, settings, progress)
             else:
                 _check_weights(settings)
-                root = runs / (name or settings.model_name)
+                root = runs / (name or short_name(settings.model))
                 folder = root / "artifacts"
                 artifacts = pipeline.export(settings, root, resume=resume, force=force, progress=progress)
         except RefusedFilesError as error:

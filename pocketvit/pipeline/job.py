@@ -174,10 +174,15 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     brought = weights_metadata(spec)
     own_names = brought.class_names
     asked = bool(settings.class_order or settings.class_map)
-    if own_names is not None and labelled and spec.hub is not None and asked and _others(own_names, data.class_names):
-        own_names = None  # labels in other words than the folders, whose order the user gives
+    if own_names is not None and labelled and spec.hub is not None and (asked or spec.hub.names_guessed):
+        if not own_classes and _others(own_names, data.class_names):
+            own_names = None  # labels in other words than the folders, whose order the user gives
     if labelled and own_names is not None and (not own_classes or not _others(own_names, data.class_names)):
-        cure = ". Where they are the same classes in other words, give their order with --class-map" if spec.hub else ""
+        cure = (
+            ". Where they are the same classes in other words, give their order with --class-map or --class-order"
+            if spec.hub
+            else ""
+        )
         data = as_checkpoint_knows(data, own_names, asked, cure)
     classes = data.num_classes
     if not labelled or (own_classes and not settings.reset_head and (known or settings.model)):
@@ -318,11 +323,10 @@ def _model_spec(settings: RunSettings) -> ModelSpec:
         reset_head=settings.reset_head,
         overrides={**(DEFAULT_OVERRIDES if builtin and not settings.pretrained else {}), **settings.model_args},
     )
-    if builtin:
-        return spec
-    spec = resolved(spec)
+    spec = spec if builtin else resolved(spec)
     if spec.hub is None:
-        _refuse_reset_alone(settings)
+        if settings.reset_head and spec.checkpoint is None:
+            raise PlanError("--reset-head needs --checkpoint, or a --model that brings its weights")
         return spec
     if settings.pretrained is False:
         raise PlanError(
@@ -333,11 +337,6 @@ def _model_spec(settings: RunSettings) -> ModelSpec:
 
 def _others(names: Sequence[str], data: Sequence[str]) -> bool:
     return sorted(names) != sorted(data)
-
-
-def _refuse_reset_alone(settings: RunSettings) -> None:
-    if settings.reset_head and not settings.checkpoint:
-        raise PlanError("--reset-head needs --checkpoint, or a --model that brings its weights")
 
 
 def _preprocessing(settings: RunSettings, brought: WeightsMetadata, plan: ShapePlan, data: Dataset) -> Preprocessing:

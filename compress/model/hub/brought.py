@@ -17,7 +17,7 @@ from runtime import MissingExtraError, ModelError
 from .card import licence_in_card
 from .families import Family, Head
 from .fields import Fields, read_fields
-from .labels import class_names, sigmoid_head
+from .labels import class_names, imagenet_names, sigmoid_head
 from .naming import backbone_prefixes, find_head, resample_positions, to_network, without_class_position
 from .network import Shape, find_family, read_shape
 from .place import Place, find_place
@@ -61,6 +61,7 @@ class HubModel:
         not_classes: why its outputs are no exclusive classes; None where they are.
         licence: that its card states; None where it states none.
         notes: what the user should know about it, a sentence each.
+        names_guessed: whether the names of its classes are a guess by their number.
         family: its family; None for an architecture of timm.
         head: what reads the last tokens.
         prefixes: what the names of its backbone and of its heads begin with.
@@ -78,6 +79,7 @@ class HubModel:
     not_classes: str | None = None
     licence: str | None = None
     notes: tuple[str, ...] = ()
+    names_guessed: bool = False
     family: Family | None = None
     head: Head | None = None
     prefixes: tuple[str, str] = ("", "")
@@ -221,6 +223,10 @@ def _of_timm(place: Place, config: Fields) -> HubModel:
     interpolation: Any = own.text("interpolation", ("nearest", "bilinear", "bicubic", "lanczos"))
     crop_mode = own.text("crop_mode", ("center", "squash", "border"))
     labels = class_names(config, outputs) if outputs else None
+    guessed = (
+        imagenet_names(outputs) if "label_names" not in config.values and "id2label" not in config.values else None
+    )
+    notes = (f"{place.name} names no classes: its {outputs} outputs are taken as those of ImageNet",) if guessed else ()
     stated = own.get("license")
     licence = licence_in_card(place.file("README.md", helpful=True)) or (stated if isinstance(stated, str) else None)
     return HubModel(
@@ -229,12 +235,14 @@ def _of_timm(place: Place, config: Fields) -> HubModel:
         files=files,
         outputs=outputs,
         metadata=WeightsMetadata(
-            mean, std, interpolation, crop_mode, own.number("crop_pct", 0.01, 1), labels, exact=True
+            mean, std, interpolation, crop_mode, own.number("crop_pct", 0.01, 1), labels or guessed, exact=True
         ),
         channels=channels,
         img_size=size or (0, 0),
         not_classes=sigmoid_head(config) if outputs else None,
         licence=licence and licence[:100],
+        notes=notes,
+        names_guessed=guessed is not None,
         arguments=arguments,
     )
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 
-from runtime import ModelError
+from runtime import MissingExtraError, ModelError
 
 from .fields import Fields
+
+try:
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+except ImportError as error:
+    raise MissingExtraError(error.name or "timm", "compress") from None
 
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
 
@@ -31,6 +36,16 @@ def class_names(config: Fields, outputs: int) -> tuple[str, ...] | None:
             got=len(names),
         )
     return tuple(names)
+
+
+def imagenet_names(outputs: int) -> tuple[str, ...] | None:
+    """Returns the names of ImageNet's classes if a set of ImageNet has this many, as ``transformers`` guesses them.
+
+    Args:
+        outputs: number of outputs of the head.
+    """
+    subset = infer_imagenet_subset({"num_classes": outputs})
+    return tuple(ImageNetInfo(subset).label_descriptions()) if subset else None
 
 
 def _listed(config: Fields) -> list[str] | None:

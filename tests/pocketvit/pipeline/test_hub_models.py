@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,11 @@ from PIL import Image
 from pocketvit.pipeline.job import PreparedRun, prepare
 from pocketvit.settings import RunSettings
 from runtime import DataError, PlanError, load, read_artifact
+from tests.compress.model.hub.fake_hub import COMMIT, serving
 from tests.compress.model.hub.made import LABELS, answers, edit, make
 from tests.pocketvit.conftest import Command
 
+ROOT = Path(__file__).resolve().parents[3]
 CROP = {"height": 32, "width": 32}
 PROCESSORS = {
     "vit": lambda: transformers.ViTImageProcessor(size=CROP, image_mean=[0.4, 0.5, 0.6]),
@@ -78,6 +83,33 @@ def test_a_folder_becomes_a_file_with_the_answers_of_transformers(
     artifact = read_artifact(tmp_path / "runs/model/artifacts/model.fp32.tflite")
     assert artifact.class_names == LABELS
     assert (artifact.provenance.licence, artifact.provenance.origin) == ("apache-2.0", None)
+
+
+def in_process(root: Path, model: str, **own: str) -> subprocess.CompletedProcess[str]:
+    """Exports a model in a process of its own, since ``huggingface_hub`` reads its environment when it is imported."""
+    command = [sys.executable, "-m", "pocketvit", "export", "--model", model, "--formats", "fp32"]
+    command += ["--data", f"unlabelled:{root / 'photos'}", "--runs", str(root / "runs")]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment = {**clean, "HF_HOME": str(root / "cache"), **own}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_a_repository_is_named_in_the_manifest_and_needs_a_network(tmp_path: Path) -> None:
+    tuned(tmp_path / "model", "dinov2", draw_pictures(tmp_path / "photos", 20))
+    alone = in_process(tmp_path, "hf:own/dino", HF_HUB_OFFLINE="1")
+    assert (alone.returncode, alone.stdout) == (2, "")
+    assert alone.stderr.count("error:") == 1
+    assert "Traceback" not in alone.stderr
+    assert "Go online" in " ".join(alone.stderr.split())
+    assert not (tmp_path / "runs").exists()
+    with serving({"own/dino": tmp_path / "model"}) as hub:
+        done = in_process(tmp_path, "hf:own/dino", HF_ENDPOINT=hub.endpoint)
+    assert done.returncode == 0, done.stderr
+    artifact = read_artifact(tmp_path / "runs/dino/artifacts/dino.fp32.tflite")
+    assert (artifact.provenance.origin, artifact.provenance.licence) == (f"own/dino@{COMMIT}", "apache-2.0")
+    assert artifact.provenance.source == f"dinov2 of own/dino@{COMMIT}"
+    assert artifact.class_names == LABELS
 
 
 @pytest.mark.slow

@@ -16,7 +16,9 @@ from runtime import ModelError, PlanError
 from tests.compress.model.hub.made import BACKBONES, LABELS, MODELS, answers, edit, make, saved
 from tests.compress.tiny import images_for
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*(no preprocessor_config|Left out of|classifier of|trained at)")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*(no preprocessor_config|those of ImageNet|Left out of|classifier of|trained at)"
+)
 
 
 def spec_of(folder: Path, **options: object) -> ModelSpec:
@@ -110,8 +112,10 @@ def timm_folder(folder: Path, prefix: str = "", **config: object) -> torch.nn.Mo
     own = {"input_size": [3, 32, 32], "fixed_input_size": True, "mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 0.8}
     own |= {"interpolation": "bilinear", "crop_mode": "squash", "license": "mit"}
     content = {"architecture": "vit_tiny_patch16_224", "model_args": arguments, "num_classes": len(LABELS)}
-    content |= {"label_names": list(LABELS), "pretrained_cfg": own}
-    (folder / "config.json").write_text(json.dumps(content | config))
+    content |= {"label_names": list(LABELS), "pretrained_cfg": own, **config}
+    (folder / "config.json").write_text(
+        json.dumps({name: value for name, value in content.items() if value is not None})
+    )
     return model
 
 
@@ -127,6 +131,17 @@ def test_an_architecture_of_timm_comes_with_its_preprocessing(
     brought = weights_metadata(spec_of(tmp_path))
     assert (brought.mean, brought.std, brought.crop_pct) == ((0.5,) * 3, (0.25,) * 3, 0.8)
     assert (brought.interpolation, brought.resize, brought.class_names) == ("bilinear", "squash", LABELS)
+
+
+def test_a_thousand_outputs_without_names_are_those_of_imagenet(tmp_path: Path) -> None:
+    timm_folder(tmp_path, label_names=None)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights |= {"head.weight": torch.randn(1000, 32), "head.bias": torch.randn(1000)}
+    save_file(weights, tmp_path / "model.safetensors")
+    edit(tmp_path / "config.json", num_classes=1000)
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert weights_metadata(spec_of(tmp_path)).class_names == tuple(config.id2label[i] for i in range(1000))
+    assert any("those of ImageNet" in note for note in load_checkpoint_report(spec_of(tmp_path)).notes)
 
 
 def test_labels_are_the_class_names_and_placeholders_are_not(tmp_path: Path) -> None:

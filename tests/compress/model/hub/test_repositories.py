@@ -31,6 +31,7 @@ for name in sys.argv[1:]:
         out.append([spec.hub.place.name, spec.hub.licence, float(model.head.weight.sum())])
     except PocketVitError as error:
         out.append(str(error))
+assert "transformers" not in sys.modules
 print(json.dumps(out))
 """
 
