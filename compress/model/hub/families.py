@@ -99,6 +99,7 @@ _PLAIN_CLIP = Family(
 
 FAMILIES: Mapping[str, Family] = {
     "vit": Family("vit", _VIT, {}, (_CLASSIFIER,), _NO_HEAD, "ViTImageProcessor", unused=_UNUSED),
+    "vit_mae": Family("vit", _VIT, {}, (_CLASSIFIER,), _NO_HEAD, "ViTImageProcessor", unused=_UNUSED),
     "deit": Family(
         base="deit",
         defaults=_VIT,
@@ -167,7 +168,7 @@ REFUSED: Mapping[str, str] = {
 }
 """Values of ``model_type`` that are known and not supported, with the part that is missing."""
 
-ACTIVATIONS: Mapping[str, str] = {
+HIDDEN_ACTS: Mapping[str, str] = {
     "gelu": "gelu",
     "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",

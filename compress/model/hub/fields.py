@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,4 +141,5 @@ def read_fields(path: Path, defaults: Mapping[str, Any] | None = None) -> Fields
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Returns whether a value is a number; the comparison with a range then refuses NaN, infinity and huge integers."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -12,7 +12,7 @@ from torch import nn
 from compress.model.timm_vit import ClassAndMeanViT
 from runtime import MissingExtraError, ModelError, PlanError
 
-from .families import ACTIVATIONS, FAMILIES, REFUSED, Family, Head
+from .families import FAMILIES, HIDDEN_ACTS, REFUSED, Family, Head
 from .fields import Fields
 
 try:
@@ -111,9 +111,9 @@ def read_shape(family: Family, fields: Fields) -> Shape:
     if any(side % own for side, own in zip(image, patch, strict=True)):
         raise PlanError(f"The image of {fields.where} does not divide into patches", got=f"{image} by {patch}")
     act = fields.text("hidden_act")
-    if act not in ACTIVATIONS:
+    if act not in HIDDEN_ACTS:
         raise ModelError(
-            f"This model uses the activation '{act[:60]}', which is not supported", expected=", ".join(ACTIVATIONS)
+            f"This model uses the activation '{act[:60]}', which is not supported", expected=", ".join(HIDDEN_ACTS)
         )
     options: dict[str, Any] = {
         "patch_size": patch,
@@ -122,7 +122,7 @@ def read_shape(family: Family, fields: Fields) -> Shape:
         "num_heads": heads,
         "mlp_ratio": _mlp_ratio(fields, width),
         "norm_layer": partial(nn.LayerNorm, eps=fields.number("layer_norm_eps", 1e-20, 1)),
-        "act_layer": ACTIVATIONS[act],
+        "act_layer": HIDDEN_ACTS[act],
         **family.options,
     }
     if "qkv_bias" in family.defaults:

@@ -46,7 +46,7 @@ class _Kind:
     square: bool = True
 
 
-PROCESSORS: Mapping[str, _Kind] = {
+IMAGE_PROCESSORS: Mapping[str, _Kind] = {
     "ViTImageProcessor": _Kind(_EVERY),
     "DeiTImageProcessor": _Kind(
         {**_EVERY, "do_center_crop": True, "size": {"height": 256, "width": 256}, "resample": 3}
@@ -89,9 +89,9 @@ def read_processor(config: Fields, kind: str, channels: int) -> Processed:
         raise _inexact(config, "code of its own (auto_map), and code of a checkpoint is not run")
     named = config.text("image_processor_type") or config.text("feature_extractor_type") or kind
     name = re.sub(r"(Fast|Pil)$", "", named.replace("FeatureExtractor", "ImageProcessor"))
-    if name not in PROCESSORS:
-        raise _inexact(config, f"the image processor {named[:60]}", f"one of {', '.join(PROCESSORS)}")
-    own = Fields(config.where, config.values, PROCESSORS[name].defaults)
+    if name not in IMAGE_PROCESSORS:
+        raise _inexact(config, f"the image processor {named[:60]}", f"one of {', '.join(IMAGE_PROCESSORS)}")
+    own = Fields(config.where, config.values, IMAGE_PROCESSORS[name].defaults)
     extra = sorted(
         step for step, on in own.values.items() if step.startswith("do_") and on is True and step not in _KNOWN_STEPS
     )
@@ -99,7 +99,7 @@ def read_processor(config: Fields, kind: str, channels: int) -> Processed:
         raise _inexact(own, f"the step '{extra[0][:60]}'")
     if own.get("rescale_offset"):
         raise _inexact(own, "an offset of the pixels (rescale_offset)")
-    resize, crop_pct, size = _geometry(own, PROCESSORS[name].square)
+    resize, crop_pct, size = _geometry(own, IMAGE_PROCESSORS[name].square)
     mean, std = _statistics(own, channels)
     code = own.whole("resample", 0, 5)
     if code not in _FILTERS and own.flag("do_resize"):

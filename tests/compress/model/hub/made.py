@@ -18,6 +18,8 @@ _SHAPE = {
     "patch_size": 16,
 }
 _VIT = {**_SHAPE, "intermediate_size": 72}
+_DECODER = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+_DECODER |= {"decoder_intermediate_size": 16, "mask_ratio": 0.0}
 _NAMES: dict[str, Any] = {
     "id2label": dict(enumerate(LABELS)),
     "label2id": {name: index for index, name in enumerate(LABELS)},
@@ -57,6 +59,7 @@ MODELS = {
 
 BACKBONES = {
     "vit": lambda: transformers.ViTModel(transformers.ViTConfig(**_VIT)),
+    "vit_mae": lambda: transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**_VIT, **_DECODER)).eval(),
     "deit": lambda: transformers.DeiTModel(transformers.DeiTConfig(**_VIT)),
     "dinov2": lambda: transformers.Dinov2Model(transformers.Dinov2Config(**_SHAPE, mlp_ratio=2)),
     "clip_vision_model": lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**_VIT)),

@@ -46,6 +46,8 @@ def refusal(folder: Path) -> str:
         ({"num_channels": 500}, "'num_channels'"),
         ({"layer_norm_eps": -1}, "'layer_norm_eps'"),
         ({"layer_norm_eps": "inf"}, "'layer_norm_eps'"),
+        ({"layer_norm_eps": 10**400}, "'layer_norm_eps'"),
+        ({"layer_norm_eps": float("nan")}, "'layer_norm_eps'"),
         ({"hidden_act": "__import__('os')"}, "activation"),
         ({"hidden_act": 3}, "'hidden_act'"),
         ({"qkv_bias": "no"}, "'qkv_bias'"),
