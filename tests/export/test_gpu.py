@@ -167,6 +167,7 @@ SETTINGS = ExportSettings(
 
 
 @pytest.mark.gpu
+@pytest.mark.slow
 @pytest.mark.usefixtures("gpu_allowed")
 def test_the_three_files_of_the_default_model_are_right_on_the_gpu(digits: Dataset, tmp_path: Path) -> None:
     artifacts = export_model(fitted_model(digits), task_for(digits), digits, tmp_path, "m", SETTINGS)
