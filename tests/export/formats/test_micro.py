@@ -220,6 +220,7 @@ OPERATORS: dict[str, Callable[[Builder, str], str]] = {
     "add of a row": _pair("add", -2),
     "sub of a column": _pair("sub", -1),
     "sub": _pair("sub", None),
+    "squared_difference": _pair("squared_difference", None),
     "mul": _pair("mul", None),
     "mul by a column": _pair("mul", -1),
     "mul by a constant": _with_constant("mul", (1, 1, 1, 1)),

@@ -12,7 +12,7 @@ import pytest
 from compress.model.half_range import HALF_MOST, in_half_range, largest_energies
 from export.formats.tflite import write_tflite
 from export.graph.ir import Builder, QParams
-from export.inspect.lint.half_run import XNNPACK, FloatFile
+from export.inspect.lint.half_run import XNNPACK, FloatFile, HalfRun
 from export.inspect.lint.numpy_ops import Arithmetic, erf
 from export.writers.tflite import tflite_bytes
 from runtime import DataError, UnsupportedTargetError, open_engine
@@ -48,6 +48,11 @@ def test_sums_are_rounded_after_every_product() -> None:
     assert np.array_equal(Arithmetic().product(*single), exact)
 
 
+def _away(run: HalfRun) -> float:
+    """Returns how far the answers in float16 are from those in float32, as a share of their norm."""
+    return float(np.linalg.norm(run.half - run.single) / np.linalg.norm(run.single))
+
+
 def test_the_largest_values_and_sums_are_those_of_the_norms(tmp_path: Path) -> None:
     model = loud(model_of(ARCHITECTURES["average"]), 400.0)
     images, path = images_for(model.plan, 4), tmp_path / "m.tflite"
@@ -59,11 +64,12 @@ def test_the_largest_values_and_sums_are_those_of_the_norms(tmp_path: Path) -> N
     means = [op for op in run.ops if op.tensor.endswith(".variance")]
     assert [op.sum for op in means] == pytest.approx(list(energies.values()), rel=0.05)
     assert any(op.overflows for op in means)
-    assert not np.isfinite(run.half).all()
+    # the reciprocal root of infinity is zero, so that the answers are finite and wrong
+    assert _away(run) > 0.1
     write_tflite(in_half_range(model, nchw), path)
     run = FloatFile(path).run(images.numpy())
     assert not any(op.overflows for op in run.ops)
-    assert np.isfinite(run.half).all()
+    assert _away(run) < 0.03
 
 
 def test_only_the_first_images_run_in_float16(tmp_path: Path) -> None:
