@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_every_file_is_run_on_all_test_images_and_not_measured_again(
     assert lines[0]["sqnr_db"] != lines[1]["sqnr_db"]
     assert all(line["sqnr_db"] > 10 for line in lines)
     printed = capsys.readouterr().out
-    assert "| int8-full | `static_wi8_ai8_percentile` | 2 | 30 |" in printed
+    assert re.search(r"^\| int8-full \| `static_wi8_ai8_[^|]*` \| 2 \| 30 \|", printed, re.MULTILINE)
     monkeypatch.setattr(real_exports, "export_each", None)
     real_exports.main(words)
     again = capsys.readouterr().out

@@ -14,4 +14,5 @@ def test_the_family_of_this_machine_is_known_by_its_architecture(
 
 
 def test_families_are_listed_by_their_names() -> None:
-    assert [one.name for one in PROCESSORS.values()] == list(PROCESSORS) == ["x86", "pi4", "pi5", "android"]
+    names = ["x86", "pi4", "pi5", "android", "static-int8"]
+    assert [one.name for one in PROCESSORS.values()] == list(PROCESSORS) == names

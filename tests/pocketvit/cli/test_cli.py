@@ -83,8 +83,6 @@ def test_the_name_of_a_run() -> None:
 def test_contradictions_are_refused() -> None:
     with pytest.raises(PlanError, match="two sources"):
         RunSettings(pretrained=True, checkpoint="x", model="m")
-    with pytest.raises(PlanError, match="needs --checkpoint"):
-        RunSettings(reset_head=True)
     with pytest.raises(PlanError, match="out of range"):
         RunSettings(seed=-1)
 
