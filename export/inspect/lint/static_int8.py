@@ -32,7 +32,7 @@ _LINEAR = {"FULLY_CONNECTED": 0, "CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
 """Operators with weights, with the dimension of the weights that counts their outputs."""
 
 _FLOATS = ("float32", "float16", "float64")
-_STATIC = "Export it with --formats int8-full"
+_STATIC = "Export it with --for static-int8"
 
 
 def sides(model: FileModel) -> Iterator[LintFinding]:
