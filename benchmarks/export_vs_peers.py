@@ -2,10 +2,13 @@
 
     pip install litert-torch ai-edge-quantizer onnxscript openvino nncf
     python benchmarks/export_vs_peers.py [--models small,tiny] [--threads 1,2] [--out FOLDER] [--report]
+    python benchmarks/export_vs_peers.py --models given --model vit_small_patch14_dinov2 --img-size 98 \
+        --checkpoint FILE [--data fashion-mnist] [--test-images 2000]
 
 ``small`` is ViT-S/16 at 224 px with fresh weights and a classifier fitted to its features of Fashion-MNIST, since no
 published weights can be assumed: its times are those of any ViT-S, its accuracy is that of random features. ``tiny`` is
 ViT-Tiny (192 wide, 12 blocks, 3 heads) at 32 px with patches of 8, trained on Fashion-MNIST from fresh weights.
+``given`` is any architecture of timm with the weights of a file, whose classifier knows the classes of the data.
 
 Every file is made once and kept in the folder. All files of a model are loaded in one fresh process that trains and
 converts nothing, and run in turns; a ratio is of medians within that one run, with a 95 % bootstrap interval.
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
@@ -32,10 +36,13 @@ from peers import Images, write_peers
 
 from compress.data.augment import augmentation_for
 from compress.data.batches import plain_batches
+from compress.data.class_order import reordered
+from compress.data.dataset import Dataset
 from compress.data.load import load_data
 from compress.evaluate import evaluating, logits_of
 from compress.model.folder import Task, read_model, read_task, save_model
 from compress.model.load import ModelSpec, load_model, weights_metadata
+from compress.model.metadata import is_stretched
 from compress.model.vit import SlicedViT, build
 from compress.recipe import TrainRecipe
 from compress.train.fit import fit
@@ -43,6 +50,7 @@ from device_bench import format
 from device_bench.timing.isolated import time_isolated
 from device_bench.timing.measure import settle
 from device_bench.timing.stats import median_interval, ratio_of_medians
+from export.compare import compare_logits
 from export.exporter import export_model
 from export.formats.tflite import write_int8
 from export.quantise.recipes import DYNAMIC_ATTENTION
@@ -50,19 +58,48 @@ from export.settings import ExportSettings
 from runtime import Preprocessing, open_engine
 
 DATA, TRAIN_LIMIT = "fashion-mnist", 12_000
-SPECS = {
-    "small": ModelSpec("vit_small_patch16_224"),
-    "tiny": ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1),
-}
-TITLES = {"small": "ViT-S/16 at 224 px, random features", "tiny": "ViT-Tiny at 32 px, trained"}
 TRAIN = TrainRecipe(epochs=24, batch_size=64, lr=1e-3, head_lr=1e-3, warmup=0.1, patience=24, clip_norm=1.0)
 PROBE_IMAGES, PROBE_COMPONENTS = 600, 24
-AGREEMENT = {"small": 0.9, "tiny": 0.99}
-"""Random features answer less surely than trained ones: no tool's int8 reaches 99 % of them."""
 
-VERIFY_IMAGES = {"small": 400, "tiny": 1_000}
-TEST_IMAGES = {"small": 2_000, "tiny": 10_000}
-ROUNDS = {"small": 200, "tiny": 400}
+
+@dataclass(frozen=True)
+class Contest:
+    """One model whose files are compared.
+
+    Attributes:
+        spec: the architecture, its input and its weights.
+        title: its name in the table.
+        agreement: least share of images on which our integer files must agree; None takes the usual gate. Random
+            features answer less surely than trained ones: no tool's int8 reaches 99 % of them.
+        verify_images: test images that our files are verified on; 0 takes as many as it needs.
+        test_images: test images that every file answers, at most.
+        rounds: timed runs of every file.
+        data: the dataset, as ``pocketvit run`` takes it.
+    """
+
+    spec: ModelSpec
+    title: str
+    agreement: float | None
+    verify_images: int
+    test_images: int
+    rounds: int
+    data: str = DATA
+
+
+CONTESTS = {
+    "small": Contest(
+        ModelSpec("vit_small_patch16_224"), "ViT-S/16 at 224 px, random features", 0.9, 400, 2_000, rounds=200
+    ),
+    "tiny": Contest(
+        ModelSpec("vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=1),
+        "ViT-Tiny at 32 px, trained",
+        0.99,
+        1_000,
+        10_000,
+        rounds=400,
+    ),
+}
+
 OURS = {
     "fp32.tflite": "**PocketViT, fp32**",
     "fp16.tflite": "**PocketViT, fp16 weights**",
@@ -82,11 +119,13 @@ class Answers:
     Attributes:
         top1: share it has right, 0..1.
         agreement: share on which it has the torch model's top-1, 0..1.
+        sqnr_db: squared logits of torch over the squared difference from them, dB.
         max_abs: largest difference of a logit from torch's, relative to the largest logit.
     """
 
     top1: float
     agreement: float
+    sqnr_db: float
     max_abs: float
 
 
@@ -98,28 +137,43 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/export-vs-peers"))
     parser.add_argument("--report", action="store_true", help="print what was measured and do nothing else")
     parser.add_argument("--time", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--model", default="", help="of given: timm's name of the architecture")
+    parser.add_argument("--img-size", type=int, help="of given: input side, pixels")
+    parser.add_argument("--checkpoint", type=Path, help="of given: weights with a classifier of the data")
+    parser.add_argument("--data", default=DATA, help="of given: labelled dataset, as pocketvit run takes it")
+    parser.add_argument("--test-images", type=int, default=2_000, help="of given: at most")
     options = parser.parse_args()
     if options.time is not None:
         time_here(json.loads(options.time.read_text()))
         return
+    contests = CONTESTS | {"given": given(options)} if options.model else CONTESTS
     for name in options.models.split(","):
-        folder = options.out / name
+        if name not in contests:
+            parser.error(f"--models knows {', '.join(CONTESTS)}, and given with --model and --checkpoint. Got {name}")
+        folder, contest = options.out / name, contests[name]
         if not options.report:
-            files = prepare(name, folder)
+            files = prepare(name, contest, folder)
             for threads in map(int, options.threads.split(",")):
-                measure(name, files, folder, threads)
+                measure(contest, files, folder, threads)
         for path in sorted(folder.glob("times-*.json")):
-            print(table(name, folder, json.loads(path.read_text())))
+            print(table(contest, folder, json.loads(path.read_text())))
 
 
-def prepare(name: str, folder: Path) -> dict[str, Path]:
+def given(options: argparse.Namespace) -> Contest:
+    """Returns the contest of the model that was given."""
+    spec = ModelSpec(options.model, img_size=options.img_size, checkpoint=options.checkpoint)
+    size = f" at {options.img_size} px" if options.img_size else ""
+    return Contest(spec, f"{options.model}{size}, given weights", None, 0, options.test_images, 200, options.data)
+
+
+def prepare(name: str, contest: Contest, folder: Path) -> dict[str, Path]:
     """Makes the model, our files and the peers', and lets every file answer."""
-    model, task = subject(name, folder / "model")
-    data = load_data(DATA, seed=0, train_limit=TRAIN_LIMIT)
+    model, task = subject(name, contest, folder / "model")
+    data = data_of(contest, task.class_names)
     settings = ExportSettings(
         kinds=("fp32", "fp16", "int8", "int8-full", "onnx", "onnx-int8"),
-        verify_images=VERIFY_IMAGES[name],
-        min_agreement=AGREEMENT[name],
+        verify_images=contest.verify_images,
+        min_agreement=contest.agreement,
     )
     export_model(model, task, data, folder / "ours", name, settings, timer=time_isolated)
     chosen = np.sort(np.random.default_rng(0).permutation(data.held_out)[:64])
@@ -128,7 +182,7 @@ def prepare(name: str, folder: Path) -> dict[str, Path]:
     write_int8(model, mixed, pixels(data, chosen, task), DYNAMIC_ATTENTION)
     files[MIXED] = mixed
     files |= write_peers(model, pixels(data, chosen, task), folder / "peers")
-    test = data.test[: TEST_IMAGES[name]]
+    test = data.test[: contest.test_images]
     known = folder / "answers.json"
     answers: dict[str, Any] = json.loads(known.read_text()) if known.is_file() else {}
     if answers.keys() != files.keys():
@@ -139,19 +193,29 @@ def prepare(name: str, folder: Path) -> dict[str, Path]:
     return files
 
 
-def subject(name: str, folder: Path) -> tuple[SlicedViT, Task]:
-    """Returns the model, training or fitting it where it is not there."""
+def data_of(contest: Contest, class_names: tuple[str, ...] | None = None) -> Dataset:
+    """Returns the dataset of a contest, with the classes in the order of the model's outputs."""
+    data = load_data(contest.data, seed=0, train_limit=TRAIN_LIMIT)
+    return data if class_names in (None, data.class_names) else reordered(data, class_names)
+
+
+def subject(name: str, contest: Contest, folder: Path) -> tuple[SlicedViT, Task]:
+    """Returns the model, training or fitting it where it is not there and has no weights."""
     if (folder / "model.safetensors").is_file():
         return read_model(folder), read_task(folder)
-    spec, data = SPECS[name], load_data(DATA, seed=0, train_limit=TRAIN_LIMIT)
-    fresh, stats = load_model(spec, data.num_classes, 0), weights_metadata(spec)
-    size = fresh.plan.img_size
-    preprocessing = Preprocessing(*size, spec.in_chans, stats.mean, stats.std, "bilinear", "stretch")
-    task = Task(DATA, 0, TRAIN_LIMIT, preprocessing, data.class_names, f"timm {spec.name}, fresh weights", trained=True)
-    if name == "small":
-        model = probed(fresh, data, task)
+    spec, stats = contest.spec, weights_metadata(contest.spec)
+    data = data_of(contest, stats.class_names)
+    model, source = load_model(spec, data.num_classes, 0), f"timm {spec.name}, fresh weights"
+    size = model.plan.img_size
+    if spec.checkpoint is not None:
+        source, preprocessing = "given weights", stats.preprocessing(*size, stretch=is_stretched(data.size, *size))
     else:
-        model = fit(fresh, data, preprocessing, TRAIN, augmentation=augmentation_for(data), bf16=True).model
+        preprocessing = Preprocessing(*size, spec.in_chans, stats.mean, stats.std, "bilinear", "stretch")
+    task = Task(contest.data, 0, TRAIN_LIMIT, preprocessing, data.class_names, source, trained=True)
+    if name == "small":
+        model = probed(model, data, task)
+    elif name == "tiny":
+        model = fit(model, data, preprocessing, TRAIN, augmentation=augmentation_for(data), bf16=True).model
     save_model(folder, model, task)
     return model, task
 
@@ -186,9 +250,11 @@ def pixels(data: Any, indices: npt.NDArray[np.int64], task: Task) -> Images:
 
 def compare(logits: Images, wanted: Images, labels: npt.NDArray[np.int64]) -> Answers:
     """Returns how logits compare with torch's."""
-    top1 = logits.argmax(1)
-    difference = float(np.abs(logits - wanted).max() / np.abs(wanted).max())
-    return Answers(float((top1 == labels).mean()), float((top1 == wanted.argmax(1)).mean()), difference)
+    parity = compare_logits(logits, wanted, labels)
+    assert parity.top1 is not None
+    assert parity.top1_agreement is not None
+    sqnr_db = math.inf if parity.sqnr_db is None else parity.sqnr_db
+    return Answers(parity.top1, parity.top1_agreement, sqnr_db, parity.max_rel)
 
 
 def opened(path: Path, threads: int) -> Callable[[Images], Images]:
@@ -223,25 +289,23 @@ def run_all(path: Path, images: Images) -> Images:
     return np.concatenate([run(image[None]) for image in images])
 
 
-def measure(name: str, files: dict[str, Path], folder: Path, threads: int) -> None:
+def measure(contest: Contest, files: dict[str, Path], folder: Path, threads: int) -> None:
     """Times all files in turns, in a fresh process, and keeps every value."""
+    plan = read_model(folder / "model").plan
     request = folder / "request.json"
     request.write_text(
         json.dumps(
             {
                 "files": {title: str(path) for title, path in files.items()},
                 "threads": threads,
-                "rounds": ROUNDS[name],
-                "shape": [1, *SPECS_SHAPE[name]],
+                "rounds": contest.rounds,
+                "shape": [1, *plan.img_size, plan.in_chans],
             }
         )
     )
     command = [sys.executable, __file__, "--time", str(request)]
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
     (folder / f"times-{threads}.json").write_text(answer)
-
-
-SPECS_SHAPE = {"small": (224, 224, 3), "tiny": (32, 32, 1)}
 
 
 def time_here(request: dict[str, Any]) -> None:
@@ -259,17 +323,17 @@ def time_here(request: dict[str, Any]) -> None:
     print(json.dumps({"threads": request["threads"], "seconds": seconds}))
 
 
-def table(name: str, folder: Path, timed: dict[str, Any]) -> str:
+def table(contest: Contest, folder: Path, timed: dict[str, Any]) -> str:
     """Returns the table of one model at one number of threads."""
     answers = json.loads((folder / "answers.json").read_text())
     seconds: dict[str, Sequence[float]] = timed["seconds"]
     base = seconds["litert-torch, fp32"]
     lines = [
         "",
-        f"{TITLES[name]}, {timed['threads']} thread(s), {TEST_IMAGES[name]} test images:",
+        f"{contest.title}, {timed['threads']} thread(s), {contest.test_images} test images:",
         "",
-        "| file | engine | median [95 % CI] | of litert-torch's fp32 time | top-1 | agrees | max abs of logits |",
-        "|---|---|---|---|---|---|---|",
+        "| file | engine | median [95 % CI] | of litert-torch's fp32 | top-1 | agrees | SQNR | max abs of logits |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     paths = {title: f"x.{suffix}" for suffix, title in OURS.items()}
     for title in sorted(seconds, key=lambda one: float(np.median(seconds[one]))):
@@ -282,6 +346,7 @@ def table(name: str, folder: Path, timed: dict[str, Any]) -> str:
             "1" if title == "litert-torch, fp32" else f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
             format.percent(answer["top1"]),
             f"{100 * answer['agreement']:.2f} %",
+            f"{answer['sqnr_db']:.1f} dB",
             f"{answer['max_abs']:.1e}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
