@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from torch import nn
 from export.graph.execute import run_graph
 from export.graph.ir import LINEAR, Array, Graph, QParams
 
-from .integer import FIXED
+from .integer import FIXED, PASSING
 from .simulate import rounded_constants
 
 _BATCH = 8
@@ -105,6 +106,9 @@ class _Rounding:
         self.graph, self.grids, self.scales, self.zeros, self.inner = graph, grids, scales, zeros, watched[1]
         self.start = torch.tensor([float(own.zero_point) for own in grids.start])
         self.fixed = rounded_constants(graph)
+        of = graph.qparams
+        moving = [op for op in graph.ops if op.kind in PASSING and op.output in of]
+        self.moved = {op.output for op in moving if of[op.output] == of.get(op.inputs[0])}
         self.seen = torch.empty(0)
 
     def constants(self) -> dict[str, torch.Tensor]:
@@ -117,29 +121,46 @@ class _Rounding:
         return self.fixed | moved
 
     def of_tensor(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        """Returns the value of a computed tensor on its grid."""
-        if name in self.grids.of:
+        """Returns the value of a computed tensor on its grid; one that was only moved lies on it already."""
+        if name in self.moved:
+            pass
+        elif name in self.grids.of:
             value = self.rounded(value, self.grids.of[name])
         elif name in self.graph.qparams:
             own = self.graph.qparams[name]
-            value = _rounded(value, torch.tensor(own.scale[0]), torch.tensor(float(own.zero_point)), own.limits)
+            value = _Rounded.apply(value, torch.tensor(own.scale[0]), torch.tensor(float(own.zero_point)), own.limits)
         if name == self.inner:
             self.seen = value
         return value
 
     def rounded(self, value: torch.Tensor, place: int) -> torch.Tensor:
         """Returns a value on a grid; its scale and zero point have gradients."""
-        zero = _whole(self.zeros[place].clamp(-127, 126)) if self.grids.free[place] else self.start[place]
-        return _rounded(value, self.scales[place].exp(), zero, self.grids.start[place].limits)
+        zero = self.zeros[place].clamp(-127, 126) if self.grids.free[place] else self.start[place]
+        rounded: torch.Tensor = _Rounded.apply(value, self.scales[place].exp(), zero, self.grids.start[place].limits)
+        return rounded
 
 
-def _rounded(value: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, limits: tuple[int, int]) -> torch.Tensor:
-    return (torch.clamp(_whole(value / scale) + zero, *limits) - zero) * scale
+class _Rounded(torch.autograd.Function):
+    """Values on a grid: ``(clamp(round(value / scale) + zero) - zero) * scale``."""
 
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, limits: Any) -> torch.Tensor:
+        """Rounds, and keeps what the gradients need."""
+        steps = value / scale
+        zero = zero.round()
+        whole = steps.round().clamp_(limits[0] - zero, limits[1] - zero)
+        inside = (steps - whole).abs_() <= 0.5
+        ctx.save_for_backward(steps, whole, inside, scale)
+        return whole * scale
 
-def _whole(value: torch.Tensor) -> torch.Tensor:
-    """Returns the nearest whole numbers, with the gradient of the value itself."""
-    return value + (value.round() - value).detach()
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of a rounding that inside the range passes them on, and outside is the end of the range."""
+        steps, whole, inside, scale = ctx.saved_tensors
+        passed = gradients[0] * inside
+        outside = gradients[0].sum() - passed.sum()
+        of_scale = (gradients[0] * whole).sum() - (passed * steps).sum()
+        return passed, of_scale, -scale * outside, None
 
 
 def _share(step: int, steps: int) -> float:

@@ -12,6 +12,7 @@ import torch
 from export.compare import compare_logits, real_logits
 from export.formats.tflite import tflite_form
 from export.graph.ir import LINEAR, Graph
+from export.quantise import learnt_ranges
 from export.quantise.candidates import Candidate, CandidateBuilder, Subject
 from export.quantise.choose import choose_accurate
 from export.quantise.integer import FIXED
@@ -24,6 +25,22 @@ from tests.export.graph.test_build import ARCHITECTURES, images_for, model_of
 PLAN = ShapePlan((24, 24), (8, 8), 3, 10, 48, (BlockPlan(3, 16, 16, 96), BlockPlan(2, 24, 16, 64)), 0.25)
 PLANS = {"usual": PLAN} | {name: ARCHITECTURES[name] for name in list(ARCHITECTURES)[:4]}
 FULL = recipes_for("int8-full")[0]
+
+
+def test_gradients_are_those_of_the_published_rules() -> None:
+    random = torch.Generator().manual_seed(0)
+    value, weight = (torch.randn(4000, generator=random, dtype=torch.float64) for _ in range(2))
+    value, scale, zero = 3 * value, torch.tensor(0.02, dtype=torch.float64), torch.tensor(5.0, dtype=torch.float64)
+    given = [one.clone().requires_grad_() for one in (value, scale, zero)]
+    (learnt_ranges._Rounded.apply(*given, (-128, 127)) * weight).sum().backward()
+    steps = value / scale
+    low, high = steps.round() < -128 - zero, steps.round() > 127 - zero
+    inside = ~(low | high)
+    whole = torch.where(low, -128 - zero, torch.where(high, 127 - zero, steps.round()))
+    assert 0.3 < inside.double().mean() < 0.9
+    torch.testing.assert_close(given[0].grad, weight * inside)
+    torch.testing.assert_close(given[1].grad, (weight * (whole - steps * inside)).sum())
+    torch.testing.assert_close(given[2].grad, -(scale * weight * ~inside).sum())
 
 
 def subject_of(plan: ShapePlan) -> Subject:
