@@ -168,3 +168,12 @@ def test_ranges_are_learnt_where_int8_throughout_is_not_near_and_taken_where_the
     best, trials = choose_accurate(builder, (recipe,))  # type: ignore[arg-type]
     assert best.recipe.name == chosen
     assert len(trials) == tried
+
+
+@pytest.mark.parametrize(("rotated_db", "tried"), [(15.0, 1), (14.9, 2)])
+def test_channels_are_equalised_only_where_the_rotation_does_not_do(rotated_db: float, tried: int) -> None:
+    equalised = next(one for one in recipes_for("int8-full") if one.equalised)
+    builder = FakeBuilder(subject_of(PLAN), {FULL.name: rotated_db, equalised.name: 30.0, "learnt": 0.0})
+    best, trials = choose_accurate(builder, (FULL, equalised))  # type: ignore[arg-type]
+    assert len([trial for trial in trials if trial.recipe != "learnt"]) == tried
+    assert best.recipe == (FULL if tried == 1 else equalised)
