@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from device_bench.documents.request import BenchRequest
@@ -111,34 +111,41 @@ def _side_by_side(work: Callable[[Sequence[Device]], None], devices: Sequence[De
     queues: dict[str, list[Device]] = {}
     for device in devices:
         queues.setdefault(device.label if device.target.separate else device.address, []).append(device)
-    begun: list[threading.Event] = []
+    threads: list[_Thread] = []
     try:
         for queue in queues.values():
-            begun.append(_begin(work, queue))
-        for ended in begun:
-            while not ended.wait(_LOOK_S):
+            threads.append(_Thread())  # before it starts: Ctrl-C may come as it does
+            _start(threads[-1], work, queue)
+        for thread in threads:
+            while not thread.ended.wait(_LOOK_S):
                 pass
     except KeyboardInterrupt:
         stop.set()
         until = time.monotonic() + _GRACE_S
-        for ended in begun:
-            ended.wait(max(0.0, until - time.monotonic()))
+        for thread in threads:
+            if thread.begun.wait(_LOOK_S):
+                thread.ended.wait(max(0.0, until - time.monotonic()))
         raise
 
 
-def _begin(work: Callable[[Sequence[Device]], None], queue: Sequence[Device]) -> threading.Event:
-    """Starts a thread and returns an event that is set when it ends; an interrupted join would not show that."""
-    ended = threading.Event()
+@dataclass(frozen=True)
+class _Thread:
+    """Events that a thread sets as it begins and as it ends; an interrupted join would not show that."""
 
+    begun: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
+def _start(thread: _Thread, work: Callable[[Sequence[Device]], None], queue: Sequence[Device]) -> None:
     def run() -> None:
+        thread.begun.set()
         try:
             work(queue)
         finally:
-            ended.set()
+            thread.ended.set()
 
     # a daemon, so that a thread that does not stop cannot keep the program from ending
     threading.Thread(target=run, daemon=True).start()
-    return ended
 
 
 def _outcome(
