@@ -1,6 +1,7 @@
 """Our files on LiteRT's GPU path, over a driver that computes on the CPU, against the CPU and the float model.
 
-Ten architectures in float32 and in integers share one process; the default model's files go through a whole export.
+Ten architectures in float32 and in integers share one process; the files of the default run's smaller
+model go through a whole export.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from compress.data.dataset import Dataset
+from compress.model.folder import read_model, read_task
 from compress.model.vit import SlicedViT
 from export.exporter import export_model
 from export.formats.tflite import tflite_form, write_tflite
@@ -21,7 +23,6 @@ from export.gpu.check import NO_DRIVER
 from export.gpu.compare import FileKind, judge_gpu
 from export.graph.build import vit_graph
 from export.graph.rewrites import DEFAULT_REWRITES
-from export.job import images_of
 from export.quantise.candidates import CandidateBuilder, Subject
 from export.quantise.recipes import DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION, recipes_for
 from export.settings import ExportSettings
@@ -147,20 +148,7 @@ def test_a_graph_without_the_batch_dimension_is_found_wrong(integer: bool, on_gp
     assert found.cpu_sqnr_db > 80
 
 
-def fitted_model(digits: Dataset) -> SlicedViT:
-    """The default run's model: random weights, and a head that least squares fit to the training images."""
-    model, task = sharp_model(DIGITS), task_for(digits)
-    features: list[torch.Tensor] = []
-    hook = model.head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
-    with torch.no_grad():
-        model(torch.from_numpy(images_of(digits, digits.train, task).transpose(0, 3, 1, 2)))
-        wanted = torch.nn.functional.one_hot(torch.from_numpy(digits.labels[digits.train]), 10).float() - 0.1
-        model.head.weight.copy_(torch.linalg.lstsq(features[0], wanted).solution.T)
-        model.head.bias.zero_()
-    hook.remove()
-    return model
-
-
+RUN = Path(__file__).parents[1] / "golden" / "default-run"
 SETTINGS = ExportSettings(
     kinds=("fp32", "int8", "int8-full", "onnx"), made_for="pi5", verify_images=64, min_agreement=0
 )
@@ -169,8 +157,8 @@ SETTINGS = ExportSettings(
 @pytest.mark.gpu
 @pytest.mark.slow
 @pytest.mark.usefixtures("gpu_allowed")
-def test_the_three_files_of_the_default_model_are_right_on_the_gpu(digits: Dataset, tmp_path: Path) -> None:
-    artifacts = export_model(fitted_model(digits), task_for(digits), digits, tmp_path, "m", SETTINGS)
+def test_the_three_files_of_the_default_run_are_right_on_the_gpu(digits: Dataset, tmp_path: Path) -> None:
+    artifacts = export_model(read_model(RUN), read_task(RUN), digits, tmp_path, "m", SETTINGS)
     for artifact in artifacts:
         gpu = read_artifact(tmp_path / artifact.file).parity.gpu
         assert gpu == artifact.parity.gpu
