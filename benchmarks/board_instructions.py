@@ -30,12 +30,19 @@ from device_bench.targets.bench import bench
 from device_bench.targets.emulated import CoreName, count_instructions
 from device_bench.timing.stats import median_interval, ratio_of_medians
 from export.formats.tflite import write_int8, write_tflite
-from export.quantise.recipes import DYNAMIC, DYNAMIC_ATTENTION, STATIC, STATIC_ATTENTION, recipes_for
+from export.quantise.recipes import Recipe, recipes_for
 from runtime import ShapePlan, macs, write_bytes
 
 MODELS = {"tiny": "vit_tiny_patch16_224", "small": "vit_small_patch16_224"}
-RECIPES = {one.name: one for one in (STATIC_ATTENTION, DYNAMIC_ATTENTION, STATIC, DYNAMIC)}
-FULL = recipes_for("int8-full")[0]
+
+
+def _recipes() -> dict[str, Recipe]:
+    """Returns the recipes whose operators differ, by name; int8 throughout differs in its ranges alone."""
+    full = [recipes_for(kind)[0] for kind in ("int8-full", "int8-full-mixed")]
+    return {one.name: one for one in (*reversed(recipes_for("int8")), *recipes_for("int4"), *full)}
+
+
+RECIPES = _recipes()
 COSTS = Path(__file__).parents[1] / "export" / "quantise" / "instruction_costs.json"
 RUNS = 2
 
@@ -74,7 +81,7 @@ def prepare(name: str, folder: Path) -> dict[str, Path]:
     files = {}
     for shape, plan in (("whole", whole), ("sliced", sliced(whole))):
         model = SlicedViT(plan).eval()
-        for kind in ("fp32", *RECIPES, FULL.name):
+        for kind in ("fp32", *RECIPES):
             path = folder / f"{shape}-{kind}.tflite"
             files[path.stem] = path
             if path.is_file():
@@ -82,7 +89,7 @@ def prepare(name: str, folder: Path) -> dict[str, Path]:
             if kind == "fp32":
                 write_tflite(model, path)
             else:
-                write_int8(model, path, images, RECIPES.get(kind, FULL))
+                write_int8(model, path, images, RECIPES[kind])
     (folder / "macs.json").write_text(json.dumps({"whole": macs(whole), "sliced": macs(sliced(whole))}))
     return files
 
@@ -131,7 +138,7 @@ def table(name: str, folder: Path) -> str:
         "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for shape in ("whole", "sliced"):
-        for kind in ("fp32", *RECIPES, FULL.name):
+        for kind in ("fp32", *RECIPES):
             cells = [shape, f"{work.get(shape, 0) / 1e9:.2f}", kind]
             for core in ("pi4", "pi5"):
                 own = read(folder / f"{shape}-{kind}.{core}.json").get("all")
@@ -157,7 +164,7 @@ def timed(seconds: dict[str, list[float]], name: str, base: str) -> list[str]:
 def costs_on(core: str, names: list[str], out: Path) -> dict[str, float]:
     """Returns each recipe's instructions over float32's, the mean over all models and shapes."""
     found = {}
-    for kind in (*RECIPES, FULL.name):
+    for kind in RECIPES:
         pairs = [
             (read(out / name / f"{shape}-{kind}.{core}.json"), read(out / name / f"{shape}-fp32.{core}.json"))
             for name in names
@@ -172,7 +179,7 @@ def ratios(names: list[str], out: Path) -> str:
     """Returns the mean costs of the recipes, as a Markdown table."""
     costs = {core: costs_on(core, names, out) for core in ("pi4", "pi5")}
     lines = ["| recipe | A72 instructions, of fp32 | A76 |", "|---|---:|---:|"]
-    for kind in (*RECIPES, FULL.name):
+    for kind in RECIPES:
         lines.append(
             f"| {kind} | {costs['pi4'].get(kind, format.MISSING)} | {costs['pi5'].get(kind, format.MISSING)} |"
         )
