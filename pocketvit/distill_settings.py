@@ -24,7 +24,13 @@ class DistillSettings:
     """
 
     distillation: Distillation = field(default_factory=Distillation)
-    teacher: Annotated[str, _teacher("A timm architecture, a run or teacher folder, or an .onnx or .tflite file.")] = ""
+    teacher: Annotated[
+        str,
+        _teacher(
+            "A timm architecture, hf:OWNER/NAME of the Hugging Face Hub, the folder of a run, a teacher or a Hugging "
+            "Face checkpoint, or an .onnx or .tflite file."
+        ),
+    ] = ""
     student: Annotated[str, _lesson("Teach the sliced model of this run folder, with the run's data.")] = ""
     unlabelled: Annotated[str, _lesson("A folder of images without labels, which the teacher labels.")] = ""
     alone: Annotated[
@@ -59,7 +65,9 @@ class DistillSettings:
             what = "needs a teacher" if needs else "takes no teacher"
             raise PlanError(
                 f"Distillation by {', '.join(self.distillation.methods)} {what}",
-                expected="--teacher with a timm name, a run folder or an exported file" if needs else "no --teacher",
+                expected="--teacher with a timm name, hf:OWNER/NAME, a folder or an exported file"
+                if needs
+                else "no --teacher",
             )
         if self.unlabelled and not needs:
             raise PlanError(

@@ -9,12 +9,13 @@ from torch import nn
 
 from compress.data.dataset import Dataset
 from compress.evaluate import Score
+from compress.model.hub.place import HUB_FORMS
 from compress.model.metadata import write_names
 from compress.model.tensors import write_tensors
 from runtime import Document, EpochRecord, ModelError, Preprocessing
 from runtime.formats import is_model_file
 
-from .teachers import Teacher, TimmSpec, file_teacher, folder_teacher, timm_teacher
+from .teachers import Teacher, TimmSpec, file_teacher, folder_teacher, hub_teacher, timm_teacher
 
 FILE, WEIGHTS = "teacher.json", "model.safetensors"
 
@@ -143,10 +144,11 @@ def open_teacher(
     seed: int = 0,
     learns: bool = False,
 ) -> Teacher:
-    """Returns the teacher that a text names: an exported file, a folder, or a timm architecture.
+    """Returns the teacher that a text names: an exported file, a folder, a repository, or a timm architecture.
 
     Args:
-        source: a ``.onnx``, ``.tflite`` or ``.pt2`` file, a run, model or teacher folder, or a timm name.
+        source: a ``.onnx``, ``.tflite`` or ``.pt2`` file; a run, model or teacher folder, or one with the
+            ``config.json`` of a Hugging Face checkpoint; ``hf:OWNER/NAME``; or a timm name.
         data: the data of the training.
         student: the student's input.
         timm_spec: options of a timm classifier; its ``name`` is ignored.
@@ -162,11 +164,14 @@ def open_teacher(
         return file_teacher(path, data)
     if (path / FILE).is_file() and not (path / "plan.json").is_file():
         return trained_teacher(path, data)
+    if source.startswith(HUB_FORMS) or ((path / "config.json").is_file() and not (path / "plan.json").is_file()):
+        return hub_teacher(source, data, learns=learns)
     if path.is_dir():
         return folder_teacher(path, data)
     if "/" in source:
         raise ModelError(
-            f"The teacher {source} does not exist", expected="a run folder, an exported file or a timm name"
+            f"The teacher {source} does not exist",
+            expected="a run folder or another folder with a model, an exported file, hf:OWNER/NAME or a timm name",
         )
     spec = replace(timm_spec, name=source) if timm_spec else TimmSpec(source)
     return timm_teacher(spec, data, student, seed=seed, learns=learns)

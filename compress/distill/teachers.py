@@ -1,11 +1,11 @@
-"""Teachers: any timm classifier, a model of a run, or an exported file."""
+"""Teachers: any timm classifier, a Hugging Face checkpoint, a model of a run, or an exported file."""
 
 from __future__ import annotations
 
 import difflib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from compress.evaluate import Score, evaluating, logits_of, score, score_of_logi
 from compress.model.checkpoint_file import check_finite_weights, open_checkpoint
 from compress.model.checkpoint_fit import weights_needed
 from compress.model.folder import read_model, read_task, weights_sha256
+from compress.model.load import ModelSpec, load_model, resolved
 from compress.model.metadata import is_stretched, names_in_checkpoint, timm_metadata
 from compress.model.timm_vit import to_timm
 from compress.model.vit import SlicedViT
@@ -126,6 +127,30 @@ def folder_teacher(folder: Path, data: Dataset) -> Teacher:
     task, model = read_task(place), read_model(place)
     _check_classes(str(place), task.class_names, data)
     return sliced_teacher(model, task.preprocessing, f"the model in {place}")
+
+
+def hub_teacher(source: str, data: Dataset, *, learns: bool = False) -> Teacher:
+    """Returns the Vision Transformer of a Hugging Face checkpoint as a teacher.
+
+    Args:
+        source: ``hf:OWNER/NAME``, ``hf:OWNER/NAME@REVISION``, or a folder with ``config.json`` and weights.
+        data: the data of the training.
+        learns: whether the teacher will be trained on the data; its classifier is fresh if it has other classes.
+
+    Raises:
+        ModelError: there is no such checkpoint, it is not supported, or it knows other classes than the data.
+    """
+    brought = resolved(ModelSpec(source, reset_head=learns))
+    assert brought.hub is not None
+    names, given = brought.hub.metadata.class_names, brought.hub.outputs
+    if not learns:
+        guessed = names is None or brought.hub.names_guessed
+        _check_classes(source, data.class_names if guessed and given == data.num_classes else names or (), data)
+    keeps = learns and not brought.hub.not_classes and names == data.class_names
+    spec = replace(brought, in_chans=brought.hub.channels, reset_head=learns and not keeps)
+    model = load_model(spec, data.num_classes)
+    preprocessing = brought.hub.metadata.preprocessing(*model.plan.img_size, stretch=False)
+    return sliced_teacher(model, preprocessing, brought.hub.place.name)
 
 
 def timm_teacher(

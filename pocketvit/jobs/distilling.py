@@ -190,7 +190,7 @@ def teacher_of(job: PreparedRun, lesson: DistillSettings) -> Teacher | None:
         raise ModelError(f"The teacher {teacher.name} is trained already", fix="Leave out --teacher-epochs")
     options = ("teacher_img_size", "teacher_pretrained", "teacher_checkpoint", "teacher_args")
     given = [f"--{name.replace('_', '-').removesuffix('s')}" for name in options if getattr(lesson, name)]
-    if given and Path(lesson.teacher).expanduser().exists():
+    if given and (teacher.spec is None or Path(lesson.teacher).expanduser().exists()):
         raise ModelError(
             f"{given[0]} is for timm's architectures, and {lesson.teacher} is none", fix=f"Leave out {given[0]}"
         )

@@ -33,6 +33,7 @@ from runtime import (
     Session,
     TensorSpec,
 )
+from tests.compress.model.hub.made import LABELS, answers, saved
 from tests.compress.tiny import SPEC, TINY_PLAN, tiny_vit, toy_data
 
 DATA = toy_data()
@@ -50,6 +51,25 @@ def test_a_fresh_teacher_takes_size_and_channels_of_the_student() -> None:
     assert len(own.mean) == len(own.std) == 1
     assert not teacher.network.training
     assert teacher.name == "timm test_vit"
+
+
+@pytest.mark.filterwarnings("ignore:.*has no preprocessor_config")
+def test_a_hugging_face_checkpoint_teaches_its_own_classes(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path)
+    data = replace(DATA, class_names=LABELS)
+    teacher = open_teacher(str(tmp_path), data, SPEC)
+    images = torch.rand(2, 3, 32, 32)
+    found = outputs_of(teacher.network, images).logits
+    assert torch.allclose(found, answers(checkpoint, images), atol=1e-5)
+    assert (teacher.preprocessing.height, teacher.preprocessing.channels) == (32, 3)
+    assert teacher.spec is None
+    with pytest.raises(ModelError, match=r"knows other classes.*Expected 3 classes.*Got 5 classes \(ant"):
+        open_teacher(str(tmp_path), DATA, SPEC)
+    with pytest.raises(ModelError, match="knows the classes in another order"):
+        open_teacher(str(tmp_path), replace(data, class_names=LABELS[::-1]), SPEC)
+    assert open_teacher(str(tmp_path), DATA, SPEC, learns=True).num_classes == 3
+    learning = open_teacher(str(tmp_path), data, SPEC, learns=True)
+    assert torch.equal(outputs_of(learning.network, images).logits, found)
 
 
 def test_a_convolutional_teacher_reads_any_size_and_colour() -> None:
