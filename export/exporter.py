@@ -48,7 +48,7 @@ from .gate.limits import Verdict, is_note, verdict_on
 from .gate.looks import critical_value
 from .gpu.check import checked_on_gpu
 from .job import ExportJob, calibration_pictures, looks_of
-from .placing import REJECTED, place, remove, tensor_spec
+from .placing import REJECTED, discard, place, tensor_spec
 from .reference import GrowingReference
 from .settings import ExportSettings
 from .verify import VerifiedFile, check_parity
@@ -224,11 +224,11 @@ def _export(
         rejected = job.folder / REJECTED
         rejected.mkdir(exist_ok=True)
         # a file released earlier under this name has other settings or other weights
-        remove(job.file(kind))
+        discard(job.file(kind))
         return place(replace(artifact, refused=str(error)), path, rejected)
     if verdict.unproven and not is_note(verdict.unproven):
         message(progress, f"{path.name} released with a warning", verdict.unproven)
-    remove(job.folder / REJECTED / path.name)
+    discard(job.folder / REJECTED / path.name)
     return place(artifact, path, job.folder)
 
 

@@ -33,7 +33,7 @@ def place(artifact: Artifact, path: Path, folder: Path) -> Artifact:
     return artifact
 
 
-def remove(file: Path) -> None:
+def discard(file: Path) -> None:
     """Removes a file and its manifest, if they exist."""
     manifest_path(file).unlink(missing_ok=True)
     file.unlink(missing_ok=True)

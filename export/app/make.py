@@ -15,7 +15,7 @@ from export.formats import kind_of, suits_apps
 from export.gpu.check import checked_on_gpu
 from export.inspect.gzipped import gzip_size
 from export.job import ExportJob, looks_of
-from export.placing import REJECTED, place, remove, tensor_spec
+from export.placing import REJECTED, discard, place, tensor_spec
 from export.reference import GrowingReference, Reference
 from export.verify import check_parity
 from runtime import (
@@ -90,7 +90,7 @@ def files_for_apps(
             artifact = write_app_file(
                 source, new, pixels=settings.app_input == "uint8", probabilities=settings.app_scores == "probabilities"
             )
-            remove(path)
+            discard(path)
             try:
                 artifact = _verified(artifact, new, plain, source, job, reference, progress)
             except ParityError as error:
@@ -99,7 +99,7 @@ def files_for_apps(
                 made.append(place(replace(artifact, refused=str(error)), new, rejected))
                 progress(f"{path.name} refused", 1, 1, str(error))
                 continue
-            remove(job.folder / REJECTED / path.name)
+            discard(job.folder / REJECTED / path.name)
             made.append(place(artifact, new, job.folder))
         progress(STAGE, len(suited), len(suited))
     if not settings.gpu_check:

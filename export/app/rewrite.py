@@ -8,6 +8,7 @@ does the sum of a grey model: one convolution of 1 x 1 in front of the file comp
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,13 @@ import numpy.typing as npt
 
 from export.graph.file_model import open_tflite, tflite_schema
 from export.writers.tflite import aligned_buffer, operator_code
-from runtime import ArtifactError, MissingExtraError, Preprocessing
+from runtime import MissingExtraError, Preprocessing
 
 LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 """Weights of red, green and blue in grey, as Pillow has them (ITU-R BT.601 in 16 bits)."""
 
 IMAGE, SCORES = "image", "scores"
 """Names of the input and the output of a file for apps."""
-
-Placed = str
-"""Where the normalisation went: ``patch embedding`` or ``convolution``."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def rewritten(
         metadata: entries of the file's metadata to add, by name.
 
     Raises:
-        ArtifactError: the file has no patch embedding with the names that PocketViT gives.
+        ArtifactError: it is no TFLite file.
         MissingExtraError: ai-edge-litert or flatbuffers is not installed.
     """
     editor = _Editor(content)
@@ -70,8 +68,6 @@ class _Editor:
             import flatbuffers
         except ImportError:
             raise MissingExtraError("flatbuffers", "export") from None
-        from pathlib import Path
-
         self.flatbuffers, self.schema = flatbuffers, tflite_schema()
         self.model: Any = self.schema.ModelT.InitFromObj(open_tflite(Path("the file"), content))
         self.graph = self.model.subgraphs[0]
@@ -139,14 +135,12 @@ class _Editor:
         self.signature("outputs", SCORES, last)
 
     def fold(self, spec: Preprocessing) -> bool:
-        """Puts the normalisation into float weights of the patch embedding; returns False for integer weights."""
+        """Puts the normalisation into float weights of the patch embedding; returns False where it has none."""
         types = self.schema.TensorType
         named = {tensor.name.decode(): tensor for tensor in self.graph.tensors}
         stored = named.get("patch_embed.weight.half") or named.get("patch_embed.weight")
         bias = named.get("patch_embed.bias")
-        if stored is None or bias is None:
-            raise ArtifactError("The file has no patch embedding", expected="patch_embed.weight and patch_embed.bias")
-        if stored.type not in (types.FLOAT32, types.FLOAT16):
+        if stored is None or bias is None or stored.type not in (types.FLOAT32, types.FLOAT16):
             return False
         dtype = np.float16 if stored.type == types.FLOAT16 else np.float32
         weight, offset = self.values(stored, dtype), self.values(bias, np.float32)
