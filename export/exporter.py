@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from runtime import (
     Progress,
     Provenance,
     Session,
+    encode,
     message,
     open_engine,
     read_artifact,
@@ -53,6 +55,10 @@ from .reference import GrowingReference
 from .settings import ExportSettings
 from .verify import VerifiedFile, check_parity
 from .write import Written, write_file
+from .writers.onnx_metadata import with_metadata
+
+_DESCRIBED = {"onnx": with_metadata}
+"""How a file of a format is told what it is."""
 
 _LIBRARIES = ("torch", "timm", "ai-edge-litert", "onnx", "onnxruntime")
 
@@ -215,6 +221,8 @@ def _export(
     """Writes, verifies and places the file of ``kind``; a refused file's manifest has the reason."""
     path = scratch / job.file(kind).name
     written = write_file(job, kind, path, reference, progress)
+    if kind.format in _DESCRIBED:
+        path.write_bytes(_DESCRIBED[kind.format](path.read_bytes(), _description(job, kind, written)))
     verified = _opened(_describe(job, kind, path, written), kind, path, written.answers, progress)
     artifact, verdict = verified.judged(reference.take, looks_of(job), job.limits(kind))
     try:
@@ -230,6 +238,18 @@ def _export(
         message(progress, f"{path.name} released with a warning", verdict.unproven)
     discard(job.folder / REJECTED / path.name)
     return place(artifact, path, job.folder)
+
+
+def _description(job: ExportJob, kind: ExportKind, written: Written) -> dict[str, str]:
+    """Returns what a file says of itself; its manifest, which has the file's digest, cannot be in it."""
+    return {
+        "labels": json.dumps(job.task.class_names, ensure_ascii=False),
+        "preprocessing": json.dumps(encode(job.task.preprocessing)),
+        "precision": kind.precision,
+        "recipe": written.recipe,
+        "weights_sha256": job.provenance.weights_sha256,
+        "tool_version": job.provenance.tool_version,
+    }
 
 
 def _describe(job: ExportJob, kind: ExportKind, path: Path, written: Written) -> Artifact:
