@@ -27,14 +27,19 @@ def mediapipe_python() -> Path | str:
         return f"MediaPipe cannot be installed here: {error} {(getattr(error, 'stderr', None) or b'').decode()[-500:]}"
 
 
-@pytest.fixture
-def python() -> Path:
+def found_python() -> Path:
+    """Returns the interpreter that has mediapipe; skips the test, or fails it where it must run, if there is none."""
     found = mediapipe_python()
     if isinstance(found, str):
         if os.environ.get(MEDIAPIPE_REQUIRED):
             pytest.fail(found, pytrace=False)
         pytest.skip(found)
     return found
+
+
+@pytest.fixture
+def python() -> Path:
+    return found_python()
 
 
 @pytest.mark.parametrize("grey", [False, True], ids=["rgb", "grey"])
