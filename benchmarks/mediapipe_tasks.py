@@ -153,8 +153,14 @@ def pictures_of(source: Path, data: str | None, count: int) -> Pixels:
 
 
 def sampled_pixels(photo: Image.Image, spec: Preprocessing) -> Pixels:
-    """Returns a photograph stretched to the model's size as MediaPipe does: each pixel is mixed from 4 neighbours."""
-    box = (0, 0, *photo.size)
+    """Returns a photograph stretched to the model's size as MediaPipe does.
+
+    Pixel ``x`` is mixed from the two beside ``x`` times the ratio of the widths, likewise along the height; all others
+    have no part in it.
+    """
+    x, y = photo.width / spec.width, photo.height / spec.height
+    left, top = 0.5 - 0.5 * x, 0.5 - 0.5 * y  # Pillow's pixels lie at their centres
+    box = (left, top, left + photo.width, top + photo.height)
     size = (spec.width, spec.height)
     return np.asarray(photo.convert("RGB").transform(size, Image.Transform.EXTENT, box, Image.Resampling.BILINEAR))
 
@@ -167,9 +173,9 @@ def photo_lines(python: Path, model: Path, photos: list[Path]) -> list[str]:
     sampled = np.stack([sampled_pixels(open_image(path), spec) for path in photos])
     lines = []
     for what, pixels, other in (
-        (f"the photographs themselves; we prepare them by '{spec.resize}'", ready, theirs),
-        ("the photographs themselves; we stretch them and sample between 4 pixels, as it does", sampled, theirs),
-        (f"what we prepared by '{spec.resize}'", ready, answers(python, model, pixels=ready)),
+        (f"the photographs themselves; we prepare them as for training ({spec.resize})", ready, theirs),
+        ("the photographs themselves; we take the pixels that it takes", sampled, theirs),
+        ("what we prepared as for training", ready, answers(python, model, pixels=ready)),
     ):
         found = agreement(session, other, np.stack([own.logits for own in session.predict_pixels(pixels)]))
         lines.append(f"| {model.name} | {what} | {found.same} of {found.pictures} | {found.score:.1e} |")

@@ -41,7 +41,7 @@ from runtime import (
     tool_version,
 )
 from runtime.engines import ENGINES
-from runtime.formats import FORMATS
+from runtime.formats import FORMATS, app_file_of
 from runtime.gpu.drivers import gpu_allowed
 
 from .app.make import files_for_apps
@@ -233,9 +233,11 @@ def _export(
         rejected.mkdir(exist_ok=True)
         # a file released earlier under this name has other settings or other weights
         discard(job.file(kind))
+        discard(app_file_of(job.file(kind)))
         return place(replace(artifact, refused=str(error)), path, rejected)
     if verdict.unproven and not is_note(verdict.unproven):
         message(progress, f"{path.name} released with a warning", verdict.unproven)
+    discard(app_file_of(job.file(kind)))  # it was made from the file that goes now
     discard(job.folder / REJECTED / path.name)
     return place(artifact, path, job.folder)
 

@@ -71,3 +71,8 @@ def model_files(folder: Path) -> list[Path]:
     """Returns the model files in ``folder`` without those for apps, sorted by name."""
     found = (path for suffix in suffixes() for path in folder.glob(f"*{suffix}"))
     return sorted(path for path in found if not path.name.endswith(APP_SUFFIX))
+
+
+def app_file_of(file: Path) -> Path:
+    """Returns the path of the file for apps that is made from a ``.tflite`` file."""
+    return file.with_name(f"{file.stem}{APP_SUFFIX}")

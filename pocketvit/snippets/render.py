@@ -106,6 +106,7 @@ def _values(artifact: Artifact, language: Language) -> dict[str, str]:
     crop = 1.0 if spec.resize == "stretch" else spec.crop_pct
     return {
         "FILE": name,
+        "DOES": "Classifies" if artifact.output_kind == "classes" else "Embeds",
         "STEM": stem,
         "END": end,
         "H": str(spec.height),

@@ -14,7 +14,7 @@ from PIL import Image
 from compress.data.dataset import Dataset
 from compress.model.vit import SlicedViT
 from export.app import rewrite
-from export.app.make import write_app_file
+from export.app.make import _check_alike, write_app_file
 from export.app.rewrite import LUMA
 from export.exporter import RefusedFilesError, export_model
 from export.graph.build import vit_graph
@@ -28,7 +28,9 @@ from export.writers.tflite import tflite_bytes
 from pocketvit.settings import RunSettings
 from runtime import (
     Artifact,
+    Calibration,
     DataError,
+    ParityError,
     Preprocessing,
     UnsupportedTargetError,
     load,
@@ -46,6 +48,7 @@ from tests.export.small import LEAST, artifact_of, small_model
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY = replace(LEAST, in_chans=1)
 NAMES = ("tench", "T-shirt/top", "crème\nbrûlée", "d")
+FLOAT_FOR_APPS = ExportSettings(kinds=("fp32",), app=True, verify_images=20, gpu_check=False)
 RECIPES = {"int8": DYNAMIC, "int8-full": recipes_for("int8-full")[0], "int4": recipes_for("int4")[0]}
 
 
@@ -161,7 +164,7 @@ def test_a_file_for_apps_becomes_no_other(tmp_path: Path) -> None:
 
 
 def export(folder: Path, model: SlicedViT, data: Dataset, **settings: object) -> list[Artifact]:
-    asked = ExportSettings(kinds=("fp32",), app=True, verify_images=20, gpu_check=False, **settings)  # type: ignore[arg-type]
+    asked = replace(FLOAT_FOR_APPS, **settings)  # type: ignore[arg-type]
     return export_model(model, task_for(data, trained=False), data, folder, "tiny", asked)
 
 
@@ -177,6 +180,16 @@ def test_an_export_writes_verifies_and_keeps_them(tmp_path: Path, sliced: Sliced
     assert (tmp_path / app.file).stat().st_mtime_ns == when
     other = export(tmp_path, sliced, digits, app_input="uint8", app_scores="logits")[1]
     assert (other.input.dtype, other.app and other.app.scores) == ("uint8", "logits")
+    # a new file of the same name leaves no file for apps behind that was made from the old one
+    export_model(
+        small_model(replace(sliced.plan, embed_dim=16)),
+        task_for(digits, trained=False),
+        digits,
+        tmp_path,
+        "tiny",
+        replace(FLOAT_FOR_APPS, app=False),
+    )
+    assert not (tmp_path / app.file).exists()
 
 
 def test_one_that_answers_otherwise_is_refused(
@@ -188,6 +201,25 @@ def test_one_that_answers_otherwise_is_refused(
     assert (tmp_path / REJECTED / "tiny.fp32.app.tflite").is_file()
     assert not (tmp_path / "tiny.fp32.app.tflite").exists()
     assert (tmp_path / "tiny.fp32.tflite").is_file()
+
+
+def test_another_top_1_is_allowed_on_near_ties_and_never_a_worse_file(tmp_path: Path) -> None:
+    artifact = read_artifact(plain_file(tmp_path, "int8", grey=False, calibration=Calibration("d", "held-out", 2, 0)))
+    draw = np.random.default_rng(0).standard_normal
+    wanted = draw((300, 4)).astype(np.float32)
+    plain = wanted + 0.1 * draw((300, 4)).astype(np.float32)
+    other = wanted + 0.1 * draw((300, 4)).astype(np.float32)
+    assert (plain.argmax(axis=1) != other.argmax(axis=1)).sum() > 5
+    _check_alike(artifact, artifact, other, plain, wanted)
+    with pytest.raises(ParityError, match="is farther from the model"):
+        _check_alike(artifact, artifact, wanted + 2 * (other - wanted), plain, wanted)
+    wanted = np.tile(np.asarray([[1.2, 1, 0, 0]], np.float32), (300, 1))
+    plain, swapped = wanted.copy(), wanted.copy()
+    plain[0, 3] = swapped[0, 3] = 30  # an error beside which the others do not show
+    _check_alike(artifact, artifact, plain, plain, wanted)
+    swapped[1:40] = swapped[1:40, [1, 0, 2, 3]]
+    with pytest.raises(ParityError, match="another one on 39 of 299"):
+        _check_alike(artifact, artifact, swapped, plain, wanted)
 
 
 def test_options_without_such_files_are_refused() -> None:
