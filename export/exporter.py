@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,15 +25,13 @@ from export.quantise.choose import Timer
 from runtime import (
     Artifact,
     ArtifactError,
-    Engine,
     MissingExtraError,
     Parity,
     ParityError,
     Progress,
     Provenance,
     Session,
-    TensorSpec,
-    manifest_path,
+    encode,
     message,
     open_engine,
     read_artifact,
@@ -41,24 +39,26 @@ from runtime import (
     silent,
     storage_errors,
     tool_version,
-    write_artifact,
 )
 from runtime.engines import ENGINES
-from runtime.formats import FORMATS
+from runtime.formats import FORMATS, app_file_of
 from runtime.gpu.drivers import gpu_allowed
 
+from .app.make import files_for_apps
 from .formats import KINDS, ExportKind
 from .gate.limits import Verdict, is_note, verdict_on
 from .gate.looks import critical_value
 from .gpu.check import checked_on_gpu
 from .job import ExportJob, calibration_pictures, looks_of
+from .placing import REJECTED, discard, place, tensor_spec
 from .reference import GrowingReference
 from .settings import ExportSettings
 from .verify import VerifiedFile, check_parity
 from .write import Written, write_file
+from .writers.onnx_metadata import with_metadata
 
-REJECTED = "rejected"
-"""Name of the folder for refused files, in the folder of the released ones."""
+_DESCRIBED = {"onnx": with_metadata}
+"""How a file of a format is told what it is."""
 
 _LIBRARIES = ("torch", "timm", "ai-edge-litert", "onnx", "onnxruntime")
 
@@ -192,10 +192,14 @@ def export_each(
         raise errors[0]
     made = [artifact for artifact in done.values() if artifact is not None]
     accepted = tuple(artifact for artifact in made if artifact.refused is None)
-    return ExportOutcome(
-        checked_on_gpu(accepted, folder, reference.take, progress) if settings.gpu_check else accepted,
-        tuple(artifact for artifact in made if artifact.refused is not None),
-    )
+    refused = tuple(artifact for artifact in made if artifact.refused is not None)
+    if settings.gpu_check:
+        accepted = checked_on_gpu(accepted, folder, reference.take, progress)
+    if settings.app:
+        apps = files_for_apps(job, accepted, reference, progress)
+        accepted += tuple(own for own in apps if own.refused is None)
+        refused += tuple(own for own in apps if own.refused is not None)
+    return ExportOutcome(accepted, refused)
 
 
 def check_extras(kinds: Sequence[str]) -> None:
@@ -217,6 +221,8 @@ def _export(
     """Writes, verifies and places the file of ``kind``; a refused file's manifest has the reason."""
     path = scratch / job.file(kind).name
     written = write_file(job, kind, path, reference, progress)
+    if kind.format in _DESCRIBED:
+        path.write_bytes(_DESCRIBED[kind.format](path.read_bytes(), _description(job, kind, written)))
     verified = _opened(_describe(job, kind, path, written), kind, path, written.answers, progress)
     artifact, verdict = verified.judged(reference.take, looks_of(job), job.limits(kind))
     try:
@@ -226,12 +232,26 @@ def _export(
         rejected = job.folder / REJECTED
         rejected.mkdir(exist_ok=True)
         # a file released earlier under this name has other settings or other weights
-        _remove(job.file(kind))
-        return _place(replace(artifact, refused=str(error)), path, rejected)
+        discard(job.file(kind))
+        discard(app_file_of(job.file(kind)))
+        return place(replace(artifact, refused=str(error)), path, rejected)
     if verdict.unproven and not is_note(verdict.unproven):
         message(progress, f"{path.name} released with a warning", verdict.unproven)
-    _remove(job.folder / REJECTED / path.name)
-    return _place(artifact, path, job.folder)
+    discard(app_file_of(job.file(kind)))  # it was made from the file that goes now
+    discard(job.folder / REJECTED / path.name)
+    return place(artifact, path, job.folder)
+
+
+def _description(job: ExportJob, kind: ExportKind, written: Written) -> dict[str, str]:
+    """Returns what a file says of itself; its manifest, which has the file's digest, cannot be in it."""
+    return {
+        "labels": json.dumps(job.task.class_names, ensure_ascii=False),
+        "preprocessing": json.dumps(encode(job.task.preprocessing)),
+        "precision": kind.precision,
+        "recipe": written.recipe,
+        "weights_sha256": job.provenance.weights_sha256,
+        "tool_version": job.provenance.tool_version,
+    }
 
 
 def _describe(job: ExportJob, kind: ExportKind, path: Path, written: Written) -> Artifact:
@@ -246,8 +266,8 @@ def _describe(job: ExportJob, kind: ExportKind, path: Path, written: Written) ->
         recipe=written.recipe,
         plan=job.model.plan,
         preprocessing=job.task.preprocessing,
-        input=_tensor(engine, "input", FORMATS[kind.format].layout),
-        output=_tensor(engine, "output", "NC"),
+        input=tensor_spec(engine, "input", FORMATS[kind.format].layout),
+        output=tensor_spec(engine, "output", "NC"),
         class_names=job.task.class_names,
         parity=Parity(0, 0.0, 0.0, None, 0.0, None, None, "not run yet"),
         calibration=job.calibration(kind),
@@ -258,18 +278,6 @@ def _describe(job: ExportJob, kind: ExportKind, path: Path, written: Written) ->
         gzip_bytes=gzip_size(path),
         int8_weights=written.int8_weights,
         half=written.half,
-    )
-
-
-def _tensor(engine: Engine, side: str, layout: str) -> TensorSpec:
-    scale, zero_point = getattr(engine, f"{side}_qparams") or (None, None)
-    return TensorSpec(
-        name=getattr(engine, f"{side}_name"),
-        shape=getattr(engine, f"{side}_shape"),
-        dtype=getattr(engine, f"{side}_dtype").name,
-        layout=layout,  # type: ignore[arg-type]
-        scale=scale,
-        zero_point=zero_point,
     )
 
 
@@ -310,21 +318,6 @@ def _check(artifact: Artifact, kind: ExportKind, job: ExportJob, verdict: Verdic
 def _verdict(artifact: Artifact, kind: ExportKind, job: ExportJob) -> Verdict:
     """Returns what an earlier manifest says under the limits of this export."""
     return verdict_on(artifact.parity, job.limits(kind), critical_value(looks_of(job)), file=artifact.file)
-
-
-def _place(artifact: Artifact, path: Path, folder: Path) -> Artifact:
-    """Moves the file and then writes its manifest; a file without manifest counts as missing."""
-    target = folder / path.name
-    manifest_path(target).unlink(missing_ok=True)
-    shutil.move(path, target)
-    write_artifact(target, artifact)
-    return artifact
-
-
-def _remove(file: Path) -> None:
-    """Removes a file and its manifest, if they exist."""
-    manifest_path(file).unlink(missing_ok=True)
-    file.unlink(missing_ok=True)
 
 
 def _finished(job: ExportJob, kind: ExportKind) -> Artifact | None:

@@ -12,7 +12,7 @@ from export.writers.onnx_opsets import OPSET, OPSETS
 from runtime import DataError, check_fields
 from runtime.processors import cpu_families
 
-from .formats import DEFAULT_KINDS, KINDS, kinds_for
+from .formats import DEFAULT_KINDS, KINDS, kinds_for, suits_apps
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class ExportSettings:
         micro: memory that ``tflite-micro`` files must fit.
         opset: version of ONNX's operators in ONNX files, 17 to 23.
         io_type: type of image and logits in ``static-int8`` files, ``int8`` or ``uint8``.
+        app: also write each ``.tflite`` file that LiteRT runs as a file for apps, ``NAME.PRECISION.app.tflite``.
+        app_input: image of files for apps: ``float``, pixel / 255, or ``uint8``, the pixels themselves.
+        app_scores: outputs of files for apps: ``probabilities`` or ``logits``.
         gpu_check: run each ``.tflite`` file on LiteRT's GPU path, too, where there is a graphics driver.
 
     Raises:
@@ -60,6 +63,9 @@ class ExportSettings:
     micro: MicroLimits = DEFAULT_LIMITS
     opset: int = OPSET
     io_type: Literal["int8", "uint8"] = "int8"
+    app: bool = False
+    app_input: Literal["float", "uint8"] = "float"
+    app_scores: Literal["probabilities", "logits"] = "probabilities"
     gpu_check: bool = True
 
     def __post_init__(self) -> None:
@@ -89,6 +95,18 @@ class ExportSettings:
                 expected=" or ".join(kind.name for kind in KINDS.values() if "io_type" in kind.options),
                 got=", ".join(self.kinds),
                 fix="Give --for static-int8, or leave --io-type out",
+            )
+        if self.app and not any(suits_apps(KINDS[name]) for name in self.kinds):
+            raise DataError(
+                "A file for apps is made from a .tflite file, and none is asked for",
+                expected=" or ".join(kind.name for kind in KINDS.values() if suits_apps(kind)),
+                got=", ".join(self.kinds),
+            )
+        if not self.app and (self.app_input, self.app_scores) != ("float", "probabilities"):
+            raise DataError(
+                "The image or the scores of files for apps were given, and no such files asked for",
+                expected="--app",
+                got=f"--app-input {self.app_input} --app-scores {self.app_scores}",
             )
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise DataError("max_drop is in points of top-1", expected="0 to 100", got=self.max_drop)

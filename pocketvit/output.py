@@ -64,3 +64,11 @@ def print_json(schema: str, body: dict[str, Any]) -> None:
     }
     escaped = not (sys.stdout.encoding or "").lower().startswith("utf")  # JSON must lose no character
     sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=escaped) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Writes text to stdout as it is, in UTF-8 where the terminal's encoding lacks a character."""
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError:
+        sys.stdout.buffer.write(text.encode())

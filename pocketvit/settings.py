@@ -251,6 +251,19 @@ class RunSettings:
     io_type: Annotated[
         Literal["int8", "uint8"], _export("Type of image and logits in static-int8 files: {choices}.")
     ] = ExportSettings.io_type
+    app: Annotated[
+        bool,
+        _export(
+            "Also write each .tflite file for apps: RGB of 0 to 1 in, probabilities out, labels inside, as MediaPipe "
+            "Tasks loads it."
+        ),
+    ] = ExportSettings.app
+    app_input: Annotated[
+        Literal["float", "uint8"], _export("Image of files for apps, pixel / 255 or the pixels: {choices}.")
+    ] = ExportSettings.app_input
+    app_scores: Annotated[Literal["probabilities", "logits"], _export("Outputs of files for apps: {choices}.")] = (
+        ExportSettings.app_scores
+    )
     gpu_check: Annotated[bool, _export("Compare each .tflite file on LiteRT's GPU path with the CPU.")] = True
     eval_limit: Annotated[
         int,

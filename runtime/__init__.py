@@ -18,6 +18,7 @@ from runtime.storage.files import atomic_path, dumps, sha256_of, storage_errors,
 
 from .artifact import (
     ARTIFACT_DOCUMENT,
+    AppForm,
     Artifact,
     Calibration,
     HalfArithmetic,
@@ -62,6 +63,7 @@ __all__ = [
     "METRICS_DOCUMENT",
     "MULTIPLE",
     "PLAN_DOCUMENT",
+    "AppForm",
     "Artifact",
     "ArtifactError",
     "BlockPlan",

@@ -166,6 +166,28 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class AppForm:
+    """What a file for apps computes beyond the exported file that it was made from.
+
+    Its image is RGB of 0..1, or uint8 pixels, so its ``preprocessing`` subtracts nothing and divides by 1.
+
+    Attributes:
+        made_from: name of the file it was made from.
+        made_from_sha256: digest of that file.
+        channels: number of channels of the model's own images; a grey model (1) computes grey from RGB.
+        normalised_by: where mean and standard deviation went: into the weights of the ``patch embedding``, or into a
+            ``convolution`` of 1 x 1 in front.
+        scores: meaning of its outputs: ``probabilities`` after a softmax, ``logits``, or one ``vector``.
+    """
+
+    made_from: str
+    made_from_sha256: str
+    channels: Literal[1, 3]
+    normalised_by: Literal["patch embedding", "convolution"]
+    scores: Literal["probabilities", "logits", "vector"]
+
+
+@dataclass(frozen=True)
 class Artifact:
     """The manifest of one exported file.
 
@@ -199,6 +221,7 @@ class Artifact:
         int8_weights: names of the weights that stay int8 in a file with weights of 4 bits in blocks of 32 inputs,
             because their number of inputs is no multiple of 32 or an operator with 4 bits is missing; empty for others.
         half: whether the file lets engines compute in float16; null for a file that is not meant for it.
+        app: what a file for apps computes itself; null for other files.
     """
 
     file: str
@@ -227,6 +250,7 @@ class Artifact:
     class_losses: tuple[ClassLoss, ...] = ()
     int8_weights: tuple[str, ...] = ()
     half: HalfArithmetic | None = None
+    app: AppForm | None = None
 
     @property
     def macs(self) -> int | None:
@@ -239,7 +263,7 @@ class Artifact:
         return None if self.plan is None else params(self.plan)
 
 
-ARTIFACT_DOCUMENT = Document("pocketvit.artifact", 8, Artifact)
+ARTIFACT_DOCUMENT = Document("pocketvit.artifact", 9, Artifact)
 
 
 def manifest_path(file: Path) -> Path:
@@ -289,11 +313,14 @@ def _check_agreement(manifest: Path, artifact: Artifact) -> None:
     plan, spec, output = artifact.plan, artifact.preprocessing, artifact.output
     if not _PRECISION.fullmatch(artifact.precision):
         raise ArtifactError(f"{manifest} has an impossible precision", got=repr(artifact.precision[:80]))
-    if plan is not None and (spec.height, spec.width, spec.channels) != (*plan.img_size, plan.in_chans):
+    chans = spec.channels if artifact.app is None else artifact.app.channels
+    if artifact.app is not None and spec.channels != 3:
+        raise ArtifactError(f"{manifest} describes a file for apps that does not read RGB", got=spec.channels)
+    if plan is not None and (spec.height, spec.width, chans) != (*plan.img_size, plan.in_chans):
         raise ArtifactError(
             f"{manifest} prepares images of another size than its plan reads",
             expected=f"{plan.img_size[0]}x{plan.img_size[1]}x{plan.in_chans}",
-            got=f"{spec.height}x{spec.width}x{spec.channels}",
+            got=f"{spec.height}x{spec.width}x{chans}",
         )
     image = (spec.height, spec.width, spec.channels)
     layouts = {"NHWC": image, "NCHW": (image[2], image[0], image[1])}

@@ -63,6 +63,16 @@ def format_of(path: Path) -> Format:
     raise ArtifactError(f"{path} is not a model file", expected=f"a file that ends in {', '.join(suffixes())}")
 
 
+APP_SUFFIX = ".app.tflite"
+"""End of the names of files for apps, which are made from other files."""
+
+
 def model_files(folder: Path) -> list[Path]:
-    """Returns the model files in ``folder``, sorted by name."""
-    return sorted(path for suffix in suffixes() for path in folder.glob(f"*{suffix}"))
+    """Returns the model files in ``folder`` without those for apps, sorted by name."""
+    found = (path for suffix in suffixes() for path in folder.glob(f"*{suffix}"))
+    return sorted(path for path in found if not path.name.endswith(APP_SUFFIX))
+
+
+def app_file_of(file: Path) -> Path:
+    """Returns the path of the file for apps that is made from a ``.tflite`` file."""
+    return file.with_name(f"{file.stem}{APP_SUFFIX}")

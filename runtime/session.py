@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
 
+_LEAST_PROBABILITY = 1e-7
+"""Smaller probabilities are rounding errors, in float16 at the latest."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -74,6 +77,8 @@ class Session:
 
     def values(self, images: Iterable[Picture]) -> npt.NDArray[np.float32]:
         """Returns the output for each image in real units, ``(N, ...)`` float32: logits, a vector or a grid.
+
+        A file for apps that answers with probabilities gives their logarithms, which are logits.
 
         Args:
             images: as in ``predict``.
@@ -156,9 +161,11 @@ class Session:
         return inputs if spec.scale is None else quantise(inputs, spec.scale, spec.zero_point or 0, spec.dtype)
 
     def run_raw(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Runs one raw batch and returns its output in real units, ``(B, ...)`` float32."""
-        spec = self.artifact.output
+        """Runs one raw batch and returns its output in real units, ``(B, ...)`` float32; logits for probabilities."""
+        spec, app = self.artifact.output, self.artifact.app
         output = self.engine.run(raw)
+        if app is not None and app.scores == "probabilities":
+            return logits_of_probabilities(output)
         if spec.scale is None:
             return np.asarray(output, dtype=np.float32)
         return dequantise(output, spec.scale, spec.zero_point or 0)
@@ -260,6 +267,12 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     probabilities: npt.NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
     return probabilities
+
+
+def logits_of_probabilities(probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+    """Returns logarithms of probabilities, float32, whose softmax they are; those below 1e-7 count as 1e-7."""
+    logits: npt.NDArray[np.float32] = np.log(np.maximum(probabilities, _LEAST_PROBABILITY)).astype(np.float32)
+    return logits
 
 
 def _is_one_image(images: object) -> bool:

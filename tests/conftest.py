@@ -22,6 +22,10 @@ REQUIRED = "POCKETVIT_BOARDS_REQUIRED"
 GPU_REQUIRED = "POCKETVIT_GPU_REQUIRED"
 """Where this is set, as in CI, a machine without a graphics driver fails the tests on the GPU path."""
 
+MEDIAPIPE_REQUIRED = "POCKETVIT_MEDIAPIPE_REQUIRED"
+"""Where this is set, as in CI, a machine that cannot install MediaPipe fails the tests with it; elsewhere they are
+skipped."""
+
 # every export of every test would look for a graphics driver otherwise; tests on the GPU path take the variable away
 os.environ["POCKETVIT_GPU"] = "none"
 

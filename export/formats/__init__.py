@@ -126,3 +126,8 @@ def kind_of(artifact: Artifact) -> ExportKind | None:
     """Returns the kind of an exported file, by its format and precision; None for a file of no registered kind."""
     wanted = artifact.format, artifact.precision
     return next((kind for kind in KINDS.values() if (kind.format, kind.precision) == wanted), None)
+
+
+def suits_apps(kind: ExportKind) -> bool:
+    """Returns whether files for apps are made from files of a kind: TFLite files that LiteRT runs."""
+    return kind.format == "tflite" and kind.run is None

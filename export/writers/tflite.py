@@ -81,7 +81,7 @@ class _Writer:
         if self.metadata:
             model.metadata = [self.entry(name, value) for name, value in self.metadata.items()]
         model.subgraphs, model.buffers = [subgraph], self.buffers
-        model.operatorCodes = [self.code(kind) for kind in self.codes]
+        model.operatorCodes = [operator_code(schema, kind) for kind in self.codes]
         model.signatureDefs = [self.signature()]
         builder = self.flatbuffers.Builder(1024 + sum(len(b.data) for b in self.buffers if b.data is not None))
         builder.Finish(model.Pack(builder), b"TFL3")
@@ -101,13 +101,6 @@ class _Writer:
         entry = self.schema.MetadataT()
         entry.name, entry.buffer = name.encode(), self.buffer(np.frombuffer(value, np.uint8))
         return entry
-
-    def code(self, kind: str) -> Any:
-        name, version = _OPERATORS[kind]
-        code = self.schema.OperatorCodeT()
-        code.builtinCode = getattr(self.schema.BuiltinOperator, name)
-        code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), version
-        return code
 
     def add(self, op: Op) -> None:
         schema = self.schema
@@ -197,7 +190,7 @@ class _Writer:
         return tensor
 
     def buffer(self, value: npt.NDArray[Any]) -> int:
-        buffer = _aligned(self.schema)()
+        buffer = aligned_buffer(self.schema)()
         buffer.data = np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
         self.buffers.append(buffer)
         return len(self.buffers) - 1
@@ -209,7 +202,16 @@ def _packed(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return (bits[0::2] | (bits[1::2] << 4)).astype(np.uint8)
 
 
-def _aligned(schema: Any) -> Any:
+def operator_code(schema: Any, kind: str) -> Any:
+    """Returns the entry of a file's list of operators for a kind of operator, such as ``softmax``."""
+    name, version = _OPERATORS[kind]
+    code = schema.OperatorCodeT()
+    code.builtinCode = getattr(schema.BuiltinOperator, name)
+    code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), version
+    return code
+
+
+def aligned_buffer(schema: Any) -> Any:
     """Returns a buffer type whose data starts at a multiple of 16 bytes, as engines that map the file expect."""
 
     class Aligned(schema.BufferT):  # type: ignore[misc]

@@ -21,6 +21,7 @@ COMMANDS = {
     "profile": "Measure the time of every width, for budgets and costs such as latency=12ms@cpu.",
     "export": "Write ONNX and TFLite files, each verified by running it.",
     "predict": "Classify pictures, with confidence, and with the loss where the true class is known.",
+    "snippet": "Print a short program that classifies a picture with a file, from its manifest.",
     "inspect": "Show the contents of a file: operators, precision, MACs, bytes, widths, delegate partitions, times.",
     "verify": "Check a file against its manifest and by running it; exits with 1 when a check fails.",
     "distill": "Teach a small model by the answers, hidden states or image relations of a larger one.",

@@ -385,7 +385,15 @@ def export_stage(
     if not folder.artifacts.is_dir():
         check_space(folder.root, read_model(folder.sliced).plan, export_copies(settings.kinds))
     with stage(folder, "export"):
-        plain = replace(settings, kinds=("fp32",), int8_recipe="", io_type="int8")
+        plain = replace(
+            settings,
+            kinds=("fp32",),
+            int8_recipe="",
+            io_type="int8",
+            app=False,
+            app_input="float",
+            app_scores="probabilities",
+        )
         for source, name, wanted in ((folder.baseline, "baseline", plain), (folder.sliced, folder.name, settings)):
             model, task = read_model(source), read_task(source)
             outcome = export_each(model, task, data, folder.artifacts, name, wanted, progress, time_isolated)

@@ -23,7 +23,7 @@ from export.formats import onnx as onnx_format
 from export.formats.onnx import write_onnx
 from export.formats.tflite import write_tflite
 from export.settings import ExportSettings
-from runtime import DataError, ParityError, load, manifest_path, read_artifact, sha256_of
+from runtime import DataError, ParityError, Preprocessing, decode, load, manifest_path, read_artifact, sha256_of
 
 from .conftest import OVERRIDES, SPEC, Exported, task_for
 
@@ -46,6 +46,17 @@ def test_every_kind_is_written_with_a_manifest_that_fits(exported: Exported) -> 
         assert again.preprocessing == SPEC
         assert again.parity.images == 100
     assert not [path for path in exported.folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "int8.onnx"])
+def test_an_onnx_file_says_what_it_is(exported: Exported, suffix: str) -> None:
+    said = {entry.key: entry.value for entry in onnx.load(exported.file(suffix)).metadata_props}
+    own = read_artifact(exported.file(suffix))
+    assert tuple(json.loads(said["pocketvit.labels"])) == own.class_names
+    assert decode(Preprocessing, json.loads(said["pocketvit.preprocessing"]), "preprocessing") == SPEC
+    assert said["pocketvit.precision"] == own.precision
+    assert said["pocketvit.recipe"] == own.recipe
+    assert said["pocketvit.weights_sha256"] == own.provenance.weights_sha256
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "fp32.tflite"])

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from runtime import ArtifactError, StorageError, TensorSpec, Trial, manifest_path, read_artifact, write_artifact
+from runtime import (
+    AppForm,
+    ArtifactError,
+    StorageError,
+    TensorSpec,
+    Trial,
+    manifest_path,
+    read_artifact,
+    write_artifact,
+)
 
 from .examples import (
     CLASS_NAMES,
@@ -49,14 +58,24 @@ def test_older_versions_still_load_and_keep_their_rule_of_cropping(tmp_path: Pat
     assert read_artifact(file) == tiny_artifact(file, FLOAT_IN, FLOAT_OUT, preprocessing=before)
 
 
-@pytest.mark.parametrize("version", [5, 6, 7])
+@pytest.mark.parametrize("version", [5, 6, 7, 8])
 def test_later_versions_still_load(file: Path, version: int) -> None:
     manifest_path(file).write_bytes((GOLDEN / f"artifact-v{version}.json").read_bytes())
     assert read_artifact(file) == tiny_artifact(file, FLOAT_IN, FLOAT_OUT)
 
 
-def test_version_8_is_what_is_written(file: Path) -> None:
-    assert manifest_path(file).read_bytes() == (GOLDEN / "artifact-v8.json").read_bytes()
+def test_version_9_is_what_is_written(file: Path) -> None:
+    assert manifest_path(file).read_bytes() == (GOLDEN / "artifact-v9.json").read_bytes()
+
+
+def test_a_file_for_apps_reads_rgb_whatever_its_model_reads(tmp_path: Path) -> None:
+    plan = replace(tiny_plan(), in_chans=1)
+    app = AppForm("tiny.tflite", "0" * 64, 1, "convolution", "probabilities")
+    file = written_artifact(tmp_path, plan=plan, app=app)
+    assert read_artifact(file).app == app
+    for changes in ({"app": None}, {"plan": tiny_plan()}):
+        with pytest.raises(ArtifactError, match="another size than its plan reads"):
+            read_artifact(written_artifact(tmp_path, **({"plan": plan, "app": app} | changes)))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +151,7 @@ def test_a_truncated_manifest_is_an_artifact_error(file: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "text"),
     [
-        (("schema_version",), 9, "newer PocketViT.*pip install --upgrade"),
+        (("schema_version",), 10, "newer PocketViT.*pip install --upgrade"),
         (("schema",), "pocketvit.plan", "another kind of document"),
         (("class_names",), ["a", "b"], "names the wrong number of classes. Expected 3. Got 2"),
         (("class_names",), "abc", "class_names has the wrong type or value. Expected a list"),
