@@ -39,7 +39,6 @@ _FLAGS = (
     "--ignore-certificate-errors",
     "--mute-audio",
 )
-_END_S = 5.0
 
 
 def find_browser(environ: Mapping[str, str] = os.environ) -> str:
@@ -103,12 +102,7 @@ def _last_words(log: Path) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the browser with all its processes."""
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sent)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_END_S)
-            if sent is signal.SIGTERM:
-                continue  # its helpers may still run
-    process.poll()
+    """Ends the browser with all its processes at once; its profile is removed, so there is nothing to save."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,7 +1,7 @@
 // Draws the page: a headline, an alarm, and a card for each file with a row for each backend.
 
 const get = (id) => document.getElementById(id);
-const BACKENDS = { wasm: "WebAssembly, on the processor", webgpu: "WebGPU, on the graphics chip" };
+const BACKENDS = { wasm: "WebAssembly (CPU)", webgpu: "WebGPU (GPU)" };
 
 function element(tag, classes, text = "") {
   const made = document.createElement(tag);
@@ -78,7 +78,8 @@ function show(row, state) {
   row.fill.style.width = `${state.total ? (100 * state.done) / state.total : 0}%`;
   row.words.hidden = Boolean(state.stage);
   row.time.hidden = Boolean(state.stage) || !state.median_s;
+  row.time.classList.toggle("void", bad);
   row.words.className = `words ${bad ? "bad" : ""}`;
   row.words.textContent = state.failure || (state.wrong ? `WRONG: ${state.wrong}.` : `It gives ${state.verdict}.`);
-  if (state.median_s) row.time.replaceChildren(milliseconds(state.median_s), element("small", "", ` median of ${state.values} values`));
+  if (state.median_s) row.time.replaceChildren(milliseconds(state.median_s), element("small", "", bad ? " not kept" : ` median of ${state.values} values`));
 }

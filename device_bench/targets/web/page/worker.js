@@ -32,7 +32,7 @@ async function fetchModel(index, file) {
   tell("stage", { stage: "checking" });
   const digest = await sha256(bytes);
   if (digest !== file.sha256) {
-    throw new Error(`The download is TAMPERED or changed: its sha256 is ${digest} in place of ${file.sha256}`);
+    throw new Error(`The download is TAMPERED or changed: its sha256 is ${digest.slice(0, 12)}… in place of ${file.sha256.slice(0, 12)}…`);
   }
   return bytes;
 }
