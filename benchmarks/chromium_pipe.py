@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import signal
@@ -103,11 +104,10 @@ def piped_browser(arguments: Sequence[str] = ()) -> Iterator[Pipe]:
     receive, theirs_out = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         command = [find_browser(), *_FLAGS, "--no-sandbox", "--remote-debugging-pipe", f"--user-data-dir={folder}"]
-        # Chromium reads its pipe from descriptor 3 and writes to 4
-        shell = f"exec 3<&{theirs_in} 4>&{theirs_out}; exec \"$@\""
         process = subprocess.Popen(
-            ["sh", "-c", shell, "sh", *command, *arguments],
-            pass_fds=(theirs_in, theirs_out),
+            [*command, *arguments],
+            pass_fds=(3, 4),
+            preexec_fn=lambda: _place(theirs_in, theirs_out),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -121,3 +121,10 @@ def piped_browser(arguments: Sequence[str] = ()) -> Iterator[Pipe]:
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _place(read: int, write: int) -> None:
+    """Puts the ends of the pipes where Chromium looks for them: it reads descriptor 3 and writes to 4."""
+    read, write = (fcntl.fcntl(own, fcntl.F_DUPFD, 10) for own in (read, write))
+    os.dup2(read, 3)
+    os.dup2(write, 4)

@@ -50,7 +50,9 @@ const breathe = () => new Promise((resolve) => setTimeout(resolve, 0));
  */
 async function measure(run, sampling, batch) {
   const step = clockStep();
-  const guess = Math.max(await timeOnce(run, 1), step);
+  let guess = Infinity;
+  for (let i = 0; i < 3; i++) guess = Math.min(guess, await timeOnce(run, 5));
+  guess = Math.max(guess, step / 5);
   const count = Math.max(1, Math.ceil((STEPS_PER_VALUE * step) / guess));
   const positive = async () => Math.max(await timeOnce(run, count), step / count / 2);
   const collect = async (warmup, enough) => {
