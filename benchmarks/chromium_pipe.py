@@ -33,12 +33,19 @@ class Pipe:
         self._send, self._receive = os.fdopen(send, "wb", buffering=0), os.fdopen(receive, "rb")
         self._answers: dict[int, dict[str, Any]] = {}
         self._came, self._number, self._session = threading.Condition(), 0, ""
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def attach(self) -> None:
         """Opens a new tab, which all further commands are for."""
         target = self("Target.createTarget", url="about:blank")["targetId"]
         self._session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+
+    def close(self) -> None:
+        """Closes the pipe of a browser that has ended."""
+        self._reader.join()
+        self._send.close()
+        self._receive.close()
 
     def close_tab(self) -> None:
         """Closes the tab, as a user does."""
@@ -114,13 +121,14 @@ def piped_browser(arguments: Sequence[str] = ()) -> Iterator[Pipe]:
         )
         os.close(theirs_in)
         os.close(theirs_out)
+        pipe = Pipe(send, receive)
         try:
-            pipe = Pipe(send, receive)
             pipe.attach()
             yield pipe
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            pipe.close()
 
 
 def _place(read: int, write: int) -> None:

@@ -163,7 +163,8 @@ def main() -> int:
         print(f"FAULT: {fault}")
     minutes = (time.monotonic() - start) / 60
     print(
-        f"{arguments.browsers} browsers, {minutes:.1f} minutes, {counts['rounds']} rounds, {counts['reloads']} reloads, "
+        f"{arguments.browsers} browsers, {minutes:.1f} minutes, "
+        f"{counts['rounds']} rounds, {counts['reloads']} reloads, "
         f"{counts['lost on the way there']} messages and {counts['lost on the way back']} answers of "
         f"{counts['messages']} lost: {counts['parts']} parts with {counts['times']} times; "
         f"{'nothing was lost or mixed up' if not faults else f'{len(faults)} FAULTS'}"

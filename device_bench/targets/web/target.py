@@ -20,7 +20,7 @@ from .browser import BROWSER_FIX, find_browser, open_browser
 from .certificate import self_signed_context
 from .gather import Gathering, new_token
 from .offer import OfferedFile, offer_files
-from .packages import NPM_FIX, packages_folder, served_packages, web_packages
+from .packages import NPM, NPM_FIX, find_npm, packages_folder, served_packages, web_packages
 from .results import results_of
 from .server import PICTURES_AT_ONCE, BenchServer, Site
 
@@ -180,14 +180,10 @@ def _devices(options: WebOptions) -> str:
 
 def check_web(device: Device) -> tuple[Finding, ...]:
     """Returns what is there and what is missing to measure in browsers; nothing is fetched or started."""
-    import shutil
-
     label, folder = device.label, packages_folder()
     kept = all((folder / path).is_file() for path in served_packages())
-    npm = shutil.which("npm")
-    found = [
-        Finding(label, "JavaScript packages", str(folder) if kept else "fetched on first use" if npm else None, NPM_FIX)
-    ]
+    value = str(folder) if kept else "fetched on first use" if find_npm() else None
+    found = [Finding(label, "JavaScript packages", value, NPM_FIX)]
     if device.place == LOCAL:
         try:
             return (*found, Finding(label, "browser", find_browser()))
@@ -198,7 +194,5 @@ def check_web(device: Device) -> tuple[Finding, ...]:
     return (*found, Finding(label, "QR code", "segno" if qr_code("a") else "none: pip install 'pocketvit[web]'"))
 
 
-WEB = Target(
-    bench_in_browsers, check_web, "phones and computers that open a page", {"npm": "sudo apt install npm"}, gathers=True
-)
+WEB = Target(bench_in_browsers, check_web, "phones and computers that open a page", {NPM: NPM_FIX}, gathers=True)
 LOCAL_BROWSER = replace(WEB, title="the browser of this machine", local=True)

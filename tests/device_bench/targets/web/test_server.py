@@ -1,4 +1,4 @@
-"""The server of a bench, by plain requests: who knows the token gets a fixed list of things, and nobody anything else."""
+"""The server of a bench, by plain requests: who knows the token gets a fixed list of things, and nothing else."""
 
 from __future__ import annotations
 
