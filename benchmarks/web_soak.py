@@ -28,7 +28,7 @@ from device_bench.documents.request import BenchRequest
 from device_bench.targets.web.gather import Gathering
 from device_bench.targets.web.offer import OfferedFile, offer_files
 from device_bench.targets.web.packages import web_packages
-from device_bench.targets.web.results import results_of
+from device_bench.targets.web.results import web_results
 from device_bench.targets.web.target import serve_bench
 
 LOST_THERE, LOST_BACK = 0.05, 0.05
@@ -128,7 +128,7 @@ def compare(
             elif part.verdict is None or part.verdict.wrong or part.verdict.same != part.verdict.images:
                 faults.append(f"{visit.label}, file {file}: other answers: {part.verdict}")
             counts["times"] += len(part.series(warmup=False))
-    results = results_of(gathering, request)
+    results = web_results(gathering, request)
     if len({result.target for result in results}) != len(results) or any(result.failures for result in results):
         faults.append("the results have a failure, or one name twice")
     return faults

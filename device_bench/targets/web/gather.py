@@ -16,7 +16,7 @@ from device_bench.documents.measurement import Sampling
 from runtime import MeasurementError
 
 from .facts import BrowserFacts
-from .judge import Verdict, judge
+from .judge import AnswerVerdict, judge_answers
 from .messages import PageDone, PageFailure, PageHello, PageOutputs, PagePart, PageSign, PageTimes, WebBackend
 from .offer import OfferedFile
 
@@ -29,7 +29,7 @@ class OutOfStepError(Exception):
 
 
 @dataclass
-class Part:
+class VisitPart:
     """What came of one file on one backend of one page.
 
     Attributes:
@@ -46,7 +46,7 @@ class Part:
     outputs: dict[int, bytes] = field(default_factory=dict)
     done: PageDone | None = None
     failure: str | None = None
-    verdict: Verdict | None = None
+    verdict: AnswerVerdict | None = None
 
     @property
     def ended(self) -> bool:
@@ -76,7 +76,7 @@ class Visit:
     label: str
     facts: BrowserFacts
     backends: tuple[WebBackend, ...]
-    parts: dict[tuple[int, WebBackend], Part]
+    parts: dict[tuple[int, WebBackend], VisitPart]
     seen: float
     loads: int = 1
     stage: str = ""
@@ -131,7 +131,7 @@ class Gathering:
                 return self._begin(part, message)
             if message.attempt != part.attempt:
                 raise OutOfStepError("another attempt has replaced this one")
-            handlers: dict[type, Callable[[Visit, Part, Any], dict[str, Any]]] = {
+            handlers: dict[type, Callable[[Visit, VisitPart, Any], dict[str, Any]]] = {
                 PageTimes: self._times,
                 PageOutputs: self._outputs,
                 PageDone: self._done,
@@ -170,7 +170,7 @@ class Gathering:
             if visit is None:
                 if len(self._visits) >= MOST_DEVICES:
                     raise MeasurementError("There are too many pages", expected=f"at most {MOST_DEVICES}")
-                parts = {(file, own): Part() for file in range(len(self.files)) for own in message.backends}
+                parts = {(file, own): VisitPart() for file in range(len(self.files)) for own in message.backends}
                 visit = Visit(self._free_label(message.facts), message.facts, message.backends, parts, self._clock())
                 self._visits[message.visit] = visit
                 self._heard(f"{visit.label} came: {', '.join(visit.backends)}.")
@@ -198,14 +198,14 @@ class Gathering:
             visit.finished = True
         return {"kept": True}
 
-    def _begin(self, part: Part, message: PagePart) -> dict[str, Any]:
+    def _begin(self, part: VisitPart, message: PagePart) -> dict[str, Any]:
         if part.ended:
             return {"ended": True, **_shown(part)}
         if message.attempt != part.attempt:
             part.attempt, part.times, part.outputs = message.attempt, {}, {}
         return {"ended": False}
 
-    def _times(self, visit: Visit, part: Part, message: PageTimes) -> dict[str, Any]:
+    def _times(self, visit: Visit, part: VisitPart, message: PageTimes) -> dict[str, Any]:
         own = (message.warmup, message.values)
         if part.times.get(message.sequence, own) != own:
             raise MeasurementError("Other times came under this number before", got=message.sequence)
@@ -222,7 +222,7 @@ class Gathering:
         part.times[message.sequence] = own
         return {"kept": True}
 
-    def _outputs(self, visit: Visit, part: Part, message: PageOutputs) -> dict[str, Any]:
+    def _outputs(self, visit: Visit, part: VisitPart, message: PageOutputs) -> dict[str, Any]:
         file = self.files[message.file]
         raw = message.raw()
         if message.first + len(raw) > len(file.pictures):
@@ -237,7 +237,7 @@ class Gathering:
             part.outputs.update(enumerate(raw, message.first))
         return {"kept": True}
 
-    def _done(self, visit: Visit, part: Part, message: PageDone) -> dict[str, Any]:
+    def _done(self, visit: Visit, part: VisitPart, message: PageDone) -> dict[str, Any]:
         if part.ended:
             return {"kept": True, **_shown(part)}
         file = self.files[message.file]
@@ -248,13 +248,13 @@ class Gathering:
             return {"kept": False, "batches": batches[:1000], "pictures": pictures[:1000]}
         if timed and not part.series(warmup=False):
             raise MeasurementError(f"{file.name} has no times")
-        part.verdict = judge(file, self._real(file, part))
+        part.verdict = judge_answers(file, self._real(file, part))
         part.done = message
         words = f"WRONG: {part.verdict.wrong}" if part.verdict.wrong else part.verdict.words
         self._heard(f"{visit.label}: {file.name} on {message.backend}: {words}.")
         return {"kept": True, **_shown(part)}
 
-    def _failed(self, visit: Visit, part: Part, message: PageFailure) -> dict[str, Any]:
+    def _failed(self, visit: Visit, part: VisitPart, message: PageFailure) -> dict[str, Any]:
         if not part.ended:
             part.failure = message.what
             self._heard(f"{visit.label}: {self.files[message.file].name} on {message.backend} failed: {message.what}")
@@ -266,7 +266,7 @@ class Gathering:
         return backend == "webgpu" and visit.facts.gpu is not None and visit.facts.gpu.software
 
     @staticmethod
-    def _real(file: OfferedFile, part: Part) -> npt.NDArray[np.float32]:
+    def _real(file: OfferedFile, part: VisitPart) -> npt.NDArray[np.float32]:
         return np.stack([file.real(part.outputs[index]) for index in range(len(file.pictures))])
 
 
@@ -275,7 +275,7 @@ def new_token() -> str:
     return secrets.token_urlsafe(16)
 
 
-def _shown(part: Part) -> dict[str, Any]:
+def _shown(part: VisitPart) -> dict[str, Any]:
     """Returns what the page shows of a part that ended."""
     if part.failure is not None:
         return {"failure": part.failure}

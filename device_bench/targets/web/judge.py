@@ -22,7 +22,7 @@ _ENOUGH = 20
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AnswerVerdict:
     """How outputs compare with those of this machine's CPU.
 
     Attributes:
@@ -47,7 +47,7 @@ class Verdict:
         return f"the same answer as on the CPU for {self.same} of {self.images} pictures, cosine {self.cosine:.6f}"
 
 
-def judge(file: OfferedFile, outputs: npt.NDArray[np.float32]) -> Verdict:
+def judge_answers(file: OfferedFile, outputs: npt.NDArray[np.float32]) -> AnswerVerdict:
     """Compares the outputs of a file in a browser with its outputs here.
 
     A float32 file is wrong when one output has a cosine below ``LEAST_COSINE``; a file of integers when the mean cosine
@@ -66,7 +66,7 @@ def judge(file: OfferedFile, outputs: npt.NDArray[np.float32]) -> Verdict:
     top1 = safe.argmax(axis=1)
     same = int((top1 == here.argmax(axis=1)).sum())
     least, mean = (float(cosines.min()), float(cosines.mean())) if finite else (0.0, 0.0)
-    return Verdict(
+    return AnswerVerdict(
         images=len(here),
         same=same,
         cosine=least,

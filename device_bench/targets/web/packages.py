@@ -141,7 +141,7 @@ def web_packages(progress: Progress = silent, folder: Path | None = None, fetch:
         archives.mkdir()
         for done, package in enumerate(PACKAGES):
             progress(STAGE, done, len(PACKAGES), f"{package.name} {package.version}")
-            unpack(package, (fetch or _npm_pack)(package, archives), made)
+            unpack_package(package, (fetch or _npm_pack)(package, archives), made)
         shutil.rmtree(archives)
         progress(STAGE, len(PACKAGES), len(PACKAGES))
 
@@ -156,7 +156,7 @@ def web_packages(progress: Progress = silent, folder: Path | None = None, fetch:
     )
 
 
-def unpack(package: WebPackage, archive: Path, folder: Path) -> None:
+def unpack_package(package: WebPackage, archive: Path, folder: Path) -> None:
     """Checks the archive of a package and unpacks the files that are used.
 
     Args:

@@ -14,7 +14,7 @@ from device_bench.documents.results import BenchResult, FileResult
 from device_bench.timing.steadiness import series_notes
 from runtime import encode, tool_version
 
-from .gather import Gathering, Part, Visit
+from .gather import Gathering, Visit, VisitPart
 from .messages import PageDone, WebBackend
 from .offer import OfferedFile
 from .packages import VERSIONS
@@ -28,7 +28,7 @@ _SOFTWARE = "WebGPU computes on the CPU here, so there are answers and no times.
 _COARSE_S = 1e-5
 
 
-def results_of(
+def web_results(
     gathering: Gathering, request: BenchRequest, failures: Sequence[Failure] = ()
 ) -> tuple[BenchResult, ...]:
     """Returns the results of all pages; a file that was not done, failed or gave wrong answers is a failure.
@@ -85,7 +85,7 @@ def _result(
     )
 
 
-def _why_not(part: Part) -> str | None:
+def _why_not(part: VisitPart) -> str | None:
     if part.failure is not None:
         return f"The browser says: {part.failure}"
     if part.done is None or part.verdict is None:
@@ -95,7 +95,7 @@ def _why_not(part: Part) -> str | None:
     return None
 
 
-def _file(file: OfferedFile, part: Part, done: PageDone, backend: WebBackend, *, timed: bool) -> FileResult:
+def _file(file: OfferedFile, part: VisitPart, done: PageDone, backend: WebBackend, *, timed: bool) -> FileResult:
     assert part.verdict is not None
     manifest, values = file.manifest, part.series(warmup=False)
     latency = Measurement("latency", "s", values, part.series(warmup=True), done.steady) if timed else None
@@ -118,7 +118,7 @@ def _file(file: OfferedFile, part: Part, done: PageDone, backend: WebBackend, *,
     )
 
 
-def _notes(part: Part, done: PageDone, engine: str, backend: WebBackend) -> tuple[str, ...]:
+def _notes(part: VisitPart, done: PageDone, engine: str, backend: WebBackend) -> tuple[str, ...]:
     assert part.verdict is not None
     notes = [f"it gave {part.verdict.words}"]
     if done.runs_per_value > 1:

@@ -21,7 +21,7 @@ from .certificate import self_signed_context
 from .gather import Gathering, new_token
 from .offer import OfferedFile, offer_files
 from .packages import NPM, NPM_FIX, find_npm, packages_folder, served_packages, web_packages
-from .results import results_of
+from .results import web_results
 from .server import PICTURES_AT_ONCE, BenchServer, Site
 
 LOCAL = "chromium"
@@ -141,7 +141,7 @@ def bench_in_browsers(
             _wait(bench.gathering, request, progress, stop, watches)
         except KeyboardInterrupt:
             stop.set()  # for whatever else would be measured after this
-        found = results_of(bench.gathering, request, failures)
+        found = web_results(bench.gathering, request, failures)
     return found
 
 

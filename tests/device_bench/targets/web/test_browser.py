@@ -20,7 +20,7 @@ from device_bench.metrics.accuracy import accuracy_of, read_test_images
 from device_bench.metrics.chosen_images import choose_images
 from device_bench.targets.web.offer import offer_files
 from device_bench.targets.web.packages import web_packages
-from device_bench.targets.web.results import results_of
+from device_bench.targets.web.results import web_results
 from device_bench.targets.web.target import RunningBench, serve_bench
 from runtime import load, manifest_path
 from tests.pocketvit.conftest import command, environment
@@ -75,7 +75,7 @@ def test_a_tampered_file_is_not_run_and_wrong_answers_are_said_loudly(tab: Pipe,
     (tmp_path / ONNX.name).write_bytes(ONNX.read_bytes()[:-1])
     with serve_bench(request, files, web_packages(), local=True) as bench:
         text = seen(tab, bench)
-        (result,) = results_of(bench.gathering, request)
+        (result,) = web_results(bench.gathering, request)
     assert "WRONG ANSWERS: whole.int8.tflite on wasm" in text
     assert text.count("TAMPERED") == 2
     assert result.files == ()
@@ -94,7 +94,7 @@ def test_a_second_device_a_reload_and_a_closed_tab(tab: Pipe) -> None:
         tab.wait_for("document.querySelectorAll('.chip.good').length > 0", 60)
         tab("Page.reload")
         assert "Done, thank you" in seen(tab, bench)
-        closed, phone = results_of(bench.gathering, request)
+        closed, phone = web_results(bench.gathering, request)
     assert [file.file for file in closed.files] == [FLOAT.name]
     assert "closed" in closed.failures[0].what
     assert (phone.target, phone.failures) == ("web:phone-wasm", ())
@@ -111,7 +111,7 @@ def test_plain_http_without_a_secure_context_has_one_thread_and_checks_the_diges
         with piped_browser(["--host-resolver-rules=MAP phone.test 127.0.0.1"]) as own:
             assert "Done, thank you" in seen(own, insecure)
             assert own.evaluate("isSecureContext") is False
-        (result,) = results_of(bench.gathering, request)
+        (result,) = web_results(bench.gathering, request)
     assert [file.threads for file in result.files] == [1, 1]
     assert any("no secure context" in note for note in result.notes)
 
@@ -124,7 +124,7 @@ def test_https_and_threads(tab: Pipe) -> None:
         assert bench.address.startswith("https://")
         with piped_browser(["--ignore-certificate-errors"]) as own:
             assert "Done, thank you" in seen(own, bench)
-        (result,) = results_of(bench.gathering, request)
+        (result,) = web_results(bench.gathering, request)
     assert [file.threads for file in result.files] == [2, 2]
 
 
@@ -135,7 +135,7 @@ def test_webgpu_on_a_software_driver_answers_and_has_no_time(tab: Pipe) -> None:
     files, _ = offer_files(request)
     with serve_bench(request, files, web_packages(), local=True) as bench:
         assert "Done, thank you" in seen(tab, bench, "?webgpu=software")
-        results = results_of(bench.gathering, request)
+        results = web_results(bench.gathering, request)
     assert [result.emulated for result in results] == [False, True]
     assert results[1].files[0].metrics["answers"] == "8 of 8 as on the CPU"
 

@@ -10,7 +10,7 @@ import pytest
 from device_bench.documents.figures import Failure
 from device_bench.documents.results import BENCH_DOCUMENT
 from device_bench.targets.web.gather import MOST_DEVICES, Gathering, OutOfStepError
-from device_bench.targets.web.results import results_of
+from device_bench.targets.web.results import web_results
 from runtime import MeasurementError
 
 from .pages import SAMPLING, FakePage, offered, web_request, wrong_copy
@@ -30,7 +30,7 @@ def test_two_devices_become_two_results_with_their_own_times(gathering: Gatherin
     for file in (0, 1):
         first.measure(file, 0.010 + file, 0.011 + file)
         second.measure(file, 0.020 + file, 0.021 + file)
-    results = results_of(gathering, web_request(), [Failure("c.pt2", "No browser runs it.")])
+    results = web_results(gathering, web_request(), [Failure("c.pt2", "No browser runs it.")])
     assert [result.target for result in results] == ["web:pixel-8-chrome-wasm", "web:pixel-8-chrome-2-wasm"]
     times = [[file.latency.values for file in result.files if file.latency] for result in results]
     assert times == [[(0.010, 0.011), (1.010, 1.011)], [(0.020, 0.021), (1.020, 1.021)]]
@@ -84,7 +84,7 @@ def test_a_page_that_is_loaded_again_goes_on_and_its_older_attempt_is_dropped(ga
     with pytest.raises(OutOfStepError):
         page.times(old, 1, 9.0)
     assert page.send("sign", finished=True) == {"kept": True}
-    (result,) = results_of(gathering, web_request())
+    (result,) = web_results(gathering, web_request())
     assert [file.latency.values for file in result.files if file.latency] == [(0.01,), (0.02,)]
     assert "The page was loaded 2 times." in result.notes
 
@@ -99,7 +99,7 @@ def test_a_closed_tab_keeps_what_was_done_and_names_what_was_not() -> None:
     page.times(key, 0, 0.01)
     assert gathering.counts(silence_s=100.0)[:2] == (0, 1)
     assert gathering.counts(silence_s=5.0)[:2] == (0, 0)
-    (result,) = results_of(gathering, web_request())
+    (result,) = web_results(gathering, web_request())
     assert [file.file for file in result.files] == ["whole.fp32.tflite"]
     (failed,) = result.failures
     assert failed.file == "whole.onnx"
@@ -125,7 +125,7 @@ def test_wrong_answers_are_said_and_their_times_are_not_kept() -> None:
     told = page.measure(0, 0.01, shift=-1)
     assert "cosine" in told["wrong"]
     page.measure(1, 0.01)
-    (result,) = results_of(gathering, web_request())
+    (result,) = web_results(gathering, web_request())
     assert [file.file for file in result.files] == ["whole.onnx"]
     assert "ITS ANSWERS ARE WRONG" in result.failures[0].what
     assert any("WRONG" in line for line in heard)
@@ -135,7 +135,7 @@ def test_a_failure_is_the_browsers_own_words(gathering: Gathering) -> None:
     page = FakePage(gathering)
     page.hello()
     page.send("failed", **page.begin(0), what="out of memory")
-    (result,) = results_of(gathering, web_request())
+    (result,) = web_results(gathering, web_request())
     assert result.failures[0].what == "The browser says: out of memory"
 
 
@@ -147,7 +147,7 @@ def test_a_gpu_that_computes_on_the_cpu_has_answers_and_no_times(gathering: Gath
         key = page.begin(file, "webgpu")
         page.outputs(key)
         assert page.done(key, 0)["kept"]
-    wasm, webgpu = results_of(gathering, web_request())
+    wasm, webgpu = web_results(gathering, web_request())
     assert (wasm.emulated, webgpu.emulated) == (False, True)
     assert webgpu.target == "web:pixel-8-chrome-webgpu"
     assert all(not file.measurements for file in webgpu.files)
@@ -170,7 +170,7 @@ def test_what_a_reader_must_know_is_said(gathering: Gathering) -> None:
     page.outputs(key)
     page.times(key, 0, 0.01)
     page.done(key, 1, hidden=True, runs_per_value=5, resolution_s=1e-3)
-    (result,) = results_of(gathering, web_request())
+    (result,) = web_results(gathering, web_request())
     assert any("have not tried this browser" in note for note in result.notes)
     assert any("no secure context and not isolated" in note for note in result.notes)
     notes = " ".join(result.files[0].notes)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from device_bench.targets.web import packages
-from device_bench.targets.web.packages import PACKAGES, WebPackage, packages_folder, unpack, web_packages
+from device_bench.targets.web.packages import PACKAGES, WebPackage, packages_folder, unpack_package, web_packages
 from runtime import ArtifactError, MeasurementError, UnsupportedTargetError
 
 
@@ -38,7 +38,7 @@ def test_every_package_has_one_version_and_a_digest() -> None:
 def test_what_is_used_is_unpacked_and_the_import_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     package = archive(tmp_path / "a.tgz", PACKAGES[0], 'import { x } from "@litertjs/wasm-utils";')
-    unpack(package, tmp_path / "a.tgz", tmp_path / "made")
+    unpack_package(package, tmp_path / "a.tgz", tmp_path / "made")
     found = {str(path.relative_to(tmp_path / "made")) for path in (tmp_path / "made").rglob("*") if path.is_file()}
     assert found == set(package.served)
     assert (tmp_path / "made/litert/index.js").read_text() == 'import { x } from "../litert-wasm-utils/index.js";'
