@@ -26,6 +26,9 @@ MEDIAPIPE_REQUIRED = "POCKETVIT_MEDIAPIPE_REQUIRED"
 """Where this is set, as in CI, a machine that cannot install MediaPipe fails the tests with it; elsewhere they are
 skipped."""
 
+BROWSER_REQUIRED = "POCKETVIT_BROWSER_REQUIRED"
+"""Where this is set, as in CI, a machine without a browser fails the tests that open pages."""
+
 # every export of every test would look for a graphics driver otherwise; tests on the GPU path take the variable away
 os.environ["POCKETVIT_GPU"] = "none"
 
@@ -38,7 +41,12 @@ def pytest_collection_finish():
 
 def pytest_runtest_setup(item):
     """Makes what emulated devices need before the first test on one."""
-    for marker, why_not, more in (("boards", why_no_boards, ()), ("gpu", why_no_gpu, (GPU_REQUIRED,))):
+    kinds = (
+        ("boards", why_no_boards, ()),
+        ("gpu", why_no_gpu, (GPU_REQUIRED,)),
+        ("browser", why_no_browser, (BROWSER_REQUIRED,)),
+    )
+    for marker, why_not, more in kinds:
         if item.get_closest_marker(marker) is not None and (why := why_not()) is not None:
             if any(os.environ.get(name) for name in (REQUIRED, *more)):
                 pytest.fail(why, pytrace=False)
@@ -73,4 +81,17 @@ def why_no_gpu():
         software_gpu_driver()
     except PocketVitError as error:
         return f"LiteRT's GPU path cannot run here. {error}"
+    return None
+
+
+@cache
+def why_no_browser():
+    """Returns why pages cannot be opened here, or None where they can."""
+    from runtime import PocketVitError
+    from tests.boards.browser import browser_for_tests
+
+    try:
+        browser_for_tests()
+    except PocketVitError as error:
+        return f"No page can be opened here. {error}"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,36 @@ from runtime.formats import format_of
 from runtime.worker.parent import SILENCE_S
 
 from .measurement import Sampling
+
+
+@dataclass(frozen=True)
+class WebOptions:
+    """How a bench in browsers is served.
+
+    Attributes:
+        devices: number of devices to wait for, at least 1.
+        https: serve over https, with a self-signed certificate.
+        host: name or address of this machine for others; empty to find it.
+        port: port to listen on; 0 for any free one.
+
+    Raises:
+        MeasurementError: a value is out of range.
+        PlanError: a value is of another type.
+    """
+
+    devices: int = 1
+    https: bool = False
+    host: str = ""
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not 1 <= self.devices <= 64:
+            raise MeasurementError("The number of devices is out of range", expected="1 to 64", got=self.devices)
+        if not 0 <= self.port <= 65535:
+            raise MeasurementError("The port is out of range", expected="0 to 65535", got=self.port)
+        if not re.fullmatch(r"[A-Za-z0-9.-]*", self.host):
+            raise MeasurementError("The host is no name or address of IPv4", got=repr(self.host))
 
 
 @dataclass(frozen=True)
@@ -30,6 +61,7 @@ class BenchRequest:
         images: file of labelled images that each file answers, written by ``write_test_images``.
         timeout_s: longest silence of a measuring process before the file counts as hung, s.
         bootstrap: install missing packages on the device, in a separate folder.
+        web: how a bench in browsers is served.
 
     Raises:
         MeasurementError: no file, two of the same name, or a time below 0.
@@ -50,6 +82,7 @@ class BenchRequest:
     images: Path | None = None
     timeout_s: float = SILENCE_S
     bootstrap: bool = False
+    web: WebOptions = field(default_factory=WebOptions)
 
     def __post_init__(self) -> None:
         check_fields(self)

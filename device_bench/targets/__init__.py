@@ -20,6 +20,8 @@ TARGETS: Registry[Target] = Registry(
         "gpu": "device_bench.targets.gpu:GPU",
         "ssh:[USER@]HOST": "device_bench.targets.ssh:SSH",
         "adb:[SERIAL]": "device_bench.targets.android.adb:ADB",
+        "web": "device_bench.targets.web.target:WEB",
+        "web:chromium": "device_bench.targets.web.target:LOCAL_BROWSER",
         "emu:pi4|pi5": "device_bench.targets.emulated.target:EMULATED",
     },
 )

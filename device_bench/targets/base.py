@@ -34,7 +34,7 @@ class BenchDevice(Protocol):
     def __call__(
         self, device: Device, request: BenchRequest, progress: Progress, *, stop: threading.Event
     ) -> BenchResult | tuple[BenchResult, ...]:
-        """Returns the result, or several where a device has several backends.
+        """Returns the result, or several where a device has several backends, or where several devices came.
 
         Args:
             device: where to measure.
@@ -70,6 +70,8 @@ class Target:
         local: the device is this machine, so nothing else may run at the same time.
         separate: devices of one address are independent, and are measured at the same time.
         time_together: times files for a latency table; without it no table can be measured there.
+        gathers: devices come to the bench by themselves, so it has any number of results; when it is stopped it returns
+            those that came.
     """
 
     bench: BenchDevice
@@ -79,6 +81,7 @@ class Target:
     local: bool = False
     separate: bool = False
     time_together: TimeTogether | None = None
+    gathers: bool = False
 
 
 def form_of(address: str) -> str:

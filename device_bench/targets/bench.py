@@ -12,7 +12,7 @@ from device_bench.documents.measurement import Sampling
 from device_bench.documents.request import BenchRequest
 from device_bench.documents.results import BenchResult
 from device_bench.targets import TARGETS
-from runtime import Progress, UnsupportedTargetError, silent
+from runtime import MeasurementError, Progress, UnsupportedTargetError, silent
 from runtime.worker.parent import SILENCE_S
 
 from .base import Device, TimeTogether
@@ -70,7 +70,10 @@ def bench(
         images=Path(images) if images is not None else None,
         timeout_s=timeout_s,
     )
-    return bench_device(Device(target), request, progress)[0]
+    found = bench_device(Device(target), request, progress)
+    if not found:
+        raise MeasurementError(f"Nothing came to {target}", fix="Open the page that the bench prints")
+    return found[0]
 
 
 def bench_device(
@@ -78,7 +81,7 @@ def bench_device(
 ) -> tuple[BenchResult, ...]:
     """Measures what ``request`` asks on ``device``, whatever target the request names.
 
-    Returns one result, or one for each backend of a phone.
+    Returns one result, one for each backend of a phone, or those of the browsers that came.
 
     Args:
         device: where.

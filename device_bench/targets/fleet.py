@@ -82,7 +82,8 @@ def bench_fleet(
         A fleet whose results bear the labels of the devices.
 
     Raises:
-        KeyboardInterrupt: the user stopped it; every thread has cleaned up, or had 20 s for it.
+        KeyboardInterrupt: the user stopped it, and no target ``gathers``; every thread has cleaned up, or had 20 s for
+            it. With such a target, what came until then is returned.
     """
     bench_one = bench_one or bench_device
     stop, speaking = threading.Event(), threading.Lock()
@@ -97,8 +98,12 @@ def bench_fleet(
             if len(devices) > 1:
                 report(*(("failed", 1, 1, own.what) if isinstance(own, DeviceFailure) else ("done", 1, 1)))
 
-    work([device for device in devices if device.target.local])
-    _side_by_side(work, [device for device in devices if not device.target.local], stop)
+    try:
+        work([device for device in devices if device.target.local])
+        _side_by_side(work, [device for device in devices if not device.target.local], stop)
+    except KeyboardInterrupt:
+        if not any(device.target.gathers for device in devices):
+            raise
     ordered = [outcomes[device.label] for device in devices]
     return Fleet(
         tuple(result for own in ordered if isinstance(own, tuple) for result in own),

@@ -58,7 +58,21 @@ def bench(
         int | None, Parameter(help="Classify only so many of --images, as equally many of each class as possible.")
     ] = None,
     bootstrap: Annotated[bool, flag("Install what a device lacks into a virtual environment there.")] = False,
-    timeout: Annotated[float, Parameter(help="A file without a sign of life for so long hangs, seconds.")] = SILENCE_S,
+    timeout: Annotated[
+        float,
+        Parameter(help="A file without a sign of life for so long hangs, and a bench in browsers ends, seconds."),
+    ] = SILENCE_S,
+    web_devices: Annotated[
+        int, Parameter(name="--devices", help="Devices that the target web waits for; with web:chromium, browsers.")
+    ] = 1,
+    web_https: Annotated[
+        bool,
+        flag("Serve the target web over https, with a certificate of its own: phones then have WebGPU and threads."),
+    ] = False,
+    web_host: Annotated[
+        str, Parameter(help="Name or address of this machine for other devices; by default found.")
+    ] = "",
+    web_port: Annotated[int, Parameter(help="Port of the target web; by default any free one.")] = 0,
     json_file: Annotated[
         Path | None,
         Parameter(
@@ -73,7 +87,7 @@ def bench(
     A file that cannot be measured costs its row, and a device its column: exit code 1, or 2 where nothing was measured.
     """
     from device_bench.documents.measurement import Sampling
-    from device_bench.documents.request import BenchRequest, check_files
+    from device_bench.documents.request import BenchRequest, WebOptions, check_files
     from device_bench.energy.carbon import find_grid
     from device_bench.targets.fleet import bench_fleet
     from device_bench.targets.inventory import read_inventory, resolve
@@ -95,6 +109,7 @@ def bench(
             images=chosen,
             timeout_s=timeout,
             bootstrap=bootstrap,
+            web=WebOptions(web_devices, web_https, web_host, web_port),
         )
         check_files(request)
         own = [device.label for device in devices if device.target.local]
@@ -123,6 +138,8 @@ def _show(fleet: Fleet, devices: Sequence[Device], json_file: Path | None) -> No
             missing += [f"{failure.file} was not measured{where}: {failure.what}" for failure in result.failures]
         elif result.failures:
             missing.append(f"{', '.join(failure.file for failure in result.failures)}{where}.")
+    if fleet.empty and not missing:
+        fail("No device opened the page, so nothing was measured.", 1)
     if fleet.empty:
         fail(" ".join(missing), 2)
     if missing:
@@ -153,8 +170,8 @@ def _check_place(json_file: Path | None, devices: Sequence[Device]) -> None:
 
 
 def _several(devices: Sequence[Device]) -> bool:
-    """Whether more than one result may come: of several devices, or of several backends of one."""
-    return len(devices) > 1 or any(len(device.backends) > 1 for device in devices)
+    """Whether more than one result may come: of several devices, of several backends of one, or of who comes."""
+    return len(devices) > 1 or any(len(device.backends) > 1 or device.target.gathers for device in devices)
 
 
 def _keep(fleet: Fleet, devices: Sequence[Device], place: Path) -> None:

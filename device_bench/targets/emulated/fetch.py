@@ -43,9 +43,15 @@ def apt_sources(root: Path = Path("/")) -> tuple[Path, ...]:
 
 
 def fetch_debs(
-    packages: Sequence[str], work: Path, steps: Steps, *, resolve: bool = True, sources: Sequence[Path] | None = None
+    packages: Sequence[str],
+    work: Path,
+    steps: Steps,
+    *,
+    resolve: bool = True,
+    sources: Sequence[Path] | None = None,
+    architectures: Sequence[str] = ("arm64", "amd64"),
 ) -> tuple[Path, ...]:
-    """Downloads Debian packages for arm64, or for the architecture after the colon in a name.
+    """Downloads Debian packages for the first architecture, or for the one after the colon in a name.
 
     Args:
         packages: names of packages; ``qemu-user:amd64`` is one for this machine.
@@ -53,6 +59,7 @@ def fetch_debs(
         steps: runs the programs.
         resolve: whether to download their dependencies too.
         sources: files with apt sources; by default those of this machine.
+        architectures: the architectures that apt reads the lists of.
 
     Raises:
         MeasurementError: no sources of the suite, or apt fails.
@@ -69,7 +76,7 @@ def fetch_debs(
     (work / "status").touch()
     for number, path in enumerate(sources):
         shutil.copy(path, work / "sources" / f"{number}{path.suffix}")
-    (work / "apt.conf").write_text(_apt_conf(work), encoding="utf-8")
+    (work / "apt.conf").write_text(_apt_conf(work, architectures), encoding="utf-8")
     env = {"APT_CONFIG": str(work / "apt.conf"), "LC_ALL": "C"}
     steps("reading apt's package lists", ["apt-get", "update", "-qq", "--error-on=any"], _APT_FIX, env=env)
     folder = work / "cache/archives"
@@ -81,10 +88,11 @@ def fetch_debs(
     return tuple(sorted(folder.glob("*.deb")))
 
 
-def _apt_conf(work: Path) -> str:
+def _apt_conf(work: Path, architectures: Sequence[str]) -> str:
+    listed = " ".join(f'"{name}";' for name in architectures)
     return f"""\
-APT::Architecture "arm64";
-APT::Architectures {{ "arm64"; "amd64"; }};
+APT::Architecture "{architectures[0]}";
+APT::Architectures {{ {listed} }};
 APT::Install-Recommends "false";
 APT::Sandbox::User "";
 Acquire::Languages "none";

@@ -120,7 +120,8 @@ def _images(results: Sequence[BenchResult]) -> Iterator[Text]:
 def _told(result: BenchResult) -> Iterator[Text]:
     """Yields what must be known of a target's figures, and which files have none."""
     if result.emulated:
-        yield Text(f"{result.target} is emulated: no time, instructions of one run instead.")
+        counted = ", instructions of one run instead" if any(file.instructions for file in result.files) else ""
+        yield Text(f"{result.target} is emulated: no time{counted}.")
     for failure in result.failures:
         yield Text(f"NOT MEASURED on {result.target}: {failure.file}: {failure.what}", "bold red")
     for note in result.notes:

@@ -97,7 +97,8 @@ class BenchTable:
         columns = terminal_columns([*_FILE, *metric_columns("bench")], measured)
         yield from wrapped_tables([file.file for file in result.files], columns, options.max_width)
         if result.emulated:
-            yield Text(f"{result.target} is emulated: no time, instructions of one run instead.")
+            counted = ", instructions of one run instead" if any(file.instructions for file in result.files) else ""
+            yield Text(f"{result.target} is emulated: no time{counted}.")
         for failure in result.failures:
             yield Text(f"NOT MEASURED: {failure.file}: {failure.what}", "bold red")
         for note in result.notes:

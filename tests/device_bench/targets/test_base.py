@@ -29,5 +29,5 @@ def test_any_other_is_refused_with_the_forms(address: str) -> None:
 
 
 def test_this_machine_is_the_only_local_device() -> None:
-    assert [form for form, target in TARGETS.items() if target.local] == ["cpu", "cuda", "gpu"]
+    assert [form for form, target in TARGETS.items() if target.local] == ["cpu", "cuda", "gpu", "web:chromium"]
     assert [form for form, target in TARGETS.items() if target.separate] == ["emu:pi4|pi5"]
