@@ -157,9 +157,7 @@ SETTINGS = ExportSettings(
 @pytest.mark.gpu
 @pytest.mark.slow
 @pytest.mark.usefixtures("gpu_allowed")
-def test_the_files_of_the_default_run_and_those_for_apps_are_right_on_the_gpu(
-    digits: Dataset, tmp_path: Path
-) -> None:
+def test_the_files_of_the_default_run_and_those_for_apps_are_right_on_the_gpu(digits: Dataset, tmp_path: Path) -> None:
     artifacts = export_model(read_model(RUN), read_task(RUN), digits, tmp_path, "m", SETTINGS)
     assert [own.file for own in artifacts if own.app] == [f"m.{kind}.app.tflite" for kind in SETTINGS.kinds[:3]]
     for artifact in artifacts:
