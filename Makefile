@@ -54,14 +54,14 @@ test-devices: $(VENV)/.installed-dev  ## Run the tests on emulated boards, over 
 ifeq ($(strip $(ARGS)),)
 	$(MAKE) --no-print-directory -j2 boards-of-commands boards-of-rooms
 else
-	$(BIN)/python -m pytest -m 'boards or gpu' $(ARGS)
+	$(BIN)/python -m pytest -m 'boards or gpu or browser' $(ARGS)
 endif
 
 boards-of-commands: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m 'boards or gpu' $(COMMANDS)
+	$(BIN)/python -m pytest -m 'boards or gpu or browser' $(COMMANDS)
 
 boards-of-rooms: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m 'boards or gpu' $(COMMANDS:%=--ignore %)
+	$(BIN)/python -m pytest -m 'boards or gpu or browser' $(COMMANDS:%=--ignore %)
 
 lint: $(VENV)/.installed-dev  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
