@@ -50,7 +50,7 @@ test-rooms: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(COMMANDS:%=--ignore %)
 
 test-devices: export POCKETVIT_BOARDS_REQUIRED = 1
-test-devices: $(VENV)/.installed-dev  ## Run the tests on emulated boards, over real ssh and adb, and on the software GPU; fail where they cannot run
+test-devices: $(VENV)/.installed-dev  ## Run the tests on emulated boards, over real ssh and adb, on the software GPU and in a browser; fail where they cannot run
 ifeq ($(strip $(ARGS)),)
 	$(MAKE) --no-print-directory -j2 boards-of-commands boards-of-rooms
 else
