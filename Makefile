@@ -50,18 +50,18 @@ test-rooms: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(COMMANDS:%=--ignore %)
 
 test-devices: export POCKETVIT_BOARDS_REQUIRED = 1
-test-devices: $(VENV)/.installed-dev  ## Run the tests on emulated boards, over real ssh and adb, and on the software GPU; fail where they cannot run
+test-devices: $(VENV)/.installed-dev  ## Run the tests on emulated boards, over real ssh and adb, on the software GPU and in a browser; fail where they cannot run
 ifeq ($(strip $(ARGS)),)
 	$(MAKE) --no-print-directory -j2 boards-of-commands boards-of-rooms
 else
-	$(BIN)/python -m pytest -m 'boards or gpu' $(ARGS)
+	$(BIN)/python -m pytest -m 'boards or gpu or browser' $(ARGS)
 endif
 
 boards-of-commands: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m 'boards or gpu' $(COMMANDS)
+	$(BIN)/python -m pytest -m 'boards or gpu or browser' $(COMMANDS)
 
 boards-of-rooms: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m 'boards or gpu' $(COMMANDS:%=--ignore %)
+	$(BIN)/python -m pytest -m 'boards or gpu or browser' $(COMMANDS:%=--ignore %)
 
 lint: $(VENV)/.installed-dev  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -21,10 +21,11 @@ from runtime import (
     read_artifact,
     silent,
 )
-from runtime.formats import format_of, model_files
+from runtime.formats import APP_SUFFIX, format_of, model_files
 from runtime.gpu.adapter import Adapter
 from runtime.gpu.drivers import GpuDriver
 from runtime.gpu.run import GpuWorker
+from runtime.session import logits_of_probabilities
 
 from .compare import file_kind, judge_gpu
 
@@ -71,6 +72,11 @@ def verified_on_gpu(
             return replace(found, checks=(*found.checks, FileCheck(name, False, str(error))))
         sibling = None if artifact.calibration is None else float_file(path, artifact)
         reference = None if sibling is None else worker.cpu_answers(sibling, images)
+    if artifact.app is not None and artifact.app.scores == "probabilities":
+        # the SQNR that the manifest records is that of logits
+        cpu, on_gpu = (logits_of_probabilities(own) for own in (answers.cpu, answers.gpu))
+        answers = replace(answers, cpu=cpu, gpu=on_gpu)
+        reference = None if reference is None else logits_of_probabilities(reference)
     gpu = judge_gpu(file_kind(artifact), answers, adapter, reference)
     ran = FileCheck(name, True, f"{gpu.images} images ({source}) on {adapter.described}")
     right = FileCheck("right on the GPU path", gpu.wrong is None, gpu.wrong or _right(gpu, sibling))
@@ -94,6 +100,8 @@ def images_to_run(path: Path, artifact: Artifact, count: int) -> tuple[npt.NDArr
     spec = artifact.preprocessing
     shape = (count, spec.height, spec.width, spec.channels)
     own = images_for(path, None, shape)
+    if not own.real and artifact.app is not None:
+        return np.random.default_rng(_SEED).random(shape, dtype=np.float32), own.source
     if not own.real:
         return np.random.default_rng(_SEED).standard_normal(shape, dtype=np.float32), own.source
     chosen = np.linspace(0, len(own.values) - 1, min(count, len(own.values))).round().astype(int)
@@ -103,11 +111,14 @@ def images_to_run(path: Path, artifact: Artifact, count: int) -> tuple[npt.NDArr
 def float_file(path: Path, artifact: Artifact) -> Path | None:
     """Returns the float32 ``.tflite`` file of the same weights in the folder of a file, or None.
 
+    Of a file for apps, it is a file for apps with the same image and scores.
+
     Args:
         path: the file.
         artifact: its manifest.
     """
-    for other in model_files(path.parent):
+    others = model_files(path.parent) if artifact.app is None else sorted(path.parent.glob(f"*{APP_SUFFIX}"))
+    for other in others:
         if other == path or format_of(other).name != "tflite" or not manifest_path(other).is_file():
             continue
         try:
@@ -115,7 +126,11 @@ def float_file(path: Path, artifact: Artifact) -> Path | None:
         except ArtifactError:
             continue
         alike = own.provenance.weights_sha256 == artifact.provenance.weights_sha256
-        if alike and own.precision == "fp32" and own.preprocessing == artifact.preprocessing:
+        alike &= own.precision == "fp32" and own.preprocessing == artifact.preprocessing
+        if artifact.app is not None:
+            same_image = own.input == artifact.input
+            alike &= same_image and own.app is not None and own.app.scores == artifact.app.scores
+        if alike:
             return other
     return None
 

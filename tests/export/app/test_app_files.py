@@ -17,8 +17,10 @@ from export.app import rewrite
 from export.app.make import _check_alike, write_app_file
 from export.app.rewrite import LUMA
 from export.exporter import RefusedFilesError, export_model
+from export.gpu.verify import float_file, images_to_run, verified_on_gpu
 from export.graph.build import vit_graph
 from export.graph.file_model import tflite_model
+from export.inspect.check_file import verify_file
 from export.placing import REJECTED, tensor_spec
 from export.quantise.calibrate import observe
 from export.quantise.integer import quantise_graph
@@ -42,6 +44,8 @@ from runtime import (
     write_artifact,
 )
 from runtime.formats import model_files
+from runtime.gpu.adapter import Adapter
+from runtime.gpu.drivers import GpuDriver
 from tests.export.conftest import task_for
 from tests.export.small import LEAST, artifact_of, small_model
 
@@ -161,6 +165,27 @@ def test_a_file_for_apps_becomes_no_other(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedTargetError, match="one that is for apps already"):
         write_app_file(path, tmp_path / "again.app.tflite")
     assert model_files(tmp_path) == [tmp_path / "small.fp32.tflite"]
+
+
+def test_on_gpus_they_are_compared_with_files_for_apps(tmp_path: Path) -> None:
+    paths = {kind: made(plain_file(tmp_path, kind, grey=True))[0] for kind in ("fp32", "int8-full")}
+    plain, app = tmp_path / "small.int8-full.tflite", paths["int8-full"]
+    assert float_file(app, read_artifact(app)) == paths["fp32"]
+    assert float_file(plain, read_artifact(plain)) == tmp_path / "small.fp32.tflite"
+    images, source = images_to_run(app, read_artifact(app), 4)
+    assert (images.shape, source) == ((4, 8, 8, 3), "random numbers")
+    assert 0 <= images.min() < images.max() <= 1
+    app_of_logits, _ = made(plain, probabilities=False)
+    assert float_file(app_of_logits, read_artifact(app_of_logits)) is None
+
+
+@pytest.mark.gpu
+def test_verify_runs_them_on_the_gpu(tmp_path: Path, software_gpu: tuple[GpuDriver, Adapter]) -> None:
+    for uint8 in (False, True):
+        path, _ = made(plain_file(tmp_path, "int8-full", grey=True), pixels=uint8)
+        found = verified_on_gpu(verify_file(path, images=8), path, *software_gpu)
+        assert found.gpu is not None
+        assert (found.gpu.whole, found.gpu.wrong, found.passed) == (True, None, True)
 
 
 def export(folder: Path, model: SlicedViT, data: Dataset, **settings: object) -> list[Artifact]:

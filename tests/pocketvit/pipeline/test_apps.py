@@ -37,7 +37,7 @@ def test_they_come_on_top_of_what_a_run_has(tiny_run: Path, tmp_path: Path, pock
         json.loads(pocketvit("predict", file, tmp_path / "a.png", "--json").out)["predictions"][0]
         for file in (plain, app)
     ]
-    assert found[0]["name"] == found[1]["name"]
+    assert found[0]["class"] == found[1]["class"]
     assert found[0]["confidence"] == pytest.approx(found[1]["confidence"], abs=1e-3)
     assert pocketvit("verify", app).code == 0
     assert pocketvit("inspect", app, "--no-time").code == 0
