@@ -10,7 +10,8 @@ from torch import nn
 
 from runtime import BlockPlan, MissingExtraError, ModelError, NormPlace, Pooling, PosEmbed, ShapePlan
 
-from .vit import ACTIVATIONS, SlicedViT, build
+from .parts.mlp import ACTIVATIONS
+from .vit import SlicedViT, build
 
 try:
     from timm.layers import Attention, LayerScale, Mlp, PatchEmbed, get_act_layer
