@@ -10,9 +10,25 @@ from torch import nn
 
 from runtime import NormPlace, Pooling, PosEmbed, ShapePlan
 
-from .timm_eva import eva_weights, plan_of_eva
-from .timm_needs import Attention, Block, Eva, LayerScale, PatchEmbed, VisionTransformer, VisionTransformerDistilled
-from .timm_parts import block_plan, inner_options, inner_weights, is_absent, norm_kind, unsupported_part, without_gains
+from .conversion.eva import eva_weights, plan_of_eva
+from .conversion.inner import (
+    block_plan,
+    inner_options,
+    inner_weights,
+    is_absent,
+    norm_kind,
+    unsupported_part,
+    without_gains,
+)
+from .conversion.needs import (
+    Attention,
+    Block,
+    Eva,
+    LayerScale,
+    PatchEmbed,
+    VisionTransformer,
+    VisionTransformerDistilled,
+)
 from .vit import SlicedViT, build
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from compress.model.parts.mlp import ACTIVATIONS
+from compress.model.parts.norms import norm_readers
 from runtime import BlockPlan, ModelError, NormType, ShapePlan
 
-from .parts.mlp import ACTIVATIONS
-from .parts.norms import norm_readers
-from .timm_needs import Attention, AttentionRope, EvaAttention, GluMlp, Mlp, RmsNorms, SwiGLU, get_act_layer
+from .needs import Attention, AttentionRope, EvaAttention, GluMlp, Mlp, RmsNorms, SwiGLU, get_act_layer
 
 Weights = dict[str, torch.Tensor]
 
