@@ -49,7 +49,7 @@ def normalised(x: torch.Tensor, dim: int, eps: float, centred: bool) -> torch.Te
         eps: constant added to the variance or mean square.
         centred: whether the mean is subtracted first.
     """
-    zeros = 0.0
+    zeros: torch.Tensor | float = 0.0
     if centred:
         mean = x.sum(-1, keepdim=True) / dim
         zeros, x = (dim - x.shape[-1]) * mean.square(), x - mean
