@@ -50,7 +50,7 @@ from .errors import (
 from .latency import LATENCY_DOCUMENT, LatencyCheck, LatencyPrecision, LatencyTable, WidthGrid, check_fits, latency_of
 from .metrics import METRICS_DOCUMENT, EpochRecord, ModelMetrics, WholeComparison
 from .parity import ClassLoss, GpuParity, Parity
-from .plan import MULTIPLE, PLAN_DOCUMENT, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan
+from .plan import MULTIPLE, PLAN_DOCUMENT, BlockPlan, NormPlace, NormType, Pooling, PosEmbed, ShapePlan
 from .progress import Progress, if_long, message, silent
 from .quiet import quiet
 from .session import Prediction, Session, load, softmax
@@ -88,6 +88,7 @@ __all__ = [
     "ModelError",
     "ModelMetrics",
     "NormPlace",
+    "NormType",
     "Parity",
     "PictureFile",
     "PictureTree",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from runtime.storage.documents import Document
@@ -18,6 +18,12 @@ Pooling = Literal["token", "avg", "avg_all", "token_and_avg"]
 PosEmbed = Literal["none", "patches", "all"]
 NormPlace = Literal["before_pool", "after_pool", "none"]
 NormType = Literal["layer", "rms"]
+QkNorm = Literal["none", "layer", "rms"]
+Rope = Literal["none", "shared", "per_head"]
+
+
+_NEW = {"omit_default": True}
+"""Metadata of fields that plans without this option do not write."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,24 @@ class ShapePlan:
         norm_type: ``layer`` (LayerNorm with weight and bias), or ``rms`` (RMSNorm without a weight).
         norm_dim: number that RMSNorms in the stream divide the sum of squares by: the width of the stream before it
             was cut. 0 stands for ``embed_dim``.
-        pre_dim: width of the embedding before ``norm_pre`` with RMSNorms; 0 without.
+        pre_dim: width of the embedding before ``norm_pre`` or ``patch_norm`` with RMSNorms; 0 without.
         act: activation of the MLPs.
         qkv_bias: bias on query, key and value.
         proj_bias: bias on the attention's output projection.
         patch_bias: bias on the patch embedding.
         layer_scale: learned per-channel scale on both branches of a block.
+        gated_mlp: whether the activation of a second Linear multiplies the hidden units (SwiGLU and others).
+        mlp_norm: a LayerNorm of the hidden units before the MLP's last Linear (sub-LN).
+        attn_norm: a LayerNorm of what attention's projection reads, over all heads (sub-LN).
+        qk_norm: a norm of every head's query and key, with a weight for each dimension.
+        qk_norm_dim: number that the norms of queries and keys divide their sums by: the width of a head before it was
+            cut, so that removed units count as zeros. 0 stands for the width itself.
+        attn_norm_dim: the same for ``attn_norm``: the width of all heads.
+        mlp_norm_dim: the same for ``mlp_norm``: the hidden units.
+        inner_eps: epsilon of the norms inside attention and MLP.
+        patch_norm: a norm of the patches before positions are added (AIMv2).
+        rope: rotary positions: pairs of a query's and a key's dimensions are rotated by angles that depend on the
+            patch, by one table for all heads, or by a table for each.
 
     Raises:
         PlanError: a value is out of range or two options contradict each other.
@@ -104,6 +122,16 @@ class ShapePlan:
     norm_type: NormType = "layer"
     norm_dim: int = 0
     pre_dim: int = 0
+    gated_mlp: bool = field(default=False, metadata=_NEW)
+    mlp_norm: bool = field(default=False, metadata=_NEW)
+    attn_norm: bool = field(default=False, metadata=_NEW)
+    qk_norm: QkNorm = field(default="none", metadata=_NEW)
+    qk_norm_dim: int = field(default=0, metadata=_NEW)
+    attn_norm_dim: int = field(default=0, metadata=_NEW)
+    mlp_norm_dim: int = field(default=0, metadata=_NEW)
+    inner_eps: float = field(default=1e-6, metadata=_NEW)
+    patch_norm: bool = field(default=False, metadata=_NEW)
+    rope: Rope = field(default="none", metadata=_NEW)
 
     def __post_init__(self) -> None:
         _check_width("embed_dim", self.embed_dim)
@@ -135,6 +163,8 @@ class ShapePlan:
             "norm": NormPlace,
             "norm_type": NormType,
             "act": Activation,
+            "qk_norm": QkNorm,
+            "rope": Rope,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
@@ -155,14 +185,23 @@ class ShapePlan:
         rms = self.norm_type == "rms"
         if self.norm_dim < 0 or (self.norm_dim and not (rms and self.norm_dim >= self.embed_dim)):
             raise PlanError("norm_dim is the width of a stream that was cut", expected="RMSNorms", got=self.norm_dim)
-        if (self.pre_dim > 0) != (rms and self.norm_pre) or self.pre_dim < 0:
+        if (self.pre_dim > 0) != (rms and (self.norm_pre or self.patch_norm)) or self.pre_dim < 0:
             raise PlanError("pre_dim belongs to an RMSNorm after the embedding", got=self.pre_dim)
+        if self.norm_pre and self.patch_norm:
+            raise PlanError("A norm of the patches and one after the embedding exclude each other")
+        if not (math.isfinite(self.inner_eps) and self.inner_eps > 0):
+            raise PlanError("inner_eps must be positive", got=self.inner_eps)
+        for name, there in (("qk", self.qk_norm != "none"), ("attn", self.attn_norm), ("mlp", self.mlp_norm)):
+            dim = getattr(self, f"{name}_norm_dim")
+            if dim < 0 or (dim and not there):
+                raise PlanError(f"{name}_norm_dim is the width of a norm before a cut", expected="that norm", got=dim)
 
     @property
     def norm_names(self) -> tuple[str, ...]:
         """Names of the model's norms, first to last, such as ``blocks.0.norm1``."""
         inner = (f"blocks.{i}.{norm}" for i in range(len(self.blocks)) for norm in ("norm1", "norm2"))
-        return (*(["norm_pre"] if self.norm_pre else []), *inner, *(["norm"] if self.norm != "none" else []))
+        first = ["norm_pre"] if self.norm_pre else ["patch_norm"] if self.patch_norm else []
+        return (*first, *inner, *(["norm"] if self.norm != "none" else []))
 
     def eps_of(self, name: str) -> float:
         """Returns the epsilon of the norm ``name``."""
@@ -175,8 +214,22 @@ class ShapePlan:
 
     @property
     def token_dim(self) -> int:
-        """Width of the tokens that the embedding makes."""
+        """Width of the patches that the embedding makes."""
         return self.pre_dim or self.embed_dim
+
+    @property
+    def placed_dim(self) -> int:
+        """Width of the tokens that positions are added to."""
+        return self.embed_dim if self.patch_norm else self.token_dim
+
+    @property
+    def mixes_qk(self) -> bool:
+        """Whether queries and keys of a head can be multiplied by a matrix and its inverse."""
+        return self.qk_norm == "none" and self.rope == "none"
+
+    def rope_pairs(self, block: BlockPlan) -> int:
+        """Returns the number of rotated pairs in the table of ``block``: of one head, or of all."""
+        return block.qk_dim // 2 * (block.num_heads if self.rope == "per_head" else 1)
 
     @property
     def num_patches(self) -> int:
@@ -198,7 +251,7 @@ class ShapePlan:
         return replace(self, blocks=(*self.blocks[:index], block, *self.blocks[index + 1 :]))
 
 
-PLAN_DOCUMENT = Document("pocketvit.plan", 2, ShapePlan)
+PLAN_DOCUMENT = Document("pocketvit.plan", 3, ShapePlan)
 
 
 def _check_width(name: str, value: int) -> None:

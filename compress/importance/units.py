@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from compress.model.parts.axes import EMBED, Axis, parameter_axes
 from compress.model.slicing import KeptUnits
-from compress.model.vit import EMBED, Axis, parameter_axes
 from runtime import PlanError, ShapePlan
 
 Floats = npt.NDArray[np.float64]
@@ -72,10 +72,27 @@ def group_importance(plan: ShapePlan, scores: Mapping[str, torch.Tensor]) -> Imp
                 sums[axis] = sums[axis] + part if axis in sums else part
     blocks = []
     for i, block in enumerate(plan.blocks):
-        qk = sums[Axis("qk", i)].view(block.num_heads, block.qk_dim)
+        qk = together(plan, sums[Axis("qk", i)].view(block.num_heads, block.qk_dim))
         v = sums[Axis("v", i)].view(block.num_heads, block.v_dim)
         blocks.append(BlockImportance(qk.numpy(), v.numpy(), sums[Axis("mlp", i)].numpy()))
     return Importance(sums[EMBED].numpy(), tuple(blocks))
+
+
+def together(plan: ShapePlan, qk: torch.Tensor) -> torch.Tensor:
+    """Returns importance of query-key dimensions in which those that can only be removed together are equal.
+
+    Under rotary positions the two dimensions of a pair share their importance, and all heads do whose table is one.
+
+    Args:
+        plan: plan of the model.
+        qk: ``(num_heads, qk_dim)``.
+    """
+    if plan.rope == "none":
+        return qk
+    pairs = qk.reshape(len(qk), -1, 2).mean(2)
+    pairs = pairs.mean(0, keepdim=True).expand_as(pairs) if plan.rope == "shared" else pairs
+    both: torch.Tensor = pairs.repeat_interleave(2, 1)
+    return both
 
 
 def part_of(importance: Importance, kept: KeptUnits) -> Importance:

@@ -8,16 +8,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from runtime import BlockPlan, MissingExtraError, ModelError, NormPlace, Pooling, PosEmbed, ShapePlan
+from runtime import NormPlace, Pooling, PosEmbed, ShapePlan
 
-from .vit import ACTIVATIONS, SlicedViT, build
-
-try:
-    from timm.layers import Attention, LayerScale, Mlp, PatchEmbed, get_act_layer
-    from timm.models.deit import VisionTransformerDistilled
-    from timm.models.vision_transformer import Block, VisionTransformer
-except ImportError as error:
-    raise MissingExtraError(error.name or "timm", "compress") from None
+from .conversion.eva import eva_weights, plan_of_eva
+from .conversion.inner import (
+    block_plan,
+    inner_options,
+    inner_weights,
+    is_absent,
+    norm_kind,
+    unsupported_part,
+    without_gains,
+)
+from .conversion.needs import (
+    Attention,
+    Block,
+    Eva,
+    LayerScale,
+    PatchEmbed,
+    VisionTransformer,
+    VisionTransformerDistilled,
+)
+from .vit import SlicedViT, build
 
 
 class ClassAndMeanViT(VisionTransformer):  # type: ignore[misc]
@@ -49,7 +61,18 @@ def from_timm(model: Any) -> SlicedViT:
         ModelError: a part of the model is not supported, by name.
     """
     plan = plan_of_timm(model)
-    return build(plan, _rename(model.state_dict()))
+    weights = eva_weights(model) if type(model) is Eva else _vit_weights(model)
+    return build(plan, without_gains(weights, plan)[0])
+
+
+def _vit_weights(model: Any) -> dict[str, torch.Tensor]:
+    """Returns the weights of a ``VisionTransformer`` named as in ``SlicedViT``."""
+    weights = _rename(model.state_dict())
+    for i, block in enumerate(model.blocks):
+        inside = (f"blocks.{i}.attn.", f"blocks.{i}.mlp.")
+        weights = {name: value for name, value in weights.items() if not name.startswith(inside)}
+        weights |= {f"blocks.{i}.{name}": value for name, value in inner_weights(block).items()}
+    return weights
 
 
 def plan_of_timm(model: Any) -> ShapePlan:
@@ -59,10 +82,15 @@ def plan_of_timm(model: Any) -> ShapePlan:
         ModelError: a part of the model is not supported, by name.
         PlanError: the image does not divide into patches, or a width is not a multiple of 8.
     """
+    if type(model) is Eva:
+        return plan_of_eva(model)
     _refuse_unsupported(model)
     first = model.blocks[0]
+    early, patches = not is_absent(model.norm_pre), not is_absent(model.patch_embed.norm)
     distilled = isinstance(model, VisionTransformerDistilled)
-    norm: NormPlace = "after_pool" if not _absent(model.fc_norm) else "none" if _absent(model.norm) else "before_pool"
+    norm: NormPlace = (
+        "after_pool" if not is_absent(model.fc_norm) else "none" if is_absent(model.norm) else "before_pool"
+    )
     pooling: Pooling = "token" if model.global_pool == "token" else "avg_all" if model.pool_include_prefix else "avg"
     if isinstance(model, ClassAndMeanViT):
         pooling = "token_and_avg"
@@ -73,23 +101,24 @@ def plan_of_timm(model: Any) -> ShapePlan:
         in_chans=model.patch_embed.proj.in_channels,
         num_classes=model.head.out_features,
         embed_dim=model.embed_dim,
-        blocks=tuple(
-            BlockPlan(b.attn.num_heads, b.attn.head_dim, b.attn.head_dim, b.mlp.fc1.out_features) for b in model.blocks
-        ),
+        blocks=tuple(block_plan(block) for block in model.blocks),
         attn_scale=float(first.attn.scale),
         class_token=model.cls_token is not None,
         dist_token=distilled,
         reg_tokens=model.num_reg_tokens if model.reg_token is not None else 0,
         pos_embed=pos_embed,
         pooling=pooling,
-        norm_pre=not _absent(model.norm_pre),
+        norm_pre=early,
         norm=norm,
         norm_eps=float(first.norm1.eps),
-        act=_activation(first.mlp.act),
         qkv_bias=first.attn.qkv.bias is not None,
         proj_bias=first.attn.proj.bias is not None,
         patch_bias=model.patch_embed.proj.bias is not None,
         layer_scale=isinstance(first.ls1, LayerScale),
+        norm_type=norm_kind([first.norm1]),
+        pre_dim=model.embed_dim if norm_kind([first.norm1]) == "rms" and (early or patches) else 0,
+        patch_norm=patches,
+        **inner_options(model.blocks),
     )
 
 
@@ -101,7 +130,11 @@ def _rename(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             for part, third in zip("qkv", value.chunk(3), strict=True):
                 renamed[name.replace(".qkv.", f".{part}.")] = third
             continue
-        new = name.replace("patch_embed.proj.", "patch_embed.").replace("fc_norm.", "norm.")
+        new = (
+            name.replace("patch_embed.proj.", "patch_embed.")
+            .replace("fc_norm.", "norm.")
+            .replace("patch_embed.norm", "patch_norm")
+        )
         renamed[new.replace(".ls1.gamma", ".gamma1").replace(".ls2.gamma", ".gamma2")] = value
     return renamed
 
@@ -131,15 +164,7 @@ def to_timm(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dic
     return renamed
 
 
-def _absent(module: Any) -> bool:
-    return module is None or isinstance(module, nn.Identity)
-
-
 _REFUSED_PARTS = {
-    "SwiGLU": "SwiGLU MLP",
-    "SwiGLUPacked": "SwiGLU MLP",
-    "GluMlp": "gated MLP (SwiGLU or GLU)",
-    "RmsNorm": "RMSNorm",
     "ResPostBlock": "residual post-norm block",
     "ParallelScalingBlock": "parallel scaling block",
     "ParallelThingsBlock": "parallel block",
@@ -155,61 +180,32 @@ def _refuse_unsupported(model: Any) -> None:
     if type(model) not in (VisionTransformer, VisionTransformerDistilled, ClassAndMeanViT):
         windows = any("Window" in type(part).__name__ for part in model.modules())
         part = "window attention" if windows else f"the architecture {kind}"
-        raise _unsupported(part, "a plain timm VisionTransformer (vit_*, deit_*, deit3_*, DINOv2)")
-    if type(model.patch_embed) is not PatchEmbed or not _absent(model.patch_embed.norm):
-        raise _unsupported(_REFUSED_PARTS.get(type(model.patch_embed).__name__, "this patch embedding"))
+        raise unsupported_part(part, "a plain timm VisionTransformer (vit_*, deit_*, deit3_*, DINOv2)")
+    if type(model.patch_embed) is not PatchEmbed:
+        raise unsupported_part(_REFUSED_PARTS.get(type(model.patch_embed).__name__, "this patch embedding"))
     if not model.blocks:
-        raise _unsupported("no transformer block", "at least one")
-    if isinstance(model, VisionTransformerDistilled) and not (model.reg_token is None and _absent(model.fc_norm)):
-        raise _unsupported("a distillation token together with register tokens or a norm after pooling")
+        raise unsupported_part("no transformer block", "at least one")
+    if isinstance(model, VisionTransformerDistilled) and not (model.reg_token is None and is_absent(model.fc_norm)):
+        raise unsupported_part("a distillation token together with register tokens or a norm after pooling")
     if model.attn_pool is not None or model.global_pool not in ("token", "avg"):
-        raise _unsupported(f"'{model.global_pool}' pooling", "pooling by class token or by average")
-    norms = [model.norm_pre, model.norm, model.fc_norm]
+        raise unsupported_part(f"'{model.global_pool}' pooling", "pooling by class token or by average")
+    norms = [model.patch_embed.norm, model.norm_pre, model.norm, model.fc_norm]
     for block in model.blocks:
         _refuse_block(block)
         norms += [block.norm1, block.norm2]
-    norms = [norm for norm in norms if not _absent(norm)]
-    for norm in norms:
-        if not isinstance(norm, nn.LayerNorm) or norm.weight is None or norm.bias is None:
-            raise _unsupported(_REFUSED_PARTS.get(type(norm).__name__, f"the norm {type(norm).__name__}"), "LayerNorm")
-    if len({norm.eps for norm in norms}) != 1:
-        raise _unsupported("LayerNorms with different epsilons")
+    norm_kind(norm for norm in norms if not is_absent(norm))
+    if not (is_absent(model.patch_embed.norm) or is_absent(model.norm_pre)):
+        raise unsupported_part("norms of the patches and of the tokens")
     if not isinstance(model.head, nn.Linear):
-        raise _unsupported("a model without a linear classifier")
+        raise unsupported_part("a model without a linear classifier")
 
 
 def _refuse_block(block: Any) -> None:
     if type(block) is not Block:
-        raise _unsupported(_REFUSED_PARTS.get(type(block).__name__, f"the block {type(block).__name__}"))
-    attn, mlp = block.attn, block.mlp
-    if type(attn) is not Attention:
-        raise _unsupported(_REFUSED_PARTS.get(type(attn).__name__, f"the attention {type(attn).__name__}"))
-    if not (_absent(attn.q_norm) and _absent(attn.k_norm)):
-        raise _unsupported("query/key normalisation (q/k norm)")
-    if not _absent(attn.norm) or attn.gate is not None:
-        raise _unsupported("normalised or gated attention output")
-    if type(mlp) is not Mlp:
-        raise _unsupported(_REFUSED_PARTS.get(type(mlp).__name__, f"the MLP {type(mlp).__name__}"))
-    if not _absent(mlp.norm) or isinstance(mlp.fc1, nn.Conv2d) or mlp.fc1.bias is None:
-        raise _unsupported("an MLP with a norm, convolutions or no bias")
+        raise unsupported_part(_REFUSED_PARTS.get(type(block).__name__, f"the block {type(block).__name__}"))
+    if type(block.attn) is not Attention:
+        part = type(block.attn).__name__
+        raise unsupported_part(_REFUSED_PARTS.get(part, f"the attention {part}"))
     for scale in (block.ls1, block.ls2):
-        if not _absent(scale) and not isinstance(scale, LayerScale):
-            raise _unsupported(f"the residual scale {type(scale).__name__}")
-
-
-def _unsupported(part: str, expected: str | None = None) -> ModelError:
-    return ModelError(
-        f"This model uses {part}, which is not supported", expected=expected, fix="Choose another --model"
-    )
-
-
-def _activation(module: Any) -> Any:
-    probe = torch.linspace(-4, 4, 33, device="cpu")
-    for name in ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu"):
-        layer = get_act_layer(name)
-        if layer is not None and type(module) is layer:
-            return name
-    for name, function in ACTIVATIONS.items():
-        if torch.equal(module(probe), function(probe)):
-            return name
-    raise _unsupported(f"the activation {type(module).__name__}", "GELU, QuickGELU, ReLU or SiLU")
+        if not is_absent(scale) and not isinstance(scale, LayerScale):
+            raise unsupported_part(f"the residual scale {type(scale).__name__}")
