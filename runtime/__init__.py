@@ -50,6 +50,7 @@ from .latency import LATENCY_DOCUMENT, LatencyCheck, LatencyPrecision, LatencyTa
 from .metrics import METRICS_DOCUMENT, EpochRecord, ModelMetrics, WholeComparison
 from .parity import ClassLoss, GpuParity, Parity
 from .plan import MULTIPLE, PLAN_DOCUMENT, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan
+from .plan_parts import PoolPlan
 from .progress import Progress, if_long, message, silent
 from .quiet import quiet
 from .session import Prediction, Session, load, softmax
@@ -62,6 +63,7 @@ __all__ = [
     "METRICS_DOCUMENT",
     "MULTIPLE",
     "PLAN_DOCUMENT",
+    "PoolPlan",
     "Artifact",
     "ArtifactError",
     "BlockPlan",

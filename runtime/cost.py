@@ -19,7 +19,23 @@ def params(plan: ShapePlan) -> int:
         total += (plan.pre_dim + 1) * c
     total += sum(_block_params(plan, block) for block in plan.blocks)
     heads = 2 if plan.two_heads else 1
-    return total + heads * (c + 1) * plan.num_classes
+    return total + heads * (plan.head_dim + 1) * plan.num_classes + _pool_params(plan)
+
+
+def _pool_params(plan: ShapePlan) -> int:
+    """Returns the parameters of the attention pooling: a query, key, value, projection, norm and MLP."""
+    if plan.attn_pool is None:
+        return 0
+    d, hidden = plan.attn_pool.dim, plan.attn_pool.mlp_dim
+    return d + 2 * (plan.embed_dim + 1) * d + (d + 1) * d + 2 * d + (d + 1) * hidden + (hidden + 1) * d
+
+
+def _pool_macs(plan: ShapePlan) -> int:
+    if plan.attn_pool is None:
+        return 0
+    d, hidden = plan.attn_pool.dim, plan.attn_pool.mlp_dim
+    tokens = plan.num_tokens if plan.attn_pool.prefix else plan.num_patches
+    return 2 * tokens * plan.embed_dim * d + 2 * tokens * d + d * d + 2 * d * hidden
 
 
 def _block_params(plan: ShapePlan, block: BlockPlan) -> int:
@@ -43,7 +59,7 @@ def macs(plan: ShapePlan) -> int:
         total += tokens * c * (2 * qk + v) + tokens * v * c + 2 * tokens * c * block.mlp_dim
         total += tokens * tokens * (qk + v)
     heads = 2 if plan.two_heads else 1
-    return total + heads * c * plan.num_classes
+    return total + heads * plan.head_dim * plan.num_classes + _pool_macs(plan)
 
 
 def flops(plan: ShapePlan) -> int:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from runtime.storage.documents import Document
 
 from .errors import PlanError
+from .plan_parts import PoolPlan
 
 MULTIPLE = 8
 """Every prunable width is a multiple of this (tensor-core and SIMD alignment)."""
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
-Pooling = Literal["token", "avg", "avg_all", "token_and_avg"]
+Pooling = Literal["token", "avg", "avg_all", "token_and_avg", "map"]
 PosEmbed = Literal["none", "patches", "all"]
 NormPlace = Literal["before_pool", "after_pool", "none"]
 NormType = Literal["layer", "rms"]
@@ -63,7 +64,8 @@ class ShapePlan:
         reg_tokens: number of register tokens.
         pos_embed: position embedding on no token, on patches only, or on all tokens.
         pooling: the head reads the class token, the mean of patches, or the mean of all tokens; with ``token_and_avg``
-            one head reads the class token, a second one the mean of patches, and both are averaged.
+            one head reads the class token, a second one the mean of patches, and both are averaged; with ``map`` the
+            head reads what one learnt query finds in the last tokens, see ``attn_pool``.
         norm_pre: a norm after the embedding (CLIP); an RMSNorm there has a Linear to ``embed_dim`` behind it.
         norm: where the last norm stands.
         norm_eps: epsilon of every norm, or one for each norm in the order of ``norm_names``.
@@ -76,6 +78,8 @@ class ShapePlan:
         proj_bias: bias on the attention's output projection.
         patch_bias: bias on the patch embedding.
         layer_scale: learned per-channel scale on both branches of a block.
+        attn_pool: the attention pooling, with pooling ``map``.
+        position_bias: a constant table for every block and head that is added to the scores of attention (BEiT).
 
     Raises:
         PlanError: a value is out of range or two options contradict each other.
@@ -104,6 +108,8 @@ class ShapePlan:
     norm_type: NormType = "layer"
     norm_dim: int = 0
     pre_dim: int = 0
+    attn_pool: PoolPlan | None = field(default=None, metadata={"optional": True})
+    position_bias: bool = field(default=False, metadata={"optional": True})
 
     def __post_init__(self) -> None:
         _check_width("embed_dim", self.embed_dim)
@@ -141,6 +147,10 @@ class ShapePlan:
                 raise PlanError(f"Unknown {name}", expected=", ".join(get_args(allowed)), got=getattr(self, name))
         if self.pooling in ("token", "token_and_avg") and not self.class_token:
             raise PlanError("Pooling the class token needs one", fix="Set class_token or pool by average")
+        if (self.attn_pool is None) != (self.pooling != "map"):
+            raise PlanError("Pooling by attention needs its widths", expected="pooling map with attn_pool")
+        if self.pooling == "map" and self.norm == "after_pool":
+            raise PlanError("Pooling by attention has its own norm", expected="the last norm before it", got=self.norm)
         if self.dist_token and not (self.class_token and self.pooling == "token"):
             raise PlanError("A distillation token needs a class token, and pooling by token")
         if self.pooling == "token_and_avg" and self.norm != "before_pool":
@@ -172,6 +182,11 @@ class ShapePlan:
     def two_heads(self) -> bool:
         """Whether a second classifier is averaged with the first: that of a distillation token or of the mean."""
         return self.dist_token or self.pooling == "token_and_avg"
+
+    @property
+    def head_dim(self) -> int:
+        """Width of the head's input."""
+        return self.attn_pool.dim if self.attn_pool else self.embed_dim
 
     @property
     def token_dim(self) -> int:

@@ -138,8 +138,7 @@ class _Sums:
         q = attn.q(normed).view(b, n, attn.num_heads, attn.qk_dim).transpose(1, 2)
         k = attn.k(normed).view(b, n, attn.num_heads, attn.qk_dim).transpose(1, 2)
         v = attn.v(normed).view(b, n, attn.num_heads, attn.v_dim).transpose(1, 2)
-        a = ((q * attn.scale) @ k.transpose(-2, -1)).softmax(dim=-1)
-        mixed: torch.Tensor = (a @ v).transpose(1, 2).reshape(b, n, -1)
+        mixed: torch.Tensor = (attn.shares(q, k) @ v).transpose(1, 2).reshape(b, n, -1)
         w = weight.view(1, 1, n, 1).to(q)
         # a softmax does not see what it adds to all keys alike
         away = k - k.mean(2, keepdim=True)

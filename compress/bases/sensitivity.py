@@ -93,7 +93,9 @@ def features_of(model: SlicedViT, stream: torch.Tensor, back: torch.Tensor) -> F
     tokens: torch.Tensor = model.norm(stream)
     after = model.plan.norm == "after_pool"
     pooled = model.norm(model.pool(stream)) if after else model.pool(tokens)
-    return Features(pooled @ back, tokens @ back, model.answers(stream if after else tokens, pooled))
+    answers = model.answers(stream if after else tokens, pooled)
+    # what an attention pooling gives is in coordinates of its own, which no cut changes
+    return Features(pooled if model.plan.attn_pool else pooled @ back, tokens @ back, answers)
 
 
 def sensitivity_of(

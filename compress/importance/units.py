@@ -64,6 +64,8 @@ def group_importance(plan: ShapePlan, scores: Mapping[str, torch.Tensor]) -> Imp
     """
     sums: dict[Axis, torch.Tensor] = {}
     for name, axes in parameter_axes(plan).items():
+        if axes[:1] == (Axis("head", axes[0].block if axes[0] else -1),):
+            continue  # a table of constants, whose heads are ranked by their other weights
         score = scores[name].double()
         for dim, axis in enumerate(axes):
             if axis is not None:

@@ -78,6 +78,10 @@ def _without_layer_scale(weights: Weights, plan: ShapePlan) -> tuple[Weights, Sh
 def _without_hidden_biases(weights: Weights, plan: ShapePlan) -> tuple[Weights, ShapePlan]:
     """Moves every value's bias into the projection's, and sets the key's to zero."""
     w = dict(weights)
+    if plan.attn_pool:
+        pool = "attn_pool"
+        w[f"{pool}.proj.bias"] = w[f"{pool}.proj.bias"] + w[f"{pool}.proj.weight"] @ w[f"{pool}.v.bias"]
+        w[f"{pool}.v.bias"], w[f"{pool}.k.bias"] = (torch.zeros_like(w[f"{pool}.{part}.bias"]) for part in "vk")
     if not plan.qkv_bias:
         return w, plan
     for i in range(len(plan.blocks)):
@@ -96,7 +100,7 @@ def _without_norm_weights(weights: Weights, plan: ShapePlan) -> tuple[Weights, S
     readers = {f"blocks.{i}.norm1": [f"blocks.{i}.attn.{part}" for part in "qkv"] for i in range(len(plan.blocks))}
     readers |= {f"blocks.{i}.norm2": [f"blocks.{i}.mlp.fc1"] for i in range(len(plan.blocks))}
     if plan.norm != "none":
-        readers["norm"] = ["head", *(["head_dist"] if plan.two_heads else [])]
+        readers["norm"] = list(last_readers(plan))
     for norm, names in readers.items():
         scale, shift = w.pop(f"{norm}.weight"), w.pop(f"{norm}.bias")
         for name in names:
@@ -142,7 +146,14 @@ def stream_readers(plan: ShapePlan) -> tuple[str, ...]:
     inner = (
         f"blocks.{i}.{n}.weight" for i in range(len(plan.blocks)) for n in ("attn.q", "attn.k", "attn.v", "mlp.fc1")
     )
-    return (*inner, "head.weight", *(["head_dist.weight"] if plan.two_heads else []))
+    return (*inner, *(f"{name}.weight" for name in last_readers(plan)))
+
+
+def last_readers(plan: ShapePlan) -> tuple[str, ...]:
+    """Returns the Linears that read the stream after the last block: heads, or keys and values of the pooling."""
+    if plan.attn_pool:
+        return "attn_pool.k", "attn_pool.v"
+    return ("head", "head_dist") if plan.two_heads else ("head",)
 
 
 def rotate_stream(plan: ShapePlan, weights: Mapping[str, torch.Tensor], basis: torch.Tensor) -> Weights:

@@ -9,7 +9,7 @@ import torch
 
 from runtime import Progress, ShapePlan, silent
 
-from .canonical import embedding_weights, stream_writers
+from .canonical import embedding_weights, last_readers, stream_writers
 from .vit import SlicedViT, build
 
 HALF_MOST = 65_504.0
@@ -105,8 +105,8 @@ def scaled_stream(model: SlicedViT, stream: float, embedded: float = 1.0) -> Sli
     if plan.norm_pre:
         factors |= dict.fromkeys(embedding_weights(plan), embedded)
     if plan.norm == "none":
-        # the classifier reads the stream itself
-        factors |= {name: 1 / stream for name in ("head.weight", "head_dist.weight") if name in w}
+        # the classifier or the pooling reads the stream itself
+        factors |= {f"{name}.weight": 1 / stream for name in last_readers(plan)}
     w |= {name: w[name] * factor for name, factor in factors.items()}
     squares = (embedded**2 if name == "norm_pre" else stream**2 for name in plan.norm_names)
     values = tuple(plan.eps_of(name) * square for name, square in zip(plan.norm_names, squares, strict=True))

@@ -8,14 +8,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from runtime import BlockPlan, MissingExtraError, ModelError, NormPlace, Pooling, PosEmbed, ShapePlan
+from runtime import BlockPlan, MissingExtraError, ModelError, NormPlace, Pooling, PoolPlan, PosEmbed, ShapePlan
 
+from .attention_pool import pool_from_timm, pool_to_timm, refused_pool
+from .naflex_vit import refused_embedding
+from .relative_vit import has_position_bias, relative_to_timm
+from .views import VIEWS, plain_weights, seen_as_plain
 from .vit import ACTIVATIONS, SlicedViT, build
 
 try:
     from timm.layers import Attention, LayerScale, Mlp, PatchEmbed, get_act_layer
+    from timm.models import beit
     from timm.models.deit import VisionTransformerDistilled
     from timm.models.vision_transformer import Block, VisionTransformer
+    from timm.models.vision_transformer_relpos import RelPosAttention, RelPosBlock
 except ImportError as error:
     raise MissingExtraError(error.name or "timm", "compress") from None
 
@@ -49,7 +55,7 @@ def from_timm(model: Any) -> SlicedViT:
         ModelError: a part of the model is not supported, by name.
     """
     plan = plan_of_timm(model)
-    return build(plan, _rename(model.state_dict()))
+    return build(plan, pool_from_timm(_rename(plain_weights(model))))
 
 
 def plan_of_timm(model: Any) -> ShapePlan:
@@ -60,12 +66,16 @@ def plan_of_timm(model: Any) -> ShapePlan:
         PlanError: the image does not divide into patches, or a width is not a multiple of 8.
     """
     _refuse_unsupported(model)
+    biased, model = has_position_bias(model), seen_as_plain(model)
     first = model.blocks[0]
     distilled = isinstance(model, VisionTransformerDistilled)
     norm: NormPlace = "after_pool" if not _absent(model.fc_norm) else "none" if _absent(model.norm) else "before_pool"
     pooling: Pooling = "token" if model.global_pool == "token" else "avg_all" if model.pool_include_prefix else "avg"
     if isinstance(model, ClassAndMeanViT):
         pooling = "token_and_avg"
+    pool = model.attn_pool
+    if pool is not None:
+        pooling = "map"
     pos_embed: PosEmbed = "none" if model.pos_embed is None else "patches" if model.no_embed_class else "all"
     return ShapePlan(
         img_size=tuple(model.patch_embed.img_size),
@@ -74,7 +84,8 @@ def plan_of_timm(model: Any) -> ShapePlan:
         num_classes=model.head.out_features,
         embed_dim=model.embed_dim,
         blocks=tuple(
-            BlockPlan(b.attn.num_heads, b.attn.head_dim, b.attn.head_dim, b.mlp.fc1.out_features) for b in model.blocks
+            BlockPlan(b.attn.num_heads, *2 * (b.attn.proj.in_features // b.attn.num_heads,), b.mlp.fc1.out_features)
+            for b in model.blocks
         ),
         attn_scale=float(first.attn.scale),
         class_token=model.cls_token is not None,
@@ -86,10 +97,16 @@ def plan_of_timm(model: Any) -> ShapePlan:
         norm=norm,
         norm_eps=float(first.norm1.eps),
         act=_activation(first.mlp.act),
-        qkv_bias=first.attn.qkv.bias is not None,
+        qkv_bias=first.attn.qkv.bias is not None or getattr(first.attn, "q_bias", None) is not None,
         proj_bias=first.attn.proj.bias is not None,
         patch_bias=model.patch_embed.proj.bias is not None,
-        layer_scale=isinstance(first.ls1, LayerScale),
+        layer_scale=_has_scale(first),
+        position_bias=biased,
+        attn_pool=None
+        if pool is None
+        else PoolPlan(
+            pool.num_heads, pool.head_dim, pool.mlp.fc1.out_features, float(pool.norm.eps), model.pool_include_prefix
+        ),
     )
 
 
@@ -115,6 +132,11 @@ def to_timm(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dic
     """
     if not any(".attn.q." in name for name in weights):
         return dict(weights)
+    if "embeds.proj.weight" in wanted:
+        raise ModelError(
+            "Weights of a fixed image size have no place in a timm model for images of any shape",
+            fix="Load these weights with pocketvit.load",
+        )
     renamed: dict[str, torch.Tensor] = {}
     for name, value in weights.items():
         if ".attn.k." in name or ".attn.v." in name:
@@ -128,7 +150,11 @@ def to_timm(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dic
             parts = [weights.get(name.replace(".q.", f".{part}."), value[:0]) for part in "qkv"]
             new, value = name.replace(".q.", ".qkv."), torch.cat(parts)
         renamed[new] = value
-    return renamed
+    return pool_to_timm(relative_to_timm(renamed, wanted), wanted)
+
+
+def _has_scale(block: Any) -> bool:
+    return isinstance(getattr(block, "ls1", None), LayerScale) or getattr(block, "gamma_1", None) is not None
 
 
 def _absent(module: Any) -> bool:
@@ -152,18 +178,26 @@ _REFUSED_PARTS = {
 def _refuse_unsupported(model: Any) -> None:
     """Raises ``ModelError`` with the first part of ``model`` that slicing does not support exactly."""
     kind = type(model).__name__
-    if type(model) not in (VisionTransformer, VisionTransformerDistilled, ClassAndMeanViT):
+    if type(model) not in (VisionTransformer, VisionTransformerDistilled, ClassAndMeanViT, *VIEWS):
         windows = any("Window" in type(part).__name__ for part in model.modules())
         part = "window attention" if windows else f"the architecture {kind}"
         raise _unsupported(part, "a plain timm VisionTransformer (vit_*, deit_*, deit3_*, DINOv2)")
-    if type(model.patch_embed) is not PatchEmbed or not _absent(model.patch_embed.norm):
+    naflex = hasattr(model, "embeds")
+    if naflex and (embedding := refused_embedding(model)):
+        raise _unsupported(embedding)
+    model = seen_as_plain(model)
+    if naflex:
+        pass
+    elif type(model.patch_embed) is not PatchEmbed or not _absent(model.patch_embed.norm):
         raise _unsupported(_REFUSED_PARTS.get(type(model.patch_embed).__name__, "this patch embedding"))
     if not model.blocks:
         raise _unsupported("no transformer block", "at least one")
     if isinstance(model, VisionTransformerDistilled) and not (model.reg_token is None and _absent(model.fc_norm)):
         raise _unsupported("a distillation token together with register tokens or a norm after pooling")
-    if model.attn_pool is not None or model.global_pool not in ("token", "avg"):
-        raise _unsupported(f"'{model.global_pool}' pooling", "pooling by class token or by average")
+    if model.global_pool not in ("token", "avg", "map"):
+        raise _unsupported(f"'{model.global_pool}' pooling", "pooling by class token, by average or by attention")
+    if model.attn_pool is not None:
+        _refuse_pool(model)
     norms = [model.norm_pre, model.norm, model.fc_norm]
     for block in model.blocks:
         _refuse_block(block)
@@ -178,21 +212,31 @@ def _refuse_unsupported(model: Any) -> None:
         raise _unsupported("a model without a linear classifier")
 
 
+def _refuse_pool(model: Any) -> None:
+    part = refused_pool(model.attn_pool)
+    if part is None and not _absent(model.fc_norm):
+        part = "attention pooling with a norm behind it"
+    if part is None and _activation(model.attn_pool.mlp.act) != _activation(model.blocks[0].mlp.act):
+        part = "attention pooling with another activation than the blocks"
+    if part is not None:
+        raise _unsupported(part)
+
+
 def _refuse_block(block: Any) -> None:
-    if type(block) is not Block:
+    if type(block) not in (Block, beit.Block, RelPosBlock):
         raise _unsupported(_REFUSED_PARTS.get(type(block).__name__, f"the block {type(block).__name__}"))
     attn, mlp = block.attn, block.mlp
-    if type(attn) is not Attention:
+    if type(attn) not in (Attention, beit.Attention, RelPosAttention):
         raise _unsupported(_REFUSED_PARTS.get(type(attn).__name__, f"the attention {type(attn).__name__}"))
-    if not (_absent(attn.q_norm) and _absent(attn.k_norm)):
+    if not (_absent(getattr(attn, "q_norm", None)) and _absent(getattr(attn, "k_norm", None))):
         raise _unsupported("query/key normalisation (q/k norm)")
-    if not _absent(attn.norm) or attn.gate is not None:
+    if not _absent(getattr(attn, "norm", None)) or getattr(attn, "gate", None) is not None:
         raise _unsupported("normalised or gated attention output")
     if type(mlp) is not Mlp:
         raise _unsupported(_REFUSED_PARTS.get(type(mlp).__name__, f"the MLP {type(mlp).__name__}"))
     if not _absent(mlp.norm) or isinstance(mlp.fc1, nn.Conv2d) or mlp.fc1.bias is None:
         raise _unsupported("an MLP with a norm, convolutions or no bias")
-    for scale in (block.ls1, block.ls2):
+    for scale in (getattr(block, "ls1", None), getattr(block, "ls2", None)):
         if not _absent(scale) and not isinstance(scale, LayerScale):
             raise _unsupported(f"the residual scale {type(scale).__name__}")
 

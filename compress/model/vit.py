@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from runtime import BlockPlan, PlanError, ShapePlan
 
+from .attention_pool import AttentionPool, pool_axes
+
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -24,7 +26,7 @@ class Axis(NamedTuple):
     """One prunable dimension of the model: a kind, and the block it belongs to (-1: the whole model).
 
     Kinds: ``embed`` (the residual stream), ``mlp`` (hidden units), ``qk`` and ``v`` (all heads' widths of a
-    block, head after head).
+    block, head after head), ``head`` (whole heads).
     """
 
     kind: str
@@ -73,6 +75,11 @@ class Attention(nn.Module):
         self.k = nn.Linear(c, heads * block.qk_dim, bias=plan.qkv_bias)
         self.v = nn.Linear(c, heads * block.v_dim, bias=plan.qkv_bias)
         self.proj = nn.Linear(heads * block.v_dim, c, bias=plan.proj_bias)
+        # a constant, which no training changes
+        table = torch.zeros(heads, plan.num_tokens, plan.num_tokens) if plan.position_bias else None
+        self.register_buffer("position_bias", table)
+
+    position_bias: torch.Tensor | None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps tokens ``(B, N, C)`` to ``(B, N, C)``."""
@@ -85,9 +92,13 @@ class Attention(nn.Module):
         q = self.q(x).view(b, n, self.num_heads, self.qk_dim).transpose(1, 2)
         k = self.k(x).view(b, n, self.num_heads, self.qk_dim).transpose(1, 2)
         v = self.v(x).view(b, n, self.num_heads, self.v_dim).transpose(1, 2)
-        weights = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1)
-        out: torch.Tensor = (weights @ v).transpose(1, 2).reshape(b, n, self.num_heads * self.v_dim)
+        out: torch.Tensor = (self.shares(q, k) @ v).transpose(1, 2).reshape(b, n, self.num_heads * self.v_dim)
         return out
+
+    def shares(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        """Returns the weights of the values, ``(B, H, N, N)``, of queries and keys ``(B, H, N, d)``."""
+        scores = (q * self.scale) @ k.transpose(-2, -1)
+        return (scores if self.position_bias is None else scores + self.position_bias).softmax(dim=-1)
 
 
 class Mlp(nn.Module):
@@ -156,7 +167,8 @@ class SlicedViT(nn.Module):
         self.pre = nn.Linear(plan.pre_dim, c) if plan.pre_dim else nn.Identity()
         self.blocks = nn.ModuleList(Block(plan, index) for index in range(len(plan.blocks)))
         self.norm = norm_of(plan, "norm") if plan.norm != "none" else nn.Identity()
-        self.head = nn.Linear(c, plan.num_classes)
+        self.attn_pool = AttentionPool(plan, ACTIVATIONS[plan.act]) if plan.attn_pool else None
+        self.head = nn.Linear(plan.head_dim, plan.num_classes)
         self.head_dist = nn.Linear(c, plan.num_classes) if plan.two_heads else None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -173,7 +185,7 @@ class SlicedViT(nn.Module):
         return averaged
 
     def features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Maps images ``(B, C, H, W)`` to the last tokens ``(B, N, C)`` and the head's input ``(B, C)``.
+        """Maps images ``(B, C, H, W)`` to the last tokens ``(B, N, C)`` and the head's input ``(B, head_dim)``.
 
         The tokens are normed where the model norms them before pooling.
         """
@@ -210,7 +222,10 @@ class SlicedViT(nn.Module):
         return normed
 
     def pool(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps tokens ``(B, N, C)`` to the input of the head, ``(B, C)``."""
+        """Maps tokens ``(B, N, C)`` to the input of the head, ``(B, head_dim)``."""
+        if self.attn_pool is not None:
+            found: torch.Tensor = self.attn_pool(x)
+            return found
         if self.plan.pooling in ("token", "token_and_avg"):
             return x[:, 0]
         return x.mean(dim=1) if self.plan.pooling == "avg_all" else x[:, self.plan.num_prefix_tokens :].mean(dim=1)
@@ -241,8 +256,8 @@ def parameter_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
     for i in range(len(plan.blocks)):
         axes |= _block_axes(plan, i)
     for head in ("head", "head_dist") if plan.two_heads else ("head",):
-        axes[f"{head}.weight"], axes[f"{head}.bias"] = (None, EMBED), (None,)
-    return axes
+        axes[f"{head}.weight"], axes[f"{head}.bias"] = (None, None if plan.attn_pool else EMBED), (None,)
+    return axes | pool_axes(plan, EMBED)
 
 
 def _block_axes(plan: ShapePlan, index: int) -> dict[str, tuple[Axis | None, ...]]:
@@ -255,6 +270,8 @@ def _block_axes(plan: ShapePlan, index: int) -> dict[str, tuple[Axis | None, ...
     axes["attn.proj.weight"] = (EMBED, v)
     if plan.proj_bias:
         axes["attn.proj.bias"] = (EMBED,)
+    if plan.position_bias:
+        axes["attn.position_bias"] = (Axis("head", index), None, None)
     axes["mlp.fc1.weight"], axes["mlp.fc1.bias"] = (mlp, EMBED), (mlp,)
     axes["mlp.fc2.weight"], axes["mlp.fc2.bias"] = (EMBED, mlp), (EMBED,)
     if plan.layer_scale:

@@ -12,6 +12,7 @@ import numpy as np
 
 from runtime import BlockPlan
 
+from .attention_pool import attention_pool
 from .ir import Array, Graph
 from .rewrites import DEFAULT_REWRITES, Rewrites, Scales
 from .vit_parts import INPUT, OUTPUT, Normed, VitParts
@@ -50,13 +51,14 @@ class _Vit(VitParts):
 
     def pooled_rows(self) -> int | None:
         """Returns how many of the first tokens the head reads, or None for all."""
-        if not self.rewrites.pooled_only or self.plan.pooling != "token":
+        if not self.rewrites.pooled_only or self.plan.pooling != "token" or self.plan.attn_pool:
             return None
         rows = 2 if self.plan.dist_token else 1
         return rows if rows < self.plan.num_tokens else None
 
     def mean_early(self) -> bool:
-        return self.rewrites.pooled_only and self.plan.pooling != "token" and self.plan.norm != "before_pool"
+        averaged = self.plan.pooling not in ("token", "map")
+        return self.rewrites.pooled_only and averaged and self.plan.norm != "before_pool"
 
     def embed(self) -> str:
         plan, g, w = self.plan, self.g, self.weights
@@ -153,9 +155,18 @@ class _Vit(VitParts):
         if not self.rewrites.fold_scale:
             factor = g.constant("attn_scale", np.full((1,) * len(g.shapes[q]), self.plan.attn_scale))
             q = g.op("mul", [q, factor], f"{at}.q.scaled")
-        scores = g.op("batch_matmul", [q, k], f"{at}.scores", adj_y=True)
+        scores = self.biased(g.op("batch_matmul", [q, k], f"{at}.scores", adj_y=True), at)
         mixed = g.op("batch_matmul", [g.op("softmax", [scores], f"{at}.softmax"), v], f"{at}.mixed")
         return self.write(stream, self.joined(mixed, f"{at}.mixed"), out, out_bias, index, "gamma1", f"{at}.proj")
+
+    def biased(self, scores: str, at: str) -> str:
+        """Adds the position bias to scores ``(…, heads, rows, N)`` of the first tokens, or ``(heads, N)`` of one."""
+        table = self.weights.get(f"{at}.position_bias")
+        if table is None:
+            return scores
+        shape = self.g.shapes[scores]
+        rows = 1 if len(shape) == 2 else shape[-2]
+        return self.g.op("add", [scores, self.g.constant(f"{at}.bias", table[:, :rows].reshape(shape))], f"{at}.biased")
 
     def balanced(
         self, index: int, query: Array, query_bias: Array | None, key: Array, key_bias: Array | None
@@ -184,7 +195,8 @@ class _Vit(VitParts):
         keys = g.constant(f"{at}.k.weight", key.reshape(heads, qk, c))
         looked = g.op("batch_matmul", [q, keys], f"{at}.k")
         looked = g.op("reshape", [looked], f"{at}.k.rows", shape=(heads, c))
-        weights = g.op("softmax", [g.op("batch_matmul", [looked, tokens], f"{at}.scores", adj_y=True)], f"{at}.softmax")
+        scores = self.biased(g.op("batch_matmul", [looked, tokens], f"{at}.scores", adj_y=True), at)
+        weights = g.op("softmax", [scores], f"{at}.softmax")
         mixed = g.op("batch_matmul", [weights, tokens], f"{at}.mixed")
         mixed = g.op("reshape", [mixed], f"{at}.mixed.heads", shape=(heads, 1, c))
         values = g.constant(f"{at}.v.weight", value.reshape(heads, v, c))
@@ -192,28 +204,19 @@ class _Vit(VitParts):
         return g.op("reshape", [mixed], f"{at}.v.joined", shape=(*self.batch, 1, heads * v))
 
     def mlp(self, stream: str, index: int, mean_early: bool) -> str:
-        g, w, at = self.g, self.weights, f"blocks.{index}.mlp"
+        w, at = self.weights, f"blocks.{index}.mlp"
         normed = self.norm(stream, f"blocks.{index}.norm2")
         first, first_bias = self.affine(normed, f"{at}.fc1")
-        relu = self.plan.act == "relu"
-        hidden = g.linear(normed.name, first, first_bias, f"{at}.fc1", act="relu" if relu else "none")
-        hidden = hidden if relu else self.activation(hidden, f"{at}.act")
+        hidden = self.activated(normed.name, first, first_bias, f"{at}.fc1", f"{at}.act")
         if mean_early:
             hidden, stream = self.pooled(hidden, f"{at}.act.mean"), self.pooled(stream, f"{at}.stream.mean")
         return self.write(stream, hidden, w[f"{at}.fc2.weight"], w[f"{at}.fc2.bias"], index, "gamma2", f"{at}.fc2")
 
-    def activation(self, x: str, name: str) -> str:
-        g, act = self.g, self.plan.act
-        if act in ("gelu", "gelu_tanh"):
-            return g.op("gelu", [x], name, approximate=act == "gelu_tanh")
-        inside = x
-        if act == "quick_gelu":
-            factor = g.constant("quick_gelu", np.full((1,) * len(g.shapes[x]), 1.702))
-            inside = g.op("mul", [x, factor], f"{name}.inside")
-        return g.op("mul", [x, g.op("logistic", [inside], f"{name}.logistic")], name)
-
     def head(self, x: str) -> str:
         plan = self.plan
+        if plan.attn_pool:
+            normed = self.norm(x, "norm") if plan.norm != "none" else Normed(x)
+            return self.classifier(Normed(attention_pool(self, normed)), "head", 1.0, OUTPUT)
         early = self.mean_early()
         if plan.pooling == "token_and_avg":
             normed = self.norm(x, "norm")
@@ -240,7 +243,7 @@ class _Vit(VitParts):
 
     def classifier(self, x: Normed, name: str, share: float, output: str) -> str:
         weight, bias = self.affine(x, name, share)
-        flat = (1, self.plan.embed_dim)
+        flat = (1, self.plan.head_dim)
         if self.g.shapes[x.name] != flat:
             x = replace(x, name=self.g.op("reshape", [x.name], f"{name}.in", shape=flat))
         return self.g.linear(x.name, weight, bias, output)

@@ -64,21 +64,28 @@ class VitParts:
         self.stream_scale = scales.stream if self.rms else None
         assert self.stream_scale is None or (rewrites.fold_norm and rewrites.fold_scale), "scales need folded norms"
 
-    def norm(self, x: str, name: str, fold: bool | None = None) -> Normed:
-        """Adds a norm of ``x``; its affine is left to the Linears behind it where ``fold`` or the rewrites say."""
+    def norm(self, x: str, name: str, fold: bool | None = None, own_eps: float | None = None) -> Normed:
+        """Adds a norm of ``x``; its affine is left to the Linears behind it where ``fold`` or the rewrites say.
+
+        Args:
+            x: the norm's input.
+            name: the norm's name.
+            fold: see above.
+            own_eps: epsilon of a LayerNorm outside the residual stream, whose input is neither centred nor scaled.
+        """
         g, rank = self.g, len(self.g.shapes[x])
-        width, eps = g.shapes[x][-1], self.plan.eps_of(name)
-        dim = width if name == "norm_pre" else self.plan.norm_dim or width
+        width, eps = g.shapes[x][-1], self.plan.eps_of(name) if own_eps is None else own_eps
+        dim = width if name == "norm_pre" or own_eps else self.plan.norm_dim or width
         weight, bias = self.weights.get(f"{name}.weight"), self.weights.get(f"{name}.bias")
-        if not self.rms:
+        if not self.rms or own_eps:
             mean = g.op("mean", [x], f"{name}.mean", axis=(-1,))
             x = g.op("sub", [x, mean], f"{name}.centred")
         square = self.square(x, f"{name}.square")
-        if self.stream_scale is None or (self.plan.pre_dim and name == "norm_pre"):
+        if self.stream_scale is None or own_eps or (self.plan.pre_dim and name == "norm_pre"):
             variance = g.op("mean", [square], f"{name}.variance", axis=(-1,))
             # the mean over the dimensions that a cut left is larger than the mean over all
             gain = half_gain(eps * dim / width, width, self.rewrites.half)
-            plain = isinstance(self.plan.norm_eps, float) and dim == width and gain == 1
+            plain = isinstance(self.plan.norm_eps, float) and dim == width and gain == 1 and not own_eps
             if gain > 1:
                 grown = g.constant(f"{name}.gain", np.full((1,) * rank, gain))
                 variance = g.op("mul", [variance, grown], f"{name}.variance_gain")
@@ -141,6 +148,23 @@ class VitParts:
         shape = [1] * value.ndim
         shape[axis] = -1
         return value / self.stream_scale.reshape(shape)
+
+    def activated(self, x: str, weight: Array, bias: Array | None, name: str, act_name: str) -> str:
+        """Adds a Linear and the activation of MLPs."""
+        relu = self.plan.act == "relu"
+        hidden = self.g.linear(x, weight, bias, name, act="relu" if relu else "none")
+        return hidden if relu else self.activation(hidden, act_name)
+
+    def activation(self, x: str, name: str) -> str:
+        """Adds the activation of MLPs."""
+        g, act = self.g, self.plan.act
+        if act in ("gelu", "gelu_tanh"):
+            return g.op("gelu", [x], name, approximate=act == "gelu_tanh")
+        inside = x
+        if act == "quick_gelu":
+            factor = g.constant("quick_gelu", np.full((1,) * len(g.shapes[x]), 1.702))
+            inside = g.op("mul", [x, factor], f"{name}.inside")
+        return g.op("mul", [x, g.op("logistic", [inside], f"{name}.logistic")], name)
 
     def heads(self, x: str, count: int, name: str) -> str:
         """Maps ``(…, N, heads * d)`` to ``(…, heads, N, d)``."""

@@ -8,6 +8,7 @@ from functools import cache
 import torch
 
 from compress.model.vit import SlicedViT, build
+from runtime import PoolPlan
 from tests.compress.tiny import ARCHITECTURES, TINY_PLAN, sliced_model, tiny_vit
 
 PLANS = {
@@ -18,6 +19,10 @@ PLANS = {
     "pre-average": replace(TINY_PLAN, norm_pre=True, pooling="avg_all", act="quick_gelu", qkv_bias=False),
     "distilled-after-pool": replace(TINY_PLAN, dist_token=True, norm="after_pool", proj_bias=False),
     "token-and-average": replace(TINY_PLAN, pooling="token_and_avg", reg_tokens=2, act="gelu_tanh"),
+    "attention-pool": replace(TINY_PLAN, pooling="map", reg_tokens=2, attn_pool=PoolPlan(2, 12, 20, 1e-5)),
+    "position-bias": replace(TINY_PLAN, position_bias=True, pooling="avg", norm="after_pool", layer_scale=True),
+    "token-and-bias": replace(TINY_PLAN, position_bias=True, qkv_bias=False),
+    "pool-without-norm": replace(TINY_PLAN, pooling="map", norm="none", attn_pool=PoolPlan(1, 16, 8, 1e-6, True)),
     "all-parts": replace(
         TINY_PLAN,
         img_size=(8, 16),
@@ -30,7 +35,7 @@ PLANS = {
     ),
 }
 KINDS = (*ARCHITECTURES, *PLANS)
-WITH_RMS = tuple(key for key in KINDS if key != "no-norm")
+WITH_RMS = tuple(key for key in KINDS if key not in ("no-norm", "pool-without-norm"))
 """The kinds whose canonical form has RMSNorms; a model without a last norm keeps its LayerNorms."""
 
 

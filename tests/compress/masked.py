@@ -59,7 +59,9 @@ class _Masked:
             q = self.affine(x, f"blocks.{i}.attn.q", qk_rows) * qk_mask
             k = self.affine(x, f"blocks.{i}.attn.k", qk_rows) * qk_mask
             v = self.affine(x, f"blocks.{i}.attn.v", v_rows) * v_mask
-            powers = torch.exp(self.plan.attn_scale * torch.einsum("bnd,bmd->bnm", q, k))
+            table = self.w.get(f"blocks.{i}.attn.position_bias")
+            bias = 0 if table is None else table[head]
+            powers = torch.exp(self.plan.attn_scale * torch.einsum("bnd,bmd->bnm", q, k) + bias)
             mixed = torch.einsum("bnm,bmd->bnd", powers / powers.sum(-1, keepdim=True), v)
             out = out + torch.einsum("bnd,cd->bnc", mixed, projection[:, v_rows])
         bias = self.w.get(f"blocks.{i}.attn.proj.bias")
@@ -109,6 +111,8 @@ class _Masked:
             x = self.stream * (x + self.scale(self.mlp(self.norm(x, f"blocks.{i}.norm2"), i), i, 2))
         if plan.norm == "before_pool":
             x = self.norm(x, "norm")
+        if plan.attn_pool is not None:
+            return self.affine(self.attention_pool(x), "head")
         start = {"avg": plan.num_prefix_tokens}.get(plan.pooling, 0)
         stop = 1 if plan.pooling.startswith("token") else x.shape[1]
         pooled = x[:, start:stop].sum(1) / (stop - start)
@@ -122,6 +126,21 @@ class _Masked:
             second = x[:, 1] if plan.norm == "before_pool" else self.norm(x[:, 1], "norm")
             out = (out + self.affine(second, "head_dist")) / 2
         return out
+
+    def attention_pool(self, x: torch.Tensor) -> torch.Tensor:
+        own = self.plan.attn_pool
+        assert own is not None
+        x = x if own.prefix else x[:, self.plan.num_prefix_tokens :]
+        found = []
+        for rows in (slice(h * own.head_width, (h + 1) * own.head_width) for h in range(own.num_heads)):
+            scores = self.affine(x, "attn_pool.k", rows) @ self.w["attn_pool.q"][rows] / own.head_width**0.5
+            shares = torch.exp(scores) / torch.exp(scores).sum(-1, keepdim=True)
+            found.append(torch.einsum("bn,bnd->bd", shares, self.affine(x, "attn_pool.v", rows)))
+        p = self.affine(torch.cat(found, -1), "attn_pool.proj")
+        away = p - p.mean(-1, keepdim=True)
+        normal = away / ((away**2).mean(-1, keepdim=True) + own.norm_eps) ** 0.5
+        normal = normal * self.w["attn_pool.norm.weight"] + self.w["attn_pool.norm.bias"]
+        return p + self.affine(self.activate(self.affine(normal, "attn_pool.fc1")), "attn_pool.fc2")
 
     def scale(self, x: torch.Tensor, i: int, branch: int) -> torch.Tensor:
         gamma = self.w.get(f"blocks.{i}.gamma{branch}")

@@ -100,7 +100,7 @@ def blend(model: SlicedViT, sample: Sample) -> tuple[ShapePlan, dict[str, torch.
     """Returns the plan and the weights of the ViT that computes a sample of ``model`` at full depth."""
     widest = {choice: pick.widths[-1] for choice, pick in sample.picks.items()}
     plan = plan_with(model.plan, {**widest, DEPTH: sample.depths[-1]})
-    axes, weights = parameter_axes(model.plan), dict(model.named_parameters())
+    axes, weights = parameter_axes(model.plan), dict(model.named_parameters()) | dict(model.named_buffers())
     blended: dict[str, torch.Tensor] = {}
     for name in parameter_axes(plan):
         value: torch.Tensor = weights[name]
@@ -120,6 +120,8 @@ def _blended(value: torch.Tensor, name: str, dim: int, axis: Axis, plan: ShapePl
         reads = name.endswith("proj.weight")
         blended = _reading(per_head, pick, dim, sample.align) if reads else _first(per_head, pick, dim)
         return blended.flatten(dim, dim + 1)
+    if axis.kind == "head":
+        return _first(value, sample.picks[Choice("heads", axis.block)], dim)
     if axis.kind == "mlp":
         pick = sample.picks[Choice("mlp", axis.block)]
         return _reading(value, pick, dim, sample.align) if name.endswith("fc2.weight") else _first(value, pick, dim)

@@ -57,7 +57,7 @@ def ordered(model: SlicedViT, order: UnitOrder) -> SlicedViT:
     """Returns a copy of ``model`` with its units in this order, which computes the same."""
     index = {EMBED: torch.tensor(order.embed)}
     for i, block in enumerate(model.plan.blocks):
-        index[Axis("mlp", i)] = torch.tensor(order.mlp[i])
+        index[Axis("mlp", i)], index[Axis("head", i)] = torch.tensor(order.mlp[i]), torch.tensor(order.heads[i])
         for kind, width in (("qk", block.qk_dim), ("v", block.v_dim)):
             flat = [head * width + dim for head in order.heads[i] for dim in range(width)]
             index[Axis(kind, i)] = torch.tensor(flat)

@@ -1,0 +1,61 @@
+"""Tiny timm models with the parts that a plain Vision Transformer lacks."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from compress.model.load import ModelSpec
+from compress.model.naflex_vit import at_size
+from compress.model.timm_vit import from_timm
+from compress.model.vit import SlicedViT
+from tests.compress.tiny import timm_model
+
+_TOY = {"depth": 2, "embed_dim": 48, "num_heads": 2, "mlp_ratio": 2}
+
+PARTS = {
+    "attention-pool": ModelSpec("vit_base_patch16_siglip_224", 32, 16, overrides=_TOY | {"reg_tokens": 2}),
+    "pool-of-prefix": ModelSpec(
+        "vit_base_patch16_siglip_224", 32, 16, overrides=_TOY | {"reg_tokens": 1, "pool_include_prefix": True}
+    ),
+    "beit": ModelSpec("beit_base_patch16_224", 32, 8, overrides=_TOY),
+    "beit-shared": ModelSpec(
+        "beit_base_patch16_224",
+        32,
+        16,
+        overrides=_TOY | {"use_shared_rel_pos_bias": True, "init_values": 0, "global_pool": "token"},
+    ),
+    "position-mlp": ModelSpec("vit_relpos_base_patch16_224", 32, 8, overrides=_TOY),
+    "swin-position-mlp": ModelSpec("vit_relpos_base_patch16_224", 32, 8, overrides=_TOY | {"rel_pos_type": "mlp-swin"}),
+    "position-table": ModelSpec("vit_relpos_base_patch16_224", 32, 8, overrides=_TOY | {"rel_pos_type": "bias"}),
+    "class-token-and-position-mlp": ModelSpec("vit_relpos_base_patch16_cls_224", 32, 16, overrides=_TOY),
+    "any-shape": ModelSpec("naflexvit_base_patch16_par_gap", (32, 48), 16, overrides=_TOY),
+    "any-shape-pool": ModelSpec("naflexvit_base_patch16_siglip", 32, 8, overrides=_TOY),
+    "any-shape-factorised": ModelSpec("naflexvit_base_patch16_parfac_gap", 32, 8, overrides=_TOY),
+    "any-shape-token": ModelSpec("naflexvit_base_patch16_radio_v3", 32, 16, overrides=_TOY),
+    "any-shape-channels-first": ModelSpec(
+        "naflexvit_base_patch16_map", 32, 16, overrides=_TOY | {"patchify_channels_last": False}
+    ),
+    "shared-position-mlp": ModelSpec("vit_srelpos_small_patch16_224", 32, 16, overrides=_TOY),
+}
+"""Each differs from the others in what its graph or its conversion holds."""
+
+NO_WAY_BACK = (
+    "beit-shared",
+    "position-mlp",
+    "swin-position-mlp",
+    "class-token-and-position-mlp",
+    "shared-position-mlp",
+)
+"""Those whose position bias has no place in timm's model, which computes it or shares it between blocks."""
+
+
+@cache
+def model_with(part: str) -> SlicedViT:
+    """Returns an unpruned model with a part; tests must not change it."""
+    return from_timm(timm_model_with(part))
+
+
+def timm_model_with(part: str, seed: int = 0) -> Any:
+    """Returns timm's own model with a part, which knows the image size that it was made for."""
+    return at_size(timm_model(PARTS[part], seed=seed), PARTS[part].img_size)
