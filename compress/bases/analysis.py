@@ -11,8 +11,9 @@ from compress.evaluate import MOST_OFF, off_by
 from compress.importance.units import Importance
 from compress.model.canonical import canonical
 from compress.model.coordinates import Coordinates
+from compress.model.parts.block import Block
 from compress.model.slicing import KeptUnits
-from compress.model.vit import Block, SlicedViT
+from compress.model.vit import SlicedViT
 from runtime import ModelError, Progress, silent
 
 from .folded import cut_and_fit, in_best_bases

@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 
 from compress.model.canonical import rotate_stream
+from compress.model.parts.axes import EMBED, Axis
 from compress.model.slicing import KeptUnits, axis_indices, plan_of, slice_vit
-from compress.model.vit import EMBED, Axis, SlicedViT, build
+from compress.model.vit import SlicedViT, build
 from runtime import ShapePlan
 
 from .heads import query_key_basis, value_basis

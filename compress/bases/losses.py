@@ -9,8 +9,9 @@ from typing import cast
 import torch
 from torch import nn
 
+from compress.model.parts.block import Block
 from compress.model.slicing import KeptBlock, KeptUnits, keep_all
-from compress.model.vit import Block, SlicedViT
+from compress.model.vit import SlicedViT
 from runtime import MULTIPLE, Progress, ShapePlan, silent
 
 from .folded import cut_and_fit

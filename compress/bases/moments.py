@@ -8,7 +8,9 @@ from typing import cast
 
 import torch
 
-from compress.model.vit import Attention, Block, SlicedViT
+from compress.model.parts.attention import Attention
+from compress.model.parts.block import Block
+from compress.model.vit import SlicedViT
 from runtime import Progress, silent
 
 _ROWS = 24_576

@@ -7,7 +7,8 @@ from typing import cast
 
 import torch
 
-from compress.model.vit import Block, SlicedViT
+from compress.model.parts.block import Block
+from compress.model.vit import SlicedViT
 from runtime import Progress, silent
 
 from .moments import TokenWeights, batches_of

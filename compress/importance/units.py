@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from compress.model.parts.axes import EMBED, Axis, parameter_axes
 from compress.model.slicing import KeptUnits
-from compress.model.vit import EMBED, Axis, parameter_axes
 from runtime import PlanError, ShapePlan
 
 Floats = npt.NDArray[np.float64]

@@ -19,8 +19,8 @@ from .checkpoint_fit import LoadReport, fit_checkpoint, head_classes
 from .hub.brought import HubModel, open_hub
 from .hub.place import is_place
 from .metadata import WeightsMetadata, names_in_checkpoint, timm_metadata
-from .naflex_vit import at_size
 from .timm_vit import from_timm, plan_of_timm
+from .views.naflex import at_size
 from .vit import SlicedViT
 
 try:

@@ -14,8 +14,9 @@ from torch import nn
 from compress.devices import copy_on, device_in_use
 from runtime import PlanError, Progress, ShapePlan, silent
 
+from .parts.block import Block
 from .slicing import KeptUnits, plan_of, same_widths
-from .vit import Block, SlicedViT
+from .vit import SlicedViT
 
 RIDGE = 1e-2
 """Ridge as a share of the mean square of a Linear's input: how strongly weights are kept near their values."""

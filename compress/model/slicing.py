@@ -10,7 +10,8 @@ import torch
 
 from runtime import BlockPlan, PlanError, ShapePlan
 
-from .vit import EMBED, Axis, SlicedViT, build, parameter_axes
+from .parts.axes import EMBED, Axis, parameter_axes
+from .vit import SlicedViT, build
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from torch import nn
 
 from runtime import BlockPlan, MissingExtraError, ModelError, NormPlace, Pooling, PoolPlan, PosEmbed, ShapePlan
 
-from .attention_pool import pool_from_timm, pool_to_timm, refused_pool
-from .naflex_vit import refused_embedding
-from .relative_vit import has_position_bias, relative_to_timm
-from .views import VIEWS, plain_weights, seen_as_plain
-from .vit import ACTIVATIONS, SlicedViT, build
+from .parts.mlp import ACTIVATIONS
+from .views.kinds import VIEWS, plain_weights, seen_as_plain
+from .views.naflex import refused_embedding
+from .views.pooling import pool_from_timm, pool_to_timm, refused_pool
+from .views.relative import has_position_bias, relative_to_timm
+from .vit import SlicedViT, build
 
 try:
     from timm.layers import Attention, LayerScale, Mlp, PatchEmbed, get_act_layer

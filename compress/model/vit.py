@@ -2,144 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from runtime import BlockPlan, PlanError, ShapePlan
+from runtime import PlanError, ShapePlan
 
-from .attention_pool import AttentionPool, pool_axes
-
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "relu": F.relu,
-    "silu": F.silu,
-}
-
-
-class Axis(NamedTuple):
-    """One prunable dimension of the model: a kind, and the block it belongs to (-1: the whole model).
-
-    Kinds: ``embed`` (the residual stream), ``mlp`` (hidden units), ``qk`` and ``v`` (all heads' widths of a
-    block, head after head), ``head`` (whole heads).
-    """
-
-    kind: str
-    block: int = -1
-
-
-EMBED = Axis("embed")
-
-
-class RmsNorm(nn.Module):
-    """Divides tokens by their root mean square: ``x / sqrt(sum(x^2) / dim + eps)``.
-
-    Args:
-        dim: number that the sum of squares is divided by. In a stream that was cut it is the width before the cut, so
-            that removed dimensions count as zeros; ``eps`` then includes their mean energy.
-        eps: constant added to the mean square.
-
-    Ref: Zhang and Sennrich 2019 (arXiv 1910.07467), eq. 4; here without a gain, which the next Linear takes.
-    """
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.dim, self.eps = dim, eps
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps tokens ``(..., C)`` to ``(..., C)``."""
-        return x * (x.square().sum(-1, keepdim=True) / self.dim + self.eps).rsqrt()
-
-
-def norm_of(plan: ShapePlan, name: str) -> nn.Module:
-    """Returns a new norm of ``SlicedViT(plan)``, such as ``blocks.0.norm1``."""
-    width = plan.token_dim if name == "norm_pre" else plan.embed_dim
-    if plan.norm_type == "layer":
-        return nn.LayerNorm(width, eps=plan.eps_of(name))
-    return RmsNorm(plan.norm_dim or width if name != "norm_pre" else width, plan.eps_of(name))
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention whose value width may differ from its query and key width."""
-
-    def __init__(self, plan: ShapePlan, block: BlockPlan) -> None:
-        super().__init__()
-        c, heads = plan.embed_dim, block.num_heads
-        self.num_heads, self.qk_dim, self.v_dim, self.scale = heads, block.qk_dim, block.v_dim, plan.attn_scale
-        self.q = nn.Linear(c, heads * block.qk_dim, bias=plan.qkv_bias)
-        self.k = nn.Linear(c, heads * block.qk_dim, bias=plan.qkv_bias)
-        self.v = nn.Linear(c, heads * block.v_dim, bias=plan.qkv_bias)
-        self.proj = nn.Linear(heads * block.v_dim, c, bias=plan.proj_bias)
-        # a constant, which no training changes
-        table = torch.zeros(heads, plan.num_tokens, plan.num_tokens) if plan.position_bias else None
-        self.register_buffer("position_bias", table)
-
-    position_bias: torch.Tensor | None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps tokens ``(B, N, C)`` to ``(B, N, C)``."""
-        out: torch.Tensor = self.proj(self.mixed(x))
-        return out
-
-    def mixed(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns what the projection reads: the heads' averages of values, ``(B, N, num_heads * v_dim)``."""
-        b, n, _ = x.shape
-        q = self.q(x).view(b, n, self.num_heads, self.qk_dim).transpose(1, 2)
-        k = self.k(x).view(b, n, self.num_heads, self.qk_dim).transpose(1, 2)
-        v = self.v(x).view(b, n, self.num_heads, self.v_dim).transpose(1, 2)
-        out: torch.Tensor = (self.shares(q, k) @ v).transpose(1, 2).reshape(b, n, self.num_heads * self.v_dim)
-        return out
-
-    def shares(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        """Returns the weights of the values, ``(B, H, N, N)``, of queries and keys ``(B, H, N, d)``."""
-        scores = (q * self.scale) @ k.transpose(-2, -1)
-        return (scores if self.position_bias is None else scores + self.position_bias).softmax(dim=-1)
-
-
-class Mlp(nn.Module):
-    """Linear, activation, Linear."""
-
-    def __init__(self, plan: ShapePlan, block: BlockPlan) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(plan.embed_dim, block.mlp_dim)
-        self.fc2 = nn.Linear(block.mlp_dim, plan.embed_dim)
-        self.act = ACTIVATIONS[plan.act]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps tokens ``(B, N, C)`` to ``(B, N, C)``."""
-        out: torch.Tensor = self.fc2(self.hidden(x))
-        return out
-
-    def hidden(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns the input of the second Linear, ``(B, N, mlp_dim)``."""
-        out: torch.Tensor = self.act(self.fc1(x))
-        return out
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block, with LayerScale where the plan has it."""
-
-    def __init__(self, plan: ShapePlan, index: int) -> None:
-        super().__init__()
-        c, block = plan.embed_dim, plan.blocks[index]
-        self.norm1 = norm_of(plan, f"blocks.{index}.norm1")
-        self.attn = Attention(plan, block)
-        self.norm2 = norm_of(plan, f"blocks.{index}.norm2")
-        self.mlp = Mlp(plan, block)
-        self.gamma1 = nn.Parameter(torch.ones(c)) if plan.layer_scale else None
-        self.gamma2 = nn.Parameter(torch.ones(c)) if plan.layer_scale else None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps tokens ``(B, N, C)`` to ``(B, N, C)``."""
-        attended: torch.Tensor = self.attn(self.norm1(x))
-        x = x + (attended if self.gamma1 is None else attended * self.gamma1)
-        transformed: torch.Tensor = self.mlp(self.norm2(x))
-        return x + (transformed if self.gamma2 is None else transformed * self.gamma2)
+from .parts.attention_pool import AttentionPool
+from .parts.block import Block
+from .parts.norms import norm_of
 
 
 class SlicedViT(nn.Module):
@@ -167,7 +39,7 @@ class SlicedViT(nn.Module):
         self.pre = nn.Linear(plan.pre_dim, c) if plan.pre_dim else nn.Identity()
         self.blocks = nn.ModuleList(Block(plan, index) for index in range(len(plan.blocks)))
         self.norm = norm_of(plan, "norm") if plan.norm != "none" else nn.Identity()
-        self.attn_pool = AttentionPool(plan, ACTIVATIONS[plan.act]) if plan.attn_pool else None
+        self.attn_pool = AttentionPool(plan) if plan.attn_pool else None
         self.head = nn.Linear(plan.head_dim, plan.num_classes)
         self.head_dist = nn.Linear(c, plan.num_classes) if plan.two_heads else None
 
@@ -229,54 +101,6 @@ class SlicedViT(nn.Module):
         if self.plan.pooling in ("token", "token_and_avg"):
             return x[:, 0]
         return x.mean(dim=1) if self.plan.pooling == "avg_all" else x[:, self.plan.num_prefix_tokens :].mean(dim=1)
-
-
-def parameter_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
-    """Returns for every parameter of ``SlicedViT(plan)`` the prunable axis of each of its dimensions.
-
-    Slicing selects by this table, and importance is summed over it. ``None`` marks a dimension that pruning never
-    changes.
-    """
-    first = None if plan.pre_dim else EMBED
-    axes: dict[str, tuple[Axis | None, ...]] = {"patch_embed.weight": (first, None, None, None)}
-    if plan.patch_bias:
-        axes["patch_embed.bias"] = (first,)
-    for name, present in (
-        ("cls_token", plan.class_token),
-        ("dist_token", plan.dist_token),
-        ("reg_token", plan.reg_tokens > 0),
-        ("pos_embed", plan.pos_embed != "none"),
-    ):
-        if present:
-            axes[name] = (None, None, first)
-    if plan.pre_dim:
-        axes["pre.weight"], axes["pre.bias"] = (EMBED, None), (EMBED,)
-    for name in plan.norm_names if plan.norm_type == "layer" else ():
-        axes[f"{name}.weight"] = axes[f"{name}.bias"] = (EMBED,)
-    for i in range(len(plan.blocks)):
-        axes |= _block_axes(plan, i)
-    for head in ("head", "head_dist") if plan.two_heads else ("head",):
-        axes[f"{head}.weight"], axes[f"{head}.bias"] = (None, None if plan.attn_pool else EMBED), (None,)
-    return axes | pool_axes(plan, EMBED)
-
-
-def _block_axes(plan: ShapePlan, index: int) -> dict[str, tuple[Axis | None, ...]]:
-    qk, v, mlp = Axis("qk", index), Axis("v", index), Axis("mlp", index)
-    axes: dict[str, tuple[Axis | None, ...]] = {}
-    for name, out in (("q", qk), ("k", qk), ("v", v)):
-        axes[f"attn.{name}.weight"] = (out, EMBED)
-        if plan.qkv_bias:
-            axes[f"attn.{name}.bias"] = (out,)
-    axes["attn.proj.weight"] = (EMBED, v)
-    if plan.proj_bias:
-        axes["attn.proj.bias"] = (EMBED,)
-    if plan.position_bias:
-        axes["attn.position_bias"] = (Axis("head", index), None, None)
-    axes["mlp.fc1.weight"], axes["mlp.fc1.bias"] = (mlp, EMBED), (mlp,)
-    axes["mlp.fc2.weight"], axes["mlp.fc2.bias"] = (EMBED, mlp), (EMBED,)
-    if plan.layer_scale:
-        axes["gamma1"] = axes["gamma2"] = (EMBED,)
-    return {f"blocks.{index}.{name}": value for name, value in axes.items()}
 
 
 def build(plan: ShapePlan, weights: Mapping[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> SlicedViT:

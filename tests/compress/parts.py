@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any
 
 from compress.model.load import ModelSpec
-from compress.model.naflex_vit import at_size
 from compress.model.timm_vit import from_timm
+from compress.model.views.naflex import at_size
 from compress.model.vit import SlicedViT
 from tests.compress.tiny import timm_model
 

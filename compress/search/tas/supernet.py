@@ -18,7 +18,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from compress.model.vit import Axis, SlicedViT, parameter_axes
+from compress.model.parts.axes import Axis, parameter_axes
+from compress.model.vit import SlicedViT
 from runtime import ShapePlan
 
 from .candidates import DEPTH, EMBED, Candidates, Choice, plan_with

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from compress.importance.units import Floats, Importance
+from compress.model.parts.axes import EMBED, Axis, parameter_axes
 from compress.model.slicing import KeptBlock, KeptUnits, keep_all
-from compress.model.vit import EMBED, Axis, SlicedViT, build, parameter_axes
+from compress.model.vit import SlicedViT, build
 from runtime import ShapePlan
 
 

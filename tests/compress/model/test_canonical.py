@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compress.bases.turning import random_rotation
 from compress.model.canonical import canonical, rotate_stream, stream_readers, stream_writers
+from compress.model.parts.axes import parameter_axes
 from compress.model.slicing import KeptUnits, compose, keep_all, plan_of, same_widths, slice_vit
-from compress.model.vit import SlicedViT, build, parameter_axes
+from compress.model.vit import SlicedViT, build
 from runtime import macs, params
 from tests.compress.kinds import KINDS, WITH_RMS, distance, in_float64, model_of_kind
 from tests.compress.masked import masked_logits

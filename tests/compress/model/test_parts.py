@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from compress.importance.base import ImportanceInputs
 from compress.importance.scores import l2
 from compress.model.load import ModelSpec, check_model, load_model
+from compress.model.parts.axes import parameter_axes
 from compress.model.slicing import slice_vit
 from compress.model.timm_vit import from_timm, to_timm
-from compress.model.vit import parameter_axes
 from runtime import ModelError, PlanError, PoolPlan, decode, encode, macs, params
 from tests.compress.masked import masked_logits
 from tests.compress.parts import NO_WAY_BACK, PARTS, model_with, timm_model_with

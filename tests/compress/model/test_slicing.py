@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.budget import smallest_plan
+from compress.model.parts.axes import EMBED, Axis, parameter_axes
 from compress.model.slicing import KeptBlock, KeptUnits, axis_indices, compose, keep_all, plan_of, slice_vit, widths_of
-from compress.model.vit import EMBED, Axis, SlicedViT, parameter_axes
+from compress.model.vit import SlicedViT
 from runtime import PlanError, ShapePlan, decode, encode, macs, params
 from tests.compress.masked import masked_logits
 from tests.compress.strategies import ACTIONS, kepts

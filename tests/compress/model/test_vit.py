@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from compress.model.parts.axes import EMBED, Axis, parameter_axes
 from compress.model.slicing import slice_vit
-from compress.model.vit import EMBED, Axis, SlicedViT, build, parameter_axes
+from compress.model.vit import SlicedViT, build
 from runtime import PlanError, macs, params
 from tests.compress.strategies import kepts
 from tests.compress.tiny import ARCHITECTURES, TINY_PLAN, images_for, sliced_model, tiny_vit

@@ -11,7 +11,7 @@ from timm.models.beit import Beit
 from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 
-from . import naflex_vit, relative_vit
+from . import naflex, relative
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class View:
 
 
 VIEWS = {
-    Beit: View(relative_vit.plain_view, relative_vit.relative_weights),
-    VisionTransformerRelPos: View(relative_vit.plain_view, relative_vit.relative_weights),
-    NaFlexVit: View(naflex_vit.plain_view, naflex_vit.naflex_weights),
+    Beit: View(relative.plain_view, relative.relative_weights),
+    VisionTransformerRelPos: View(relative.plain_view, relative.relative_weights),
+    NaFlexVit: View(naflex.plain_view, naflex.naflex_weights),
 }
 """The classes that have another form than timm's plain Vision Transformer."""
 

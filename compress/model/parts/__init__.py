@@ -1,0 +1,1 @@
+"""The parts that a Vision Transformer is built of, one file for each."""
