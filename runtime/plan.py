@@ -19,6 +19,7 @@ Pooling = Literal["token", "avg", "avg_all", "token_and_avg", "map"]
 PosEmbed = Literal["none", "patches", "all"]
 NormPlace = Literal["before_pool", "after_pool", "none"]
 NormType = Literal["layer", "rms"]
+BlockKind = Literal["pre", "post", "parallel"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class ShapePlan:
         patch_bias: bias on the patch embedding.
         layer_scale: learned per-channel scale on both branches of a block.
         attn_pool: the attention pooling, with pooling ``map``.
+        block_kind: blocks read the stream through norms (``pre``), or read it as it is and norm what their branches
+            write (``post``), or their MLPs read the same as their attention (``parallel``).
         position_bias: a constant table for every block and head that is added to the scores of attention (BEiT).
 
     Raises:
@@ -110,6 +113,7 @@ class ShapePlan:
     pre_dim: int = 0
     attn_pool: PoolPlan | None = field(default=None, metadata={"optional": True})
     position_bias: bool = field(default=False, metadata={"optional": True})
+    block_kind: BlockKind = field(default="pre", metadata={"optional": True})
 
     def __post_init__(self) -> None:
         _check_width("embed_dim", self.embed_dim)
@@ -141,6 +145,7 @@ class ShapePlan:
             "norm": NormPlace,
             "norm_type": NormType,
             "act": Activation,
+            "block_kind": BlockKind,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
@@ -151,6 +156,8 @@ class ShapePlan:
             raise PlanError("Pooling by attention needs its widths", expected="pooling map with attn_pool")
         if self.pooling == "map" and self.norm == "after_pool":
             raise PlanError("Pooling by attention has its own norm", expected="the last norm before it", got=self.norm)
+        if self.block_kind == "post" and (self.norm_type == "rms" or self.layer_scale):
+            raise PlanError("Blocks with norms behind their branches have LayerNorms and no LayerScale")
         if self.dist_token and not (self.class_token and self.pooling == "token"):
             raise PlanError("A distillation token needs a class token, and pooling by token")
         if self.pooling == "token_and_avg" and self.norm != "before_pool":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from compress.model.canonical import canonical, plain_norms, rotate_stream
+from compress.model.canonical import canonical, folds_norms, plain_norms, rotate_stream
 from compress.model.vit import SlicedViT, build
 from runtime import ShapePlan
 
@@ -24,19 +24,20 @@ def rotated_model(model: SlicedViT, seed: int = 0, layer_norms: bool = False) ->
         model: the model; it is not changed.
         seed: of the rotations.
         layer_norms: whether a model with LayerNorms must keep them. Where a norm follows the embedding, only the heads
-            are rotated then.
+            are rotated then, as where norms stand behind the branches of blocks.
 
     Ref: Ashkboos et al. 2024 (QuaRot, arXiv 2404.00456), sections 4.1 and 4.2; Liu et al. 2024 (SpinQuant, arXiv
     2405.16406), section 3.
     """
     plan, generator = model.plan, torch.Generator().manual_seed(seed)
     basis: torch.Tensor | None = None
-    if plan.norm_type == "rms" or (plan.norm_pre and plan.norm != "none" and not layer_norms):
+    folded = plan.norm_pre and folds_norms(plan) and not layer_norms
+    if plan.norm_type == "rms" or folded:
         plain = canonical(model, torch.float64)
         basis = random_rotation(plan.embed_dim, generator)
     else:
         plain = plain_norms(model, torch.float64)
-        if not plan.norm_pre:
+        if not plan.norm_pre and plan.block_kind != "post":
             basis = mean_keeping_rotation(plan.embed_dim, generator)
     w = {name: value.detach() for name, value in plain.state_dict().items()}
     w = turned_heads(plain.plan, w, generator)

@@ -123,9 +123,9 @@ def sensitivity_of(
         with torch.enable_grad():
             x, seen = model.stream(batch).detach().requires_grad_(True), []
             for block in map(lambda own: cast(Block, own), model.blocks):
-                x = x + block.attn(block.norm1(x))
+                before, x = x, x + block.attention_written(block.attn(block.attention_read(x)))
                 seen.append(x)
-                x = x + block.mlp(block.norm2(x))
+                x = x + block.mlp_written(block.mlp(block.mlp_read(x, before)))
                 seen.append(x)
             output = features_of(model, x, back).scaled(rest)
             for probe in range(probes):

@@ -20,8 +20,8 @@ def canonical(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT:
     LayerScale goes into the Linears before it, the weight and bias of every norm into the Linears that read it, the
     value's bias through the projection, and the key's bias is dropped, since a softmax cannot see it. Everything that
     writes into the residual stream is centred, so that LayerNorm is RMSNorm; a norm after the embedding becomes an
-    RMSNorm and a Linear. Without a last norm the head would see what centring takes away: such a model keeps its
-    LayerNorms, and the rest is folded.
+    RMSNorm and a Linear. Without a last norm the head would see what centring takes away, and blocks with norms behind
+    their branches see it, too: such models keep their LayerNorms, and the rest is folded.
 
     Args:
         model: the model; it is not changed.
@@ -33,17 +33,25 @@ def canonical(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT:
     w = {name: value.detach().double() for name, value in model.state_dict().items()}
     w, plan = _without_layer_scale(w, plan)
     w, plan = _without_hidden_biases(w, plan)
-    if plan.norm_type == "layer" and plan.norm != "none":
+    if folds_norms(plan):
         w, plan = _without_norm_weights(w, plan)
         w, plan = _with_rms(w, plan)
     return build(plan, w, dtype or model.head.weight.dtype)
+
+
+def folds_norms(plan: ShapePlan) -> bool:
+    """Returns whether the canonical form of a model turns its LayerNorms into RMSNorms.
+
+    Where the classifier or the blocks read the stream as it is, they would see what centring takes away.
+    """
+    return plan.norm_type == "layer" and plan.norm != "none" and plan.block_kind != "post"
 
 
 def plain_norms(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT:
     """Returns a model that computes the same function with LayerNorms of weight 1 and bias 0 in its blocks.
 
     LayerScale and biases are folded as in ``canonical``. The stream is not centred, so no last norm is needed. A norm
-    after the embedding keeps its weight, since no Linear reads it.
+    after the embedding keeps its weight, since no Linear reads it, and so do norms behind the branches of blocks.
 
     Args:
         model: a model with LayerNorms; it is not changed.
@@ -54,6 +62,8 @@ def plain_norms(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT
     w = {name: value.detach().double() for name, value in model.state_dict().items()}
     w, plan = _without_layer_scale(w, plan)
     w, plan = _without_hidden_biases(w, plan)
+    if plan.block_kind == "post":
+        return build(plan, w, dtype or model.head.weight.dtype)
     kept = {name: value for name, value in w.items() if name.startswith("norm_pre.")}
     w, folded = _without_norm_weights({name: w[name] for name in w.keys() - kept.keys()}, replace(plan, norm_pre=False))
     ones = torch.ones(plan.embed_dim, dtype=torch.float64)

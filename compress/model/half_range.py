@@ -45,6 +45,8 @@ def in_half_range(model: SlicedViT, images: torch.Tensor, progress: Progress = s
         images: ``(N, C, H, W)`` float32 as the model reads them, of the kind that it will see.
         progress: called as the images are computed.
     """
+    if model.plan.block_kind == "post":
+        return model  # its blocks read the stream itself, which no factor leaves as it is
     energies = largest_energies(model, images, progress)
     embedded = scale_for(energies.pop("norm_pre", 0.0))
     stream = scale_for(max(energies.values(), default=0.0))

@@ -11,6 +11,7 @@ from torch import nn
 from runtime import BlockPlan, MissingExtraError, ModelError, NormPlace, Pooling, PoolPlan, PosEmbed, ShapePlan
 
 from .parts.mlp import ACTIVATIONS
+from .views.blocks import AttentionView, BlockView, MlpView, block_view, kind_of, plain_block_weights, refused_block
 from .views.kinds import VIEWS, plain_weights, seen_as_plain
 from .views.naflex import refused_embedding
 from .views.pooling import pool_from_timm, pool_to_timm, refused_pool
@@ -21,8 +22,8 @@ try:
     from timm.layers import Attention, LayerScale, Mlp, PatchEmbed, get_act_layer
     from timm.models import beit
     from timm.models.deit import VisionTransformerDistilled
-    from timm.models.vision_transformer import Block, VisionTransformer
-    from timm.models.vision_transformer_relpos import RelPosAttention, RelPosBlock
+    from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
+    from timm.models.vision_transformer_relpos import RelPosAttention, RelPosBlock, ResPostRelPosBlock
 except ImportError as error:
     raise MissingExtraError(error.name or "timm", "compress") from None
 
@@ -56,7 +57,7 @@ def from_timm(model: Any) -> SlicedViT:
         ModelError: a part of the model is not supported, by name.
     """
     plan = plan_of_timm(model)
-    return build(plan, pool_from_timm(_rename(plain_weights(model))))
+    return build(plan, pool_from_timm(_rename(plain_block_weights(plain_weights(model), model.blocks))))
 
 
 def plan_of_timm(model: Any) -> ShapePlan:
@@ -68,7 +69,8 @@ def plan_of_timm(model: Any) -> ShapePlan:
     """
     _refuse_unsupported(model)
     biased, model = has_position_bias(model), seen_as_plain(model)
-    first = model.blocks[0]
+    blocks = [block_view(block) for block in model.blocks]
+    first = blocks[0]
     distilled = isinstance(model, VisionTransformerDistilled)
     norm: NormPlace = "after_pool" if not _absent(model.fc_norm) else "none" if _absent(model.norm) else "before_pool"
     pooling: Pooling = "token" if model.global_pool == "token" else "avg_all" if model.pool_include_prefix else "avg"
@@ -86,7 +88,7 @@ def plan_of_timm(model: Any) -> ShapePlan:
         embed_dim=model.embed_dim,
         blocks=tuple(
             BlockPlan(b.attn.num_heads, *2 * (b.attn.proj.in_features // b.attn.num_heads,), b.mlp.fc1.out_features)
-            for b in model.blocks
+            for b in blocks
         ),
         attn_scale=float(first.attn.scale),
         class_token=model.cls_token is not None,
@@ -103,6 +105,7 @@ def plan_of_timm(model: Any) -> ShapePlan:
         patch_bias=model.patch_embed.proj.bias is not None,
         layer_scale=_has_scale(first),
         position_bias=biased,
+        block_kind=kind_of(model.blocks[0]),
         attn_pool=None
         if pool is None
         else PoolPlan(
@@ -121,6 +124,8 @@ def _rename(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             continue
         new = name.replace("patch_embed.proj.", "patch_embed.").replace("fc_norm.", "norm.")
         renamed[new.replace(".ls1.gamma", ".gamma1").replace(".ls2.gamma", ".gamma2")] = value
+    for name in [name for name in renamed if ".mlp.fc" in name and name.endswith(".weight")]:
+        renamed.setdefault(name.replace(".weight", ".bias"), renamed[name].new_zeros(len(renamed[name])))
     return renamed
 
 
@@ -133,11 +138,9 @@ def to_timm(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dic
     """
     if not any(".attn.q." in name for name in weights):
         return dict(weights)
-    if "embeds.proj.weight" in wanted:
-        raise ModelError(
-            "Weights of a fixed image size have no place in a timm model for images of any shape",
-            fix="Load these weights with pocketvit.load",
-        )
+    for name, place in _NO_WAY_BACK.items():
+        if name in wanted:
+            raise ModelError(f"These weights have no place in {place}", fix="Load them with pocketvit.load")
     renamed: dict[str, torch.Tensor] = {}
     for name, value in weights.items():
         if ".attn.k." in name or ".attn.v." in name:
@@ -151,6 +154,9 @@ def to_timm(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dic
             parts = [weights.get(name.replace(".q.", f".{part}."), value[:0]) for part in "qkv"]
             new, value = name.replace(".q.", ".qkv."), torch.cat(parts)
         renamed[new] = value
+    for name in [name for name in renamed if ".mlp.fc" in name and name.endswith(".bias") and name not in wanted]:
+        if renamed.pop(name).any():
+            raise ModelError(f"The weight '{name}' has no place in this timm model", fix="Load it with pocketvit.load")
     return pool_to_timm(relative_to_timm(renamed, wanted), wanted)
 
 
@@ -162,14 +168,21 @@ def _absent(module: Any) -> bool:
     return module is None or isinstance(module, nn.Identity)
 
 
+_NO_WAY_BACK = {
+    "embeds.proj.weight": "a timm model for images of any shape, since they are those of one size",
+    "blocks.0.in_proj.weight": "timm's parallel blocks, since their parts are joined",
+    "blocks.0.attns.0.norm.weight": "timm's parallel blocks, since their parts are joined",
+}
+"""Parameter names of timm models to which weights cannot go back, and why."""
+
+BLOCKS = (Block, beit.Block, RelPosBlock, ResPostBlock, ResPostRelPosBlock, BlockView)
+"""Classes of blocks that can be computed exactly."""
+
 _REFUSED_PARTS = {
     "SwiGLU": "SwiGLU MLP",
     "SwiGLUPacked": "SwiGLU MLP",
     "GluMlp": "gated MLP (SwiGLU or GLU)",
     "RmsNorm": "RMSNorm",
-    "ResPostBlock": "residual post-norm block",
-    "ParallelScalingBlock": "parallel scaling block",
-    "ParallelThingsBlock": "parallel block",
     "DiffParallelScalingBlock": "differential attention",
     "DiffAttention": "differential attention",
     "HybridEmbed": "convolutional (hybrid) patch embedding",
@@ -200,7 +213,12 @@ def _refuse_unsupported(model: Any) -> None:
     if model.attn_pool is not None:
         _refuse_pool(model)
     norms = [model.norm_pre, model.norm, model.fc_norm]
+    if len({type(block) for block in model.blocks}) != 1:
+        raise _unsupported("blocks of several kinds")
     for block in model.blocks:
+        if part := refused_block(block):
+            raise _unsupported(part)
+        block = block_view(block)
         _refuse_block(block)
         norms += [block.norm1, block.norm2]
     norms = [norm for norm in norms if not _absent(norm)]
@@ -224,19 +242,19 @@ def _refuse_pool(model: Any) -> None:
 
 
 def _refuse_block(block: Any) -> None:
-    if type(block) not in (Block, beit.Block, RelPosBlock):
+    if type(block) not in BLOCKS:
         raise _unsupported(_REFUSED_PARTS.get(type(block).__name__, f"the block {type(block).__name__}"))
     attn, mlp = block.attn, block.mlp
-    if type(attn) not in (Attention, beit.Attention, RelPosAttention):
+    if type(attn) not in (Attention, beit.Attention, RelPosAttention, AttentionView):
         raise _unsupported(_REFUSED_PARTS.get(type(attn).__name__, f"the attention {type(attn).__name__}"))
     if not (_absent(getattr(attn, "q_norm", None)) and _absent(getattr(attn, "k_norm", None))):
         raise _unsupported("query/key normalisation (q/k norm)")
     if not _absent(getattr(attn, "norm", None)) or getattr(attn, "gate", None) is not None:
         raise _unsupported("normalised or gated attention output")
-    if type(mlp) is not Mlp:
+    if type(mlp) not in (Mlp, MlpView):
         raise _unsupported(_REFUSED_PARTS.get(type(mlp).__name__, f"the MLP {type(mlp).__name__}"))
-    if not _absent(mlp.norm) or isinstance(mlp.fc1, nn.Conv2d) or mlp.fc1.bias is None:
-        raise _unsupported("an MLP with a norm, convolutions or no bias")
+    if not _absent(mlp.norm) or isinstance(mlp.fc1, nn.Conv2d):
+        raise _unsupported("an MLP with a norm or convolutions")
     for scale in (getattr(block, "ls1", None), getattr(block, "ls2", None)):
         if not _absent(scale) and not isinstance(scale, LayerScale):
             raise _unsupported(f"the residual scale {type(scale).__name__}")

@@ -43,8 +43,12 @@ class _Vit(VitParts):
             x = self.norm_pre(x)
         for i, block in enumerate(plan.blocks):
             last = i == len(plan.blocks) - 1
-            x = self.attention(x, i, block, self.pooled_rows() if last else None)
-            x = self.mlp(x, i, last and self.mean_early())
+            rows, before = self.pooled_rows() if last else None, x
+            x = self.attention(x, i, block, rows)
+            read = x
+            if plan.block_kind == "parallel":
+                read = before if rows is None else self.first(before, rows, f"blocks.{i}.mlp.rows")
+            x = self.mlp(x, read, i, last and self.mean_early())
         output = self.head(x)
         assert output == OUTPUT
         return g.graph(output)
@@ -58,7 +62,8 @@ class _Vit(VitParts):
 
     def mean_early(self) -> bool:
         averaged = self.plan.pooling not in ("token", "map")
-        return self.rewrites.pooled_only and averaged and self.plan.norm != "before_pool"
+        linear = self.plan.block_kind != "post"
+        return self.rewrites.pooled_only and averaged and linear and self.plan.norm != "before_pool"
 
     def embed(self) -> str:
         plan, g, w = self.plan, self.g, self.weights
@@ -124,7 +129,8 @@ class _Vit(VitParts):
 
     def attention(self, stream: str, index: int, block: BlockPlan, rows: int | None) -> str:
         g, w, at = self.g, self.weights, f"blocks.{index}.attn"
-        normed = self.norm(stream, f"blocks.{index}.norm1")
+        post = self.plan.block_kind == "post"
+        normed = Normed(stream) if post else self.norm(stream, f"blocks.{index}.norm1")
         some = normed
         if rows is not None:
             some = replace(normed, name=self.first(normed.name, rows, f"{at}.rows"))
@@ -203,9 +209,9 @@ class _Vit(VitParts):
         mixed = g.op("batch_matmul", [mixed, values], f"{at}.v", adj_y=True)
         return g.op("reshape", [mixed], f"{at}.v.joined", shape=(*self.batch, 1, heads * v))
 
-    def mlp(self, stream: str, index: int, mean_early: bool) -> str:
+    def mlp(self, stream: str, read: str, index: int, mean_early: bool) -> str:
         w, at = self.weights, f"blocks.{index}.mlp"
-        normed = self.norm(stream, f"blocks.{index}.norm2")
+        normed = Normed(read) if self.plan.block_kind == "post" else self.norm(read, f"blocks.{index}.norm2")
         first, first_bias = self.affine(normed, f"{at}.fc1")
         hidden = self.activated(normed.name, first, first_bias, f"{at}.fc1", f"{at}.act")
         if mean_early:

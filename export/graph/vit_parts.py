@@ -58,8 +58,8 @@ class VitParts:
         self.g = Builder((1, *plan.img_size, plan.in_chans), INPUT)
         self.batch = () if rewrites.flat else (1,)
         born = plan.norm_type == "rms"
-        # without a last norm the head would see what centring takes away
-        self.centre = rewrites.centre and plan.norm != "none" and not born
+        # without a last norm the head would see what centring takes away, and blocks that read the stream itself do
+        self.centre = rewrites.centre and plan.norm != "none" and not born and plan.block_kind != "post"
         self.rms = self.centre or born
         self.stream_scale = scales.stream if self.rms else None
         assert self.stream_scale is None or (rewrites.fold_norm and rewrites.fold_scale), "scales need folded norms"
@@ -131,6 +131,8 @@ class VitParts:
         if scale is None:
             weight, bias = self.written(weight), None if bias is None else self.written(bias)
         x = g.linear(x, weight, bias, name)
+        if self.plan.block_kind == "post":
+            x = self.norm(x, f"blocks.{index}.norm{gamma[-1]}", fold=False).name
         if scale is not None:
             row = (1,) * (len(g.shapes[x]) - 1) + (-1,)
             x = g.op("mul", [x, g.constant(f"blocks.{index}.{gamma}", scale.reshape(row))], f"{name}.scaled")

@@ -22,6 +22,10 @@ PLANS = {
     "attention-pool": replace(TINY_PLAN, pooling="map", reg_tokens=2, attn_pool=PoolPlan(2, 12, 20, 1e-5)),
     "position-bias": replace(TINY_PLAN, position_bias=True, pooling="avg", norm="after_pool", layer_scale=True),
     "token-and-bias": replace(TINY_PLAN, position_bias=True, qkv_bias=False),
+    "post-norm": replace(TINY_PLAN, block_kind="post", pooling="avg_all", reg_tokens=1),
+    "post-norm-token": replace(TINY_PLAN, block_kind="post", norm_pre=True, qkv_bias=False, proj_bias=False),
+    "parallel": replace(TINY_PLAN, block_kind="parallel", layer_scale=True),
+    "parallel-average": replace(TINY_PLAN, block_kind="parallel", pooling="avg", norm="after_pool", norm_pre=True),
     "pool-without-norm": replace(TINY_PLAN, pooling="map", norm="none", attn_pool=PoolPlan(1, 16, 8, 1e-6, True)),
     "all-parts": replace(
         TINY_PLAN,
@@ -35,7 +39,7 @@ PLANS = {
     ),
 }
 KINDS = (*ARCHITECTURES, *PLANS)
-WITH_RMS = tuple(key for key in KINDS if key not in ("no-norm", "pool-without-norm"))
+WITH_RMS = tuple(key for key in KINDS if key not in ("no-norm", "pool-without-norm", "post-norm", "post-norm-token"))
 """The kinds whose canonical form has RMSNorms; a model without a last norm keeps its LayerNorms."""
 
 

@@ -107,8 +107,14 @@ class _Masked:
             x = self.norm(self.stream * x, "norm_pre")
         x = self.stream * x
         for i in range(len(plan.blocks)):
-            x = self.stream * (x + self.scale(self.attention(self.norm(x, f"blocks.{i}.norm1"), i), i, 1))
-            x = self.stream * (x + self.scale(self.mlp(self.norm(x, f"blocks.{i}.norm2"), i), i, 2))
+            before, norms = x, (f"blocks.{i}.norm1", f"blocks.{i}.norm2")
+            if plan.block_kind == "post":
+                x = x + self.norm(self.stream * self.attention(x, i), norms[0])
+                x = x + self.norm(self.stream * self.mlp(x, i), norms[1])
+                continue
+            x = self.stream * (x + self.scale(self.attention(self.norm(x, norms[0]), i), i, 1))
+            read = before if plan.block_kind == "parallel" else x
+            x = self.stream * (x + self.scale(self.mlp(self.norm(read, norms[1]), i), i, 2))
         if plan.norm == "before_pool":
             x = self.norm(x, "norm")
         if plan.attn_pool is not None:

@@ -36,6 +36,17 @@ PARTS = {
     "any-shape-channels-first": ModelSpec(
         "naflexvit_base_patch16_map", 32, 16, overrides=_TOY | {"patchify_channels_last": False}
     ),
+    "post-norm": ModelSpec("vit_base_patch16_rpn_224", 32, 16, overrides=_TOY | {"class_token": True}),
+    "post-norm-and-positions": ModelSpec("vit_relpos_base_patch16_rpn_224", 32, 16, overrides=_TOY),
+    "parallel": ModelSpec("vit_pwee_patch16_reg1_gap_256", 32, 16, overrides=_TOY),
+    "parallel-without-biases": ModelSpec(
+        "vit_pwee_patch16_reg1_gap_256",
+        32,
+        16,
+        overrides=_TOY | {"qkv_bias": False, "proj_bias": False, "init_values": 0.1},
+    ),
+    "mlp-without-biases": ModelSpec("vit_tiny_patch16_224", 32, 16, overrides=_TOY | {"proj_bias": False}),
+    "branches-side-by-side": ModelSpec("vit_small_patch16_18x2_224", 32, 16, overrides=_TOY),
     "shared-position-mlp": ModelSpec("vit_srelpos_small_patch16_224", 32, 16, overrides=_TOY),
 }
 """Each differs from the others in what its graph or its conversion holds."""

@@ -35,7 +35,7 @@ def shared_bias(model: Any) -> Any:
 
 def has_position_bias(model: Any) -> bool:
     """Returns whether attention of a timm model adds a relative position bias to its scores."""
-    own = model.blocks[0].attn
+    own = getattr(model.blocks[0], "attn", None)
     tables = (getattr(own, name, None) for name in ("relative_position_bias_table", "rel_pos"))
     return shared_bias(model) is not None or any(table is not None for table in tables)
 

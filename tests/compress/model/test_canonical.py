@@ -79,7 +79,7 @@ def test_the_model_is_left_alone_and_a_second_time_changes_nothing(key: str) -> 
 def test_cost_is_counted_exactly(key: str, data: st.DataObject) -> None:
     whole = canonical(model_of_kind(key))
     assert {name: len(axes) for name, axes in parameter_axes(whole.plan).items()} == {
-        name: value.ndim for name, value in whole.named_parameters()
+        name: value.ndim for name, value in whole.state_dict().items()
     }
     for model in (whole, slice_vit(whole, data.draw(kepts(whole.plan)))):
         assert params(model.plan) == sum(value.numel() for value in model.parameters())
