@@ -50,7 +50,7 @@ from .latency import LATENCY_DOCUMENT, LatencyCheck, LatencyPrecision, LatencyTa
 from .metrics import METRICS_DOCUMENT, EpochRecord, ModelMetrics, WholeComparison
 from .parity import ClassLoss, GpuParity, Parity
 from .plan import MULTIPLE, PLAN_DOCUMENT, BlockKind, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan
-from .plan_parts import PoolPlan
+from .plan_parts import PoolPlan, StemOp, stem_sizes
 from .progress import Progress, if_long, message, silent
 from .quiet import quiet
 from .session import Prediction, Session, load, softmax
@@ -64,6 +64,8 @@ __all__ = [
     "MULTIPLE",
     "PLAN_DOCUMENT",
     "PoolPlan",
+    "StemOp",
+    "stem_sizes",
     "Artifact",
     "ArtifactError",
     "BlockKind",

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from runtime.storage.documents import Document
 
 from .errors import PlanError
-from .plan_parts import PoolPlan
+from .plan_parts import PoolPlan, StemOp, stem_sizes
 
 MULTIPLE = 8
 """Every prunable width is a multiple of this (tensor-core and SIMD alignment)."""
@@ -84,6 +84,8 @@ class ShapePlan:
             write (``post``), or their MLPs read the same as their attention (``parallel``).
         position_bias: a constant table for every block and head that is added to the scores of attention (BEiT).
 
+        stem: convolutions and what stands between them before the patch embedding, which then reads the last map.
+
     Raises:
         PlanError: a value is out of range or two options contradict each other.
     """
@@ -114,6 +116,7 @@ class ShapePlan:
     attn_pool: PoolPlan | None = field(default=None, metadata={"optional": True})
     position_bias: bool = field(default=False, metadata={"optional": True})
     block_kind: BlockKind = field(default="pre", metadata={"optional": True})
+    stem: tuple[StemOp, ...] = field(default=(), metadata={"optional": True})
 
     def __post_init__(self) -> None:
         _check_width("embed_dim", self.embed_dim)
@@ -128,7 +131,9 @@ class ShapePlan:
             raise PlanError(
                 "img_size and patch_size are a height and a width", got=f"{self.img_size} and {self.patch_size}"
             )
-        for side, size, patch in zip(("height", "width"), self.img_size, self.patch_size, strict=True):
+        if self.stem and min(self.img_size) < 1:
+            raise PlanError("The image has no pixel", got=self.img_size)
+        for side, size, patch in zip(("height", "width"), self.map_size, self.patch_size, strict=True):
             if patch < 1 or size < patch or size % patch:
                 raise PlanError(
                     f"The image {side} does not divide into patches",
@@ -153,7 +158,11 @@ class ShapePlan:
         if self.pooling in ("token", "token_and_avg") and not self.class_token:
             raise PlanError("Pooling the class token needs one", fix="Set class_token or pool by average")
         if (self.attn_pool is None) != (self.pooling != "map"):
-            raise PlanError("Pooling by attention needs its widths", expected="pooling map with attn_pool")
+            raise PlanError(
+                "Pooling by attention needs its widths",
+                expected="pooling map with attn_pool",
+                got="none" if self.attn_pool is None else self.pooling,
+            )
         if self.pooling == "map" and self.norm == "after_pool":
             raise PlanError("Pooling by attention has its own norm", expected="the last norm before it", got=self.norm)
         if self.block_kind == "post" and (self.norm_type == "rms" or self.layer_scale):
@@ -203,7 +212,21 @@ class ShapePlan:
     @property
     def num_patches(self) -> int:
         """Patches per image."""
-        return (self.img_size[0] // self.patch_size[0]) * (self.img_size[1] // self.patch_size[1])
+        rows, columns = self.map_size
+        return (rows // self.patch_size[0]) * (columns // self.patch_size[1])
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Height and width of what the patch embedding reads: of the stem's last map, or of the image."""
+        if not self.stem:
+            return self.img_size
+        _, rows, columns = stem_sizes(self.stem, self.in_chans, self.img_size)[-1]
+        return rows, columns
+
+    @property
+    def map_chans(self) -> int:
+        """Channels of what the patch embedding reads."""
+        return self.stem[-1].out_chans if self.stem else self.in_chans
 
     @property
     def num_prefix_tokens(self) -> int:

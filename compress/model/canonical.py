@@ -33,6 +33,10 @@ def canonical(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT:
     w = {name: value.detach().double() for name, value in model.state_dict().items()}
     w, plan = _without_layer_scale(w, plan)
     w, plan = _without_hidden_biases(w, plan)
+    if not plan.proj_bias:  # what a cut takes away may leave a bias
+        for i in range(len(plan.blocks)):
+            w[f"blocks.{i}.attn.proj.bias"] = torch.zeros(plan.embed_dim, dtype=torch.float64)
+        plan = replace(plan, proj_bias=True)
     if folds_norms(plan):
         w, plan = _without_norm_weights(w, plan)
         w, plan = _with_rms(w, plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -45,9 +46,9 @@ def in_half_range(model: SlicedViT, images: torch.Tensor, progress: Progress = s
         images: ``(N, C, H, W)`` float32 as the model reads them, of the kind that it will see.
         progress: called as the images are computed.
     """
-    if model.plan.block_kind == "post":
-        return model  # its blocks read the stream itself, which no factor leaves as it is
     energies = largest_energies(model, images, progress)
+    if model.plan.block_kind == "post":
+        return _scaled_branches(model, energies)
     embedded = scale_for(energies.pop("norm_pre", 0.0))
     stream = scale_for(max(energies.values(), default=0.0))
     return model if stream == embedded == 1.0 else scaled_stream(model, stream, embedded)
@@ -114,6 +115,24 @@ def scaled_stream(model: SlicedViT, stream: float, embedded: float = 1.0) -> Sli
     values = tuple(plan.eps_of(name) * square for name, square in zip(plan.norm_names, squares, strict=True))
     one = len(set(values)) == 1 and isinstance(plan.norm_eps, float)
     return build(replace(plan, norm_eps=values[0] if one else values), w, model.head.weight.dtype)
+
+
+def _scaled_branches(model: SlicedViT, energies: Mapping[str, float]) -> SlicedViT:
+    """Returns the same function with scaled inputs of the norms behind the branches of blocks.
+
+    The stream is read as it is, and no factor leaves it the same. It holds sums of normed tokens, which are small.
+    """
+    plan, scales = model.plan, {name: 1.0 for name in model.plan.norm_names}
+    w = {name: value.detach() for name, value in model.state_dict().items()}
+    for i in range(len(plan.blocks)):
+        for norm, writer in (("norm1", "attn.proj"), ("norm2", "mlp.fc2")):
+            scale = scales[f"blocks.{i}.{norm}"] = scale_for(energies[f"blocks.{i}.{norm}"])
+            own = (f"blocks.{i}.{writer}.{kind}" for kind in ("weight", "bias"))
+            w |= {name: w[name] * scale for name in own if name in w}
+    if set(scales.values()) == {1.0}:
+        return model
+    values = tuple(plan.eps_of(name) * scale**2 for name, scale in scales.items())
+    return build(replace(plan, norm_eps=values), w, model.head.weight.dtype)
 
 
 def _writers(plan: ShapePlan) -> list[str]:

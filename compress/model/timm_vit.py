@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from runtime import BlockPlan, MissingExtraError, ModelError, NormPlace, Pooling, PoolPlan, PosEmbed, ShapePlan
+from runtime import BlockPlan, MissingExtraError, ModelError, NormPlace, Pooling, PoolPlan, PosEmbed, ShapePlan, StemOp
 
 from .parts.mlp import ACTIVATIONS
 from .views.blocks import AttentionView, BlockView, MlpView, block_view, kind_of, plain_block_weights, refused_block
@@ -16,10 +17,11 @@ from .views.kinds import VIEWS, plain_weights, seen_as_plain
 from .views.naflex import refused_embedding
 from .views.pooling import pool_from_timm, pool_to_timm, refused_pool
 from .views.relative import has_position_bias, relative_to_timm
+from .views.stems import stem_of
 from .vit import SlicedViT, build
 
 try:
-    from timm.layers import Attention, LayerScale, Mlp, PatchEmbed, get_act_layer
+    from timm.layers import Attention, HybridEmbed, LayerScale, Mlp, PatchEmbed, get_act_layer
     from timm.models import beit
     from timm.models.deit import VisionTransformerDistilled
     from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
@@ -57,7 +59,11 @@ def from_timm(model: Any) -> SlicedViT:
         ModelError: a part of the model is not supported, by name.
     """
     plan = plan_of_timm(model)
-    return build(plan, pool_from_timm(_rename(plain_block_weights(plain_weights(model), model.blocks))))
+    weights = _rename(plain_block_weights(plain_weights(model), model.blocks))
+    if isinstance(embed := getattr(model, "patch_embed", None), HybridEmbed):
+        own = {name: value for name, value in weights.items() if not name.startswith("patch_embed.")}
+        weights = own | stem_of(embed).weights
+    return build(plan, pool_from_timm(weights))
 
 
 def plan_of_timm(model: Any) -> ShapePlan:
@@ -69,6 +75,7 @@ def plan_of_timm(model: Any) -> ShapePlan:
     """
     _refuse_unsupported(model)
     biased, model = has_position_bias(model), seen_as_plain(model)
+    embed = _Embedding.of(model.patch_embed)
     blocks = [block_view(block) for block in model.blocks]
     first = blocks[0]
     distilled = isinstance(model, VisionTransformerDistilled)
@@ -82,8 +89,8 @@ def plan_of_timm(model: Any) -> ShapePlan:
     pos_embed: PosEmbed = "none" if model.pos_embed is None else "patches" if model.no_embed_class else "all"
     return ShapePlan(
         img_size=tuple(model.patch_embed.img_size),
-        patch_size=tuple(model.patch_embed.patch_size),
-        in_chans=model.patch_embed.proj.in_channels,
+        patch_size=embed.patch_size,
+        in_chans=embed.in_chans,
         num_classes=model.head.out_features,
         embed_dim=model.embed_dim,
         blocks=tuple(
@@ -102,16 +109,34 @@ def plan_of_timm(model: Any) -> ShapePlan:
         act=_activation(first.mlp.act),
         qkv_bias=first.attn.qkv.bias is not None or getattr(first.attn, "q_bias", None) is not None,
         proj_bias=first.attn.proj.bias is not None,
-        patch_bias=model.patch_embed.proj.bias is not None,
+        patch_bias=embed.bias,
         layer_scale=_has_scale(first),
         position_bias=biased,
         block_kind=kind_of(model.blocks[0]),
+        stem=embed.stem,
         attn_pool=None
         if pool is None
         else PoolPlan(
             pool.num_heads, pool.head_dim, pool.mlp.fc1.out_features, float(pool.norm.eps), model.pool_include_prefix
         ),
     )
+
+
+@dataclass(frozen=True)
+class _Embedding:
+    """What a plan holds of a patch embedding: its patches, input channels and bias, and the stem before it."""
+
+    patch_size: tuple[int, int]
+    in_chans: int
+    bias: bool
+    stem: tuple[StemOp, ...] = ()
+
+    @classmethod
+    def of(cls, embed: Any) -> _Embedding:
+        if isinstance(embed, HybridEmbed):
+            found = stem_of(embed)
+            return cls(found.patch, embed.in_chans, "patch_embed.bias" in found.weights, found.ops)
+        return cls(tuple(embed.patch_size), embed.proj.in_channels, embed.proj.bias is not None)
 
 
 def _rename(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -138,7 +163,9 @@ def to_timm(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dic
     """
     if not any(".attn.q." in name for name in weights):
         return dict(weights)
-    for name, place in _NO_WAY_BACK.items():
+    back = dict(_NO_WAY_BACK)
+    back |= {name: "timm's convolutional stem, since its norms are folded" for name in wanted if _BACKBONE in name}
+    for name, place in back.items():
         if name in wanted:
             raise ModelError(f"These weights have no place in {place}", fix="Load them with pocketvit.load")
     renamed: dict[str, torch.Tensor] = {}
@@ -168,6 +195,7 @@ def _absent(module: Any) -> bool:
     return module is None or isinstance(module, nn.Identity)
 
 
+_BACKBONE = "patch_embed.backbone."
 _NO_WAY_BACK = {
     "embeds.proj.weight": "a timm model for images of any shape, since they are those of one size",
     "blocks.0.in_proj.weight": "timm's parallel blocks, since their parts are joined",
@@ -185,7 +213,6 @@ _REFUSED_PARTS = {
     "RmsNorm": "RMSNorm",
     "DiffParallelScalingBlock": "differential attention",
     "DiffAttention": "differential attention",
-    "HybridEmbed": "convolutional (hybrid) patch embedding",
 }
 
 
@@ -200,9 +227,9 @@ def _refuse_unsupported(model: Any) -> None:
     if naflex and (embedding := refused_embedding(model)):
         raise _unsupported(embedding)
     model = seen_as_plain(model)
-    if naflex:
-        pass
-    elif type(model.patch_embed) is not PatchEmbed or not _absent(model.patch_embed.norm):
+    hybrid = type(model.patch_embed) is HybridEmbed and not model.patch_embed.dynamic_img_pad
+    plain = type(model.patch_embed) is PatchEmbed and _absent(model.patch_embed.norm)
+    if not (naflex or hybrid or plain):
         raise _unsupported(_REFUSED_PARTS.get(type(model.patch_embed).__name__, "this patch embedding"))
     if not model.blocks:
         raise _unsupported("no transformer block", "at least one")

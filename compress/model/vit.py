@@ -12,6 +12,7 @@ from runtime import PlanError, ShapePlan
 from .parts.attention_pool import AttentionPool
 from .parts.block import Block
 from .parts.norms import norm_of
+from .parts.stem import Stem
 
 
 class SlicedViT(nn.Module):
@@ -27,8 +28,9 @@ class SlicedViT(nn.Module):
         super().__init__()
         self.plan = plan
         c, first = plan.embed_dim, plan.token_dim
+        self.stem = Stem(plan) if plan.stem else None
         self.patch_embed = nn.Conv2d(
-            plan.in_chans, first, kernel_size=plan.patch_size, stride=plan.patch_size, bias=plan.patch_bias
+            plan.map_chans, first, kernel_size=plan.patch_size, stride=plan.patch_size, bias=plan.patch_bias
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, first)) if plan.class_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, first)) if plan.dist_token else None
@@ -76,6 +78,7 @@ class SlicedViT(nn.Module):
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Maps images ``(B, C, H, W)`` to tokens ``(B, N, token_dim)``: prefix tokens first, positions added."""
+        images = images if self.stem is None else self.stem(images)
         x: torch.Tensor = self.patch_embed(images).flatten(2).transpose(1, 2)
         if self.pos_embed is not None and self.plan.pos_embed == "patches":
             x = x + self.pos_embed

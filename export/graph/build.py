@@ -15,6 +15,7 @@ from runtime import BlockPlan
 from .attention_pool import attention_pool
 from .ir import Array, Graph
 from .rewrites import DEFAULT_REWRITES, Rewrites, Scales
+from .stem import stem
 from .vit_parts import INPUT, OUTPUT, Normed, VitParts
 
 if TYPE_CHECKING:
@@ -74,10 +75,11 @@ class _Vit(VitParts):
         tokens = [w[name][0] for name in ("cls_token", "dist_token", "reg_token") if name in w]
         prefix = self.embedded(np.concatenate(tokens), -1) if tokens else None
         fold = self.rewrites.fold_embed and position is not None
+        pixels = stem(self) if plan.stem else INPUT
         if self.rewrites.patch_rows:
-            x = g.linear(self.patch_rows(), kernel.reshape(c, -1), bias, "patch_embed")
+            x = g.linear(self.patch_rows(pixels), kernel.reshape(c, -1), bias, "patch_embed")
         else:
-            inputs = [INPUT, g.constant("patch_embed.weight", kernel), g.constant("patch_embed.bias", bias)]
+            inputs = [pixels, g.constant("patch_embed.weight", kernel), g.constant("patch_embed.bias", bias)]
             x = g.op("conv_2d", inputs, "patch_embed", stride=plan.patch_size)
             x = g.op("reshape", [x], "patches", shape=(*self.batch, n, c))
         skip = plan.num_prefix_tokens if plan.pos_embed == "all" else 0
@@ -100,11 +102,10 @@ class _Vit(VitParts):
         """Returns a weight of the embedding, centred and scaled where it writes into the residual stream."""
         return value if self.plan.pre_dim else self.written(value, axis)
 
-    def patch_rows(self) -> str:
-        """Maps the image to ``(…, patches, pixels of a patch)``."""
-        (height, width), (rows, columns), chans = self.plan.img_size, self.plan.patch_size, self.plan.in_chans
+    def patch_rows(self, x: str) -> str:
+        """Maps the image, or the stem's last map, to ``(…, patches, pixels of a patch)``."""
+        (height, width), (rows, columns), chans = self.plan.map_size, self.plan.patch_size, self.plan.map_chans
         down, across, g = height // rows, width // columns, self.g
-        x = INPUT
         if across > 1 and rows > 1:
             x = g.op("reshape", [x], "image.rows", shape=(down, rows, across, columns * chans))
             x = g.op("transpose", [x], "image.patches", perm=(0, 2, 1, 3))

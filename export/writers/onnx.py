@@ -144,6 +144,8 @@ class _Writer(TensorWriter):
                 return x
             case "conv_2d":
                 return self.conv(op, x, output)
+            case "conv" | "pad" | "max_pool":
+                return self.on_maps(op, x, output)
             case "batch_matmul":
                 return self.product(op, x, output)
             case "softmax":
@@ -237,6 +239,26 @@ class _Writer(TensorWriter):
         inputs = [self.node("Transpose", [x], f"{output}.planes", perm=[0, 3, 1, 2]), kernel]
         inputs += [self.real(name) for name in op.inputs[2:]]
         y = self.node("Conv", inputs, f"{output}.conv", strides=list(op.options["stride"]))
+        y = self.node("Transpose", [y], f"{output}.pixels", perm=[0, 2, 3, 1])
+        return self.node("Reshape", [y, self.integers([-1, *self.graph.shapes[op.output]])], output)
+
+    def on_maps(self, op: Op, x: str, output: str) -> str:
+        """Writes an operator of a stem, which takes maps ``(batch, C, H, W)``."""
+        shape, options = self.graph.shapes[op.inputs[0]], op.options
+        if op.inputs[0] != self.graph.input:
+            x = self.node("Reshape", [x, self.integers([-1, *shape[1:]])], f"{output}.map")
+        x = self.node("Transpose", [x], f"{output}.planes", perm=[0, 3, 1, 2])
+        if op.kind == "conv":
+            weight, bias = op.inputs[1:]
+            kernel = self.real_constant(weight, np.moveaxis(self.graph.constants[weight], -1, 1), 0)
+            y = self.node("Conv", [x, kernel, self.real(bias)], f"{output}.conv", strides=list(options["stride"]))
+        elif op.kind == "pad":
+            top, bottom, left, right = options["padding"]
+            sides = self.integers([0, 0, top, left, 0, 0, bottom, right])
+            y = self.node("Pad", [x, sides], f"{output}.pad")
+        else:
+            sizes = {"kernel_shape": list(options["kernel"]), "strides": list(options["stride"])}
+            y = self.node("MaxPool", [x], f"{output}.pool", **sizes)
         y = self.node("Transpose", [y], f"{output}.pixels", perm=[0, 2, 3, 1])
         return self.node("Reshape", [y, self.integers([-1, *self.graph.shapes[op.output]])], output)
 

@@ -20,7 +20,7 @@ def masked_logits(model: SlicedViT, kept: KeptUnits, images: torch.Tensor) -> to
 
 class _Masked:
     def __init__(self, model: SlicedViT, kept: KeptUnits) -> None:
-        self.plan, self.kept = model.plan, kept
+        self.model, self.plan, self.kept = model, model.plan, kept
         self.w = dict(model.state_dict())
         self.dtype = self.w["head.weight"].dtype
         self.stream = self.mask(model.plan.embed_dim, kept.embed)
@@ -84,8 +84,9 @@ class _Masked:
         (height, width), count = self.plan.patch_size, images.shape[0]
         kernel = self.w["patch_embed.weight"]
         patches = []
-        for top in range(0, self.plan.img_size[0], height):
-            for left in range(0, self.plan.img_size[1], width):
+        images = images if self.model.stem is None else self.model.stem(images)  # no unit of a stem is removed
+        for top in range(0, images.shape[-2], height):
+            for left in range(0, images.shape[-1], width):
                 window = images[:, :, top : top + height, left : left + width]
                 patches.append(torch.einsum("bihw,cihw->bc", window, kernel))
         x = torch.stack(patches, dim=1)

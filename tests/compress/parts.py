@@ -57,6 +57,7 @@ NO_WAY_BACK = (
     "swin-position-mlp",
     "class-token-and-position-mlp",
     "shared-position-mlp",
+    "post-norm-and-positions",
 )
 """Those whose position bias has no place in timm's model, which computes it or shares it between blocks."""
 

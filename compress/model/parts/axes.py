@@ -47,7 +47,17 @@ def parameter_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
         axes |= _block_axes(plan, i)
     for head in ("head", "head_dist") if plan.two_heads else ("head",):
         axes[f"{head}.weight"], axes[f"{head}.bias"] = (None, None if plan.attn_pool else EMBED), (None,)
-    return axes | _pool_axes(plan)
+    return axes | _pool_axes(plan) | _stem_axes(plan)
+
+
+def _stem_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
+    """Returns the axes of a stem, which is kept whole."""
+    axes: dict[str, tuple[Axis | None, ...]] = {}
+    for number, op in enumerate(plan.stem):
+        if op.kind in ("conv", "group_norm"):
+            axes[f"stem.{number}.weight"] = (None,) * (4 if op.kind == "conv" else 1)
+            axes[f"stem.{number}.bias"] = (None,)
+    return axes
 
 
 def _pool_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
