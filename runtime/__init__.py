@@ -49,7 +49,7 @@ from .errors import (
 from .latency import LATENCY_DOCUMENT, LatencyCheck, LatencyPrecision, LatencyTable, WidthGrid, check_fits, latency_of
 from .metrics import METRICS_DOCUMENT, EpochRecord, ModelMetrics, WholeComparison
 from .parity import ClassLoss, GpuParity, Parity
-from .plan import MULTIPLE, PLAN_DOCUMENT, BlockKind, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan
+from .plan import MULTIPLE, PLAN_DOCUMENT, BlockKind, BlockPlan, NormPlace, NormType, Pooling, PosEmbed, ShapePlan
 from .plan_parts import PoolPlan, StemOp, stem_sizes
 from .progress import Progress, if_long, message, silent
 from .quiet import quiet
@@ -91,6 +91,7 @@ __all__ = [
     "ModelError",
     "ModelMetrics",
     "NormPlace",
+    "NormType",
     "Parity",
     "PictureFile",
     "PictureTree",

@@ -20,6 +20,12 @@ PosEmbed = Literal["none", "patches", "all"]
 NormPlace = Literal["before_pool", "after_pool", "none"]
 NormType = Literal["layer", "rms"]
 BlockKind = Literal["pre", "post", "parallel"]
+QkNorm = Literal["none", "layer", "rms"]
+Rope = Literal["none", "shared", "per_head"]
+
+
+_NEW = {"omit_default": True}
+"""Metadata of fields that plans without this option do not write."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class ShapePlan:
         norm_type: ``layer`` (LayerNorm with weight and bias), or ``rms`` (RMSNorm without a weight).
         norm_dim: number that RMSNorms in the stream divide the sum of squares by: the width of the stream before it
             was cut. 0 stands for ``embed_dim``.
-        pre_dim: width of the embedding before ``norm_pre`` with RMSNorms; 0 without.
+        pre_dim: width of the embedding before ``norm_pre`` or ``patch_norm`` with RMSNorms; 0 without.
         act: activation of the MLPs.
         qkv_bias: bias on query, key and value.
         proj_bias: bias on the attention's output projection.
@@ -83,8 +89,17 @@ class ShapePlan:
         block_kind: blocks read the stream through norms (``pre``), or read it as it is and norm what their branches
             write (``post``), or their MLPs read the same as their attention (``parallel``).
         position_bias: a constant table for every block and head that is added to the scores of attention (BEiT).
-
         stem: convolutions and what stands between them before the patch embedding, which then reads the last map.
+        gated_mlp: whether the activation of a second Linear multiplies the hidden units (SwiGLU and others).
+        mlp_norm: a LayerNorm of the hidden units before the MLP's last Linear (sub-LN).
+        attn_norm: a LayerNorm of what attention's projection reads, over all heads (sub-LN).
+        qk_norm: a norm of every head's query and key, with a weight for each dimension.
+        qk_norm_dim: number that an RMSNorm of queries and keys divides the sum of squares by: the width of a head
+            before it was cut. 0 stands for ``qk_dim``.
+        inner_eps: epsilon of the norms inside attention and MLP.
+        patch_norm: a norm of the patches before positions are added (AIMv2).
+        rope: rotary positions: pairs of a query's and a key's dimensions are rotated by angles that depend on the
+            patch, by one table for all heads, or by a table for each.
 
     Raises:
         PlanError: a value is out of range or two options contradict each other.
@@ -113,10 +128,18 @@ class ShapePlan:
     norm_type: NormType = "layer"
     norm_dim: int = 0
     pre_dim: int = 0
-    attn_pool: PoolPlan | None = field(default=None, metadata={"optional": True})
-    position_bias: bool = field(default=False, metadata={"optional": True})
-    block_kind: BlockKind = field(default="pre", metadata={"optional": True})
-    stem: tuple[StemOp, ...] = field(default=(), metadata={"optional": True})
+    gated_mlp: bool = field(default=False, metadata=_NEW)
+    mlp_norm: bool = field(default=False, metadata=_NEW)
+    attn_norm: bool = field(default=False, metadata=_NEW)
+    qk_norm: QkNorm = field(default="none", metadata=_NEW)
+    qk_norm_dim: int = field(default=0, metadata=_NEW)
+    inner_eps: float = field(default=1e-6, metadata=_NEW)
+    patch_norm: bool = field(default=False, metadata=_NEW)
+    rope: Rope = field(default="none", metadata=_NEW)
+    attn_pool: PoolPlan | None = field(default=None, metadata=_NEW)
+    position_bias: bool = field(default=False, metadata=_NEW)
+    block_kind: BlockKind = field(default="pre", metadata=_NEW)
+    stem: tuple[StemOp, ...] = field(default=(), metadata=_NEW)
 
     def __post_init__(self) -> None:
         _check_width("embed_dim", self.embed_dim)
@@ -150,6 +173,8 @@ class ShapePlan:
             "norm": NormPlace,
             "norm_type": NormType,
             "act": Activation,
+            "qk_norm": QkNorm,
+            "rope": Rope,
             "block_kind": BlockKind,
         }
         for name, allowed in choices.items():
@@ -181,14 +206,21 @@ class ShapePlan:
         rms = self.norm_type == "rms"
         if self.norm_dim < 0 or (self.norm_dim and not (rms and self.norm_dim >= self.embed_dim)):
             raise PlanError("norm_dim is the width of a stream that was cut", expected="RMSNorms", got=self.norm_dim)
-        if (self.pre_dim > 0) != (rms and self.norm_pre) or self.pre_dim < 0:
+        if (self.pre_dim > 0) != (rms and (self.norm_pre or self.patch_norm)) or self.pre_dim < 0:
             raise PlanError("pre_dim belongs to an RMSNorm after the embedding", got=self.pre_dim)
+        if self.norm_pre and self.patch_norm:
+            raise PlanError("A norm of the patches and one after the embedding exclude each other")
+        if not (math.isfinite(self.inner_eps) and self.inner_eps > 0):
+            raise PlanError("inner_eps must be positive", got=self.inner_eps)
+        if self.qk_norm_dim < 0 or (self.qk_norm_dim and self.qk_norm != "rms"):
+            raise PlanError("qk_norm_dim is the width of heads that were cut", expected="RMSNorms of queries and keys")
 
     @property
     def norm_names(self) -> tuple[str, ...]:
         """Names of the model's norms, first to last, such as ``blocks.0.norm1``."""
         inner = (f"blocks.{i}.{norm}" for i in range(len(self.blocks)) for norm in ("norm1", "norm2"))
-        return (*(["norm_pre"] if self.norm_pre else []), *inner, *(["norm"] if self.norm != "none" else []))
+        first = ["norm_pre"] if self.norm_pre else ["patch_norm"] if self.patch_norm else []
+        return (*first, *inner, *(["norm"] if self.norm != "none" else []))
 
     def eps_of(self, name: str) -> float:
         """Returns the epsilon of the norm ``name``."""
@@ -206,8 +238,22 @@ class ShapePlan:
 
     @property
     def token_dim(self) -> int:
-        """Width of the tokens that the embedding makes."""
+        """Width of the patches that the embedding makes."""
         return self.pre_dim or self.embed_dim
+
+    @property
+    def placed_dim(self) -> int:
+        """Width of the tokens that positions are added to."""
+        return self.embed_dim if self.patch_norm else self.token_dim
+
+    @property
+    def mixes_qk(self) -> bool:
+        """Whether queries and keys of a head can be multiplied by a matrix and its inverse."""
+        return self.qk_norm == "none" and self.rope == "none"
+
+    def rope_pairs(self, block: BlockPlan) -> int:
+        """Returns the number of rotated pairs in the table of ``block``: of one head, or of all."""
+        return block.qk_dim // 2 * (block.num_heads if self.rope == "per_head" else 1)
 
     @property
     def num_patches(self) -> int:
@@ -243,7 +289,7 @@ class ShapePlan:
         return replace(self, blocks=(*self.blocks[:index], block, *self.blocks[index + 1 :]))
 
 
-PLAN_DOCUMENT = Document("pocketvit.plan", 2, ShapePlan)
+PLAN_DOCUMENT = Document("pocketvit.plan", 3, ShapePlan)
 
 
 def _check_width(name: str, value: int) -> None:

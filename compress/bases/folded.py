@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import torch
 
+from compress.importance.units import together
 from compress.model.canonical import rotate_stream
 from compress.model.parts.axes import EMBED, Axis
 from compress.model.slicing import KeptUnits, axis_indices, plan_of, slice_vit
 from compress.model.vit import SlicedViT, build
 from runtime import ShapePlan
 
-from .heads import query_key_basis, value_basis
+from .heads import ordering, query_key_basis, value_basis
 from .hidden import fitted
 from .moments import BlockMoments, Moments
 from .sensitivity import Sensitivity, metric_root
@@ -42,15 +43,28 @@ def in_best_bases(model: SlicedViT, moments: Moments, felt: Sensitivity) -> tupl
 
 
 def _rotate_heads(w: Weights, plan: ShapePlan, index: int, own: BlockMoments, metric: torch.Tensor) -> BlockMoments:
-    """Changes the weights of one block to the best bases, and returns the moments in them."""
+    """Changes the weights of one block to the best bases, and returns the moments in them.
+
+    Where a rotation or a norm stands behind queries and keys, or a norm behind values, their units are only ordered.
+    """
     at, block = f"blocks.{index}.attn", plan.blocks[index]
     heads, v = block.num_heads, block.v_dim
-    to_q, to_k = query_key_basis(own.queries, own.keys)
+    if plan.mixes_qk:
+        to_q, to_k = query_key_basis(own.queries, own.keys)
+    else:
+        to_q = to_k = _ordered_queries(w, plan, at, own)
     for part, turn in (("q", to_q), ("k", to_k)):
         turn_rows(w, f"{at}.{part}", turn)
     parts = torch.stack([own.mixed[h * v : (h + 1) * v, h * v : (h + 1) * v] for h in range(heads)])
     projection = w[f"{at}.proj.weight"].view(-1, heads, v).transpose(0, 1)
-    to_v, back = value_basis(parts, metric_root(metric) @ projection)
+    if plan.attn_norm:
+        felt = (metric_root(metric) @ projection).square().sum(1)
+        to_v = ordering(parts.diagonal(dim1=1, dim2=2) * felt)
+        back = to_v.transpose(1, 2)
+        for name in ("weight", "bias"):
+            w[f"{at}.norm.{name}"] = (to_v @ w[f"{at}.norm.{name}"].view(heads, v, 1)).flatten()
+    else:
+        to_v, back = value_basis(parts, metric_root(metric) @ projection)
     turn_rows(w, f"{at}.v", to_v)
     w[f"{at}.proj.weight"] = (projection @ back).transpose(0, 1).reshape(-1, heads * v)
     whole = _block_diagonal(to_v)
@@ -60,6 +74,23 @@ def _rotate_heads(w: Weights, plan: ShapePlan, index: int, own: BlockMoments, me
         keys=to_k @ own.keys @ to_k.transpose(-2, -1),
         mixed=whole @ own.mixed @ whole.T,
     )
+
+
+def _ordered_queries(w: Weights, plan: ShapePlan, at: str, own: BlockMoments) -> torch.Tensor:
+    """Returns the order of each head's queries and keys as maps ``(H, d, d)``; their norms and tables follow it."""
+    energy = (own.queries.diagonal(dim1=1, dim2=2) * own.keys.diagonal(dim1=1, dim2=2)).sqrt()
+    order = ordering(together(plan, energy))
+    for part in ("q_norm", "k_norm"):
+        for name in (f"{at}.{part}.weight", f"{at}.{part}.bias"):
+            if name in w:
+                w[name] = (order @ w[name].view(*energy.shape, 1)).flatten()
+    if plan.rope != "none":
+        tables = len(order) if plan.rope == "per_head" else 1
+        pairs = order[:tables, 0::2, 0::2]
+        for name in (f"{at}.rope.cos", f"{at}.rope.sin"):
+            table = w[name].view(len(w[name]), tables, -1)
+            w[name] = torch.einsum("npc,pdc->npd", table, pairs).flatten(1)
+    return order
 
 
 def _block_diagonal(turn: torch.Tensor) -> torch.Tensor:

@@ -57,3 +57,16 @@ def value_basis(mixed: torch.Tensor, projection: torch.Tensor) -> tuple[torch.Te
     root, inverse = roots(mixed)
     _, _, vt = torch.linalg.svd(projection @ root, full_matrices=False)
     return vt @ inverse, root @ vt.transpose(-2, -1)
+
+
+def ordering(energy: torch.Tensor) -> torch.Tensor:
+    """Returns the maps of each head's units to the same units in the order of their energy, the largest first.
+
+    Args:
+        energy: ``(H, d)``; equal units stay in order.
+
+    Returns:
+        ``(H, d, d)`` permutations, float64.
+    """
+    order = energy.argsort(dim=1, descending=True, stable=True)
+    return torch.eye(energy.shape[1], dtype=torch.float64)[order]

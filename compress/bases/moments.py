@@ -10,6 +10,7 @@ import torch
 
 from compress.model.parts.attention import Attention
 from compress.model.parts.block import Block
+from compress.model.parts.norms import EARLY_NORMS
 from compress.model.vit import SlicedViT
 from runtime import Progress, silent
 
@@ -88,7 +89,7 @@ def second_moments(
     plan, tokens = model.plan, model.plan.num_tokens
     sums = [_Sums(cast(Block, block)) for block in model.blocks]
     stream = torch.zeros(plan.embed_dim, plan.embed_dim, dtype=torch.float64)
-    inputs = {name: torch.zeros_like(stream) for name in plan.norm_names if name != "norm_pre"}
+    inputs = {name: torch.zeros_like(stream) for name in plan.norm_names if name not in EARLY_NORMS}
     share = min(1.0, _ROWS / (len(images) * tokens))
     generator = torch.Generator().manual_seed(0)
     parts = batches_of(images, tokens)
@@ -138,10 +139,8 @@ class _Sums:
     def attention(self, attn: Attention, normed: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Adds queries, keys and mixed values, and returns the mixed values ``(B, N, H * v)``."""
         b, n, _ = normed.shape
-        q = attn.q(normed).view(b, n, attn.num_heads, attn.qk_dim).transpose(1, 2)
-        k = attn.k(normed).view(b, n, attn.num_heads, attn.qk_dim).transpose(1, 2)
-        v = attn.v(normed).view(b, n, attn.num_heads, attn.v_dim).transpose(1, 2)
-        mixed: torch.Tensor = (attn.shares(q, k) @ v).transpose(1, 2).reshape(b, n, -1)
+        q, k = attn.looked(normed)
+        mixed = attn.averaged(q, k, normed)
         w = weight.view(1, 1, n, 1).to(q)
         # a softmax does not see what it adds to all keys alike
         away = k - k.mean(2, keepdim=True)

@@ -18,7 +18,8 @@ def rotated_model(model: SlicedViT, seed: int = 0, layer_norms: bool = False) ->
     into the Linears that read them. A LayerNorm is the same in all coordinates whose rotation maps the vector of ones
     to itself, so models with LayerNorms keep them. A model with a norm after the embedding becomes one of RMSNorms with
     a Linear behind that norm. Hidden units are made equally large where the activation is ReLU, which alone lets a
-    positive factor pass.
+    positive factor pass, and where a gate multiplies them. What a norm inside a block reads keeps its basis, and so do
+    queries and keys with rotary positions.
 
     Args:
         model: the model; it is not changed.
@@ -31,17 +32,17 @@ def rotated_model(model: SlicedViT, seed: int = 0, layer_norms: bool = False) ->
     """
     plan, generator = model.plan, torch.Generator().manual_seed(seed)
     basis: torch.Tensor | None = None
-    folded = plan.norm_pre and folds_norms(plan) and not layer_norms
-    if plan.norm_type == "rms" or folded:
+    early = plan.norm_pre or plan.patch_norm
+    if plan.norm_type == "rms" or (early and folds_norms(plan) and not layer_norms):
         plain = canonical(model, torch.float64)
         basis = random_rotation(plan.embed_dim, generator)
     else:
         plain = plain_norms(model, torch.float64)
-        if not plan.norm_pre and plan.block_kind != "post":
+        if not early and plan.block_kind != "post":
             basis = mean_keeping_rotation(plan.embed_dim, generator)
     w = {name: value.detach() for name, value in plain.state_dict().items()}
     w = turned_heads(plain.plan, w, generator)
-    if plan.act == "relu":
+    if (plan.act == "relu" or plan.gated_mlp) and not plan.mlp_norm:
         w = equal_hidden_units(plain.plan, w)
     if basis is not None:
         w = rotate_stream(plain.plan, w, basis)
@@ -49,7 +50,9 @@ def rotated_model(model: SlicedViT, seed: int = 0, layer_norms: bool = False) ->
 
 
 def equal_hidden_units(plan: ShapePlan, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns the weights of the same function of ReLUs in which fc1's rows are as large as fc2's columns.
+    """Returns the weights of the same function in which fc1's rows are as large as fc2's columns.
+
+    It is exact for ReLUs, and for hidden units that a gate multiplies.
 
     Ref: Nagel et al. 2019, arXiv 1906.04721, eq. 11, with norms in place of ranges.
     """

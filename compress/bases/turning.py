@@ -40,6 +40,8 @@ def turned_heads(
 ) -> dict[str, torch.Tensor]:
     """Returns the weights of the same function in balanced random bases of every head's queries, keys and values.
 
+    Queries and keys that are rotated or normalised keep their basis, and so do values with a norm behind them.
+
     Args:
         plan: plan of the model.
         weights: its weights, float64; keys and values have no bias, or one of zeros.
@@ -48,23 +50,26 @@ def turned_heads(
     w = dict(weights)
     for i, block in enumerate(plan.blocks):
         at, heads = f"blocks.{i}.attn", block.num_heads
-        biases = [w[f"{at}.{part}.bias"] for part in "kv" if f"{at}.{part}.bias" in w]
+        free = ("k" if plan.mixes_qk else "") + ("" if plan.attn_norm else "v")
+        biases = [w[f"{at}.{part}.bias"] for part in free if f"{at}.{part}.bias" in w]
         assert not any(bias.any() for bias in biases), "biases of keys and values are zero in the canonical form"
         turn = torch.stack([random_rotation(block.qk_dim, generator) for _ in range(heads)])
-        query = w[f"{at}.q.weight"]
-        if f"{at}.q.bias" in w:
-            query = torch.cat([query, w[f"{at}.q.bias"][:, None]], 1)
-        keys = w[f"{at}.k.weight"].view(heads, block.qk_dim, -1).transpose(1, 2)
-        keys, queries = balanced(keys, query.view(heads, block.qk_dim, -1), turn)
-        w[f"{at}.k.weight"] = keys.transpose(1, 2).flatten(0, 1)
-        w[f"{at}.q.weight"] = queries.flatten(0, 1)[:, : plan.embed_dim]
-        if f"{at}.q.bias" in w:
-            w[f"{at}.q.bias"] = queries.flatten(0, 1)[:, -1]
+        if plan.mixes_qk:
+            query = w[f"{at}.q.weight"]
+            if f"{at}.q.bias" in w:
+                query = torch.cat([query, w[f"{at}.q.bias"][:, None]], 1)
+            keys = w[f"{at}.k.weight"].view(heads, block.qk_dim, -1).transpose(1, 2)
+            keys, queries = balanced(keys, query.view(heads, block.qk_dim, -1), turn)
+            w[f"{at}.k.weight"] = keys.transpose(1, 2).flatten(0, 1)
+            w[f"{at}.q.weight"] = queries.flatten(0, 1)[:, : plan.embed_dim]
+            if f"{at}.q.bias" in w:
+                w[f"{at}.q.bias"] = queries.flatten(0, 1)[:, -1]
         turn = torch.stack([random_rotation(block.v_dim, generator) for _ in range(heads)])
-        projection = w[f"{at}.proj.weight"].view(-1, heads, block.v_dim).transpose(0, 1)
-        projection, values = balanced(projection, w[f"{at}.v.weight"].view(heads, block.v_dim, -1), turn)
-        w[f"{at}.v.weight"] = values.flatten(0, 1)
-        w[f"{at}.proj.weight"] = projection.transpose(0, 1).flatten(1)
+        if not plan.attn_norm:
+            projection = w[f"{at}.proj.weight"].view(-1, heads, block.v_dim).transpose(0, 1)
+            projection, values = balanced(projection, w[f"{at}.v.weight"].view(heads, block.v_dim, -1), turn)
+            w[f"{at}.v.weight"] = values.flatten(0, 1)
+            w[f"{at}.proj.weight"] = projection.transpose(0, 1).flatten(1)
     return w
 
 

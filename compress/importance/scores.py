@@ -15,7 +15,7 @@ from compress.model.vit import SlicedViT
 from runtime import PlanError, Progress, silent
 
 from .base import ImportanceInputs
-from .units import BlockImportance, Floats, Importance, group_importance
+from .units import BlockImportance, Floats, Importance, group_importance, together
 
 
 def fisher(inputs: ImportanceInputs) -> Importance:
@@ -48,8 +48,13 @@ def random(inputs: ImportanceInputs) -> Importance:
     def drawn(part: Floats) -> Floats:
         return part * generator.random(part.shape)
 
+    def drawn_together(part: Floats) -> Floats:
+        return together(inputs.model.plan, torch.from_numpy(drawn(part))).numpy()
+
     embed = drawn(sizes.embed)
-    return Importance(embed, tuple(BlockImportance(drawn(b.qk), drawn(b.v), drawn(b.mlp)) for b in sizes.blocks))
+    return Importance(
+        embed, tuple(BlockImportance(drawn_together(b.qk), drawn(b.v), drawn(b.mlp)) for b in sizes.blocks)
+    )
 
 
 def fisher_scores(

@@ -64,8 +64,6 @@ def group_importance(plan: ShapePlan, scores: Mapping[str, torch.Tensor]) -> Imp
     """
     sums: dict[Axis, torch.Tensor] = {}
     for name, axes in parameter_axes(plan).items():
-        if axes[:1] == (Axis("head", axes[0].block if axes[0] else -1),):
-            continue  # a table of constants, whose heads are ranked by their other weights
         score = scores[name].double()
         for dim, axis in enumerate(axes):
             if axis is not None:
@@ -74,10 +72,27 @@ def group_importance(plan: ShapePlan, scores: Mapping[str, torch.Tensor]) -> Imp
                 sums[axis] = sums[axis] + part if axis in sums else part
     blocks = []
     for i, block in enumerate(plan.blocks):
-        qk = sums[Axis("qk", i)].view(block.num_heads, block.qk_dim)
+        qk = together(plan, sums[Axis("qk", i)].view(block.num_heads, block.qk_dim))
         v = sums[Axis("v", i)].view(block.num_heads, block.v_dim)
         blocks.append(BlockImportance(qk.numpy(), v.numpy(), sums[Axis("mlp", i)].numpy()))
     return Importance(sums[EMBED].numpy(), tuple(blocks))
+
+
+def together(plan: ShapePlan, qk: torch.Tensor) -> torch.Tensor:
+    """Returns importance of query-key dimensions in which those that can only be removed together are equal.
+
+    Under rotary positions the two dimensions of a pair share their importance, and all heads do whose table is one.
+
+    Args:
+        plan: plan of the model.
+        qk: ``(num_heads, qk_dim)``.
+    """
+    if plan.rope == "none":
+        return qk
+    pairs = qk.reshape(len(qk), -1, 2).mean(2)
+    pairs = pairs.mean(0, keepdim=True).expand_as(pairs) if plan.rope == "shared" else pairs
+    both: torch.Tensor = pairs.repeat_interleave(2, 1)
+    return both
 
 
 def part_of(importance: Importance, kept: KeptUnits) -> Importance:

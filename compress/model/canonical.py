@@ -9,6 +9,7 @@ import torch
 
 from runtime import ShapePlan
 
+from .parts.norms import EARLY_NORMS, last_readers, mlp_inputs, norm_readers
 from .vit import SlicedViT, build
 
 Weights = dict[str, torch.Tensor]
@@ -33,10 +34,6 @@ def canonical(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT:
     w = {name: value.detach().double() for name, value in model.state_dict().items()}
     w, plan = _without_layer_scale(w, plan)
     w, plan = _without_hidden_biases(w, plan)
-    if not plan.proj_bias:  # what a cut takes away may leave a bias
-        for i in range(len(plan.blocks)):
-            w[f"blocks.{i}.attn.proj.bias"] = torch.zeros(plan.embed_dim, dtype=torch.float64)
-        plan = replace(plan, proj_bias=True)
     if folds_norms(plan):
         w, plan = _without_norm_weights(w, plan)
         w, plan = _with_rms(w, plan)
@@ -68,8 +65,9 @@ def plain_norms(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT
     w, plan = _without_hidden_biases(w, plan)
     if plan.block_kind == "post":
         return build(plan, w, dtype or model.head.weight.dtype)
-    kept = {name: value for name, value in w.items() if name.startswith("norm_pre.")}
-    w, folded = _without_norm_weights({name: w[name] for name in w.keys() - kept.keys()}, replace(plan, norm_pre=False))
+    kept = {name: value for name, value in w.items() if name.startswith(EARLY_NORMS)}
+    bare = replace(plan, norm_pre=False, patch_norm=False)
+    w, folded = _without_norm_weights({name: w[name] for name in w.keys() - kept.keys()}, bare)
     ones = torch.ones(plan.embed_dim, dtype=torch.float64)
     for name in folded.norm_names:
         w[f"{name}.weight"], w[f"{name}.bias"] = ones, 0 * ones
@@ -90,32 +88,34 @@ def _without_layer_scale(weights: Weights, plan: ShapePlan) -> tuple[Weights, Sh
 
 
 def _without_hidden_biases(weights: Weights, plan: ShapePlan) -> tuple[Weights, ShapePlan]:
-    """Moves every value's bias into the projection's, and sets the key's to zero."""
+    """Moves every value's bias into the projection's, and sets the key's to zero, where nothing stands between."""
     w = dict(weights)
     if plan.attn_pool:
         pool = "attn_pool"
         w[f"{pool}.proj.bias"] = w[f"{pool}.proj.bias"] + w[f"{pool}.proj.weight"] @ w[f"{pool}.v.bias"]
         w[f"{pool}.v.bias"], w[f"{pool}.k.bias"] = (torch.zeros_like(w[f"{pool}.{part}.bias"]) for part in "vk")
-    if not plan.qkv_bias:
-        return w, plan
     for i in range(len(plan.blocks)):
         at = f"blocks.{i}.attn"
-        moved = w[f"{at}.proj.weight"] @ w[f"{at}.v.bias"]
-        w[f"{at}.proj.bias"] = w.get(f"{at}.proj.bias", 0) + moved
-        w[f"{at}.v.bias"], w[f"{at}.k.bias"] = (torch.zeros_like(w[f"{at}.{part}.bias"]) for part in "vk")
+        w.setdefault(f"{at}.proj.bias", w[f"{at}.proj.weight"].new_zeros(plan.embed_dim))
+        if not plan.qkv_bias:
+            continue
+        if not plan.attn_norm:
+            moved = w[f"{at}.proj.weight"] @ w[f"{at}.v.bias"]
+            w[f"{at}.proj.bias"] = w[f"{at}.proj.bias"] + moved
+            w[f"{at}.v.bias"] = torch.zeros_like(w[f"{at}.v.bias"])
+        # a norm of the keys or a rotation of them makes their bias differ from token to token
+        if plan.mixes_qk:
+            w[f"{at}.k.bias"] = torch.zeros_like(w[f"{at}.k.bias"])
     return w, replace(plan, proj_bias=True)
 
 
 def _without_norm_weights(weights: Weights, plan: ShapePlan) -> tuple[Weights, ShapePlan]:
     """Moves weight and bias of every norm into the Linears that read it; a norm before the stream gets a Linear."""
     w, c = dict(weights), plan.embed_dim
-    if plan.norm_pre:
-        w["pre.weight"], w["pre.bias"] = torch.diag(w.pop("norm_pre.weight")), w.pop("norm_pre.bias")
-    readers = {f"blocks.{i}.norm1": [f"blocks.{i}.attn.{part}" for part in "qkv"] for i in range(len(plan.blocks))}
-    readers |= {f"blocks.{i}.norm2": [f"blocks.{i}.mlp.fc1"] for i in range(len(plan.blocks))}
-    if plan.norm != "none":
-        readers["norm"] = list(last_readers(plan))
-    for norm, names in readers.items():
+    for early in EARLY_NORMS:
+        if f"{early}.weight" in w:
+            w["pre.weight"], w["pre.bias"] = torch.diag(w.pop(f"{early}.weight")), w.pop(f"{early}.bias")
+    for norm, names in norm_readers(plan).items():
         scale, shift = w.pop(f"{norm}.weight"), w.pop(f"{norm}.bias")
         for name in names:
             w[f"{name}.bias"] = w.get(f"{name}.bias", 0) + w[f"{name}.weight"] @ shift
@@ -123,30 +123,32 @@ def _without_norm_weights(weights: Weights, plan: ShapePlan) -> tuple[Weights, S
     # the biases that came with the norms of keys and values go on as the others did
     folded = replace(plan, qkv_bias=True)
     w, folded = _without_hidden_biases(w, folded)
-    return w, replace(folded, norm_type="rms", pre_dim=c if plan.norm_pre else 0)
+    return w, replace(folded, norm_type="rms", pre_dim=c if plan.norm_pre or plan.patch_norm else 0)
 
 
 def _with_rms(weights: Weights, plan: ShapePlan) -> tuple[Weights, ShapePlan]:
-    """Subtracts the mean from everything that writes into the stream, or into the tokens before ``norm_pre``."""
+    """Subtracts the mean from everything that writes into the stream, or into the tokens before an early norm."""
     w = dict(weights)
-    for name, axis in stream_writers(plan).items():
-        w[name] = w[name] - w[name].mean(axis, keepdim=True)
-    for name, axis in embedding_weights(plan).items():
+    for name, axis in (stream_writers(plan) | patch_weights(plan) | placed_weights(plan)).items():
         w[name] = w[name] - w[name].mean(axis, keepdim=True)
     return w, plan
 
 
-def embedding_weights(plan: ShapePlan) -> dict[str, int]:
-    """Returns the weights of the embedding, and the dimension of each that runs over a token's channels."""
-    names = {"patch_embed.weight": 0} | ({"patch_embed.bias": 0} if plan.patch_bias else {})
+def patch_weights(plan: ShapePlan) -> dict[str, int]:
+    """Returns the weights that make patches, and the dimension of each that runs over their channels."""
+    return {"patch_embed.weight": 0} | ({"patch_embed.bias": 0} if plan.patch_bias else {})
+
+
+def placed_weights(plan: ShapePlan) -> dict[str, int]:
+    """Returns the tokens and positions, and the dimension of each that runs over a token's channels."""
     tokens = (plan.class_token, "cls_token"), (plan.dist_token, "dist_token"), (plan.reg_tokens > 0, "reg_token")
-    names |= {name: -1 for there, name in (*tokens, (plan.pos_embed != "none", "pos_embed")) if there}
-    return names
+    return {name: -1 for there, name in (*tokens, (plan.pos_embed != "none", "pos_embed")) if there}
 
 
 def stream_writers(plan: ShapePlan) -> dict[str, int]:
     """Returns the weights that write into the residual stream, and the dimension of each that runs over it."""
-    names = {"pre.weight": 0, "pre.bias": 0} if plan.pre_dim else embedding_weights(plan)
+    names = {"pre.weight": 0, "pre.bias": 0} if plan.pre_dim else patch_weights(plan)
+    names |= {} if plan.pre_dim and not plan.patch_norm else placed_weights(plan)
     for i in range(len(plan.blocks)):
         for name in ("attn.proj", "mlp.fc2"):
             names[f"blocks.{i}.{name}.weight"] = 0
@@ -157,17 +159,9 @@ def stream_writers(plan: ShapePlan) -> dict[str, int]:
 
 def stream_readers(plan: ShapePlan) -> tuple[str, ...]:
     """Returns the weights that read the residual stream through a norm; their dimension 1 runs over it."""
-    inner = (
-        f"blocks.{i}.{n}.weight" for i in range(len(plan.blocks)) for n in ("attn.q", "attn.k", "attn.v", "mlp.fc1")
-    )
+    parts = ("attn.q", "attn.k", "attn.v", *(f"mlp.{name}" for name in mlp_inputs(plan)))
+    inner = (f"blocks.{i}.{n}.weight" for i in range(len(plan.blocks)) for n in parts)
     return (*inner, *(f"{name}.weight" for name in last_readers(plan)))
-
-
-def last_readers(plan: ShapePlan) -> tuple[str, ...]:
-    """Returns the Linears that read the stream after the last block: heads, or keys and values of the pooling."""
-    if plan.attn_pool:
-        return "attn_pool.k", "attn_pool.v"
-    return ("head", "head_dist") if plan.two_heads else ("head",)
 
 
 def rotate_stream(plan: ShapePlan, weights: Mapping[str, torch.Tensor], basis: torch.Tensor) -> Weights:

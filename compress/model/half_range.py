@@ -10,7 +10,8 @@ import torch
 
 from runtime import Progress, ShapePlan, silent
 
-from .canonical import embedding_weights, last_readers, stream_writers
+from .canonical import patch_weights, placed_weights, stream_writers
+from .parts.norms import EARLY_NORMS, last_readers
 from .vit import SlicedViT, build
 
 HALF_MOST = 65_504.0
@@ -49,7 +50,7 @@ def in_half_range(model: SlicedViT, images: torch.Tensor, progress: Progress = s
     energies = largest_energies(model, images, progress)
     if model.plan.block_kind == "post":
         return _scaled_branches(model, energies)
-    embedded = scale_for(energies.pop("norm_pre", 0.0))
+    embedded = scale_for(max(energies.pop(name, 0.0) for name in EARLY_NORMS))
     stream = scale_for(max(energies.values(), default=0.0))
     return model if stream == embedded == 1.0 else scaled_stream(model, stream, embedded)
 
@@ -99,19 +100,18 @@ def scaled_stream(model: SlicedViT, stream: float, embedded: float = 1.0) -> Sli
     Args:
         model: the model; it is not changed.
         stream: factor of the stream, a power of two.
-        embedded: factor of the tokens before ``norm_pre``, a power of two; a model without that norm has no such
-            tokens.
+        embedded: factor of the tokens before ``norm_pre`` or the patches before ``patch_norm``, a power of two; a model
+            without either has none.
     """
     plan = model.plan
     w = {name: value.detach() for name, value in model.state_dict().items()}
     factors = dict.fromkeys(_writers(plan), stream)
-    if plan.norm_pre:
-        factors |= dict.fromkeys(embedding_weights(plan), embedded)
+    factors |= dict.fromkeys(_before_early_norm(plan), embedded)
     if plan.norm == "none":
         # the classifier or the pooling reads the stream itself
         factors |= {f"{name}.weight": 1 / stream for name in last_readers(plan)}
     w |= {name: w[name] * factor for name, factor in factors.items()}
-    squares = (embedded**2 if name == "norm_pre" else stream**2 for name in plan.norm_names)
+    squares = (embedded**2 if name in EARLY_NORMS else stream**2 for name in plan.norm_names)
     values = tuple(plan.eps_of(name) * square for name, square in zip(plan.norm_names, squares, strict=True))
     one = len(set(values)) == 1 and isinstance(plan.norm_eps, float)
     return build(replace(plan, norm_eps=values[0] if one else values), w, model.head.weight.dtype)
@@ -138,7 +138,15 @@ def _scaled_branches(model: SlicedViT, energies: Mapping[str, float]) -> SlicedV
 def _writers(plan: ShapePlan) -> list[str]:
     """Returns the weights that write into the stream; a LayerNorm after the embedding writes into it, too."""
     names = list(stream_writers(plan))
-    if not plan.norm_pre or plan.pre_dim:
+    early = plan.norm_pre or plan.patch_norm
+    if not early or plan.pre_dim:
         return names
-    inner = [name for name in names if name not in embedding_weights(plan)]
-    return ["norm_pre.weight", "norm_pre.bias", *inner]
+    before, norm = _before_early_norm(plan), "norm_pre" if plan.norm_pre else "patch_norm"
+    return [f"{norm}.weight", f"{norm}.bias", *(name for name in names if name not in before)]
+
+
+def _before_early_norm(plan: ShapePlan) -> dict[str, int]:
+    """Returns the weights that a norm of tokens or patches reads, with the dimension of their channels."""
+    if plan.norm_pre:
+        return patch_weights(plan) | placed_weights(plan)
+    return patch_weights(plan) if plan.patch_norm else {}

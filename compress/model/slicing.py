@@ -10,7 +10,7 @@ import torch
 
 from runtime import BlockPlan, PlanError, ShapePlan
 
-from .parts.axes import EMBED, Axis, parameter_axes
+from .parts.axes import EMBED, Axis, parameter_axes, table_axes
 from .vit import SlicedViT, build
 
 
@@ -20,7 +20,8 @@ class KeptBlock:
 
     Attributes:
         heads: attention heads.
-        qk: query and key dimensions of each kept head; every head keeps the same number.
+        qk: query and key dimensions of each kept head; every head keeps the same number. Under rotary positions they
+            are whole pairs, and the same in every head where one table serves all.
         v: value dimensions of each kept head; every head keeps the same number.
         mlp: hidden units of the MLP.
     """
@@ -76,6 +77,8 @@ def plan_of(plan: ShapePlan, kept: KeptUnits) -> ShapePlan:
         _check_indices(f"MLP units of block {i}", keep.mlp, block.mlp_dim)
         _check_heads(f"query-key dims of block {i}", keep.qk, len(keep.heads), block.qk_dim)
         _check_heads(f"value dims of block {i}", keep.v, len(keep.heads), block.v_dim)
+        if plan.rope != "none":
+            _check_pairs(plan, i, keep)
     return widths_of(plan, kept)
 
 
@@ -97,12 +100,17 @@ def narrowed(plan: ShapePlan, embed_dim: int, blocks: Sequence[BlockPlan]) -> Sh
     # zeros in place of the removed dimensions leave an RMSNorm's divisor as it is
     dim = (plan.norm_dim or plan.embed_dim) if plan.norm_type == "rms" and embed_dim < plan.embed_dim else None
     dim = plan.norm_dim if dim is None else dim
-    return replace(smaller, embed_dim=embed_dim, blocks=tuple(blocks), norm_dim=dim)
+    heads = plan.qk_norm_dim
+    cut = any(own.qk_dim < whole.qk_dim for own, whole in zip(blocks, plan.blocks, strict=False))
+    if plan.qk_norm == "rms" and not heads and cut:
+        heads = plan.blocks[0].qk_dim
+    return replace(smaller, embed_dim=embed_dim, blocks=tuple(blocks), norm_dim=dim, qk_norm_dim=heads)
 
 
 def same_widths(one: ShapePlan, other: ShapePlan) -> bool:
     """Returns whether two plans differ at most in the epsilons of their norms and in what RMSNorms divide by."""
-    return replace(one, norm_eps=1.0, norm_dim=0) == replace(other, norm_eps=1.0, norm_dim=0)
+    plain = (replace(plan, norm_eps=1.0, norm_dim=0, qk_norm_dim=0) for plan in (one, other))
+    return next(plain) == next(plain)
 
 
 def slice_vit(model: SlicedViT, kept: KeptUnits) -> SlicedViT:
@@ -118,7 +126,8 @@ def slice_vit(model: SlicedViT, kept: KeptUnits) -> SlicedViT:
     index = axis_indices(model.plan, kept)
     weights = model.state_dict()
     sliced = {}
-    for name, axes in parameter_axes(_first_blocks(model.plan, len(kept.blocks))).items():
+    whole = _first_blocks(model.plan, len(kept.blocks))
+    for name, axes in (parameter_axes(whole) | table_axes(whole)).items():
         value = weights[name]
         for dim, axis in enumerate(axes):
             if axis is not None:
@@ -135,6 +144,10 @@ def axis_indices(plan: ShapePlan, kept: KeptUnits) -> dict[Axis, torch.Tensor]:
         for kind, dims, width in (("qk", keep.qk, block.qk_dim), ("v", keep.v, block.v_dim)):
             flat = [head * width + dim for head, own in zip(keep.heads, dims, strict=True) for dim in own]
             index[Axis(kind, i)] = torch.tensor(flat)
+        if plan.rope != "none":
+            units = index[Axis("qk", i)][: len(keep.qk[0]) if plan.rope == "shared" else None]
+            table = units % block.qk_dim if plan.rope == "shared" else units
+            index[Axis("pair", i)] = table[::2] // 2
     return index
 
 
@@ -167,6 +180,14 @@ def _check_indices(what: str, indices: Sequence[int], size: int) -> None:
     if not indices or indices[0] < 0 or indices[-1] >= size:
         expected = f"some of 0 to {size - 1}"
         raise PlanError(f"The kept {what} are out of range", expected=expected, got=list(indices)[:12])
+
+
+def _check_pairs(plan: ShapePlan, index: int, keep: KeptBlock) -> None:
+    whole = all(b == a + 1 and a % 2 == 0 for dims in keep.qk for a, b in zip(dims[0::2], dims[1::2], strict=True))
+    if not whole:
+        raise PlanError(f"The query-key dims of block {index} split a pair that is rotated together", got=keep.qk[0])
+    if plan.rope == "shared" and len(set(keep.qk)) > 1:
+        raise PlanError(f"The heads of block {index} share a rotary table", expected="the same query-key dims in all")
 
 
 def _check_heads(what: str, per_head: Sequence[Sequence[int]], heads: int, size: int) -> None:

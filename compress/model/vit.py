@@ -12,6 +12,7 @@ from runtime import PlanError, ShapePlan
 from .parts.attention_pool import AttentionPool
 from .parts.block import Block
 from .parts.norms import norm_of
+from .parts.rope import check_tables
 from .parts.stem import Stem
 
 
@@ -27,16 +28,17 @@ class SlicedViT(nn.Module):
     def __init__(self, plan: ShapePlan) -> None:
         super().__init__()
         self.plan = plan
-        c, first = plan.embed_dim, plan.token_dim
+        c, first = plan.embed_dim, plan.placed_dim
         self.stem = Stem(plan) if plan.stem else None
         self.patch_embed = nn.Conv2d(
-            plan.map_chans, first, kernel_size=plan.patch_size, stride=plan.patch_size, bias=plan.patch_bias
+            plan.map_chans, plan.token_dim, kernel_size=plan.patch_size, stride=plan.patch_size, bias=plan.patch_bias
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, first)) if plan.class_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, first)) if plan.dist_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, plan.reg_tokens, first)) if plan.reg_tokens else None
         positions = {"none": 0, "patches": plan.num_patches, "all": plan.num_tokens}[plan.pos_embed]
         self.pos_embed = nn.Parameter(torch.zeros(1, positions, first)) if positions else None
+        self.patch_norm = norm_of(plan, "patch_norm") if plan.patch_norm else nn.Identity()
         self.norm_pre = norm_of(plan, "norm_pre") if plan.norm_pre else nn.Identity()
         self.pre = nn.Linear(plan.pre_dim, c) if plan.pre_dim else nn.Identity()
         self.blocks = nn.ModuleList(Block(plan, index) for index in range(len(plan.blocks)))
@@ -73,13 +75,16 @@ class SlicedViT(nn.Module):
 
     def stream(self, images: torch.Tensor) -> torch.Tensor:
         """Maps images ``(B, C, H, W)`` to the residual stream before the first block, ``(B, N, embed_dim)``."""
-        out: torch.Tensor = self.pre(self.norm_pre(self.embed(images)))
+        x = self.norm_pre(self.embed(images))
+        out: torch.Tensor = x if self.plan.patch_norm else self.pre(x)
         return out
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Maps images ``(B, C, H, W)`` to tokens ``(B, N, token_dim)``: prefix tokens first, positions added."""
+        """Maps images ``(B, C, H, W)`` to tokens ``(B, N, placed_dim)``: prefix tokens first, positions added."""
         images = images if self.stem is None else self.stem(images)
         x: torch.Tensor = self.patch_embed(images).flatten(2).transpose(1, 2)
+        if self.plan.patch_norm:
+            x = self.pre(self.patch_norm(x))
         if self.pos_embed is not None and self.plan.pos_embed == "patches":
             x = x + self.pos_embed
         prefix = [t for t in (self.cls_token, self.dist_token, self.reg_token) if t is not None]
@@ -121,6 +126,7 @@ def build(plan: ShapePlan, weights: Mapping[str, torch.Tensor], dtype: torch.dty
         if tuple(weights[name].shape) != shape:
             got = tuple(weights[name].shape)
             raise PlanError(f"The weight '{name}' does not fit the plan", expected=shape, got=got)
+    check_tables(plan, weights)
     own = {name: weights[name].detach().clone().to(dtype) for name in wanted}
     model.load_state_dict(own, assign=True)
     return model.requires_grad_(True).eval()

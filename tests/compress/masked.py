@@ -1,7 +1,7 @@
 """The masked model, plain and slow: full widths, and what is removed is absent from every reduction.
 
 Written from the definition alone. Nothing is selected or made smaller here: units go by multiplying with zero,
-LayerNorm counts the dimensions that stay, and RMSNorm all of the whole model's.
+LayerNorm counts the dimensions that stay, and RMSNorm all of the whole model's. Rotated pairs are complex numbers here.
 """
 
 from __future__ import annotations
@@ -37,39 +37,78 @@ class _Masked:
     def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         if self.plan.norm_type == "layer":
             return self.layer_norm(x, name)
-        m = self.stream if name != "norm_pre" else torch.ones(self.plan.pre_dim, dtype=self.dtype)
-        dim = self.plan.pre_dim if name == "norm_pre" else self.plan.norm_dim or self.plan.embed_dim
+        early = name in ("norm_pre", "patch_norm")
+        m = self.stream if not early else torch.ones(self.plan.pre_dim, dtype=self.dtype)
+        dim = self.plan.pre_dim if early else self.plan.norm_dim or self.plan.embed_dim
         return m * x / ((m * x**2).sum(-1, keepdim=True) / dim + self.plan.eps_of(name)) ** 0.5
 
     def layer_norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        m, n = self.stream, len(self.kept.embed)
+        weight, bias = self.w[f"{name}.weight"], self.w[f"{name}.bias"]
+        return self.normal(x, self.stream, self.plan.eps_of(name), weight, bias)
+
+    def normal(
+        self, x: torch.Tensor, m: torch.Tensor, eps: float, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        """LayerNorm over the channels that the mask ``m`` leaves."""
+        n = m.sum()
         mean = (x * m).sum(-1, keepdim=True) / n
         variance = (m * (x - mean) ** 2).sum(-1, keepdim=True) / n
-        normal = (x - mean) / (variance + self.plan.eps_of(name)) ** 0.5
-        return m * (normal * self.w[f"{name}.weight"] + self.w[f"{name}.bias"])
+        return m * ((x - mean) / (variance + eps) ** 0.5 * weight + bias)
+
+    def head_norm(self, x: torch.Tensor, m: torch.Tensor, name: str, rows: slice) -> torch.Tensor:
+        """The norm of one head's queries or keys."""
+        if self.plan.qk_norm == "none":
+            return x * m
+        weight = self.w[f"{name}.weight"][rows]
+        if self.plan.qk_norm == "layer":
+            return self.normal(x, m, self.plan.inner_eps, weight, self.w[f"{name}.bias"][rows])
+        dim = self.plan.qk_norm_dim or len(m)
+        return m * weight * x / ((m * x**2).sum(-1, keepdim=True) / dim + self.plan.inner_eps) ** 0.5
+
+    def turned(self, x: torch.Tensor, i: int, head: int) -> torch.Tensor:
+        """Rotates the pairs of one head's queries or keys ``(B, N, d)`` at patches."""
+        if self.plan.rope == "none":
+            return x
+        cos, sin = (self.w[f"blocks.{i}.attn.rope.{part}"] for part in ("cos", "sin"))
+        pairs = slice(head * x.shape[-1] // 2, (head + 1) * x.shape[-1] // 2)
+        if self.plan.rope == "per_head":
+            cos, sin = cos[:, pairs], sin[:, pairs]
+        numbers = torch.view_as_complex(x[:, self.plan.num_prefix_tokens :].unflatten(-1, (-1, 2)).contiguous())
+        rotated = torch.view_as_real(numbers * torch.complex(cos, sin)).flatten(-2)
+        return torch.cat([x[:, : self.plan.num_prefix_tokens], rotated], 1)
 
     def attention(self, x: torch.Tensor, i: int) -> torch.Tensor:
         block, keep = self.plan.blocks[i], self.kept.blocks[i]
-        projection = self.w[f"blocks.{i}.attn.proj.weight"]
-        out = torch.zeros_like(x)
+        at = f"blocks.{i}.attn"
+        joined = x.new_zeros(*x.shape[:2], block.num_heads * block.v_dim)
+        every = x.new_zeros(block.num_heads * block.v_dim)
         for head, qk_stay, v_stay in zip(keep.heads, keep.qk, keep.v, strict=True):
             qk_rows = slice(head * block.qk_dim, (head + 1) * block.qk_dim)
             v_rows = slice(head * block.v_dim, (head + 1) * block.v_dim)
             qk_mask, v_mask = self.mask(block.qk_dim, qk_stay), self.mask(block.v_dim, v_stay)
-            q = self.affine(x, f"blocks.{i}.attn.q", qk_rows) * qk_mask
-            k = self.affine(x, f"blocks.{i}.attn.k", qk_rows) * qk_mask
-            v = self.affine(x, f"blocks.{i}.attn.v", v_rows) * v_mask
-            table = self.w.get(f"blocks.{i}.attn.position_bias")
+            q = self.head_norm(self.affine(x, f"{at}.q", qk_rows), qk_mask, f"{at}.q_norm", qk_rows)
+            k = self.head_norm(self.affine(x, f"{at}.k", qk_rows), qk_mask, f"{at}.k_norm", qk_rows)
+            q, k = self.turned(q, i, head), self.turned(k, i, head)
+            v = self.affine(x, f"{at}.v", v_rows) * v_mask
+            table = self.w.get(f"{at}.position_bias")
             bias = 0 if table is None else table[head]
             powers = torch.exp(self.plan.attn_scale * torch.einsum("bnd,bmd->bnm", q, k) + bias)
-            mixed = torch.einsum("bnm,bmd->bnd", powers / powers.sum(-1, keepdim=True), v)
-            out = out + torch.einsum("bnd,cd->bnc", mixed, projection[:, v_rows])
-        bias = self.w.get(f"blocks.{i}.attn.proj.bias")
-        return out if bias is None else out + bias
+            joined[..., v_rows] = torch.einsum("bnm,bmd->bnd", powers / powers.sum(-1, keepdim=True), v)
+            every[v_rows] = v_mask
+        if self.plan.attn_norm:
+            weight, bias = self.w[f"{at}.norm.weight"], self.w[f"{at}.norm.bias"]
+            joined = self.normal(joined, every, self.plan.inner_eps, weight, bias)
+        return self.affine(joined, f"{at}.proj")
 
     def mlp(self, x: torch.Tensor, i: int) -> torch.Tensor:
-        units = self.mask(self.plan.blocks[i].mlp_dim, self.kept.blocks[i].mlp)
-        return self.affine(units * self.activate(self.affine(x, f"blocks.{i}.mlp.fc1")), f"blocks.{i}.mlp.fc2")
+        units, at = self.mask(self.plan.blocks[i].mlp_dim, self.kept.blocks[i].mlp), f"blocks.{i}.mlp"
+        hidden = self.affine(x, f"{at}.fc1")
+        hidden = self.activate(self.affine(x, f"{at}.gate")) * hidden if self.plan.gated_mlp else self.activate(hidden)
+        hidden = units * hidden
+        if self.plan.mlp_norm:
+            weight, bias = self.w[f"{at}.norm.weight"], self.w[f"{at}.norm.bias"]
+            hidden = self.normal(hidden, units, self.plan.inner_eps, weight, bias)
+        return self.affine(hidden, f"{at}.fc2")
 
     def activate(self, x: torch.Tensor) -> torch.Tensor:
         if self.plan.act == "gelu":
@@ -92,6 +131,9 @@ class _Masked:
         x = torch.stack(patches, dim=1)
         if self.plan.patch_bias:
             x = x + self.w["patch_embed.bias"]
+        if self.plan.patch_norm:
+            x = self.norm(x if self.plan.pre_dim else self.stream * x, "patch_norm")
+            x = self.affine(x, "pre") if self.plan.pre_dim else x
         prefix = [self.w[t].repeat(count, 1, 1) for t in ("cls_token", "dist_token", "reg_token") if t in self.w]
         positions = self.w.get("pos_embed")
         if positions is not None and self.plan.pos_embed == "patches":
@@ -102,7 +144,7 @@ class _Masked:
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         plan = self.plan
         x = self.embed(images)
-        if plan.pre_dim:
+        if plan.pre_dim and plan.norm_pre:
             x = self.affine(self.norm(x, "norm_pre"), "pre")
         elif plan.norm_pre:
             x = self.norm(self.stream * x, "norm_pre")

@@ -22,14 +22,18 @@ def kepts(draw: st.DrawFn, plan: ShapePlan, actions: tuple[str, ...] = ACTIONS) 
     def some(size: int, count: int) -> tuple[int, ...]:
         return tuple(sorted(generator.choice(size, count, replace=False).tolist()))
 
+    def pairs(size: int, count: int) -> tuple[int, ...]:
+        return tuple(2 * pair + place for pair in some(size // 2, count // 2) for place in (0, 1))
+
     blocks = []
     for block in plan.blocks:
         heads = draw(st.integers(1, block.num_heads)) if "head" in actions else block.num_heads
         qk, v = width("qk", block.qk_dim), width("v", block.v_dim)
+        looked = tuple((some if plan.rope == "none" else pairs)(block.qk_dim, qk) for _ in range(heads))
         blocks.append(
             KeptBlock(
                 some(block.num_heads, heads),
-                tuple(some(block.qk_dim, qk) for _ in range(heads)),
+                looked if plan.rope != "shared" else looked[:1] * heads,
                 tuple(some(block.v_dim, v) for _ in range(heads)),
                 some(block.mlp_dim, width("mlp", block.mlp_dim)),
             )

@@ -32,6 +32,20 @@ ARCHITECTURES = {
     "wee-gap": ModelSpec("vit_wee_patch16_reg1_gap_256", 32, 16, overrides=_TOY | {"num_heads": 3}),
 }
 
+MODERN = {
+    "eva02": ModelSpec("eva02_tiny_patch14_224", 28, 14, overrides=_TOY),
+    "eva02-clip": ModelSpec("eva02_base_patch16_clip_224", 32, 16, overrides=_TOY),
+    "dinov3": ModelSpec("vit_small_patch16_dinov3_qkvb", 32, 16, overrides=_TOY | {"num_heads": 3}),
+    "perception": ModelSpec("vit_pe_spatial_tiny_patch16_512", 32, 16, overrides=_TOY),
+    "rope-mixed": ModelSpec("vit_small_patch16_rope_mixed_224", 32, 16, overrides=_TOY),
+    "sapiens2": ModelSpec("vit_base_patch16_sapiens2", 32, 16, overrides=_TOY | {"num_kv_heads": 1}),
+    "dinov2-giant": ModelSpec("vit_giant_patch14_dinov2", 28, 14, overrides=_TOY),
+    "aimv2": ModelSpec("aimv2_large_patch14_224", 28, 14, overrides=_TOY),
+    "beit3": ModelSpec("beit3_base_patch16_224", 32, 16, overrides=_TOY),
+    "qk-norm": ModelSpec("vit_tiny_patch16_224", 32, 16, overrides=_TOY | {"qk_norm": True}),
+}
+"""Families with rotary positions, gates, RMSNorms and norms inside attention and MLP."""
+
 
 def timm_model(spec: ModelSpec, num_classes: int = 5, seed: int = 0) -> Any:
     """Returns timm's own model of ``spec`` in evaluation mode, no parameter left at a degenerate value."""
@@ -61,8 +75,8 @@ def randomise(model: torch.nn.Module) -> None:
 
 @cache
 def sliced_model(key: str) -> SlicedViT:
-    """Returns an unpruned model of ``ARCHITECTURES[key]``; tests must not change it."""
-    return from_timm(timm_model(ARCHITECTURES[key]))
+    """Returns an unpruned model of ``ARCHITECTURES[key]`` or ``MODERN[key]``; tests must not change it."""
+    return from_timm(timm_model((ARCHITECTURES | MODERN)[key]))
 
 
 def images_for(plan: ShapePlan, count: int = 2, seed: int = 0) -> torch.Tensor:

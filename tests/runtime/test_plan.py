@@ -75,6 +75,12 @@ def test_a_block_refuses(changes: dict[str, Any], texts: list[str]) -> None:
         ({"dist_token": True, "pooling": "token_and_avg"}, ["distillation token needs a class token"]),
         ({"class_token": False, "pooling": "token_and_avg"}, ["class token needs one"]),
         ({"norm": "none", "pooling": "token_and_avg"}, ["needs the last norm before it"]),
+        ({"rope": "axial"}, ["Unknown rope", "Expected none, shared, per_head.", "Got axial."]),
+        ({"qk_norm": "batch"}, ["Unknown qk_norm", "Expected none, layer, rms.", "Got batch."]),
+        ({"qk_norm": "layer", "qk_norm_dim": 16}, ["qk_norm_dim is the width of heads that were cut"]),
+        ({"inner_eps": 0.0}, ["inner_eps must be positive", "Got 0.0."]),
+        ({"patch_norm": True, "norm_pre": True}, ["exclude each other"]),
+        ({"patch_norm": True, "norm_type": "rms"}, ["pre_dim belongs to an RMSNorm after the embedding", "Got 0."]),
     ],
 )
 def test_a_plan_refuses(changes: dict[str, Any], texts: list[str]) -> None:
@@ -134,10 +140,31 @@ def cut_plan() -> ShapePlan:
     )
 
 
-def test_version_2_still_loads_and_is_what_is_written(tmp_path: Path) -> None:
+def test_version_2_still_loads_and_only_its_number_is_new_in_what_is_written(tmp_path: Path) -> None:
     assert PLAN_DOCUMENT.read(GOLDEN / "plan-v2.json") == cut_plan()
     PLAN_DOCUMENT.write(tmp_path / "plan.json", cut_plan())
-    assert (tmp_path / "plan.json").read_bytes() == (GOLDEN / "plan-v2.json").read_bytes()
+    written, before = (json.loads((at).read_text()) for at in (tmp_path / "plan.json", GOLDEN / "plan-v2.json"))
+    assert written == before | {"schema_version": 3}
+
+
+def modern_plan() -> ShapePlan:
+    return tiny_plan(
+        gated_mlp=True,
+        mlp_norm=True,
+        attn_norm=True,
+        qk_norm="rms",
+        qk_norm_dim=16,
+        inner_eps=1e-5,
+        patch_norm=True,
+        rope="per_head",
+        act="silu",
+    )
+
+
+def test_version_3_still_loads_and_is_what_is_written(tmp_path: Path) -> None:
+    assert PLAN_DOCUMENT.read(GOLDEN / "plan-v3.json") == modern_plan()
+    PLAN_DOCUMENT.write(tmp_path / "plan.json", modern_plan())
+    assert (tmp_path / "plan.json").read_bytes() == (GOLDEN / "plan-v3.json").read_bytes()
 
 
 def test_every_norm_has_its_epsilon() -> None:
@@ -212,7 +239,7 @@ def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
             "pocketvit.metrics",
             "another kind of document. Expected pocketvit.plan. Got 'pocketvit.metrics'",
         ),
-        (("schema_version",), 3, "newer PocketViT. Expected pocketvit.plan version 2 or older. Got version 3. Update"),
+        (("schema_version",), 4, "newer PocketViT. Expected pocketvit.plan version 3 or older. Got version 4. Update"),
         (("schema_version",), 0, "has no valid schema_version"),
         (("schema_version",), True, "has no valid schema_version"),
         (("schema_version",), "1", "has no valid schema_version"),

@@ -6,12 +6,15 @@ from typing import NamedTuple
 
 from runtime import ShapePlan
 
+from .norms import mlp_inputs
+
 
 class Axis(NamedTuple):
     """One prunable dimension of the model: a kind, and the block it belongs to (-1: the whole model).
 
     Kinds: ``embed`` (the residual stream), ``mlp`` (hidden units), ``qk`` and ``v`` (all heads' widths of a
-    block, head after head), ``head`` (whole heads).
+    block, head after head), and in ``table_axes`` ``pair`` (the rotated pairs of a block's table) and ``head`` (whole
+    heads).
     """
 
     kind: str
@@ -28,6 +31,7 @@ def parameter_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
     changes.
     """
     first = None if plan.pre_dim else EMBED
+    placed = EMBED if plan.patch_norm else first
     axes: dict[str, tuple[Axis | None, ...]] = {"patch_embed.weight": (first, None, None, None)}
     if plan.patch_bias:
         axes["patch_embed.bias"] = (first,)
@@ -38,7 +42,7 @@ def parameter_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
         ("pos_embed", plan.pos_embed != "none"),
     ):
         if present:
-            axes[name] = (None, None, first)
+            axes[name] = (None, None, placed)
     if plan.pre_dim:
         axes["pre.weight"], axes["pre.bias"] = (EMBED, None), (EMBED,)
     for name in plan.norm_names if plan.norm_type == "layer" else ():
@@ -79,10 +83,26 @@ def _block_axes(plan: ShapePlan, index: int) -> dict[str, tuple[Axis | None, ...
     axes["attn.proj.weight"] = (EMBED, v)
     if plan.proj_bias:
         axes["attn.proj.bias"] = (EMBED,)
-    if plan.position_bias:
-        axes["attn.position_bias"] = (Axis("head", index), None, None)
-    axes["mlp.fc1.weight"], axes["mlp.fc1.bias"] = (mlp, EMBED), (mlp,)
+    for name in mlp_inputs(plan):
+        axes[f"mlp.{name}.weight"], axes[f"mlp.{name}.bias"] = (mlp, EMBED), (mlp,)
     axes["mlp.fc2.weight"], axes["mlp.fc2.bias"] = (EMBED, mlp), (EMBED,)
+    for name, axis, present in (("attn.norm", v, plan.attn_norm), ("mlp.norm", mlp, plan.mlp_norm)):
+        if present:
+            axes[f"{name}.weight"] = axes[f"{name}.bias"] = (axis,)
+    for part in ("q_norm", "k_norm") if plan.qk_norm != "none" else ():
+        axes[f"attn.{part}.weight"] = (qk,)
+        if plan.qk_norm == "layer":
+            axes[f"attn.{part}.bias"] = (qk,)
     if plan.layer_scale:
         axes["gamma1"] = axes["gamma2"] = (EMBED,)
     return {f"blocks.{index}.{name}": value for name, value in axes.items()}
+
+
+def table_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
+    """Returns for every table of constants of ``SlicedViT(plan)`` the prunable axis of each of its dimensions."""
+    every, axes = range(len(plan.blocks)), dict[str, tuple[Axis | None, ...]]()
+    if plan.rope != "none":
+        axes |= {f"blocks.{i}.attn.rope.{part}": (None, Axis("pair", i)) for i in every for part in ("cos", "sin")}
+    if plan.position_bias:
+        axes |= {f"blocks.{i}.attn.position_bias": (Axis("head", i), None, None) for i in every}
+    return axes

@@ -20,12 +20,19 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class Mlp(nn.Module):
-    """Linear, activation, Linear."""
+    """Linear, activation, Linear; the activation of a second Linear multiplies the first where the plan has gates.
+
+    A gated one computes ``fc2(act(gate(x)) * fc1(x))``.
+
+    Ref: Shazeer 2020 (GLU variants, arXiv 2002.05202), eq. 6.
+    """
 
     def __init__(self, plan: ShapePlan, block: BlockPlan) -> None:
         super().__init__()
         self.fc1 = nn.Linear(plan.embed_dim, block.mlp_dim)
         self.fc2 = nn.Linear(block.mlp_dim, plan.embed_dim)
+        self.gate = nn.Linear(plan.embed_dim, block.mlp_dim) if plan.gated_mlp else None
+        self.norm = nn.LayerNorm(block.mlp_dim, eps=plan.inner_eps) if plan.mlp_norm else None
         self.act = ACTIVATIONS[plan.act]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -35,5 +42,5 @@ class Mlp(nn.Module):
 
     def hidden(self, x: torch.Tensor) -> torch.Tensor:
         """Returns the input of the second Linear, ``(B, N, mlp_dim)``."""
-        out: torch.Tensor = self.act(self.fc1(x))
-        return out
+        out: torch.Tensor = self.act(self.fc1(x)) if self.gate is None else self.act(self.gate(x)) * self.fc1(x)
+        return out if self.norm is None else self.norm(out)

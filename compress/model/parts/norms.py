@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from runtime import ShapePlan
+from runtime import BlockPlan, ShapePlan
+
+EARLY_NORMS = ("norm_pre", "patch_norm")
+"""Norms that stand before the residual stream."""
 
 
 class RmsNorm(nn.Module):
@@ -30,7 +33,57 @@ class RmsNorm(nn.Module):
 
 def norm_of(plan: ShapePlan, name: str) -> nn.Module:
     """Returns a new norm of ``SlicedViT(plan)``, such as ``blocks.0.norm1``."""
-    width = plan.token_dim if name == "norm_pre" else plan.embed_dim
+    early = name in EARLY_NORMS
+    width = plan.token_dim if early else plan.embed_dim
     if plan.norm_type == "layer":
         return nn.LayerNorm(width, eps=plan.eps_of(name))
-    return RmsNorm(plan.norm_dim or width if name != "norm_pre" else width, plan.eps_of(name))
+    return RmsNorm(width if early else plan.norm_dim or width, plan.eps_of(name))
+
+
+class HeadNorm(nn.Module):
+    """Normalises each head's query or key, with a weight for every dimension of every head.
+
+    A LayerNorm leaves dimensions that were cut out of its statistics; an RMSNorm counts them as zeros.
+
+    Args:
+        plan: plan of the model.
+        block: widths of the block.
+    """
+
+    def __init__(self, plan: ShapePlan, block: BlockPlan) -> None:
+        super().__init__()
+        self.shape, self.eps, self.centred = (block.num_heads, 1, block.qk_dim), plan.inner_eps, plan.qk_norm == "layer"
+        self.dim = plan.qk_norm_dim or block.qk_dim
+        self.weight = nn.Parameter(torch.ones(block.num_heads * block.qk_dim))
+        self.bias = nn.Parameter(torch.zeros(block.num_heads * block.qk_dim)) if self.centred else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps ``(B, num_heads, N, d)`` to ``(B, num_heads, N, d)``."""
+        if self.bias is not None:
+            x = x - x.mean(-1, keepdim=True)
+        x = x * (x.square().sum(-1, keepdim=True) / self.dim + self.eps).rsqrt() * self.weight.view(self.shape)
+        return x if self.bias is None else x + self.bias.view(self.shape)
+
+
+def norm_readers(plan: ShapePlan) -> dict[str, tuple[str, ...]]:
+    """Returns for each norm of the residual stream the Linears that read it."""
+    blocks = range(len(plan.blocks))
+    readers: dict[str, tuple[str, ...]] = {}
+    for i in blocks:
+        readers[f"blocks.{i}.norm1"] = tuple(f"blocks.{i}.attn.{part}" for part in "qkv")
+        readers[f"blocks.{i}.norm2"] = tuple(f"blocks.{i}.mlp.{part}" for part in mlp_inputs(plan))
+    if plan.norm != "none":
+        readers["norm"] = last_readers(plan)
+    return readers
+
+
+def last_readers(plan: ShapePlan) -> tuple[str, ...]:
+    """Returns the Linears that read the stream after the last block: heads, or keys and values of the pooling."""
+    if plan.attn_pool:
+        return "attn_pool.k", "attn_pool.v"
+    return ("head", "head_dist") if plan.two_heads else ("head",)
+
+
+def mlp_inputs(plan: ShapePlan) -> tuple[str, ...]:
+    """Returns the names of the Linears of an MLP that read the stream."""
+    return ("fc1", "gate") if plan.gated_mlp else ("fc1",)

@@ -1,29 +1,20 @@
-"""timm's parallel blocks, and those with norms behind their branches, seen as blocks of a sliced model."""
+"""Blocks of timm of other classes, as blocks of the plain class that compute the same or hold the same parts."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 
+from compress.model.timm_needs import Attention, Block, LayerScale
 from runtime import BlockKind
 
 POST = ("ResPostBlock", "ResPostRelPosBlock")
 """Classes whose norms stand behind the branches."""
 
-
-class BlockView(SimpleNamespace):
-    """Attributes that a plain block of timm has."""
-
-
-class AttentionView(SimpleNamespace):
-    """Attributes that a plain attention of timm has."""
-
-
-class MlpView(SimpleNamespace):
-    """Attributes that a plain MLP of timm has."""
+_BEIT = ("timm.models.beit", "Block")
+_RELATIVE = ("RelPosBlock", "ResPostRelPosBlock")
 
 
 def kind_of(block: Any) -> BlockKind:
@@ -32,131 +23,126 @@ def kind_of(block: Any) -> BlockKind:
     return "post" if name in POST else "parallel" if name == "ParallelScalingBlock" else "pre"
 
 
-def block_view(block: Any) -> Any:
-    """Returns a block with the attributes of a plain one; any other block is returned as it is."""
+def plain_block(block: Any) -> Any:
+    """Returns a block of timm's plain class with the parts of ``block``, which is not to be run.
+
+    Where branches stand behind one another, in parallel or before their norms, is said by ``kind_of``. Attentions side
+    by side become one with all their heads, and MLPs side by side one with all their units. A block of any other class
+    is returned as it is.
+    """
     name = type(block).__name__
     if name == "ParallelScalingBlock":
-        return _scaling_view(block)
-    return _things_view(block) if name == "ParallelThingsBlock" else block
+        return _of_scaling(block)
+    if name == "ParallelThingsBlock":
+        return _of_things(block)
+    if name == "ResPostBlock":
+        return _made(block.norm1, block.norm2, block.attn, block.mlp)
+    if (type(block).__module__, name) == _BEIT:
+        bias = None
+        if block.attn.q_bias is not None:
+            bias = torch.cat([block.attn.q_bias, torch.zeros_like(block.attn.v_bias), block.attn.v_bias])
+        attn = _attention(block.attn, block.attn.qkv.weight, bias, block.attn.proj)
+        return _made(block.norm1, block.norm2, attn, block.mlp, block.gamma_1, block.gamma_2)
+    if name in _RELATIVE:
+        attn = _attention(block.attn, block.attn.qkv.weight, block.attn.qkv.bias, block.attn.proj)
+        attn.q_norm, attn.k_norm = block.attn.q_norm, block.attn.k_norm
+        scales = (getattr(getattr(block, own, None), "gamma", None) for own in ("ls1", "ls2"))
+        return _made(block.norm1, block.norm2, attn, block.mlp, *scales)
+    return block
 
 
-def _scaling_view(block: Any) -> BlockView:
-    joint = block.out_proj is not None
-    inner = block.num_heads * block.head_dim
-    proj = SimpleNamespace(in_features=inner, bias=(block.out_proj if joint else block.attn_out_proj).bias)
-    attention = AttentionView(
-        num_heads=block.num_heads,
-        head_dim=block.head_dim,
-        scale=block.scale,
-        q_norm=block.q_norm,
-        k_norm=block.k_norm,
-        qkv=SimpleNamespace(bias=block.in_proj.bias),
-        proj=proj,
-        norm=None,
-        gate=None,
-    )
-    # the MLP has a bias in any case, which may be zero
-    first = SimpleNamespace(out_features=block.in_split[0], bias=True)
-    mlp = MlpView(fc1=first, act=block.mlp_act, norm=None)
-    return BlockView(norm1=block.in_norm, norm2=block.in_norm, attn=attention, mlp=mlp, ls1=block.ls, ls2=block.ls)
+def _made(norm1: Any, norm2: Any, attn: Any, mlp: Any, gamma1: Any = None, gamma2: Any = None) -> Any:
+    with torch.device("meta"):
+        block = Block(8, 1)
+    block.norm1, block.norm2, block.attn, block.mlp = norm1, norm2, attn, mlp
+    for name, gamma in (("ls1", gamma1), ("ls2", gamma2)):
+        if gamma is not None:
+            scale = LayerScale(len(gamma), device="meta")
+            scale.gamma = nn.Parameter(gamma.detach())
+            setattr(block, name, scale)
+    return block.train(False)
 
 
-def _things_view(block: Any) -> BlockView:
-    """Returns attentions side by side as one with all their heads, and MLPs side by side as one with all units."""
-    first, own, count = block.attns[0], block.ffns[0], block.num_parallel
-    inner = first.attn.num_heads * first.attn.head_dim
-    attention = AttentionView(
-        num_heads=count * first.attn.num_heads,
-        head_dim=first.attn.head_dim,
-        scale=first.attn.scale,
-        q_norm=first.attn.q_norm,
-        k_norm=first.attn.k_norm,
-        # the norms' biases go into those of the Linears behind them
-        qkv=SimpleNamespace(bias=True),
-        proj=SimpleNamespace(in_features=count * inner, bias=True),
-        norm=first.attn.norm,
-        gate=first.attn.gate,
-    )
-    fc1 = SimpleNamespace(out_features=count * own.mlp.fc1.out_features, bias=own.mlp.fc1.bias)
-    mlp = MlpView(fc1=fc1, act=own.mlp.act, norm=own.mlp.norm)
-    return BlockView(norm1=first.norm, norm2=own.norm, attn=attention, mlp=mlp, ls1=None, ls2=None)
+def _attention(like: Any, weight: torch.Tensor, bias: Any, proj: Any, heads: int = 0) -> Any:
+    """Returns an attention with the scale and the width of heads of ``like``, and ``heads`` or as many heads."""
+    with torch.device("meta"):
+        attn = Attention(8, 1)
+    attn.num_heads, attn.scale = heads or like.num_heads, like.scale
+    attn.head_dim = len(weight) // 3 // attn.num_heads
+    attn.qkv, attn.proj = _linear(weight, bias), proj
+    return attn
 
 
-def plain_block_weights(weights: dict[str, torch.Tensor], blocks: Any) -> dict[str, torch.Tensor]:
-    """Returns weights in which every parallel block of timm has the names of a plain one.
-
-    Args:
-        weights: weights by timm's names.
-        blocks: timm's blocks.
-    """
-    out = dict(weights)
-    for index, block in enumerate(blocks):
-        name, at = type(block).__name__, f"blocks.{index}."
-        if name not in ("ParallelScalingBlock", "ParallelThingsBlock"):
-            continue
-        own = {key.removeprefix(at): out.pop(key) for key in list(out) if key.startswith(at)}
-        made = _scaling_weights(own, block) if name == "ParallelScalingBlock" else _things_weights(own, block)
-        out |= {f"{at}{key}": value for key, value in made.items()}
-    return out
+def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
+    made = nn.Linear(weight.shape[1], len(weight), bias=bias is not None, device="meta")
+    made.weight = nn.Parameter(weight.detach())
+    if bias is not None:
+        made.bias = nn.Parameter(bias.detach())
+    return made
 
 
-def _scaling_weights(own: dict[str, torch.Tensor], block: Any) -> dict[str, torch.Tensor]:
+def _mlp(act: Any, fc1: nn.Linear, fc2: nn.Linear) -> Any:
+    with torch.device("meta"):
+        mlp = Block(8, 1).mlp
+    mlp.fc1, mlp.fc2, mlp.act = fc1, fc2, act
+    return mlp
+
+
+def _of_scaling(block: Any) -> Any:
     hidden, inner = block.in_split[0], block.num_heads * block.head_dim
-    made = {"mlp.fc1.weight": own["in_proj.weight"][:hidden], "attn.qkv.weight": own["in_proj.weight"][hidden:]}
-    if "in_proj.bias" in own:
-        made["mlp.fc1.bias"], made["attn.qkv.bias"] = own["in_proj.bias"][:hidden], own["in_proj.bias"][hidden:]
+    weight, bias = block.in_proj.weight, block.in_proj.bias
+    first = bias[:hidden] if bias is not None else block.mlp_bias
+    if block.out_proj is None:
+        proj, fc2 = block.attn_out_proj, block.mlp_out_proj
     else:
-        made["mlp.fc1.bias"] = own["mlp_bias"]
-    for kind in ("weight", "bias"):
-        for norm in ("norm1", "norm2"):
-            if f"in_norm.{kind}" in own:
-                made[f"{norm}.{kind}"] = own[f"in_norm.{kind}"]
-    if "out_proj.weight" in own:
-        made["attn.proj.weight"], made["mlp.fc2.weight"] = own["out_proj.weight"].split([inner, hidden], 1)
-    else:
-        made["attn.proj.weight"], made["mlp.fc2.weight"] = own["attn_out_proj.weight"], own["mlp_out_proj.weight"]
-    zeros = torch.zeros_like(made["mlp.fc2.weight"][:, 0])
-    if "out_proj.bias" in own:
-        made["attn.proj.bias"], made["mlp.fc2.bias"] = zeros, own["out_proj.bias"]
-    elif "attn_out_proj.bias" in own:
-        made["attn.proj.bias"], made["mlp.fc2.bias"] = own["attn_out_proj.bias"], own["mlp_out_proj.bias"]
-    else:
-        made["mlp.fc2.bias"] = zeros
-    if "ls.gamma" in own:
-        made["ls1.gamma"] = made["ls2.gamma"] = own["ls.gamma"]
-    return made | {name: value for name, value in own.items() if name.startswith(("q_norm.", "k_norm."))}
+        one, two = block.out_proj.weight.split([inner, hidden], 1)
+        own = block.out_proj.bias
+        proj, fc2 = _linear(one, None if own is None else torch.zeros_like(own)), _linear(two, own)
+    attn = _attention(block, weight[hidden:], None if bias is None else bias[hidden:], proj)
+    attn.q_norm, attn.k_norm = block.q_norm, block.k_norm
+    gamma = getattr(block.ls, "gamma", None)
+    mlp = _mlp(block.mlp_act, _linear(weight[:hidden], first), fc2)
+    return _made(block.in_norm, block.in_norm, attn, mlp, gamma, gamma)
 
 
-def _things_weights(own: dict[str, torch.Tensor], block: Any) -> dict[str, torch.Tensor]:
+def _of_things(block: Any) -> Any:
     """Folds the norms and scales of branches side by side, and joins the branches."""
-    width = len(own["attns.0.norm.weight"])
-    made: dict[str, torch.Tensor] = {}
-    for norm in ("norm1", "norm2"):
-        made[f"{norm}.weight"], made[f"{norm}.bias"] = torch.ones(width), torch.zeros(width)
+    width = len(block.attns[0].norm.weight)
+    joined = {}
     for group, first, second in (("attns", "attn.qkv", "attn.proj"), ("ffns", "mlp.fc1", "mlp.fc2")):
-        read, read_bias, write, write_bias = [], [], [], torch.zeros(width, dtype=torch.float64)
-        for number in range(block.num_parallel):
-            part = {key.removeprefix(f"{group}.{number}."): value.double() for key, value in own.items()}
-            weight = part[f"{first}.weight"]
-            bias = weight @ part["norm.bias"] + part.get(f"{first}.bias", 0)
-            scale = part.get("ls.gamma", torch.ones(width, dtype=torch.float64))
-            read.append(weight * part["norm.weight"])
-            read_bias.append(bias)
-            write.append(part[f"{second}.weight"] * scale[:, None])
-            write_bias = write_bias + part.get(f"{second}.bias", 0) * scale
+        read, read_bias, write, write_bias = [], [], [], torch.zeros_like(block.attns[0].norm.bias).double()
+        for branch in getattr(block, group):
+            one, two = branch.get_submodule(first), branch.get_submodule(second)
+            weight = one.weight.double()
+            scale = branch.ls.gamma.double() if hasattr(branch.ls, "gamma") else torch.ones_like(write_bias)
+            read.append(weight * branch.norm.weight.double())
+            read_bias.append(weight @ branch.norm.bias.double() + (0 if one.bias is None else one.bias.double()))
+            write.append(two.weight.double() * scale[:, None])
+            write_bias = write_bias + (0 if two.bias is None else two.bias.double() * scale)
         if group == "attns":  # queries of all branches first, then keys, then values
             read = [torch.cat(rows) for rows in zip(*(own.chunk(3) for own in read), strict=True)]
             read_bias = [torch.cat(rows) for rows in zip(*(own.chunk(3) for own in read_bias), strict=True)]
-        made[f"{first}.weight"], made[f"{first}.bias"] = torch.cat(read), torch.cat(read_bias)
-        made[f"{second}.weight"], made[f"{second}.bias"] = torch.cat(write, 1), write_bias
-    like = own["attns.0.norm.weight"].dtype
-    return {name: value.to(like) for name, value in made.items()}
+        like = block.attns[0].norm.weight.dtype
+        joined[group] = (
+            _linear(torch.cat(read).to(like), torch.cat(read_bias).to(like)),
+            _linear(torch.cat(write, 1).to(like), write_bias.to(like)),
+        )
+    norm = nn.LayerNorm(width, eps=block.attns[0].norm.eps, device=block.attns[0].norm.weight.device)
+    other = nn.LayerNorm(width, eps=block.ffns[0].norm.eps, device=norm.weight.device)
+    (qkv, proj), (fc1, fc2) = joined["attns"], joined["ffns"]
+    own = block.attns[0].attn
+    attn = _attention(own, qkv.weight, qkv.bias, proj, block.num_parallel * own.num_heads)
+    return _made(norm, other, attn, _mlp(block.ffns[0].mlp.act, fc1, fc2))
 
 
 def refused_block(block: Any) -> str | None:
     """Returns the part of a parallel block that cannot be computed exactly; None if there is none."""
     if type(block).__name__ != "ParallelThingsBlock":
         return None
+    attentions, mlps = [part.attn for part in block.attns], [part.mlp for part in block.ffns]
+    optional = [norm for own in attentions for norm in (own.q_norm, own.k_norm, own.norm)] + [own.norm for own in mlps]
+    if not all(norm is None or isinstance(norm, nn.Identity) for norm in optional):
+        return "parallel branches with norms inside"
     parts = [*block.attns, *block.ffns]
     if not all(isinstance(part.norm, nn.LayerNorm) and part.norm.bias is not None for part in parts):
         return "parallel branches with other norms than LayerNorm"

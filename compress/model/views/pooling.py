@@ -9,6 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compress.model.timm_parts import activation_name, unsupported_part
+from runtime import PoolPlan
+
 _PREFIX = "attn_pool."
 
 
@@ -51,6 +54,36 @@ def pool_to_timm(weights: dict[str, torch.Tensor], wanted: Collection[str]) -> d
         for part, name in (("proj", "proj"), ("norm", "norm"), ("mlp.fc1", "fc1"), ("mlp.fc2", "fc2")):
             w[f"{_PREFIX}{part}.{kind}"] = own[f"{name}.{kind}"]
     return w
+
+
+def pool_plan(pool: Any, prefix: bool) -> PoolPlan:
+    """Returns the widths of a timm attention pooling.
+
+    Args:
+        pool: the pooling.
+        prefix: whether it reads class token and registers, too.
+    """
+    return PoolPlan(pool.num_heads, pool.head_dim, pool.mlp.fc1.out_features, float(pool.norm.eps), prefix)
+
+
+def refuse_pool(pool: Any, act: Any, normed: bool) -> None:
+    """Refuses an attention pooling that cannot be computed exactly.
+
+    Args:
+        pool: timm's pooling.
+        act: activation of the blocks.
+        normed: whether a norm follows the pooling.
+
+    Raises:
+        ModelError: a part of the pooling is not supported, by name.
+    """
+    part = refused_pool(pool)
+    if part is None and normed:
+        part = "attention pooling with a norm behind it"
+    if part is None and activation_name(pool.mlp.act) != activation_name(act):
+        part = "attention pooling with another activation than the blocks"
+    if part is not None:
+        raise unsupported_part(part)
 
 
 def refused_pool(pool: Any) -> str | None:

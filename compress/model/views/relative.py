@@ -41,24 +41,18 @@ def has_position_bias(model: Any) -> bool:
 
 
 def relative_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Returns a timm model's weights under the names of a plain one, and its position biases as constant tables."""
-    weights = dict(model.state_dict())
-    out: dict[str, torch.Tensor] = {}
-    for name, value in weights.items():
-        if "rel_pos" in name or "relative_position" in name:
-            continue
-        if name.endswith(".q_bias"):
-            zero = torch.zeros_like(value)
-            parts = [value, zero, weights[name.replace(".q_bias", ".v_bias")]]
-            out[name.replace(".q_bias", ".qkv.bias")] = torch.cat(parts)
-        elif not name.endswith(".v_bias"):
-            out[name.replace(".gamma_1", ".ls1.gamma").replace(".gamma_2", ".ls2.gamma")] = value
+    """Returns a timm model's weights outside its blocks under the names of a plain one."""
+    skipped = ("blocks.", "shared_rel_pos.", "rel_pos_bias.")
+    return {name: value for name, value in model.state_dict().items() if not name.startswith(skipped)}
+
+
+def position_tables(model: Any) -> dict[str, torch.Tensor]:
+    """Returns the position biases of all blocks of a timm model as constant tables, by their names."""
+    if not has_position_bias(model):
+        return {}
     shared = shared_bias(model)
-    for index, block in enumerate(model.blocks):
-        table = table_of(block.attn, shared)
-        if table is not None:
-            out[f"blocks.{index}.attn.{NAME}"] = table
-    return out
+    found = {f"blocks.{i}.attn.{NAME}": table_of(block.attn, shared) for i, block in enumerate(model.blocks)}
+    return {name: table for name, table in found.items() if table is not None}
 
 
 def relative_to_timm(weights: dict[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
