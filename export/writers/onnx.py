@@ -236,18 +236,23 @@ class _Writer(TensorWriter):
 
     def conv(self, op: Op, x: str, output: str) -> str:
         kernel = self.real_constant(op.inputs[1], np.moveaxis(self.graph.constants[op.inputs[1]], -1, 1), 0)
+        x = self.maps(op, x, output)
         inputs = [self.node("Transpose", [x], f"{output}.planes", perm=[0, 3, 1, 2]), kernel]
         inputs += [self.real(name) for name in op.inputs[2:]]
         y = self.node("Conv", inputs, f"{output}.conv", strides=list(op.options["stride"]))
         y = self.node("Transpose", [y], f"{output}.pixels", perm=[0, 2, 3, 1])
         return self.node("Reshape", [y, self.integers([-1, *self.graph.shapes[op.output]])], output)
 
+    def maps(self, op: Op, x: str, output: str) -> str:
+        """Returns an operator's input as maps ``(batch, H, W, C)``, which the images are already."""
+        if op.inputs[0] == self.graph.input:
+            return x
+        return self.node("Reshape", [x, self.integers([-1, *self.graph.shapes[op.inputs[0]][1:]])], f"{output}.map")
+
     def on_maps(self, op: Op, x: str, output: str) -> str:
         """Writes an operator of a stem, which takes maps ``(batch, C, H, W)``."""
-        shape, options = self.graph.shapes[op.inputs[0]], op.options
-        if op.inputs[0] != self.graph.input:
-            x = self.node("Reshape", [x, self.integers([-1, *shape[1:]])], f"{output}.map")
-        x = self.node("Transpose", [x], f"{output}.planes", perm=[0, 3, 1, 2])
+        options = op.options
+        x = self.node("Transpose", [self.maps(op, x, output)], f"{output}.planes", perm=[0, 3, 1, 2])
         if op.kind == "conv":
             weight, bias = op.inputs[1:]
             kernel = self.real_constant(weight, np.moveaxis(self.graph.constants[weight], -1, 1), 0)

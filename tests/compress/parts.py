@@ -45,6 +45,7 @@ PARTS = {
         16,
         overrides=_TOY | {"qkv_bias": False, "proj_bias": False, "init_values": 0.1},
     ),
+    "rotary-and-pool": ModelSpec("vit_pe_core_tiny_patch16_384", 32, 16, overrides=_TOY),
     "mlp-without-biases": ModelSpec("vit_tiny_patch16_224", 32, 16, overrides=_TOY | {"proj_bias": False}),
     "branches-side-by-side": ModelSpec("vit_small_patch16_18x2_224", 32, 16, overrides=_TOY),
     "shared-position-mlp": ModelSpec("vit_srelpos_small_patch16_224", 32, 16, overrides=_TOY),

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compress.bases.turning import random_rotation
 from compress.model.canonical import canonical, rotate_stream, stream_readers, stream_writers
-from compress.model.parts.axes import parameter_axes
+from compress.model.parts.axes import parameter_axes, table_axes
 from compress.model.slicing import KeptUnits, compose, keep_all, plan_of, same_widths, slice_vit
 from compress.model.vit import SlicedViT, build
 from runtime import macs, params
@@ -78,7 +78,7 @@ def test_the_model_is_left_alone_and_a_second_time_changes_nothing(key: str) -> 
 @settings(max_examples=4, deadline=None)
 def test_cost_is_counted_exactly(key: str, data: st.DataObject) -> None:
     whole = canonical(model_of_kind(key))
-    assert {name: len(axes) for name, axes in parameter_axes(whole.plan).items()} == {
+    assert {name: len(axes) for name, axes in (parameter_axes(whole.plan) | table_axes(whole.plan)).items()} == {
         name: value.ndim for name, value in whole.state_dict().items()
     }
     for model in (whole, slice_vit(whole, data.draw(kepts(whole.plan)))):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from compress.importance.base import ImportanceInputs
 from compress.importance.scores import l2
 from compress.model.load import ModelSpec, check_model, load_model
-from compress.model.parts.axes import parameter_axes
+from compress.model.parts.axes import parameter_axes, table_axes
 from compress.model.slicing import slice_vit
 from compress.model.timm_vit import from_timm, to_timm
 from runtime import ModelError, PlanError, PoolPlan, decode, encode, macs, params
@@ -43,7 +43,7 @@ def test_our_weights_compute_the_same_in_timm(part: str) -> None:
     theirs = timm_model_with(part)
     images = images_for(model_with(part).plan, 2)
     wanted = outputs(theirs, images)
-    if part in NO_WAY_BACK or part.startswith(("any-shape", "parallel", "branches")):
+    if part in NO_WAY_BACK or part.startswith(("any-shape", "parallel", "branches", "rotary")):
         with pytest.raises(ModelError, match="no place in"):
             to_timm(model_with(part).state_dict(), theirs.state_dict())
         return
@@ -71,7 +71,7 @@ def test_one_action_equals_the_masked_model(part: str, action: str, data: st.Dat
 @pytest.mark.parametrize("part", PARTS)
 def test_every_weight_has_its_axes_and_units_have_importance(part: str) -> None:
     model = model_with(part)
-    axes = parameter_axes(model.plan)
+    axes = parameter_axes(model.plan) | table_axes(model.plan)
     assert axes.keys() == model.state_dict().keys()
     for name, value in model.state_dict().items():
         assert len(axes[name]) == value.ndim, name
