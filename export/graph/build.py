@@ -167,13 +167,20 @@ class _Vit(VitParts):
         return self.write(stream, self.joined(mixed, f"{at}.mixed"), out, out_bias, index, "gamma1", f"{at}.proj")
 
     def biased(self, scores: str, at: str) -> str:
-        """Adds the position bias to scores ``(…, heads, rows, N)`` of the first tokens, or ``(heads, N)`` of one."""
-        table = self.weights.get(f"{at}.position_bias")
+        """Adds the position bias to scores ``(…, heads, rows, N)`` of the first tokens, or ``(heads, N)`` of one.
+
+        The scores of one token get a dimension in front for the sum, which LiteRT's GPU delegate computes wrongly of
+        two constants' dimensions alone.
+        """
+        table, g = self.weights.get(f"{at}.position_bias"), self.g
         if table is None:
             return scores
-        shape = self.g.shapes[scores]
-        rows = 1 if len(shape) == 2 else shape[-2]
-        return self.g.op("add", [scores, self.g.constant(f"{at}.bias", table[:, :rows].reshape(shape))], f"{at}.biased")
+        shape = g.shapes[scores]
+        if len(shape) > 2:
+            return g.op("add", [scores, g.constant(f"{at}.bias", table[:, : shape[-2]].reshape(shape))], f"{at}.biased")
+        scores = g.op("reshape", [scores], f"{at}.scores.rows", shape=(1, *shape))
+        scores = g.op("add", [scores, g.constant(f"{at}.bias", table[None, :, 0])], f"{at}.biased.rows")
+        return g.op("reshape", [scores], f"{at}.biased", shape=shape)
 
     def balanced(
         self, index: int, query: Array, query_bias: Array | None, key: Array, key_bias: Array | None
