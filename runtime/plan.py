@@ -94,8 +94,10 @@ class ShapePlan:
         mlp_norm: a LayerNorm of the hidden units before the MLP's last Linear (sub-LN).
         attn_norm: a LayerNorm of what attention's projection reads, over all heads (sub-LN).
         qk_norm: a norm of every head's query and key, with a weight for each dimension.
-        qk_norm_dim: number that an RMSNorm of queries and keys divides the sum of squares by: the width of a head
-            before it was cut. 0 stands for ``qk_dim``.
+        qk_norm_dim: number that the norms of queries and keys divide their sums by: the width of a head before it was
+            cut, so that removed units count as zeros. 0 stands for the width itself.
+        attn_norm_dim: the same for ``attn_norm``: the width of all heads.
+        mlp_norm_dim: the same for ``mlp_norm``: the hidden units.
         inner_eps: epsilon of the norms inside attention and MLP.
         patch_norm: a norm of the patches before positions are added (AIMv2).
         rope: rotary positions: pairs of a query's and a key's dimensions are rotated by angles that depend on the
@@ -133,6 +135,8 @@ class ShapePlan:
     attn_norm: bool = field(default=False, metadata=_NEW)
     qk_norm: QkNorm = field(default="none", metadata=_NEW)
     qk_norm_dim: int = field(default=0, metadata=_NEW)
+    attn_norm_dim: int = field(default=0, metadata=_NEW)
+    mlp_norm_dim: int = field(default=0, metadata=_NEW)
     inner_eps: float = field(default=1e-6, metadata=_NEW)
     patch_norm: bool = field(default=False, metadata=_NEW)
     rope: Rope = field(default="none", metadata=_NEW)
@@ -212,8 +216,10 @@ class ShapePlan:
             raise PlanError("A norm of the patches and one after the embedding exclude each other")
         if not (math.isfinite(self.inner_eps) and self.inner_eps > 0):
             raise PlanError("inner_eps must be positive", got=self.inner_eps)
-        if self.qk_norm_dim < 0 or (self.qk_norm_dim and self.qk_norm != "rms"):
-            raise PlanError("qk_norm_dim is the width of heads that were cut", expected="RMSNorms of queries and keys")
+        for name, there in (("qk", self.qk_norm != "none"), ("attn", self.attn_norm), ("mlp", self.mlp_norm)):
+            dim = getattr(self, f"{name}_norm_dim")
+            if dim < 0 or (dim and not there):
+                raise PlanError(f"{name}_norm_dim is the width of a norm before a cut", expected="that norm", got=dim)
 
     @property
     def norm_names(self) -> tuple[str, ...]:

@@ -16,11 +16,11 @@ from runtime import MissingExtraError, ModelError, PlanError, PocketVitWarning, 
 
 from .checkpoint_file import open_checkpoint, with_classifier
 from .checkpoint_fit import LoadReport, fit_checkpoint, head_classes
+from .conversion.naflex import at_size
 from .hub.brought import HubModel, open_hub
 from .hub.place import is_place
 from .metadata import WeightsMetadata, names_in_checkpoint, timm_metadata
 from .timm_vit import from_timm, plan_of_timm
-from .views.naflex import at_size
 from .vit import SlicedViT
 
 try:

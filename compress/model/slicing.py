@@ -100,17 +100,12 @@ def narrowed(plan: ShapePlan, embed_dim: int, blocks: Sequence[BlockPlan]) -> Sh
     # zeros in place of the removed dimensions leave an RMSNorm's divisor as it is
     dim = (plan.norm_dim or plan.embed_dim) if plan.norm_type == "rms" and embed_dim < plan.embed_dim else None
     dim = plan.norm_dim if dim is None else dim
-    heads = plan.qk_norm_dim
-    cut = any(own.qk_dim < whole.qk_dim for own, whole in zip(blocks, plan.blocks, strict=False))
-    if plan.qk_norm == "rms" and not heads and cut:
-        heads = plan.blocks[0].qk_dim
-    return replace(smaller, embed_dim=embed_dim, blocks=tuple(blocks), norm_dim=dim, qk_norm_dim=heads)
+    return replace(smaller, embed_dim=embed_dim, blocks=tuple(blocks), norm_dim=dim)
 
 
 def same_widths(one: ShapePlan, other: ShapePlan) -> bool:
     """Returns whether two plans differ at most in the epsilons of their norms and in what RMSNorms divide by."""
-    plain = (replace(plan, norm_eps=1.0, norm_dim=0, qk_norm_dim=0) for plan in (one, other))
-    return next(plain) == next(plain)
+    return replace(one, norm_eps=1.0, norm_dim=0) == replace(other, norm_eps=1.0, norm_dim=0)
 
 
 def slice_vit(model: SlicedViT, kept: KeptUnits) -> SlicedViT:

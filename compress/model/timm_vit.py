@@ -11,8 +11,20 @@ from torch import nn
 
 from runtime import ModelError, NormPlace, Pooling, PosEmbed, ShapePlan, StemOp
 
-from .timm_eva import eva_weights, plan_of_eva
-from .timm_needs import (
+from .conversion.blocks import kind_of, plain_block, refused_block
+from .conversion.eva import eva_weights, plan_of_eva
+from .conversion.inner import (
+    block_plan,
+    inner_options,
+    inner_weights,
+    is_absent,
+    norm_kind,
+    unsupported_part,
+    without_gains,
+)
+from .conversion.kinds import VIEWS, plain_weights, seen_as_plain
+from .conversion.naflex import refused_embedding
+from .conversion.needs import (
     Attention,
     Block,
     Eva,
@@ -22,13 +34,9 @@ from .timm_needs import (
     VisionTransformer,
     VisionTransformerDistilled,
 )
-from .timm_parts import block_plan, inner_options, inner_weights, is_absent, norm_kind, unsupported_part, without_gains
-from .views.blocks import kind_of, plain_block, refused_block
-from .views.kinds import VIEWS, plain_weights, seen_as_plain
-from .views.naflex import refused_embedding
-from .views.pooling import pool_from_timm, pool_plan, pool_to_timm, refuse_pool
-from .views.relative import has_position_bias, position_tables, relative_to_timm
-from .views.stems import stem_of
+from .conversion.pooling import pool_from_timm, pool_plan, pool_to_timm, refuse_pool
+from .conversion.relative import has_position_bias, position_tables, relative_to_timm
+from .conversion.stems import stem_of
 from .vit import SlicedViT, build
 
 

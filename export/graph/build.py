@@ -13,10 +13,11 @@ import numpy as np
 from runtime import BlockPlan
 
 from .attention_pool import attention_pool
+from .inner_parts import InnerParts
 from .ir import Array, Graph
 from .rewrites import DEFAULT_REWRITES, Rewrites, Scales
 from .stem import stem
-from .vit_parts import INPUT, OUTPUT, Normed, VitParts
+from .vit_parts import INPUT, OUTPUT, Normed
 
 if TYPE_CHECKING:
     from compress.model.vit import SlicedViT
@@ -34,14 +35,14 @@ def vit_graph(model: SlicedViT, rewrites: Rewrites = DEFAULT_REWRITES, scales: S
     return _Vit(model.plan, weights, rewrites, scales or Scales()).build()
 
 
-class _Vit(VitParts):
+class _Vit(InnerParts):
     """Builds the graph block by block; ``x`` is always the name of the residual stream."""
 
     def build(self) -> Graph:
         plan, g = self.plan, self.g
         x = self.embed()
         if plan.norm_pre:
-            x = self.norm_pre(x)
+            x = self.early_norm(x, "norm_pre")
         for i, block in enumerate(plan.blocks):
             last = i == len(plan.blocks) - 1
             rows, before = self.pooled_rows() if last else None, x
@@ -71,9 +72,9 @@ class _Vit(VitParts):
         c, n = plan.token_dim, plan.num_patches
         kernel = self.embedded(w["patch_embed.weight"].transpose(0, 2, 3, 1))
         bias = self.embedded(w["patch_embed.bias"]) if plan.patch_bias else np.zeros(c)
-        position = self.embedded(w["pos_embed"][0], -1) if plan.pos_embed != "none" else None
+        position = self.placed(w["pos_embed"][0]) if plan.pos_embed != "none" else None
         tokens = [w[name][0] for name in ("cls_token", "dist_token", "reg_token") if name in w]
-        prefix = self.embedded(np.concatenate(tokens), -1) if tokens else None
+        prefix = self.placed(np.concatenate(tokens)) if tokens else None
         fold = self.rewrites.fold_embed and position is not None
         pixels = stem(self) if plan.stem else INPUT
         if self.rewrites.patch_rows:
@@ -82,6 +83,8 @@ class _Vit(VitParts):
             inputs = [pixels, g.constant("patch_embed.weight", kernel), g.constant("patch_embed.bias", bias)]
             x = g.op("conv_2d", inputs, "patch_embed", stride=plan.patch_size)
             x = g.op("reshape", [x], "patches", shape=(*self.batch, n, c))
+        if plan.patch_norm:
+            x = self.early_norm(x, "patch_norm")
         skip = plan.num_prefix_tokens if plan.pos_embed == "all" else 0
         if fold:
             assert position is not None
@@ -102,6 +105,10 @@ class _Vit(VitParts):
         """Returns a weight of the embedding, centred and scaled where it writes into the residual stream."""
         return value if self.plan.pre_dim else self.written(value, axis)
 
+    def placed(self, value: Array) -> Array:
+        """Returns tokens or positions, centred and scaled where they are added to the residual stream."""
+        return self.written(value, -1) if self.plan.patch_norm else self.embedded(value, -1)
+
     def patch_rows(self, x: str) -> str:
         """Maps the image, or the stem's last map, to ``(…, patches, pixels of a patch)``."""
         (height, width), (rows, columns), chans = self.plan.map_size, self.plan.patch_size, self.plan.map_chans
@@ -111,22 +118,22 @@ class _Vit(VitParts):
             x = g.op("transpose", [x], "image.patches", perm=(0, 2, 1, 3))
         return g.op("reshape", [x], "patches", shape=(*self.batch, down * across, rows * columns * chans))
 
-    def norm_pre(self, x: str) -> str:
+    def early_norm(self, x: str, name: str) -> str:
         """Adds a norm whose output is the residual stream, or with RMSNorms the Linear that writes it."""
         g = self.g
         if self.plan.pre_dim:
-            normed = self.norm(x, "norm_pre")
+            normed = self.norm(x, name)
             weight, bias = self.affine(normed, "pre")
             assert bias is not None
             return g.linear(normed.name, self.written(weight), self.written(bias), "pre")
-        x = self.norm(x, "norm_pre", fold=False).name
+        x = self.norm(x, name, fold=False).name
         if not self.rms:
             return x
-        x = g.op("sub", [x, g.op("mean", [x], "norm_pre.mean_out", axis=(-1,))], "norm_pre.centred_out")
+        x = g.op("sub", [x, g.op("mean", [x], f"{name}.mean_out", axis=(-1,))], f"{name}.centred_out")
         if self.stream_scale is None:
             return x
         row = (1,) * (len(g.shapes[x]) - 1) + (-1,)
-        return g.op("mul", [x, g.constant("norm_pre.rescale", 1 / self.stream_scale.reshape(row))], "norm_pre.rescaled")
+        return g.op("mul", [x, g.constant(f"{name}.rescale", 1 / self.stream_scale.reshape(row))], f"{name}.rescaled")
 
     def attention(self, stream: str, index: int, block: BlockPlan, rows: int | None) -> str:
         g, w, at = self.g, self.weights, f"blocks.{index}.attn"
@@ -136,35 +143,47 @@ class _Vit(VitParts):
         if rows is not None:
             some = replace(normed, name=self.first(normed.name, rows, f"{at}.rows"))
             stream = self.first(stream, rows, f"{at}.stream_rows")
-        scale = self.plan.attn_scale if self.rewrites.fold_scale else 1.0
+        plan, order = self.plan, self.head_order(block)
+        scale = plan.attn_scale if self.rewrites.fold_scale and plan.qk_norm == "none" else 1.0
         query, query_bias = self.affine(some, f"{at}.q", scale)
         key, key_bias = self.affine(normed, f"{at}.k")
         value, value_bias = self.affine(normed, f"{at}.v")
         query, query_bias, key, key_bias = self.balanced(index, query, query_bias, key, key_bias)
+        query, key = query[order], key[order]
+        query_bias, key_bias = (None if bias is None else bias[order] for bias in (query_bias, key_bias))
         out, out_bias = w[f"{at}.proj.weight"], w.get(f"{at}.proj.bias")
         if self.rewrites.fold_bias:
-            key_bias = None
-            if value_bias is not None:
+            key_bias = None if plan.mixes_qk else key_bias
+            if value_bias is not None and not plan.attn_norm:
                 out_bias = out @ value_bias + (0 if out_bias is None else out_bias)
                 value_bias = None
-        if self.scales.v:
+        if self.scales.v and not plan.attn_norm:
             ratio = self.scales.v[index]
             value, out = value / ratio[:, None], out * ratio
             value_bias = None if value_bias is None else value_bias / ratio
-        folded = key_bias is None and value_bias is None and self.rewrites.fold_scale
+        folded = key_bias is None and value_bias is None and self.rewrites.fold_scale and plan.mixes_qk
         if rows == 1 and folded and self.rewrites.one_query and not self.rewrites.half:
             one = g.linear(some.name, query, query_bias, f"{at}.q")
             joined = self.attention_of_one(one, normed.name, key, value, at)
-            return self.write(stream, joined, out, out_bias, index, "gamma1", f"{at}.proj")
+            return self.project(stream, joined, out, out_bias, index)
         q = self.heads(g.linear(some.name, query, query_bias, f"{at}.q"), block.num_heads, f"{at}.q")
         k = self.heads(g.linear(normed.name, key, key_bias, f"{at}.k"), block.num_heads, f"{at}.k")
         v = self.heads(g.linear(normed.name, value, value_bias, f"{at}.v"), block.num_heads, f"{at}.v")
+        q, k = self.looked(q, index, "q", rows), self.looked(k, index, "k")
         if not self.rewrites.fold_scale:
             factor = g.constant("attn_scale", np.full((1,) * len(g.shapes[q]), self.plan.attn_scale))
             q = g.op("mul", [q, factor], f"{at}.q.scaled")
         scores = self.biased(g.op("batch_matmul", [q, k], f"{at}.scores", adj_y=True), at)
         mixed = g.op("batch_matmul", [g.op("softmax", [scores], f"{at}.softmax"), v], f"{at}.mixed")
-        return self.write(stream, self.joined(mixed, f"{at}.mixed"), out, out_bias, index, "gamma1", f"{at}.proj")
+        return self.project(stream, self.joined(mixed, f"{at}.mixed"), out, out_bias, index)
+
+    def project(self, stream: str, joined: str, weight: Array, bias: Array | None, index: int) -> str:
+        """Adds attention's projection, behind a norm where there is one."""
+        at = f"blocks.{index}.attn"
+        if self.plan.attn_norm:
+            normed = self.inner_norm(joined, f"{at}.norm", self.plan.attn_norm_dim)
+            joined, (weight, bias) = normed.name, self.read_normed(normed, weight, bias)
+        return self.write(stream, joined, weight, bias, index, "gamma1", f"{at}.proj")
 
     def biased(self, scores: str, at: str) -> str:
         """Adds the position bias to scores ``(…, heads, rows, N)`` of the first tokens, or ``(heads, N)`` of one.
@@ -185,7 +204,7 @@ class _Vit(VitParts):
     def balanced(
         self, index: int, query: Array, query_bias: Array | None, key: Array, key_bias: Array | None
     ) -> tuple[Array, Array | None, Array, Array | None]:
-        if not self.scales.qk:
+        if not self.scales.qk or not self.plan.mixes_qk:
             return query, query_bias, key, key_bias
         factor = self.scales.qk[index]
         query, key = query * factor[:, None], key / factor[:, None]
@@ -220,11 +239,18 @@ class _Vit(VitParts):
     def mlp(self, stream: str, read: str, index: int, mean_early: bool) -> str:
         w, at = self.weights, f"blocks.{index}.mlp"
         normed = Normed(read) if self.plan.block_kind == "post" else self.norm(read, f"blocks.{index}.norm2")
-        first, first_bias = self.affine(normed, f"{at}.fc1")
-        hidden = self.activated(normed.name, first, first_bias, f"{at}.fc1", f"{at}.act")
+        if self.plan.gated_mlp:
+            hidden = self.gated(normed, at)
+        else:
+            first, first_bias = self.affine(normed, f"{at}.fc1")
+            hidden = self.activated(normed.name, first, first_bias, f"{at}.fc1", f"{at}.act")
+        second: tuple[Array, Array | None] = w[f"{at}.fc2.weight"], w[f"{at}.fc2.bias"]
+        if self.plan.mlp_norm:
+            own = self.inner_norm(hidden, f"{at}.norm", self.plan.mlp_norm_dim)
+            hidden, second = own.name, self.read_normed(own, *second)
         if mean_early:
             hidden, stream = self.pooled(hidden, f"{at}.act.mean"), self.pooled(stream, f"{at}.stream.mean")
-        return self.write(stream, hidden, w[f"{at}.fc2.weight"], w[f"{at}.fc2.bias"], index, "gamma2", f"{at}.fc2")
+        return self.write(stream, hidden, *second, index, "gamma2", f"{at}.fc2")
 
     def head(self, x: str) -> str:
         plan = self.plan

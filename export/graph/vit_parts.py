@@ -75,13 +75,14 @@ class VitParts:
         """
         g, rank = self.g, len(self.g.shapes[x])
         width, eps = g.shapes[x][-1], self.plan.eps_of(name) if own_eps is None else own_eps
-        dim = width if name == "norm_pre" or own_eps else self.plan.norm_dim or width
+        early = name in ("norm_pre", "patch_norm")
+        dim = width if early or own_eps else self.plan.norm_dim or width
         weight, bias = self.weights.get(f"{name}.weight"), self.weights.get(f"{name}.bias")
         if not self.rms or own_eps:
             mean = g.op("mean", [x], f"{name}.mean", axis=(-1,))
             x = g.op("sub", [x, mean], f"{name}.centred")
         square = self.square(x, f"{name}.square")
-        if self.stream_scale is None or own_eps or (self.plan.pre_dim and name == "norm_pre"):
+        if self.stream_scale is None or own_eps or (self.plan.pre_dim and early):
             variance = g.op("mean", [square], f"{name}.variance", axis=(-1,))
             # the mean over the dimensions that a cut left is larger than the mean over all
             gain = half_gain(eps * dim / width, width, self.rewrites.half)

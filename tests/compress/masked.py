@@ -47,12 +47,12 @@ class _Masked:
         return self.normal(x, self.stream, self.plan.eps_of(name), weight, bias)
 
     def normal(
-        self, x: torch.Tensor, m: torch.Tensor, eps: float, weight: torch.Tensor, bias: torch.Tensor
+        self, x: torch.Tensor, m: torch.Tensor, eps: float, weight: torch.Tensor, bias: torch.Tensor, dim: int = 0
     ) -> torch.Tensor:
-        """LayerNorm over the channels that the mask ``m`` leaves."""
-        n = m.sum()
+        """LayerNorm over the channels that the mask ``m`` leaves, or with zeros for the others, ``dim`` in all."""
+        n = dim or m.sum()
         mean = (x * m).sum(-1, keepdim=True) / n
-        variance = (m * (x - mean) ** 2).sum(-1, keepdim=True) / n
+        variance = ((m * (x - mean) ** 2).sum(-1, keepdim=True) + (n - m.sum()) * mean**2) / n
         return m * ((x - mean) / (variance + eps) ** 0.5 * weight + bias)
 
     def head_norm(self, x: torch.Tensor, m: torch.Tensor, name: str, rows: slice) -> torch.Tensor:
@@ -61,8 +61,9 @@ class _Masked:
             return x * m
         weight = self.w[f"{name}.weight"][rows]
         if self.plan.qk_norm == "layer":
-            return self.normal(x, m, self.plan.inner_eps, weight, self.w[f"{name}.bias"][rows])
-        dim = self.plan.qk_norm_dim or len(m)
+            bias = self.w[f"{name}.bias"][rows]
+            return self.normal(x, m, self.plan.inner_eps, weight, bias, self.plan.qk_norm_dim)
+        dim = self.plan.qk_norm_dim or m.sum()
         return m * weight * x / ((m * x**2).sum(-1, keepdim=True) / dim + self.plan.inner_eps) ** 0.5
 
     def turned(self, x: torch.Tensor, i: int, head: int) -> torch.Tensor:
@@ -97,7 +98,7 @@ class _Masked:
             every[v_rows] = v_mask
         if self.plan.attn_norm:
             weight, bias = self.w[f"{at}.norm.weight"], self.w[f"{at}.norm.bias"]
-            joined = self.normal(joined, every, self.plan.inner_eps, weight, bias)
+            joined = self.normal(joined, every, self.plan.inner_eps, weight, bias, self.plan.attn_norm_dim)
         return self.affine(joined, f"{at}.proj")
 
     def mlp(self, x: torch.Tensor, i: int) -> torch.Tensor:
@@ -107,7 +108,7 @@ class _Masked:
         hidden = units * hidden
         if self.plan.mlp_norm:
             weight, bias = self.w[f"{at}.norm.weight"], self.w[f"{at}.norm.bias"]
-            hidden = self.normal(hidden, units, self.plan.inner_eps, weight, bias)
+            hidden = self.normal(hidden, units, self.plan.inner_eps, weight, bias, self.plan.mlp_norm_dim)
         return self.affine(hidden, f"{at}.fc2")
 
     def activate(self, x: torch.Tensor) -> torch.Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from compress.model.conversion.naflex import at_size
 from compress.model.load import ModelSpec
 from compress.model.timm_vit import from_timm
-from compress.model.views.naflex import at_size
 from compress.model.vit import SlicedViT
 from tests.compress.tiny import timm_model
 

@@ -34,7 +34,7 @@ ARCHITECTURES = {
 
 MODERN = {
     "eva02": ModelSpec("eva02_tiny_patch14_224", 28, 14, overrides=_TOY),
-    "eva02-clip": ModelSpec("eva02_base_patch16_clip_224", 32, 16, overrides=_TOY),
+    "eva02-clip": ModelSpec("eva02_base_patch16_clip_224", 32, 16, overrides=_TOY | {"mlp_ratio": 1.625}),
     "dinov3": ModelSpec("vit_small_patch16_dinov3_qkvb", 32, 16, overrides=_TOY | {"num_heads": 3}),
     "perception": ModelSpec("vit_pe_spatial_tiny_patch16_512", 32, 16, overrides=_TOY),
     "rope-mixed": ModelSpec("vit_small_patch16_rope_mixed_224", 32, 16, overrides=_TOY),

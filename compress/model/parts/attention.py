@@ -7,7 +7,7 @@ from torch import nn
 
 from runtime import BlockPlan, ShapePlan
 
-from .norms import HeadNorm
+from .norms import HeadNorm, InnerNorm
 from .rope import Rope
 
 
@@ -27,7 +27,7 @@ class Attention(nn.Module):
         self.q_norm = HeadNorm(plan, block) if plan.qk_norm != "none" else None
         self.k_norm = HeadNorm(plan, block) if plan.qk_norm != "none" else None
         self.rope = Rope(plan, block) if plan.rope != "none" else None
-        self.norm = nn.LayerNorm(heads * block.v_dim, eps=plan.inner_eps) if plan.attn_norm else None
+        self.norm = InnerNorm(heads * block.v_dim, plan.attn_norm_dim, plan.inner_eps) if plan.attn_norm else None
         self.proj = nn.Linear(heads * block.v_dim, c, bias=plan.proj_bias)
         # a constant, which no training changes
         table = torch.zeros(heads, plan.num_tokens, plan.num_tokens) if plan.position_bias else None

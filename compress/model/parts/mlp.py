@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from runtime import BlockPlan, ShapePlan
 
+from .norms import InnerNorm
+
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -32,7 +34,7 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(plan.embed_dim, block.mlp_dim)
         self.fc2 = nn.Linear(block.mlp_dim, plan.embed_dim)
         self.gate = nn.Linear(plan.embed_dim, block.mlp_dim) if plan.gated_mlp else None
-        self.norm = nn.LayerNorm(block.mlp_dim, eps=plan.inner_eps) if plan.mlp_norm else None
+        self.norm = InnerNorm(block.mlp_dim, plan.mlp_norm_dim, plan.inner_eps) if plan.mlp_norm else None
         self.act = ACTIVATIONS[plan.act]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

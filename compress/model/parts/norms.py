@@ -40,10 +40,49 @@ def norm_of(plan: ShapePlan, name: str) -> nn.Module:
     return RmsNorm(width if early else plan.norm_dim or width, plan.eps_of(name))
 
 
+def normalised(x: torch.Tensor, dim: int, eps: float, centred: bool) -> torch.Tensor:
+    """Returns ``x (..., C)`` divided by its deviation, or by its root mean square where it is not centred.
+
+    Args:
+        x: values.
+        dim: number that sums are divided by; what ``x`` lacks of it counts as zeros, and zeros beyond it do not count.
+        eps: constant added to the variance or mean square.
+        centred: whether the mean is subtracted first.
+    """
+    zeros: torch.Tensor | float = 0.0
+    if centred:
+        mean = x.sum(-1, keepdim=True) / dim
+        zeros, x = (dim - x.shape[-1]) * mean.square(), x - mean
+    return x * ((x.square().sum(-1, keepdim=True) + zeros) / dim + eps).rsqrt()
+
+
+class InnerNorm(nn.Module):
+    """LayerNorm of what attention's projection or the MLP's last Linear reads; units that were cut count as zeros.
+
+    Args:
+        width: channels.
+        dim: channels before a cut; 0 stands for ``width``.
+        eps: constant added to the variance.
+
+    Ref: Wang et al. 2022 (Foundation Transformers, arXiv 2210.06423), section 3.1 (sub-LN).
+    """
+
+    def __init__(self, width: int, dim: int, eps: float) -> None:
+        super().__init__()
+        self.dim, self.eps = dim or width, eps
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps ``(..., width)`` to ``(..., width)``."""
+        if self.dim == x.shape[-1]:
+            return nn.functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+        return normalised(x, self.dim, self.eps, centred=True) * self.weight + self.bias
+
+
 class HeadNorm(nn.Module):
     """Normalises each head's query or key, with a weight for every dimension of every head.
 
-    A LayerNorm leaves dimensions that were cut out of its statistics; an RMSNorm counts them as zeros.
+    Dimensions that were cut count as zeros.
 
     Args:
         plan: plan of the model.
@@ -59,9 +98,7 @@ class HeadNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps ``(B, num_heads, N, d)`` to ``(B, num_heads, N, d)``."""
-        if self.bias is not None:
-            x = x - x.mean(-1, keepdim=True)
-        x = x * (x.square().sum(-1, keepdim=True) / self.dim + self.eps).rsqrt() * self.weight.view(self.shape)
+        x = normalised(x, self.dim, self.eps, self.centred) * self.weight.view(self.shape)
         return x if self.bias is None else x + self.bias.view(self.shape)
 
 

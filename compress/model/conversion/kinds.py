@@ -28,9 +28,9 @@ class View:
 
 
 VIEWS = {
-    Beit: View(relative.plain_view, relative.relative_weights),
-    VisionTransformerRelPos: View(relative.plain_view, relative.relative_weights),
-    NaFlexVit: View(naflex.plain_view, naflex.naflex_weights),
+    Beit: View(relative.relative_view, relative.relative_weights),
+    VisionTransformerRelPos: View(relative.relative_view, relative.relative_weights),
+    NaFlexVit: View(naflex.naflex_view, naflex.naflex_weights),
 }
 """The classes that have another form than timm's plain Vision Transformer."""
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compress.model.timm_parts import activation_name, unsupported_part
 from runtime import PoolPlan
+
+from .inner import activation_name, unsupported_part
 
 _PREFIX = "attn_pool."
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from runtime import NormPlace, ShapePlan
 
-from .timm_needs import EvaBlock, PatchEmbed
-from .timm_parts import Weights, block_plan, inner_options, inner_weights, is_absent, norm_kind, unsupported_part
-from .views.pooling import pool_plan, refuse_pool
+from .inner import Weights, block_plan, inner_options, inner_weights, is_absent, norm_kind, unsupported_part
+from .needs import EvaBlock, PatchEmbed
+from .pooling import pool_plan, refuse_pool
 
 
 def plan_of_eva(model: Any) -> ShapePlan:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress.model.timm_needs import Attention, Block, LayerScale
 from runtime import BlockKind
+
+from .needs import Attention, Block, LayerScale
 
 POST = ("ResPostBlock", "ResPostRelPosBlock")
 """Classes whose norms stand behind the branches."""

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from runtime import BlockPlan, ModelError, NormType, ShapePlan
+from compress.model.parts.mlp import ACTIVATIONS
+from compress.model.parts.norms import norm_readers
+from runtime import MULTIPLE, BlockPlan, ModelError, NormType, ShapePlan
 
-from .parts.mlp import ACTIVATIONS
-from .parts.norms import norm_readers
-from .timm_needs import Attention, AttentionRope, EvaAttention, GluMlp, Mlp, RmsNorms, SwiGLU, get_act_layer
+from .needs import Attention, AttentionRope, EvaAttention, GluMlp, Mlp, RmsNorms, SwiGLU, get_act_layer
 
 Weights = dict[str, torch.Tensor]
 
@@ -71,7 +71,12 @@ def norm_kind(norms: Iterable[Any]) -> NormType:
 def block_plan(block: Any) -> BlockPlan:
     """Returns the widths of a block."""
     attn = block.attn
-    return BlockPlan(attn.num_heads, attn.head_dim, attn.head_dim, block.mlp.fc2.in_features)
+    return BlockPlan(attn.num_heads, attn.head_dim, attn.head_dim, padded(block.mlp.fc2.in_features))
+
+
+def padded(width: int) -> int:
+    """Returns the hidden units of a model whose MLP has ``width``: the next multiple of 8; units of zeros fill it."""
+    return -(-width // MULTIPLE) * MULTIPLE
 
 
 def inner_options(blocks: Sequence[Any]) -> dict[str, Any]:
@@ -109,6 +114,9 @@ def _options(block: Any) -> dict[str, Any]:
         "mlp_norm": not is_absent(mlp.norm),
         "attn_norm": not is_absent(attn.norm),
         "qk_norm": "none" if is_absent(attn.q_norm) else norm_kind([attn.q_norm, attn.k_norm]),
+        "qk_norm_dim": 0 if is_absent(attn.q_norm) else attn.head_dim,
+        "attn_norm_dim": 0 if is_absent(attn.norm) else attn.num_heads * attn.head_dim,
+        "mlp_norm_dim": 0 if is_absent(mlp.norm) else mlp.fc2.in_features,
         "inner_eps": float(inner[0].eps) if inner else 1e-6,
         "act": activation_name(mlp.act),
     }
@@ -185,7 +193,15 @@ def _mlp_weights(mlp: Any) -> Weights:
     for name, value in dict(weights).items():
         if name.endswith("fc1.weight") or name.endswith("gate.weight") or name.endswith("fc2.weight"):
             weights.setdefault(name.replace(".weight", ".bias"), value.new_zeros(len(value)))
-    return weights
+    more = padded(mlp.fc2.in_features) - mlp.fc2.in_features
+    return {name: _filled(name, value, more) for name, value in weights.items()}
+
+
+def _filled(name: str, value: torch.Tensor, more: int) -> torch.Tensor:
+    """Returns a weight of an MLP with hidden units of zeros behind its own."""
+    if not more or name == "mlp.fc2.bias":
+        return value
+    return nn.functional.pad(value, (0, more) if name == "mlp.fc2.weight" or value.ndim == 1 else (0, 0, 0, more))
 
 
 def _named(name: str, module: nn.Module) -> Weights:

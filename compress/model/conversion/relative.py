@@ -11,7 +11,7 @@ import torch
 from .position_bias import NAME, biases_to_timm, table_of
 
 
-def plain_view(model: Any) -> Any:
+def relative_view(model: Any) -> Any:
     """Returns the attributes of a plain Vision Transformer, with the model's values."""
     own: dict[str, Any] = {
         "no_embed_class": False,

@@ -33,7 +33,7 @@ def image_size(model: Any) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def plain_view(model: Any) -> Any:
+def naflex_view(model: Any) -> Any:
     """Returns the attributes of a plain Vision Transformer, with the model's values at its image size."""
     names = ("global_pool", "embed_dim", "norm_pre", "norm", "fc_norm", "head", "blocks", "attn_pool")
     embeds = model.embeds

@@ -1,0 +1,1 @@
+"""Parts of timm's models in the form of ``SlicedViT``."""

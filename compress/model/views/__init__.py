@@ -1,1 +1,0 @@
-"""Classes of timm that compute what a plain Vision Transformer computes, seen as one."""
