@@ -11,7 +11,7 @@ from torch import nn
 
 from runtime import ModelError, NormPlace, Pooling, PosEmbed, ShapePlan, StemOp
 
-from .conversion.blocks import kind_of, plain_block, refused_block
+from .conversion.blocks import block_kind_of, plain_block, refused_block
 from .conversion.eva import eva_weights, plan_of_eva
 from .conversion.inner import (
     block_plan,
@@ -136,7 +136,7 @@ def plan_of_timm(model: Any) -> ShapePlan:
         patch_norm=patches,
         attn_pool=None if pool is None else pool_plan(pool, model.pool_include_prefix),
         position_bias=biased,
-        block_kind=kind_of(model.blocks[0]),
+        block_kind=block_kind_of(model.blocks[0]),
         stem=embed.stem,
         **inner_options(blocks),
     )

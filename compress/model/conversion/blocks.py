@@ -18,7 +18,7 @@ _BEIT = ("timm.models.beit", "Block")
 _RELATIVE = ("RelPosBlock", "ResPostRelPosBlock")
 
 
-def kind_of(block: Any) -> BlockKind:
+def block_kind_of(block: Any) -> BlockKind:
     """Returns what a timm block reads and writes, see ``ShapePlan.block_kind``."""
     name = type(block).__name__
     return "post" if name in POST else "parallel" if name == "ParallelScalingBlock" else "pre"
@@ -27,7 +27,7 @@ def kind_of(block: Any) -> BlockKind:
 def plain_block(block: Any) -> Any:
     """Returns a block of timm's plain class with the parts of ``block``, which is not to be run.
 
-    Where branches stand behind one another, in parallel or before their norms, is said by ``kind_of``. Attentions side
+    Where branches stand behind one another, in parallel or before their norms, is said by ``block_kind_of``. Attentions side
     by side become one with all their heads, and MLPs side by side one with all their units. A block of any other class
     is returned as it is.
     """
