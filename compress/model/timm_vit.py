@@ -248,8 +248,8 @@ def _refuse_unsupported(model: Any) -> None:
     if len({type(block) for block in model.blocks}) != 1:
         raise unsupported_part("blocks of several kinds")
     for block in model.blocks:
-        if part := refused_block(block):
-            raise unsupported_part(part)
+        if branches := refused_block(block):
+            raise unsupported_part(branches)
         block = plain_block(block)
         _refuse_block(block)
         norms += [block.norm1, block.norm2]

@@ -27,7 +27,7 @@ def block_kind_of(block: Any) -> BlockKind:
 def plain_block(block: Any) -> Any:
     """Returns a block of timm's plain class with the parts of ``block``, which is not to be run.
 
-    Where branches stand behind one another, in parallel or before their norms, is said by ``block_kind_of``. Attentions side
+    ``block_kind_of`` says where branches stand behind one another, in parallel or before their norms. Attentions side
     by side become one with all their heads, and MLPs side by side one with all their units. A block of any other class
     is returned as it is.
     """

@@ -112,7 +112,7 @@ class _Reader:
             at = f"stem.{self.number[node]}"
             self.weights[f"{at}.weight"], self.weights[f"{at}.bias"] = weight, bias
 
-    def module(self, node: fx.Node, module: nn.Module) -> None:
+    def module(self, node: fx.Node, module: Any) -> None:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         kind, at = type(module).__name__, self.number[source]
@@ -149,7 +149,7 @@ class _Reader:
             raise _refused(f"the part {type(module).__name__} in its stem")
         self.add(node, StemOp(name, (at,), self.ops[at].out_chans))  # type: ignore[arg-type]
 
-    def conv(self, node: fx.Node, source: fx.Node, module: nn.Conv2d, kind: str) -> None:
+    def conv(self, node: fx.Node, source: fx.Node, module: Any, kind: str) -> None:
         if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros":
             raise _refused("a grouped or dilated convolution in its stem")
         weight = module.weight.detach().double()
