@@ -203,8 +203,9 @@ def to_timm(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dic
             parts = [weights.get(name.replace(".q.", f".{part}."), value[:0]) for part in "qkv"]
             new, value = name.replace(".q.", ".qkv."), torch.cat(parts)
         renamed[new] = value
-    for name in [name for name in renamed if ".mlp.fc" in name and name.endswith(".bias") and name not in wanted]:
-        if renamed.pop(name).any():
+    biases = [name for name in renamed if ".mlp.fc" in name and name.endswith(".bias")]
+    for name in biases if any(".mlp.fc1.weight" in name for name in wanted) else ():
+        if name not in wanted and renamed.pop(name).any():
             raise ModelError(f"The weight '{name}' has no place in this timm model", fix="Load it with pocketvit.load")
     return pool_to_timm(relative_to_timm(renamed, wanted), wanted)
 
