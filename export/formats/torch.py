@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import zipfile
@@ -47,12 +48,28 @@ def write_torch(model: SlicedViT, path: Path) -> None:
     whole = io.BytesIO()
     with quiet(), torch.no_grad():
         program = torch.export.export(
-            model.eval(), (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}}
+            with_tables_as_weights(model).eval(),
+            (images,),
+            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
         )
         torch.export.save(program, whole)
     data = pack_torch_archive(_bare(whole.getvalue()))
     parse_torch_archive(data)
     path.write_bytes(data)
+
+
+def with_tables_as_weights(model: SlicedViT) -> SlicedViT:
+    """Returns the model with its tables of constants among its weights, the only kind of tensor a file may hold."""
+    import torch
+
+    if not any(True for _ in model.buffers()):
+        return model
+    own = copy.deepcopy(model)
+    for module in own.modules():
+        for name, value in list(module.named_buffers(recurse=False)):
+            delattr(module, name)
+            setattr(module, name, torch.nn.Parameter(value, requires_grad=False))
+    return own
 
 
 def _bare(data: bytes) -> dict[str, bytes]:

@@ -38,7 +38,7 @@ OPERATORS = frozenset(
         "add.Tensor cat.default conv2d.default div.Tensor expand.default flatten.using_ints gelu.default "
         "layer_norm.default linear.default matmul.default mean.dim mul.Tensor relu.default reshape.default "
         "rsqrt.default select.int sigmoid.default silu.default slice.Tensor softmax.int square.default "
-        "sum.dim_IntList sym_size.int transpose.int view.default"
+        "stack.default sub.Tensor sum.dim_IntList sym_size.int transpose.int view.default"
     ).split()
 )
 """The operators of an exported Vision Transformer; none of them reads or writes a file."""
