@@ -9,15 +9,16 @@ def attention_pool(parts: VitParts, normed: Normed) -> str:
     """Adds the attention pooling of the last tokens, and returns the name of the pooled feature ``(…, 1, dim)``.
 
     The constant query goes through the key's weights, so that one Linear gives every head's scores; the mixture of
-    tokens goes through the value's weights, so that no value of a token is computed, either. XNNPACK's float16 has no
-    product with a constant: there, values of all tokens are computed.
+    tokens goes through the value's weights, so that no value of a token is computed, either. Where products with
+    constants are to be avoided, as in XNNPACK's float16 (``half``) and without ``one_query``, values of all tokens are
+    computed.
 
     Args:
         parts: the graph; its plan has an attention pooling.
         normed: the last tokens, with the affine map that is left to their readers.
     """
     plan, g, w, at = parts.plan, parts.g, parts.weights, "attn_pool"
-    own, half = plan.attn_pool, parts.rewrites.half
+    own, every = plan.attn_pool, parts.rewrites.half or not parts.rewrites.one_query
     assert own is not None
     heads, d = own.num_heads, own.head_width
     if not own.prefix and plan.num_prefix_tokens:
@@ -32,7 +33,7 @@ def attention_pool(parts: VitParts, normed: Normed) -> str:
     rank = len(parts.batch) + 2
     scores = g.op("transpose", [scores], f"{at}.scores", perm=(*range(rank - 2), rank - 1, rank - 2))
     weights = g.op("softmax", [scores], f"{at}.softmax")
-    if half:
+    if every:
         values = parts.heads(g.linear(normed.name, value, None, f"{at}.v"), heads, f"{at}.v")
         weights = g.op("reshape", [weights], f"{at}.softmax.heads", shape=(*parts.batch, heads, 1, n))
         mixed = g.op("batch_matmul", [weights, values], f"{at}.mixed")
