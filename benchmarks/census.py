@@ -25,7 +25,7 @@ import numpy as np
 import timm
 import torch
 
-from compress.model.catalogue import listed, names_like, without_weights
+from compress.model.catalogue import catalogued, names_like, without_weights
 from compress.model.slicing import KeptBlock, KeptUnits, slice_vit
 from compress.model.timm_vit import from_timm, plan_of_timm
 from runtime import BlockPlan, ShapePlan
@@ -72,7 +72,7 @@ class Counted:
 
 def count(name: str) -> Counted:
     """Looks at one architecture, and compares it with timm where it can be pruned."""
-    own = listed(name)
+    own = catalogued(name)
     found = Counted(name, own.kind, own.reason, own.params, own.macs)
     if own.use == "refused":
         return found
@@ -113,11 +113,11 @@ def _choices(whole: Any) -> Iterator[dict[str, Any]]:
     width = _HEADS * block.qk_dim
     sizes: list[dict[str, Any]] = [{"img_size": (4 * patch[0], 3 * patch[1])}, {"img_size": 4 * patch[0]}, {}]
     narrow: dict[str, Any] = {"embed_dim": width, "num_heads": _HEADS}
-    if any(getattr(own, "num_kv_groups", 1) > 1 for own in whole.modules()):
-        narrow["num_kv_heads"] = 1
+    grouped = any(getattr(own, "num_kv_groups", 1) > 1 for own in whole.modules())
+    shared = narrow | {"num_kv_heads": 1 if grouped else _HEADS}
     for size in sizes:
         for depth in ({"depth": _DEPTH}, {}):
-            for fewer in (narrow, {}):
+            for fewer in (shared, {}) if grouped else (narrow, shared, {}):
                 yield {**size, **depth, **fewer}
 
 

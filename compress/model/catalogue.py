@@ -68,10 +68,10 @@ def listed_models(pattern: str | None) -> Iterator[ListedModel]:
         ModelError: no name matches.
     """
     for name in names_like(pattern):
-        yield listed(name)
+        yield catalogued(name)
 
 
-def listed(name: str) -> ListedModel:
+def catalogued(name: str) -> ListedModel:
     """Returns what can be done with one of timm's architectures."""
     try:
         model = without_weights(name)
@@ -82,7 +82,7 @@ def listed(name: str) -> ListedModel:
     try:
         plan = plan_of_timm(model)
     except (ModelError, PlanError) as error:
-        return ListedModel(name, kind, "refused", reason_of(error), params, None)
+        return ListedModel(name, kind, "refused", refused_part(error), params, None)
     return ListedModel(name, kind, "prune", None, params, macs(plan))
 
 
@@ -95,7 +95,7 @@ def without_weights(name: str, **options: Any) -> Any:
         return timm.create_model(name, pretrained=False, num_classes=classes, **options)
 
 
-def reason_of(error: PocketVitError) -> str:
+def refused_part(error: PocketVitError) -> str:
     """Returns the part that a model is refused for, from the error that names it."""
     text = str(error)
     found = re.search(r"This model uses (.*), which is not supported", text)

@@ -30,6 +30,7 @@ COMMANDS = {
     "gate": "Stop a change that makes a model slower, larger or worse: exits with 1 when a limit is exceeded.",
     "report": "Write report.html and report.md of a run, and print its table.",
     "doctor": "Show what this machine and installation can do, what is missing, and how to get it.",
+    "models": "List timm's architectures: which can be pruned, and what stands in the way of others.",
     "targets": "List the devices of your inventory, and check whether a bench can run there.",
 }
 """Each command and the first sentence of its help, which a test compares with the command's docstring."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +14,9 @@ from device_bench.columns import Column
 from device_bench.report.summary import REFUSED_BEFORE
 from device_bench.report.tables import PARITY_COLUMNS
 from runtime import MULTIPLE, Artifact, LatencyTable, latency_of
+
+if TYPE_CHECKING:
+    from compress.model.catalogue import ListedModel
 
 _ARTIFACT: tuple[Column[Artifact], ...] = (
     Column("params", lambda own: own.params, format.count),
@@ -90,3 +94,17 @@ def gpu_lines(artifacts: Sequence[Artifact]) -> list[Text]:
     """Returns a line for each file that is wrong on GPUs."""
     wrong = [(own.file, own.parity.gpu.wrong) for own in artifacts if own.parity.gpu and own.parity.gpu.wrong]
     return [Text(f"WRONG ON GPUs, for the CPU alone: {file}. {why}", "bold red") for file, why in wrong]
+
+
+def catalogue_table(models: Sequence[ListedModel]) -> Table:
+    """Returns timm's architectures with what can be done with them."""
+    table = Table(header_style="bold")
+    table.add_column("name", no_wrap=True)
+    table.add_column("use")
+    table.add_column("params", justify="right")
+    table.add_column("MACs", justify="right")
+    table.add_column("refused because of")
+    for own in models:
+        counts = ("" if value is None else format.count(value) for value in (own.params, own.macs))
+        table.add_row(own.name, own.use, *counts, own.reason or "")
+    return table
