@@ -157,7 +157,7 @@ class _Reader:
             flat = weight.flatten(1)
             mean, variance = flat.mean(1), flat.var(1, unbiased=False)
             weight = (weight - mean[:, None, None, None]) / (variance + module.eps).sqrt()[:, None, None, None]
-        bias = torch.zeros(len(weight), dtype=torch.float64) if module.bias is None else module.bias.detach().double()
+        bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach().double()
         kernel, stride = _pair(module.kernel_size), _pair(module.stride)
         padding = self.padding(self.number[source], kernel, stride, module.padding, kind)
         if source in self.mean_of:
