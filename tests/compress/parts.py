@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import torch
+
 from compress.model.conversion.naflex import at_size
 from compress.model.load import ModelSpec
 from compress.model.timm_vit import from_timm
@@ -46,6 +48,10 @@ PARTS = {
         overrides=_TOY | {"qkv_bias": False, "proj_bias": False, "init_values": 0.1},
     ),
     "rotary-and-pool": ModelSpec("vit_pe_core_tiny_patch16_384", 32, 16, overrides=_TOY),
+    "stem": ModelSpec("vit_tiny_r_s16_p8_224", 64, 4, overrides=_TOY),
+    "standardised-stem": ModelSpec("vit_small_r26_s32_224", 64, overrides=_TOY),
+    "stem-with-means": ModelSpec("vit_small_resnet26d_224", 64, overrides=_TOY),
+    "stem-of-patches": ModelSpec("vit_base_mci_224", (32, 48), overrides={"depth": 1}),
     "mlp-without-biases": ModelSpec("vit_tiny_patch16_224", 32, 16, overrides=_TOY | {"proj_bias": False}),
     "branches-side-by-side": ModelSpec("vit_small_patch16_18x2_224", 32, 16, overrides=_TOY),
     "shared-position-mlp": ModelSpec("vit_srelpos_small_patch16_224", 32, 16, overrides=_TOY),
@@ -71,4 +77,10 @@ def model_with(part: str) -> SlicedViT:
 
 def timm_model_with(part: str, seed: int = 0) -> Any:
     """Returns timm's own model with a part, which knows the image size that it was made for."""
-    return at_size(timm_model(PARTS[part], seed=seed), PARTS[part].img_size)
+    model = at_size(timm_model(PARTS[part], seed=seed), PARTS[part].img_size)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):  # what a BatchNorm has stored
+                value.add_(torch.rand(value.shape, generator=generator))
+    return model

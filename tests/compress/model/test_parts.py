@@ -11,17 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from compress.distill.outputs import outputs_of
 from compress.importance.base import ImportanceInputs
 from compress.importance.scores import l2
 from compress.model.load import ModelSpec, check_model, load_model
 from compress.model.parts.axes import parameter_axes, table_axes
 from compress.model.slicing import slice_vit
 from compress.model.timm_vit import from_timm, to_timm
-from runtime import ModelError, PlanError, PoolPlan, decode, encode, macs, params
+from runtime import ModelError, PlanError, PoolPlan, StemOp, decode, encode, macs, params
 from tests.compress.masked import masked_logits
 from tests.compress.parts import NO_WAY_BACK, PARTS, model_with, timm_model_with
 from tests.compress.strategies import ACTIONS, kepts
 from tests.compress.tiny import TINY_PLAN, images_for
+
+_OTHER_FORM = ("any-shape", "parallel", "branches", "stem", "standardised")
+"""Beginnings of the parts whose weights have no place in timm's model."""
 
 
 def outputs(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -45,7 +49,7 @@ def test_our_weights_compute_the_same_in_timm(part: str) -> None:
     theirs = timm_model_with(part)
     images = images_for(model_with(part).plan, 2)
     wanted = outputs(theirs, images)
-    if part in NO_WAY_BACK or part.startswith(("any-shape", "parallel", "branches")):
+    if part in NO_WAY_BACK or part.startswith(_OTHER_FORM):
         with pytest.raises(ModelError, match="no place in"):
             to_timm(model_with(part).state_dict(), theirs.state_dict())
         return
@@ -86,6 +90,39 @@ def test_the_image_size_of_a_model_for_any_shape_is_given_or_published() -> None
     assert check_model(spec).img_size == (384, 384)
     assert check_model(replace(spec, img_size=(64, 32))).img_size == (64, 32)
     assert load_model(replace(spec, img_size=32), 3).pos_embed.shape[1] == 4
+
+
+@pytest.mark.parametrize("part", ["stem", "stem-of-patches", "attention-pool"])
+def test_hidden_states_are_maps_of_the_patches(part: str) -> None:
+    model = model_with(part)
+    rows, columns = (size // own for size, own in zip(model.plan.map_size, model.plan.patch_size, strict=True))
+    with torch.no_grad():
+        found = outputs_of(model, images_for(model.plan, 2), blocks=(0,), embedding=True)
+    assert found.features[0].shape == (2, model.plan.embed_dim, rows, columns)
+    assert found.embedding is not None
+    assert found.embedding.shape == (2, model.plan.head_dim)
+
+
+def test_a_stem_whose_operators_do_not_fit_is_refused() -> None:
+    conv = StemOp("conv", (-1,), 8, (3, 3), (2, 2))
+    for ops, text in (
+        ((StemOp("relu", (1,), 1),), "reads what comes after it"),
+        ((conv, StemOp("add", (0, -1), 8)), "do not fit together"),
+        ((conv, StemOp("relu", (0,), 16)), "do not fit together"),
+        ((StemOp("conv", (-1,), 8, (9, 9)),), "too small for the stem"),
+    ):
+        with pytest.raises(PlanError, match=text):
+            replace(TINY_PLAN, stem=ops)
+    for broken, text in (
+        ({"kind": "tanh"}, "Unknown operator"),
+        ({"sources": (0, 0)}, "another number of maps"),
+        ({"kernel": (0, 1)}, "must be positive"),
+        ({"padding": (0, 0, -1, 0)}, "must be positive"),
+        ({"groups": 3}, "equal groups"),
+        ({"eps": 0.0}, "positive epsilon"),
+    ):
+        with pytest.raises(PlanError, match=text):
+            replace(conv, **broken)
 
 
 def test_a_pooling_needs_its_widths_and_has_its_own_norm() -> None:
