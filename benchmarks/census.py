@@ -26,9 +26,10 @@ import timm
 import torch
 
 from compress.model.catalogue import catalogued, names_like, without_weights
+from compress.model.conversion.naflex import at_size
 from compress.model.slicing import KeptBlock, KeptUnits, slice_vit
 from compress.model.timm_vit import from_timm, plan_of_timm
-from runtime import BlockPlan, ShapePlan
+from runtime import BlockPlan, ShapePlan, StemOp
 from tests.compress.masked import masked_logits
 
 MOST = 1e-5
@@ -102,13 +103,14 @@ def smaller(name: str) -> tuple[Any, str]:
         except Exception:  # timm has no such option for this architecture
             continue
         disturb(model)
+        at_size(model, options.get("img_size"))
         return model.eval(), ", ".join(f"{key}={value}" for key, value in options.items())
     raise ValueError("no smaller model has the same kinds of parts")
 
 
 def _choices(whole: Any) -> Iterator[dict[str, Any]]:
     """Yields options of a smaller model, the smallest first."""
-    patch, plan = whole.patch_embed.patch_size, plan_of_timm(whole)
+    patch, plan = _pixels_of_patch(whole), plan_of_timm(whole)
     block = plan.blocks[0]
     width = _HEADS * block.qk_dim
     sizes: list[dict[str, Any]] = [{"img_size": (4 * patch[0], 3 * patch[1])}, {"img_size": 4 * patch[0]}, {}]
@@ -121,12 +123,25 @@ def _choices(whole: Any) -> Iterator[dict[str, Any]]:
                 yield {**size, **depth, **fewer}
 
 
+def _pixels_of_patch(whole: Any) -> tuple[int, int]:
+    """Returns height and width of the pixels that one token is made of."""
+    if hasattr(whole, "embeds"):
+        rows, columns = whole.embeds.patch_size
+    elif hasattr(whole.patch_embed, "backbone"):
+        rows, columns = whole.patch_embed.feat_ratio(as_scalar=False)
+    else:
+        rows, columns = whole.patch_embed.patch_size
+    return int(rows), int(columns)
+
+
 def kinds_of(plan: ShapePlan) -> ShapePlan:
     """Returns a plan in which only the kinds of parts are left."""
     block = BlockPlan(1, 8, 8, 8)
     same = replace(plan, norm_eps=1e-6) if isinstance(plan.norm_eps, tuple) else plan
     small = {"img_size": plan.patch_size, "embed_dim": 8, "num_classes": 1, "pre_dim": 8 if plan.pre_dim else 0}
-    return replace(same, blocks=(block,), attn_scale=1.0, norm_dim=0, **small)
+    pool = plan.attn_pool and replace(plan.attn_pool, num_heads=1, head_width=8, mlp_dim=8)
+    stem = (StemOp("relu", (-1,), plan.in_chans),) if plan.stem else ()
+    return replace(same, blocks=(block,), attn_scale=1.0, norm_dim=0, attn_pool=pool, stem=stem, **small)
 
 
 def disturb(model: torch.nn.Module) -> None:
@@ -136,6 +151,9 @@ def disturb(model: torch.nn.Module) -> None:
         for value in model.parameters():
             size = value[0].numel() ** -0.5 if value.ndim > 1 else 0.2
             value.add_(size * torch.randn(value.shape, generator=generator))
+        for name, value in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):  # statistics that a BatchNorm stores
+                value.add_(torch.rand(value.shape, generator=generator))
 
 
 def compared(model: Any) -> dict[str, float]:

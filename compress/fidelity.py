@@ -14,8 +14,8 @@ from compress.data.batches import plain_batches
 from compress.data.dataset import Dataset
 from compress.distill.outputs import Network, outputs_of
 from compress.distill.response import soft_loss
-from compress.model.coordinates import Coordinates
-from runtime import ModelError, Preprocessing, Progress, silent
+from compress.model.coordinates import Coordinates, of_head_input
+from runtime import ModelError, Preprocessing, Progress, ShapePlan, silent
 
 from .devices import CPU, autocast, copy_on, device_in_use
 from .distributed import ALONE, Ranks
@@ -179,7 +179,8 @@ def fidelity(
     own, other = (
         answers_of(network, data, indices, spec, progress=progress, stage=stage) for network in (student, teacher)
     )
-    return compared(own, other, back)
+    plan = getattr(student, "plan", None)
+    return compared(own, other, of_head_input(plan, back) if isinstance(plan, ShapePlan) else back)
 
 
 def selection(kept: tuple[int, ...], width: int) -> Coordinates:

@@ -50,7 +50,8 @@ from .errors import (
 from .latency import LATENCY_DOCUMENT, LatencyCheck, LatencyPrecision, LatencyTable, WidthGrid, check_fits, latency_of
 from .metrics import METRICS_DOCUMENT, EpochRecord, ModelMetrics, WholeComparison
 from .parity import ClassLoss, GpuParity, Parity
-from .plan import MULTIPLE, PLAN_DOCUMENT, BlockPlan, NormPlace, NormType, Pooling, PosEmbed, ShapePlan
+from .plan import MULTIPLE, PLAN_DOCUMENT, BlockKind, BlockPlan, NormPlace, NormType, Pooling, PosEmbed, ShapePlan
+from .plan_parts import PoolPlan, StemOp, stem_sizes
 from .progress import Progress, if_long, message, silent
 from .quiet import quiet
 from .session import Prediction, Session, load, softmax
@@ -64,8 +65,12 @@ __all__ = [
     "MULTIPLE",
     "PLAN_DOCUMENT",
     "AppForm",
+    "PoolPlan",
+    "StemOp",
+    "stem_sizes",
     "Artifact",
     "ArtifactError",
+    "BlockKind",
     "BlockPlan",
     "Calibration",
     "HalfArithmetic",

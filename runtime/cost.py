@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .plan import BlockPlan, ShapePlan
+from .plan_parts import stem_sizes
 
 
 def params(plan: ShapePlan) -> int:
@@ -10,7 +11,7 @@ def params(plan: ShapePlan) -> int:
     c = plan.embed_dim
     patch_h, patch_w = plan.patch_size
     first = plan.token_dim
-    total = first * plan.in_chans * patch_h * patch_w + (first if plan.patch_bias else 0)
+    total = first * plan.map_chans * patch_h * patch_w + (first if plan.patch_bias else 0) + _stem_params(plan)
     placed = plan.placed_dim
     total += placed * (int(plan.class_token) + int(plan.dist_token) + plan.reg_tokens)
     total += placed * {"none": 0, "patches": plan.num_patches, "all": plan.num_tokens}[plan.pos_embed]
@@ -20,7 +21,43 @@ def params(plan: ShapePlan) -> int:
         total += (plan.pre_dim + 1) * c
     total += sum(_block_params(plan, block) for block in plan.blocks)
     heads = 2 if plan.two_heads else 1
-    return total + heads * (c + 1) * plan.num_classes
+    return total + heads * (plan.head_dim + 1) * plan.num_classes + _pool_params(plan)
+
+
+def _stem_convs(plan: ShapePlan) -> list[tuple[int, int]]:
+    """Returns for each convolution of the stem its weights and the places that it is computed at."""
+    sizes, convs = stem_sizes(plan.stem, plan.in_chans, plan.img_size), []
+    for op, (chans, rows, columns) in zip(plan.stem, sizes, strict=True):
+        if op.kind == "conv":
+            read = sizes[op.sources[0]][0] if op.sources[0] >= 0 else plan.in_chans
+            convs.append((chans * read * op.kernel[0] * op.kernel[1], rows * columns))
+    return convs
+
+
+def _stem_params(plan: ShapePlan) -> int:
+    """Returns the parameters of the stem: each convolution has a bias, each norm a weight and a bias."""
+    shifts = sum(op.out_chans * {"conv": 1, "group_norm": 2}.get(op.kind, 0) for op in plan.stem)
+    return shifts + sum(weights for weights, _ in _stem_convs(plan))
+
+
+def _stem_macs(plan: ShapePlan) -> int:
+    return sum(weights * places for weights, places in _stem_convs(plan))
+
+
+def _pool_params(plan: ShapePlan) -> int:
+    """Returns the parameters of the attention pooling: a query, key, value, projection, norm and MLP."""
+    if plan.attn_pool is None:
+        return 0
+    d, hidden = plan.attn_pool.dim, plan.attn_pool.mlp_dim
+    return d + 2 * (plan.embed_dim + 1) * d + (d + 1) * d + 2 * d + (d + 1) * hidden + (hidden + 1) * d
+
+
+def _pool_macs(plan: ShapePlan) -> int:
+    if plan.attn_pool is None:
+        return 0
+    d, hidden = plan.attn_pool.dim, plan.attn_pool.mlp_dim
+    tokens = plan.num_tokens if plan.attn_pool.prefix else plan.num_patches
+    return 2 * tokens * plan.embed_dim * d + 2 * tokens * d + d * d + 2 * d * hidden
 
 
 def _block_params(plan: ShapePlan, block: BlockPlan) -> int:
@@ -46,15 +83,16 @@ def macs(plan: ShapePlan) -> int:
     """
     c, tokens = plan.embed_dim, plan.num_tokens
     patch_h, patch_w = plan.patch_size
-    total = plan.num_patches * plan.token_dim * plan.in_chans * patch_h * patch_w
+    total = plan.num_patches * plan.token_dim * plan.map_chans * patch_h * patch_w
     total += (plan.num_patches if plan.patch_norm else tokens) * plan.pre_dim * c
+    total += _stem_macs(plan)
     for block in plan.blocks:
         qk, v = block.num_heads * block.qk_dim, block.num_heads * block.v_dim
         total += tokens * c * (2 * qk + v) + tokens * v * c
         total += tokens * c * (_read_mlp(plan, block) + block.mlp_dim)
         total += tokens * tokens * (qk + v)
     heads = 2 if plan.two_heads else 1
-    return total + heads * c * plan.num_classes
+    return total + heads * plan.head_dim * plan.num_classes + _pool_macs(plan)
 
 
 def flops(plan: ShapePlan) -> int:

@@ -9,15 +9,17 @@ from typing import Literal, get_args
 from runtime.storage.documents import Document
 
 from .errors import PlanError
+from .plan_parts import PoolPlan, StemOp, stem_sizes
 
 MULTIPLE = 8
 """Every prunable width is a multiple of this (tensor-core and SIMD alignment)."""
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
-Pooling = Literal["token", "avg", "avg_all", "token_and_avg"]
+Pooling = Literal["token", "avg", "avg_all", "token_and_avg", "map"]
 PosEmbed = Literal["none", "patches", "all"]
 NormPlace = Literal["before_pool", "after_pool", "none"]
 NormType = Literal["layer", "rms"]
+BlockKind = Literal["pre", "post", "parallel"]
 QkNorm = Literal["none", "layer", "rms"]
 Rope = Literal["none", "shared", "per_head"]
 
@@ -69,7 +71,8 @@ class ShapePlan:
         reg_tokens: number of register tokens.
         pos_embed: position embedding on no token, on patches only, or on all tokens.
         pooling: the head reads the class token, the mean of patches, or the mean of all tokens; with ``token_and_avg``
-            one head reads the class token, a second one the mean of patches, and both are averaged.
+            one head reads the class token, a second one the mean of patches, and both are averaged; with ``map`` the
+            head reads what one learnt query finds in the last tokens, see ``attn_pool``.
         norm_pre: a norm after the embedding (CLIP); an RMSNorm there has a Linear to ``embed_dim`` behind it.
         norm: where the last norm stands.
         norm_eps: epsilon of every norm, or one for each norm in the order of ``norm_names``.
@@ -82,6 +85,11 @@ class ShapePlan:
         proj_bias: bias on the attention's output projection.
         patch_bias: bias on the patch embedding.
         layer_scale: learned per-channel scale on both branches of a block.
+        attn_pool: the attention pooling, with pooling ``map``.
+        block_kind: blocks read the stream through norms (``pre``), or read it as it is and norm what their branches
+            write (``post``), or their MLPs read the same as their attention (``parallel``).
+        position_bias: a constant table for every block and head that is added to the scores of attention (BEiT).
+        stem: convolutions and what stands between them before the patch embedding, which then reads the last map.
         gated_mlp: whether the activation of a second Linear multiplies the hidden units (SwiGLU and others).
         mlp_norm: a LayerNorm of the hidden units before the MLP's last Linear (sub-LN).
         attn_norm: a LayerNorm of what attention's projection reads, over all heads (sub-LN).
@@ -132,6 +140,10 @@ class ShapePlan:
     inner_eps: float = field(default=1e-6, metadata=_NEW)
     patch_norm: bool = field(default=False, metadata=_NEW)
     rope: Rope = field(default="none", metadata=_NEW)
+    attn_pool: PoolPlan | None = field(default=None, metadata=_NEW)
+    position_bias: bool = field(default=False, metadata=_NEW)
+    block_kind: BlockKind = field(default="pre", metadata=_NEW)
+    stem: tuple[StemOp, ...] = field(default=(), metadata=_NEW)
 
     def __post_init__(self) -> None:
         _check_width("embed_dim", self.embed_dim)
@@ -146,7 +158,9 @@ class ShapePlan:
             raise PlanError(
                 "img_size and patch_size are a height and a width", got=f"{self.img_size} and {self.patch_size}"
             )
-        for side, size, patch in zip(("height", "width"), self.img_size, self.patch_size, strict=True):
+        if self.stem and min(self.img_size) < 1:
+            raise PlanError("The image has no pixel", got=self.img_size)
+        for side, size, patch in zip(("height", "width"), self.map_size, self.patch_size, strict=True):
             if patch < 1 or size < patch or size % patch:
                 raise PlanError(
                     f"The image {side} does not divide into patches",
@@ -165,12 +179,23 @@ class ShapePlan:
             "act": Activation,
             "qk_norm": QkNorm,
             "rope": Rope,
+            "block_kind": BlockKind,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 raise PlanError(f"Unknown {name}", expected=", ".join(get_args(allowed)), got=getattr(self, name))
         if self.pooling in ("token", "token_and_avg") and not self.class_token:
             raise PlanError("Pooling the class token needs one", fix="Set class_token or pool by average")
+        if (self.attn_pool is None) != (self.pooling != "map"):
+            raise PlanError(
+                "Pooling by attention needs its widths",
+                expected="pooling map with attn_pool",
+                got="none" if self.attn_pool is None else self.pooling,
+            )
+        if self.pooling == "map" and self.norm == "after_pool":
+            raise PlanError("Pooling by attention has its own norm", expected="the last norm before it", got=self.norm)
+        if self.block_kind == "post" and (self.norm_type == "rms" or self.layer_scale):
+            raise PlanError("Blocks with norms behind their branches have LayerNorms and no LayerScale")
         if self.dist_token and not (self.class_token and self.pooling == "token"):
             raise PlanError("A distillation token needs a class token, and pooling by token")
         if self.pooling == "token_and_avg" and self.norm != "before_pool":
@@ -213,6 +238,11 @@ class ShapePlan:
         return self.dist_token or self.pooling == "token_and_avg"
 
     @property
+    def head_dim(self) -> int:
+        """Width of the head's input."""
+        return self.attn_pool.dim if self.attn_pool else self.embed_dim
+
+    @property
     def token_dim(self) -> int:
         """Width of the patches that the embedding makes."""
         return self.pre_dim or self.embed_dim
@@ -234,7 +264,21 @@ class ShapePlan:
     @property
     def num_patches(self) -> int:
         """Patches per image."""
-        return (self.img_size[0] // self.patch_size[0]) * (self.img_size[1] // self.patch_size[1])
+        rows, columns = self.map_size
+        return (rows // self.patch_size[0]) * (columns // self.patch_size[1])
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Height and width of what the patch embedding reads: of the stem's last map, or of the image."""
+        if not self.stem:
+            return self.img_size
+        _, rows, columns = stem_sizes(self.stem, self.in_chans, self.img_size)[-1]
+        return rows, columns
+
+    @property
+    def map_chans(self) -> int:
+        """Channels of what the patch embedding reads."""
+        return self.stem[-1].out_chans if self.stem else self.in_chans
 
     @property
     def num_prefix_tokens(self) -> int:

@@ -9,7 +9,7 @@ import torch
 
 from compress.evaluate import MOST_OFF, off_by
 from compress.importance.units import Importance
-from compress.model.canonical import canonical
+from compress.model.canonical import canonical, folds_norms
 from compress.model.coordinates import Coordinates
 from compress.model.parts.block import Block
 from compress.model.slicing import KeptUnits
@@ -138,7 +138,7 @@ def _check_same(model: SlicedViT, found: SlicedViT, images: torch.Tensor) -> Non
 def features_in_canonical(model: SlicedViT) -> Coordinates:
     """Returns where the features of ``canonical(model)`` lie in those of the model."""
     plan, c = model.plan, model.plan.embed_dim
-    if plan.norm_type == "layer" and plan.norm != "none":
+    if folds_norms(plan):
         norm = cast(torch.nn.LayerNorm, model.norm)
         return Coordinates(torch.diag(norm.weight.detach().float()), norm.bias.detach().float())
     return Coordinates(torch.eye(c), torch.zeros(c))

@@ -153,10 +153,10 @@ class _Cutter:
         self.moments = replace(moments, blocks=(moments.blocks[index],))
         self.every = tuple(range(plan.embed_dim))
         block = cast(Block, model.blocks[index])
-        self.normed = [block.norm1(x) for x in states]
-        self.attended = [block.attn(x) for x in self.normed]
-        self.normed2 = [block.norm2(x + own) for x, own in zip(states, self.attended, strict=True)]
-        self.transformed = [block.mlp(x) for x in self.normed2]
+        self.normed = [block.attention_read(x) for x in states]
+        self.attended = [block.attention_written(block.attn(x)) for x in self.normed]
+        self.normed2 = [block.mlp_read(x + own, x) for x, own in zip(states, self.attended, strict=True)]
+        self.transformed = [block.mlp_written(block.mlp(x)) for x in self.normed2]
         self.block = block
         self.metrics = {"attn": felt.attended[index].float(), "mlp": felt.transformed[index].float()}
         self.tokens = {"attn": felt.tokens.attended[index].float(), "mlp": felt.tokens.transformed[index].float()}
@@ -171,9 +171,11 @@ class _Cutter:
         """Returns the loss of the cut block for small errors."""
         part = "mlp" if kind == "mlp" else "attn"
         if part == "mlp":
-            pairs = [(cut.mlp(x) - own) for x, own in zip(self.normed2, self.transformed, strict=True)]
+            found = [cut.mlp_written(cut.mlp(x)) for x in self.normed2]
         else:
-            pairs = [(cut.attn(x) - own) for x, own in zip(self.normed, self.attended, strict=True)]
+            found = [cut.attention_written(cut.attn(x)) for x in self.normed]
+        whole = self.transformed if part == "mlp" else self.attended
+        pairs = [one - own for one, own in zip(found, whole, strict=True)]
         total = sum(float(((d @ self.metrics[part] * d).sum(-1) * self.tokens[part]).sum()) for d in pairs)
         return total / sum(len(d) for d in pairs)
 

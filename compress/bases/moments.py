@@ -98,15 +98,16 @@ def second_moments(
             x = model.stream(batch)
             for i, (block, own) in enumerate(zip(model.blocks, sums, strict=True)):
                 block = cast(Block, block)
-                normed = block.norm1(x)
+                before, normed = x, block.attention_read(x)
                 _add_stream(inputs[f"blocks.{i}.norm1"], stream, x, normed)
                 mixed = own.attention(block.attn, normed, weights.attended[i])
-                x = x + block.attn.proj(mixed)
-                normed = block.norm2(x)
-                _add_stream(inputs[f"blocks.{i}.norm2"], stream, x, normed)
+                x = x + block.attention_written(block.attn.proj(mixed))
+                normed = block.mlp_read(x, before)
+                read = before if block.kind == "parallel" else x
+                _add_stream(inputs[f"blocks.{i}.norm2"], stream, read, normed)
                 hidden = block.mlp.hidden(normed)
                 own.mlp(hidden, weights.transformed[i], share, generator)
-                x = x + block.mlp.fc2(hidden)
+                x = x + block.mlp_written(block.mlp.fc2(hidden))
             if "norm" in inputs:
                 _add_stream(inputs["norm"], stream, x, model.norm(x))
             progress("basis", done, len(parts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from compress.model.canonical import canonical, plain_norms, rotate_stream
+from compress.model.canonical import canonical, folds_norms, plain_norms, rotate_stream
 from compress.model.vit import SlicedViT, build
 from runtime import ShapePlan
 
@@ -25,7 +25,7 @@ def rotated_model(model: SlicedViT, seed: int = 0, layer_norms: bool = False) ->
         model: the model; it is not changed.
         seed: of the rotations.
         layer_norms: whether a model with LayerNorms must keep them. Where a norm follows the embedding, only the heads
-            are rotated then.
+            are rotated then, as where norms stand behind the branches of blocks.
 
     Ref: Ashkboos et al. 2024 (QuaRot, arXiv 2404.00456), sections 4.1 and 4.2; Liu et al. 2024 (SpinQuant, arXiv
     2405.16406), section 3.
@@ -33,12 +33,12 @@ def rotated_model(model: SlicedViT, seed: int = 0, layer_norms: bool = False) ->
     plan, generator = model.plan, torch.Generator().manual_seed(seed)
     basis: torch.Tensor | None = None
     early = plan.norm_pre or plan.patch_norm
-    if plan.norm_type == "rms" or (early and plan.norm != "none" and not layer_norms):
+    if plan.norm_type == "rms" or (early and folds_norms(plan) and not layer_norms):
         plain = canonical(model, torch.float64)
         basis = random_rotation(plan.embed_dim, generator)
     else:
         plain = plain_norms(model, torch.float64)
-        if not early:
+        if not early and plan.block_kind != "post":
             basis = mean_keeping_rotation(plan.embed_dim, generator)
     w = {name: value.detach() for name, value in plain.state_dict().items()}
     w = turned_heads(plain.plan, w, generator)

@@ -94,7 +94,9 @@ def features_of(model: SlicedViT, stream: torch.Tensor, back: torch.Tensor) -> F
     tokens: torch.Tensor = model.norm(stream)
     after = model.plan.norm == "after_pool"
     pooled = model.norm(model.pool(stream)) if after else model.pool(tokens)
-    return Features(pooled @ back, tokens @ back, model.answers(stream if after else tokens, pooled))
+    answers = model.answers(stream if after else tokens, pooled)
+    # what an attention pooling gives is in coordinates of its own, which no cut changes
+    return Features(pooled if model.plan.attn_pool else pooled @ back, tokens @ back, answers)
 
 
 def sensitivity_of(
@@ -121,9 +123,9 @@ def sensitivity_of(
         with torch.enable_grad():
             x, seen = model.stream(batch).detach().requires_grad_(True), []
             for block in map(lambda own: cast(Block, own), model.blocks):
-                x = x + block.attn(block.norm1(x))
+                before, x = x, x + block.attention_written(block.attn(block.attention_read(x)))
                 seen.append(x)
-                x = x + block.mlp(block.norm2(x))
+                x = x + block.mlp_written(block.mlp(block.mlp_read(x, before)))
                 seen.append(x)
             output = features_of(model, x, back).scaled(rest)
             for probe in range(probes):

@@ -85,7 +85,7 @@ def _of_sliced(model: SlicedViT, images: torch.Tensor, blocks: Sequence[int], em
             last = model.norm if model.plan.norm == "before_pool" else model.blocks[-1]
             hooks.enter_context(last.register_forward_hook(_keep(seen, _TOKENS)))
         logits = model(images).float()
-    rows, columns = (size // patch for size, patch in zip(model.plan.img_size, model.plan.patch_size, strict=True))
+    rows, columns = (size // patch for size, patch in zip(model.plan.map_size, model.plan.patch_size, strict=True))
 
     def as_map(tokens: torch.Tensor) -> torch.Tensor:
         patches = tokens[:, model.plan.num_prefix_tokens :]

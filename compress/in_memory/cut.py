@@ -22,7 +22,7 @@ from compress.data.augment import augmentation_for
 from compress.data.dataset import ArrayImages, Dataset
 from compress.data.search_images import SearchImages
 from compress.devices import CPU
-from compress.model.coordinates import Coordinates
+from compress.model.coordinates import Coordinates, of_head_input
 from compress.model.folder import Task
 from compress.model.metadata import timm_metadata
 from compress.model.reconstruction import reconstruct as fit_again
@@ -286,6 +286,8 @@ def _answers_of(network: SlicedViT, place: Coordinates, images: torch.Tensor) ->
     features, classes = [], []
     with torch.no_grad():
         for batch in batches_of(images, network.plan.num_tokens):
-            features.append(place.of(network.features(batch)[1]))
+            own = of_head_input(network.plan, place)
+            found = network.features(batch)[1]
+            features.append(found.double() if own is None else own.of(found))
             classes.append(network(batch).argmax(1))
     return _Answers(torch.cat(features), torch.cat(classes))

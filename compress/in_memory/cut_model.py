@@ -115,6 +115,9 @@ class CutModel(nn.Module):
         Raises:
             ModelError: the map into the whole model's coordinates is not known.
         """
+        if self.plan.attn_pool:
+            # an attention pooling has coordinates of its own, which no cut changes
+            return self.network.features(images)[1]
         if self.matrix is None or self.shift is None:
             raise ModelError(
                 "The map of this model's features into those of the whole model is not known",

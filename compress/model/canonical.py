@@ -9,7 +9,7 @@ import torch
 
 from runtime import ShapePlan
 
-from .parts.norms import EARLY_NORMS, mlp_inputs, norm_readers
+from .parts.norms import EARLY_NORMS, last_readers, mlp_inputs, norm_readers
 from .vit import SlicedViT, build
 
 Weights = dict[str, torch.Tensor]
@@ -21,8 +21,8 @@ def canonical(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT:
     LayerScale goes into the Linears before it, the weight and bias of every norm into the Linears that read it, the
     value's bias through the projection, and the key's bias is dropped, since a softmax cannot see it. Everything that
     writes into the residual stream is centred, so that LayerNorm is RMSNorm; a norm after the embedding becomes an
-    RMSNorm and a Linear. Without a last norm the head would see what centring takes away: such a model keeps its
-    LayerNorms, and the rest is folded.
+    RMSNorm and a Linear. Without a last norm the head would see what centring takes away, and blocks with norms behind
+    their branches see it, too: such models keep their LayerNorms, and the rest is folded.
 
     Args:
         model: the model; it is not changed.
@@ -34,17 +34,25 @@ def canonical(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT:
     w = {name: value.detach().double() for name, value in model.state_dict().items()}
     w, plan = _without_layer_scale(w, plan)
     w, plan = _without_hidden_biases(w, plan)
-    if plan.norm_type == "layer" and plan.norm != "none":
+    if folds_norms(plan):
         w, plan = _without_norm_weights(w, plan)
         w, plan = _with_rms(w, plan)
     return build(plan, w, dtype or model.head.weight.dtype)
+
+
+def folds_norms(plan: ShapePlan) -> bool:
+    """Returns whether the canonical form of a model turns its LayerNorms into RMSNorms.
+
+    Where the classifier or the blocks read the stream as it is, they would see what centring takes away.
+    """
+    return plan.norm_type == "layer" and plan.norm != "none" and plan.block_kind != "post"
 
 
 def plain_norms(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT:
     """Returns a model that computes the same function with LayerNorms of weight 1 and bias 0 in its blocks.
 
     LayerScale and biases are folded as in ``canonical``. The stream is not centred, so no last norm is needed. A norm
-    after the embedding keeps its weight, since no Linear reads it.
+    after the embedding keeps its weight, since no Linear reads it, and so do norms behind the branches of blocks.
 
     Args:
         model: a model with LayerNorms; it is not changed.
@@ -55,6 +63,8 @@ def plain_norms(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT
     w = {name: value.detach().double() for name, value in model.state_dict().items()}
     w, plan = _without_layer_scale(w, plan)
     w, plan = _without_hidden_biases(w, plan)
+    if plan.block_kind == "post":
+        return build(plan, w, dtype or model.head.weight.dtype)
     kept = {name: value for name, value in w.items() if name.startswith(EARLY_NORMS)}
     bare = replace(plan, norm_pre=False, patch_norm=False)
     w, folded = _without_norm_weights({name: w[name] for name in w.keys() - kept.keys()}, bare)
@@ -80,6 +90,10 @@ def _without_layer_scale(weights: Weights, plan: ShapePlan) -> tuple[Weights, Sh
 def _without_hidden_biases(weights: Weights, plan: ShapePlan) -> tuple[Weights, ShapePlan]:
     """Moves every value's bias into the projection's, and sets the key's to zero, where nothing stands between."""
     w = dict(weights)
+    if plan.attn_pool:
+        pool = "attn_pool"
+        w[f"{pool}.proj.bias"] = w[f"{pool}.proj.bias"] + w[f"{pool}.proj.weight"] @ w[f"{pool}.v.bias"]
+        w[f"{pool}.v.bias"], w[f"{pool}.k.bias"] = (torch.zeros_like(w[f"{pool}.{part}.bias"]) for part in "vk")
     for i in range(len(plan.blocks)):
         at = f"blocks.{i}.attn"
         w.setdefault(f"{at}.proj.bias", w[f"{at}.proj.weight"].new_zeros(plan.embed_dim))
@@ -147,7 +161,7 @@ def stream_readers(plan: ShapePlan) -> tuple[str, ...]:
     """Returns the weights that read the residual stream through a norm; their dimension 1 runs over it."""
     parts = ("attn.q", "attn.k", "attn.v", *(f"mlp.{name}" for name in mlp_inputs(plan)))
     inner = (f"blocks.{i}.{n}.weight" for i in range(len(plan.blocks)) for n in parts)
-    return (*inner, "head.weight", *(["head_dist.weight"] if plan.two_heads else []))
+    return (*inner, *(f"{name}.weight" for name in last_readers(plan)))
 
 
 def rotate_stream(plan: ShapePlan, weights: Mapping[str, torch.Tensor], basis: torch.Tensor) -> Weights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -146,6 +147,11 @@ def _check_classes(path: Path, weights: Mapping[str, torch.Tensor], wanted: int)
 def _by_timm(weights: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
     """Returns weights with the names and sizes of ``model``, as far as timm's filter converts them."""
     # Where timm's filter fails, the weights have other shapes; a later check names the difference.
+    own = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", checkpoint_filter_fn)
+    if own is not checkpoint_filter_fn:  # that of another class than the plain Vision Transformer
+        with suppress(Exception):
+            return dict(own(dict(weights), model))
+        return dict(weights)
     with suppress(Exception):
         return dict(
             checkpoint_filter_fn(dict(weights), model, adapt_layer_scale=True, interpolation="bicubic", antialias=True)
@@ -159,7 +165,7 @@ def _resampled(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Ten
     if name in before and before[name].ndim == 4 and before[name].shape != after[name].shape:
         yield f"patches {_by(before[name].shape[2:])} to {_by(after[name].shape[2:])} pixels"
     old = before.get("pos_embed", before.get("visual.positional_embedding"))
-    if old is None or model.pos_embed is None:
+    if old is None or getattr(model, "pos_embed", None) is None:
         return
     plain = getattr(model, "no_embed_class", False) and "register_tokens" not in before
     prefix = 0 if plain else 1 if "register_tokens" in before else model.num_prefix_tokens

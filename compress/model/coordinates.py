@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from runtime import ArtifactError
+from runtime import ArtifactError, ShapePlan
 
 from .tensors import write_tensors
 
@@ -45,6 +45,14 @@ class Coordinates:
             StorageError: the file cannot be written.
         """
         write_tensors(folder / COORDINATES_FILE, {"matrix": self.matrix, "shift": self.shift})
+
+
+def of_head_input(plan: ShapePlan, tokens: Coordinates | None) -> Coordinates | None:
+    """Returns the map of the classifier's input, given that of the tokens; None where it needs none.
+
+    What an attention pooling gives has coordinates of its own, which no cut and no rotation changes.
+    """
+    return None if plan.attn_pool else tokens
 
 
 def read_coordinates(folder: Path) -> Coordinates | None:

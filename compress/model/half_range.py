@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from runtime import Progress, ShapePlan, silent
 
 from .canonical import patch_weights, placed_weights, stream_writers
-from .parts.norms import EARLY_NORMS
+from .parts.norms import EARLY_NORMS, last_readers
 from .vit import SlicedViT, build
 
 HALF_MOST = 65_504.0
@@ -47,6 +48,8 @@ def in_half_range(model: SlicedViT, images: torch.Tensor, progress: Progress = s
         progress: called as the images are computed.
     """
     energies = largest_energies(model, images, progress)
+    if model.plan.block_kind == "post":
+        return _scaled_branches(model, energies)
     embedded = scale_for(max(energies.pop(name, 0.0) for name in EARLY_NORMS))
     stream = scale_for(max(energies.values(), default=0.0))
     return model if stream == embedded == 1.0 else scaled_stream(model, stream, embedded)
@@ -105,13 +108,31 @@ def scaled_stream(model: SlicedViT, stream: float, embedded: float = 1.0) -> Sli
     factors = dict.fromkeys(_writers(plan), stream)
     factors |= dict.fromkeys(_before_early_norm(plan), embedded)
     if plan.norm == "none":
-        # the classifier reads the stream itself
-        factors |= {name: 1 / stream for name in ("head.weight", "head_dist.weight") if name in w}
+        # the classifier or the pooling reads the stream itself
+        factors |= {f"{name}.weight": 1 / stream for name in last_readers(plan)}
     w |= {name: w[name] * factor for name, factor in factors.items()}
     squares = (embedded**2 if name in EARLY_NORMS else stream**2 for name in plan.norm_names)
     values = tuple(plan.eps_of(name) * square for name, square in zip(plan.norm_names, squares, strict=True))
     one = len(set(values)) == 1 and isinstance(plan.norm_eps, float)
     return build(replace(plan, norm_eps=values[0] if one else values), w, model.head.weight.dtype)
+
+
+def _scaled_branches(model: SlicedViT, energies: Mapping[str, float]) -> SlicedViT:
+    """Returns the same function with scaled inputs of the norms behind the branches of blocks.
+
+    The stream is read as it is, and no factor leaves it the same. It holds sums of normed tokens, which are small.
+    """
+    plan, scales = model.plan, {name: 1.0 for name in model.plan.norm_names}
+    w = {name: value.detach() for name, value in model.state_dict().items()}
+    for i in range(len(plan.blocks)):
+        for norm, writer in (("norm1", "attn.proj"), ("norm2", "mlp.fc2")):
+            scale = scales[f"blocks.{i}.{norm}"] = scale_for(energies[f"blocks.{i}.{norm}"])
+            own = (f"blocks.{i}.{writer}.{kind}" for kind in ("weight", "bias"))
+            w |= {name: w[name] * scale for name in own if name in w}
+    if set(scales.values()) == {1.0}:
+        return model
+    values = tuple(plan.eps_of(name) * scale**2 for name, scale in scales.items())
+    return build(replace(plan, norm_eps=values), w, model.head.weight.dtype)
 
 
 def _writers(plan: ShapePlan) -> list[str]:

@@ -16,6 +16,7 @@ from runtime import MissingExtraError, ModelError, PlanError, PocketVitWarning, 
 
 from .checkpoint_file import open_checkpoint, with_classifier
 from .checkpoint_fit import LoadReport, fit_checkpoint, head_classes
+from .conversion.naflex import at_size
 from .hub.brought import HubModel, open_hub
 from .hub.place import is_place
 from .metadata import WeightsMetadata, names_in_checkpoint, timm_metadata
@@ -171,7 +172,7 @@ def _create(spec: ModelSpec, num_classes: int, pretrained: bool) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return timm.create_model(spec.name, pretrained=pretrained, **arguments)  # type: ignore[no-any-return]
+            return at_size(timm.create_model(spec.name, pretrained=pretrained, **arguments), spec.img_size)
     except Exception as error:  # timm lets through whatever an option breaks, and whatever a download raises
         if pretrained:  # the same model was made without weights before
             raise _no_weights(spec, error) from error
@@ -194,7 +195,7 @@ def _create_brought(spec: ModelSpec, hub: HubModel, num_classes: int) -> nn.Modu
         arguments["img_size"] = spec.img_size
     if spec.patch_size is not None:
         arguments["patch_size"] = spec.patch_size
-    return hub.build(num_classes, arguments)
+    return at_size(hub.build(num_classes, arguments), spec.img_size)
 
 
 def _no_weights(spec: ModelSpec, error: Exception) -> ModelError:

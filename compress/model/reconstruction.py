@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -27,10 +27,15 @@ _BIAS_RIDGE = 1e-6
 
 @dataclass
 class _Streams:
-    """The residual streams of one batch in the sliced model (``own``) and in the whole model."""
+    """The residual streams of one batch in the sliced model (``own``) and in the whole model.
+
+    ``before`` and ``whole_before`` are those before the attention of the present block.
+    """
 
     own: torch.Tensor
     whole: torch.Tensor
+    before: torch.Tensor = field(init=False)
+    whole_before: torch.Tensor = field(init=False)
 
 
 def images_needed(plan: ShapePlan) -> int:
@@ -97,33 +102,52 @@ def _mend_block(
     block: Block, theirs: Sequence[Block], streams: Sequence[_Streams], stays: torch.Tensor, ridge: float
 ) -> None:
     """Fits both writers of a block and advances the streams, those of the whole model through all its blocks."""
+    if block.kind == "post":  # what its Linears write is normed before it reaches the stream
+        for each in streams:
+            each.own = block(each.own)
+            for other in theirs:
+                each.whole = other(each.whole)
+        return
     for each in streams:
+        each.before, each.whole_before = each.own, each.whole
         each.whole = _attended(theirs[0], each.whole)
-    _mend(block.attn.proj, block.gamma1, lambda x: block.attn.mixed(block.norm1(x)), streams, stays, ridge)
+    _mend(
+        block.attn.proj,
+        block.gamma1,
+        lambda own: block.attn.mixed(block.attention_read(own.own)),
+        streams,
+        stays,
+        ridge,
+    )
     for each in streams:
         each.own = _attended(block, each.own)
-        each.whole = _transformed(theirs[0], each.whole)
+        each.whole = _transformed(theirs[0], each.whole, each.whole_before)
         for further in theirs[1:]:
             each.whole = further(each.whole)
-    _mend(block.mlp.fc2, block.gamma2, lambda x: block.mlp.hidden(block.norm2(x)), streams, stays, ridge)
+    _mend(
+        block.mlp.fc2,
+        block.gamma2,
+        lambda own: block.mlp.hidden(block.mlp_read(own.own, own.before)),
+        streams,
+        stays,
+        ridge,
+    )
     for each in streams:
-        each.own = _transformed(block, each.own)
+        each.own = _transformed(block, each.own, each.before)
 
 
 def _attended(block: Block, x: torch.Tensor) -> torch.Tensor:
-    out: torch.Tensor = block.attn(block.norm1(x))
-    return x + (out if block.gamma1 is None else out * block.gamma1)
+    return x + block.attention_written(block.attn(block.attention_read(x)))
 
 
-def _transformed(block: Block, x: torch.Tensor) -> torch.Tensor:
-    out: torch.Tensor = block.mlp(block.norm2(x))
-    return x + (out if block.gamma2 is None else out * block.gamma2)
+def _transformed(block: Block, x: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    return x + block.mlp_written(block.mlp(block.mlp_read(x, before)))
 
 
 def _mend(
     linear: nn.Linear,
     gamma: torch.Tensor | None,
-    read: Callable[[torch.Tensor], torch.Tensor],
+    read: Callable[[_Streams], torch.Tensor],
     streams: Sequence[_Streams],
     stays: torch.Tensor,
     ridge: float,
@@ -136,7 +160,7 @@ def _mend(
     squares = torch.zeros(width, width, dtype=torch.float64, device=stays.device)
     products = torch.zeros(width, linear.out_features, dtype=torch.float64, device=stays.device)
     for each in streams:
-        h = read(each.own)
+        h = read(each)
         out = linear(h)
         missing = each.whole[..., stays] - each.own - (out if gamma is None else out * gamma)
         h, missing = h.flatten(0, -2), missing.flatten(0, -2)

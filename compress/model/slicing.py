@@ -135,7 +135,7 @@ def axis_indices(plan: ShapePlan, kept: KeptUnits) -> dict[Axis, torch.Tensor]:
     """Returns the kept positions of every prunable axis of ``plan``, as int64 tensors."""
     index = {EMBED: torch.tensor(kept.embed)}
     for i, (block, keep) in enumerate(zip(plan.blocks, kept.blocks, strict=False)):
-        index[Axis("mlp", i)] = torch.tensor(keep.mlp)
+        index[Axis("mlp", i)], index[Axis("head", i)] = torch.tensor(keep.mlp), torch.tensor(keep.heads)
         for kind, dims, width in (("qk", keep.qk, block.qk_dim), ("v", keep.v, block.v_dim)):
             flat = [head * width + dim for head, own in zip(keep.heads, dims, strict=True) for dim in own]
             index[Axis(kind, i)] = torch.tensor(flat)

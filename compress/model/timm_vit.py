@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from runtime import NormPlace, Pooling, PosEmbed, ShapePlan
+from runtime import ModelError, NormPlace, Pooling, PosEmbed, ShapePlan, StemOp
 
+from .conversion.blocks import block_kind_of, plain_block, refused_block
 from .conversion.eva import eva_weights, plan_of_eva
 from .conversion.inner import (
     block_plan,
@@ -20,15 +22,21 @@ from .conversion.inner import (
     unsupported_part,
     without_gains,
 )
+from .conversion.kinds import VIEWS, plain_weights, seen_as_plain
+from .conversion.naflex import refused_embedding
 from .conversion.needs import (
     Attention,
     Block,
     Eva,
+    HybridEmbed,
     LayerScale,
     PatchEmbed,
     VisionTransformer,
     VisionTransformerDistilled,
 )
+from .conversion.pooling import pool_from_timm, pool_plan, pool_to_timm, refuse_pool
+from .conversion.relative import has_position_bias, position_tables, relative_to_timm
+from .conversion.stems import stem_of
 from .vit import SlicedViT, build
 
 
@@ -62,17 +70,22 @@ def from_timm(model: Any) -> SlicedViT:
     """
     plan = plan_of_timm(model)
     weights = eva_weights(model) if type(model) is Eva else _vit_weights(model)
-    return build(plan, without_gains(weights, plan)[0])
+    return build(plan, without_gains(pool_from_timm(weights), plan)[0])
 
 
 def _vit_weights(model: Any) -> dict[str, torch.Tensor]:
     """Returns the weights of a ``VisionTransformer`` named as in ``SlicedViT``."""
-    weights = _rename(model.state_dict())
-    for i, block in enumerate(model.blocks):
-        inside = (f"blocks.{i}.attn.", f"blocks.{i}.mlp.")
-        weights = {name: value for name, value in weights.items() if not name.startswith(inside)}
-        weights |= {f"blocks.{i}.{name}": value for name, value in inner_weights(block).items()}
-    return weights
+    weights = {name: own for name, own in _rename(plain_weights(model)).items() if not name.startswith("blocks.")}
+    for i, block in enumerate(map(plain_block, model.blocks)):
+        own = inner_weights(block)
+        for norm in ("norm1", "norm2"):
+            own |= {f"{norm}.{name}": value for name, value in getattr(block, norm).named_parameters()}
+        own |= {f"gamma{k}": scale.gamma for k, scale in ((1, block.ls1), (2, block.ls2)) if not is_absent(scale)}
+        weights |= {f"blocks.{i}.{name}": value.detach() for name, value in own.items()}
+    if isinstance(embed := getattr(model, "patch_embed", None), HybridEmbed):
+        rest = {name: value for name, value in weights.items() if not name.startswith("patch_embed.")}
+        weights = rest | stem_of(embed).weights
+    return weights | position_tables(model)
 
 
 def plan_of_timm(model: Any) -> ShapePlan:
@@ -85,8 +98,10 @@ def plan_of_timm(model: Any) -> ShapePlan:
     if type(model) is Eva:
         return plan_of_eva(model)
     _refuse_unsupported(model)
-    first = model.blocks[0]
-    early, patches = not is_absent(model.norm_pre), not is_absent(model.patch_embed.norm)
+    biased, model = has_position_bias(model), seen_as_plain(model)
+    embed, blocks = _Embedding.of(model.patch_embed), [plain_block(block) for block in model.blocks]
+    first, pool = blocks[0], model.attn_pool
+    early, patches = not is_absent(model.norm_pre), not is_absent(getattr(model.patch_embed, "norm", None))
     distilled = isinstance(model, VisionTransformerDistilled)
     norm: NormPlace = (
         "after_pool" if not is_absent(model.fc_norm) else "none" if is_absent(model.norm) else "before_pool"
@@ -94,14 +109,15 @@ def plan_of_timm(model: Any) -> ShapePlan:
     pooling: Pooling = "token" if model.global_pool == "token" else "avg_all" if model.pool_include_prefix else "avg"
     if isinstance(model, ClassAndMeanViT):
         pooling = "token_and_avg"
+    pooling = pooling if pool is None else "map"
     pos_embed: PosEmbed = "none" if model.pos_embed is None else "patches" if model.no_embed_class else "all"
     return ShapePlan(
         img_size=tuple(model.patch_embed.img_size),
-        patch_size=tuple(model.patch_embed.patch_size),
-        in_chans=model.patch_embed.proj.in_channels,
+        patch_size=embed.patch_size,
+        in_chans=embed.in_chans,
         num_classes=model.head.out_features,
         embed_dim=model.embed_dim,
-        blocks=tuple(block_plan(block) for block in model.blocks),
+        blocks=tuple(block_plan(block) for block in blocks),
         attn_scale=float(first.attn.scale),
         class_token=model.cls_token is not None,
         dist_token=distilled,
@@ -113,13 +129,34 @@ def plan_of_timm(model: Any) -> ShapePlan:
         norm_eps=float(first.norm1.eps),
         qkv_bias=first.attn.qkv.bias is not None,
         proj_bias=first.attn.proj.bias is not None,
-        patch_bias=model.patch_embed.proj.bias is not None,
+        patch_bias=embed.bias,
         layer_scale=isinstance(first.ls1, LayerScale),
         norm_type=norm_kind([first.norm1]),
         pre_dim=model.embed_dim if norm_kind([first.norm1]) == "rms" and (early or patches) else 0,
         patch_norm=patches,
-        **inner_options(model.blocks),
+        attn_pool=None if pool is None else pool_plan(pool, model.pool_include_prefix),
+        position_bias=biased,
+        block_kind=block_kind_of(model.blocks[0]),
+        stem=embed.stem,
+        **inner_options(blocks),
     )
+
+
+@dataclass(frozen=True)
+class _Embedding:
+    """What a plan holds of a patch embedding: its patches, input channels and bias, and the stem before it."""
+
+    patch_size: tuple[int, int]
+    in_chans: int
+    bias: bool
+    stem: tuple[StemOp, ...] = ()
+
+    @classmethod
+    def of(cls, embed: Any) -> _Embedding:
+        if isinstance(embed, HybridEmbed):
+            found = stem_of(embed)
+            return cls(found.patch, embed.in_chans, "patch_embed.bias" in found.weights, found.ops)
+        return cls(tuple(embed.patch_size), embed.proj.in_channels, embed.proj.bias is not None)
 
 
 def _rename(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -148,6 +185,11 @@ def to_timm(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dic
     """
     if not any(".attn.q." in name for name in weights):
         return dict(weights)
+    back = dict(_NO_WAY_BACK)
+    back |= {name: "timm's convolutional stem, since its norms are folded" for name in wanted if _BACKBONE in name}
+    for name, place in back.items():
+        if name in wanted:
+            raise ModelError(f"These weights have no place in {place}", fix="Load them with pocketvit.load")
     renamed: dict[str, torch.Tensor] = {}
     for name, value in weights.items():
         if ".attn.k." in name or ".attn.v." in name:
@@ -161,40 +203,61 @@ def to_timm(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dic
             parts = [weights.get(name.replace(".q.", f".{part}."), value[:0]) for part in "qkv"]
             new, value = name.replace(".q.", ".qkv."), torch.cat(parts)
         renamed[new] = value
-    return renamed
+    biases = [name for name in renamed if ".mlp.fc" in name and name.endswith(".bias")]
+    for name in biases if any(".mlp.fc1.weight" in name for name in wanted) else ():
+        if name not in wanted and renamed.pop(name).any():
+            raise ModelError(f"The weight '{name}' has no place in this timm model", fix="Load it with pocketvit.load")
+    return pool_to_timm(relative_to_timm(renamed, wanted), wanted)
 
+
+_BACKBONE = "patch_embed.backbone."
+_NO_WAY_BACK = {
+    "embeds.proj.weight": "a timm model for images of any shape, since they are those of one size",
+    "blocks.0.in_proj.weight": "timm's parallel blocks, since their parts are joined",
+    "blocks.0.attns.0.norm.weight": "timm's parallel blocks, since their parts are joined",
+}
+"""Parameter names of timm models to which weights cannot go back, and why."""
 
 _REFUSED_PARTS = {
-    "ResPostBlock": "residual post-norm block",
-    "ParallelScalingBlock": "parallel scaling block",
-    "ParallelThingsBlock": "parallel block",
     "DiffParallelScalingBlock": "differential attention",
     "DiffAttention": "differential attention",
-    "HybridEmbed": "convolutional (hybrid) patch embedding",
 }
 
 
 def _refuse_unsupported(model: Any) -> None:
     """Raises ``ModelError`` with the first part of ``model`` that slicing does not support exactly."""
     kind = type(model).__name__
-    if type(model) not in (VisionTransformer, VisionTransformerDistilled, ClassAndMeanViT):
+    if type(model) not in (VisionTransformer, VisionTransformerDistilled, ClassAndMeanViT, *VIEWS):
         windows = any("Window" in type(part).__name__ for part in model.modules())
         part = "window attention" if windows else f"the architecture {kind}"
         raise unsupported_part(part, "a plain timm VisionTransformer (vit_*, deit_*, deit3_*, DINOv2)")
-    if type(model.patch_embed) is not PatchEmbed:
+    naflex = hasattr(model, "embeds")
+    if naflex and (embedding := refused_embedding(model)):
+        raise unsupported_part(embedding)
+    model = seen_as_plain(model)
+    hybrid = type(model.patch_embed) is HybridEmbed and not model.patch_embed.dynamic_img_pad
+    if not (naflex or hybrid or type(model.patch_embed) is PatchEmbed):
         raise unsupported_part(_REFUSED_PARTS.get(type(model.patch_embed).__name__, "this patch embedding"))
     if not model.blocks:
         raise unsupported_part("no transformer block", "at least one")
     if isinstance(model, VisionTransformerDistilled) and not (model.reg_token is None and is_absent(model.fc_norm)):
         raise unsupported_part("a distillation token together with register tokens or a norm after pooling")
-    if model.attn_pool is not None or model.global_pool not in ("token", "avg"):
-        raise unsupported_part(f"'{model.global_pool}' pooling", "pooling by class token or by average")
-    norms = [model.patch_embed.norm, model.norm_pre, model.norm, model.fc_norm]
+    if model.global_pool not in ("token", "avg", "map"):
+        raise unsupported_part(f"'{model.global_pool}' pooling", "pooling by class token, by average or by attention")
+    patch_norm = getattr(model.patch_embed, "norm", None)
+    norms = [patch_norm, model.norm_pre, model.norm, model.fc_norm]
+    if len({type(block) for block in model.blocks}) != 1:
+        raise unsupported_part("blocks of several kinds")
     for block in model.blocks:
+        if branches := refused_block(block):
+            raise unsupported_part(branches)
+        block = plain_block(block)
         _refuse_block(block)
         norms += [block.norm1, block.norm2]
+    if model.attn_pool is not None:
+        refuse_pool(model.attn_pool, plain_block(model.blocks[0]).mlp.act, not is_absent(model.fc_norm))
     norm_kind(norm for norm in norms if not is_absent(norm))
-    if not (is_absent(model.patch_embed.norm) or is_absent(model.norm_pre)):
+    if not (is_absent(patch_norm) or is_absent(model.norm_pre)):
         raise unsupported_part("norms of the patches and of the tokens")
     if not isinstance(model.head, nn.Linear):
         raise unsupported_part("a model without a linear classifier")

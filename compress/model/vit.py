@@ -9,9 +9,11 @@ from torch import nn
 
 from runtime import PlanError, ShapePlan
 
+from .parts.attention_pool import AttentionPool
 from .parts.block import Block
 from .parts.norms import norm_of
 from .parts.rope import check_tables
+from .parts.stem import Stem
 
 
 class SlicedViT(nn.Module):
@@ -27,8 +29,9 @@ class SlicedViT(nn.Module):
         super().__init__()
         self.plan = plan
         c, first = plan.embed_dim, plan.placed_dim
+        self.stem = Stem(plan) if plan.stem else None
         self.patch_embed = nn.Conv2d(
-            plan.in_chans, plan.token_dim, kernel_size=plan.patch_size, stride=plan.patch_size, bias=plan.patch_bias
+            plan.map_chans, plan.token_dim, kernel_size=plan.patch_size, stride=plan.patch_size, bias=plan.patch_bias
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, first)) if plan.class_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, first)) if plan.dist_token else None
@@ -40,7 +43,8 @@ class SlicedViT(nn.Module):
         self.pre = nn.Linear(plan.pre_dim, c) if plan.pre_dim else nn.Identity()
         self.blocks = nn.ModuleList(Block(plan, index) for index in range(len(plan.blocks)))
         self.norm = norm_of(plan, "norm") if plan.norm != "none" else nn.Identity()
-        self.head = nn.Linear(c, plan.num_classes)
+        self.attn_pool = AttentionPool(plan) if plan.attn_pool else None
+        self.head = nn.Linear(plan.head_dim, plan.num_classes)
         self.head_dist = nn.Linear(c, plan.num_classes) if plan.two_heads else None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -57,7 +61,7 @@ class SlicedViT(nn.Module):
         return averaged
 
     def features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Maps images ``(B, C, H, W)`` to the last tokens ``(B, N, C)`` and the head's input ``(B, C)``.
+        """Maps images ``(B, C, H, W)`` to the last tokens ``(B, N, C)`` and the head's input ``(B, head_dim)``.
 
         The tokens are normed where the model norms them before pooling.
         """
@@ -77,6 +81,7 @@ class SlicedViT(nn.Module):
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Maps images ``(B, C, H, W)`` to tokens ``(B, N, placed_dim)``: prefix tokens first, positions added."""
+        images = images if self.stem is None else self.stem(images)
         x: torch.Tensor = self.patch_embed(images).flatten(2).transpose(1, 2)
         if self.plan.patch_norm:
             x = self.pre(self.patch_norm(x))
@@ -97,7 +102,10 @@ class SlicedViT(nn.Module):
         return normed
 
     def pool(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps tokens ``(B, N, C)`` to the input of the head, ``(B, C)``."""
+        """Maps tokens ``(B, N, C)`` to the input of the head, ``(B, head_dim)``."""
+        if self.attn_pool is not None:
+            found: torch.Tensor = self.attn_pool(x)
+            return found
         if self.plan.pooling in ("token", "token_and_avg"):
             return x[:, 0]
         return x.mean(dim=1) if self.plan.pooling == "avg_all" else x[:, self.plan.num_prefix_tokens :].mean(dim=1)

@@ -12,9 +12,11 @@ import numpy as np
 
 from runtime import BlockPlan
 
+from .attention_pool import attention_pool
 from .inner_parts import InnerParts
 from .ir import Array, Graph
 from .rewrites import DEFAULT_REWRITES, Rewrites, Scales
+from .stem import stem
 from .vit_parts import INPUT, OUTPUT, Normed
 
 if TYPE_CHECKING:
@@ -43,21 +45,27 @@ class _Vit(InnerParts):
             x = self.early_norm(x, "norm_pre")
         for i, block in enumerate(plan.blocks):
             last = i == len(plan.blocks) - 1
-            x = self.attention(x, i, block, self.pooled_rows() if last else None)
-            x = self.mlp(x, i, last and self.mean_early())
+            rows, before = self.pooled_rows() if last else None, x
+            x = self.attention(x, i, block, rows)
+            read = x
+            if plan.block_kind == "parallel":
+                read = before if rows is None else self.first(before, rows, f"blocks.{i}.mlp.rows")
+            x = self.mlp(x, read, i, last and self.mean_early())
         output = self.head(x)
         assert output == OUTPUT
         return g.graph(output)
 
     def pooled_rows(self) -> int | None:
         """Returns how many of the first tokens the head reads, or None for all."""
-        if not self.rewrites.pooled_only or self.plan.pooling != "token":
+        if not self.rewrites.pooled_only or self.plan.pooling != "token" or self.plan.attn_pool:
             return None
         rows = 2 if self.plan.dist_token else 1
         return rows if rows < self.plan.num_tokens else None
 
     def mean_early(self) -> bool:
-        return self.rewrites.pooled_only and self.plan.pooling != "token" and self.plan.norm != "before_pool"
+        averaged = self.plan.pooling not in ("token", "map")
+        linear = self.plan.block_kind != "post"
+        return self.rewrites.pooled_only and averaged and linear and self.plan.norm != "before_pool"
 
     def embed(self) -> str:
         plan, g, w = self.plan, self.g, self.weights
@@ -68,10 +76,11 @@ class _Vit(InnerParts):
         tokens = [w[name][0] for name in ("cls_token", "dist_token", "reg_token") if name in w]
         prefix = self.placed(np.concatenate(tokens)) if tokens else None
         fold = self.rewrites.fold_embed and position is not None
+        pixels = stem(self) if plan.stem else INPUT
         if self.rewrites.patch_rows:
-            x = g.linear(self.patch_rows(), kernel.reshape(c, -1), bias, "patch_embed")
+            x = g.linear(self.patch_rows(pixels), kernel.reshape(c, -1), bias, "patch_embed")
         else:
-            inputs = [INPUT, g.constant("patch_embed.weight", kernel), g.constant("patch_embed.bias", bias)]
+            inputs = [pixels, g.constant("patch_embed.weight", kernel), g.constant("patch_embed.bias", bias)]
             x = g.op("conv_2d", inputs, "patch_embed", stride=plan.patch_size)
             x = g.op("reshape", [x], "patches", shape=(*self.batch, n, c))
         if plan.patch_norm:
@@ -100,11 +109,10 @@ class _Vit(InnerParts):
         """Returns tokens or positions, centred and scaled where they are added to the residual stream."""
         return self.written(value, -1) if self.plan.patch_norm else self.embedded(value, -1)
 
-    def patch_rows(self) -> str:
-        """Maps the image to ``(…, patches, pixels of a patch)``."""
-        (height, width), (rows, columns), chans = self.plan.img_size, self.plan.patch_size, self.plan.in_chans
+    def patch_rows(self, x: str) -> str:
+        """Maps the image, or the stem's last map, to ``(…, patches, pixels of a patch)``."""
+        (height, width), (rows, columns), chans = self.plan.map_size, self.plan.patch_size, self.plan.map_chans
         down, across, g = height // rows, width // columns, self.g
-        x = INPUT
         if across > 1 and rows > 1:
             x = g.op("reshape", [x], "image.rows", shape=(down, rows, across, columns * chans))
             x = g.op("transpose", [x], "image.patches", perm=(0, 2, 1, 3))
@@ -129,7 +137,8 @@ class _Vit(InnerParts):
 
     def attention(self, stream: str, index: int, block: BlockPlan, rows: int | None) -> str:
         g, w, at = self.g, self.weights, f"blocks.{index}.attn"
-        normed = self.norm(stream, f"blocks.{index}.norm1")
+        post = self.plan.block_kind == "post"
+        normed = Normed(stream) if post else self.norm(stream, f"blocks.{index}.norm1")
         some = normed
         if rows is not None:
             some = replace(normed, name=self.first(normed.name, rows, f"{at}.rows"))
@@ -164,7 +173,7 @@ class _Vit(InnerParts):
         if not self.rewrites.fold_scale:
             factor = g.constant("attn_scale", np.full((1,) * len(g.shapes[q]), self.plan.attn_scale))
             q = g.op("mul", [q, factor], f"{at}.q.scaled")
-        scores = g.op("batch_matmul", [q, k], f"{at}.scores", adj_y=True)
+        scores = self.biased(g.op("batch_matmul", [q, k], f"{at}.scores", adj_y=True), at)
         mixed = g.op("batch_matmul", [g.op("softmax", [scores], f"{at}.softmax"), v], f"{at}.mixed")
         return self.project(stream, self.joined(mixed, f"{at}.mixed"), out, out_bias, index)
 
@@ -175,6 +184,22 @@ class _Vit(InnerParts):
             normed = self.inner_norm(joined, f"{at}.norm", self.plan.attn_norm_dim)
             joined, (weight, bias) = normed.name, self.read_normed(normed, weight, bias)
         return self.write(stream, joined, weight, bias, index, "gamma1", f"{at}.proj")
+
+    def biased(self, scores: str, at: str) -> str:
+        """Adds the position bias to scores ``(…, heads, rows, N)`` of the first tokens, or ``(heads, N)`` of one.
+
+        The scores of one token get a dimension in front for the sum, which LiteRT's GPU delegate computes wrongly of
+        two constants' dimensions alone.
+        """
+        table, g = self.weights.get(f"{at}.position_bias"), self.g
+        if table is None:
+            return scores
+        shape = g.shapes[scores]
+        if len(shape) > 2:
+            return g.op("add", [scores, g.constant(f"{at}.bias", table[:, : shape[-2]].reshape(shape))], f"{at}.biased")
+        scores = g.op("reshape", [scores], f"{at}.scores.rows", shape=(1, *shape))
+        scores = g.op("add", [scores, g.constant(f"{at}.bias", table[None, :, 0])], f"{at}.biased.rows")
+        return g.op("reshape", [scores], f"{at}.biased", shape=shape)
 
     def balanced(
         self, index: int, query: Array, query_bias: Array | None, key: Array, key_bias: Array | None
@@ -203,23 +228,22 @@ class _Vit(InnerParts):
         keys = g.constant(f"{at}.k.weight", key.reshape(heads, qk, c))
         looked = g.op("batch_matmul", [q, keys], f"{at}.k")
         looked = g.op("reshape", [looked], f"{at}.k.rows", shape=(heads, c))
-        weights = g.op("softmax", [g.op("batch_matmul", [looked, tokens], f"{at}.scores", adj_y=True)], f"{at}.softmax")
+        scores = self.biased(g.op("batch_matmul", [looked, tokens], f"{at}.scores", adj_y=True), at)
+        weights = g.op("softmax", [scores], f"{at}.softmax")
         mixed = g.op("batch_matmul", [weights, tokens], f"{at}.mixed")
         mixed = g.op("reshape", [mixed], f"{at}.mixed.heads", shape=(heads, 1, c))
         values = g.constant(f"{at}.v.weight", value.reshape(heads, v, c))
         mixed = g.op("batch_matmul", [mixed, values], f"{at}.v", adj_y=True)
         return g.op("reshape", [mixed], f"{at}.v.joined", shape=(*self.batch, 1, heads * v))
 
-    def mlp(self, stream: str, index: int, mean_early: bool) -> str:
-        g, w, at = self.g, self.weights, f"blocks.{index}.mlp"
-        normed = self.norm(stream, f"blocks.{index}.norm2")
+    def mlp(self, stream: str, read: str, index: int, mean_early: bool) -> str:
+        w, at = self.weights, f"blocks.{index}.mlp"
+        normed = Normed(read) if self.plan.block_kind == "post" else self.norm(read, f"blocks.{index}.norm2")
         if self.plan.gated_mlp:
             hidden = self.gated(normed, at)
         else:
             first, first_bias = self.affine(normed, f"{at}.fc1")
-            relu = self.plan.act == "relu"
-            hidden = g.linear(normed.name, first, first_bias, f"{at}.fc1", act="relu" if relu else "none")
-            hidden = hidden if relu else self.activation(hidden, f"{at}.act")
+            hidden = self.activated(normed.name, first, first_bias, f"{at}.fc1", f"{at}.act")
         second: tuple[Array, Array | None] = w[f"{at}.fc2.weight"], w[f"{at}.fc2.bias"]
         if self.plan.mlp_norm:
             own = self.inner_norm(hidden, f"{at}.norm", self.plan.mlp_norm_dim)
@@ -230,6 +254,9 @@ class _Vit(InnerParts):
 
     def head(self, x: str) -> str:
         plan = self.plan
+        if plan.attn_pool:
+            normed = self.norm(x, "norm") if plan.norm != "none" else Normed(x)
+            return self.classifier(Normed(attention_pool(self, normed)), "head", 1.0, OUTPUT)
         early = self.mean_early()
         if plan.pooling == "token_and_avg":
             normed = self.norm(x, "norm")
@@ -256,7 +283,7 @@ class _Vit(InnerParts):
 
     def classifier(self, x: Normed, name: str, share: float, output: str) -> str:
         weight, bias = self.affine(x, name, share)
-        flat = (1, self.plan.embed_dim)
+        flat = (1, self.plan.head_dim)
         if self.g.shapes[x.name] != flat:
             x = replace(x, name=self.g.op("reshape", [x.name], f"{name}.in", shape=flat))
         return self.g.linear(x.name, weight, bias, output)

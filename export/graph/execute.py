@@ -75,6 +75,15 @@ def _compute(op: Op, inputs: list[torch.Tensor], batched: list[bool], count: int
             bias = inputs[2] if len(inputs) > 2 else None
             result = F.conv2d(x.flatten(0, 1).movedim(-1, 1), inputs[1].movedim(-1, 1), bias, options["stride"])
             return result.movedim(1, -1).unsqueeze(1)
+        case "conv":
+            result = F.conv2d(x.flatten(0, 1).movedim(-1, 1), inputs[1].movedim(-1, 1), inputs[2], options["stride"])
+            return result.movedim(1, -1).unsqueeze(1)
+        case "max_pool":
+            pooled = F.max_pool2d(x.flatten(0, 1).movedim(-1, 1), options["kernel"], options["stride"])
+            return pooled.movedim(1, -1).unsqueeze(1)
+        case "pad":
+            top, bottom, left, right = options["padding"]
+            return F.pad(x, (0, 0, left, right, top, bottom))
         case "batch_matmul":
             return x @ (inputs[1].transpose(-1, -2) if options.get("adj_y") else inputs[1])
         case "add":

@@ -118,14 +118,3 @@ class InnerParts(VitParts):
         opened = g.linear(normed.name, gate, gate_bias, f"{at}.gate", act="relu" if relu else "none")
         opened = opened if relu else self.activation(opened, f"{at}.act")
         return g.op("mul", [opened, g.linear(normed.name, value, value_bias, f"{at}.fc1")], f"{at}.gated")
-
-    def activation(self, x: str, name: str) -> str:
-        """Adds the activation of the MLPs."""
-        g, act = self.g, self.plan.act
-        if act in ("gelu", "gelu_tanh"):
-            return g.op("gelu", [x], name, approximate=act == "gelu_tanh")
-        inside = x
-        if act == "quick_gelu":
-            factor = g.constant("quick_gelu", np.full((1,) * len(g.shapes[x]), 1.702))
-            inside = g.op("mul", [x, factor], f"{name}.inside")
-        return g.op("mul", [x, g.op("logistic", [inside], f"{name}.logistic")], name)

@@ -23,6 +23,9 @@ LINEAR = ("fully_connected", "conv_2d")
 
 OP_KINDS = (
     *LINEAR,
+    "conv",
+    "pad",
+    "max_pool",
     "batch_matmul",
     "add",
     "sub",
@@ -107,8 +110,8 @@ class Op:
         kind: one of ``OP_KINDS``.
         inputs: names of the tensors it reads, constants included.
         output: name of the tensor it writes.
-        options: ``axis``, ``shape``, ``perm``, ``begin``, ``stride``, ``adj_y``, ``approximate``, ``act``; axes count
-            from the end and are negative.
+        options: ``axis``, ``shape``, ``perm``, ``begin``, ``stride``, ``kernel``, ``padding``, ``adj_y``,
+            ``approximate``, ``act``; axes count from the end and are negative.
     """
 
     kind: str
@@ -199,6 +202,13 @@ def output_shape(op: Op, shapes: list[Shape]) -> Shape:
             (rows, columns), weight = options["stride"], shapes[1]
             assert (weight[1], weight[2], weight[3]) == (rows, columns, first[3]), (op.output, shapes)
             return (first[0], first[1] // rows, first[2] // columns, weight[0])
+        case "conv" | "max_pool":
+            (rows, columns), steps = options.get("kernel") or shapes[1][1:3], options["stride"]
+            down, across = ((first[1] - rows) // steps[0] + 1, (first[2] - columns) // steps[1] + 1)
+            return (first[0], down, across, shapes[1][0] if op.kind == "conv" else first[3])
+        case "pad":
+            top, bottom, left, right = options["padding"]
+            return (first[0], first[1] + top + bottom, first[2] + left + right, first[3])
         case "batch_matmul":
             other = shapes[1] if not options.get("adj_y") else (*shapes[1][:-2], shapes[1][-1], shapes[1][-2])
             assert first[-1] == other[-2], (op.output, shapes)

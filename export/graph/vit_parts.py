@@ -58,28 +58,35 @@ class VitParts:
         self.g = Builder((1, *plan.img_size, plan.in_chans), INPUT)
         self.batch = () if rewrites.flat else (1,)
         born = plan.norm_type == "rms"
-        # without a last norm the head would see what centring takes away
-        self.centre = rewrites.centre and plan.norm != "none" and not born
+        # without a last norm the head would see what centring takes away, and blocks that read the stream itself do
+        self.centre = rewrites.centre and plan.norm != "none" and not born and plan.block_kind != "post"
         self.rms = self.centre or born
         self.stream_scale = scales.stream if self.rms else None
         assert self.stream_scale is None or (rewrites.fold_norm and rewrites.fold_scale), "scales need folded norms"
 
-    def norm(self, x: str, name: str, fold: bool | None = None) -> Normed:
-        """Adds a norm of ``x``; its affine is left to the Linears behind it where ``fold`` or the rewrites say."""
+    def norm(self, x: str, name: str, fold: bool | None = None, own_eps: float | None = None) -> Normed:
+        """Adds a norm of ``x``; its affine is left to the Linears behind it where ``fold`` or the rewrites say.
+
+        Args:
+            x: the norm's input.
+            name: the norm's name.
+            fold: see above.
+            own_eps: epsilon of a LayerNorm outside the residual stream, whose input is neither centred nor scaled.
+        """
         g, rank = self.g, len(self.g.shapes[x])
-        width, eps = g.shapes[x][-1], self.plan.eps_of(name)
+        width, eps = g.shapes[x][-1], self.plan.eps_of(name) if own_eps is None else own_eps
         early = name in ("norm_pre", "patch_norm")
-        dim = width if early else self.plan.norm_dim or width
+        dim = width if early or own_eps else self.plan.norm_dim or width
         weight, bias = self.weights.get(f"{name}.weight"), self.weights.get(f"{name}.bias")
-        if not self.rms:
+        if not self.rms or own_eps:
             mean = g.op("mean", [x], f"{name}.mean", axis=(-1,))
             x = g.op("sub", [x, mean], f"{name}.centred")
         square = self.square(x, f"{name}.square")
-        if self.stream_scale is None or (self.plan.pre_dim and early):
+        if self.stream_scale is None or own_eps or (self.plan.pre_dim and early):
             variance = g.op("mean", [square], f"{name}.variance", axis=(-1,))
             # the mean over the dimensions that a cut left is larger than the mean over all
             gain = half_gain(eps * dim / width, width, self.rewrites.half)
-            plain = isinstance(self.plan.norm_eps, float) and dim == width and gain == 1
+            plain = isinstance(self.plan.norm_eps, float) and dim == width and gain == 1 and not own_eps
             if gain > 1:
                 grown = g.constant(f"{name}.gain", np.full((1,) * rank, gain))
                 variance = g.op("mul", [variance, grown], f"{name}.variance_gain")
@@ -125,6 +132,8 @@ class VitParts:
         if scale is None:
             weight, bias = self.written(weight), None if bias is None else self.written(bias)
         x = g.linear(x, weight, bias, name)
+        if self.plan.block_kind == "post":
+            x = self.norm(x, f"blocks.{index}.norm{gamma[-1]}", fold=False).name
         if scale is not None:
             row = (1,) * (len(g.shapes[x]) - 1) + (-1,)
             x = g.op("mul", [x, g.constant(f"blocks.{index}.{gamma}", scale.reshape(row))], f"{name}.scaled")
@@ -142,6 +151,23 @@ class VitParts:
         shape = [1] * value.ndim
         shape[axis] = -1
         return value / self.stream_scale.reshape(shape)
+
+    def activated(self, x: str, weight: Array, bias: Array | None, name: str, act_name: str) -> str:
+        """Adds a Linear and the activation of MLPs."""
+        relu = self.plan.act == "relu"
+        hidden = self.g.linear(x, weight, bias, name, act="relu" if relu else "none")
+        return hidden if relu else self.activation(hidden, act_name)
+
+    def activation(self, x: str, name: str) -> str:
+        """Adds the activation of MLPs."""
+        g, act = self.g, self.plan.act
+        if act in ("gelu", "gelu_tanh"):
+            return g.op("gelu", [x], name, approximate=act == "gelu_tanh")
+        inside = x
+        if act == "quick_gelu":
+            factor = g.constant("quick_gelu", np.full((1,) * len(g.shapes[x]), 1.702))
+            inside = g.op("mul", [x, factor], f"{name}.inside")
+        return g.op("mul", [x, g.op("logistic", [inside], f"{name}.logistic")], name)
 
     def heads(self, x: str, count: int, name: str) -> str:
         """Maps ``(…, N, heads * d)`` to ``(…, heads, N, d)``."""

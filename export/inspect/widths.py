@@ -14,6 +14,8 @@ from runtime import ArtifactError, BlockPlan, ShapePlan
 from .readers import reader_of
 
 _HEADS = ("logits.weight", "head.weight", "head_dist.weight")
+_POOLS = ("attn_pool.scores.rows.weight", "attn_pool.k.weight")
+"""What reads the last tokens where the head reads an attention pooling."""
 
 
 def read_widths(path: Path, plan: ShapePlan) -> ShapePlan:
@@ -28,11 +30,12 @@ def read_widths(path: Path, plan: ShapePlan) -> ShapePlan:
     """
     shapes = reader_of(path).shapes(path)
     depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
-    if depth != len(plan.blocks) or not any(head in shapes for head in _HEADS):
+    last = _POOLS if plan.attn_pool else _HEADS
+    if depth != len(plan.blocks) or not any(name in shapes for name in last):
         expected = f"{len(plan.blocks)} blocks"
         raise ArtifactError(f"{path} does not have the layers of its plan", expected=expected, got=depth)
     blocks = [_block(path, shapes, f"blocks.{i}") for i in range(depth)]
-    embeds = {width for _, width in blocks} | {shapes[name][1] for name in _HEADS if name in shapes}
+    embeds = {width for _, width in blocks} | {shapes[name][1] for name in last if name in shapes}
     if len(embeds) != 1:
         raise ArtifactError(f"The layers of {path} disagree about embed_dim", got=sorted(embeds))
     return replace(plan, embed_dim=embeds.pop(), blocks=tuple(block for block, _ in blocks))

@@ -163,6 +163,8 @@ def modes_of(graph: Graph, recipe: Recipe) -> Mapping[str, Mode]:
     """Says how each operator of ``graph`` counts."""
     modes: dict[str, Mode] = {}
     for op in graph.ops:
+        if op.output.startswith("stem."):
+            continue  # a convolutional stem stays in float32
         if op.kind in LINEAR and not op.output.endswith(".variance"):
             modes[op.output] = "float" if op.output in recipe.float_layers else recipe.linears
         elif op.kind == "batch_matmul":

@@ -144,6 +144,8 @@ class _Writer(TensorWriter):
                 return x
             case "conv_2d":
                 return self.conv(op, x, output)
+            case "conv" | "pad" | "max_pool":
+                return self.on_maps(op, x, output)
             case "batch_matmul":
                 return self.product(op, x, output)
             case "softmax":
@@ -234,9 +236,34 @@ class _Writer(TensorWriter):
 
     def conv(self, op: Op, x: str, output: str) -> str:
         kernel = self.real_constant(op.inputs[1], np.moveaxis(self.graph.constants[op.inputs[1]], -1, 1), 0)
+        x = self.maps(op, x, output)
         inputs = [self.node("Transpose", [x], f"{output}.planes", perm=[0, 3, 1, 2]), kernel]
         inputs += [self.real(name) for name in op.inputs[2:]]
         y = self.node("Conv", inputs, f"{output}.conv", strides=list(op.options["stride"]))
+        y = self.node("Transpose", [y], f"{output}.pixels", perm=[0, 2, 3, 1])
+        return self.node("Reshape", [y, self.integers([-1, *self.graph.shapes[op.output]])], output)
+
+    def maps(self, op: Op, x: str, output: str) -> str:
+        """Returns an operator's input as maps ``(batch, H, W, C)``, which the images are already."""
+        if op.inputs[0] == self.graph.input:
+            return x
+        return self.node("Reshape", [x, self.integers([-1, *self.graph.shapes[op.inputs[0]][1:]])], f"{output}.map")
+
+    def on_maps(self, op: Op, x: str, output: str) -> str:
+        """Writes an operator of a stem, which takes maps ``(batch, C, H, W)``."""
+        options = op.options
+        x = self.node("Transpose", [self.maps(op, x, output)], f"{output}.planes", perm=[0, 3, 1, 2])
+        if op.kind == "conv":
+            weight, bias = op.inputs[1:]
+            kernel = self.real_constant(weight, np.moveaxis(self.graph.constants[weight], -1, 1), 0)
+            y = self.node("Conv", [x, kernel, self.real(bias)], f"{output}.conv", strides=list(options["stride"]))
+        elif op.kind == "pad":
+            top, bottom, left, right = options["padding"]
+            sides = self.integers([0, 0, top, left, 0, 0, bottom, right])
+            y = self.node("Pad", [x, sides], f"{output}.pad")
+        else:
+            sizes = {"kernel_shape": list(options["kernel"]), "strides": list(options["stride"])}
+            y = self.node("MaxPool", [x], f"{output}.pool", **sizes)
         y = self.node("Transpose", [y], f"{output}.pixels", perm=[0, 2, 3, 1])
         return self.node("Reshape", [y, self.integers([-1, *self.graph.shapes[op.output]])], output)
 

@@ -15,6 +15,9 @@ _ALIGNMENT = 16
 _OPERATORS = {
     "fully_connected": ("FULLY_CONNECTED", 5),
     "conv_2d": ("CONV_2D", 5),
+    "conv": ("CONV_2D", 5),
+    "pad": ("PAD", 2),
+    "max_pool": ("MAX_POOL_2D", 2),
     "batch_matmul": ("BATCH_MATMUL", 4),
     "add": ("ADD", 2),
     "sub": ("SUB", 2),
@@ -114,6 +117,8 @@ class _Writer:
             operator.builtinOptions = options
             fill(options, op, schema, self)
         inputs += [self.integers(values) for values in _integers(op, len(self.graph.shapes[op.inputs[0]]))]
+        if op.kind == "pad":
+            inputs.append(self.margins(op.options["padding"]))
         operator.inputs = np.array(inputs, np.int32)
         operator.outputs = np.array([self.activation(op.output)], np.int32)
         self.operators.append(operator)
@@ -176,6 +181,16 @@ class _Writer:
             self.tensors.append(tensor)
             self.int_constants[values] = len(self.tensors) - 1
         return self.int_constants[values]
+
+    def margins(self, padding: tuple[int, int, int, int]) -> int:
+        """Adds the zeros before and behind each dimension of maps ``(1, H, W, C)``; equal ones are stored once."""
+        top, bottom, left, right = padding
+        rows = ((0, 0), (top, bottom), (left, right), (0, 0))
+        key = tuple(value for row in rows for value in row)
+        if key not in self.int_constants:
+            self.integers(key)
+            self.tensors[self.int_constants[key]].shape = np.array([4, 2], np.int32)
+        return self.int_constants[key]
 
     def tensor(self, name: str, shape: tuple[int, ...], qparams: QParams | None) -> Any:
         schema = self.schema
@@ -245,6 +260,12 @@ def _conv(options: Any, op: Op, schema: Any, writer: _Writer) -> None:
     options.dilationHFactor = options.dilationWFactor = 1
 
 
+def _max_pool(options: Any, op: Op, schema: Any, writer: _Writer) -> None:
+    options.padding = schema.Padding.VALID
+    options.strideH, options.strideW = op.options["stride"]
+    options.filterHeight, options.filterWidth = op.options["kernel"]
+
+
 def _matmul(options: Any, op: Op, schema: Any, writer: _Writer) -> None:
     options.adjX, options.adjY = False, bool(op.options.get("adj_y"))
     options.asymmetricQuantizeInputs = False
@@ -273,6 +294,9 @@ def _nothing(options: Any, op: Op, schema: Any, writer: _Writer) -> None:
 _OPTIONS: Mapping[str, tuple[str | None, Fill]] = {
     "fully_connected": ("FullyConnectedOptions", _fully_connected),
     "conv_2d": ("Conv2DOptions", _conv),
+    "conv": ("Conv2DOptions", _conv),
+    "pad": ("PadOptions", _nothing),
+    "max_pool": ("Pool2DOptions", _max_pool),
     "batch_matmul": ("BatchMatMulOptions", _matmul),
     "add": ("AddOptions", _nothing),
     "sub": ("SubOptions", _nothing),

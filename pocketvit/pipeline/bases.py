@@ -16,7 +16,7 @@ from compress.bases.variety import remarks_on_images, sameness_of
 from compress.data.batches import plain_batches
 from compress.data.splits import random_set
 from compress.fidelity import answers_of, compared, some_images
-from compress.model.coordinates import Coordinates
+from compress.model.coordinates import Coordinates, of_head_input
 from compress.model.folder import weights_sha256
 from compress.model.reconstruction import reconstruct
 from compress.model.slicing import KeptUnits, same_widths
@@ -128,7 +128,7 @@ def cut_in_bases(
             answers_of(own, job.data, chosen, job.task.preprocessing, progress=if_long(progress), stage=f"score {name}")
             for name, own in (("whole", whole), ("sliced", model), ("mended", mended))
         )
-        before, after = (compared(own, wanted, coordinates) for own in answers)
+        before, after = (compared(own, wanted, of_head_input(model.plan, coordinates)) for own in answers)
         helps = (after.cosine or 0.0) >= (before.cosine or 0.0)
         folder.log("reconstructed", images=len(images), before=asdict(before), after=asdict(after), kept=helps)
         model = mended if helps else model

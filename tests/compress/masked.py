@@ -20,7 +20,7 @@ def masked_logits(model: SlicedViT, kept: KeptUnits, images: torch.Tensor) -> to
 
 class _Masked:
     def __init__(self, model: SlicedViT, kept: KeptUnits) -> None:
-        self.plan, self.kept = model.plan, kept
+        self.model, self.plan, self.kept = model, model.plan, kept
         self.w = dict(model.state_dict())
         self.dtype = self.w["head.weight"].dtype
         self.stream = self.mask(model.plan.embed_dim, kept.embed)
@@ -91,7 +91,9 @@ class _Masked:
             k = self.head_norm(self.affine(x, f"{at}.k", qk_rows), qk_mask, f"{at}.k_norm", qk_rows)
             q, k = self.turned(q, i, head), self.turned(k, i, head)
             v = self.affine(x, f"{at}.v", v_rows) * v_mask
-            powers = torch.exp(self.plan.attn_scale * torch.einsum("bnd,bmd->bnm", q, k))
+            table = self.w.get(f"{at}.position_bias")
+            bias = 0 if table is None else table[head]
+            powers = torch.exp(self.plan.attn_scale * torch.einsum("bnd,bmd->bnm", q, k) + bias)
             joined[..., v_rows] = torch.einsum("bnm,bmd->bnd", powers / powers.sum(-1, keepdim=True), v)
             every[v_rows] = v_mask
         if self.plan.attn_norm:
@@ -122,8 +124,9 @@ class _Masked:
         (height, width), count = self.plan.patch_size, images.shape[0]
         kernel = self.w["patch_embed.weight"]
         patches = []
-        for top in range(0, self.plan.img_size[0], height):
-            for left in range(0, self.plan.img_size[1], width):
+        images = images if self.model.stem is None else self.model.stem(images)  # no unit of a stem is removed
+        for top in range(0, images.shape[-2], height):
+            for left in range(0, images.shape[-1], width):
                 window = images[:, :, top : top + height, left : left + width]
                 patches.append(torch.einsum("bihw,cihw->bc", window, kernel))
         x = torch.stack(patches, dim=1)
@@ -148,10 +151,18 @@ class _Masked:
             x = self.norm(self.stream * x, "norm_pre")
         x = self.stream * x
         for i in range(len(plan.blocks)):
-            x = self.stream * (x + self.scale(self.attention(self.norm(x, f"blocks.{i}.norm1"), i), i, 1))
-            x = self.stream * (x + self.scale(self.mlp(self.norm(x, f"blocks.{i}.norm2"), i), i, 2))
+            before, norms = x, (f"blocks.{i}.norm1", f"blocks.{i}.norm2")
+            if plan.block_kind == "post":
+                x = x + self.norm(self.stream * self.attention(x, i), norms[0])
+                x = x + self.norm(self.stream * self.mlp(x, i), norms[1])
+                continue
+            x = self.stream * (x + self.scale(self.attention(self.norm(x, norms[0]), i), i, 1))
+            read = before if plan.block_kind == "parallel" else x
+            x = self.stream * (x + self.scale(self.mlp(self.norm(read, norms[1]), i), i, 2))
         if plan.norm == "before_pool":
             x = self.norm(x, "norm")
+        if plan.attn_pool is not None:
+            return self.affine(self.attention_pool(x), "head")
         start = {"avg": plan.num_prefix_tokens}.get(plan.pooling, 0)
         stop = 1 if plan.pooling.startswith("token") else x.shape[1]
         pooled = x[:, start:stop].sum(1) / (stop - start)
@@ -165,6 +176,21 @@ class _Masked:
             second = x[:, 1] if plan.norm == "before_pool" else self.norm(x[:, 1], "norm")
             out = (out + self.affine(second, "head_dist")) / 2
         return out
+
+    def attention_pool(self, x: torch.Tensor) -> torch.Tensor:
+        own = self.plan.attn_pool
+        assert own is not None
+        x = x if own.prefix else x[:, self.plan.num_prefix_tokens :]
+        found = []
+        for rows in (slice(h * own.head_width, (h + 1) * own.head_width) for h in range(own.num_heads)):
+            scores = self.affine(x, "attn_pool.k", rows) @ self.w["attn_pool.q"][rows] / own.head_width**0.5
+            shares = torch.exp(scores) / torch.exp(scores).sum(-1, keepdim=True)
+            found.append(torch.einsum("bn,bnd->bd", shares, self.affine(x, "attn_pool.v", rows)))
+        p = self.affine(torch.cat(found, -1), "attn_pool.proj")
+        away = p - p.mean(-1, keepdim=True)
+        normal = away / ((away**2).mean(-1, keepdim=True) + own.norm_eps) ** 0.5
+        normal = normal * self.w["attn_pool.norm.weight"] + self.w["attn_pool.norm.bias"]
+        return p + self.affine(self.activate(self.affine(normal, "attn_pool.fc1")), "attn_pool.fc2")
 
     def scale(self, x: torch.Tensor, i: int, branch: int) -> torch.Tensor:
         gamma = self.w.get(f"blocks.{i}.gamma{branch}")

@@ -68,6 +68,9 @@ def randomise(model: torch.nn.Module) -> None:
                 value.copy_(torch.randn_like(value) / 2)
             else:
                 value.add_(0.3 * torch.randn_like(value))
+        for name, value in model.named_buffers():
+            if name.endswith("position_bias"):
+                value.copy_(torch.randn_like(value))
 
 
 @cache

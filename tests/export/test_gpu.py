@@ -1,6 +1,6 @@
 """Our files on LiteRT's GPU path, over a driver that computes on the CPU, against the CPU and the float model.
 
-Ten architectures in float32 and in integers share one process; the files of the default run's smaller
+Twenty architectures in float32 and in integers share one process; the files of the default run's smaller
 model go through a whole export.
 """
 
@@ -33,6 +33,7 @@ from runtime.gpu.drivers import GpuDriver
 from runtime.gpu.run import GpuCrashError, GpuWorker
 
 from .conftest import task_for
+from .part_plans import PART_PLANS, draw_tables
 
 IMAGES = 16
 DIGITS = ShapePlan((32, 32), (8, 8), 1, 10, 96, (BlockPlan(3, 32, 32, 384),) * 6, 32**-0.5)
@@ -49,6 +50,7 @@ PLANS = {
     "silu-without-positions": replace(SMALL, act="silu", pos_embed="none", reg_tokens=1),
     "rms": replace(SMALL, norm_type="rms", norm_dim=64),
     "cut": replace(SMALL, embed_dim=40, blocks=UNEVEN, num_classes=3),
+    **PART_PLANS,
 }
 FULL, FULL_EQUALISED = (next(r for r in recipes_for("int8-full") if r.equalised is own) for own in (False, True))
 ROUNDED = {
@@ -62,6 +64,16 @@ ROUNDED = {
     "silu-without-positions": STATIC,
     "rms": FULL,
     "cut": DYNAMIC,
+    "attention-pool": FULL,
+    "pool-of-all-tokens": DYNAMIC,
+    "position-bias": FULL,
+    "position-bias-and-token": STATIC_ATTENTION,
+    "post-norm": FULL,
+    "post-norm-and-token": STATIC,
+    "parallel": FULL_EQUALISED,
+    "parallel-average": DYNAMIC_ATTENTION,
+    "stem": STATIC_ATTENTION,
+    "stem-and-average": DYNAMIC,
 }
 
 
@@ -75,6 +87,7 @@ def sharp_model(plan: ShapePlan) -> SlicedViT:
             centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
             sharper = 4.0 if name.endswith("attn.q.weight") else 1.0
             weight.copy_(centre + sharper * spread * torch.randn(weight.shape, generator=generator))
+    draw_tables(model, generator)
     return model
 
 

@@ -11,6 +11,7 @@ from runtime import NormPlace, ShapePlan
 
 from .inner import Weights, block_plan, inner_options, inner_weights, is_absent, norm_kind, unsupported_part
 from .needs import EvaBlock, PatchEmbed
+from .pooling import pool_plan, refuse_pool
 
 
 def plan_of_eva(model: Any) -> ShapePlan:
@@ -21,7 +22,7 @@ def plan_of_eva(model: Any) -> ShapePlan:
         PlanError: the image does not divide into patches, or a width is not a multiple of 8.
     """
     _refuse_eva(model)
-    embed, first = model.patch_embed, model.blocks[0]
+    embed, first, pool = model.patch_embed, model.blocks[0], model.attn_pool
     norm: NormPlace = (
         "after_pool" if not is_absent(model.fc_norm) else "none" if is_absent(model.norm) else "before_pool"
     )
@@ -40,7 +41,7 @@ def plan_of_eva(model: Any) -> ShapePlan:
         class_token=model.cls_token is not None,
         reg_tokens=0 if model.reg_token is None else model.reg_token.shape[1],
         pos_embed=no_positions if model.pos_embed is None else "patches" if model.no_embed_class else "all",
-        pooling="token" if model.global_pool == "token" else "avg",
+        pooling="map" if pool is not None else "token" if model.global_pool == "token" else "avg",
         norm_pre=not is_absent(model.norm_pre),
         norm=norm,
         norm_eps=float(first.norm1.eps),
@@ -50,6 +51,7 @@ def plan_of_eva(model: Any) -> ShapePlan:
         layer_scale=first.gamma_1 is not None,
         norm_type=kind,
         pre_dim=model.embed_dim if kind == "rms" and not is_absent(model.norm_pre) else 0,
+        attn_pool=None if pool is None else pool_plan(pool, prefix=True),
         rope="none" if model.rope is None else "per_head" if model.rope_mixed else "shared",
         **inner_options(model.blocks),
     )
@@ -107,8 +109,10 @@ def _refuse_eva(model: Any) -> None:
             raise unsupported_part(
                 "post-norm blocks" if "PostNorm" in type(block).__name__ else f"the block {type(block).__name__}"
             )
-    if model.attn_pool is not None or model.global_pool not in ("token", "avg"):
-        raise unsupported_part(f"'{model.global_pool}' pooling", "pooling by class token or by average")
+    if model.global_pool not in ("token", "avg", "map"):
+        raise unsupported_part(f"'{model.global_pool}' pooling", "pooling by class token, by average or by attention")
+    if model.attn_pool is not None:
+        refuse_pool(model.attn_pool, model.blocks[0].mlp.act, not is_absent(model.fc_norm))
     if not is_absent(model.norm) and not is_absent(model.fc_norm):
         raise unsupported_part("norms before and after pooling")
     if not isinstance(model.head, nn.Linear):

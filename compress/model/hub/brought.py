@@ -123,9 +123,11 @@ class HubModel:
             return open_checkpoint(self.files[0], content=content), ()
         weights, unused = to_network(content, self.family, self.head, self.prefixes)
         resampled: tuple[str, ...] = ()
-        if "pos_embed" in weights and weights["pos_embed"].ndim == 3 and "cls_token" in weights:
+        no_class = bool(getattr(network, "no_embed_class", False))
+        has_tokens = "cls_token" in weights or not getattr(network, "has_class_token", True)
+        if "pos_embed" in weights and weights["pos_embed"].ndim == 3 and has_tokens:
             old, grid = weights["pos_embed"], network.patch_embed.grid_size
-            wanted = self.shape.grid[0] * self.shape.grid[1] + (network.no_embed_class or network.num_prefix_tokens)
+            wanted = self.shape.grid[0] * self.shape.grid[1] + (no_class or network.num_prefix_tokens)
             if old.shape[1] != wanted:
                 raise ModelError(
                     f"The weights of {self.place.name} have positions for another size than its config.json states",
@@ -135,7 +137,7 @@ class HubModel:
             weights["pos_embed"] = resample_positions(old, self.shape.grid, grid)
             if weights["pos_embed"] is not old and tuple(network.patch_embed.img_size) != self.img_size:
                 resampled = (f"positions to {'x'.join(map(str, grid))}",)
-            if network.no_embed_class:
+            if no_class:
                 weights = without_class_position(weights)
         return Checkpoint(path=self.files[0], weights=weights, prefix=self.prefixes[0], outside=unused), resampled
 

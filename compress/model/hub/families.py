@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-HeadForm = Literal["linear", "two_tokens", "class_and_mean"]
+HeadForm = Literal["linear", "two_tokens", "class_and_mean", "relative"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Head:
 
     Attributes:
         form: ``linear`` reads one vector; ``two_tokens`` has a head for the class token and one for the distillation
-            token, and averages them; ``class_and_mean`` reads the class token and the mean of the patches side by side.
+            token, and averages them; ``class_and_mean`` reads the class token and the mean of the patches side by side;
+            ``relative`` reads one vector of a network with relative positions (BEiT).
         names: the weights' names before ``.weight`` and ``.bias``, and what they become.
         options: further options of the network.
         labels: whether the outputs are the labels of the config; else they are the values of a vector.
@@ -73,6 +74,10 @@ _VIT = {**_SHAPE, "intermediate_size": 3072, "layer_norm_eps": 1e-12, "qkv_bias"
 _DINOV2 = {**_SHAPE, "mlp_ratio": 4, "layer_norm_eps": 1e-6, "qkv_bias": True, "layerscale_value": 1.0}
 _CLIP = {**_SHAPE, "intermediate_size": 3072, "layer_norm_eps": 1e-5, "patch_size": 32, "hidden_act": "quick_gelu"}
 
+_SIGLIP = {**_SHAPE, "intermediate_size": 3072, "layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh"}
+_BEIT = {**_SHAPE, "intermediate_size": 3072, "layer_norm_eps": 1e-12, "layer_scale_init_value": 0.1}
+_BEIT |= {"use_mean_pooling": True}
+
 _CLASSIFIER = Head("linear", {"classifier": "head"})
 _NO_HEAD = Head("linear", {})
 _CLASS_AND_MEAN = Head("class_and_mean", {"classifier": "head"})
@@ -84,8 +89,14 @@ _DEIT_TWO = Head("two_tokens", {"cls_classifier": "head", "distillation_classifi
 _CLIP_MEAN = Head("linear", {"classifier": "head"}, {"global_pool": "avg", "final_norm": False, "fc_norm": False})
 _PROJECTION = Head("linear", {"visual_projection": "head"}, labels=False)
 
+_SIGLIP_MEAN = Head("linear", {"classifier": "head"}, {"global_pool": "avg", "fc_norm": False})
+_RELATIVE = Head("relative", {"classifier": "head"})
+
 _UNUSED = (r"pooler\..*", r"decoder\..*", r"(.*\.)?mask_token", r"(.*\.)?position_ids")
 _UNUSED_CLIP = (*_UNUSED, r"text_model\..*", r"text_projection\..*", r"logit_scale")
+
+_UNUSED_BEIT = (r"decoder\..*", r"(.*\.)?mask_token", r"(.*\.)?relative_position_index", r"lm_head\..*")
+_UNUSED_SIGLIP = (*_UNUSED_CLIP, r"logit_bias")
 
 _PLAIN_CLIP = Family(
     base="vision_model",
@@ -96,6 +107,32 @@ _PLAIN_CLIP = Family(
     processor="CLIPImageProcessor",
     unused=_UNUSED_CLIP,
 )
+
+
+def _beit(base: str) -> Family:
+    return Family(
+        base=base,
+        defaults=_BEIT,
+        options={},
+        heads=(_RELATIVE,),
+        headless=Head("relative", {}),
+        processor="BeitImageProcessor",
+        unused=_UNUSED_BEIT,
+    )
+
+
+def _siglip(inside: str) -> Family:
+    return Family(
+        base="vision_model",
+        defaults=_SIGLIP,
+        options={"class_token": False, "global_pool": "map"},
+        heads=(_SIGLIP_MEAN,),
+        headless=_NO_HEAD,
+        processor="SiglipImageProcessor",
+        inside=inside,
+        unused=_UNUSED_SIGLIP,
+    )
+
 
 FAMILIES: Mapping[str, Family] = {
     "vit": Family("vit", _VIT, {}, (_CLASSIFIER,), _NO_HEAD, "ViTImageProcessor", unused=_UNUSED),
@@ -129,6 +166,10 @@ FAMILIES: Mapping[str, Family] = {
         any_size=True,
         unused=_UNUSED,
     ),
+    "beit": _beit("beit"),
+    "data2vec-vision": _beit("data2vec_vision"),
+    "siglip_vision_model": _siglip(""),
+    "siglip": _siglip("vision_config"),
     "clip_vision_model": _PLAIN_CLIP,
     "clip": Family(
         base="vision_model",
@@ -144,12 +185,8 @@ FAMILIES: Mapping[str, Family] = {
 """The supported values of ``model_type``; ``timm_wrapper`` names an architecture of timm instead."""
 
 REFUSED: Mapping[str, str] = {
-    "beit": "a relative position bias (BEiT)",
-    "data2vec-vision": "a relative position bias (BEiT)",
-    "siglip": "attention pooling (SigLIP)",
-    "siglip_vision_model": "attention pooling (SigLIP)",
-    "siglip2": "attention pooling and patches of free sizes (SigLIP 2)",
-    "siglip2_vision_model": "attention pooling and patches of free sizes (SigLIP 2)",
+    "siglip2": "patches of free sizes (SigLIP 2)",
+    "siglip2_vision_model": "patches of free sizes (SigLIP 2)",
     "dinov3_vit": "rotary position embedding (DINOv3)",
     "dinov3_convnext": "convolutional stages (ConvNeXt)",
     "aimv2": "RMSNorm and a gated MLP (AIMv2)",

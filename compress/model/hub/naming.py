@@ -26,6 +26,15 @@ _STEM = {
     "layernorm": "norm",
     "post_layernorm": "norm",
     "pre_layrnorm": "norm_pre",
+    "pooler.layernorm": "fc_norm",
+    "encoder.relative_position_bias.relative_position_bias_table": "rel_pos_bias.relative_position_bias_table",
+    "head.probe": "attn_pool.latent",
+    "head.attention.in_proj_weight": "attn_pool.in_proj.weight",
+    "head.attention.in_proj_bias": "attn_pool.in_proj.bias",
+    "head.attention.out_proj": "attn_pool.proj",
+    "head.layernorm": "attn_pool.norm",
+    "head.mlp.fc1": "attn_pool.mlp.fc1",
+    "head.mlp.fc2": "attn_pool.mlp.fc2",
 }
 """Parts outside the blocks; each is a tensor, or the owner of a ``weight`` and a ``bias``."""
 
@@ -47,6 +56,9 @@ _BLOCK = {
     "layer_norm2": "norm2",
     "layer_scale1.lambda1": "gamma1",
     "layer_scale2.lambda1": "gamma2",
+    "lambda_1": "gamma1",
+    "lambda_2": "gamma2",
+    "attention.attention.relative_position_bias.relative_position_bias_table": "attn.relative_position_bias_table",
 }
 """Parts of a block, likewise."""
 
@@ -116,6 +128,8 @@ def to_network(
             found[tokens.get(inner) or _renamed(inner) or name] = value
     if not head.options.get("final_norm", True):
         unused |= {name: found.pop(name) for name in list(found) if name.startswith("norm.")}
+    if head.options.get("global_pool", "map") != "map":
+        unused |= {name: found.pop(name) for name in list(found) if name.startswith("attn_pool.")}
     return _fitted(found, head), unused
 
 
@@ -144,7 +158,28 @@ def _fitted(weights: dict[str, torch.Tensor], head: Head) -> dict[str, torch.Ten
             w |= {"head.bias": 2 * w["head.bias"], "head_dist.bias": torch.zeros_like(w["head.bias"])}
     if "head.weight" in w and not head.labels:
         w.setdefault("head.bias", torch.zeros(len(w["head.weight"])))
+    for kind in ("weight", "bias"):
+        if f"attn_pool.in_proj.{kind}" in w:
+            value = w.pop(f"attn_pool.in_proj.{kind}")
+            size = len(value) // 3
+            w[f"attn_pool.q.{kind}"], w[f"attn_pool.kv.{kind}"] = value[:size], value[size:]
+    if head.form == "relative":
+        return _relative(w)
     return to_timm(w, ("norm.weight", "norm.bias"))
+
+
+def _relative(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns weights by the names of timm's BEiT, whose query and value have biases of their own."""
+    w: dict[str, torch.Tensor] = {}
+    for name, value in weights.items():
+        for part in "qv":
+            name = name.replace(f".attn.{part}.bias", f".attn.{part}_bias")
+        w[name] = value
+    named = to_timm(w, ("norm.weight", "norm.bias"))
+    scales = ((".ls1.gamma", ".gamma_1"), (".ls2.gamma", ".gamma_2"))
+    for ours, theirs in scales:
+        named = {name.replace(ours, theirs): value for name, value in named.items()}
+    return named
 
 
 def without_class_position(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from .families import FAMILIES, HIDDEN_ACTS, REFUSED, Family, Head
 from .fields import Fields
 
 try:
+    from timm.models.beit import Beit
     from timm.models.deit import VisionTransformerDistilled
     from timm.models.vision_transformer import VisionTransformer
 except ImportError as error:
@@ -26,6 +27,7 @@ _NETWORKS: Mapping[str, Any] = {
     "linear": VisionTransformer,
     "two_tokens": VisionTransformerDistilled,
     "class_and_mean": ClassAndMeanViT,
+    "relative": Beit,
 }
 
 
@@ -62,6 +64,8 @@ class Shape:
         """
         values = {"img_size": self.img_size, "in_chans": self.channels, **self.options, **head.options}
         values |= {"num_classes": num_classes, **arguments}
+        if head.form == "relative":
+            del values["act_layer"]
         try:
             network: nn.Module = _NETWORKS[head.form](**values)
         except (AssertionError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
@@ -129,9 +133,28 @@ def read_shape(family: Family, fields: Fields) -> Shape:
         options["qkv_bias"] = fields.flag("qkv_bias")
     if "layerscale_value" in family.defaults:
         options["init_values"] = fields.number("layerscale_value", 1e-9, 1e3)
+    if "layer_scale_init_value" in family.defaults:
+        options |= _relative_options(fields)
     if "num_register_tokens" in family.defaults:
         options["reg_tokens"] = fields.whole("num_register_tokens", 1, 1024)
     return Shape(image, fields.whole("num_channels", 1, 3), options)
+
+
+def _relative_options(fields: Fields) -> dict[str, Any]:
+    """Returns the options of a network with relative positions, whose activation is GELU."""
+    if HIDDEN_ACTS[fields.text("hidden_act")] != "gelu":
+        raise fields.wrong("hidden_act", "gelu", fields.get("hidden_act"))
+    mean = fields.flag("use_mean_pooling")
+    return {
+        "act_layer": None,
+        "qkv_bias": True,
+        "init_values": fields.number("layer_scale_init_value", 0, 1e3) or None,
+        "use_abs_pos_emb": fields.flag("use_absolute_position_embeddings"),
+        "use_rel_pos_bias": fields.flag("use_relative_position_bias"),
+        "use_shared_rel_pos_bias": fields.flag("use_shared_relative_position_bias"),
+        "global_pool": "avg" if mean else "token",
+        "use_fc_norm": mean,
+    }
 
 
 def _mlp_ratio(fields: Fields, width: int) -> float:

@@ -53,6 +53,8 @@ IMAGE_PROCESSORS: Mapping[str, _Kind] = {
     ),
     "BitImageProcessor": _Kind(_CROPPED, square=False),
     "CLIPImageProcessor": _Kind(_CROPPED, square=False),
+    "BeitImageProcessor": _Kind({**_EVERY, "resample": 3}),
+    "SiglipImageProcessor": _Kind({**_EVERY, "resample": 3}),
 }
 """The image processors that can be matched exactly."""
 

@@ -29,6 +29,11 @@ class Attention(nn.Module):
         self.rope = Rope(plan, block) if plan.rope != "none" else None
         self.norm = InnerNorm(heads * block.v_dim, plan.attn_norm_dim, plan.inner_eps) if plan.attn_norm else None
         self.proj = nn.Linear(heads * block.v_dim, c, bias=plan.proj_bias)
+        # a constant, which no training changes
+        table = torch.zeros(heads, plan.num_tokens, plan.num_tokens) if plan.position_bias else None
+        self.register_buffer("position_bias", table)
+
+    position_bias: torch.Tensor | None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps tokens ``(B, N, C)`` to ``(B, N, C)``."""
@@ -49,7 +54,8 @@ class Attention(nn.Module):
     def averaged(self, q: torch.Tensor, k: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Returns what the projection reads, from queries and keys as they are multiplied and the block's input."""
         v = self._heads(self.v(x), self.v_dim)
-        weights = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1)
+        scores = (q * self.scale) @ k.transpose(-2, -1)
+        weights = (scores if self.position_bias is None else scores + self.position_bias).softmax(dim=-1)
         out: torch.Tensor = (weights @ v).transpose(1, 2).flatten(2)
         return out if self.norm is None else self.norm(out)
 

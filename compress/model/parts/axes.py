@@ -13,7 +13,8 @@ class Axis(NamedTuple):
     """One prunable dimension of the model: a kind, and the block it belongs to (-1: the whole model).
 
     Kinds: ``embed`` (the residual stream), ``mlp`` (hidden units), ``qk`` and ``v`` (all heads' widths of a
-    block, head after head), and in ``table_axes`` ``pair`` (the rotated pairs of a block's table).
+    block, head after head), and in ``table_axes`` ``pair`` (the rotated pairs of a block's table) and ``head`` (whole
+    heads).
     """
 
     kind: str
@@ -49,8 +50,27 @@ def parameter_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
     for i in range(len(plan.blocks)):
         axes |= _block_axes(plan, i)
     for head in ("head", "head_dist") if plan.two_heads else ("head",):
-        axes[f"{head}.weight"], axes[f"{head}.bias"] = (None, EMBED), (None,)
+        axes[f"{head}.weight"], axes[f"{head}.bias"] = (None, None if plan.attn_pool else EMBED), (None,)
+    return axes | _pool_axes(plan) | _stem_axes(plan)
+
+
+def _stem_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
+    """Returns the axes of a stem, which is kept whole."""
+    axes: dict[str, tuple[Axis | None, ...]] = {}
+    for number, op in enumerate(plan.stem):
+        if op.kind in ("conv", "group_norm"):
+            axes[f"stem.{number}.weight"] = (None,) * (4 if op.kind == "conv" else 1)
+            axes[f"stem.{number}.bias"] = (None,)
     return axes
+
+
+def _pool_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
+    """Returns the axes of an attention pooling, which has none of its own: it reads the stream."""
+    axes: dict[str, tuple[Axis | None, ...]] = {"q": (None,), "norm.weight": (None,), "norm.bias": (None,)}
+    for part in ("k", "v", "proj", "fc1", "fc2"):
+        axes[f"{part}.weight"] = (None, EMBED if part in "kv" else None)
+        axes[f"{part}.bias"] = (None,)
+    return {f"attn_pool.{name}": value for name, value in axes.items()} if plan.attn_pool else {}
 
 
 def _block_axes(plan: ShapePlan, index: int) -> dict[str, tuple[Axis | None, ...]]:
@@ -80,5 +100,9 @@ def _block_axes(plan: ShapePlan, index: int) -> dict[str, tuple[Axis | None, ...
 
 def table_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
     """Returns for every table of constants of ``SlicedViT(plan)`` the prunable axis of each of its dimensions."""
-    blocks = range(len(plan.blocks)) if plan.rope != "none" else ()
-    return {f"blocks.{i}.attn.rope.{part}": (None, Axis("pair", i)) for i in blocks for part in ("cos", "sin")}
+    every, axes = range(len(plan.blocks)), dict[str, tuple[Axis | None, ...]]()
+    if plan.rope != "none":
+        axes |= {f"blocks.{i}.attn.rope.{part}": (None, Axis("pair", i)) for i in every for part in ("cos", "sin")}
+    if plan.position_bias:
+        axes |= {f"blocks.{i}.attn.position_bias": (Axis("head", i), None, None) for i in every}
+    return axes

@@ -13,11 +13,11 @@ from .norms import norm_of
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block, with LayerScale where the plan has it."""
+    """Transformer block of one of the kinds of ``ShapePlan.block_kind``, with LayerScale where the plan has it."""
 
     def __init__(self, plan: ShapePlan, index: int) -> None:
         super().__init__()
-        c, block = plan.embed_dim, plan.blocks[index]
+        c, block, self.kind = plan.embed_dim, plan.blocks[index], plan.block_kind
         self.norm1 = norm_of(plan, f"blocks.{index}.norm1")
         self.attn = Attention(plan, block)
         self.norm2 = norm_of(plan, f"blocks.{index}.norm2")
@@ -27,7 +27,31 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps tokens ``(B, N, C)`` to ``(B, N, C)``."""
-        attended: torch.Tensor = self.attn(self.norm1(x))
-        x = x + (attended if self.gamma1 is None else attended * self.gamma1)
-        transformed: torch.Tensor = self.mlp(self.norm2(x))
-        return x + (transformed if self.gamma2 is None else transformed * self.gamma2)
+        after = x + self.attention_written(self.attn(self.attention_read(x)))
+        return after + self.mlp_written(self.mlp(self.mlp_read(after, x)))
+
+    def attention_read(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns what the attention reads of the stream ``(B, N, C)``."""
+        read: torch.Tensor = x if self.kind == "post" else self.norm1(x)
+        return read
+
+    def mlp_read(self, after: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """Returns what the MLP reads of the stream after the attention, or before it."""
+        if self.kind == "post":
+            return after
+        read: torch.Tensor = self.norm2(before if self.kind == "parallel" else after)
+        return read
+
+    def attention_written(self, out: torch.Tensor) -> torch.Tensor:
+        """Returns what the projection's output adds to the stream."""
+        return self._written(out, self.norm1, self.gamma1)
+
+    def mlp_written(self, out: torch.Tensor) -> torch.Tensor:
+        """Returns what the MLP's output adds to the stream."""
+        return self._written(out, self.norm2, self.gamma2)
+
+    def _written(self, out: torch.Tensor, norm: nn.Module, gamma: torch.Tensor | None) -> torch.Tensor:
+        if self.kind == "post":
+            normed: torch.Tensor = norm(out)
+            return normed
+        return out if gamma is None else out * gamma

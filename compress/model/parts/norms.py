@@ -110,8 +110,15 @@ def norm_readers(plan: ShapePlan) -> dict[str, tuple[str, ...]]:
         readers[f"blocks.{i}.norm1"] = tuple(f"blocks.{i}.attn.{part}" for part in "qkv")
         readers[f"blocks.{i}.norm2"] = tuple(f"blocks.{i}.mlp.{part}" for part in mlp_inputs(plan))
     if plan.norm != "none":
-        readers["norm"] = ("head", "head_dist") if plan.two_heads else ("head",)
+        readers["norm"] = last_readers(plan)
     return readers
+
+
+def last_readers(plan: ShapePlan) -> tuple[str, ...]:
+    """Returns the Linears that read the stream after the last block: heads, or keys and values of the pooling."""
+    if plan.attn_pool:
+        return "attn_pool.k", "attn_pool.v"
+    return ("head", "head_dist") if plan.two_heads else ("head",)
 
 
 def mlp_inputs(plan: ShapePlan) -> tuple[str, ...]:

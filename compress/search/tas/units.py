@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from compress.importance.units import Floats, Importance
-from compress.model.parts.axes import EMBED, Axis, parameter_axes
+from compress.model.parts.axes import EMBED, Axis, parameter_axes, table_axes
 from compress.model.slicing import KeptBlock, KeptUnits, keep_all
 from compress.model.vit import SlicedViT, build
 from runtime import ShapePlan
@@ -58,12 +58,12 @@ def ordered(model: SlicedViT, order: UnitOrder) -> SlicedViT:
     """Returns a copy of ``model`` with its units in this order, which computes the same."""
     index = {EMBED: torch.tensor(order.embed)}
     for i, block in enumerate(model.plan.blocks):
-        index[Axis("mlp", i)] = torch.tensor(order.mlp[i])
+        index[Axis("mlp", i)], index[Axis("head", i)] = torch.tensor(order.mlp[i]), torch.tensor(order.heads[i])
         for kind, width in (("qk", block.qk_dim), ("v", block.v_dim)):
             flat = [head * width + dim for head in order.heads[i] for dim in range(width)]
             index[Axis(kind, i)] = torch.tensor(flat)
     weights = model.state_dict()
-    for name, axes in parameter_axes(model.plan).items():
+    for name, axes in (parameter_axes(model.plan) | table_axes(model.plan)).items():
         for dim, axis in enumerate(axes):
             if axis is not None:
                 weights[name] = weights[name].index_select(dim, index[axis])

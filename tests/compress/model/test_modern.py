@@ -166,7 +166,6 @@ def test_a_table_without_rotations_is_refused() -> None:
     ("name", "part"),
     [
         ("eva02_enormous_patch14_clip_224", "post-norm blocks"),
-        ("vit_pe_core_tiny_patch16_384", "'map' pooling"),
     ],
 )
 def test_what_an_eva_has_beyond_that_is_refused_by_name(name: str, part: str) -> None:

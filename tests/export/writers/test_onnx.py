@@ -21,6 +21,7 @@ from export.quantise.recipes import Mode, Ranges
 from export.writers.onnx import RMS_NORM_IS_ONE, onnx_bytes
 from export.writers.onnx_opsets import OPSET, OPSETS
 from runtime import BlockPlan, ShapePlan, open_engine
+from tests.export.part_plans import PART_PLANS, draw_tables
 
 VIT = ShapePlan((32, 32), (8, 8), 3, 10, 48, (BlockPlan(3, 16, 16, 96), BlockPlan(2, 8, 24, 64)), 0.25)
 ARCHITECTURES = {
@@ -35,6 +36,7 @@ ARCHITECTURES = {
     "average": replace(VIT, pooling="avg_all", act="gelu_tanh", qkv_bias=False, proj_bias=False),
     "no-norm": replace(VIT, pooling="avg", norm="none", act="silu", pos_embed="none"),
     "one-patch-across": replace(VIT, act="relu", patch_size=(8, 32), pooling="avg_all", norm="after_pool"),
+    **PART_PLANS,
 }
 REWRITES = {
     "all": ALL_REWRITES,
@@ -56,6 +58,7 @@ def model_of(plan: ShapePlan, seed: int = 0) -> SlicedViT:
             spread = 0.3 if weight.ndim < 2 else weight[0].numel() ** -0.5
             centre = 1.0 if name.endswith(("norm1.weight", "norm2.weight", "norm.weight", "norm_pre.weight")) else 0.0
             weight.copy_(centre + spread * torch.randn(weight.shape, generator=generator))
+    draw_tables(model, generator)
     return model
 
 
@@ -110,17 +113,19 @@ def test_the_file_computes_what_the_model_computes(name: str, rewrites: str, ops
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_norm_is_one_operator(name: str, rewrites: str) -> None:
     plan = ARCHITECTURES[name]
-    norms = 2 * len(plan.blocks) + (plan.norm != "none") + plan.norm_pre
+    own = int(plan.attn_pool is not None)  # a LayerNorm in any case
+    norms = 2 * len(plan.blocks) + (plan.norm != "none") + plan.norm_pre + own
+    groups = sum(op.kind == "group_norm" for op in plan.stem)
     graph = vit_graph(model_of(plan), REWRITES[rewrites])
     found = find_norms(graph).values()
     assert len(found) == norms
     nodes = [node.op_type for node in onnx.load_from_string(onnx_bytes(graph, opset=RMS_NORM_IS_ONE)).graph.node]
     assert nodes.count("RMSNormalization") + nodes.count("LayerNormalization") == norms
-    assert "Reciprocal" not in nodes
+    assert nodes.count("Reciprocal") == groups
     before = [node.op_type for node in onnx.load_from_string(onnx_bytes(graph, opset=RMS_NORM_IS_ONE - 1)).graph.node]
     assert "RMSNormalization" not in before
     assert before.count("LayerNormalization") == (
-        0 if rewrites in ("all", "no-fold-norm") and plan.norm != "none" else norms
+        own if rewrites in ("all", "no-fold-norm") and plan.norm != "none" and plan.block_kind != "post" else norms
     )
 
 

@@ -32,7 +32,36 @@ def _clip(**options: Any) -> Any:
     return transformers.CLIPConfig(vision_config=_VIT, text_config=_TEXT, projection_dim=24, **options)
 
 
+_SIGLIP = {**_VIT, "hidden_act": "gelu_pytorch_tanh"}
+_BEIT = {**_VIT, "layer_norm_eps": 1e-5}
+
+
+def _siglip(**options: Any) -> Any:
+    return transformers.SiglipConfig(vision_config=_SIGLIP, text_config=_TEXT, **options)
+
+
+def _relative(**options: Any) -> dict[str, Any]:
+    return {**_BEIT, **_NAMES, **options}
+
+
 MODELS = {
+    "siglip": lambda: transformers.SiglipForImageClassification(_siglip(**_NAMES)),
+    "beit": lambda: transformers.BeitForImageClassification(
+        transformers.BeitConfig(**_relative(use_relative_position_bias=True))
+    ),
+    "beit-shared": lambda: transformers.BeitForImageClassification(
+        transformers.BeitConfig(
+            **_relative(
+                use_shared_relative_position_bias=True,
+                use_absolute_position_embeddings=True,
+                use_mean_pooling=False,
+                layer_scale_init_value=0.0,
+            )
+        )
+    ),
+    "data2vec": lambda: transformers.Data2VecVisionForImageClassification(
+        transformers.Data2VecVisionConfig(**_relative(use_relative_position_bias=True))
+    ),
     "vit": lambda: transformers.ViTForImageClassification(
         transformers.ViTConfig(**_VIT, **_NAMES, hidden_act="gelu_new", layer_norm_eps=1e-4)
     ),
@@ -58,6 +87,7 @@ MODELS = {
 """The supported models with a head; each is made by ``transformers`` itself."""
 
 BACKBONES = {
+    "siglip_vision_model": lambda: transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**_SIGLIP)),
     "vit": lambda: transformers.ViTModel(transformers.ViTConfig(**_VIT)),
     "vit_mae": lambda: transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**_VIT, **_DECODER)).eval(),
     "deit": lambda: transformers.DeiTModel(transformers.DeiTConfig(**_VIT)),

@@ -26,6 +26,8 @@ PROCESSORS = {
     "clip": lambda: transformers.CLIPImageProcessorPil(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
     ),
+    "beit": lambda: transformers.BeitImageProcessorPil(size={"height": 32, "width": 40}),
+    "siglip": lambda: transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32}),
     "not-scaled": lambda: transformers.ViTImageProcessorPil(
         size={"height": 32, "width": 32}, do_rescale=False, image_mean=[120.0] * 3, image_std=[60.0] * 3
     ),
