@@ -9,7 +9,7 @@ from torch import nn
 
 from runtime import NormPlace, ShapePlan
 
-from .inner import Weights, block_plan, inner_options, inner_weights, is_absent, norm_kind, unsupported_part
+from .inner import Weights, block_plan, epsilons, inner_options, inner_weights, is_absent, norm_kind, unsupported_part
 from .needs import EvaBlock, EvaBlockPostNorm, PatchEmbed
 from .pooling import pool_plan, refuse_pool
 
@@ -44,7 +44,7 @@ def plan_of_eva(model: Any) -> ShapePlan:
         pooling="map" if pool is not None else "token" if model.global_pool == "token" else "avg",
         norm_pre=not is_absent(model.norm_pre),
         norm=norm,
-        norm_eps=float(first.norm1.eps),
+        norm_eps=epsilons([model.norm_pre], model.blocks, [model.norm, model.fc_norm]),
         qkv_bias=qkv.bias is not None or getattr(first.attn, "q_bias", None) is not None,
         proj_bias=first.attn.proj.bias is not None,
         patch_bias=embed.proj.bias is not None,
