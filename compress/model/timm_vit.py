@@ -15,6 +15,7 @@ from .conversion.blocks import block_kind_of, plain_block, refused_block
 from .conversion.eva import eva_weights, plan_of_eva
 from .conversion.inner import (
     block_plan,
+    epsilons,
     inner_options,
     inner_weights,
     is_absent,
@@ -101,7 +102,8 @@ def plan_of_timm(model: Any) -> ShapePlan:
     biased, model = has_position_bias(model), seen_as_plain(model)
     embed, blocks = _Embedding.of(model.patch_embed), [plain_block(block) for block in model.blocks]
     first, pool = blocks[0], model.attn_pool
-    early, patches = not is_absent(model.norm_pre), not is_absent(getattr(model.patch_embed, "norm", None))
+    patch_norm = getattr(model.patch_embed, "norm", None)
+    early, patches = not is_absent(model.norm_pre), not is_absent(patch_norm)
     distilled = isinstance(model, VisionTransformerDistilled)
     norm: NormPlace = (
         "after_pool" if not is_absent(model.fc_norm) else "none" if is_absent(model.norm) else "before_pool"
@@ -126,7 +128,7 @@ def plan_of_timm(model: Any) -> ShapePlan:
         pooling=pooling,
         norm_pre=early,
         norm=norm,
-        norm_eps=float(first.norm1.eps),
+        norm_eps=epsilons([patch_norm, model.norm_pre], blocks, [model.norm, model.fc_norm]),
         qkv_bias=first.attn.qkv.bias is not None,
         proj_bias=first.attn.proj.bias is not None,
         patch_bias=embed.bias,

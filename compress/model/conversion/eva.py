@@ -9,8 +9,8 @@ from torch import nn
 
 from runtime import NormPlace, ShapePlan
 
-from .inner import Weights, block_plan, inner_options, inner_weights, is_absent, norm_kind, unsupported_part
-from .needs import EvaBlock, PatchEmbed
+from .inner import Weights, block_plan, epsilons, inner_options, inner_weights, is_absent, norm_kind, unsupported_part
+from .needs import EvaBlock, EvaBlockPostNorm, PatchEmbed
 from .pooling import pool_plan, refuse_pool
 
 
@@ -44,11 +44,12 @@ def plan_of_eva(model: Any) -> ShapePlan:
         pooling="map" if pool is not None else "token" if model.global_pool == "token" else "avg",
         norm_pre=not is_absent(model.norm_pre),
         norm=norm,
-        norm_eps=float(first.norm1.eps),
+        norm_eps=epsilons([model.norm_pre], model.blocks, [model.norm, model.fc_norm]),
         qkv_bias=qkv.bias is not None or getattr(first.attn, "q_bias", None) is not None,
         proj_bias=first.attn.proj.bias is not None,
         patch_bias=embed.proj.bias is not None,
-        layer_scale=first.gamma_1 is not None,
+        layer_scale=getattr(first, "gamma_1", None) is not None,
+        block_kind="post" if type(first) is EvaBlockPostNorm else "pre",
         norm_type=kind,
         pre_dim=model.embed_dim if kind == "rms" and not is_absent(model.norm_pre) else 0,
         attn_pool=None if pool is None else pool_plan(pool, prefix=True),
@@ -67,7 +68,7 @@ def eva_weights(model: Any) -> Weights:
         own = inner_weights(block, model.rope is not None and block.attn.rotate_half)
         for norm in ("norm1", "norm2"):
             own |= {f"{norm}.{name}": value for name, value in getattr(block, norm).named_parameters()}
-        if block.gamma_1 is not None:
+        if getattr(block, "gamma_1", None) is not None:
             own["gamma1"] = block.gamma_1
             own["gamma2"] = torch.ones_like(block.gamma_1) if block.gamma_2 is None else block.gamma_2
         w |= {f"blocks.{i}.{name}": value.detach() for name, value in own.items()}
@@ -105,10 +106,8 @@ def _refuse_eva(model: Any) -> None:
     if len(model.blocks) == 0:
         raise unsupported_part("no transformer block", "at least one")
     for block in model.blocks:
-        if type(block) is not EvaBlock:
-            raise unsupported_part(
-                "post-norm blocks" if "PostNorm" in type(block).__name__ else f"the block {type(block).__name__}"
-            )
+        if type(block) not in (EvaBlock, EvaBlockPostNorm) or type(block) is not type(model.blocks[0]):
+            raise unsupported_part(f"the block {type(block).__name__}")
     if model.global_pool not in ("token", "avg", "map"):
         raise unsupported_part(f"'{model.global_pool}' pooling", "pooling by class token, by average or by attention")
     if model.attn_pool is not None:

@@ -51,10 +51,10 @@ def activation_name(module: Any) -> Any:
 
 
 def norm_kind(norms: Iterable[Any]) -> NormType:
-    """Returns the kind that all given norms have.
+    """Returns the kind that all given norms have, whatever their epsilons.
 
     Raises:
-        ModelError: a norm is of another kind, has no weights, or has another epsilon than the first.
+        ModelError: a norm is of another kind, or has no weights.
     """
     own = list(norms)
     for norm in own:
@@ -63,9 +63,20 @@ def norm_kind(norms: Iterable[Any]) -> NormType:
             raise unsupported_part(f"the norm {type(norm).__name__}", "LayerNorm or RMSNorm")
     if len({isinstance(norm, nn.LayerNorm) for norm in own}) > 1:
         raise unsupported_part("LayerNorms together with RMSNorms")
-    if len({norm.eps for norm in own}) > 1:
-        raise unsupported_part("LayerNorms with different epsilons")
     return "layer" if isinstance(own[0], nn.LayerNorm) else "rms"
+
+
+def epsilons(first: Sequence[Any], blocks: Sequence[Any], last: Sequence[Any]) -> float | tuple[float, ...]:
+    """Returns the epsilon of all norms of a model, or of each in the order of ``ShapePlan.norm_names`` if they differ.
+
+    Args:
+        first: norms before the blocks; those that are absent count for nothing.
+        blocks: the blocks.
+        last: norms behind the blocks, likewise.
+    """
+    inner = [norm for block in blocks for norm in (block.norm1, block.norm2)]
+    found = tuple(float(norm.eps) for norm in (*first, *inner, *last) if not is_absent(norm))
+    return found[0] if len(set(found)) == 1 else found
 
 
 def block_plan(block: Any) -> BlockPlan:

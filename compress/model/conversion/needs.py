@@ -19,7 +19,7 @@ try:
         get_act_layer,
     )
     from timm.models.deit import VisionTransformerDistilled
-    from timm.models.eva import Eva, EvaAttention, EvaBlock
+    from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
     from timm.models.vision_transformer import Block, VisionTransformer
 except ImportError as error:
     raise MissingExtraError(error.name or "timm", "compress") from None
@@ -33,6 +33,7 @@ __all__ = [
     "Eva",
     "EvaAttention",
     "EvaBlock",
+    "EvaBlockPostNorm",
     "GluMlp",
     "HybridEmbed",
     "LayerScale",

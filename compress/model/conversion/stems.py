@@ -98,7 +98,7 @@ class _Reader:
                 one, two = (self.number[own] for own in node.args)
                 self.add(node, StemOp("add", (one, two), self.ops[one].out_chans))
             else:
-                raise _refused(f"'{node.target}' in its stem")
+                raise _refused(f"the operator '{node.target}' in its stem")
         weights = {name: value.float().contiguous() for name, value in self.weights.items()}
         return FoundStem(tuple(self.ops), weights, (1, 1))
 

@@ -20,7 +20,7 @@ from compress.model.slicing import keep_all, plan_of, slice_vit
 from compress.model.timm_vit import from_timm
 from compress.model.vit import SlicedViT, build
 from compress.search.uniform import most_important
-from runtime import ModelError, PlanError, ShapePlan, macs, params
+from runtime import PlanError, ShapePlan, macs, params
 from tests.compress.masked import masked_logits
 from tests.compress.strategies import ACTIONS, kepts
 from tests.compress.tiny import MODERN, images_for, sliced_model, timm_model
@@ -160,15 +160,3 @@ def test_a_table_without_rotations_is_refused() -> None:
     }
     with pytest.raises(PlanError, match="The rotary table of block 1 holds no rotations"):
         build(model.plan, weights)
-
-
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [
-        ("eva02_enormous_patch14_clip_224", "post-norm blocks"),
-    ],
-)
-def test_what_an_eva_has_beyond_that_is_refused_by_name(name: str, part: str) -> None:
-    spec = replace(MODERN["eva02"], name=name, img_size=None, patch_size=None, overrides={"depth": 1})
-    with pytest.raises(ModelError, match=part):
-        check_model(spec)

@@ -92,7 +92,7 @@ def test_the_plan_says_what_the_graph_holds() -> None:
         ("vit_base_patch16_siglip_224", {"fc_norm": True}, "attention pooling with a norm behind it"),
         ("vit_tiny_patch16_224", {"global_pool": "prr"}, "'prr' pooling"),
         ("vit_tiny_patch16_224", {"global_pool": "avgmax"}, "'avgmax' pooling"),
-        ("vit_tiny_r_s16_p8_224", {}, "convolutional (hybrid) patch embedding"),
+        ("vitamin_small_224", {}, "the operator 'permute' in its stem"),
         ("vit_dlittle_patch16_reg1_gap_256", {}, "differential attention"),
         ("vit_tiny_patch16_224", {"attn_layer": "diff"}, "differential attention"),
         ("vit_tiny_patch16_224", {"act_layer": "tanh"}, "the activation Tanh"),
@@ -110,11 +110,16 @@ def test_what_cannot_be_done_exactly_is_refused_by_name(name: str, overrides: di
     assert "Choose another --model." in str(caught.value)
 
 
-def test_epsilons_that_differ_are_refused() -> None:
-    model = timm_model(ARCHITECTURES["vit"])
-    model.norm.eps = 1e-3
-    with pytest.raises(ModelError, match="LayerNorms with different epsilons"):
-        from_timm(model)
+@pytest.mark.parametrize("key", ["vit", "clip", "avg-pool"])
+def test_every_norm_keeps_its_epsilon(key: str) -> None:
+    theirs = timm_model(ARCHITECTURES[key])
+    norms = [module for module in theirs.modules() if isinstance(module, torch.nn.LayerNorm)]
+    for place, norm in enumerate(norms):
+        norm.eps = 0.1 * (place + 1)
+    ours = from_timm(theirs)
+    assert ours.plan.norm_eps == tuple(norm.eps for norm in norms)
+    images = images_for(ours.plan, 3)
+    torch.testing.assert_close(outputs(ours, images), outputs(theirs, images), rtol=1e-5, atol=1e-5)
 
 
 def test_widths_that_are_no_multiple_of_8_are_refused() -> None:
