@@ -39,6 +39,8 @@ def test_the_wheel_ships_exactly_the_five_packages(wheel: Path) -> None:
     for package in ("runtime", "compress", "export", "device_bench", "pocketvit"):
         assert f"{package}/py.typed" in names
     assert {"device_bench/report/render/page.html.j2", "device_bench/report/render/page.css"} <= set(names)
+    page = ("index.html", "style.css", "main.js", "worker.js", "sha256.js")
+    assert {f"device_bench/targets/web/page/{name}" for name in page} <= set(names)
     kinds = (
         "fp32.onnx",
         "fp32.tflite",

@@ -195,4 +195,4 @@ def check_web(device: Device) -> tuple[Finding, ...]:
 
 
 WEB = Target(bench_in_browsers, check_web, "phones and computers that open a page", {NPM: NPM_FIX}, gathers=True)
-LOCAL_BROWSER = replace(WEB, title="the browser of this machine", local=True)
+LOCAL_BROWSER = replace(WEB, title="the browser of this machine", programs={}, local=True)

@@ -25,14 +25,18 @@ function visitId() {
 
 const short = (text) => String(text || "").replace(/[\x00-\x1f]/g, " ").slice(0, 300);
 
+const SOFTWARE = /swiftshader|llvmpipe|basic render/i;
+
 async function findGpu() {
   if (!navigator.gpu) return null;
   try {
     const adapter = await navigator.gpu.requestAdapter();
     if (!adapter) return null;
     const info = adapter.info || {};
-    const software = Boolean(info.isFallbackAdapter || adapter.isFallbackAdapter) || /swiftshader|llvmpipe|basic render/i.test(`${info.architecture} ${info.description} ${info.device}`);
-    return { vendor: short(info.vendor), architecture: short(info.architecture), description: short(info.description), software };
+    const words = `${info.architecture} ${info.description} ${info.device}`;
+    const software = Boolean(info.isFallbackAdapter || adapter.isFallbackAdapter) || SOFTWARE.test(words);
+    const [vendor, architecture, description] = [info.vendor, info.architecture, info.description].map(short);
+    return { vendor, architecture, description, software };
   } catch {
     return null;
   }
@@ -82,8 +86,9 @@ class Bench {
   end(error) {
     this.over = true;
     if (this.worker) this.worker.terminate();
-    if (error instanceof Superseded) view.say("This page is not needed any more", `The bench says: ${error.message}. Another tab may have gone on, or the bench has ended.`);
-    else view.say("The bench has ended", error.message);
+    if (!(error instanceof Superseded)) return view.say("The bench has ended", error.message);
+    const why = `The bench says: ${error.message}. Another tab may have gone on, or the bench has ended.`;
+    return view.say("This page is not needed any more", why);
   }
 
   /** Runs one file on one backend and returns what the bench says of it. */

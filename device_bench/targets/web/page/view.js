@@ -35,13 +35,18 @@ export function label(text) {
   document.title = `${text} · PocketViT bench`;
 }
 
+function chip(gpu) {
+  const words = [gpu.vendor, gpu.architecture, gpu.description].filter(Boolean).join(" ");
+  return `${words || "not told"}${gpu.software ? ", which computes on the CPU" : ""}`;
+}
+
 export function facts(found) {
   const rows = {
     Browser: found.user_agent,
     Device: found.model || found.platform || "not told",
     Cores: found.cores ?? "not told",
     Memory: found.memory_gib ? `${found.memory_gib} GiB or more` : "not told",
-    "Graphics chip": found.gpu ? [found.gpu.vendor, found.gpu.architecture, found.gpu.description].filter(Boolean).join(" ") : "no WebGPU here",
+    "Graphics chip": found.gpu ? chip(found.gpu) : "no WebGPU here",
     Threads: found.isolated ? "yes" : "one: pages need https or localhost for more",
   };
   for (const [name, value] of Object.entries(rows)) get("facts").append(element("dt", "", name), element("dd", "", value));

@@ -9,21 +9,42 @@ const OUTPUT_BYTES = 300_000; // of one message; in base64 it stays well below t
 
 const tell = (kind, body = {}) => self.postMessage({ kind, ...body });
 
+/** What is downloaded is not what the bench described, or is not to be had. */
+class WrongDownload extends Error {}
+
+const TRIES = 20, PAUSE_MS = 500;
+
+/** Downloads so many bytes, and tries again where the network fails or the bench asks for patience. */
 async function fetchBytes(address, expected, stage) {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await fetchOnce(address, expected, stage);
+    } catch (error) {
+      if (error instanceof WrongDownload || tries === TRIES) throw error;
+      await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+      tell("stage", { stage: `${stage} again` });
+    }
+  }
+}
+
+async function fetchOnce(address, expected, stage) {
   const response = await fetch(address, { cache: "no-store" });
-  if (!response.ok) throw new Error(`The bench answered ${response.status} to ${stage}`);
+  if (response.status === 429) throw new Error("The bench asks for patience");
+  if (!response.ok) throw new WrongDownload(`The bench answered ${response.status} to ${stage}`);
   const bytes = new Uint8Array(expected);
   const reader = response.body.getReader();
   let got = 0;
   for (;;) {
     const { done, value } = await reader.read();
     if (done) break;
-    if (got + value.length > expected) throw new Error(`The download is longer than ${expected} bytes: TAMPERED or changed`);
+    if (got + value.length > expected) {
+      throw new WrongDownload(`The download is longer than ${expected} bytes: TAMPERED or changed`);
+    }
     bytes.set(value, got);
     got += value.length;
     tell("stage", { stage, done: got, total: expected });
   }
-  if (got !== expected) throw new Error(`The download has ${got} bytes in place of ${expected}: TAMPERED or cut short`);
+  if (got !== expected) throw new WrongDownload(`The download has ${got} bytes in place of ${expected}: TAMPERED or cut short`);
   return bytes;
 }
 
@@ -109,7 +130,8 @@ async function work({ index, backend, job, timed }) {
     });
   }
   const step = found.resolution_s;
-  tell("done", { ...found, load_s: Math.max(load, step), first_run_s: Math.max(first, step), threads: engine.threads, whole: engine.whole });
+  const times = { load_s: Math.max(load, step), first_run_s: Math.max(first, step) };
+  tell("done", { ...found, ...times, threads: engine.threads, whole: engine.whole });
 }
 
 self.onmessage = async ({ data }) => {

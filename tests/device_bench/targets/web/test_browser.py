@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from device_bench.documents.measurement import Sampling
 from device_bench.documents.results import BENCH_DOCUMENT, BenchResult
 from device_bench.metrics.accuracy import accuracy_of, read_test_images
 from device_bench.metrics.chosen_images import choose_images
+from device_bench.targets.web.messages import PageOutputs
 from device_bench.targets.web.offer import offer_files
 from device_bench.targets.web.packages import web_packages
 from device_bench.targets.web.results import web_results
@@ -42,14 +44,14 @@ def tab() -> Iterator[Pipe]:
 def seen(tab: Pipe, bench: RunningBench, query: str = "?name=phone") -> str:
     """Opens the page of a bench and returns what it shows at its end."""
     tab("Page.navigate", url=bench.address + query)
-    tab.wait_for(ENDED, 60)
+    tab.wait_for(ENDED, 120)
     return str(tab.evaluate("document.body.innerText"))
 
 
 def test_three_files_give_the_answers_of_the_cpu_for_fifty_pictures(tmp_path: Path) -> None:
     words = ["--target", "web:chromium", "--images", IMAGES, "--accuracy", 50, "--samples", 10, "--json", tmp_path]
     line = command("bench", FLOAT, INTEGER, ONNX, *words)
-    done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     result: BenchResult = BENCH_DOCUMENT.read(tmp_path / "web-chromium-wasm.json")
     assert [file.engine for file in result.files] == ["LiteRT.js wasm", "LiteRT.js wasm", "onnxruntime-web wasm"]
@@ -88,10 +90,10 @@ def test_a_second_device_a_reload_and_a_closed_tab(tab: Pipe) -> None:
     with serve_bench(request, offered(), web_packages(), local=True) as bench, piped_browser() as other:
         other("Page.enable")
         other("Page.navigate", url=bench.address + "?name=closed")
-        other.wait_for("document.querySelectorAll('.chip.good').length > 0", 60)
+        other.wait_for("document.querySelectorAll('.chip.good').length > 0", 120)
         other.close_tab()
         tab("Page.navigate", url=bench.address + "?name=phone")
-        tab.wait_for("document.querySelectorAll('.chip.good').length > 0", 60)
+        tab.wait_for("document.querySelectorAll('.chip.good').length > 0", 120)
         tab("Page.reload")
         assert "Done, thank you" in seen(tab, bench)
         closed, phone = web_results(bench.gathering, request)
@@ -114,6 +116,32 @@ def test_plain_http_without_a_secure_context_has_one_thread_and_checks_the_diges
         (result,) = web_results(bench.gathering, request)
     assert [file.threads for file in result.files] == [1, 1]
     assert any("no secure context" in note for note in result.notes)
+
+
+def test_a_page_that_asks_too_often_is_patient(tab: Pipe) -> None:
+    request = web_request(FLOAT, images=IMAGES)
+    files, _ = offer_files(request)
+    with serve_bench(request, files, web_packages(), local=True) as bench:
+        take, refuse, refused = bench.gathering.take, [0], []
+
+        def taken(message: Any) -> dict[str, Any]:
+            if isinstance(message, PageOutputs) and not refused:
+                refuse[0] = 4  # of the requests that come now: pictures and messages
+            return take(message)
+
+        def allows(client: str) -> bool:
+            if refuse[0]:
+                refuse[0] -= 1
+                refused.append(client)
+                return False
+            return True
+
+        bench.gathering.take = taken  # type: ignore[method-assign]
+        bench.server.asked.allows = allows  # type: ignore[method-assign]
+        assert "Done, thank you" in seen(tab, bench)
+        (result,) = web_results(bench.gathering, request)
+    assert len(refused) == 4
+    assert result.files[0].metrics["answers"] == "359 of 359 as on the CPU"
 
 
 def test_https_and_threads(tab: Pipe) -> None:
