@@ -118,7 +118,8 @@ class BenchResult:
         failures: files of which nothing could be measured.
         peaks: peak arithmetic of the machine.
         notes: what a reader must know of all figures, such as a machine that had other work to do.
-        emulated: whether the processor is emulated, so that there are answers and counts but no time, memory or energy.
+        emulated: whether the processor is emulated, or the GPU's driver computes on the CPU, so that there are answers
+            and counts but no time, memory or energy.
 
     Raises:
         MeasurementError: the time is not one, there is no file, a file comes twice, or an emulated target has times.
