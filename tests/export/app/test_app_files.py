@@ -15,11 +15,12 @@ from compress.data.dataset import Dataset
 from compress.model.vit import SlicedViT
 from export.app import rewrite
 from export.app.make import _check_alike, write_app_file
+from export.app.metadata import AppDescription, app_metadata
 from export.app.rewrite import LUMA
 from export.exporter import RefusedFilesError, export_model
 from export.gpu.verify import float_file, images_to_run, verified_on_gpu
 from export.graph.build import vit_graph
-from export.graph.file_model import tflite_model
+from export.graph.file_model import open_tflite, tflite_model
 from export.inspect.check_file import verify_file
 from export.placing import REJECTED, tensor_spec
 from export.quantise.calibrate import observe
@@ -142,6 +143,22 @@ def test_the_labels_stand_in_an_archive_behind_the_model(tmp_path: Path) -> None
     again = path.read_bytes()
     made(source)
     assert path.read_bytes() == again
+
+
+def test_the_metadata_has_its_identifier_and_its_names(tmp_path: Path) -> None:
+    path, _ = made(plain_file(tmp_path, "fp32", grey=False))
+    model = open_tflite(path, path.read_bytes())
+    entries = {model.Metadata(i).Name(): model.Metadata(i).Buffer() for i in range(model.MetadataLength())}
+    stored = model.Buffers(entries[b"TFLITE_METADATA"]).DataAsNumpy().tobytes()
+    assert stored[4:8] == b"M001"
+    for text in (b"small", b"image", b"scores", b"labels.txt", b"The probability of each class"):
+        assert text in stored
+    # MediaPipe hands over (pixel - 0) / 255
+    assert np.float32(255).tobytes() in stored
+    uint8 = app_metadata(AppDescription("m", "d", "mit", 8, 8, "image", "scores", "s", True, True, ()))
+    assert np.float32(1).tobytes() in uint8
+    assert b"labels.txt" not in uint8
+    assert b"mit" in uint8
 
 
 def test_logits_and_vectors_get_no_softmax(tmp_path: Path) -> None:
