@@ -18,7 +18,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from compress.model.parts.axes import Axis, parameter_axes
+from compress.model.parts.axes import Axis, parameter_axes, table_axes
 from compress.model.vit import SlicedViT
 from runtime import ShapePlan
 
@@ -101,9 +101,10 @@ def blend(model: SlicedViT, sample: Sample) -> tuple[ShapePlan, dict[str, torch.
     """Returns the plan and the weights of the ViT that computes a sample of ``model`` at full depth."""
     widest = {choice: pick.widths[-1] for choice, pick in sample.picks.items()}
     plan = plan_with(model.plan, {**widest, DEPTH: sample.depths[-1]})
-    axes, weights = parameter_axes(model.plan), dict(model.named_parameters())
+    axes = parameter_axes(model.plan) | table_axes(model.plan)
+    weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     blended: dict[str, torch.Tensor] = {}
-    for name in parameter_axes(plan):
+    for name in parameter_axes(plan) | table_axes(plan):
         value: torch.Tensor = weights[name]
         for dim, axis in enumerate(axes[name]):
             if axis is not None:
@@ -114,9 +115,11 @@ def blend(model: SlicedViT, sample: Sample) -> tuple[ShapePlan, dict[str, torch.
 
 def _blended(value: torch.Tensor, name: str, dim: int, axis: Axis, plan: ShapePlan, sample: Sample) -> torch.Tensor:
     """Returns a weight with one of its dimensions blended for the sample."""
-    if axis.kind in ("qk", "v"):
+    if axis.kind == "pair" and plan.rope == "shared":
+        return value
+    if axis.kind in ("qk", "v", "pair"):
         block, pick = plan.blocks[axis.block], sample.picks[Choice("heads", axis.block)]
-        width = block.qk_dim if axis.kind == "qk" else block.v_dim
+        width = {"qk": block.qk_dim, "v": block.v_dim, "pair": block.qk_dim // 2}[axis.kind]
         per_head = value.reshape(*value.shape[:dim], block.num_heads, width, *value.shape[dim + 1 :])
         reads = name.endswith("proj.weight")
         blended = _reading(per_head, pick, dim, sample.align) if reads else _first(per_head, pick, dim)
