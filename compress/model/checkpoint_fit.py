@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from .timm_vit import to_timm
 
 try:
     import timm
+    from timm.models.eva import Eva
+    from timm.models.eva import checkpoint_filter_fn as eva_filter
     from timm.models.vision_transformer import checkpoint_filter_fn
 except ImportError as error:
     raise MissingExtraError(error.name or "timm", "compress") from None
@@ -153,10 +156,23 @@ def _by_timm(weights: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch
             return dict(own(dict(weights), model))
         return dict(weights)
     with suppress(Exception):
+        if type(model) is Eva:
+            return _by_eva(weights, model)
         return dict(
             checkpoint_filter_fn(dict(weights), model, adapt_layer_scale=True, interpolation="bicubic", antialias=True)
         )
     return dict(weights)
+
+
+def _by_eva(weights: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
+    """Returns weights of an ``Eva`` as timm's filter converts them; biases that it would drop must be zeros."""
+    kept = getattr(model.blocks[0].attn, "q_bias", None) is not None
+    dropped = (value for name, value in weights.items() if name.endswith(".attn.qkv.bias"))
+    if "storage_tokens" in weights and not kept and any(bool(value.any()) for value in dropped):
+        return dict(weights)
+    # the filter prints what it leaves out
+    with redirect_stdout(io.StringIO()):
+        return dict(eva_filter(dict(weights), model, interpolation="bicubic", antialias=True))
 
 
 def _resampled(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], model: Any) -> Iterator[str]:

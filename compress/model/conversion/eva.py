@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
 
 import torch
@@ -83,8 +84,10 @@ def rope_tables(model: Any) -> Weights:
     """
     if model.rope is None:
         return {}
+    # in training, timm moves the coordinates at random
+    rope = copy.deepcopy(model.rope).eval()
     with torch.no_grad():
-        every = model.rope.get_embed(shape=tuple(model.patch_embed.grid_size)).double()
+        every = rope.get_embed(shape=tuple(model.patch_embed.grid_size)).double()
     tables: Weights = {}
     for i, block in enumerate(model.blocks):
         sin, cos = (every[i] if model.rope_mixed else every[None]).chunk(2, -1)

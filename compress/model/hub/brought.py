@@ -180,6 +180,8 @@ def _of_transformers(place: Place, config: Fields) -> HubModel:
     elif processed.size not in (None, size):
         made, taken = (" x ".join(map(str, sides)) for sides in (processed.size or size, size))
         notes.append(f"The image processor of {place.name} makes {made} pixels, and the model takes {taken}")
+    if processed.rounded:
+        notes.append(f"The image processor of {place.name} scales floats: pixels may differ from its by 1 of 255")
     return HubModel(
         place=place,
         kind=config.text("model_type"),

@@ -44,6 +44,7 @@ class Family:
         headless: what becomes of a backbone alone; its head is fresh.
         processor: image processor of models that bring none.
         inside: field of the config that holds the fields of the vision tower; empty for the config itself.
+        network: class of timm: ``vit`` or ``eva``.
         any_size: whether the model resamples its positions to the size that its image processor makes.
         extra: names of weights that become other ones than in other families.
         unused: patterns of weights that its answers do not depend on.
@@ -56,6 +57,7 @@ class Family:
     headless: Head
     processor: str
     inside: str = ""
+    network: Literal["vit", "eva"] = "vit"
     any_size: bool = False
     extra: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
@@ -71,7 +73,25 @@ _SHAPE = {
     "hidden_act": "gelu",
 }
 _VIT = {**_SHAPE, "intermediate_size": 3072, "layer_norm_eps": 1e-12, "qkv_bias": True}
-_DINOV2 = {**_SHAPE, "mlp_ratio": 4, "layer_norm_eps": 1e-6, "qkv_bias": True, "layerscale_value": 1.0}
+_DINOV2 = {
+    **_SHAPE,
+    "use_swiglu_ffn": False,
+    "mlp_ratio": 4,
+    "layer_norm_eps": 1e-6,
+    "qkv_bias": True,
+    "layerscale_value": 1.0,
+}
+_DINOV3 = {
+    **_SHAPE,
+    "hidden_size": 384,
+    "num_attention_heads": 6,
+    "intermediate_size": 1536,
+    "layer_norm_eps": 1e-5,
+    "layerscale_value": 1.0,
+    "rope_theta": 100.0,
+    "use_gated_mlp": False,
+    "num_register_tokens": 0,
+}
 _CLIP = {**_SHAPE, "intermediate_size": 3072, "layer_norm_eps": 1e-5, "patch_size": 32, "hidden_act": "quick_gelu"}
 
 _SIGLIP = {**_SHAPE, "intermediate_size": 3072, "layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh"}
@@ -170,6 +190,25 @@ FAMILIES: Mapping[str, Family] = {
     "data2vec-vision": _beit("data2vec_vision"),
     "siglip_vision_model": _siglip(""),
     "siglip": _siglip("vision_config"),
+    "dinov3_vit": Family(
+        base="model",
+        defaults=_DINOV3,
+        options={
+            "attn_type": "rope",
+            "use_abs_pos_emb": False,
+            "use_rot_pos_emb": True,
+            "rope_type": "dinov3",
+            "rope_rotate_half": True,
+            "swiglu_align_to": 1,
+            "global_pool": "token",
+        },
+        heads=(_CLASSIFIER,),
+        headless=_NO_HEAD,
+        processor="DINOv3ViTImageProcessor",
+        network="eva",
+        any_size=True,
+        unused=_UNUSED,
+    ),
     "clip_vision_model": _PLAIN_CLIP,
     "clip": Family(
         base="vision_model",
@@ -187,10 +226,9 @@ FAMILIES: Mapping[str, Family] = {
 REFUSED: Mapping[str, str] = {
     "siglip2": "patches of free sizes (SigLIP 2)",
     "siglip2_vision_model": "patches of free sizes (SigLIP 2)",
-    "dinov3_vit": "rotary position embedding (DINOv3)",
     "dinov3_convnext": "convolutional stages (ConvNeXt)",
-    "aimv2": "RMSNorm and a gated MLP (AIMv2)",
-    "aimv2_vision_model": "RMSNorm and a gated MLP (AIMv2)",
+    "aimv2": "attention pooling (AIMv2)",
+    "aimv2_vision_model": "attention pooling (AIMv2)",
     "swin": "window attention (Swin)",
     "swinv2": "window attention (Swin)",
     "vit_hybrid": "convolutional (hybrid) patch embedding",

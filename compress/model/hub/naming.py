@@ -23,6 +23,8 @@ _STEM = {
     "embeddings.position_embedding.weight": "pos_embed",
     "embeddings.patch_embeddings.projection": "patch_embed",
     "embeddings.patch_embedding": "patch_embed",
+    "embeddings.patch_embeddings": "patch_embed",
+    "norm": "norm",
     "layernorm": "norm",
     "post_layernorm": "norm",
     "pre_layrnorm": "norm_pre",
@@ -48,6 +50,11 @@ _BLOCK = {
     "output.dense": "mlp.fc2",
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
+    "mlp.weights_in": "mlp.fc1",
+    "mlp.weights_out": "mlp.fc2",
+    "mlp.up_proj": "mlp.fc1",
+    "mlp.gate_proj": "mlp.gate",
+    "mlp.down_proj": "mlp.fc2",
     "layernorm_before": "norm1",
     "layernorm_after": "norm2",
     "norm1": "norm1",
@@ -63,7 +70,11 @@ _BLOCK = {
 """Parts of a block, likewise."""
 
 _IN_BLOCK = re.compile(r"(?:encoder\.)?layers?\.(\d{1,4})\.(.+)")
-_PATCHES = ("embeddings.patch_embeddings.projection.weight", "embeddings.patch_embedding.weight")
+_PATCHES = (
+    "embeddings.patch_embeddings.projection.weight",
+    "embeddings.patch_embedding.weight",
+    "embeddings.patch_embeddings.weight",
+)
 
 
 def backbone_prefixes(names: Mapping[str, object], family: Family, where: str) -> tuple[str, str]:
@@ -130,7 +141,31 @@ def to_network(
         unused |= {name: found.pop(name) for name in list(found) if name.startswith("norm.")}
     if head.options.get("global_pool", "map") != "map":
         unused |= {name: found.pop(name) for name in list(found) if name.startswith("attn_pool.")}
-    return _fitted(found, head), unused
+    fitted = _fitted(_with_biases(found) if family.network == "eva" else found, head)
+    return (_for_eva(fitted) if family.network == "eva" else fitted), unused
+
+
+def _with_biases(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns weights in which every Linear of a block has a bias; one that was missing is zero."""
+    zeros = {
+        name.replace(".weight", ".bias"): torch.zeros(len(value))
+        for name, value in weights.items()
+        if name.startswith("blocks.") and name.endswith(".weight") and value.ndim == 2
+    }
+    return {**zeros, **{name: value for name, value in weights.items() if value.numel()}}
+
+
+def _for_eva(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns weights by the names of timm's class ``Eva``."""
+    gated = any(".mlp.gate." in name for name in weights)
+    names = {".ls1.gamma": ".gamma_1", ".ls2.gamma": ".gamma_2"}
+    names |= {".mlp.gate.": ".mlp.fc1_g.", ".mlp.fc1.": ".mlp.fc1_x."} if gated else {}
+    found = {}
+    for name, value in weights.items():
+        for old, new in names.items():
+            name = name.replace(old, new)
+        found[name] = value
+    return found
 
 
 def _renamed(name: str) -> str | None:

@@ -16,8 +16,10 @@ from .families import FAMILIES, HIDDEN_ACTS, REFUSED, Family, Head
 from .fields import Fields
 
 try:
+    from timm.layers import SwiGLUPacked
     from timm.models.beit import Beit
     from timm.models.deit import VisionTransformerDistilled
+    from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 except ImportError as error:
     raise MissingExtraError(error.name or "timm", "compress") from None
@@ -39,11 +41,13 @@ class Shape:
         img_size: height and width of the input, pixels.
         channels: of the input.
         options: the other arguments of timm's class.
+        eva: whether that class is ``Eva``.
     """
 
     img_size: tuple[int, int]
     channels: int
     options: Mapping[str, Any]
+    eva: bool = False
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -67,7 +71,7 @@ class Shape:
         if head.form == "relative":
             del values["act_layer"]
         try:
-            network: nn.Module = _NETWORKS[head.form](**values)
+            network: nn.Module = (Eva if self.eva else _NETWORKS[head.form])(**values)
         except (AssertionError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
             raise ModelError("The model cannot be made with these options", got=str(error)[:200]) from error
         return network
@@ -105,8 +109,6 @@ def read_shape(family: Family, fields: Fields) -> Shape:
         ModelError: a field is out of range, or asks for a part that is not supported.
         PlanError: the image does not divide into patches.
     """
-    if fields.flag("use_swiglu_ffn"):
-        raise ModelError("This model uses a SwiGLU MLP (use_swiglu_ffn), which is not supported")
     width = fields.whole("hidden_size", 1, _WIDEST)
     heads = fields.whole("num_attention_heads", 1, _WIDEST)
     if width % heads:
@@ -135,9 +137,30 @@ def read_shape(family: Family, fields: Fields) -> Shape:
         options["init_values"] = fields.number("layerscale_value", 1e-9, 1e3)
     if "layer_scale_init_value" in family.defaults:
         options |= _relative_options(fields)
-    if "num_register_tokens" in family.defaults:
+    if family.network == "eva":
+        options = _for_eva(options, fields)
+    elif "num_register_tokens" in family.defaults:
         options["reg_tokens"] = fields.whole("num_register_tokens", 1, 1024)
-    return Shape(image, fields.whole("num_channels", 1, 3), options)
+    if "use_swiglu_ffn" in family.defaults and fields.flag("use_swiglu_ffn"):
+        options |= {"mlp_layer": SwiGLUPacked, "act_layer": "silu"}
+    return Shape(image, fields.whole("num_channels", 1, 3), options, family.network == "eva")
+
+
+def _for_eva(options: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
+    """Returns the options of a network by the names of ``Eva``.
+
+    Raises:
+        ModelError: the network has no such activation.
+    """
+    own = {name: value for name, value in options.items() if name != "act_layer"}
+    gated = fields.flag("use_gated_mlp")
+    wanted = "silu" if gated else "gelu"
+    if options["act_layer"] != wanted:
+        raise ModelError(
+            f"This model uses the activation '{options['act_layer']}', which is not supported here", expected=wanted
+        )
+    own |= {"swiglu_mlp": gated, "num_reg_tokens": fields.whole("num_register_tokens", 0, 1024)}
+    return own | {"rope_temperature": fields.number("rope_theta", 1e-3, 1e9)}
 
 
 def _relative_options(fields: Fields) -> dict[str, Any]:
@@ -158,6 +181,10 @@ def _relative_options(fields: Fields) -> dict[str, Any]:
 
 
 def _mlp_ratio(fields: Fields, width: int) -> float:
+    if "use_swiglu_ffn" in fields.defaults and fields.flag("use_swiglu_ffn"):
+        # two thirds of the hidden units, a multiple of 8; the network's first Linear makes them and their gates
+        hidden = int(width * fields.number("mlp_ratio", 1e-3, 64))
+        return (2 * ((int(hidden * 2 / 3) + 7) // 8 * 8) + 0.5) / width
     if "mlp_ratio" in fields.defaults:
         hidden = int(width * fields.number("mlp_ratio", 1e-3, 64))
     else:

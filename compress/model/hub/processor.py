@@ -14,6 +14,7 @@ from runtime import Interpolation, ModelError
 from .fields import Fields
 
 _HALF = [0.5, 0.5, 0.5]
+_IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 _CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 _CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 _EVERY: Mapping[str, Any] = {
@@ -40,10 +41,14 @@ _CROPPED: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class _Kind:
-    """An image processor of ``transformers``: its defaults, and whether a size of one number is that of both sides."""
+    """An image processor of ``transformers``: its defaults, and whether a size of one number is that of both sides.
+
+    Where it scales pictures of floats, pixels are at most one step of 256 away from it, since here they are rounded.
+    """
 
     defaults: Mapping[str, Any]
     square: bool = True
+    floats: bool = False
 
 
 IMAGE_PROCESSORS: Mapping[str, _Kind] = {
@@ -55,8 +60,9 @@ IMAGE_PROCESSORS: Mapping[str, _Kind] = {
     "CLIPImageProcessor": _Kind(_CROPPED, square=False),
     "BeitImageProcessor": _Kind({**_EVERY, "resample": 3}),
     "SiglipImageProcessor": _Kind({**_EVERY, "resample": 3}),
+    "DINOv3ViTImageProcessor": _Kind({**_EVERY, "image_mean": _IMAGENET_MEAN, "image_std": _IMAGENET_STD}, floats=True),
 }
-"""The image processors that can be matched exactly."""
+"""The image processors that can be matched: exactly, or where they scale floats, within a step of 256."""
 
 _FILTERS: Mapping[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _KNOWN_STEPS = ("do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb")
@@ -70,10 +76,12 @@ class Processed:
     Attributes:
         size: height and width of the result, pixels; None where pictures keep their size.
         metadata: how it is made.
+        rounded: whether pixels are up to one step of 256 away from the processor's, which scales floats.
     """
 
     size: tuple[int, int] | None
     metadata: WeightsMetadata
+    rounded: bool = False
 
 
 def read_processor(config: Fields, kind: str, channels: int) -> Processed:
@@ -106,7 +114,8 @@ def read_processor(config: Fields, kind: str, channels: int) -> Processed:
     code = own.whole("resample", 0, 5)
     if code not in _FILTERS and own.flag("do_resize"):
         raise _inexact(own, f"the resampling filter {code}", "0 (nearest), 1 (Lanczos), 2 (bilinear) or 3 (bicubic)")
-    return Processed(size, WeightsMetadata(mean, std, _FILTERS.get(code, "bicubic"), resize, crop_pct, exact=True))
+    metadata = WeightsMetadata(mean, std, _FILTERS.get(code, "bicubic"), resize, crop_pct, exact=True)
+    return Processed(size, metadata, IMAGE_PROCESSORS[name].floats and own.flag("do_resize"))
 
 
 def _geometry(own: Fields, square: bool) -> tuple[str, float, tuple[int, int] | None]:

@@ -102,7 +102,7 @@ def blend(model: SlicedViT, sample: Sample) -> tuple[ShapePlan, dict[str, torch.
     widest = {choice: pick.widths[-1] for choice, pick in sample.picks.items()}
     plan = plan_with(model.plan, {**widest, DEPTH: sample.depths[-1]})
     axes = parameter_axes(model.plan) | table_axes(model.plan)
-    weights = dict(model.named_parameters()) | dict(model.named_buffers())
+    weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     blended: dict[str, torch.Tensor] = {}
     for name in parameter_axes(plan) | table_axes(plan):
         value: torch.Tensor = weights[name]
@@ -115,9 +115,11 @@ def blend(model: SlicedViT, sample: Sample) -> tuple[ShapePlan, dict[str, torch.
 
 def _blended(value: torch.Tensor, name: str, dim: int, axis: Axis, plan: ShapePlan, sample: Sample) -> torch.Tensor:
     """Returns a weight with one of its dimensions blended for the sample."""
-    if axis.kind in ("qk", "v"):
+    if axis.kind == "pair" and plan.rope == "shared":
+        return value
+    if axis.kind in ("qk", "v", "pair"):
         block, pick = plan.blocks[axis.block], sample.picks[Choice("heads", axis.block)]
-        width = block.qk_dim if axis.kind == "qk" else block.v_dim
+        width = {"qk": block.qk_dim, "v": block.v_dim, "pair": block.qk_dim // 2}[axis.kind]
         per_head = value.reshape(*value.shape[:dim], block.num_heads, width, *value.shape[dim + 1 :])
         reads = name.endswith("proj.weight")
         blended = _reading(per_head, pick, dim, sample.align) if reads else _first(per_head, pick, dim)

@@ -62,6 +62,8 @@ def ordered(model: SlicedViT, order: UnitOrder) -> SlicedViT:
         for kind, width in (("qk", block.qk_dim), ("v", block.v_dim)):
             flat = [head * width + dim for head in order.heads[i] for dim in range(width)]
             index[Axis(kind, i)] = torch.tensor(flat)
+        units = index[Axis("qk", i)]
+        index[Axis("pair", i)] = (units if model.plan.rope == "per_head" else torch.arange(block.qk_dim))[::2] // 2
     weights = model.state_dict()
     for name, axes in (parameter_axes(model.plan) | table_axes(model.plan)).items():
         for dim, axis in enumerate(axes):

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.budget import smallest_plan
 from compress.importance.units import group_importance
-from compress.model.load import check_model
+from compress.model.load import check_model, load_model
 from compress.model.parts.axes import EMBED, Axis, parameter_axes, table_axes
 from compress.model.slicing import keep_all, plan_of, slice_vit
 from compress.model.timm_vit import from_timm
 from compress.model.vit import SlicedViT, build
+from compress.search.tas.units import order_of, ordered
 from compress.search.uniform import most_important
 from runtime import PlanError, ShapePlan, macs, params
 from tests.compress.masked import masked_logits
@@ -40,6 +43,16 @@ def test_outputs_are_those_of_timm(key: str) -> None:
     wanted = logits(theirs, images)
     assert float((logits(ours, images) - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
     assert check_model(MODERN[key], 5) == ours.plan
+
+
+def test_a_model_in_training_has_the_tables_of_one_that_answers() -> None:
+    theirs = timm_model(
+        replace(MODERN["sapiens2"], overrides={**MODERN["sapiens2"].overrides, "rope_shift_coords": 0.5})
+    )
+    images = images_for(from_timm(theirs).plan)
+    wanted = logits(theirs, images)
+    torch.testing.assert_close(logits(from_timm(theirs.train()), images), wanted, rtol=1e-5, atol=1e-5)
+    assert theirs.rope.training
 
 
 def test_the_plan_says_which_parts_there_are() -> None:
@@ -160,3 +173,20 @@ def test_a_table_without_rotations_is_refused() -> None:
     }
     with pytest.raises(PlanError, match="The rotary table of block 1 holds no rotations"):
         build(model.plan, weights)
+
+
+@pytest.mark.parametrize("key", ["eva02", "eva02-clip", "dinov3", "sapiens2", "aimv2", "rope-mixed"])
+def test_a_checkpoint_of_timm_is_taken(key: str, tmp_path: Path) -> None:
+    theirs, path = timm_model(MODERN[key]), tmp_path / "model.safetensors"
+    save_file({name: value.contiguous() for name, value in theirs.state_dict().items()}, path)
+    ours = load_model(replace(MODERN[key], checkpoint=str(path)), 5)
+    images = images_for(ours.plan)
+    torch.testing.assert_close(logits(ours, images), logits(theirs, images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["eva02-clip", "rope-mixed", "sapiens2"])
+def test_a_supernet_holds_the_model_in_the_order_of_its_units(key: str) -> None:
+    model = sliced_model(key)
+    images = images_for(model.plan)
+    sorted_units = ordered(model, order_of(importance(model)))
+    torch.testing.assert_close(logits(sorted_units, images), logits(model, images), rtol=1e-5, atol=1e-5)

@@ -78,6 +78,9 @@ MODELS = {
     "dinov2-registers": lambda: transformers.Dinov2WithRegistersForImageClassification(
         transformers.Dinov2WithRegistersConfig(**_SHAPE, **_NAMES, num_register_tokens=3, mlp_ratio=2)
     ),
+    "dinov2-swiglu": lambda: transformers.Dinov2ForImageClassification(
+        transformers.Dinov2Config(**_SHAPE, **_NAMES, use_swiglu_ffn=True)
+    ),
     "clip": lambda: transformers.CLIPForImageClassification(_clip(**_NAMES)),
     "clip-projection": lambda: transformers.CLIPVisionModelWithProjection(
         transformers.CLIPVisionConfig(**_VIT, projection_dim=24)
@@ -92,6 +95,18 @@ BACKBONES = {
     "vit_mae": lambda: transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**_VIT, **_DECODER)).eval(),
     "deit": lambda: transformers.DeiTModel(transformers.DeiTConfig(**_VIT)),
     "dinov2": lambda: transformers.Dinov2Model(transformers.Dinov2Config(**_SHAPE, mlp_ratio=2)),
+    "dinov3_vit": lambda: transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**_VIT, num_register_tokens=3)),
+    "dinov3_gated": lambda: transformers.DINOv3ViTModel(
+        transformers.DINOv3ViTConfig(
+            **{**_VIT, "image_size": [32, 48]},
+            use_gated_mlp=True,
+            hidden_act="silu",
+            key_bias=True,
+            query_bias=False,
+            proj_bias=False,
+            mlp_bias=False,
+        )
+    ),
     "clip_vision_model": lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**_VIT)),
 }
 """Models without a head."""

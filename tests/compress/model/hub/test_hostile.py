@@ -199,10 +199,12 @@ def test_an_architecture_is_one_of_timms_vision_transformers(tmp_path: Path, nam
     assert refusal(tmp_path)
 
 
-def test_a_swiglu_of_dinov2_is_refused(tmp_path: Path) -> None:
-    saved(tmp_path, "dinov2", BACKBONES)
-    edit(tmp_path / "config.json", use_swiglu_ffn=True)
-    assert "SwiGLU" in refusal(tmp_path)
+def test_an_activation_that_eva_has_not_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, "dinov3_vit", BACKBONES)
+    edit(tmp_path / "config.json", hidden_act="relu")
+    assert "the activation 'relu'" in refusal(tmp_path)
+    edit(tmp_path / "config.json", hidden_act="gelu", rope_theta="hot")
+    assert "rope_theta" in refusal(tmp_path)
 
 
 def test_what_a_folder_brings_is_read_once(tmp_path: Path) -> None:

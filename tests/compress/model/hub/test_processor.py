@@ -63,6 +63,19 @@ def test_pictures_become_the_same_numbers_as_with_the_image_processor(tmp_path: 
         assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max(), size
 
 
+def test_a_processor_that_scales_floats_is_matched_within_one_step(tmp_path: Path) -> None:
+    processor = transformers.DINOv3ViTImageProcessor(size={"height": 32, "width": 24})
+    processor.save_pretrained(tmp_path)
+    own = read_processor(read_fields(tmp_path / "preprocessor_config.json"), "", 3)
+    assert (own.size, own.rounded) == ((32, 24), True)
+    spec = own.metadata.preprocessing(32, 24, stretch=False)
+    for size in SIZES:
+        wanted = processor(picture(*size), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+        got = preprocess(picture(*size), spec)
+        assert (np.abs(got - wanted) * np.array(processor.image_std)).max() <= 1 / 255, size
+    assert not processed(image_processor_type="ViTImageProcessor").rounded
+
+
 def test_older_files_name_a_feature_extractor_and_one_number() -> None:
     own = processed(feature_extractor_type="ViTFeatureExtractor", size=224, resample=2)
     assert (own.size, own.metadata.resize, own.metadata.interpolation) == ((224, 224), "stretch", "bilinear")
