@@ -149,10 +149,12 @@ def export_each(
     settings: ExportSettings | None = None,
     progress: Progress = silent,
     timer: Timer | None = None,
+    whole: SlicedViT | None = None,
 ) -> ExportOutcome:
     """Exports as ``export_model`` does, and returns the refused files too.
 
-    The first error that is not a failed check is raised after every kind was tried.
+    The first error that is not a failed check is raised after every kind was tried. Of a model that answers with
+    vectors, files are also compared with ``whole``, the model that it was cut from.
 
     Raises:
         StorageError: there is no space, or no permission to write.
@@ -164,7 +166,7 @@ def export_each(
     check_extras(settings.kinds)
     gpu_allowed()  # an unknown value of the variable is an error before any file is written
     pictures = calibration_pictures(settings.calibration_data, progress)
-    job = ExportJob(model, task, data, folder, name, settings, _provenance(model, task), timer, pictures)
+    job = ExportJob(model, task, data, folder, name, settings, _provenance(model, task), timer, pictures, whole)
     kinds = [KINDS[name] for name in job.settings.kinds]
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -250,6 +252,7 @@ def _describe(job: ExportJob, kind: ExportKind, path: Path, written: Written) ->
         output=_tensor(engine, "output", "NC"),
         class_names=job.task.class_names,
         parity=Parity(0, 0.0, 0.0, None, 0.0, None, None, "not run yet"),
+        output_kind="vector" if job.model.plan.is_vector else "classes",
         calibration=job.calibration(kind),
         provenance=job.provenance,
         made_for=job.settings.made_for if kind.choice == "fastest" else None,

@@ -48,8 +48,8 @@ from .errors import (
 )
 from .latency import LATENCY_DOCUMENT, LatencyCheck, LatencyPrecision, LatencyTable, WidthGrid, check_fits, latency_of
 from .metrics import METRICS_DOCUMENT, EpochRecord, ModelMetrics, WholeComparison
-from .parity import ClassLoss, GpuParity, Parity
-from .plan import MULTIPLE, PLAN_DOCUMENT, BlockPlan, NormPlace, Pooling, PosEmbed, ShapePlan
+from .parity import ClassLoss, GpuParity, Parity, VectorParity
+from .plan import MULTIPLE, PLAN_DOCUMENT, BlockPlan, NormPlace, OutputForm, Pooling, PosEmbed, ShapePlan
 from .progress import Progress, if_long, message, silent
 from .quiet import quiet
 from .session import Prediction, Session, load, softmax
@@ -86,6 +86,7 @@ __all__ = [
     "ModelError",
     "ModelMetrics",
     "NormPlace",
+    "OutputForm",
     "Parity",
     "PictureFile",
     "PictureTree",
@@ -108,6 +109,7 @@ __all__ = [
     "ShapePlan",
     "StorageError",
     "TensorSpec",
+    "VectorParity",
     "Trial",
     "UnsupportedTargetError",
     "WholeComparison",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from runtime.storage.documents import Document
@@ -18,6 +18,8 @@ Pooling = Literal["token", "avg", "avg_all", "token_and_avg"]
 PosEmbed = Literal["none", "patches", "all"]
 NormPlace = Literal["before_pool", "after_pool", "none"]
 NormType = Literal["layer", "rms"]
+OutputForm = Literal["classes", "vector", "unit_vector"]
+"""What the head's outputs are: a logit for each class, a vector, or a vector that is scaled to length 1."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class ShapePlan:
         img_size: input height and width, pixels, multiples of ``patch_size``.
         patch_size: patch height and width, pixels.
         in_chans: input channels.
-        num_classes: outputs of the classifier.
+        num_classes: outputs of the head: its classes, or the values of its vector.
         embed_dim: width of the residual stream, a multiple of 8.
         blocks: the widths of each block, first to last.
         attn_scale: factor on query-key products; that of the unpruned head width, kept when slicing.
@@ -76,6 +78,7 @@ class ShapePlan:
         proj_bias: bias on the attention's output projection.
         patch_bias: bias on the patch embedding.
         layer_scale: learned per-channel scale on both branches of a block.
+        output: what the outputs are: logits of classes, a vector, or a vector of length 1.
 
     Raises:
         PlanError: a value is out of range or two options contradict each other.
@@ -104,6 +107,7 @@ class ShapePlan:
     norm_type: NormType = "layer"
     norm_dim: int = 0
     pre_dim: int = 0
+    output: OutputForm = field(default="classes", metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         _check_width("embed_dim", self.embed_dim)
@@ -135,6 +139,7 @@ class ShapePlan:
             "norm": NormPlace,
             "norm_type": NormType,
             "act": Activation,
+            "output": OutputForm,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
@@ -172,6 +177,11 @@ class ShapePlan:
     def two_heads(self) -> bool:
         """Whether a second classifier is averaged with the first: that of a distillation token or of the mean."""
         return self.dist_token or self.pooling == "token_and_avg"
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the model answers with a vector, not with classes."""
+        return self.output != "classes"
 
     @property
     def token_dim(self) -> int:

@@ -62,6 +62,16 @@ def norm_of(plan: ShapePlan, name: str) -> nn.Module:
     return RmsNorm(plan.norm_dim or width if name != "norm_pre" else width, plan.eps_of(name))
 
 
+UNIT_EPS = 1e-12
+"""Added to the mean square of a vector that is scaled to length 1, so that a vector of zeros stays."""
+
+
+def unit_length(x: torch.Tensor) -> torch.Tensor:
+    """Scales vectors ``(..., D)`` to length 1; a vector of zeros stays."""
+    inverse: torch.Tensor = (x.square().mean(-1, keepdim=True) + UNIT_EPS).rsqrt()
+    return x * inverse / float(x.shape[-1] ** 0.5)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention whose value width may differ from its query and key width."""
 
@@ -160,17 +170,15 @@ class SlicedViT(nn.Module):
         self.head_dist = nn.Linear(c, plan.num_classes) if plan.two_heads else None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Maps images ``(B, C, H, W)`` to logits ``(B, num_classes)``; two heads are averaged."""
+        """Maps images ``(B, C, H, W)`` to logits or vectors ``(B, num_classes)``; two heads are averaged."""
         return self.answers(*self.features(images))
 
     def answers(self, x: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-        """Maps what ``features`` returns to logits ``(B, num_classes)``."""
-        logits: torch.Tensor = self.head(pooled)
-        if self.head_dist is None:
-            return logits
-        second = self.second(x)
-        averaged: torch.Tensor = (logits + self.head_dist(second)) / 2
-        return averaged
+        """Maps what ``features`` returns to logits or vectors ``(B, num_classes)``."""
+        out: torch.Tensor = self.head(pooled)
+        if self.head_dist is not None:
+            out = (out + self.head_dist(self.second(x))) / 2
+        return unit_length(out) if self.plan.output == "unit_vector" else out
 
     def features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Maps images ``(B, C, H, W)`` to the last tokens ``(B, N, C)`` and the head's input ``(B, C)``.

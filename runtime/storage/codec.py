@@ -19,9 +19,17 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def encode(value: Any) -> Any:
-    """Returns a dataclass (nested, with tuples and dicts) as plain JSON values."""
+    """Returns a dataclass (nested, with tuples and dicts) as plain JSON values.
+
+    A field whose metadata hold ``omit_default`` is left out where it has its default value, so that a field which is
+    new changes no file that does not use it.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {
+            field.name: encode(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if not (field.metadata.get("omit_default") and getattr(value, field.name) == field.default)
+        }
     if isinstance(value, (tuple, list)):
         return [encode(item) for item in value]
     if isinstance(value, dict):
