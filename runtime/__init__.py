@@ -29,7 +29,7 @@ from .artifact import (
     read_artifact,
     write_artifact,
 )
-from .contact_sheet import contact_sheet
+from .contact_sheet import contact_sheet, nearest_vectors, neighbour_sheet
 from .cost import flops, macs, params
 from .engines import open_device_engine, open_engine
 from .errors import (
@@ -118,6 +118,8 @@ __all__ = [
     "check_fits",
     "check_is",
     "contact_sheet",
+    "nearest_vectors",
+    "neighbour_sheet",
     "decode",
     "dumps",
     "encode",
