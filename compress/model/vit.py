@@ -62,8 +62,10 @@ def norm_of(plan: ShapePlan, name: str) -> nn.Module:
     return RmsNorm(plan.norm_dim or width if name != "norm_pre" else width, plan.eps_of(name))
 
 
-UNIT_EPS = 1e-12
-"""Added to the mean square of a vector that is scaled to length 1, so that a vector of zeros stays."""
+UNIT_EPS = 2.0**-24
+"""Added to the mean square of a vector that is scaled to length 1, so that a vector of zeros stays.
+
+It is the least positive number of float16, and leaves the direction as it is."""
 
 
 def unit_length(x: torch.Tensor) -> torch.Tensor:

@@ -12,9 +12,6 @@ from .ir import Array, Builder
 from .rewrites import Rewrites, Scales
 
 INPUT, OUTPUT = "image", "logits"
-UNIT_EPS = 1e-12
-"""Added to the mean square of a vector that is scaled to length 1, as in ``SlicedViT``."""
-
 LEAST_HALF = 2.0**-24
 """The smallest positive number of float16; less than half of it is rounded to zero."""
 
@@ -107,8 +104,7 @@ class VitParts:
         """Adds operators that scale a vector to length 1; a vector of zeros stays."""
         g, rank, width = self.g, len(self.g.shapes[x]), self.g.shapes[x][-1]
         mean = g.op("mean", [self.square(x, "unit.square")], "unit.variance", axis=(-1,))
-        eps = LEAST_HALF if self.rewrites.half else UNIT_EPS
-        mean = g.op("add", [mean, g.constant("unit.eps", np.full((1,) * rank, eps))], "unit.variance_eps")
+        mean = g.op("add", [mean, g.constant("unit.eps", np.full((1,) * rank, LEAST_HALF))], "unit.variance_eps")
         x = g.op("mul", [x, g.op("rsqrt", [mean], "unit.rsqrt")], "unit.normed")
         return g.op("mul", [x, g.constant("unit.length", np.full((1,) * rank, width**-0.5))], OUTPUT)
 
