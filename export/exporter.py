@@ -25,6 +25,7 @@ from export.quantise.choose import Timer
 from runtime import (
     Artifact,
     ArtifactError,
+    DataError,
     Engine,
     MissingExtraError,
     Parity,
@@ -160,10 +161,12 @@ def export_each(
         StorageError: there is no space, or no permission to write.
         MissingExtraError: a converter or engine is not installed; raised before any file is written.
         UnsupportedTargetError: ``POCKETVIT_GPU`` has an unknown value; raised before any file is written.
+        DataError: a limit is for another kind of output than the model has.
     """
     folder = Path(folder)
     settings = settings or ExportSettings()
     check_extras(settings.kinds)
+    _check_limits(settings, model.plan.is_vector)
     gpu_allowed()  # an unknown value of the variable is an error before any file is written
     pictures = calibration_pictures(settings.calibration_data, progress)
     job = ExportJob(model, task, data, folder, name, settings, _provenance(model, task), timer, pictures, whole)
@@ -198,6 +201,24 @@ def export_each(
         checked_on_gpu(accepted, folder, reference.take, progress) if settings.gpu_check else accepted,
         tuple(artifact for artifact in made if artifact.refused is not None),
     )
+
+
+def _check_limits(settings: ExportSettings, vectors: bool) -> None:
+    """Refuses settings for another kind of output than the model has.
+
+    Raises:
+        DataError: a limit, or a training under rounding, is for classes or for vectors alone.
+    """
+    of_classes = {"--min-agreement": settings.min_agreement, "--max-drop": settings.max_drop}
+    of_classes |= {"--qat": settings.qat_epochs or None}
+    given = of_classes if vectors else {"--min-cosine": settings.min_cosine}
+    named = [name for name, value in given.items() if value is not None]
+    if named:
+        raise DataError(
+            f"The model answers with {'a vector' if vectors else 'classes'}",
+            expected=f"no {' and no '.join(named)}",
+            fix="Give --min-cosine" if vectors else "Give --min-agreement",
+        )
 
 
 def check_extras(kinds: Sequence[str]) -> None:

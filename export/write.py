@@ -71,7 +71,8 @@ def write_file(
     kind.write(job.model, path, **job.options(kind))
     if not kind.half_arithmetic:
         return Written(kind.recipe)
-    half = judge_half(path, job.range_images(), macs(job.model.plan), progress)
+    plan = job.model.plan
+    half = judge_half(path, job.range_images(), macs(plan), progress, classes=not plan.is_vector)
     if half.metadata is None:
         message(progress, f"{path.name} float16", half.reason or "")
     else:

@@ -373,8 +373,7 @@ def _check_task(settings: RunSettings) -> None:
         names = ("search", "importance", "qat_epochs", "class_map", "min_agreement")
         check_embedding(**{name: getattr(settings, name) for name in names})
         return
-    given = {"--embed-dim": settings.embed_dim, "--normalise": settings.normalise, "--min-cosine": settings.min_cosine}
-    check_no_embedding({name: value not in (None, False) for name, value in given.items()})
+    check_no_embedding({"--embed-dim": settings.embed_dim is not None, "--normalise": settings.normalise})
 
 
 def _check_labels(settings: RunSettings) -> None:

@@ -14,18 +14,18 @@ import torch
 from compress.evaluate import evaluating
 from runtime import OutputForm, PlanError, ShapePlan
 
-from .load import ModelSpec, check_model, load_model, resolved
+from .load import ModelSpec, check_model, load_checkpoint_report, load_model, published_classes, resolved
 from .vit import SlicedViT, build
 
 
 def embedding_spec(spec: ModelSpec) -> ModelSpec:
-    """Returns the spec of a model without its classifier; a projection of Hugging Face's models is none and stays.
+    """Returns the spec of a model without its classifier; the projection of a CLIP is none and stays.
 
     Raises:
         ModelError: the repository or folder cannot be read.
     """
     spec = resolved(replace(spec, reset_head=True))
-    return replace(spec, reset_head=not _brings_projection(spec))
+    return replace(spec, reset_head=not _projected(spec))
 
 
 def embedder_plan(spec: ModelSpec, output: OutputForm, dim: int | None = None) -> ShapePlan:
@@ -41,7 +41,7 @@ def embedder_plan(spec: ModelSpec, output: OutputForm, dim: int | None = None) -
         PlanError: ``dim`` is longer than the model's vector.
     """
     plan = check_model(spec)
-    length = spec.hub.outputs if spec.hub is not None and _brings_projection(spec) else plan.embed_dim
+    length = plan.embed_dim if spec.reset_head else _projected(spec)
     if dim is not None and not 1 <= dim <= length:
         raise PlanError(
             "The vector cannot have this length", expected=f"--embed-dim 1 to {length}, the model's own", got=dim
@@ -66,8 +66,8 @@ def load_embedder(spec: ModelSpec, output: OutputForm, seed: int = 0) -> SlicedV
     Warns:
         PocketVitWarning: as in ``load_model``.
     """
-    if spec.hub is not None and _brings_projection(spec):
-        model = load_model(spec, spec.hub.outputs, seed)
+    if not spec.reset_head:
+        model = load_model(spec, _projected(spec), seed)
         return build(_as_vector(model.plan, output), model.state_dict())
     model = load_model(spec, 2, seed)
     plan = replace(_as_vector(model.plan, output), num_classes=model.plan.embed_dim)
@@ -127,6 +127,16 @@ def _as_vector(plan: ShapePlan, output: OutputForm) -> ShapePlan:
     return replace(plan, pooling=pooling, output=output)
 
 
-def _brings_projection(spec: ModelSpec) -> bool:
+def _projected(spec: ModelSpec) -> int:
+    """Returns the length of the vector that a projection makes, which the weights bring as their head; 0 without one.
+
+    Published CLIP towers of timm have their projection as the head, unless they were fine-tuned to classes.
+    """
     hub = spec.hub
-    return hub is not None and hub.head is not None and not hub.head.labels and hub.outputs > 0
+    if hub is not None:
+        return hub.outputs if hub.head is not None and not hub.head.labels else 0
+    if "_clip_" not in spec.name or "_ft_" in spec.name or not (spec.pretrained or spec.checkpoint):
+        return 0
+    length = published_classes(spec)
+    known = load_checkpoint_report(replace(spec, reset_head=False), None).classes if spec.checkpoint else length
+    return length if known == length else 0

@@ -39,6 +39,7 @@ from compress.train.fit import bf16_helps
 from device_bench.targets.bench import time_together
 from export.formats.micro_limits import MicroLimits
 from export.settings import ExportSettings
+from pocketvit.embedding import check_no_embedding
 from pocketvit.settings import (
     DEFAULT_IMG_SIZE,
     DEFAULT_MODEL,
@@ -144,6 +145,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         PocketVitWarning: a remark on the checkpoint for the user.
     """
     check_is(settings, RunSettings)
+    check_no_embedding({"--min-cosine": settings.min_cosine is not None and not settings.embeds})
     use_threads(settings)
     ranks = current_ranks()
     use_device(choose_device(settings.device, count_gpus(), ranks.local_rank, ranks.local_size))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,10 +72,12 @@ def test_every_kind_of_file_returns_the_models_vectors(tmp_path: Path, digits: D
         for artifact in export_model(model, vectors_task(digits), data, tmp_path, "own", settings):
             assert (artifact.output_kind, artifact.class_names, artifact.output.shape[-1]) == ("vector", (), 48)
             assert (artifact.parity.top1_agreement, artifact.parity.top1) == (None, None)
+            assert artifact.half is None or artifact.half.top1_agreement is None
             assert artifact.parity.top1_reason == "the output is not classes"
             assert artifact.parity.vectors is not None
             assert artifact.parity.vectors.cosine > (0.9 if "int8" in artifact.precision else 0.99999)
             assert artifact.parity.vectors.whole_cosine is None
+            assert artifact.precision != "fp16" or artifact.half is not None
             assert all(trial.top1_agreement is None and trial.cosine is not None for trial in artifact.trials)
             assert read_artifact(tmp_path / artifact.file) == artifact
             session = load(tmp_path / artifact.file)
@@ -148,3 +151,22 @@ def test_a_gate_fails_a_file_with_noise_in_its_weights_by_name(tmp_path: Path, d
     assert json.loads(baseline.read_text())["facts"][0]["whole_cosine"] is not None
     (stored,) = gate_stored(baseline, [bad], loose)
     assert "cosine with the whole model" in stored.exceeded
+
+
+@pytest.mark.parametrize(
+    ("vectors", "changes", "text"),
+    [
+        (True, {"min_agreement": 0.9}, "The model answers with a vector. Expected no --min-agreement."),
+        (True, {"kinds": ("int8-full",), "qat_epochs": 1}, "The model answers with a vector. Expected no --qat."),
+        (False, {"min_cosine": 0.9}, "The model answers with classes. Expected no --min-cosine."),
+    ],
+)
+def test_limits_of_another_kind_of_output_are_refused(
+    tmp_path: Path, digits: Dataset, vectors: bool, changes: dict[str, Any], text: str
+) -> None:
+    model = embedder() if vectors else model_of(replace(SMALL, in_chans=1))
+    task = vectors_task(digits) if vectors else task_for(digits)
+    with pytest.raises(DataError) as caught:
+        export_model(model, task, digits, tmp_path / "new", "own", replace(QUICK, **changes))
+    assert text in str(caught.value)
+    assert not (tmp_path / "new").exists()

@@ -114,6 +114,16 @@ def test_short_vectors_keep_inner_products_best_and_shorten_an_index(tmp_path: P
         embedder_plan(spec_of(tmp_path, "vit")[0], "vector", 49)
 
 
+def test_the_projection_of_timms_clip_stays_and_a_classifier_does_not(tmp_path: Path) -> None:
+    spec, model = spec_of(tmp_path, "clip", 512)
+    own = load_embedder(spec, "vector")
+    assert (own.plan, own.plan.num_classes) == (embedder_plan(spec, "vector"), 512)
+    images = images_for(own.plan)
+    with torch.no_grad():
+        assert torch.allclose(own(images), model(images), atol=1e-5)
+    assert load_embedder(spec_of(tmp_path, "clip", 10)[0], "vector").plan.num_classes == 48
+
+
 @pytest.mark.parametrize("kind", ["clip-projection", "clip-whole"])
 def test_a_projection_of_hugging_face_is_the_vector(tmp_path: Path, kind: str) -> None:
     model = made.saved(tmp_path, kind)

@@ -121,14 +121,16 @@ def test_what_needs_classes_is_refused(weights: Path, kind: Any, changes: dict[s
 def test_the_options_are_for_vectors_alone() -> None:
     given = run_settings({"task": "embed", "embed-dim": "64", "normalise": True, "min-cosine": "0.95"})
     assert (given.output, given.embed_dim, given.min_cosine, given.uses_labels) == ("unit_vector", 64, 0.95, False)
-    for options in ({"embed-dim": "64"}, {"normalise": True}, {"min-cosine": "0.9"}):
+    with pytest.raises(PlanError, match=r"Expected --task embed with them\. Got --min-cosine"):
+        prepare(run_settings({"min-cosine": "0.9"}))
+    for options in ({"embed-dim": "64"}, {"normalise": True}):
         with pytest.raises(PlanError, match=r"models that answer with a vector\. Expected --task embed with them"):
             run_settings(options)
 
 
 def test_a_rectangular_size_resamples_the_positions(weights: Path) -> None:
-    job = prepared(weights, img_size=(32, 64))
-    model = whole_model(job)
+    with pytest.warns(PocketVitWarning, match="positions 2x2 to 2x4"):
+        model = whole_model(prepared(weights, img_size=(32, 64)))
     assert model.plan.img_size == (32, 64)
     with torch.no_grad():
         assert model(torch.rand(2, 1, 32, 64)).shape == (2, 32)
