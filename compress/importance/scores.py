@@ -163,10 +163,11 @@ def _gradients(
     """
     there = copy_on(model, device)
     parameters, count = list(there.parameters()), 0
+    vectors = isinstance(model, SlicedViT) and model.plan.is_vector
     for count, (images, labels) in enumerate(batches, 1):
         with autocast(device, bf16):
             outputs = there(images.to(device)).float()
-            loss = _probed(outputs, count) if model.plan.is_vector else F.cross_entropy(outputs, labels.to(device))
+            loss = _probed(outputs, count) if vectors else F.cross_entropy(outputs, labels.to(device))
         yield torch.autograd.grad(loss, parameters)
         progress("importance", count, total or count)
     if not count:
