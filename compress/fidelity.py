@@ -20,6 +20,7 @@ from runtime import ModelError, Preprocessing, Progress, ShapePlan, silent
 from .devices import CPU, autocast, copy_on, device_in_use
 from .distributed import ALONE, Ranks
 from .evaluate import batch_for, evaluating
+from .vectors import Vectors, mean_cosine, neighbours_kept, vectors_sqnr_db
 
 MOST_IMAGES = 2000
 """Most images that two models are compared on: the standard error of a share is then 1.1 points or less."""
@@ -30,16 +31,22 @@ class Fidelity:
     """How closely a model follows another one on some images.
 
     Attributes:
-        agreement: share of images with the other model's top-1 class, 0..1.
-        divergence: mean of ``KL(other || own)`` of the softmax of the logits, nats.
-        cosine: mean cosine of the classifier's inputs, -1..1; None where they have other coordinates.
+        agreement: share of images with the other model's top-1 class, 0..1; None for vectors.
+        divergence: mean of ``KL(other || own)`` of the softmax of the logits, nats; None for vectors.
+        cosine: mean cosine of the classifier's inputs, or of the vectors that the models answer with, -1..1; None where
+            they have other coordinates.
         images: number of images.
+        neighbours: share of images whose nearest neighbour among the other model's vectors is kept, see
+            ``compress.vectors.neighbours_kept``; None for classes, and for few images.
+        sqnr_db: signal to noise of the vectors, dB; None for classes, and for equal vectors.
     """
 
-    agreement: float
-    divergence: float
+    agreement: float | None
+    divergence: float | None
     cosine: float | None
     images: int
+    neighbours: float | None = None
+    sqnr_db: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +54,14 @@ class NetworkAnswers:
     """What a model answers to some images, float32 on the CPU.
 
     Attributes:
-        logits: ``(N, classes)``.
+        logits: ``(N, classes)``, or the vectors of a model that answers with them.
         features: the classifier's input, ``(N, C)``; None where it was not asked for.
+        vectors: whether the model answers with vectors.
     """
 
     logits: torch.Tensor
     features: torch.Tensor | None = None
+    vectors: bool = False
 
 
 def some_images(indices: npt.NDArray[np.int64], seed: int, most: int = MOST_IMAGES) -> npt.NDArray[np.int64]:
@@ -107,7 +116,9 @@ def answers_of(
         done += len(images)
         progress(stage, done, len(own))
     gathered = ranks.gather(torch.cat(logits), len(indices))
-    return NetworkAnswers(gathered, ranks.gather(torch.cat(inputs), len(indices)) if features else None)
+    plan = getattr(network, "plan", None)
+    vectors = isinstance(plan, ShapePlan) and plan.is_vector
+    return NetworkAnswers(gathered, ranks.gather(torch.cat(inputs), len(indices)) if features else None, vectors)
 
 
 def compared(student: NetworkAnswers, teacher: NetworkAnswers, back: Coordinates | None = None) -> Fidelity:
@@ -117,7 +128,8 @@ def compared(student: NetworkAnswers, teacher: NetworkAnswers, back: Coordinates
         student: the answers of the model to judge.
         teacher: the answers of the model it should follow, to the same images.
         back: the map from the student's coordinates into the teacher's; None where they are
-            the same. There is no cosine without it where the widths differ.
+            the same. There is no cosine without it where the widths differ. Vectors need no map: those of a cut model
+            have the whole model's coordinates.
 
     Raises:
         ModelError: the models have another number of classes, or ``back`` is of another shape.
@@ -128,10 +140,17 @@ def compared(student: NetworkAnswers, teacher: NetworkAnswers, back: Coordinates
             expected=tuple(teacher.logits.shape),
             got=tuple(student.logits.shape),
         )
+    if teacher.vectors:
+        return _of_vectors(student.logits.numpy(), teacher.logits.numpy())
     same = student.logits.argmax(dim=1) == teacher.logits.argmax(dim=1)
     divergence = soft_loss(student.logits.double(), teacher.logits.double(), 1.0)
     cosine = _cosine(student.features, teacher.features, back)
     return Fidelity(float(same.double().mean()), max(0.0, float(divergence)), cosine, len(same))
+
+
+def _of_vectors(own: Vectors, wanted: Vectors) -> Fidelity:
+    sqnr_db = vectors_sqnr_db(own, wanted)
+    return Fidelity(None, None, mean_cosine(own, wanted), len(own), neighbours_kept(own, wanted), sqnr_db)
 
 
 def _cosine(own: torch.Tensor | None, other: torch.Tensor | None, back: Coordinates | None) -> float | None:

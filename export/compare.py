@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime import ClassLoss, Parity, open_engine
+from compress.vectors import mean_cosine, neighbours_kept
+from runtime import ClassLoss, Parity, VectorParity, open_engine
 from runtime.formats import format_of
 from runtime.session import dequantise, quantise
 
@@ -23,6 +24,7 @@ def compare_logits(
     labels: npt.NDArray[np.int64] | None,
     no_labels_reason: str | None = None,
     classes: bool = True,
+    whole: npt.NDArray[np.float32] | None = None,
 ) -> Parity:
     """Returns how ``logits`` compare with ``reference``, both ``(N, classes)``.
 
@@ -32,7 +34,8 @@ def compare_logits(
         labels: true classes ``(N,)``, or None.
         no_labels_reason: why there are none.
         classes: whether the outputs are logits of classes; if not, they may have any shape ``(N, ...)`` and no top-1
-            is compared.
+            is compared. Those of ``(N, D)`` are compared as vectors.
+        whole: vectors of the whole model that the torch model was cut from, ``(N, D)``; None where they are not known.
     """
     difference = logits.astype(np.float64) - reference.astype(np.float64)
     max_abs = float(np.abs(difference).max())
@@ -40,7 +43,8 @@ def compare_logits(
     max_rel = max_abs / max(float(np.abs(reference).max()), 1e-30)
     sqnr_db = 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else None
     if not classes:
-        return Parity(len(reference), max_abs, max_rel, sqnr_db, None, None, None, NO_CLASSES)
+        vectors = compare_vectors(logits, reference, whole) if reference.ndim == 2 else None
+        return Parity(len(reference), max_abs, max_rel, sqnr_db, None, None, None, NO_CLASSES, vectors=vectors)
     top1, wanted = logits.argmax(axis=1), reference.argmax(axis=1)
     near = near_ties(logits, reference)
     lost, gained = (None, None) if labels is None else _changes(top1 == labels, wanted == labels)
@@ -57,6 +61,22 @@ def compare_logits(
         gained=gained,
         near_ties=int(near.sum()),
         near_tie_changes=int((near & (top1 != wanted)).sum()),
+    )
+
+
+def compare_vectors(
+    vectors: npt.NDArray[np.float32],
+    reference: npt.NDArray[np.float32],
+    whole: npt.NDArray[np.float32] | None = None,
+) -> VectorParity:
+    """Returns how ``vectors`` compare with ``reference``, and with the vectors of the whole model, all ``(N, D)``."""
+    if not np.isfinite(vectors).all():
+        return VectorParity(0.0, None)  # the largest difference is not finite either, and the file is refused for it
+    return VectorParity(
+        mean_cosine(vectors, reference),
+        neighbours_kept(vectors, reference),
+        None if whole is None else mean_cosine(vectors, whole),
+        None if whole is None else neighbours_kept(vectors, whole),
     )
 
 

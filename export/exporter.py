@@ -25,6 +25,7 @@ from export.quantise.choose import Timer
 from runtime import (
     Artifact,
     ArtifactError,
+    DataError,
     MissingExtraError,
     Parity,
     ParityError,
@@ -149,22 +150,26 @@ def export_each(
     settings: ExportSettings | None = None,
     progress: Progress = silent,
     timer: Timer | None = None,
+    whole: SlicedViT | None = None,
 ) -> ExportOutcome:
     """Exports as ``export_model`` does, and returns the refused files too.
 
-    The first error that is not a failed check is raised after every kind was tried.
+    The first error that is not a failed check is raised after every kind was tried. Of a model that answers with
+    vectors, files are also compared with ``whole``, the model that it was cut from.
 
     Raises:
         StorageError: there is no space, or no permission to write.
         MissingExtraError: a converter or engine is not installed; raised before any file is written.
         UnsupportedTargetError: ``POCKETVIT_GPU`` has an unknown value; raised before any file is written.
+        DataError: a limit is for another kind of output than the model has.
     """
     folder = Path(folder)
     settings = settings or ExportSettings()
     check_extras(settings.kinds)
+    _check_limits(settings, model.plan.is_vector)
     gpu_allowed()  # an unknown value of the variable is an error before any file is written
     pictures = calibration_pictures(settings.calibration_data, progress)
-    job = ExportJob(model, task, data, folder, name, settings, _provenance(model, task), timer, pictures)
+    job = ExportJob(model, task, data, folder, name, settings, _provenance(model, task), timer, pictures, whole)
     kinds = [KINDS[name] for name in job.settings.kinds]
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -200,6 +205,24 @@ def export_each(
         accepted += tuple(own for own in apps if own.refused is None)
         refused += tuple(own for own in apps if own.refused is not None)
     return ExportOutcome(accepted, refused)
+
+
+def _check_limits(settings: ExportSettings, vectors: bool) -> None:
+    """Refuses settings for another kind of output than the model has.
+
+    Raises:
+        DataError: a limit, or a training under rounding, is for classes or for vectors alone.
+    """
+    of_classes = {"--min-agreement": settings.min_agreement, "--max-drop": settings.max_drop}
+    of_classes |= {"--qat": settings.qat_epochs or None}
+    given = of_classes if vectors else {"--min-cosine": settings.min_cosine}
+    named = [name for name, value in given.items() if value is not None]
+    if named:
+        raise DataError(
+            f"The model answers with {'a vector' if vectors else 'classes'}",
+            expected=f"no {' and no '.join(named)}",
+            fix="Give --min-cosine" if vectors else "Give --min-agreement",
+        )
 
 
 def check_extras(kinds: Sequence[str]) -> None:
@@ -270,6 +293,7 @@ def _describe(job: ExportJob, kind: ExportKind, path: Path, written: Written) ->
         output=tensor_spec(engine, "output", "NC"),
         class_names=job.task.class_names,
         parity=Parity(0, 0.0, 0.0, None, 0.0, None, None, "not run yet"),
+        output_kind="vector" if job.model.plan.is_vector else "classes",
         calibration=job.calibration(kind),
         provenance=job.provenance,
         made_for=job.settings.made_for if kind.choice == "fastest" else None,

@@ -22,18 +22,20 @@ MIN_AGREEMENT = 0.95
 
 
 def judge_half(
-    path: Path, images: npt.NDArray[np.float32] | None, macs: int, progress: Progress = silent
+    path: Path, images: npt.NDArray[np.float32] | None, macs: int, progress: Progress = silent, classes: bool = True
 ) -> HalfArithmetic:
     """Computes a file in float32 and in simulated float16, and says whether it may carry the metadata for float16.
 
     No value and no sum behind a mean may leave float16's range on any image. On some of the images, as many as a model
-    of this size allows, the outputs in simulated float16 must have ``MIN_SQNR_DB`` and ``MIN_AGREEMENT``.
+    of this size allows, the outputs in simulated float16 must have ``MIN_SQNR_DB`` and, where they are classes,
+    ``MIN_AGREEMENT``.
 
     Args:
         path: the ``.tflite`` file.
         images: preprocessed calibration images, ``(N, H, W, C)``, or None.
         macs: multiply-accumulates of one image.
         progress: called after every image.
+        classes: whether the outputs are classes.
     """
     if images is None:
         return HalfArithmetic(None, "There are no calibration images to simulate float16 on")
@@ -43,7 +45,8 @@ def judge_half(
     except UnsupportedTargetError as error:
         return HalfArithmetic(None, str(error))
     worst = max(run.ops, key=lambda op: op.most)
-    parity = compare_logits(run.half, run.single[:count], None) if np.isfinite(run.half).all() else None
+    finite = bool(np.isfinite(run.half).all())
+    parity = compare_logits(run.half, run.single[:count], None, classes=classes) if finite else None
     found = HalfArithmetic(
         HALF_ARITHMETIC,
         None,
@@ -57,7 +60,8 @@ def judge_half(
     )
     reason = _overflow(run.ops)
     if reason is None and parity is not None:
-        changed = round((1 - (parity.top1_agreement or 0.0)) * count) - (parity.near_tie_changes or 0)
+        agreement = 1.0 if parity.top1_agreement is None else parity.top1_agreement
+        changed = round((1 - agreement) * count) - (parity.near_tie_changes or 0)
         if parity.sqnr_db is not None and parity.sqnr_db < MIN_SQNR_DB:
             reason = f"In simulated float16 the outputs have {parity.sqnr_db:.1f} dB, and {MIN_SQNR_DB:g} are needed"
         elif changed > (1 - MIN_AGREEMENT) * count:

@@ -22,7 +22,7 @@ from export.quantise.recipes import Recipe, recipes_for
 from runtime import Calibration, Progress, Provenance, if_long, macs, silent
 
 from .formats import ExportKind
-from .gate.limits import MAX_DROP, MIN_AGREEMENT, MIN_SQNR_DB, ExportLimits
+from .gate.limits import MAX_DROP, MIN_AGREEMENT, MIN_COSINE, MIN_SQNR_DB, ExportLimits
 from .gate.looks import MOST_IMAGES, planned_looks
 from .settings import ExportSettings
 
@@ -30,6 +30,7 @@ _VERIFY_MACS = 4e11
 _MOST_MACS = 4e12
 _MOST_BYTES = 2**30
 _FLOAT_AGREEMENT = 0.99
+_FLOAT_COSINE = 0.999
 _CALIBRATION_MACS = 1e11
 _CALIBRATION_IMAGES = (32, 256)
 
@@ -48,6 +49,7 @@ class ExportJob:
         provenance: origin of the files.
         timer: times files on this machine; None where it may not.
         pictures: those to calibrate on in place of held-out ones of ``data``; None takes the latter.
+        whole: the whole model that a model of vectors was cut from; None for models of classes.
     """
 
     model: SlicedViT
@@ -59,6 +61,7 @@ class ExportJob:
     provenance: Provenance
     timer: Timer | None
     pictures: Dataset | None = None
+    whole: SlicedViT | None = None
 
     def file(self, kind: ExportKind) -> Path:
         """Returns the path of the file of ``kind``."""
@@ -137,6 +140,8 @@ class ExportJob:
         asked |= self.options(kind)
         if kind.choice == "fastest":
             asked["made_for"] = settings.made_for
+            if settings.min_cosine is not None:
+                asked["min_cosine"] = settings.min_cosine
             if settings.min_agreement is not None:
                 asked["min_agreement"] = settings.min_agreement
             asked |= {"recipe": settings.int8_recipe} if self.recipe(kind) else {}
@@ -151,6 +156,8 @@ class ExportJob:
         The outputs of untrained weights are chance, so they are held to nothing but a given ``max_drop``. A given
         ``min_agreement`` takes the place of the usual agreement and SQNR, and 0 that of the usual ``max_drop``, too.
         """
+        if self.model.plan.is_vector:
+            return self._vector_limits(kind)
         least, most = self.settings.min_agreement, self.settings.max_drop
         explicit = most is not None
         if kind.form is None:
@@ -164,6 +171,14 @@ class ExportJob:
             usual = MAX_DROP if least > 0 else None
             return ExportLimits(agreement=least, max_drop=most if explicit else usual, explicit_drop=explicit)
         return ExportLimits(MIN_AGREEMENT, MIN_SQNR_DB, most if explicit else MAX_DROP, explicit)
+
+    def _vector_limits(self, kind: ExportKind) -> ExportLimits:
+        """Returns what a file that answers with a vector must keep: its mean cosine with the float model's alone."""
+        if kind.held_to != "top-1" or not self.task.trained:
+            return ExportLimits()
+        usual = _FLOAT_COSINE if kind.form is None else MIN_COSINE
+        least = usual if self.settings.min_cosine is None else self.settings.min_cosine
+        return ExportLimits(cosine=least) if least > 0 else ExportLimits()
 
 
 def calibration_pictures(folder: str, progress: Progress = silent) -> Dataset | None:

@@ -25,12 +25,15 @@ class Reference:
         logits: of the torch model, ``(N, classes)`` float32.
         labels: true classes ``(N,)``, or None.
         no_labels_reason: why there are no labels.
+        whole: vectors of the whole model that the torch model was cut from, ``(N, D)``; None for models of classes and
+            where there is no whole model.
     """
 
     inputs: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64] | None
     no_labels_reason: str | None
+    whole: npt.NDArray[np.float32] | None = None
 
 
 @dataclass
@@ -65,6 +68,7 @@ class GrowingReference:
             inputs=whole.inputs[:images],
             logits=whole.logits[:images],
             labels=None if whole.labels is None else whole.labels[:images],
+            whole=None if whole.whole is None else whole.whole[:images],
         )
 
     def _add(self, images: int) -> None:
@@ -77,7 +81,11 @@ class GrowingReference:
         reason = None if known else f"the {len(task.class_names)} classes of the model are not those of {data.name}"
         if not data.labelled:
             reason = "the images have no labels"
-        found = Reference(images_of(data, new, task), logits, data.labels[new] if known else None, reason)
+        whole = None
+        if self.job.whole is not None:
+            stage = f"whole model, {self._stage()}"
+            whole = logits_of(self.job.whole, data, new, task.preprocessing, progress=self.progress, stage=stage)
+        found = Reference(images_of(data, new, task), logits, data.labels[new] if known else None, reason, whole)
         self._indices = np.concatenate([self._indices, new])
         self._known = found if self._known is None else _joined(self._known, found)
 
@@ -95,4 +103,5 @@ def _joined(first: Reference, second: Reference) -> Reference:
         np.concatenate([first.logits, second.logits]),
         labels,
         first.no_labels_reason,
+        None if first.whole is None or second.whole is None else np.concatenate([first.whole, second.whole]),
     )

@@ -29,6 +29,8 @@ class ExportSettings:
         min_agreement: least share of test images with the float model's top-1, 0..1, for kinds held to the top-1; None
             takes 0.99 for float16 files, and 0.9 with an SQNR of 12 dB for integer files. 0 checks nothing but a given
             ``max_drop``.
+        min_cosine: least mean cosine of a file's vectors with the float model's on test images, 0..1, for models that
+            answer with a vector; None takes 0.999 for float16 files and 0.98 for integer files. 0 checks nothing.
         made_for: what the files are for, of ``export.quantise.processors.PROCESSORS``: the family of processors that
             ``int8`` is chosen for, or ``static-int8``, with which the usual kinds give way to the kind of that name.
         max_drop: most points of top-1 an integer file may lose on test images; None takes 0.5 where the data has
@@ -54,6 +56,7 @@ class ExportSettings:
     calibration_data: str = ""
     verify_images: int = 0
     min_agreement: float | None = None
+    min_cosine: float | None = None
     made_for: str = "x86"
     max_drop: float | None = None
     int8_recipe: str = ""
@@ -80,6 +83,8 @@ class ExportSettings:
             raise DataError("verify_images must not be negative", got=self.verify_images)
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
             raise DataError("min_agreement is a share", expected="0 to 1", got=self.min_agreement)
+        if self.min_cosine is not None and not 0 <= self.min_cosine <= 1:
+            raise DataError("min_cosine is a cosine", expected="0 to 1", got=self.min_cosine)
         if self.made_for not in PROCESSORS:
             raise DataError("Unknown family of processors", expected=", ".join(PROCESSORS), got=self.made_for)
         own = PROCESSORS[self.made_for]

@@ -59,7 +59,9 @@ class VerifiedFile:
             self._logits.append(self._answers(reference.inputs[done:], first=not done))
         logits = np.concatenate(self._logits)
         classes = self.artifact.output_kind == "classes"
-        parity = compare_logits(logits, reference.logits, reference.labels, reference.no_labels_reason, classes)
+        parity = compare_logits(
+            logits, reference.logits, reference.labels, reference.no_labels_reason, classes, reference.whole
+        )
         if not self._alike:
             return parity
         part = len(self._alike) if len(self._alike) < parity.images else None

@@ -36,6 +36,9 @@ from .settings import ExportSettings
 _CHOICE_MACS = 1e12
 _CHOICE_IMAGES = (32, 1000)
 
+_AIM_COSINE = 0.99
+"""Mean cosine of vectors at which that search ends, unless a limit is given."""
+
 _AIM = 0.985
 """Agreement on the images of choice at which the search for a recipe of ``int8`` ends, unless limits are given."""
 
@@ -68,7 +71,8 @@ def write_file(
     kind.write(job.model, path, **job.options(kind))
     if not kind.half_arithmetic:
         return Written(kind.recipe)
-    half = judge_half(path, job.range_images(), macs(job.model.plan), progress)
+    plan = job.model.plan
+    half = judge_half(path, job.range_images(), macs(plan), progress, classes=not plan.is_vector)
     if half.metadata is None:
         message(progress, f"{path.name} float16", half.reason or "")
     else:
@@ -190,7 +194,7 @@ def _holds(
         lambda done: progress(f"{kind.name} check", done, count, path.stem),
         threads=torch.get_num_threads(),
     )
-    parity = compare_logits(found, images.logits, images.labels)
+    parity = compare_logits(found, images.logits, images.labels, classes=not job.model.plan.is_vector)
     return verdict_on(parity, limits, critical_value(looks), len(looks) == 1).refusal is None
 
 
@@ -208,6 +212,9 @@ def wanted_of(settings: ExportSettings, limits: ExportLimits, subject: Subject) 
     """
     if limits == ExportLimits():
         return Wanted()
+    if limits.cosine is not None:
+        aim = _AIM_COSINE if settings.min_cosine is None else limits.cosine
+        return Wanted(least=limits, cosine=aim)
     most = limits.max_drop if limits.explicit_drop or subject.labels is not None else None
     least = limits.agreement
     if settings.min_agreement is None and not limits.explicit_drop:

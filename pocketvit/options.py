@@ -24,7 +24,10 @@ from .settings import EXPORT_PANEL, PRUNING_PANEL, RunSettings
 T = TypeVar("T")
 
 _METHOD_SETTINGS = "method_settings"
-_NOT_IN_DISTILL = ("distill", "distill-method", "labels", "recovery-epochs", "recovery-lr", "recovery-minutes")
+_NOT_IN_DISTILL = (
+    *("distill", "distill-method", "labels", "recovery-epochs", "recovery-lr", "recovery-minutes"),
+    *("task", "embed-dim", "normalise", "min-cosine"),
+)
 
 Raw = str | int | float | bool | tuple[str, ...]
 """The value of an option as the command line or a TOML file gives it."""

@@ -1,9 +1,12 @@
-"""Refuses settings that a search method has no use for."""
+"""Refuses settings that a search method has no use for, and reads those of methods that are registered elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from compress.search import METHODS
-from runtime import PlanError
+from runtime import PlanError, check_is, decode
 
 
 def check_search(
@@ -59,3 +62,27 @@ def check_search(
         raise PlanError(f"{name} goes by {method.ranks_by}, not by cost", expected="no --cost")
     if trains_under_rounding:
         raise PlanError("--qat trains every weight, and the zeros would not stay", expected="no --qat")
+
+
+def registered_settings(given: Mapping[str, Any], search: str) -> dict[str, Any]:
+    """Returns the settings of methods that are registered elsewhere, those of the chosen one in full.
+
+    Args:
+        given: settings, or what a document holds of them, by the method's name.
+        search: name of the chosen method.
+
+    Raises:
+        PlanError: a method is not registered elsewhere, or a value is of another type.
+    """
+    found = {}
+    for name, own in given.items():
+        method = METHODS[name]
+        if method.settings is None or method.group:
+            raise PlanError(f"method_settings has no place for {name}", expected="a registered method")
+        is_document = isinstance(own, Mapping)
+        found[name] = decode(method.settings, own, f"method_settings.{name}") if is_document else own
+        check_is(found[name], method.settings)
+    method = METHODS[search]
+    if method.settings is not None and not method.group:
+        found.setdefault(search, method.settings())
+    return found

@@ -6,7 +6,6 @@ the heading in ``--help`` stand; ``pocketvit.options`` makes the options and the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal, get_type_hints
@@ -22,11 +21,13 @@ from compress.search.tree.settings import TreeSettings
 from export.formats import kinds_for
 from export.formats.micro_limits import MicroLimits
 from export.settings import ExportSettings
-from runtime import Interpolation, LatencyPrecision, PlanError, check_fields, check_is, decode
+from runtime import Interpolation, LatencyPrecision, OutputForm, PlanError, check_fields
 from runtime.options import Option, check_choices
 
+from .embedding import check_embedding, check_no_embedding
+from .input_checks import check_input
 from .label_free import check_label_free
-from .search_checks import check_search
+from .search_checks import check_search, registered_settings
 from .train_settings import RECOVERY, TRAINING_PANEL, TrainSettings
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
@@ -41,8 +42,6 @@ _pruning = partial(Option, panel=PRUNING_PANEL)
 _export = partial(Option, panel=EXPORT_PANEL)
 
 _LEAST_BASIS_IMAGES = 8
-_MOST_STATISTIC = 1.5
-"""No mean or standard deviation of pixels 0..1 is larger; those of pixels 0..255 are."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,17 @@ class RunSettings:
             "and recover by the answers and features of the whole model."
         ),
     ] = True
+    task: Annotated[
+        Literal["classify", "embed"],
+        _model(
+            "What the model is for: {choices}. With embed it answers with the vector that its classifier would read, "
+            "in the whole model's coordinates, and no label is read."
+        ),
+    ] = "classify"
+    embed_dim: Annotated[
+        int | None, _model("Length of the vector of --task embed, by its principal components; by default the model's.")
+    ] = None
+    normalise: Annotated[bool, _model("Scale the vector of --task embed to length 1.", negative=False)] = False
     model: Annotated[str, _model("timm architecture, hf:OWNER/NAME or a folder; else a small ViT for digits.")] = ""
     img_size: Annotated[
         int | tuple[int, int] | None, _model("Input side in pixels, or HEIGHTxWIDTH, such as 32x64.")
@@ -218,6 +228,10 @@ class RunSettings:
         float | None,
         _export("Least share of images on which a file has the float model's top-1, 0 to 1; 0 releases every file."),
     ] = ExportSettings.min_agreement
+    min_cosine: Annotated[
+        float | None,
+        _export("Least mean cosine of a file's vectors with the float model's, 0 to 1; 0 releases every file."),
+    ] = ExportSettings.min_cosine
     made_for: Annotated[
         str,
         _export(
@@ -277,12 +291,17 @@ class RunSettings:
         check_fields(self)
         check_choices(self)
         object.__setattr__(self, "kinds", kinds_for(self.made_for, tuple(dict.fromkeys(self.kinds))))
-        object.__setattr__(self, "method_settings", _registered_settings(self))
+        object.__setattr__(self, "method_settings", registered_settings(self.method_settings, self.search))
         if self.pretrained and self.checkpoint:
             raise PlanError("--pretrained and --checkpoint are two sources of weights", fix="Give one of them")
         if self.checkpoint and not self.model:
             raise PlanError("A checkpoint needs its architecture", fix="Name it with --model")
-        _check_input(self)
+        check_input(
+            {"--img-size": self.img_size, "--patch-size": self.patch_size},
+            {"--mean": self.mean, "--std": self.std},
+            self.resize,
+            self.crop_pct,
+        )
         check_search(
             self.search,
             in_best_bases=self.basis == "best",
@@ -292,6 +311,7 @@ class RunSettings:
             cost=self.cost,
             trains_under_rounding=self.qat_epochs > 0,
         )
+        _check_task(self)
         _check_labels(self)
         if self.basis_images < 0 or 0 < self.basis_images < _LEAST_BASIS_IMAGES:
             raise PlanError(
@@ -321,9 +341,19 @@ class RunSettings:
 
     @property
     def uses_labels(self) -> bool:
-        """Whether the run reads labels: the data has some, and ``labels`` is set."""
+        """Whether the run reads labels: the data has some, ``labels`` is set, and the model answers with classes."""
         kind = self.data.partition(":")[0]
-        return self.labels and (kind not in SOURCES or SOURCES[kind].labelled)
+        return self.labels and not self.embeds and (kind not in SOURCES or SOURCES[kind].labelled)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the model answers with a vector."""
+        return self.task == "embed"
+
+    @property
+    def output(self) -> OutputForm:
+        """What the model answers with."""
+        return ("unit_vector" if self.normalise else "vector") if self.embeds else "classes"
 
     @property
     def criterion(self) -> str:
@@ -349,29 +379,13 @@ class RunSettings:
         return getattr(self, method.group) if method.group else self.method_settings.get(self.search)
 
 
-def _check_input(settings: RunSettings) -> None:
-    """Refuses sizes and pixel statistics that no model reads."""
-    sides = settings.img_size if isinstance(settings.img_size, tuple) else (settings.img_size,)
-    for option, value in (*(("--img-size", side) for side in sides), ("--patch-size", settings.patch_size)):
-        if value is not None and value < 1:
-            raise PlanError(f"{option} must be positive", expected="1 or more pixels", got=value)
-    for option, values in (("--mean", settings.mean), ("--std", settings.std)):
-        if values and max(values) > _MOST_STATISTIC:
-            raise PlanError(
-                f"{option} is of pixels between 0 and 1, and these are values of pixels between 0 and 255",
-                expected=f"at most {_MOST_STATISTIC}",
-                got=",".join(f"{value:g}" for value in values),
-                fix=f"Divide them by 255: {option} {','.join(f'{value / 255:.4g}' for value in values)}",
-            )
-    if settings.crop_pct is not None and not 0.01 <= settings.crop_pct <= 1:
-        raise PlanError("--crop-pct is a share", expected="0.01 to 1", got=settings.crop_pct)
-    if settings.resize == "stretch" and settings.crop_pct not in (None, 1):
-        raise PlanError(
-            "--resize stretch crops nothing",
-            expected="no --crop-pct",
-            got=settings.crop_pct,
-            fix="Scale both sides and crop with --resize squash",
-        )
+def _check_task(settings: RunSettings) -> None:
+    """Refuses settings that do not fit what the model answers with."""
+    if settings.embeds:
+        names = ("search", "importance", "qat_epochs", "class_map", "min_agreement")
+        check_embedding(**{name: getattr(settings, name) for name in names})
+        return
+    check_no_embedding({"--embed-dim": settings.embed_dim is not None, "--normalise": settings.normalise})
 
 
 def _check_labels(settings: RunSettings) -> None:
@@ -384,22 +398,6 @@ def _check_labels(settings: RunSettings) -> None:
             epochs=settings.fine_tune.epochs,
             recovers_alone=not settings.distill and settings.recover.epochs != 0,
         )
-
-
-def _registered_settings(settings: RunSettings) -> dict[str, Any]:
-    """Returns the settings of methods that are registered elsewhere, those of the chosen one in full."""
-    found = {}
-    for name, own in settings.method_settings.items():
-        method = METHODS[name]
-        if method.settings is None or method.group:
-            raise PlanError(f"method_settings has no place for {name}", expected="a registered method")
-        is_document = isinstance(own, Mapping)
-        found[name] = decode(method.settings, own, f"method_settings.{name}") if is_document else own
-        check_is(found[name], method.settings)
-    method = METHODS[settings.search]
-    if method.settings is not None and not method.group:
-        found.setdefault(settings.search, method.settings())
-    return found
 
 
 EXPORT_SETTINGS = frozenset(

@@ -30,7 +30,7 @@ from .artifact import (
     read_artifact,
     write_artifact,
 )
-from .contact_sheet import contact_sheet
+from .contact_sheet import contact_sheet, nearest_vectors, neighbour_sheet
 from .cost import flops, macs, params
 from .engines import open_device_engine, open_engine
 from .errors import (
@@ -49,8 +49,19 @@ from .errors import (
 )
 from .latency import LATENCY_DOCUMENT, LatencyCheck, LatencyPrecision, LatencyTable, WidthGrid, check_fits, latency_of
 from .metrics import METRICS_DOCUMENT, EpochRecord, ModelMetrics, WholeComparison
-from .parity import ClassLoss, GpuParity, Parity
-from .plan import MULTIPLE, PLAN_DOCUMENT, BlockKind, BlockPlan, NormPlace, NormType, Pooling, PosEmbed, ShapePlan
+from .parity import ClassLoss, GpuParity, Parity, VectorParity
+from .plan import (
+    MULTIPLE,
+    PLAN_DOCUMENT,
+    BlockKind,
+    BlockPlan,
+    NormPlace,
+    NormType,
+    OutputForm,
+    Pooling,
+    PosEmbed,
+    ShapePlan,
+)
 from .plan_parts import PoolPlan, StemOp, stem_sizes
 from .progress import Progress, if_long, message, silent
 from .quiet import quiet
@@ -92,6 +103,7 @@ __all__ = [
     "ModelMetrics",
     "NormPlace",
     "NormType",
+    "OutputForm",
     "Parity",
     "ParityError",
     "PictureFile",
@@ -116,6 +128,7 @@ __all__ = [
     "TensorSpec",
     "Trial",
     "UnsupportedTargetError",
+    "VectorParity",
     "WholeComparison",
     "WidthGrid",
     "atomic_path",
@@ -135,6 +148,8 @@ __all__ = [
     "macs",
     "manifest_path",
     "message",
+    "nearest_vectors",
+    "neighbour_sheet",
     "normalise",
     "open_device_engine",
     "open_engine",

@@ -97,22 +97,24 @@ class Trial:
     Attributes:
         recipe: its name.
         images: number of images.
-        top1_agreement: share of them with the float model's top-1, 0..1.
+        top1_agreement: share of them with the float model's top-1, 0..1; null where the output is not classes.
         top1_drop: points of top-1 lost on them; null where labels are unknown.
         sqnr_db: signal to quantisation noise of the logits, dB; null when they are identical.
         latency_s: of one image, by a file of the same operators that was timed in turns with those of the other
             recipes; null where not timed.
         instructions_of_fp32: instructions of a run over those of the float32 file, as counted on an emulated core for
             ViTs like it, where recipes were ordered by them; null elsewhere.
+        cosine: mean cosine with the float model's vectors, -1..1; null where the output is not a vector.
     """
 
     recipe: str
     images: int
-    top1_agreement: float
+    top1_agreement: float | None
     top1_drop: float | None
     sqnr_db: float | None
     latency_s: float | None = None
     instructions_of_fp32: float | None = None
+    cosine: float | None = field(default=None, metadata={"omit_default": True})
 
 
 @dataclass(frozen=True)
@@ -338,9 +340,17 @@ def _check_agreement(manifest: Path, artifact: Artifact) -> None:
         )
     names = len(artifact.class_names)
     if artifact.output_kind != "classes":
+        if plan is not None and (not plan.is_vector or output.shape[1:] != (plan.num_classes,)):
+            raise ArtifactError(
+                f"{manifest} describes an output that is not that of its plan",
+                expected=f"{plan.output.replace('_', ' ')} ({plan.num_classes},)",
+                got=f"{artifact.output_kind} {output.shape[1:]}",
+            )
         if names:
             raise ArtifactError(f"{manifest} names classes of a {artifact.output_kind}", expected="none", got=names)
         return
+    if plan is not None and plan.is_vector:
+        raise ArtifactError(f"{manifest} has classes, and the model of its plan has none", expected="a vector")
     classes = output.shape[1] if plan is None else plan.num_classes
     if names != classes and (plan is not None or names):
         raise ArtifactError(f"{manifest} names the wrong number of classes", expected=classes, got=names)

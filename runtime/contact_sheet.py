@@ -1,10 +1,13 @@
-"""A sheet of pictures with their predictions, drawn with Pillow."""
+"""Sheets of pictures with their predictions, or with the pictures nearest to them, drawn with Pillow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from runtime.pictures.preprocess import open_image, to_channels, to_image
 
@@ -68,11 +71,79 @@ def contact_sheet(
         left = GAP + position % columns * (CARD[0] + GAP)
         top = GAP + position // columns * (CARD[1] + GAP)
         label = None if labels is None else labels[position]
-        picture = to_channels(open_image(Path(image)) if isinstance(image, (str, Path)) else to_image(image), 3)
+        picture = _opened(image)
         draw.rounded_rectangle((left, top, left + CARD[0] - 1, top + CARD[1] - 1), 8, _WHITE, _EDGE)
         _draw_picture(sheet, draw, picture, (left + PADDING, top + PADDING))
         _draw_caption(draw, prediction, label, known, (left + PADDING, top + PADDING + PICTURE))
     return sheet
+
+
+def neighbour_sheet(
+    images: Sequence[Picture], vectors: npt.NDArray[np.float32], *, captions: Sequence[str], nearest: int = 4
+) -> Image.Image:
+    """Draws each picture in a row with those nearest to it, over their names and the cosines of their vectors.
+
+    Args:
+        images: paths, Pillow images, or uint8 pixels, as ``Session.values`` reads them; at least two.
+        vectors: the vector of each image, ``(N, D)``.
+        captions: the name of each image.
+        nearest: pictures beside each one; fewer where there are fewer.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        DataError: there are fewer than two images, an image cannot be read, or the counts differ.
+        MissingExtraError: Pillow is not installed.
+    """
+    if len(images) < 2:
+        raise DataError("The nearest picture is looked for among several", expected="2 or more", got=len(images))
+    if not len(images) == len(vectors) == len(captions) or vectors.ndim != 2:
+        raise DataError("Images, vectors and captions differ in number", expected=len(images), got=vectors.shape)
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError:
+        raise MissingExtraError("pillow", "litert") from None
+
+    order, cosines = nearest_vectors(vectors, nearest)
+    columns, bold, small = 1 + order.shape[1], ImageFont.load_default(15), ImageFont.load_default(12)
+    width, height = GAP + columns * (CARD[0] + GAP), GAP + len(images) * (CARD[1] + GAP)
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for row in range(len(images)):
+        for column, at in enumerate((row, *order[row].tolist())):
+            left, top = GAP + column * (CARD[0] + GAP), GAP + row * (CARD[1] + GAP)
+            draw.rounded_rectangle((left, top, left + CARD[0] - 1, top + CARD[1] - 1), 8, _WHITE, _EDGE)
+            _draw_picture(sheet, draw, _opened(images[at]), (left + PADDING, top + PADDING))
+            below = top + PADDING + PICTURE
+            draw.text((left + PADDING, below + 9), _elided(draw, captions[at], bold, PICTURE), _INK, bold)
+            text = f"cosine {cosines[row, column - 1]:.3f}" if column else "nearest pictures:"
+            draw.text((left + PADDING, below + 31), text, _FAINT, small)
+    return sheet
+
+
+def nearest_vectors(
+    vectors: npt.NDArray[np.float32], count: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Returns for each vector the numbers of the others with the greatest cosines, and the cosines.
+
+    Args:
+        vectors: ``(N, D)``, N at least 2.
+        count: vectors to return for each, at least 1; fewer where there are fewer.
+
+    Returns:
+        Numbers and cosines, both ``(N, min(count, N - 1))``, the greatest cosine first.
+    """
+    real = vectors.astype(np.float64)
+    real /= np.maximum(np.linalg.norm(real, axis=1, keepdims=True), 1e-30)
+    cosines = real @ real.T
+    np.fill_diagonal(cosines, -np.inf)
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(count, len(vectors) - 1)]
+    return order, np.take_along_axis(cosines, order, axis=1)
+
+
+def _opened(image: Picture) -> Image.Image:
+    return to_channels(open_image(Path(image)) if isinstance(image, (str, Path)) else to_image(image), 3)
 
 
 def _check_counts(

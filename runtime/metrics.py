@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runtime.storage.documents import Document
+
+_NEW = {"omit_default": True}
+"""Metadata of fields that are written for models that answer with a vector alone."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,8 @@ class EpochRecord:
         held_out_top1: accuracy there, 0..1; null without labels.
         held_out_agreement: share of held-out images with the teacher's top-1 class, 0..1; null with labels.
         held_out_divergence: mean KL divergence of the answers there from the teacher's, nats; null with labels.
+        held_out_cosine: mean cosine of the vectors there with the teacher's, -1..1; of models that answer with a vector
+            alone, for which the four figures above are null.
     """
 
     epoch: int
@@ -26,6 +31,7 @@ class EpochRecord:
     held_out_top1: float | None
     held_out_agreement: float | None = None
     held_out_divergence: float | None = None
+    held_out_cosine: float | None = field(default=None, metadata=_NEW)
 
 
 @dataclass(frozen=True)
@@ -34,15 +40,22 @@ class WholeComparison:
 
     Attributes:
         images: number of images.
-        agreement: share of them with the whole model's top-1 class, 0..1.
-        cosine: mean cosine of the classifier's input with the whole model's, -1..1; null with a reason.
+        agreement: share of them with the whole model's top-1 class, 0..1; null for a model that answers with a vector.
+        cosine: mean cosine of the classifier's input, or of the vector, with the whole model's, -1..1; null with a
+            reason.
         cosine_reason: why ``cosine`` is null.
+        neighbours: share of images whose nearest neighbour among the whole model's vectors of the other images is one
+            of the ten nearest to the model's own vector, 0..1; of models that answer with a vector alone.
+        sqnr_db: signal to noise of the model's vectors against the whole model's, dB; of such models alone, and null
+            where they are identical.
     """
 
     images: int
-    agreement: float
+    agreement: float | None
     cosine: float | None
     cosine_reason: str | None = None
+    neighbours: float | None = field(default=None, metadata=_NEW)
+    sqnr_db: float | None = field(default=None, metadata=_NEW)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -48,6 +48,27 @@ class GpuParity:
 
 
 @dataclass(frozen=True)
+class VectorParity:
+    """How the vectors of a file compare with those of the torch model it came from, and of the whole model.
+
+    Images whose nearest neighbour is looked for are those of ``Parity.images``.
+
+    Attributes:
+        cosine: mean cosine with the torch model's vectors, -1..1.
+        neighbours: share of images whose nearest neighbour among the torch model's vectors of the other images is one
+            of the ten nearest to the file's own vector, 0..1; null with fewer than 12 images.
+        whole_cosine: ``cosine`` with the vectors of the whole model that the torch model was cut from; null where that
+            is not known.
+        whole_neighbours: ``neighbours`` among the vectors of the whole model; null as ``whole_cosine``.
+    """
+
+    cosine: float
+    neighbours: float | None
+    whole_cosine: float | None = None
+    whole_neighbours: float | None = None
+
+
+@dataclass(frozen=True)
 class Parity:
     """Comparison of the written file with the torch model it came from, both run on real images.
 
@@ -69,6 +90,7 @@ class Parity:
             the root mean square of the errors of such differences; null where the output is not classes.
         near_tie_changes: number of those on which the file has another top-1.
         gpu: how the file answers on LiteRT's GPU path; null for other files and where the check was turned off.
+        vectors: how the file's vectors compare; null where the output is not a vector.
     """
 
     images: int
@@ -86,6 +108,7 @@ class Parity:
     near_ties: int | None = None
     near_tie_changes: int | None = None
     gpu: GpuParity | None = None
+    vectors: VectorParity | None = field(default=None, metadata={"omit_default": True})
 
 
 @dataclass(frozen=True)

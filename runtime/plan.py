@@ -22,6 +22,8 @@ NormType = Literal["layer", "rms"]
 BlockKind = Literal["pre", "post", "parallel"]
 QkNorm = Literal["none", "layer", "rms"]
 Rope = Literal["none", "shared", "per_head"]
+OutputForm = Literal["classes", "vector", "unit_vector"]
+"""What the head's outputs are: a logit for each class, a vector, or a vector that is scaled to length 1."""
 
 
 _NEW = {"omit_default": True}
@@ -62,7 +64,7 @@ class ShapePlan:
         img_size: input height and width, pixels, multiples of ``patch_size``.
         patch_size: patch height and width, pixels.
         in_chans: input channels.
-        num_classes: outputs of the classifier.
+        num_classes: outputs of the head: its classes, or the values of its vector.
         embed_dim: width of the residual stream, a multiple of 8.
         blocks: the widths of each block, first to last.
         attn_scale: factor on query-key products; that of the unpruned head width, kept when slicing.
@@ -102,6 +104,7 @@ class ShapePlan:
         patch_norm: a norm of the patches before positions are added (AIMv2).
         rope: rotary positions: pairs of a query's and a key's dimensions are rotated by angles that depend on the
             patch, by one table for all heads, or by a table for each.
+        output: what the outputs are: logits of classes, a vector, or a vector of length 1.
 
     Raises:
         PlanError: a value is out of range or two options contradict each other.
@@ -144,6 +147,7 @@ class ShapePlan:
     position_bias: bool = field(default=False, metadata=_NEW)
     block_kind: BlockKind = field(default="pre", metadata=_NEW)
     stem: tuple[StemOp, ...] = field(default=(), metadata=_NEW)
+    output: OutputForm = field(default="classes", metadata=_NEW)
 
     def __post_init__(self) -> None:
         _check_width("embed_dim", self.embed_dim)
@@ -180,6 +184,7 @@ class ShapePlan:
             "qk_norm": QkNorm,
             "rope": Rope,
             "block_kind": BlockKind,
+            "output": OutputForm,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
@@ -241,6 +246,11 @@ class ShapePlan:
     def head_dim(self) -> int:
         """Width of the head's input."""
         return self.attn_pool.dim if self.attn_pool else self.embed_dim
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the model answers with a vector, not with classes."""
+        return self.output != "classes"
 
     @property
     def token_dim(self) -> int:

@@ -45,18 +45,21 @@ class Features:
     Attributes:
         pooled: the input of the head, ``(B, F)``.
         tokens: all tokens after the last norm, ``(B, N, F)``.
-        logits: ``(B, classes)``.
+        logits: ``(B, classes)``, or the vectors that the model answers with.
+        vectors: whether they are vectors.
     """
 
     pooled: torch.Tensor
     tokens: torch.Tensor
     logits: torch.Tensor
+    vectors: bool = False
 
     def error(self, wanted: Features, rest: float) -> torch.Tensor:
         """Returns the loss of each image, ``(B,)``.
 
         It is the relative squared error of the features, and twice the divergence of the answers, which for small
-        changes of the logits z is ``sum_c p_c (dz_c - sum_k p_k dz_k)^2``.
+        changes of the logits z is ``sum_c p_c (dz_c - sum_k p_k dz_k)^2``. The error of vectors is the relative
+        squared one, too.
 
         Args:
             wanted: features of the whole model.
@@ -64,8 +67,11 @@ class Features:
         """
         pooled = (self.pooled - wanted.pooled).square().sum(-1) / wanted.pooled.square().sum(-1).clamp_min(_TINY)
         tokens = (self.tokens - wanted.tokens).square().sum(-1) / wanted.tokens.square().sum(-1).clamp_min(_TINY)
-        likely = wanted.logits.log_softmax(-1)
-        answers = 2 * (likely.exp() * (likely - self.logits.log_softmax(-1))).sum(-1)
+        if self.vectors:
+            answers = (self.logits - wanted.logits).square().sum(-1) / wanted.logits.square().sum(-1).clamp_min(_TINY)
+        else:
+            likely = wanted.logits.log_softmax(-1)
+            answers = 2 * (likely.exp() * (likely - self.logits.log_softmax(-1))).sum(-1)
         return (1 - ANSWERS) * ((1 - rest) * pooled + rest * tokens.mean(-1)) + ANSWERS * answers
 
     def scaled(self, rest: float) -> torch.Tensor:
@@ -73,8 +79,11 @@ class Features:
         least, kept = _TINY**0.5, 1 - ANSWERS
         pooled = self.pooled / self.pooled.detach().norm(dim=-1, keepdim=True).clamp_min(least)
         tokens = self.tokens / self.tokens.detach().norm(dim=-1, keepdim=True).clamp_min(least)
-        likely = self.logits.detach().softmax(-1)
-        answers = (self.logits - (likely * self.logits).sum(-1, keepdim=True)) * likely.sqrt()
+        if self.vectors:
+            answers = self.logits / self.logits.detach().norm(dim=-1, keepdim=True).clamp_min(least)
+        else:
+            likely = self.logits.detach().softmax(-1)
+            answers = (self.logits - (likely * self.logits).sum(-1, keepdim=True)) * likely.sqrt()
         parts = (
             pooled * (kept * (1 - rest)) ** 0.5,
             tokens.flatten(1) * (kept * rest / tokens.shape[1]) ** 0.5,
@@ -96,7 +105,7 @@ def features_of(model: SlicedViT, stream: torch.Tensor, back: torch.Tensor) -> F
     pooled = model.norm(model.pool(stream)) if after else model.pool(tokens)
     answers = model.answers(stream if after else tokens, pooled)
     # what an attention pooling gives is in coordinates of its own, which no cut changes
-    return Features(pooled if model.plan.attn_pool else pooled @ back, tokens @ back, answers)
+    return Features(pooled if model.plan.attn_pool else pooled @ back, tokens @ back, answers, model.plan.is_vector)
 
 
 def sensitivity_of(

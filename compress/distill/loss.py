@@ -24,7 +24,7 @@ from runtime import ModelError, Preprocessing
 from .features import feature_loss, map_back, projection_of, tokens_loss
 from .outputs import Outputs, depth_of, outputs_of
 from .relations import angle_loss, distance_loss
-from .response import distillation_loss, label_loss, mutual_losses
+from .response import distillation_loss, label_loss, mutual_losses, vector_loss
 from .settings import Distillation, feature_pairs, shallow_blocks
 from .shallow import ShallowHead, self_loss
 from .teachers import Teacher
@@ -73,6 +73,7 @@ class DistillationLoss:
             self.network = copy.deepcopy(self.network)
         if isinstance(self.network, nn.Module):
             self.network = copy_on(self.network, device)
+        self.vectors = student.plan.is_vector
         depth = len(student.plan.blocks)
         self.pairs = (
             feature_pairs(settings, depth, depth_of(teacher.network)) if self._does("feature") and teacher else ()
@@ -193,6 +194,8 @@ class DistillationLoss:
         settings = self.settings
         if taught is None:
             return label_loss(made.logits, labels)
+        if self.vectors:
+            return settings.weight * self._does("response") * vector_loss(made.logits, taught.logits)
         weight = settings.weight if self._does("response") else 0.0
         if settings.online:
             pair = mutual_losses(

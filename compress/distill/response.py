@@ -7,6 +7,9 @@ from torch.nn import functional as F
 
 from compress.data.dataset import UNLABELLED
 
+_TINY = 1e-12
+"""Lower bound of the energy that an error is divided by."""
+
 
 def soft_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
     """Returns ``T^2 * KL(teacher_T || student_T)``, averaged over the batch; T² keeps the size of gradients.
@@ -37,6 +40,17 @@ def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     if bool((labels == UNLABELLED).all()):
         return logits.sum() * 0.0
     return F.cross_entropy(logits, labels, ignore_index=UNLABELLED)
+
+
+def vector_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Returns the squared error of a batch of vectors relative to the teacher's: ``||s - t||^2 / ||t||^2``.
+
+    Args:
+        student: vectors ``(B, D)``.
+        teacher: vectors ``(B, D)``; no gradient reaches them.
+    """
+    wanted = teacher.detach()
+    return (student - wanted).square().sum() / wanted.square().sum().clamp_min(_TINY)
 
 
 def distillation_loss(

@@ -145,15 +145,34 @@ def _summed(
     return [own.to(value.device) for own, value in zip(sums, model.parameters(), strict=True)], count
 
 
+def _probed(vectors: torch.Tensor, number: int) -> torch.Tensor:
+    """Returns the mean over a batch of a random projection of vectors of length 1.
+
+    The mean square of its gradient is the Fisher information of a vector that is observed with equal noise in all
+    directions.
+
+    Args:
+        vectors: ``(B, D)``.
+        number: number of the batch, which the projections depend on.
+    """
+    drawn = torch.randint(0, 2, vectors.shape, generator=torch.Generator().manual_seed(number))
+    return (F.normalize(vectors, dim=1) * (2 * drawn - 1).to(vectors)).sum(dim=1).mean()
+
+
 def _gradients(
     model: SlicedViT, batches: Iterable[Batch], bf16: bool, device: torch.device, progress: Progress, total: int
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Yields the gradients of the mean cross-entropy of each batch, one for every parameter, of its shape."""
+    """Yields the gradients of the mean cross-entropy of each batch, one for every parameter, of its shape.
+
+    A model that answers with vectors has those of ``_probed`` in place of the cross-entropy.
+    """
     there = copy_on(model, device)
     parameters, count = list(there.parameters()), 0
+    vectors = isinstance(model, SlicedViT) and model.plan.is_vector
     for count, (images, labels) in enumerate(batches, 1):
         with autocast(device, bf16):
-            loss = F.cross_entropy(there(images.to(device)).float(), labels.to(device))
+            outputs = there(images.to(device)).float()
+            loss = _probed(outputs, count) if vectors else F.cross_entropy(outputs, labels.to(device))
         yield torch.autograd.grad(loss, parameters)
         progress("importance", count, total or count)
     if not count:

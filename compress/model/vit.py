@@ -15,6 +15,17 @@ from .parts.norms import norm_of
 from .parts.rope import check_tables
 from .parts.stem import Stem
 
+UNIT_EPS = 2.0**-24
+"""Added to the mean square of a vector that is scaled to length 1, so that a vector of zeros stays.
+
+It is the least positive number of float16, and leaves the direction as it is."""
+
+
+def unit_length(x: torch.Tensor) -> torch.Tensor:
+    """Scales vectors ``(..., D)`` to length 1; a vector of zeros stays."""
+    inverse: torch.Tensor = (x.square().mean(-1, keepdim=True) + UNIT_EPS).rsqrt()
+    return x * inverse / float(x.shape[-1] ** 0.5)
+
 
 class SlicedViT(nn.Module):
     """The Vision Transformer that a ``ShapePlan`` describes.
@@ -48,17 +59,15 @@ class SlicedViT(nn.Module):
         self.head_dist = nn.Linear(c, plan.num_classes) if plan.two_heads else None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Maps images ``(B, C, H, W)`` to logits ``(B, num_classes)``; two heads are averaged."""
+        """Maps images ``(B, C, H, W)`` to logits or vectors ``(B, num_classes)``; two heads are averaged."""
         return self.answers(*self.features(images))
 
     def answers(self, x: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-        """Maps what ``features`` returns to logits ``(B, num_classes)``."""
-        logits: torch.Tensor = self.head(pooled)
-        if self.head_dist is None:
-            return logits
-        second = self.second(x)
-        averaged: torch.Tensor = (logits + self.head_dist(second)) / 2
-        return averaged
+        """Maps what ``features`` returns to logits or vectors ``(B, num_classes)``."""
+        out: torch.Tensor = self.head(pooled)
+        if self.head_dist is not None:
+            out = (out + self.head_dist(self.second(x))) / 2
+        return unit_length(out) if self.plan.output == "unit_vector" else out
 
     def features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Maps images ``(B, C, H, W)`` to the last tokens ``(B, N, C)`` and the head's input ``(B, head_dim)``.

@@ -73,6 +73,9 @@ class HeldOut:
             )
             return EpochRecord(epoch, loss, found.loss, found.top1)
         likeness = compared(self._answers(network, len(self.indices), progress, stage), self.taught())
+        if likeness.agreement is None or likeness.divergence is None:
+            (cosine,) = self.ranks.broadcast_floats(likeness.cosine or 0.0)
+            return EpochRecord(epoch, loss, None, None, held_out_cosine=cosine)
         agreement, divergence = self.ranks.broadcast_floats(likeness.agreement, likeness.divergence)
         return EpochRecord(epoch, loss, None, None, agreement, divergence)
 
@@ -129,7 +132,12 @@ class HeldOut:
 
 
 def rank_of(record: EpochRecord) -> tuple[float, float]:
-    """Returns the rank of an epoch: accuracy and then loss or, without labels, divergence and then agreement."""
+    """Returns the rank of an epoch: accuracy and then loss or, without labels, divergence and then agreement.
+
+    The rank of a model that answers with vectors is their cosine with the teacher's.
+    """
+    if record.held_out_cosine is not None:
+        return record.held_out_cosine, 0.0
     if record.held_out_divergence is not None:
         return -record.held_out_divergence, record.held_out_agreement or 0.0
     return record.held_out_top1 or 0.0, -(record.held_out_loss or 0.0)
@@ -145,6 +153,8 @@ def epochs_since_best(history: Sequence[EpochRecord]) -> int:
 
 def held_out_in_words(record: EpochRecord) -> str:
     """Returns the held-out figure of an epoch in words."""
+    if record.held_out_cosine is not None:
+        return f"held-out cosine {record.held_out_cosine:.4f}"
     if record.held_out_agreement is not None:
         return f"held-out agreement {record.held_out_agreement:.1%}"
     return f"held-out {record.held_out_top1 or 0.0:.1%}"

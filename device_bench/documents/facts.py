@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from runtime import Document, MeasurementError, Precision, tool_version
 
 from .instructions import Instructions
+
+_VECTORS = {"omit_default": True}
+"""Metadata of fields that are written for files that answer with a vector alone."""
+
+_MOST_COSINE = 1 + 1e-9
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,12 @@ class Facts:
         top1: accuracy at export, 0..1; null without a manifest or labels.
         agreement: share of images answered as by the original model at export, 0..1; null without a manifest.
         instructions: instructions of one run on an emulated core; null if not counted.
+        cosine: mean cosine of the file's vectors with those of the model it came from at export, -1..1; null for files
+            that do not answer with a vector, and without a manifest.
+        whole_cosine: the same with the vectors of the whole model that this model was cut from; null where that is not
+            known.
+        whole_neighbours: share of images whose nearest neighbour among the whole model's vectors is one of the ten
+            nearest to the file's own, 0..1; null as ``whole_cosine``.
 
     Raises:
         MeasurementError: a figure is impossible.
@@ -46,13 +57,19 @@ class Facts:
     top1: float | None = None
     agreement: float | None = None
     instructions: Instructions | None = None
+    cosine: float | None = field(default=None, metadata=_VECTORS)
+    whole_cosine: float | None = field(default=None, metadata=_VECTORS)
+    whole_neighbours: float | None = field(default=None, metadata=_VECTORS)
 
     def __post_init__(self) -> None:
         counts = (self.params, self.macs, self.operators, self.partitions, self.fallbacks, self.memory_bytes)
         if self.size_bytes < 1 or any(count is not None and count < 0 for count in counts):
             raise MeasurementError(f"A figure of {self.file} is impossible", expected="0 or more")
-        if any(share is not None and not 0 <= share <= 1 for share in (self.top1, self.agreement)):
+        shares = (self.top1, self.agreement, self.whole_neighbours)
+        if any(share is not None and not 0 <= share <= 1 for share in shares):
             raise MeasurementError(f"A share of {self.file} is impossible", expected="0 to 1")
+        if any(own is not None and abs(own) > _MOST_COSINE for own in (self.cosine, self.whole_cosine)):
+            raise MeasurementError(f"A cosine of {self.file} is impossible", expected="-1 to 1")
 
     @property
     def all_instructions(self) -> int | None:

@@ -13,7 +13,7 @@ from runtime import ArtifactError, MeasurementError, encode
 from .duel import Duel, Rules
 from .sign_test import ALPHA
 
-Unit = Literal["count", "bytes", "share", "seconds"]
+Unit = Literal["count", "bytes", "share", "seconds", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class Limits:
         max_memory_growth_percent: of peak memory; it repeats to a few percent.
         max_top1_loss_points: of top-1, percentage points.
         max_agreement_loss_points: of agreement with the torch model, percentage points.
+        max_cosine_loss: of the mean cosine of vectors, with those of the model that a file came from and with those
+            of the whole model.
+        max_neighbours_loss_points: of images whose nearest neighbour among the whole model's vectors is kept,
+            percentage points.
         max_instructions_growth_percent: of instructions that an emulated core executes for one run.
         max_simd_growth_percent: of those of its vector and floating-point unit, which repeat exactly.
         seconds: for timing, s.
@@ -50,6 +54,8 @@ class Limits:
     max_memory_growth_percent: float | None = 10.0
     max_top1_loss_points: float | None = 0.5
     max_agreement_loss_points: float | None = 0.5
+    max_cosine_loss: float | None = 0.002
+    max_neighbours_loss_points: float | None = 1.0
     max_instructions_growth_percent: float | None = 0.1
     max_simd_growth_percent: float | None = 0.0
     seconds: float = 30.0
@@ -73,7 +79,7 @@ class LimitCheck:
 
     Attributes:
         metric: what is limited.
-        unit: of base and new: a count, bytes, a share of 0..1, or seconds.
+        unit: of base and new: a count, bytes, a share of 0..1, seconds, or a cosine.
         base: its value.
         new: its value.
         limit: in words.
@@ -143,6 +149,10 @@ def _points_lost(base: float, new: float) -> float:
     return 100 * (base - new)
 
 
+def _less(base: float, new: float) -> float:
+    return base - new
+
+
 _METRICS = (
     _Metric("size", "bytes", "size_bytes", "max_size_growth_percent", _growth_percent, "+{:g} %"),
     _Metric("parameters", "count", "params", "max_params_growth_percent", _growth_percent, "+{:g} %"),
@@ -154,10 +164,23 @@ _METRICS = (
     _Metric("top-1", "share", "top1", "max_top1_loss_points", _points_lost, "−{:g} points"),  # noqa: RUF001
     _Metric("agreement", "share", "agreement", "max_agreement_loss_points", _points_lost, "−{:g} points"),  # noqa: RUF001
 )
+_OF_VECTORS = (
+    _Metric("cosine with torch", "cosine", "cosine", "max_cosine_loss", _less, "−{:g}"),  # noqa: RUF001
+    _Metric("cosine with the whole model", "cosine", "whole_cosine", "max_cosine_loss", _less, "−{:g}"),  # noqa: RUF001
+    _Metric(
+        "neighbours of the whole model",
+        "share",
+        "whole_neighbours",
+        "max_neighbours_loss_points",
+        _points_lost,
+        "−{:g} points",  # noqa: RUF001
+    ),
+)
 _COUNTED = (
     _Metric("instructions", "count", "all_instructions", "max_instructions_growth_percent", _growth_percent, "+{:g} %"),
     _Metric("SIMD instructions", "count", "simd_instructions", "max_simd_growth_percent", _growth_percent, "+{:g} %"),
 )
+_WITHOUT_CLASSES = tuple(metric for metric in _METRICS if metric.field not in ("top1", "agreement"))
 _ROUNDING = 1e-9
 NOT_TIMED = "a stored time is of another moment, if not another machine: give the base file itself to time both"
 
@@ -190,7 +213,10 @@ def judge(
             fix="Give the gate the target of the baseline, or take the baseline anew with --update-baseline",
         )
     counted = _COUNTED if new.instructions else ()
-    checks = tuple(_check(metric, base, new, limits) for metric in (*_METRICS, *counted))
+    known = {own.field for own in _OF_VECTORS for facts in (base, new) if getattr(facts, own.field) is not None}
+    vectors = tuple(own for own in _OF_VECTORS if own.field in known)
+    metrics = (*(_WITHOUT_CLASSES if vectors else _METRICS), *vectors, *counted)
+    checks = tuple(_check(metric, base, new, limits) for metric in metrics)
     kind = against or ("baseline" if duel is None else "file")
     # where instructions were counted, nobody asked for times
     latency = () if counted and duel is None else (_latency(duel, limits),)

@@ -29,6 +29,8 @@ def value_text(check: LimitCheck, value: float | None) -> str:
         return format.seconds(value)
     if check.unit == "share":
         return f"{100 * value:.2f} %"
+    if check.unit == "cosine":
+        return f"{value:.4f}"
     return format.size(round(value)) if check.unit == "bytes" else format.count(round(value))
 
 
@@ -40,6 +42,8 @@ def change_text(check: LimitCheck) -> str:
         return format.points(check.base, check.new)
     if check.base == check.new:
         return "±0"
+    if check.unit == "cosine":
+        return f"{check.new - check.base:+.4f}".replace("-", "\N{MINUS SIGN}")
     if check.base == 0:
         return f"+{check.new:g}"
     text = f"{100 * (check.new - check.base) / check.base:+.1f} %"

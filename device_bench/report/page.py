@@ -100,6 +100,12 @@ def _models(summary: RunSummary, first: TargetPart | None) -> Section:
             "The whole model is the baseline. Agreement with it is the share of test images with the same top-1 class, "
             "and the cosine is that of the vectors that the two classifiers read; neither needs labels."
         )
+    if any(row.whole_cosine is not None and row.whole_agreement is None for row in summary.rows):
+        words.append(
+            "The whole model is the baseline, and the cosine is the mean over test images of that of the two vectors. "
+            "Neighbours are the share of images whose nearest neighbour, in an index of the whole model's vectors of "
+            "the other images, is among the ten nearest to the vector of this model."
+        )
     if first:
         words.insert(
             0, f"Latency is per run on {first.target} {first.conditions}; brackets are 95 % bootstrap intervals."

@@ -80,12 +80,14 @@ def training_drawing(summary: RunSummary) -> Drawing | None:
             else None
         )
 
+    vectors = any(epoch.held_out_cosine is not None for _, epochs, _ in stages for epoch in epochs)
     panels = [
-        panel("Training loss", "nats", "train_loss"),
+        panel("Training loss", "relative error" if vectors else "nats", "train_loss"),
         panel("Held-out loss", "nats", "held_out_loss"),
         panel("Held-out top-1", "%", "held_out_top1"),
         panel("Held-out divergence", "nats", "held_out_divergence"),
         panel("Held-out agreement", "%", "held_out_agreement"),
+        panel("Held-out cosine", "mean over images", "held_out_cosine"),
     ]
     draws = [draw for draw in panels if draw is not None]
     return drawing("training", "Training of the baseline and recovery of the sliced model", draws, columns=3)

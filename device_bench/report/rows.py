@@ -95,8 +95,12 @@ class SummaryRow:
         timings: figures on each target that measured the file.
         gzip_bytes: size of the file compressed by gzip.
         whole_agreement: share of test images with the top-1 class of the whole model, 0..1; of the sliced model alone.
-        whole_cosine: mean cosine of its classifier's input with that of the whole model, -1..1.
-        whole_images: number of images behind ``whole_agreement`` and ``whole_cosine``.
+        whole_cosine: mean cosine of its classifier's input, or of its vectors, with those of the whole model, -1..1; of
+            files that answer with vectors, too.
+        whole_images: number of images behind ``whole_agreement``, ``whole_cosine`` and ``whole_neighbours``.
+        whole_neighbours: share of images whose nearest neighbour among the whole model's vectors is one of the ten
+            nearest to its own vector, 0..1.
+        cosine: mean cosine of a file's vectors with those of the torch model, -1..1.
     """
 
     name: str
@@ -112,6 +116,8 @@ class SummaryRow:
     whole_agreement: float | None = None
     whole_cosine: float | None = None
     whole_images: int | None = None
+    whole_neighbours: float | None = None
+    cosine: float | None = None
 
     def on(self, target: str) -> Timing | None:
         """Returns the timing on ``target``, or none."""
@@ -155,6 +161,15 @@ ROW_COLUMNS: tuple[Column[SummaryRow], ...] = (
         short="cosine",
         views=_BOTH,
     ),
+    Column(
+        "Neighbours of the whole model",
+        lambda row: row.whole_neighbours,
+        format.percent,
+        lambda row: f"of {format.whole(row.whole_images)}",
+        short="neighbours",
+        views=_BOTH,
+    ),
+    Column("Cosine with torch", lambda row: row.cosine, format.cosine, short="as torch", views=_BOTH),
     Column("Agrees with torch", lambda row: row.agreement, format.percent, short="agrees", views=_BOTH),
 )
 """Columns of a model or file that need no bench."""

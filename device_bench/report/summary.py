@@ -228,6 +228,7 @@ def _model_row(name: str, model: Model) -> SummaryRow:
         whole_agreement=whole.agreement if whole else None,
         whole_cosine=whole.cosine if whole else None,
         whole_images=whole.images if whole else None,
+        whole_neighbours=whole.neighbours if whole else None,
     )
 
 
@@ -244,7 +245,7 @@ def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[s
         timings.append(_timing(bench, result))
         if result.memory.peak_rss_bytes is None and result.memory.reason and not bench.emulated:
             notes.append(f"{artifact.file} has no peak memory on {bench.target}: {result.memory.reason.rstrip('.')}.")
-    parity = artifact.parity
+    parity, vectors = artifact.parity, artifact.parity.vectors
     if artifact.unproven and artifact.unproven not in notes:
         notes.append(artifact.unproven)
     if parity.gpu is not None and parity.gpu.wrong:
@@ -262,6 +263,10 @@ def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[s
         agreement=parity.top1_agreement,
         timings=tuple(timings),
         gzip_bytes=artifact.gzip_bytes,
+        whole_cosine=vectors.whole_cosine if vectors else None,
+        whole_images=parity.images if vectors and vectors.whole_cosine is not None else None,
+        whole_neighbours=vectors.whole_neighbours if vectors else None,
+        cosine=vectors.cosine if vectors else None,
     )
 
 

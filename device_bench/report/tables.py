@@ -30,15 +30,32 @@ def _near_ties(artifact: Artifact) -> str | None:
     return f"{round((1 - parity.top1_agreement) * parity.images)}, {parity.near_tie_changes}"
 
 
+def _top1(artifact: Artifact) -> str | None:
+    parity = artifact.parity
+    if parity.vectors is not None:
+        return None
+    return f"{format.percent(parity.reference_top1)} → {format.percent(parity.top1)}"
+
+
+def _cosine(artifact: Artifact) -> float | None:
+    return artifact.parity.vectors.cosine if artifact.parity.vectors else None
+
+
+def _neighbours(artifact: Artifact) -> float | None:
+    return artifact.parity.vectors.neighbours if artifact.parity.vectors else None
+
+
 PARITY_COLUMNS: tuple[Column[Artifact], ...] = (
     Column("Images", lambda own: own.parity.images, format.whole, short="images"),
     Column("Largest difference", lambda own: own.parity.max_abs, format.error, short="max abs"),
     Column("Relative to largest logit", lambda own: own.parity.max_rel, format.error, views=frozenset({"report"})),
     Column("SQNR", lambda own: "identical" if own.parity.sqnr_db is None else format.decibels(own.parity.sqnr_db)),
+    Column("Mean cosine", _cosine, format.cosine, short="cosine"),
+    Column("Neighbours kept", _neighbours, format.percent, short="neighbours"),
     Column("Same top-1", lambda own: own.parity.top1_agreement, format.percent, short="agrees"),
     Column(
         "Top-1, torch → file",
-        lambda own: f"{format.percent(own.parity.reference_top1)} → {format.percent(own.parity.top1)}",
+        _top1,
         views=frozenset({"report"}),
     ),
     Column("Points of top-1 lost", _loss, split_columns, views=frozenset({"report"})),
@@ -47,6 +64,7 @@ PARITY_COLUMNS: tuple[Column[Artifact], ...] = (
 """How a written file compares with the torch model it came from."""
 
 _REFUSED: tuple[Column[Artifact], ...] = (
+    Column("Cosine", _cosine, format.cosine),
     Column("Agrees", lambda own: own.parity.top1_agreement, format.percent),
     Column("SQNR", lambda own: own.parity.sqnr_db, format.decibels),
     Column("Images", lambda own: own.parity.images),

@@ -54,6 +54,8 @@ def _accuracy(summary: RunSummary) -> str | None:
 def _likeness(summary: RunSummary) -> str | None:
     """Describes how the sliced model follows the whole one."""
     after = summary.row("sliced")
+    if after is not None and after.whole_agreement is None and after.whole_cosine is not None:
+        return _vectors(after)
     if after is None or after.whole_agreement is None:
         return None
     text = (
@@ -62,6 +64,20 @@ def _likeness(summary: RunSummary) -> str | None:
     )
     if after.whole_cosine is not None:
         text += f", and the mean cosine of what their classifiers read is {format.cosine(after.whole_cosine)}"
+    return text + "."
+
+
+def _vectors(row: SummaryRow) -> str:
+    """Describes how the vectors of the sliced model follow those of the whole one."""
+    text = (
+        f"On {format.whole(row.whole_images)} test images the mean cosine of its vectors with the whole model's is "
+        f"{format.cosine(row.whole_cosine)}"
+    )
+    if row.whole_neighbours is not None:
+        text += (
+            f", and for {format.percent(row.whole_neighbours)} of them the nearest neighbour in an index of the whole "
+            "model's vectors is among the ten nearest to its own vector"
+        )
     return text + "."
 
 
@@ -108,6 +124,8 @@ def _size_of(summary: RunSummary, row: SummaryRow) -> str:
 
 
 def _agreement(row: SummaryRow) -> str:
+    if row.cosine is not None:
+        return f"; the mean cosine of its vectors with those of the torch model is {format.cosine(row.cosine)}"
     if row.agreement is None:
         return ""
     return (
@@ -139,7 +157,10 @@ def tiles(summary: RunSummary) -> tuple[Tile, ...]:
                 f"{format.percent(before.top1)} → {format.percent(after.top1)}",
             ),
         ]
-        if after.top1 is None:
+        if after.whole_agreement is None and after.whole_cosine is not None:
+            kept = f"neighbours {format.percent(after.whole_neighbours)}" if after.whole_neighbours is not None else ""
+            found.append(("Cosine with the whole model", format.cosine(after.whole_cosine), kept))
+        elif after.top1 is None:
             cosine = f"cosine {format.cosine(after.whole_cosine)}" if after.whole_cosine is not None else ""
             found.append(("Agrees with the whole model", format.percent(after.whole_agreement), cosine))
     fastest = _best_speedup(summary)

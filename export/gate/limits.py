@@ -20,6 +20,9 @@ MIN_AGREEMENT = 0.90
 MIN_SQNR_DB = 12.0
 """Least signal to quantisation noise of an integer file's logits, dB, unless ``--min-agreement`` is given."""
 
+MIN_COSINE = 0.98
+"""Least mean cosine of an integer file's vectors with the float model's, unless ``--min-cosine`` is given."""
+
 _NOTE = "At least "
 
 _FIX = "Allow more with --max-drop, calibrate on more images, or train under rounding with --qat"
@@ -35,12 +38,14 @@ class ExportLimits:
         max_drop: most points of top-1 that may be lost.
         explicit_drop: whether the user gave ``max_drop``: then labels are needed, and a loss that is observed on the
             images counts even where chance can explain it.
+        cosine: least mean cosine of the vectors, for models that answer with them.
     """
 
     agreement: float | None = None
     sqnr_db: float | None = None
     max_drop: float | None = None
     explicit_drop: bool = False
+    cosine: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ def verdict_on(parity: Parity, limits: ExportLimits, z: float, last: bool = True
         _agreement(parity, limits, z, last, file)
         or _drop(parity, limits, bounds, last, file)
         or _distance(parity, limits, file)
+        or _cosine(parity, limits, file)
     )
     if refusal is not None:
         return Verdict(refusal, None, True, bounds)
@@ -133,6 +139,17 @@ def _distance(parity: Parity, limits: ExportLimits, file: str) -> ParityError | 
         expected=f"an SQNR of at least {limits.sqnr_db:g} dB",
         got=f"{parity.sqnr_db:.1f} dB on {parity.images} images",
         fix="Calibrate on images like those that it will see, or say how close it must be with --min-agreement",
+    )
+
+
+def _cosine(parity: Parity, limits: ExportLimits, file: str) -> ParityError | None:
+    if limits.cosine is None or parity.vectors is None or parity.vectors.cosine >= limits.cosine:
+        return None
+    return ParityError(
+        f"The vectors of {file} are too far from the float model's",
+        expected=f"a mean cosine of at least {limits.cosine:g}",
+        got=f"{parity.vectors.cosine:.4f} on {parity.images} images",
+        fix="Calibrate on images like those that it will see, or accept less with --min-cosine",
     )
 
 

@@ -52,6 +52,8 @@ class _Vit(InnerParts):
                 read = before if rows is None else self.first(before, rows, f"blocks.{i}.mlp.rows")
             x = self.mlp(x, read, i, last and self.mean_early())
         output = self.head(x)
+        if plan.output == "unit_vector":
+            output = self.unit_length(output)
         assert output == OUTPUT
         return g.graph(output)
 
@@ -271,7 +273,7 @@ class _Vit(InnerParts):
             x = x if early else self.pooled(x, "pooled") if plan.pooling != "token" else self.first(x, rows, "pooled")
             pooled = self.norm(x, "norm") if plan.norm != "none" else Normed(x)
         if not plan.dist_token:
-            return self.classifier(pooled, "head", 1.0, OUTPUT)
+            return self.classifier(pooled, "head", 1.0, self.answer("head"))
         firsts = replace(pooled, name=self.first(pooled.name, 1, "head.token"))
         seconds = replace(pooled, name=self.first(pooled.name, 1, "head_dist.token", begin=1))
         return self.two_classifiers(firsts, seconds)
@@ -279,7 +281,11 @@ class _Vit(InnerParts):
     def two_classifiers(self, firsts: Normed, seconds: Normed) -> str:
         one = self.classifier(firsts, "head", 0.5, "head")
         two = self.classifier(seconds, "head_dist", 0.5, "head_dist")
-        return self.g.op("add", [one, two], OUTPUT)
+        return self.g.op("add", [one, two], self.answer("heads"))
+
+    def answer(self, name: str) -> str:
+        """Returns the name of what the heads compute: that of the output, or ``name`` where more follows."""
+        return name if self.plan.output == "unit_vector" else OUTPUT
 
     def classifier(self, x: Normed, name: str, share: float, output: str) -> str:
         weight, bias = self.affine(x, name, share)

@@ -108,6 +108,14 @@ class VitParts:
             x = g.op("add", [x, g.constant(f"{name}.bias", bias.reshape(row))], f"{name}.out")
         return Normed(x)
 
+    def unit_length(self, x: str) -> str:
+        """Adds operators that scale a vector to length 1; a vector of zeros stays."""
+        g, rank, width = self.g, len(self.g.shapes[x]), self.g.shapes[x][-1]
+        mean = g.op("mean", [self.square(x, "unit.square")], "unit.variance", axis=(-1,))
+        mean = g.op("add", [mean, g.constant("unit.eps", np.full((1,) * rank, LEAST_HALF))], "unit.variance_eps")
+        x = g.op("mul", [x, g.op("rsqrt", [mean], "unit.rsqrt")], "unit.normed")
+        return g.op("mul", [x, g.constant("unit.length", np.full((1,) * rank, width**-0.5))], OUTPUT)
+
     def square(self, x: str, name: str) -> str:
         """Adds the squares of ``x``."""
         if not self.rewrites.half:

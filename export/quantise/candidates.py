@@ -56,6 +56,11 @@ class Subject:
     logits: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64] | None
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether the model answers with classes."""
+        return not self.model.plan.is_vector
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -209,7 +214,7 @@ class CandidateBuilder:
         self.progress(f"{self.kind} whole", 0, images + 1, one.recipe.name)
         rest = self._logits(one.path, len(one.logits), images, f"{self.kind} whole", images)
         logits = np.concatenate([one.logits, rest])
-        parity = compare_logits(logits, self.subject.logits, self.subject.labels, "")
+        parity = compare_logits(logits, self.subject.logits, self.subject.labels, "", self.subject.has_classes)
         self.progress(f"{self.kind} whole", images + 1, images + 1, f"{one.recipe.name}: {_in_words(parity)}")
         return replace(one, parity=parity, logits=logits)
 
@@ -231,7 +236,8 @@ class CandidateBuilder:
         for end in sorted({images // share for share in _SHARES if images // share >= _LEAST_IMAGES} | {images}):
             parts.append(self._logits(path, sum(map(len, parts)), end, self._stage, images))
             labels, logits = self.subject.labels, np.concatenate(parts)
-            parity = compare_logits(logits, self.subject.logits[:end], None if labels is None else labels[:end], "")
+            labels = None if labels is None else labels[:end]
+            parity = compare_logits(logits, self.subject.logits[:end], labels, "", self.subject.has_classes)
             if self.told(parity):
                 break
         return parity, logits
@@ -271,6 +277,8 @@ def _in_words(parity: Parity) -> str:
     distance = "equal" if parity.sqnr_db is None else f"{parity.sqnr_db:.1f} dB"
     drop = drop_of(parity)
     lost = "" if drop is None else f", top-1 {0.0 - drop:+.2f} points"
+    if parity.vectors is not None:
+        return f"cosine {parity.vectors.cosine:.4f} on {parity.images} images, SQNR {distance}"
     return f"agrees on {parity.top1_agreement or 0.0:.1%} of {parity.images} images, SQNR {distance}{lost}"
 
 

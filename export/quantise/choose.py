@@ -41,11 +41,13 @@ class Wanted:
         agreement: least share of images with the float model's top-1, 0..1; None does not check.
         max_drop: most points of top-1 that may be lost; None does not check.
         least: what the file must keep to be released at all; None asks for all of the above.
+        cosine: least mean cosine of vectors with the float model's; None does not check.
     """
 
     agreement: float | None = None
     max_drop: float | None = None
     least: ExportLimits | None = None
+    cosine: float | None = None
 
     def met_by(self, parity: Parity) -> bool:
         """Returns whether ``parity`` is accurate enough to look no further."""
@@ -53,6 +55,8 @@ class Wanted:
         if self.max_drop is not None and (drop is None or drop > self.max_drop):
             return False
         if self.agreement is not None and (parity.top1_agreement or 0.0) < self.agreement:
+            return False
+        if self.cosine is not None and (parity.vectors is None or parity.vectors.cosine < self.cosine):
             return False
         return self.least is None or verdict_on(parity, self.least, _SURE).refusal is None
 
@@ -199,9 +203,10 @@ def trial_of(one: Candidate, latency_s: float | None = None, processor: str | No
     return Trial(
         recipe=one.recipe.name,
         images=parity.images,
-        top1_agreement=parity.top1_agreement or 0.0,
+        top1_agreement=parity.top1_agreement,
         top1_drop=drop_of(parity),
         sqnr_db=parity.sqnr_db,
         latency_s=latency_s,
         instructions_of_fp32=None if processor is None else instructions_of_fp32(processor, one.recipe),
+        cosine=None if parity.vectors is None else parity.vectors.cosine,
     )

@@ -17,7 +17,10 @@ def predict(
     /,
     *images: Annotated[Path, Parameter(required=True, help="Pictures, or folders of pictures.")],
     plot: Annotated[
-        Path | None, Parameter(help="Draw the pictures with their predictions into this file (.png).")
+        Path | None,
+        Parameter(
+            help="Draw the pictures with their predictions, or with the nearest pictures, into this file (.png)."
+        ),
     ] = None,
     label: Annotated[
         str | None, Parameter(help="The true class; by default the name of a picture's folder, if it is a class.")
@@ -26,7 +29,7 @@ def predict(
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
-    """Classify pictures, with confidence, and with the loss where the true class is known."""
+    """Classify pictures, with confidence, and with the loss where the true class is known; or compute their vectors."""
     from pocketvit.console import stdout_console
     from pocketvit.jobs import predicting
 

@@ -118,6 +118,7 @@ def facts_of(file: Path, threads: int = 1, core: CoreName | None = None, progres
     progress("facts", 2, 2, file.name)
     pieces, fallback = found.partitions.pieces, found.partitions.fallback
     peak, before = memory.peak_rss_bytes, memory.rss_before_bytes
+    vectors = manifest.parity.vectors if manifest else None
     counted = count_instructions(core, [file], progress=progress) if core else {}
     return Facts(
         file=file.name,
@@ -133,6 +134,9 @@ def facts_of(file: Path, threads: int = 1, core: CoreName | None = None, progres
         top1=manifest.parity.top1 if manifest else None,
         agreement=manifest.parity.top1_agreement if manifest else None,
         instructions=counted.get(file.name),
+        cosine=vectors.cosine if vectors else None,
+        whole_cosine=vectors.whole_cosine if vectors else None,
+        whole_neighbours=vectors.whole_neighbours if vectors else None,
     )
 
 

@@ -21,10 +21,15 @@ from runtime import (
     excluded_in_words,
     list_pictures,
     load,
+    nearest_vectors,
+    neighbour_sheet,
 )
 from runtime.artifact import OutputKind
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+
+_NEAREST = 10
+"""Pictures that ``--json`` lists for each vector."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,15 @@ class Predictions:
     def as_json(self) -> list[dict[str, Any]]:
         """Returns one JSON object per picture; loss is in nats, and null where the true class is not known."""
         if self.output_kind != "classes":
+            nearest = self.nearest()
             return [
-                {"image": str(path), "output": self.output_kind, "shape": list(own.shape), "values": own.tolist()}
+                {
+                    "image": str(path),
+                    "output": self.output_kind,
+                    "shape": list(own.shape),
+                    "values": own.tolist(),
+                    **({"nearest": nearest[path]} if nearest else {}),
+                }
                 for path, own in zip(self.paths, self.values, strict=True)
             ]
         return [
@@ -69,6 +81,19 @@ class Predictions:
             for path, prediction, label in zip(self.paths, self.predictions, self.labels, strict=True)
         ]
 
+    def nearest(self) -> dict[Path, list[dict[str, Any]]]:
+        """Returns for each picture the others with the greatest cosines; empty for one picture or without vectors."""
+        if self.output_kind != "vector" or len(self.paths) < 2:
+            return {}
+        order, cosines = nearest_vectors(np.stack(self.values), _NEAREST)
+        return {
+            path: [
+                {"image": str(self.paths[at]), "cosine": float(own)}
+                for at, own in zip(order[row], cosines[row], strict=True)
+            ]
+            for row, path in enumerate(self.paths)
+        }
+
     def table(self) -> Table:
         """Returns one row per picture."""
         known = any(label is not None for label in self.labels)
@@ -77,8 +102,14 @@ class Predictions:
         if self.output_kind != "classes":
             table.add_column("output")
             table.caption = "This file has no classes; --json prints the values."
+            nearest = self.nearest()
+            if nearest:
+                table.add_column("nearest", overflow="fold")
+                table.add_column("cosine", justify="right")
             for path, own in zip(self.paths, self.values, strict=True):
-                table.add_row(str(path), f"a {self.output_kind} of {' x '.join(map(str, own.shape))} values")
+                first = nearest[path][0] if nearest else None
+                more = (first["image"], f"{first['cosine']:.3f}") if first else ()
+                table.add_row(str(path), f"a {self.output_kind} of {' x '.join(map(str, own.shape))} values", *more)
             return table
         table.add_column("class", no_wrap=True)
         table.add_column("confidence", justify="right")
@@ -140,17 +171,21 @@ def predict(
 
 
 def draw(outcome: Predictions, path: Path) -> None:
-    """Draws the pictures with their predictions to ``path``.
+    """Draws the pictures with their predictions to ``path``; those of vectors with the pictures nearest to them.
 
     Raises:
-        DataError: ``path`` is no kind of picture, or the output is not classes.
+        DataError: ``path`` is no kind of picture, the output is a grid, or there is one vector alone.
         StorageError: it cannot be written.
     """
-    if outcome.output_kind != "classes":
-        raise DataError(f"A {outcome.output_kind} has no classes to draw", fix="Leave out --plot")
+    if outcome.output_kind == "grid":
+        raise DataError("A grid has no classes to draw", fix="Leave out --plot")
     if path.suffix.lower() not in _SUFFIXES - {".gif"}:
         raise DataError(f"{path} is no kind of picture", expected="a name that ends in .png or .jpg")
-    sheet = contact_sheet(outcome.paths, outcome.predictions, outcome.labels, class_names=outcome.class_names)
+    if outcome.output_kind == "vector":
+        names = [path.name for path in outcome.paths]
+        sheet = neighbour_sheet(outcome.paths, np.stack(outcome.values), captions=names)
+    else:
+        sheet = contact_sheet(outcome.paths, outcome.predictions, outcome.labels, class_names=outcome.class_names)
     kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else path.suffix[1:].upper()
     with atomic_path(path) as temporary:
         sheet.save(temporary, format={"TIF": "TIFF", "PGM": "PPM"}.get(kind, kind))

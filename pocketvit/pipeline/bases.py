@@ -17,7 +17,9 @@ from compress.data.batches import plain_batches
 from compress.data.splits import random_set
 from compress.fidelity import answers_of, compared, some_images
 from compress.model.coordinates import Coordinates, of_head_input
+from compress.model.embedder import load_embedder, shortened
 from compress.model.folder import weights_sha256
+from compress.model.load import load_model
 from compress.model.reconstruction import reconstruct
 from compress.model.slicing import KeptUnits, same_widths
 from compress.model.vit import SlicedViT
@@ -28,6 +30,24 @@ from .runfolder import RunFolder
 
 _LEAST, _MOST = 256, 2_048
 _BATCH = 16
+_PER_VALUE = 4
+"""Images for each value of a vector that is shortened."""
+
+
+def whole_model(job: PreparedRun) -> SlicedViT:
+    """Returns the model that a run starts from, unpruned; of vectors that are shorter than its own, their components.
+
+    Raises:
+        ModelError: the weights cannot be had, or do not fit.
+        PlanError: there are too few images to shorten vectors by.
+    """
+    if not job.plan.is_vector:
+        return load_model(job.spec, job.plan.num_classes, job.settings.seed)
+    model, dim = load_embedder(job.spec, job.plan.output, job.settings.seed), job.plan.num_classes
+    if dim == model.plan.num_classes:
+        return model
+    images = basis_images(job, max(images_for_bases(job), _PER_VALUE * dim), 0)
+    return shortened(model, torch.split(images, _BATCH), dim)
 
 
 def analysis_of(

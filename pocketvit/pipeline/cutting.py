@@ -27,7 +27,7 @@ def cut_units(
     """Returns the sliced model, reconstructed by least squares if the settings ask for it and it helps.
 
     It helps if the loss on held-out images is not higher; without labels, if the answers to them diverge no more from
-    those of the whole model. ``log.jsonl`` records both.
+    those of the whole model, or vectors have no smaller cosine with its own. ``log.jsonl`` records both.
 
     Args:
         job: the run.
@@ -78,4 +78,6 @@ def _judged(
 
 
 def _loss(found: Score | Fidelity) -> float:
-    return found.loss if isinstance(found, Score) else found.divergence
+    if isinstance(found, Score):
+        return found.loss
+    return found.divergence if found.divergence is not None else -(found.cosine or 0.0)

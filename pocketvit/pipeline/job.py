@@ -20,6 +20,7 @@ from compress.devices import choose_device, count_gpus, use_device
 from compress.distill.settings import Distillation, DistillMethod
 from compress.distributed import current_ranks
 from compress.model.checkpoint_fit import LoadReport
+from compress.model.embedder import embedder_plan, embedding_spec
 from compress.model.folder import Task
 from compress.model.hub.place import short_name
 from compress.model.load import (
@@ -38,6 +39,7 @@ from compress.train.fit import bf16_helps
 from device_bench.targets.bench import time_together
 from export.formats.micro_limits import MicroLimits
 from export.settings import ExportSettings
+from pocketvit.embedding import check_no_embedding
 from pocketvit.settings import (
     DEFAULT_IMG_SIZE,
     DEFAULT_MODEL,
@@ -48,7 +50,7 @@ from pocketvit.settings import (
 from pocketvit.train_settings import TrainSettings
 from runtime import ModelError, PlanError, PocketVitWarning, Preprocessing, Progress, ShapePlan, check_is, silent
 
-from .label_free import check_answers_already, named_outputs, without_labels
+from .label_free import check_answers_already, left_out_classifier, named_outputs, without_labels
 
 IMPORTANCE_BATCH = 16
 """Images of one gradient; importance is the mean over such batches."""
@@ -143,6 +145,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         PocketVitWarning: a remark on the checkpoint for the user.
     """
     check_is(settings, RunSettings)
+    check_no_embedding({"--min-cosine": settings.min_cosine is not None and not settings.embeds})
     use_threads(settings)
     ranks = current_ranks()
     use_device(choose_device(settings.device, count_gpus(), ranks.local_rank, ranks.local_size))
@@ -153,8 +156,9 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     known = report.classes if report else None
     labelled = settings.uses_labels
     if not labelled and not own_classes:
-        check_answers_already(spec, report)
+        check_answers_already(spec, report, vectors=settings.embeds)
     notes = (*report.notes, *_resampled_notes(report, settings, own_classes)) if report else ()
+    notes = (*notes, *left_out_classifier(spec, known)) if settings.embeds else notes
     for note in notes:
         warnings.warn(note, PocketVitWarning, stacklevel=2)
     data = load_data(
@@ -165,7 +169,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         class_order=settings.class_order,
         class_map=Path(settings.class_map).expanduser() if settings.class_map else None,
         mirror=settings.mirror,
-        labels=settings.labels,
+        labels=settings.uses_labels,
         progress=progress,
     )
     fresh = not (spec.pretrained or spec.checkpoint)
@@ -194,15 +198,17 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
             got=known,
             fix="Choose the data it was trained on, or give --reset-head to train a new classifier",
         )
-    plan = check_model(spec, classes)
+    plan = embedder_plan(spec, settings.output, settings.embed_dim) if settings.embeds else check_model(spec, classes)
     _check_cost(settings, plan)
     names = data.class_names if classes == data.num_classes else tuple(f"class {i}" for i in range(classes))
     if own_names is not None and len(own_names) == classes:
         names = own_names
-    if not labelled:
+    if settings.embeds:
+        names = ()
+    elif not labelled:
         names = named_outputs(settings, names)
         data = replace(data, class_names=names)
-    headless = spec.checkpoint is not None and (settings.reset_head or known is None)
+    headless = spec.checkpoint is not None and not settings.embeds and (settings.reset_head or known is None)
     task = Task(
         data=settings.data,
         split_seed=settings.seed,
@@ -320,10 +326,10 @@ def _model_spec(settings: RunSettings) -> ModelSpec:
         in_chans=channels,
         pretrained=bool(settings.pretrained),
         checkpoint=Path(settings.checkpoint).expanduser() if settings.checkpoint else None,
-        reset_head=settings.reset_head,
+        reset_head=settings.reset_head or settings.embeds,
         overrides={**(DEFAULT_OVERRIDES if builtin and not settings.pretrained else {}), **settings.model_args},
     )
-    spec = spec if builtin else resolved(spec)
+    spec = embedding_spec(spec) if settings.embeds else spec if builtin else resolved(spec)
     if spec.hub is None:
         if settings.reset_head and spec.checkpoint is None:
             raise PlanError("--reset-head needs --checkpoint, or a --model that brings its weights")

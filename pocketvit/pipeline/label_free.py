@@ -15,13 +15,30 @@ from runtime import DataError, ModelError, PlanError
 NO_LABELS = "the run reads no labels"
 """Why a figure that needs labels is missing."""
 
+NO_CLASSES = "the model answers with a vector, not with classes"
+"""Why a figure that needs classes is missing."""
 
-def check_answers_already(spec: ModelSpec, report: LoadReport | None) -> None:
+
+def left_out_classifier(spec: ModelSpec, known: int | None) -> tuple[str, ...]:
+    """Returns a note on a classifier that a model which answers with a vector does without.
+
+    Args:
+        spec: architecture and weights.
+        known: number of classes of the checkpoint's classifier; None without one.
+    """
+    classes = (known if spec.checkpoint else published_classes(spec) if spec.pretrained else None) or 0
+    if not spec.reset_head or not classes:
+        return ()
+    return (f"The classifier of {classes} classes is left out: the model answers with the vector that it reads",)
+
+
+def check_answers_already(spec: ModelSpec, report: LoadReport | None, vectors: bool = False) -> None:
     """Refuses weights that do not answer before a training, since nothing trains them without labels.
 
     Args:
         spec: architecture and weights.
         report: how the checkpoint fits the architecture; None without a checkpoint.
+        vectors: whether the model answers with the vector that its classifier would read, and needs none.
 
     Raises:
         ModelError: the weights are fresh, or have no classifier.
@@ -34,7 +51,7 @@ def check_answers_already(spec: ModelSpec, report: LoadReport | None) -> None:
             fix=fix,
         )
     headless = report.classes is None if report else not published_classes(spec)
-    if headless:
+    if headless and not vectors:
         where = f"The checkpoint {spec.checkpoint}" if report else f"The published weights of '{spec.name}'"
         has = "has" if report else "have"
         raise ModelError(

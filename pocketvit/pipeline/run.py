@@ -8,7 +8,6 @@ from pathlib import Path
 
 from compress.data.data_list import list_data
 from compress.model.folder import read_task, save_model
-from compress.model.load import load_model
 from device_bench.report.page import write_report
 from device_bench.report.summary import RunSummary, summarise
 from device_bench.timing.isolated import time_isolated
@@ -17,6 +16,7 @@ from pocketvit.label_free import check_no_drop
 from pocketvit.settings import EXPORT_SETTINGS, RunSettings
 from runtime import Artifact, PlanError, Progress, check_is, silent
 
+from .bases import whole_model
 from .benching import BenchSettings, bench_stage
 from .checks import Checked, check_fine_tuned
 from .job import PreparedRun, export_settings, prepare, use_threads
@@ -151,7 +151,7 @@ def export(
         log_notes(folder, job)
         if not folder.artifacts.is_dir():
             check_space(folder.root, job.plan, export_copies(settings.kinds))
-        model = load_model(job.spec, job.plan.num_classes, settings.seed)
+        model = whole_model(job)
         save_model(folder.baseline, model, job.task)
         outcome = export_each(
             model, job.task, job.data, folder.artifacts, folder.name, export_settings(settings), progress, time_isolated

@@ -36,7 +36,7 @@ def data_of_run(folder: RunFolder, settings: RunSettings, task: Task, progress: 
         train_limit=task.train_limit,
         skip_bad=settings.skip_bad,
         mirror=settings.mirror,
-        labels=settings.labels,
+        labels=settings.uses_labels,
         progress=progress,
     )
     if not settings.uses_labels:

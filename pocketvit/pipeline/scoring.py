@@ -93,4 +93,6 @@ def compare_with_whole(
         stage=f"compare {split}",
     )
     reason = None if found.cosine is not None else _OTHER_WIDTH
-    return WholeComparison(found.images, found.agreement, found.cosine, reason)
+    return WholeComparison(
+        found.images, found.agreement, found.cosine, reason, neighbours=found.neighbours, sqnr_db=found.sqnr_db
+    )

@@ -13,7 +13,6 @@ from compress.fidelity import selection
 from compress.model.canonical import canonical
 from compress.model.coordinates import Coordinates, read_coordinates
 from compress.model.folder import read_model, read_task, weights_sha256
-from compress.model.load import load_model
 from compress.model.slicing import KeptUnits, same_widths
 from compress.model.vit import SlicedViT
 from compress.recipe import TrainRecipe
@@ -38,7 +37,7 @@ from runtime import (
     silent,
 )
 
-from .bases import analysis_of, bases_path, cut_in_bases, images_for_bases
+from .bases import analysis_of, bases_path, cut_in_bases, images_for_bases, whole_model
 from .cutting import cut_units
 from .job import PreparedRun, cost_name, profiled_target
 from .profiling import profile
@@ -64,7 +63,7 @@ def fine_tune_stage(job: PreparedRun, folder: RunFolder, progress: Progress = si
         return done
     with stage(folder, "fine-tune"):
         log_notes(folder, job)
-        model = load_model(job.spec, job.plan.num_classes, job.settings.seed)
+        model = whole_model(job)
         how = job.training(folder.baseline, "fine-tune", progress)
         trained = fit(model, job.data, job.task.preprocessing, job.fine_tune, **how)
         save_stage(folder.baseline, trained.model, job, trained.epochs, progress)
@@ -396,7 +395,8 @@ def export_stage(
         )
         for source, name, wanted in ((folder.baseline, "baseline", plain), (folder.sliced, folder.name, settings)):
             model, task = read_model(source), read_task(source)
-            outcome = export_each(model, task, data, folder.artifacts, name, wanted, progress, time_isolated)
+            whole = read_model(folder.baseline) if model.plan.is_vector else None
+            outcome = export_each(model, task, data, folder.artifacts, name, wanted, progress, time_isolated, whole)
             accepted += outcome.accepted
             refused += outcome.refused
     for artifact in refused:

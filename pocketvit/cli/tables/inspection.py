@@ -11,6 +11,8 @@ from rich.text import Text
 from device_bench import format
 from runtime import GpuParity
 
+from .models import agreement_of
+
 if TYPE_CHECKING:  # export loads torch, which most tables have no use for
     from export.inspect.check_file import Verification
     from export.inspect.inspection import Inspection
@@ -99,7 +101,7 @@ def verification_tables(found: Verification) -> list[RenderableType]:
         checks.add_row(check.name, "ok" if check.passed else "FAILED", Text(check.found), style=style)
     recorded = Text(
         f"Recorded when it was exported: {parity.images} images, max abs {format.error(parity.max_abs)}, "
-        f"SQNR {format.decibels(parity.sqnr_db)}, agrees {format.percent(parity.top1_agreement)}"
+        f"SQNR {format.decibels(parity.sqnr_db)}, {agreement_of(parity)}"
     )
     other = found.comparison
     if found.gpu is not None:

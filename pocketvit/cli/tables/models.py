@@ -13,7 +13,7 @@ from device_bench import format
 from device_bench.columns import Column
 from device_bench.report.summary import REFUSED_BEFORE
 from device_bench.report.tables import PARITY_COLUMNS
-from runtime import MULTIPLE, Artifact, LatencyTable, latency_of
+from runtime import MULTIPLE, Artifact, LatencyTable, Parity, latency_of
 
 if TYPE_CHECKING:
     from compress.model.catalogue import ListedModel
@@ -68,13 +68,20 @@ def artifact_table(artifacts: Sequence[Artifact]) -> Table:
     return table
 
 
+def agreement_of(parity: Parity) -> str:
+    """Returns how far a file agrees with the model it came from, in words."""
+    if parity.vectors is not None:
+        return f"cosine {format.cosine(parity.vectors.cosine)}"
+    return f"agrees {format.percent(parity.top1_agreement)}"
+
+
 def refused_lines(refused: Sequence[Artifact]) -> list[Text]:
     """Returns a line for each file that was not released: how close it came, and why it was refused."""
     lines = []
     for artifact in refused:
         parity = artifact.parity
         figures = (
-            f"agrees {format.percent(parity.top1_agreement)} of {parity.images} images, "
+            f"{agreement_of(parity)} of {parity.images} images, "
             f"SQNR {format.decibels(parity.sqnr_db)}, by {artifact.recipe}"
         )
         lines.append(Text(f"REFUSED: {artifact.file} ({figures}): {artifact.refused or REFUSED_BEFORE}", "bold red"))

@@ -181,3 +181,13 @@ def test_without_images_there_is_no_importance(criterion: str) -> None:
 def test_an_unknown_criterion_is_refused() -> None:
     with pytest.raises(PlanError, match="fisher, taylor, l2, random"):
         CRITERIA["l1"]
+
+
+def test_a_model_of_vectors_has_fisher_scores_without_labels() -> None:
+    model = tiny_vit(replace(TINY_PLAN, output="vector", num_classes=6))
+    images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    batches = [(images[i : i + 4], torch.zeros(4, dtype=torch.int64)) for i in range(0, 16, 4)]
+    other = [(pixels, labels + 1) for pixels, labels in batches]
+    scores, again = fisher_scores(model, batches), fisher_scores(model, other)
+    assert all(torch.equal(scores[name], again[name]) for name in scores)
+    assert float(scores["head.weight"].sum()) > 0

@@ -24,7 +24,7 @@ from compress.train.held_out import rank_of
 from compress.train.pace import Pace, measure_pace, steps_within
 from compress.train.state import read_training_state
 from runtime import EpochRecord, ModelError, PlanError
-from tests.compress.tiny import SPEC, tiny_vit, toy_data
+from tests.compress.tiny import SPEC, TINY_PLAN, tiny_vit, toy_data
 
 from .test_fit import Killed, assert_same, kill_after, restless_clock
 
@@ -200,3 +200,23 @@ def test_a_training_that_only_harms_returns_what_it_was_given() -> None:
     labelled = train(replace(RECIPE, lr=10.0, head_lr=10.0, epochs=1), data=toy_data())
     assert labelled.improved
     assert weights_sha256(labelled.model) != weights_sha256(tiny_vit())
+
+
+def test_a_student_that_answers_with_vectors_comes_closer_to_its_teacher() -> None:
+    data, plan = toy_data(120).without_labels, replace(TINY_PLAN, output="vector", num_classes=6)
+    student, teacher = tiny_vit(plan), tiny_vit(plan, seed=9)
+    before = fidelity(student, teacher, data, data.test, SPEC)
+    recipe = replace(RECIPE, epochs=6, patience=6)
+    trained = fit(student, data, SPEC, recipe, teacher=teacher, distillation=LESSON, augmentation=STILL, seed=1)
+    after = fidelity(trained.model, teacher, data, data.test, SPEC)
+    assert (after.agreement, after.divergence) == (None, None)
+    assert before.cosine is not None
+    assert after.cosine is not None
+    assert after.cosine > before.cosine + 0.1
+    assert after.sqnr_db is not None
+    records = trained.epochs
+    best = max(own.held_out_cosine or 0.0 for own in records)
+    found = fidelity(trained.model, teacher, data, data.held_out, SPEC)
+    assert found.cosine == pytest.approx(best, abs=1e-5)
+    assert all(own.held_out_divergence is None for own in records)
+    assert rank_of(records[0]) == (records[0].held_out_cosine, 0.0)

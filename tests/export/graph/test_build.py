@@ -30,6 +30,8 @@ ARCHITECTURES = {
     "clip": replace(VIT, norm_pre=True, act="quick_gelu", patch_bias=False, norm_eps=1e-5),
     "average": replace(VIT, pooling="avg_all", act="gelu_tanh", qkv_bias=False, proj_bias=False),
     "no-norm": replace(VIT, pooling="avg", norm="none", act="silu", pos_embed="none"),
+    "unit-vector": replace(VIT, output="unit_vector"),
+    "unit-vector-of-two": replace(VIT, output="unit_vector", dist_token=True),
     "one-patch-across": replace(VIT, act="relu", patch_size=(8, 32), pooling="avg_all", norm="after_pool"),
     **PART_PLANS,
 }

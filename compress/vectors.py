@@ -1,0 +1,64 @@
+"""How close the vectors of one model are to those of another one: their directions, and who is next to whom."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+NEAREST = 10
+"""Number of nearest images among which a neighbour has to be."""
+
+Vectors = npt.NDArray[np.floating]
+
+_TINY = 1e-30
+
+
+def mean_cosine(own: Vectors, wanted: Vectors) -> float:
+    """Returns the mean cosine of two sets of vectors, row by row, -1..1; a vector of zeros has the cosine 0.
+
+    Args:
+        own: ``(N, D)``, N at least 1.
+        wanted: ``(N, D)``.
+    """
+    return float((units(own) * units(wanted)).sum(axis=1).mean())
+
+
+def neighbours_kept(own: Vectors, wanted: Vectors, nearest: int = NEAREST) -> float | None:
+    """Returns the share of rows whose nearest neighbour is still among the nearest ones, 0..1.
+
+    The index is made of ``wanted``: the nearest neighbour of a row is the other row of ``wanted`` with the greatest
+    cosine. It is kept if at most ``nearest - 1`` other rows of ``wanted`` have a greater cosine with the row of
+    ``own``. That is how an index that was built with one model serves the vectors of another one.
+
+    Args:
+        own: vectors that are looked up, ``(N, D)``.
+        wanted: vectors of the index, ``(N, D)``.
+        nearest: number of rows among which the neighbour has to be.
+
+    Returns:
+        The share; None with fewer than ``nearest + 2`` rows, where too few rows could be wrong.
+    """
+    if len(own) < nearest + 2:
+        return None
+    index = units(wanted)
+    alike, asked = index @ index.T, units(own) @ index.T
+    np.fill_diagonal(alike, -np.inf)
+    np.fill_diagonal(asked, -np.inf)
+    found = np.take_along_axis(asked, alike.argmax(axis=1)[:, None], axis=1)
+    return float(((asked > found).sum(axis=1) < nearest).mean())
+
+
+def vectors_sqnr_db(own: Vectors, wanted: Vectors) -> float | None:
+    """Returns the energy of ``wanted`` over that of the difference, dB; None where they are identical, or zero."""
+    signal = float(np.square(wanted, dtype=np.float64).sum())
+    noise = float(np.square(own.astype(np.float64) - wanted).sum())
+    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
+
+
+def units(vectors: Vectors) -> npt.NDArray[np.float64]:
+    """Returns vectors ``(N, D)`` scaled to length 1, in float64; a vector of zeros stays."""
+    real = vectors.astype(np.float64)
+    scaled: npt.NDArray[np.float64] = real / np.maximum(np.linalg.norm(real, axis=1, keepdims=True), _TINY)
+    return scaled
