@@ -1,6 +1,6 @@
 """Our files on LiteRT's GPU path, over a driver that computes on the CPU, against the CPU and the float model.
 
-Twenty architectures in float32 and in integers share one process; the default model's files go through a whole export.
+Many architectures in float32 and in integers share one process; the default model's files go through a whole export.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ ROUNDED = {
     "parallel": FULL_EQUALISED,
     "parallel-average": DYNAMIC_ATTENTION,
     "stem": STATIC_ATTENTION,
+    "double-norm": FULL,
     "stem-and-average": DYNAMIC,
 }
 
