@@ -30,13 +30,13 @@ def _stem_convs(plan: ShapePlan) -> list[tuple[int, int]]:
     for op, (chans, rows, columns) in zip(plan.stem, sizes, strict=True):
         if op.kind == "conv":
             read = sizes[op.sources[0]][0] if op.sources[0] >= 0 else plan.in_chans
-            convs.append((chans * read * op.kernel[0] * op.kernel[1], rows * columns))
+            convs.append((chans * (read // op.groups) * op.kernel[0] * op.kernel[1], rows * columns))
     return convs
 
 
 def _stem_params(plan: ShapePlan) -> int:
     """Returns the parameters of the stem: each convolution has a bias, each norm a weight and a bias."""
-    shifts = sum(op.out_chans * {"conv": 1, "group_norm": 2}.get(op.kind, 0) for op in plan.stem)
+    shifts = sum(op.out_chans * {"conv": 1, "group_norm": 2, "layer_norm": 2}.get(op.kind, 0) for op in plan.stem)
     return shifts + sum(weights for weights, _ in _stem_convs(plan))
 
 

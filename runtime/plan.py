@@ -91,6 +91,7 @@ class ShapePlan:
         block_kind: blocks read the stream through norms (``pre``), or read it as it is and norm what their branches
             write (``post``), or their MLPs read the same as their attention (``parallel``).
         position_bias: a constant table for every block and head that is added to the scores of attention (BEiT).
+        double_norm: a second LayerNorm between that of a block's MLP and the MLP (ViTamin).
         stem: convolutions and what stands between them before the patch embedding, which then reads the last map.
         gated_mlp: whether the activation of a second Linear multiplies the hidden units (SwiGLU and others).
         mlp_norm: a LayerNorm of the hidden units before the MLP's last Linear (sub-LN).
@@ -148,6 +149,7 @@ class ShapePlan:
     block_kind: BlockKind = field(default="pre", metadata=_NEW)
     stem: tuple[StemOp, ...] = field(default=(), metadata=_NEW)
     output: OutputForm = field(default="classes", metadata=_NEW)
+    double_norm: bool = field(default=False, metadata=_NEW)
 
     def __post_init__(self) -> None:
         _check_width("embed_dim", self.embed_dim)
@@ -199,6 +201,8 @@ class ShapePlan:
             )
         if self.pooling == "map" and self.norm == "after_pool":
             raise PlanError("Pooling by attention has its own norm", expected="the last norm before it", got=self.norm)
+        if self.double_norm and (self.norm_type == "rms" or self.block_kind != "pre"):
+            raise PlanError("A second norm before the MLP belongs to LayerNorms in blocks of kind pre")
         if self.block_kind == "post" and (self.norm_type == "rms" or self.layer_scale):
             raise PlanError("Blocks with norms behind their branches have LayerNorms and no LayerScale")
         if self.dist_token and not (self.class_token and self.pooling == "token"):
@@ -229,7 +233,8 @@ class ShapePlan:
     @property
     def norm_names(self) -> tuple[str, ...]:
         """Names of the model's norms, first to last, such as ``blocks.0.norm1``."""
-        inner = (f"blocks.{i}.{norm}" for i in range(len(self.blocks)) for norm in ("norm1", "norm2"))
+        each = ("norm1", "norm2", "norm3") if self.double_norm else ("norm1", "norm2")
+        inner = (f"blocks.{i}.{norm}" for i in range(len(self.blocks)) for norm in each)
         first = ["norm_pre"] if self.norm_pre else ["patch_norm"] if self.patch_norm else []
         return (*first, *inner, *(["norm"] if self.norm != "none" else []))
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from .errors import PlanError
 
-StemKind = Literal["conv", "group_norm", "gelu", "relu", "silu", "max_pool", "add"]
+StemKind = Literal["conv", "group_norm", "layer_norm", "gelu", "relu", "silu", "max_pool", "mean_pool", "add"]
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,16 @@ class StemOp:
     """One operator of a convolutional stem, on feature maps ``(C, H, W)``.
 
     Attributes:
-        kind: a convolution; a GroupNorm with weight and bias; an activation; a maximum over windows of values that are
-            not negative; or a sum of two maps.
+        kind: a convolution; a GroupNorm with weight and bias, or a LayerNorm of the channels of every pixel; an
+            activation; a maximum over windows of values that are not negative; a mean over windows that leaves padding
+            out; or a sum of two maps.
         sources: numbers of the operators that it reads, one or two for a sum; -1 is the image.
         out_chans: channels of the output.
-        kernel: height and width of the windows of ``conv`` and ``max_pool``.
+        kernel: height and width of windows.
         stride: steps of the windows, down and across.
         padding: zeros above, below, left and right.
-        groups: groups of channels of a GroupNorm.
-        eps: epsilon of a GroupNorm.
+        groups: groups of channels of a GroupNorm, or as many as channels for a convolution of each alone.
+        eps: epsilon of a norm.
 
     Raises:
         PlanError: a value is out of range.
@@ -82,6 +83,10 @@ class StemOp:
             raise PlanError("An operator of a stem reads another number of maps", got=self.sources)
         if min(*self.kernel, *self.stride, self.out_chans, self.groups) < 1 or min(self.padding) < 0:
             raise PlanError(f"The sizes of the stem's {self.kind} must be positive", got=(self.kernel, self.stride))
+        if self.kind == "conv" and self.groups not in (1, self.out_chans):
+            raise PlanError("A stem's convolution has one group, or one for each channel", got=self.groups)
+        if self.kind == "mean_pool" and (self.padding[0] != self.padding[1] or self.padding[2] != self.padding[3]):
+            raise PlanError("A stem's mean over windows has equal padding on both sides", got=self.padding)
         if self.out_chans % self.groups or not (math.isfinite(self.eps) and self.eps > 0):
             raise PlanError("A stem's GroupNorm needs equal groups and a positive epsilon", got=(self.groups, self.eps))
 
@@ -104,7 +109,8 @@ def stem_sizes(ops: tuple[StemOp, ...], in_chans: int, size: tuple[int, int]) ->
             raise PlanError("An operator of a stem reads what comes after it", got=op.sources)
         maps = [found[source] if source >= 0 else (in_chans, *size) for source in op.sources]
         chans, *spatial = maps[0]
-        if any(own != maps[0] for own in maps) or (op.kind != "conv" and op.out_chans != chans):
+        alone = op.kind != "conv" or op.groups > 1
+        if any(own != maps[0] for own in maps) or (alone and op.out_chans != chans):
             raise PlanError(f"The maps of the stem's {op.kind} do not fit together", got=maps)
         rows, columns = op.out_size((spatial[0], spatial[1]))
         if rows < 1 or columns < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from compress.model.canonical import canonical, folds_norms, plain_norms, rotate_stream
+from compress.model.canonical import canonical, folds_norms, keeps_norms, plain_norms, rotate_stream
 from compress.model.vit import SlicedViT, build
 from runtime import ShapePlan
 
@@ -38,7 +38,7 @@ def rotated_model(model: SlicedViT, seed: int = 0, layer_norms: bool = False) ->
         basis = random_rotation(plan.embed_dim, generator)
     else:
         plain = plain_norms(model, torch.float64)
-        if not early and plan.block_kind != "post":
+        if not early and not keeps_norms(plan):
             basis = mean_keeping_rotation(plan.embed_dim, generator)
     w = {name: value.detach() for name, value in plain.state_dict().items()}
     w = turned_heads(plain.plan, w, generator)

@@ -45,7 +45,12 @@ def folds_norms(plan: ShapePlan) -> bool:
 
     Where the classifier or the blocks read the stream as it is, they would see what centring takes away.
     """
-    return plan.norm_type == "layer" and plan.norm != "none" and plan.block_kind != "post"
+    return plan.norm_type == "layer" and plan.norm != "none" and not keeps_norms(plan)
+
+
+def keeps_norms(plan: ShapePlan) -> bool:
+    """Returns whether the norms of blocks keep their weights, since no Linear alone reads what they write."""
+    return plan.block_kind == "post" or plan.double_norm
 
 
 def plain_norms(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT:
@@ -63,7 +68,7 @@ def plain_norms(model: SlicedViT, dtype: torch.dtype | None = None) -> SlicedViT
     w = {name: value.detach().double() for name, value in model.state_dict().items()}
     w, plan = _without_layer_scale(w, plan)
     w, plan = _without_hidden_biases(w, plan)
-    if plan.block_kind == "post":
+    if keeps_norms(plan):
         return build(plan, w, dtype or model.head.weight.dtype)
     kept = {name: value for name, value in w.items() if name.startswith(EARLY_NORMS)}
     bare = replace(plan, norm_pre=False, patch_norm=False)

@@ -47,7 +47,7 @@ def in_half_range(model: SlicedViT, images: torch.Tensor, progress: Progress = s
         images: ``(N, C, H, W)`` float32 as the model reads them, of the kind that it will see.
         progress: called as the images are computed.
     """
-    energies = largest_energies(model, images, progress)
+    energies = {name: own for name, own in largest_energies(model, images, progress).items() if not _inner(name)}
     if model.plan.block_kind == "post":
         return _scaled_branches(model, energies)
     embedded = scale_for(max(energies.pop(name, 0.0) for name in EARLY_NORMS))
@@ -111,10 +111,16 @@ def scaled_stream(model: SlicedViT, stream: float, embedded: float = 1.0) -> Sli
         # the classifier or the pooling reads the stream itself
         factors |= {f"{name}.weight": 1 / stream for name in last_readers(plan)}
     w |= {name: w[name] * factor for name, factor in factors.items()}
-    squares = (embedded**2 if name in EARLY_NORMS else stream**2 for name in plan.norm_names)
+    scales = (embedded if name in EARLY_NORMS else 1.0 if _inner(name) else stream for name in plan.norm_names)
+    squares = (scale**2 for scale in scales)
     values = tuple(plan.eps_of(name) * square for name, square in zip(plan.norm_names, squares, strict=True))
     one = len(set(values)) == 1 and isinstance(plan.norm_eps, float)
     return build(replace(plan, norm_eps=values[0] if one else values), w, model.head.weight.dtype)
+
+
+def _inner(name: str) -> bool:
+    """Returns whether a norm reads what another norm writes, which no scale of the stream changes."""
+    return name.endswith(".norm3")
 
 
 def _scaled_branches(model: SlicedViT, energies: Mapping[str, float]) -> SlicedViT:

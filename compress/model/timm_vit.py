@@ -14,6 +14,7 @@ from runtime import ModelError, NormPlace, Pooling, PosEmbed, ShapePlan, StemOp
 from .conversion.blocks import block_kind_of, plain_block, refused_block
 from .conversion.eva import eva_weights, plan_of_eva
 from .conversion.inner import (
+    block_norms,
     block_plan,
     epsilons,
     inner_options,
@@ -79,8 +80,8 @@ def _vit_weights(model: Any) -> dict[str, torch.Tensor]:
     weights = {name: own for name, own in _rename(plain_weights(model)).items() if not name.startswith("blocks.")}
     for i, block in enumerate(map(plain_block, model.blocks)):
         own = inner_weights(block)
-        for norm in ("norm1", "norm2"):
-            own |= {f"{norm}.{name}": value for name, value in getattr(block, norm).named_parameters()}
+        for norm, module in block_norms(block).items():
+            own |= {f"{norm}.{name}": value for name, value in module.named_parameters()}
         own |= {f"gamma{k}": scale.gamma for k, scale in ((1, block.ls1), (2, block.ls2)) if not is_absent(scale)}
         weights |= {f"blocks.{i}.{name}": value.detach() for name, value in own.items()}
     if isinstance(embed := getattr(model, "patch_embed", None), HybridEmbed):
@@ -140,6 +141,7 @@ def plan_of_timm(model: Any) -> ShapePlan:
         position_bias=biased,
         block_kind=block_kind_of(model.blocks[0]),
         stem=embed.stem,
+        double_norm=hasattr(first, "norm3"),
         **inner_options(blocks),
     )
 
@@ -255,7 +257,7 @@ def _refuse_unsupported(model: Any) -> None:
             raise unsupported_part(branches)
         block = plain_block(block)
         _refuse_block(block)
-        norms += [block.norm1, block.norm2]
+        norms += block_norms(block).values()
     if model.attn_pool is not None:
         refuse_pool(model.attn_pool, plain_block(model.blocks[0]).mlp.act, not is_absent(model.fc_norm))
     norm_kind(norm for norm in norms if not is_absent(norm))

@@ -240,19 +240,24 @@ class _Vit(InnerParts):
 
     def mlp(self, stream: str, read: str, index: int, mean_early: bool) -> str:
         w, at = self.weights, f"blocks.{index}.mlp"
-        normed = Normed(read) if self.plan.block_kind == "post" else self.norm(read, f"blocks.{index}.norm2")
+        plain = self.plan.block_kind == "post" or self.plan.double_norm
+        normed = Normed(read) if plain else self.norm(read, f"blocks.{index}.norm2")
+        if self.plan.double_norm:
+            second = f"blocks.{index}.norm3"
+            once = self.norm(read, f"blocks.{index}.norm2", fold=False)
+            normed = self.norm(once.name, second, own_eps=self.plan.eps_of(second))
         if self.plan.gated_mlp:
             hidden = self.gated(normed, at)
         else:
             first, first_bias = self.affine(normed, f"{at}.fc1")
             hidden = self.activated(normed.name, first, first_bias, f"{at}.fc1", f"{at}.act")
-        second: tuple[Array, Array | None] = w[f"{at}.fc2.weight"], w[f"{at}.fc2.bias"]
+        last: tuple[Array, Array | None] = w[f"{at}.fc2.weight"], w[f"{at}.fc2.bias"]
         if self.plan.mlp_norm:
             own = self.inner_norm(hidden, f"{at}.norm", self.plan.mlp_norm_dim)
-            hidden, second = own.name, self.read_normed(own, *second)
+            hidden, last = own.name, self.read_normed(own, *last)
         if mean_early:
             hidden, stream = self.pooled(hidden, f"{at}.act.mean"), self.pooled(stream, f"{at}.stream.mean")
-        return self.write(stream, hidden, *second, index, "gamma2", f"{at}.fc2")
+        return self.write(stream, hidden, *last, index, "gamma2", f"{at}.fc2")
 
     def head(self, x: str) -> str:
         plan = self.plan

@@ -78,6 +78,10 @@ def _compute(op: Op, inputs: list[torch.Tensor], batched: list[bool], count: int
         case "conv":
             result = F.conv2d(x.flatten(0, 1).movedim(-1, 1), inputs[1].movedim(-1, 1), inputs[2], options["stride"])
             return result.movedim(1, -1).unsqueeze(1)
+        case "depthwise":
+            kernel, maps = inputs[1].movedim(-1, 0), x.flatten(0, 1).movedim(-1, 1)
+            result = F.conv2d(maps, kernel, inputs[2], options["stride"], groups=maps.shape[1])
+            return result.movedim(1, -1).unsqueeze(1)
         case "max_pool":
             pooled = F.max_pool2d(x.flatten(0, 1).movedim(-1, 1), options["kernel"], options["stride"])
             return pooled.movedim(1, -1).unsqueeze(1)

@@ -24,6 +24,7 @@ LINEAR = ("fully_connected", "conv_2d")
 OP_KINDS = (
     *LINEAR,
     "conv",
+    "depthwise",
     "pad",
     "max_pool",
     "batch_matmul",
@@ -202,7 +203,7 @@ def output_shape(op: Op, shapes: list[Shape]) -> Shape:
             (rows, columns), weight = options["stride"], shapes[1]
             assert (weight[1], weight[2], weight[3]) == (rows, columns, first[3]), (op.output, shapes)
             return (first[0], first[1] // rows, first[2] // columns, weight[0])
-        case "conv" | "max_pool":
+        case "conv" | "depthwise" | "max_pool":
             (rows, columns), steps = options.get("kernel") or shapes[1][1:3], options["stride"]
             down, across = ((first[1] - rows) // steps[0] + 1, (first[2] - columns) // steps[1] + 1)
             return (first[0], down, across, shapes[1][0] if op.kind == "conv" else first[3])

@@ -20,9 +20,17 @@ def stem(parts: VitParts) -> str:
 
 def _computed(parts: VitParts, op: StemOp, inputs: list[str], name: str) -> str:
     g, w, x = parts.g, parts.weights, inputs[0]
+    if op.kind == "layer_norm":
+        return parts.norm(x, name, fold=False, own_eps=op.eps).name
     if any(op.padding):
         x = g.op("pad", [x], f"{name}.padded", padding=op.padding)
     match op.kind:
+        case "conv" if op.groups > 1:
+            kernel = g.constant(f"{name}.weight", w[f"{name}.weight"].transpose(1, 2, 3, 0))
+            bias = g.constant(f"{name}.bias", w[f"{name}.bias"])
+            return g.op("depthwise", [x, kernel, bias], name, stride=op.stride)
+        case "mean_pool":
+            return _mean_pool(parts, op, x, inputs[0], name)
         case "conv":
             kernel = g.constant(f"{name}.weight", w[f"{name}.weight"].transpose(0, 2, 3, 1))
             return g.op("conv", [x, kernel, g.constant(f"{name}.bias", w[f"{name}.bias"])], name, stride=op.stride)
@@ -35,6 +43,19 @@ def _computed(parts: VitParts, op: StemOp, inputs: list[str], name: str) -> str:
         case "silu":
             return g.op("mul", [x, g.op("logistic", [x], f"{name}.logistic")], name)
     return g.op(op.kind, [x], name)
+
+
+def _mean_pool(parts: VitParts, op: StemOp, x: str, source: str, name: str) -> str:
+    """Adds a mean over windows as a sum, divided by the number of pixels that each window has inside the map."""
+    g, c = parts.g, op.out_chans
+    _, height, width, _ = g.shapes[source]
+    top, bottom, left, right = op.padding
+    inside = np.pad(np.ones((height, width)), ((top, bottom), (left, right)))
+    windows = np.lib.stride_tricks.sliding_window_view(inside, op.kernel)[:: op.stride[0], :: op.stride[1]]
+    kernel = g.constant(f"{name}.weight", np.ones((1, *op.kernel, c)))
+    total = g.op("depthwise", [x, kernel, g.constant(f"{name}.bias", np.zeros(c))], f"{name}.sum", stride=op.stride)
+    share = g.constant(f"{name}.share", 1 / windows.sum((-2, -1))[None, :, :, None])
+    return g.op("mul", [total, share], name)
 
 
 def _group_norm(parts: VitParts, op: StemOp, x: str, name: str) -> str:

@@ -126,7 +126,7 @@ _NORMS = (
     "norm1.mean",
     "norm2.mean",
 )
-_MLP = ("mlp.fc1", "mlp.fc2", "mlp.act", "mlp.act.logistic", "mlp.act.inside", "mlp.act.mean")
+_MLP = ("mlp.fc1", "mlp.gate", "mlp.gated", "mlp.fc2", "mlp.act", "mlp.act.logistic", "mlp.act.inside", "mlp.act.mean")
 _ATTENTION = ("attn.proj", "attn.softmax", "attn.mixed")
 
 _MIXED = Ranges("mse", "int8", outside=True, wide=(*_STREAM, *_NORMS, *_MLP, *_ATTENTION))

@@ -144,7 +144,7 @@ class _Writer(TensorWriter):
                 return x
             case "conv_2d":
                 return self.conv(op, x, output)
-            case "conv" | "pad" | "max_pool":
+            case "conv" | "depthwise" | "pad" | "max_pool":
                 return self.on_maps(op, x, output)
             case "batch_matmul":
                 return self.product(op, x, output)
@@ -257,6 +257,12 @@ class _Writer(TensorWriter):
             weight, bias = op.inputs[1:]
             kernel = self.real_constant(weight, np.moveaxis(self.graph.constants[weight], -1, 1), 0)
             y = self.node("Conv", [x, kernel, self.real(bias)], f"{output}.conv", strides=list(options["stride"]))
+        elif op.kind == "depthwise":
+            weight, bias = op.inputs[1:]
+            value = self.graph.constants[weight]
+            kernel = self.real_constant(weight, np.moveaxis(value, -1, 0), 0)
+            every = {"strides": list(options["stride"]), "group": value.shape[-1]}
+            y = self.node("Conv", [x, kernel, self.real(bias)], f"{output}.conv", **every)
         elif op.kind == "pad":
             top, bottom, left, right = options["padding"]
             sides = self.integers([0, 0, top, left, 0, 0, bottom, right])

@@ -16,6 +16,7 @@ _OPERATORS = {
     "fully_connected": ("FULLY_CONNECTED", 5),
     "conv_2d": ("CONV_2D", 5),
     "conv": ("CONV_2D", 5),
+    "depthwise": ("DEPTHWISE_CONV_2D", 3),
     "pad": ("PAD", 2),
     "max_pool": ("MAX_POOL_2D", 2),
     "batch_matmul": ("BATCH_MATMUL", 4),
@@ -260,6 +261,11 @@ def _conv(options: Any, op: Op, schema: Any, writer: _Writer) -> None:
     options.dilationHFactor = options.dilationWFactor = 1
 
 
+def _depthwise(options: Any, op: Op, schema: Any, writer: _Writer) -> None:
+    _conv(options, op, schema, writer)
+    options.depthMultiplier = 1
+
+
 def _max_pool(options: Any, op: Op, schema: Any, writer: _Writer) -> None:
     options.padding = schema.Padding.VALID
     options.strideH, options.strideW = op.options["stride"]
@@ -295,6 +301,7 @@ _OPTIONS: Mapping[str, tuple[str | None, Fill]] = {
     "fully_connected": ("FullyConnectedOptions", _fully_connected),
     "conv_2d": ("Conv2DOptions", _conv),
     "conv": ("Conv2DOptions", _conv),
+    "depthwise": ("DepthwiseConv2DOptions", _depthwise),
     "pad": ("PadOptions", _nothing),
     "max_pool": ("Pool2DOptions", _max_pool),
     "batch_matmul": ("BatchMatMulOptions", _matmul),

@@ -35,10 +35,11 @@ FIXED = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"littl
 OPERATORS = frozenset(
     f"torch.ops.aten.{name}"
     for name in (
-        "add.Tensor cat.default conv2d.default div.Tensor expand.default flatten.using_ints gelu.default "
-        "group_norm.default layer_norm.default linear.default matmul.default max_pool2d.default mean.dim mul.Tensor "
-        "pad.default relu.default reshape.default rsqrt.default select.int sigmoid.default silu.default slice.Tensor "
-        "softmax.int square.default stack.default sub.Tensor sum.dim_IntList sym_size.int transpose.int view.default"
+        "add.Tensor avg_pool2d.default cat.default conv2d.default div.Tensor expand.default flatten.using_ints "
+        "gelu.default group_norm.default layer_norm.default linear.default matmul.default max_pool2d.default "
+        "mean.dim mul.Tensor pad.default permute.default relu.default reshape.default rsqrt.default select.int "
+        "sigmoid.default silu.default slice.Tensor softmax.int square.default stack.default sub.Tensor "
+        "sum.dim_IntList sym_size.int transpose.int view.default"
     ).split()
 )
 """The operators of an exported Vision Transformer; none of them reads or writes a file."""

@@ -21,6 +21,13 @@ STEM = (
     StemOp("add", (5, 3), 8),
     StemOp("gelu", (6,), 8),
 )
+MEAN_STEM = (
+    StemOp("conv", (-1,), 8, (3, 3), (2, 2), (1, 1, 1, 1)),
+    StemOp("layer_norm", (0,), 8, eps=1e-6),
+    StemOp("conv", (1,), 8, (3, 3), (1, 1), (1, 1, 1, 1), groups=8),
+    StemOp("gelu", (2,), 8),
+    StemOp("mean_pool", (3,), 8, (3, 3), (2, 2), (1, 1, 1, 1)),
+)
 PLANS = {
     "no-norm": replace(TINY_PLAN, pooling="avg", norm="none"),
     "after-pool": replace(TINY_PLAN, pooling="avg_all", norm="after_pool", act="relu"),
@@ -38,6 +45,9 @@ PLANS = {
     "parallel-average": replace(TINY_PLAN, block_kind="parallel", pooling="avg", norm="after_pool", norm_pre=True),
     "stem": replace(TINY_PLAN, img_size=(16, 24), patch_size=(2, 2), stem=STEM),
     "stem-before-norm": replace(TINY_PLAN, img_size=(16, 24), patch_size=(1, 1), stem=STEM, norm_pre=True),
+    "double-norm": replace(
+        TINY_PLAN, double_norm=True, gated_mlp=True, img_size=(16, 24), patch_size=(2, 2), stem=MEAN_STEM
+    ),
     "pool-without-norm": replace(TINY_PLAN, pooling="map", norm="none", attn_pool=PoolPlan(1, 16, 8, 1e-6, True)),
     "all-parts": replace(
         TINY_PLAN,
@@ -51,7 +61,9 @@ PLANS = {
     ),
 }
 KINDS = (*ARCHITECTURES, *PLANS)
-WITH_RMS = tuple(key for key in KINDS if key not in ("no-norm", "pool-without-norm", "post-norm", "post-norm-token"))
+WITH_RMS = tuple(
+    key for key in KINDS if key not in ("no-norm", "pool-without-norm", "post-norm", "post-norm-token", "double-norm")
+)
 """The kinds whose canonical form has RMSNorms; a model without a last norm keeps its LayerNorms."""
 
 

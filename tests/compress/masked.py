@@ -158,7 +158,9 @@ class _Masked:
                 continue
             x = self.stream * (x + self.scale(self.attention(self.norm(x, norms[0]), i), i, 1))
             read = before if plan.block_kind == "parallel" else x
-            x = self.stream * (x + self.scale(self.mlp(self.norm(read, norms[1]), i), i, 2))
+            read = self.norm(read, norms[1])
+            read = self.norm(read, f"blocks.{i}.norm3") if plan.double_norm else read
+            x = self.stream * (x + self.scale(self.mlp(read, i), i, 2))
         if plan.norm == "before_pool":
             x = self.norm(x, "norm")
         if plan.attn_pool is not None:

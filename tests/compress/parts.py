@@ -53,6 +53,7 @@ PARTS = {
     "stem-with-means": ModelSpec("vit_small_resnet26d_224", 64, overrides=_TOY),
     "stem-of-patches": ModelSpec("vit_base_mci_224", (32, 48), overrides={"depth": 1}),
     "post-norm-eva": ModelSpec("eva02_enormous_patch14_clip_224", 28, 14, overrides=_TOY),
+    "double-norm": ModelSpec("vitamin_small_224", (64, 48), overrides={"depth": 1}),
     "mlp-without-biases": ModelSpec("vit_tiny_patch16_224", 32, 16, overrides=_TOY | {"proj_bias": False}),
     "branches-side-by-side": ModelSpec("vit_small_patch16_18x2_224", 32, 16, overrides=_TOY),
     "shared-position-mlp": ModelSpec("vit_srelpos_small_patch16_224", 32, 16, overrides=_TOY),

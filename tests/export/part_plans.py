@@ -20,7 +20,20 @@ _STEM = (
     StemOp("add", (5, 3), 8),
     StemOp("gelu", (6,), 8),
 )
+NORM_WEIGHTS = tuple(f"{norm}.weight" for norm in ("norm1", "norm2", "norm3", "norm", "norm_pre"))
+"""Endings of the names of norms' weights."""
+
+_MEAN_STEM = (
+    StemOp("conv", (-1,), 8, (3, 3), (2, 2), (1, 1, 1, 1)),
+    StemOp("layer_norm", (0,), 8, eps=1e-6),
+    StemOp("conv", (1,), 8, (3, 3), (1, 1), (1, 1, 1, 1), groups=8),
+    StemOp("gelu", (2,), 8),
+    StemOp("mean_pool", (3,), 8, (3, 3), (2, 2), (1, 1, 1, 1)),
+)
 PART_PLANS = {
+    "double-norm": replace(
+        _VIT, double_norm=True, stem=_MEAN_STEM, patch_size=(2, 2), img_size=(32, 16), pooling="avg"
+    ),
     "attention-pool": replace(
         _VIT, pooling="map", reg_tokens=2, act="gelu_tanh", attn_pool=PoolPlan(3, 16, 40, 1e-5), class_token=False
     ),

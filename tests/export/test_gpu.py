@@ -1,6 +1,6 @@
 """Our files on LiteRT's GPU path, over a driver that computes on the CPU, against the CPU and the float model.
 
-Twenty architectures in float32 and in integers share one process; the files of the default run's smaller
+Many architectures in float32 and in integers share one process; the files of the default run's smaller
 model go through a whole export.
 """
 
@@ -73,6 +73,7 @@ ROUNDED = {
     "parallel": FULL_EQUALISED,
     "parallel-average": DYNAMIC_ATTENTION,
     "stem": STATIC_ATTENTION,
+    "double-norm": FULL,
     "stem-and-average": DYNAMIC,
 }
 

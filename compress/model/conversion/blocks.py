@@ -9,7 +9,7 @@ from torch import nn
 
 from runtime import BlockKind
 
-from .needs import Attention, Block, LayerScale
+from .needs import Attention, Block, LayerScale, SwiGLU
 
 POST = ("ResPostBlock", "ResPostRelPosBlock")
 """Classes whose norms stand behind the branches."""
@@ -36,6 +36,8 @@ def plain_block(block: Any) -> Any:
         return _of_scaling(block)
     if name == "ParallelThingsBlock":
         return _of_things(block)
+    if type(block) is Block and type(block.mlp).__name__ == "GeGluMlp":
+        return _of_double_norm(block)
     if name == "ResPostBlock":
         return _made(block.norm1, block.norm2, block.attn, block.mlp)
     if (type(block).__module__, name) == _BEIT:
@@ -87,6 +89,17 @@ def _mlp(act: Any, fc1: nn.Linear, fc2: nn.Linear) -> Any:
         mlp = Block(8, 1).mlp
     mlp.fc1, mlp.fc2, mlp.act = fc1, fc2, act
     return mlp
+
+
+def _of_double_norm(block: Any) -> Any:
+    """Takes the norm inside ViTamin's MLP out of it, as ``norm3``."""
+    with torch.device("meta"):
+        mlp = SwiGLU(8, 8)
+    mlp.fc1_g, mlp.fc1_x, mlp.fc2, mlp.act = block.mlp.w0, block.mlp.w1, block.mlp.w2, block.mlp.act
+    scales = (getattr(own, "gamma", None) for own in (block.ls1, block.ls2))
+    made = _made(block.norm1, block.norm2, block.attn, mlp, *scales)
+    made.norm3 = block.mlp.norm
+    return made
 
 
 def _of_scaling(block: Any) -> Any:

@@ -74,9 +74,15 @@ def epsilons(first: Sequence[Any], blocks: Sequence[Any], last: Sequence[Any]) -
         blocks: the blocks.
         last: norms behind the blocks, likewise.
     """
-    inner = [norm for block in blocks for norm in (block.norm1, block.norm2)]
+    inner = [norm for block in blocks for norm in block_norms(block).values()]
     found = tuple(float(norm.eps) for norm in (*first, *inner, *last) if not is_absent(norm))
     return found[0] if len(set(found)) == 1 else found
+
+
+def block_norms(block: Any) -> dict[str, Any]:
+    """Returns the norms of a block that read the stream or each other, by name."""
+    names = ("norm1", "norm2", "norm3") if hasattr(block, "norm3") else ("norm1", "norm2")
+    return {name: getattr(block, name) for name in names}
 
 
 def block_plan(block: Any) -> BlockPlan:

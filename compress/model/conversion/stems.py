@@ -11,7 +11,10 @@ from torch import fx, nn
 
 from runtime import ModelError, StemOp
 
-_LEAVES = ("StdConv2dSame", "StdConv2d", "Conv2dSame", "GroupNormAct", "BatchNormAct2d", "MaxPool2dSame")
+_LEAVES = (
+    *("StdConv2dSame", "StdConv2d", "Conv2dSame", "MaxPool2dSame", "GELU"),
+    *("GroupNormAct", "BatchNormAct2d", "LayerNorm2d", "LayerNormAct2d"),
+)
 _STD = ("StdConv2dSame", "StdConv2d")
 _SAME = ("StdConv2dSame", "Conv2dSame", "MaxPool2dSame")
 
@@ -60,14 +63,23 @@ def stem_of(embed: Any) -> FoundStem:
         patch = (int(embed.proj.kernel_size[0]), int(embed.proj.kernel_size[1]))
         own = {"patch_embed.weight": weight} | ({} if bias is None else {"patch_embed.bias": bias.detach()})
         return FoundStem(found.ops, found.weights | own, patch)
-    return _without_last(found)
+    return _without_last(found) or _with_identity(found)
 
 
-def _without_last(found: FoundStem) -> FoundStem:
-    """Takes the last convolution as the patch embedding."""
+def _with_identity(found: FoundStem) -> FoundStem:
+    """Adds a patch embedding that takes every pixel of the last map as it is."""
+    size = found.ops[-1].out_chans
+    like = next(iter(found.weights.values()))
+    eye = torch.eye(size, dtype=like.dtype, device=like.device)[:, :, None, None]
+    return FoundStem(found.ops, found.weights | {"patch_embed.weight": eye}, (1, 1))
+
+
+def _without_last(found: FoundStem) -> FoundStem | None:
+    """Takes the last convolution as the patch embedding; returns None where its windows are no patches."""
     last, number = found.ops[-1], len(found.ops) - 1
-    if last.kind != "conv" or last.kernel != last.stride or any(last.padding) or last.sources != (number - 1,):
-        raise _refused("a stem that does not end in a convolution of patches")
+    patches = last.kernel == last.stride and not any(last.padding) and last.groups == 1
+    if last.kind != "conv" or not patches or last.sources != (number - 1,):
+        return None
     weights = {name.replace(f"stem.{number}.", "patch_embed."): value for name, value in found.weights.items()}
     return FoundStem(found.ops[:-1], weights, last.kernel)
 
@@ -129,6 +141,9 @@ class _Reader:
         elif kind in ("GroupNorm", "GroupNormAct"):
             op = StemOp("group_norm", (at,), self.ops[at].out_chans, groups=module.num_groups, eps=float(module.eps))
             self.add(node, op, module.weight.detach(), module.bias.detach())
+        elif kind in ("LayerNorm2d", "LayerNormAct2d"):
+            op = StemOp("layer_norm", (at,), self.ops[at].out_chans, eps=float(module.eps))
+            self.add(node, op, module.weight.detach(), module.bias.detach())
         elif kind in ("MaxPool2d", "MaxPool2dSame"):
             self.max_pool(node, at, module, kind)
         elif kind == "AvgPool2d":
@@ -150,7 +165,8 @@ class _Reader:
         self.add(node, StemOp(name, (at,), self.ops[at].out_chans))  # type: ignore[arg-type]
 
     def conv(self, node: fx.Node, source: fx.Node, module: Any, kind: str) -> None:
-        if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros":
+        alone = module.groups == module.in_channels == module.out_channels
+        if not (module.groups == 1 or alone) or module.dilation != (1, 1) or module.padding_mode != "zeros":
             raise _refused("a grouped or dilated convolution in its stem")
         weight = module.weight.detach().double()
         if kind in _STD:
@@ -162,11 +178,11 @@ class _Reader:
         padding = self.padding(self.number[source], kernel, stride, module.padding, kind)
         if source in self.mean_of:
             window = self.mean_of[source]
-            if kernel != (1, 1) or stride != (1, 1):
+            if kernel != (1, 1) or stride != (1, 1) or module.groups != 1:
                 raise _refused("a mean over windows before a large convolution")
             weight = weight.expand(-1, -1, *window) / (window[0] * window[1])
             kernel = stride = window
-        op = StemOp("conv", (self.number[source],), len(weight), kernel, stride, padding)
+        op = StemOp("conv", (self.number[source],), len(weight), kernel, stride, padding, module.groups)
         self.add(node, op, weight, bias)
 
     def padding(
@@ -204,11 +220,16 @@ class _Reader:
         self.add(node, StemOp("max_pool", (at,), self.ops[at].out_chans, kernel, stride, padding))
 
     def mean(self, node: fx.Node, at: int, module: Any) -> None:
-        """Notes a mean over windows, which the convolution behind it takes."""
+        """Notes a mean over windows, which the convolution behind it takes, or adds one whose windows overlap."""
         window, stride = _pair(module.kernel_size), _pair(module.stride)
-        size = self.sizes[at]
-        if window != stride or _pair(module.padding) != (0, 0) or any(n % w for n, w in zip(size, window, strict=True)):
-            raise _refused("a mean over windows that overlap or do not divide the map")
+        size, (down, across) = self.sizes[at], _pair(module.padding)
+        apart = window == stride and (down, across) == (0, 0)
+        if not apart or any(n % w for n, w in zip(size, window, strict=True)):
+            if module.ceil_mode or (module.count_include_pad and (down or across)) or module.divisor_override:
+                raise _refused("a mean over windows that counts padding or rounds up")
+            sides = (down, down, across, across)
+            self.add(node, StemOp("mean_pool", (at,), self.ops[at].out_chans, window, stride, sides))
+            return
         self.number[node] = at
         self.mean_of[node] = window
 

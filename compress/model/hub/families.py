@@ -202,7 +202,7 @@ FAMILIES: Mapping[str, Family] = {
             "swiglu_align_to": 1,
             "global_pool": "token",
         },
-        heads=(_CLASSIFIER,),
+        heads=(),
         headless=_NO_HEAD,
         processor="DINOv3ViTImageProcessor",
         network="eva",

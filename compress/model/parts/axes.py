@@ -58,7 +58,7 @@ def _stem_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
     """Returns the axes of a stem, which is kept whole."""
     axes: dict[str, tuple[Axis | None, ...]] = {}
     for number, op in enumerate(plan.stem):
-        if op.kind in ("conv", "group_norm"):
+        if op.kind in ("conv", "group_norm", "layer_norm"):
             axes[f"stem.{number}.weight"] = (None,) * (4 if op.kind == "conv" else 1)
             axes[f"stem.{number}.bias"] = (None,)
     return axes

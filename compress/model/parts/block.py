@@ -21,6 +21,7 @@ class Block(nn.Module):
         self.norm1 = norm_of(plan, f"blocks.{index}.norm1")
         self.attn = Attention(plan, block)
         self.norm2 = norm_of(plan, f"blocks.{index}.norm2")
+        self.norm3 = norm_of(plan, f"blocks.{index}.norm3") if plan.double_norm else None
         self.mlp = Mlp(plan, block)
         self.gamma1 = nn.Parameter(torch.ones(c)) if plan.layer_scale else None
         self.gamma2 = nn.Parameter(torch.ones(c)) if plan.layer_scale else None
@@ -40,7 +41,7 @@ class Block(nn.Module):
         if self.kind == "post":
             return after
         read: torch.Tensor = self.norm2(before if self.kind == "parallel" else after)
-        return read
+        return read if self.norm3 is None else self.norm3(read)
 
     def attention_written(self, out: torch.Tensor) -> torch.Tensor:
         """Returns what the projection's output adds to the stream."""

@@ -108,7 +108,8 @@ def norm_readers(plan: ShapePlan) -> dict[str, tuple[str, ...]]:
     readers: dict[str, tuple[str, ...]] = {}
     for i in blocks:
         readers[f"blocks.{i}.norm1"] = tuple(f"blocks.{i}.attn.{part}" for part in "qkv")
-        readers[f"blocks.{i}.norm2"] = tuple(f"blocks.{i}.mlp.{part}" for part in mlp_inputs(plan))
+        last = "norm3" if plan.double_norm else "norm2"
+        readers[f"blocks.{i}.{last}"] = tuple(f"blocks.{i}.mlp.{part}" for part in mlp_inputs(plan))
     if plan.norm != "none":
         readers["norm"] = last_readers(plan)
     return readers

@@ -29,7 +29,9 @@ class Stem(nn.Module):
         for number, op in enumerate(plan.stem):
             read = sizes[op.sources[0]][0] if op.sources[0] >= 0 else plan.in_chans
             if op.kind == "conv":
-                self.add_module(str(number), nn.Conv2d(read, op.out_chans, op.kernel, op.stride))
+                self.add_module(str(number), nn.Conv2d(read, op.out_chans, op.kernel, op.stride, groups=op.groups))
+            elif op.kind == "layer_norm":
+                self.add_module(str(number), nn.LayerNorm(op.out_chans, op.eps))
             elif op.kind == "group_norm":
                 self.add_module(str(number), nn.GroupNorm(op.groups, op.out_chans, op.eps))
 
@@ -43,6 +45,11 @@ class Stem(nn.Module):
 
     def _computed(self, number: int, op: StemOp, inputs: list[torch.Tensor]) -> torch.Tensor:
         x, (top, bottom, left, right) = inputs[0], op.padding
+        if op.kind == "mean_pool":
+            return F.avg_pool2d(x, op.kernel, op.stride, (top, left), count_include_pad=False)
+        if op.kind == "layer_norm":
+            normed: torch.Tensor = self.get_submodule(str(number))(x.permute(0, 2, 3, 1))
+            return normed.permute(0, 3, 1, 2)
         if any(op.padding):
             x = F.pad(x, (left, right, top, bottom))
         match op.kind:

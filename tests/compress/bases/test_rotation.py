@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compress.bases.rotation import mean_keeping_rotation, rotated_model
-from compress.model.canonical import canonical, plain_norms, rotate_stream
+from compress.model.canonical import canonical, keeps_norms, plain_norms, rotate_stream
 from compress.model.vit import SlicedViT, build
 from tests.export.graph.test_build import ARCHITECTURES, images_for, model_of
 
@@ -31,7 +31,7 @@ def test_a_rotation_changes_no_output(name: str, form: str, layer_norms: bool) -
     assert float((logits(turned, images) - wanted).abs().max() / wanted.abs().max()) < 1e-12
     kept = torch.equal(turned.blocks[0].mlp.fc1.weight, plain_or_canonical(model).blocks[0].mlp.fc1.weight)
     # a norm after the embedding leaves no Linear that could take the rotation
-    behind = ARCHITECTURES[name].block_kind == "post"  # those blocks read the stream itself
+    behind = keeps_norms(ARCHITECTURES[name])  # no Linear could take the rotation
     assert kept == (behind or (name == "clip" and form == "whole" and layer_norms))
     assert not torch.allclose(turned.blocks[0].attn.v.weight, plain_or_canonical(model).blocks[0].attn.v.weight)
     assert turned.plan.norm_type == (
@@ -49,7 +49,7 @@ def test_norms_without_weights_compute_the_same() -> None:
         plain = plain_norms(model, torch.float64)
         wanted = logits(model, images)
         assert float((logits(plain, images) - wanted).abs().max() / wanted.abs().max()) < 1e-12
-        behind = plan.block_kind == "post"
+        behind = keeps_norms(plan)
         assert bool((plain.blocks[1].norm2.weight == 1).all()) != behind
         assert bool(plain.blocks[1].norm2.bias.any()) == behind
         assert plain.blocks[0].gamma1 is None

@@ -24,7 +24,7 @@ from tests.compress.parts import NO_WAY_BACK, PARTS, model_with, timm_model_with
 from tests.compress.strategies import ACTIONS, kepts
 from tests.compress.tiny import TINY_PLAN, images_for
 
-_OTHER_FORM = ("any-shape", "parallel", "branches", "stem", "standardised")
+_OTHER_FORM = ("any-shape", "parallel", "branches", "stem", "standardised", "double")
 """Beginnings of the parts whose weights have no place in timm's model."""
 
 
@@ -118,8 +118,10 @@ def test_a_stem_whose_operators_do_not_fit_is_refused() -> None:
         ({"sources": (0, 0)}, "another number of maps"),
         ({"kernel": (0, 1)}, "must be positive"),
         ({"padding": (0, 0, -1, 0)}, "must be positive"),
-        ({"groups": 3}, "equal groups"),
+        ({"kind": "group_norm", "groups": 3}, "equal groups"),
         ({"eps": 0.0}, "positive epsilon"),
+        ({"groups": 2}, "one group, or one for each channel"),
+        ({"kind": "mean_pool", "padding": (0, 1, 0, 1)}, "equal padding on both sides"),
     ):
         with pytest.raises(PlanError, match=text):
             replace(conv, **broken)

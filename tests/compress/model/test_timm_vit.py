@@ -92,7 +92,6 @@ def test_the_plan_says_what_the_graph_holds() -> None:
         ("vit_base_patch16_siglip_224", {"fc_norm": True}, "attention pooling with a norm behind it"),
         ("vit_tiny_patch16_224", {"global_pool": "prr"}, "'prr' pooling"),
         ("vit_tiny_patch16_224", {"global_pool": "avgmax"}, "'avgmax' pooling"),
-        ("vitamin_small_224", {}, "the operator 'permute' in its stem"),
         ("vit_dlittle_patch16_reg1_gap_256", {}, "differential attention"),
         ("vit_tiny_patch16_224", {"attn_layer": "diff"}, "differential attention"),
         ("vit_tiny_patch16_224", {"act_layer": "tanh"}, "the activation Tanh"),

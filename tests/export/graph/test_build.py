@@ -16,7 +16,7 @@ from export.graph.ir import Graph
 from export.graph.rewrites import ALL_REWRITES, DEFAULT_REWRITES, NO_REWRITES, Rewrites, Scales
 from export.writers.tflite import tflite_bytes
 from runtime import BlockPlan, ShapePlan, open_engine
-from tests.export.part_plans import PART_PLANS, draw_tables
+from tests.export.part_plans import NORM_WEIGHTS, PART_PLANS, draw_tables
 
 VIT = ShapePlan((32, 32), (8, 8), 3, 10, 48, (BlockPlan(3, 16, 16, 96), BlockPlan(2, 8, 24, 64)), 0.25)
 ARCHITECTURES = {
@@ -45,7 +45,7 @@ def model_of(plan: ShapePlan, seed: int = 0) -> SlicedViT:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             spread = 0.3 if weight.ndim < 2 else weight[0].numel() ** -0.5
-            centre = 1.0 if name.endswith(("norm1.weight", "norm2.weight", "norm.weight", "norm_pre.weight")) else 0.0
+            centre = 1.0 if name.endswith(NORM_WEIGHTS) else 0.0
             weight.copy_(centre + spread * torch.randn(weight.shape, generator=generator))
     draw_tables(model, generator)
     return model

@@ -21,7 +21,7 @@ from export.quantise.recipes import Mode, Ranges
 from export.writers.onnx import RMS_NORM_IS_ONE, onnx_bytes
 from export.writers.onnx_opsets import OPSET, OPSETS
 from runtime import BlockPlan, ShapePlan, open_engine
-from tests.export.part_plans import PART_PLANS, draw_tables
+from tests.export.part_plans import NORM_WEIGHTS, PART_PLANS, draw_tables
 
 VIT = ShapePlan((32, 32), (8, 8), 3, 10, 48, (BlockPlan(3, 16, 16, 96), BlockPlan(2, 8, 24, 64)), 0.25)
 ARCHITECTURES = {
@@ -56,7 +56,7 @@ def model_of(plan: ShapePlan, seed: int = 0) -> SlicedViT:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             spread = 0.3 if weight.ndim < 2 else weight[0].numel() ** -0.5
-            centre = 1.0 if name.endswith(("norm1.weight", "norm2.weight", "norm.weight", "norm_pre.weight")) else 0.0
+            centre = 1.0 if name.endswith(NORM_WEIGHTS) else 0.0
             weight.copy_(centre + spread * torch.randn(weight.shape, generator=generator))
     draw_tables(model, generator)
     return model
@@ -113,7 +113,9 @@ def test_the_file_computes_what_the_model_computes(name: str, rewrites: str, ops
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_norm_is_one_operator(name: str, rewrites: str) -> None:
     plan = ARCHITECTURES[name]
-    own = int(plan.attn_pool is not None)  # a LayerNorm in any case
+    # LayerNorms in any case
+    own = (plan.attn_pool is not None) + len(plan.blocks) * plan.double_norm
+    own += sum(op.kind == "layer_norm" for op in plan.stem)
     norms = 2 * len(plan.blocks) + (plan.norm != "none") + plan.norm_pre + own
     groups = sum(op.kind == "group_norm" for op in plan.stem)
     graph = vit_graph(model_of(plan), REWRITES[rewrites])
