@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from pocketvit.pipeline.bases import whole_model
 from pocketvit.pipeline.job import PreparedRun, prepare
 from pocketvit.settings import RunSettings
 from pocketvit.train_settings import TrainSettings
-from runtime import METRICS_DOCUMENT, ModelError, PlanError, PocketVitWarning, load, read_artifact
+from runtime import METRICS_DOCUMENT, DataError, ModelError, PlanError, PocketVitWarning, load, read_artifact
 from tests.pocketvit.conftest import Command
 
 SHAPE: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -223,3 +224,17 @@ def test_predict_returns_vectors_and_draws_the_nearest_pictures(
     assert "The nearest picture is looked for among several" in answer.err
     assert not (tmp_path / "one.png").exists()
     assert read_artifact(file).output_kind == "vector"
+
+
+@pytest.mark.slow
+def test_such_a_run_is_exported_again_with_its_own_limits(finished: Path, tmp_path: Path) -> None:
+    root = tmp_path / "own"
+    shutil.copytree(finished, root)
+    with pytest.raises(DataError, match=r"The model answers with a vector\. Expected no --min-agreement"):
+        pipeline.export_run(root, RunSettings(kinds=("onnx",), verify_images=12, min_agreement=0.9))
+    made = pipeline.export_run(root, RunSettings(kinds=("onnx",), verify_images=12, min_cosine=0.9))
+    own = next(artifact for artifact in made if artifact.file == "own.onnx")
+    assert own.parity.vectors is not None
+    assert own.parity.vectors.whole_cosine == pytest.approx(
+        METRICS_DOCUMENT.read(root / "sliced" / "metrics.json").test_whole.cosine, abs=0.05
+    )
