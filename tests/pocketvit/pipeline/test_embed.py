@@ -102,8 +102,7 @@ def test_the_length_of_the_vector_and_its_norm_are_those_asked_for(weights: Path
     ("kind", "changes", "text"),
     [
         (ModelError, {"checkpoint": None}, "has fresh weights, and without labels nothing trains them"),
-        (PlanError, {"search": "dfbnb"}, "counts right answers, and a vector is neither right nor wrong"),
-        (PlanError, {"search": "tas"}, "counts right answers, and a vector is neither right nor wrong"),
+        (PlanError, {"search": "tas"}, "--search tas trains on classes, and a vector has none"),
         (PlanError, {"importance": "taylor"}, "The importance taylor needs the gradient of a loss"),
         (PlanError, {"qat_epochs": 1}, "--qat trains a classifier under rounding"),
         (PlanError, {"class_map": "names.txt"}, "A vector has no classes to name"),
@@ -238,3 +237,15 @@ def test_such_a_run_is_exported_again_with_its_own_limits(finished: Path, tmp_pa
     assert own.parity.vectors.whole_cosine == pytest.approx(
         METRICS_DOCUMENT.read(root / "sliced" / "metrics.json").test_whole.cosine, abs=0.05
     )
+
+
+@pytest.mark.slow
+def test_a_search_by_answers_counts_whose_vector_is_nearest(weights: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"budget": "macs=0.9", "importance_images": 1, "recover": TrainSettings(epochs=0)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PocketVitWarning)
+        pipeline.compress(settings_of(weights, search="greedy", **changes), tmp_path / "own")
+    found = METRICS_DOCUMENT.read(tmp_path / "own" / "sliced" / "metrics.json").test_whole
+    assert found is not None
+    assert found.cosine is not None
+    assert found.cosine > 0.9
