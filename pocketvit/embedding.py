@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from compress.search import METHODS
 from runtime import PlanError
 
-_BY_CLASSES = ("tree", "tas")
-"""Groups of settings of the search methods that count right answers."""
+_BY_CLASSES = ("tas",)
+"""Groups of settings of the search methods that train on classes."""
 
 
 def check_embedding(
@@ -34,7 +34,7 @@ def check_embedding(
     if METHODS[search].group in _BY_CLASSES:
         fit = [name for name, own in METHODS.items() if own.group not in _BY_CLASSES]
         raise PlanError(
-            f"--search {search} counts right answers, and a vector is neither right nor wrong",
+            f"--search {search} trains on classes, and a vector has none",
             expected=f"--search {', '.join(fit[:-1])} or {fit[-1]}",
             got=search,
         )

@@ -25,11 +25,14 @@ class SearchImages:
         pixels: ``(N, H, W, C)`` uint8, augmented.
         labels: ``(N,)`` int64.
         spec: the model's input.
+        index: for models that answer with vectors, those of the whole model, of length 1, ``(N, D)`` float32. The
+            label of an image is then its number, and a model is right if its vector is nearest to that of the image.
     """
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     spec: Preprocessing
+    index: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """Returns the number of images."""

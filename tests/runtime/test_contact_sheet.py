@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import DataError, MissingExtraError, Prediction, contact_sheet, softmax
+from runtime import (
+    DataError,
+    MissingExtraError,
+    Prediction,
+    contact_sheet,
+    nearest_vectors,
+    neighbour_sheet,
+    softmax,
+)
 from runtime.contact_sheet import CARD, GAP, PADDING, PICTURE
 
 NAMES = ("tench", "hen", "a class of a name so long that it cannot be shown in whole beside its verdict")
@@ -181,3 +189,35 @@ def test_without_pillow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingExtraError, match="'pillow'"):
         contact_sheet(pictures(1), [prediction(0)])
+
+
+def test_the_nearest_vectors_are_those_with_the_greatest_cosines() -> None:
+    vectors = np.array([[1, 0], [10, 1], [0, 1], [0, 0]], np.float32)
+    order, cosines = nearest_vectors(vectors, 2)
+    assert order[0].tolist() == [1, 2]
+    assert order[2].tolist() == [1, 0]
+    assert cosines[0] == pytest.approx([10 / 101**0.5, 0])
+    assert nearest_vectors(vectors, 9)[0].shape == (4, 3)
+    assert cosines[3].tolist() == [0, 0]
+
+
+def test_each_picture_is_drawn_beside_those_nearest_to_it() -> None:
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    images = [np.full((20, 20, 3), colour, np.uint8) for colour in colours]
+    vectors = np.array([[1, 0], [0, 1], [1, 0.1]], np.float32)
+    sheet = np.asarray(neighbour_sheet(images, vectors, captions=["red", "green", "blue"]))
+    assert sheet.shape == (GAP + 3 * (CARD[1] + GAP), GAP + 3 * (CARD[0] + GAP), 3)
+
+    def colour_at(row: int, column: int) -> tuple[int, ...]:
+        top, left = GAP + row * (CARD[1] + GAP), GAP + column * (CARD[0] + GAP)
+        return tuple(int(own) for own in sheet[top + CARD[0] // 2, left + CARD[0] // 2])
+
+    assert [[colour_at(row, column) for column in range(3)] for row in range(3)] == [
+        [colours[0], colours[2], colours[1]],
+        [colours[1], colours[2], colours[0]],
+        [colours[2], colours[0], colours[1]],
+    ]
+    with pytest.raises(DataError, match="looked for among several"):
+        neighbour_sheet(images[:1], vectors[:1], captions=["red"])
+    with pytest.raises(DataError, match="differ in number"):
+        neighbour_sheet(images, vectors[:2], captions=["red", "green", "blue"])

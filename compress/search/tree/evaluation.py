@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch.nn import functional as F
 
 from compress.data.search_images import SearchImages
 from compress.devices import autocast, copy_on, device_in_use, device_of
@@ -116,6 +118,8 @@ class Evaluation:
         device = device_of(model)
         with evaluating(model), autocast(device, self.bf16):
             logits = model(pictures.to(device)).float().cpu()
+        if self.images.index is not None:
+            logits = F.normalize(logits, dim=1) @ torch.from_numpy(self.images.index).T
         own = logits.gather(1, labels[:, None])[:, 0]
         others = logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
         right = (logits.argmax(dim=1) == labels).numpy()

@@ -246,3 +246,43 @@ def test_a_truncated_baseline_is_refused(tmp_path):
 def test_a_baseline_names_files_once():
     with pytest.raises(MeasurementError, match="different names"):
         baseline_of((BASE, BASE), None)
+
+
+VECTORS = replace(BASE, top1=None, agreement=None, cosine=0.999, whole_cosine=0.98, whole_neighbours=0.97)
+
+
+@pytest.mark.parametrize(
+    ("metric", "worse", "better", "allowed"),
+    [
+        ("cosine with torch", {"cosine": 0.996}, {"cosine": 1.0}, {"cosine": 0.9975}),
+        ("cosine with the whole model", {"whole_cosine": 0.97}, {"whole_cosine": 0.99}, {"whole_cosine": 0.9785}),
+        (
+            "neighbours of the whole model",
+            {"whole_neighbours": 0.95},
+            {"whole_neighbours": 1.0},
+            {"whole_neighbours": 0.962},
+        ),
+    ],
+)
+def test_vectors_close_the_gate_by_their_own_figures(metric, worse, better, allowed):
+    limits = Limits(max_slowdown_percent=None)
+    for change, passes in ((worse, False), (better, True), (allowed, True)):
+        gate = judge(VECTORS, replace(VECTORS, **change), limits)
+        assert gate.exceeded == (() if passes else (metric,))
+    assert not {"top-1", "agreement"} & {check.metric for check in judge(VECTORS, VECTORS, limits).checks}
+    assert metric not in [check.metric for check in judge(BASE, BASE, limits).checks]
+    text = gate_markdown((judge(VECTORS, replace(VECTORS, whole_cosine=0.97), limits),))
+    assert "0.9800" in text
+    assert "0.9700" in text
+    assert "\N{MINUS SIGN}0.0100" in text
+
+
+def test_facts_of_vectors_are_possible_and_are_stored(tmp_path):
+    with pytest.raises(MeasurementError, match=r"A cosine of vit\.tflite is impossible\. Expected -1 to 1"):
+        replace(VECTORS, whole_cosine=1.1)
+    with pytest.raises(MeasurementError, match=r"A share of vit\.tflite is impossible"):
+        replace(VECTORS, whole_neighbours=1.1)
+    BASELINE_DOCUMENT.write(tmp_path / "b.json", baseline_of((VECTORS,), None))
+    assert BASELINE_DOCUMENT.read(tmp_path / "b.json").facts == (VECTORS,)
+    BASELINE_DOCUMENT.write(tmp_path / "b.json", baseline_of((BASE,), None))
+    assert "cosine" not in (tmp_path / "b.json").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from pocketvit.pipeline.bases import whole_model
 from pocketvit.pipeline.job import PreparedRun, prepare
 from pocketvit.settings import RunSettings
 from pocketvit.train_settings import TrainSettings
-from runtime import METRICS_DOCUMENT, ModelError, PlanError, PocketVitWarning, load, read_artifact
+from runtime import METRICS_DOCUMENT, DataError, ModelError, PlanError, PocketVitWarning, load, read_artifact
 from tests.pocketvit.conftest import Command
 
 SHAPE: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -101,8 +102,7 @@ def test_the_length_of_the_vector_and_its_norm_are_those_asked_for(weights: Path
     ("kind", "changes", "text"),
     [
         (ModelError, {"checkpoint": None}, "has fresh weights, and without labels nothing trains them"),
-        (PlanError, {"search": "dfbnb"}, "counts right answers, and a vector is neither right nor wrong"),
-        (PlanError, {"search": "tas"}, "counts right answers, and a vector is neither right nor wrong"),
+        (PlanError, {"search": "tas"}, "--search tas trains on classes, and a vector has none"),
         (PlanError, {"importance": "taylor"}, "The importance taylor needs the gradient of a loss"),
         (PlanError, {"qat_epochs": 1}, "--qat trains a classifier under rounding"),
         (PlanError, {"class_map": "names.txt"}, "A vector has no classes to name"),
@@ -223,3 +223,29 @@ def test_predict_returns_vectors_and_draws_the_nearest_pictures(
     assert "The nearest picture is looked for among several" in answer.err
     assert not (tmp_path / "one.png").exists()
     assert read_artifact(file).output_kind == "vector"
+
+
+@pytest.mark.slow
+def test_such_a_run_is_exported_again_with_its_own_limits(finished: Path, tmp_path: Path) -> None:
+    root = tmp_path / "own"
+    shutil.copytree(finished, root)
+    with pytest.raises(DataError, match=r"The model answers with a vector\. Expected no --min-agreement"):
+        pipeline.export_run(root, RunSettings(kinds=("onnx",), verify_images=12, min_agreement=0.9))
+    made = pipeline.export_run(root, RunSettings(kinds=("onnx",), verify_images=12, min_cosine=0.9))
+    own = next(artifact for artifact in made if artifact.file == "own.onnx")
+    assert own.parity.vectors is not None
+    assert own.parity.vectors.whole_cosine == pytest.approx(
+        METRICS_DOCUMENT.read(root / "sliced" / "metrics.json").test_whole.cosine, abs=0.05
+    )
+
+
+@pytest.mark.slow
+def test_a_search_by_answers_counts_whose_vector_is_nearest(weights: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"budget": "macs=0.9", "importance_images": 1, "recover": TrainSettings(epochs=0)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PocketVitWarning)
+        pipeline.compress(settings_of(weights, search="greedy", **changes), tmp_path / "own")
+    found = METRICS_DOCUMENT.read(tmp_path / "own" / "sliced" / "metrics.json").test_whole
+    assert found is not None
+    assert found.cosine is not None
+    assert found.cosine > 0.9
