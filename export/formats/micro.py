@@ -21,8 +21,8 @@ from .micro_limits import DEFAULT_LIMITS, MicroLimits
 from .tflite import INT8_FULL, tflite_form
 
 MICRO_KINDS = tuple(kind for kind in OP_KINDS if kind not in ("gelu", "tanh"))
-"""Operators that TensorFlow Lite Micro computes in int8 as the other engines do. It has no GELU, and its TANH always
-writes steps of 1/128."""
+"""Operators that TensorFlow Lite Micro computes in int8, those of a stem in float32, as the other engines do. It has no
+GELU, and its TANH always writes steps of 1/128."""
 
 GELU_SLOPE = 1.702
 """GELU is x * sigmoid(GELU_SLOPE * x), off by at most 0.0204 (Hendrycks & Gimpel 2016, arXiv 1606.08415, section 2)."""

@@ -21,12 +21,12 @@ IntType = Literal["int4", "int8", "uint8", "int16", "int32", "int64"]
 LINEAR = ("fully_connected", "conv_2d")
 """Operators with constant weights as their second input, and an optional bias as their third."""
 
+STEM_KINDS = ("conv", "depthwise", "pad", "max_pool")
+"""Operators of a convolutional stem alone, which stay float in integer files."""
+
 OP_KINDS = (
     *LINEAR,
-    "conv",
-    "depthwise",
-    "pad",
-    "max_pool",
+    *STEM_KINDS,
     "batch_matmul",
     "add",
     "sub",

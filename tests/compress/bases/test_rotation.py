@@ -10,7 +10,7 @@ import torch
 from compress.bases.rotation import mean_keeping_rotation, rotated_model
 from compress.model.canonical import canonical, keeps_norms, plain_norms, rotate_stream
 from compress.model.vit import SlicedViT, build
-from tests.export.graph.test_build import ARCHITECTURES, images_for, model_of
+from tests.export.graph.test_build import ARCHITECTURES, EVERY, images_for, model_of
 
 
 def logits(model: SlicedViT, images: torch.Tensor) -> torch.Tensor:
@@ -22,16 +22,16 @@ def logits(model: SlicedViT, images: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("layer_norms", [False, True])
 @pytest.mark.parametrize("form", ["whole", "canonical"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_rotation_changes_no_output(name: str, form: str, layer_norms: bool) -> None:
-    own = model_of(ARCHITECTURES[name])
+    own = model_of(EVERY[name])
     model = own if form == "whole" else canonical(own, torch.float64)
     images = images_for(own.plan)
     turned, wanted = rotated_model(model, layer_norms=layer_norms), logits(own, images)
     assert float((logits(turned, images) - wanted).abs().max() / wanted.abs().max()) < 1e-12
     kept = torch.equal(turned.blocks[0].mlp.fc1.weight, plain_or_canonical(model).blocks[0].mlp.fc1.weight)
     # a norm after the embedding leaves no Linear that could take the rotation
-    behind = keeps_norms(ARCHITECTURES[name])  # no Linear could take the rotation
+    behind = keeps_norms(EVERY[name])  # no Linear could take the rotation
     assert kept == (behind or (name == "clip" and form == "whole" and layer_norms))
     assert not torch.allclose(turned.blocks[0].attn.v.weight, plain_or_canonical(model).blocks[0].attn.v.weight)
     assert turned.plan.norm_type == (
@@ -44,7 +44,7 @@ def plain_or_canonical(model: SlicedViT) -> SlicedViT:
 
 
 def test_norms_without_weights_compute_the_same() -> None:
-    for plan in ARCHITECTURES.values():
+    for plan in EVERY.values():
         model, images = model_of(plan), images_for(plan)
         plain = plain_norms(model, torch.float64)
         wanted = logits(model, images)

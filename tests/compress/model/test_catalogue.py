@@ -13,8 +13,8 @@ def test_a_model_that_can_be_pruned_has_its_counts() -> None:
 
 
 def test_a_refused_model_names_the_part() -> None:
-    own = catalogued("vit_pe_core_tiny_patch16_384")
-    assert (own.kind, own.use, own.reason, own.macs) == ("Eva", "refused", "'map' pooling", None)
+    own = catalogued("vit_dwee_patch16_reg1_gap_256")
+    assert (own.kind, own.use, own.reason, own.macs) == ("VisionTransformer", "refused", "differential attention", None)
     assert own.params is not None
     assert catalogued("swin_tiny_patch4_window7_224").reason == "window attention"
 

@@ -33,8 +33,9 @@ ARCHITECTURES = {
     "unit-vector": replace(VIT, output="unit_vector"),
     "unit-vector-of-two": replace(VIT, output="unit_vector", dist_token=True),
     "one-patch-across": replace(VIT, act="relu", patch_size=(8, 32), pooling="avg_all", norm="after_pool"),
-    **PART_PLANS,
 }
+EVERY = {**ARCHITECTURES, **PART_PLANS}
+"""Those of plain Vision Transformers, and tiny ones with every other part."""
 SWITCHES = [field.name for field in fields(Rewrites)]
 
 
@@ -66,23 +67,23 @@ def differences(plan: ShapePlan, rewrites: Rewrites, dtype: torch.dtype) -> tupl
     return float((got - wanted).abs().max() / wanted.abs().max()), graph
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("switch", ["all", "none", *SWITCHES])
 def test_every_rewrite_is_exact(name: str, switch: str) -> None:
     rewrites = {"all": ALL_REWRITES, "none": NO_REWRITES, "half": ALL_REWRITES.in_half()}.get(switch)
     rewrites = rewrites or ALL_REWRITES.without(switch)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
-        difference, _ = differences(ARCHITECTURES[name], rewrites, dtype)
+        difference, _ = differences(EVERY[name], rewrites, dtype)
         assert difference <= tolerance
     if rewrites is not NO_REWRITES and rewrites is not ALL_REWRITES:
         only = replace(NO_REWRITES, **{switch: True})
-        assert differences(ARCHITECTURES[name], only, torch.float64)[0] <= 1e-12
+        assert differences(EVERY[name], only, torch.float64)[0] <= 1e-12
 
 
 def test_every_rewrite_changes_the_graph_of_some_architecture() -> None:
     for switch in SWITCHES:
         changed = 0
-        for plan in ARCHITECTURES.values():
+        for plan in EVERY.values():
             model = model_of(plan)
             every = replace(ALL_REWRITES, **{switch: True})
             with_all, without = vit_graph(model, every), vit_graph(model, every.without(switch))
@@ -100,7 +101,7 @@ blocks = st.builds(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    name=st.sampled_from(sorted(ARCHITECTURES)),
+    name=st.sampled_from(sorted(EVERY)),
     embed=st.sampled_from([8, 16, 40]),
     widths=st.lists(blocks, min_size=1, max_size=3),
     off=st.sets(st.sampled_from(SWITCHES)),
@@ -108,13 +109,13 @@ blocks = st.builds(
 def test_random_plans_with_random_rewrites_are_exact(
     name: str, embed: int, widths: list[BlockPlan], off: set[str]
 ) -> None:
-    plan = replace(ARCHITECTURES[name], embed_dim=embed, blocks=tuple(widths))
+    plan = replace(EVERY[name], embed_dim=embed, blocks=tuple(widths))
     assert differences(plan, replace(ALL_REWRITES, **dict.fromkeys(off, False)), torch.float64)[0] <= 1e-10
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_file_computes_what_the_model_computes(name: str, tmp_path: Path) -> None:
-    plan = ARCHITECTURES[name]
+    plan = EVERY[name]
     model, images = model_of(plan), images_for(plan)
     with torch.no_grad():
         wanted = model(images.permute(0, 3, 1, 2)).numpy()
@@ -135,13 +136,13 @@ def test_only_the_pooled_token_is_computed_in_the_last_block() -> None:
     assert graph.shapes["blocks.1.attn.q"] == (1, 1, 16)
     whole = vit_graph(model, DEFAULT_REWRITES.without("pooled_only"))
     assert whole.shapes["blocks.1.mlp.fc1"] == (1, 17, 64)
-    means = vit_graph(model_of(ARCHITECTURES["registers"]))
+    means = vit_graph(model_of(EVERY["registers"]))
     assert means.shapes["blocks.1.mlp.fc2"] == (1, 1, 48)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_image_and_token_keeps_a_dimension_for_the_batch_unless_asked_otherwise(name: str) -> None:
-    model = model_of(ARCHITECTURES[name])
+    model = model_of(EVERY[name])
     tokens, flat = (
         vit_graph(model, rewrites).shapes["blocks.0.mlp.fc1"] for rewrites in (DEFAULT_REWRITES, ALL_REWRITES)
     )
@@ -164,11 +165,11 @@ def test_writing_is_deterministic() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, own in ARCHITECTURES.items() if own.norm != "none" and own.block_kind != "post"]
+    "name", [name for name, own in EVERY.items() if own.norm != "none" and own.block_kind != "post"]
 )
 @pytest.mark.parametrize("switch", ["all", "flat", "pooled_only", "fold_bias", "patch_rows", "fold_embed"])
 def test_scales_change_nothing_in_real_numbers(name: str, switch: str) -> None:
-    plan = ARCHITECTURES[name]
+    plan = EVERY[name]
     model, images, rng = model_of(plan), images_for(plan).double(), np.random.default_rng(0)
     scales = Scales(
         np.exp(rng.normal(size=plan.embed_dim)),

@@ -36,8 +36,9 @@ ARCHITECTURES = {
     "average": replace(VIT, pooling="avg_all", act="gelu_tanh", qkv_bias=False, proj_bias=False),
     "no-norm": replace(VIT, pooling="avg", norm="none", act="silu", pos_embed="none"),
     "one-patch-across": replace(VIT, act="relu", patch_size=(8, 32), pooling="avg_all", norm="after_pool"),
-    **PART_PLANS,
 }
+EVERY = {**ARCHITECTURES, **PART_PLANS}
+"""Those of plain Vision Transformers, and tiny ones with every other part."""
 REWRITES = {
     "all": ALL_REWRITES,
     "none": NO_REWRITES,
@@ -94,11 +95,11 @@ def integer_graph(plan: ShapePlan, how: dict[str, Mode], rewrites: Rewrites = AL
     return quantise_graph(graph, modes, seen, Ranges("minmax"))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("rewrites", REWRITES)
 @pytest.mark.parametrize("opset", [OPSET, OPSETS[-1]])
 def test_the_file_computes_what_the_model_computes(name: str, rewrites: str, opset: int, tmp_path: Path) -> None:
-    model = model_of(ARCHITECTURES[name])
+    model = model_of(EVERY[name])
     path = written(onnx_bytes(vit_graph(model, REWRITES[rewrites]), opset=opset), tmp_path)
     engine = open_engine(path)
     plan = model.plan
@@ -110,9 +111,9 @@ def test_the_file_computes_what_the_model_computes(name: str, rewrites: str, ops
 
 
 @pytest.mark.parametrize("rewrites", ["all", "none", "no-centre", "no-fold-norm"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_norm_is_one_operator(name: str, rewrites: str) -> None:
-    plan = ARCHITECTURES[name]
+    plan = EVERY[name]
     # LayerNorms in any case
     own = (plan.attn_pool is not None) + len(plan.blocks) * plan.double_norm
     own += sum(op.kind == "layer_norm" for op in plan.stem)
@@ -134,7 +135,7 @@ def test_every_norm_is_one_operator(name: str, rewrites: str) -> None:
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("name", ["vit", "average", "deit3"])
 def test_a_file_declares_the_operators_it_needs_and_the_least_format(name: str, opset: int, tmp_path: Path) -> None:
-    model = model_of(ARCHITECTURES[name])
+    model = model_of(EVERY[name])
     for content in (
         onnx_bytes(vit_graph(model), opset=opset),
         onnx_bytes(integer_graph(model.plan, {"fully_connected": "integer"}), opset=opset),
@@ -204,10 +205,10 @@ def test_half_precision_weights_halve_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rewrites", ["all", "none", "no-patch-rows"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("mode", ["dynamic", "integer"])
 def test_integer_linears_come_close(name: str, mode: Mode, rewrites: str, tmp_path: Path) -> None:
-    plan, images = ARCHITECTURES[name], images_for(ARCHITECTURES[name])
+    plan, images = EVERY[name], images_for(EVERY[name])
     graph = integer_graph(plan, {"fully_connected": mode}, REWRITES[rewrites])
     path = written(onnx_bytes(graph), tmp_path)
     assert 1e-5 < error(path, images, logits(model_of(plan), images)) <= 0.12

@@ -116,7 +116,7 @@ def test_a_repository_is_named_in_the_manifest_and_needs_a_network(tmp_path: Pat
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"model_type": "siglip"}, "attention pooling"),
+        ({"model_type": "siglip2"}, "patches of free sizes"),
         ({"hidden_size": 10**9}, "'hidden_size'"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "code of a checkpoint is not run"),
         ({"problem_type": "multi_label_classification"}, "independent labels"),
