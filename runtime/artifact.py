@@ -340,14 +340,14 @@ def _check_agreement(manifest: Path, artifact: Artifact) -> None:
         )
     names = len(artifact.class_names)
     if artifact.output_kind != "classes":
+        if names:
+            raise ArtifactError(f"{manifest} names classes of a {artifact.output_kind}", expected="none", got=names)
         if plan is not None and (not plan.is_vector or output.shape[1:] != (plan.num_classes,)):
             raise ArtifactError(
                 f"{manifest} describes an output that is not that of its plan",
                 expected=f"{plan.output.replace('_', ' ')} ({plan.num_classes},)",
                 got=f"{artifact.output_kind} {output.shape[1:]}",
             )
-        if names:
-            raise ArtifactError(f"{manifest} names classes of a {artifact.output_kind}", expected="none", got=names)
         return
     if plan is not None and plan.is_vector:
         raise ArtifactError(f"{manifest} has classes, and the model of its plan has none", expected="a vector")

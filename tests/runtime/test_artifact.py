@@ -243,3 +243,14 @@ def test_gray_images_fit_too(tmp_path: Path) -> None:
         input=replace(FLOAT_IN, shape=(1, SIZE, SIZE, 1)),
     )
     assert read_artifact(file).plan.in_chans == 1
+
+
+def test_a_vector_is_that_of_its_plan(tmp_path: Path) -> None:
+    plan = replace(tiny_plan(), output="vector")
+    vector: Any = {"output_kind": "vector", "class_names": ()}
+    assert read_artifact(written_artifact(tmp_path, plan=plan, **vector)).plan == plan
+    other = replace(plan, num_classes=4)
+    with pytest.raises(ArtifactError, match=r"is not that of its plan\. Expected vector \(4,\)\. Got vector \(3,\)"):
+        read_artifact(written_artifact(tmp_path, plan=other, **vector))
+    with pytest.raises(ArtifactError, match=r"has classes, and the model of its plan has none\. Expected a vector"):
+        read_artifact(written_artifact(tmp_path, plan=plan))
