@@ -148,6 +148,7 @@ def recover_stage(
     """
     done = finished(folder.sliced)
     if done is not None and same_widths(done.plan, proposal.plan):
+        bases_path(folder.journal.parent).unlink(missing_ok=True)  # of a run that was killed at the end of this stage
         return done
     with stage(folder, "recover"):
         back: Coordinates | None
@@ -226,7 +227,7 @@ def rounds_stage(
                 whole_back = own.then(back) if own and back else own or back
                 recipe = _recipe(job, last)
                 made = _recover(job, folder, recipe, place, smaller, baseline, number, progress, back=whole_back)
-            bases_path(place).unlink(missing_ok=True)
+        bases_path(place).unlink(missing_ok=True)  # also where the run was killed at the end of the round
         model, back = made, read_coordinates(place)
         for record in METRICS_DOCUMENT.read(place / "metrics.json").epochs:
             epochs.append(replace(record, epoch=len(epochs) + 1))

@@ -83,8 +83,10 @@ def _order(request: BenchRequest) -> Order:
             uploads.append(Upload((*place, manifest.name), manifest))
     if request.images is not None:
         uploads.append(Upload((_IMAGES,), request.images))
+    asked = encode(request)
+    del asked["web"]  # is for pages that this machine serves
     body: dict[str, Any] = {
-        **encode(request),
+        **asked,
         "files": places,
         "target": "cpu",
         "images": None if request.images is None else _IMAGES,

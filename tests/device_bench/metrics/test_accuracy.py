@@ -34,6 +34,7 @@ def session(batch: int) -> Session:
         file="a.onnx",
         class_names=NAMES,
         output_kind="classes",
+        app=None,
         preprocessing=Preprocessing(4, 4, 1, (0.0,), (1.0,)),
         input=TensorSpec("x", (batch, 4, 4, 1), "float32", "NHWC"),
         output=TensorSpec("y", (batch, 3), "float32", "NC"),

@@ -35,7 +35,7 @@ def refused(answer: Answer, *texts: str) -> None:
     [
         (("--model", "vit_smal_patch16_224"), ("knows no model", "vit_small_patch16_224")),
         (("--model", "swin_tiny_patch4_window7_224"), ("window attention", "not supported")),
-        (("--model", "vit_giant_patch14_dinov2"), ("SwiGLU", "not supported")),
+        (("--model", "vit_dwee_patch16_reg1_gap_256"), ("differential attention", "not supported")),
         (("--data", "digit"), ("No dataset is called", "digits")),
         (("--data", "imagefolder:/nowhere/at/all"), ("does not exist",)),
         (("--img-size", "33"), ("patches", "33")),

@@ -6,11 +6,11 @@ from tests.pocketvit.conftest import Command
 
 
 def test_models_are_listed_with_what_can_be_done(pocketvit: Command) -> None:
-    done = pocketvit("models", "eva02_*_patch14_clip_224")
+    done = pocketvit("models", "vit_*wee_patch16_reg1_gap_256")
     assert done.code == 0
-    assert "eva02_large_patch14_clip_224" in done.out
-    assert "post-norm blocks" in done.out
-    assert "1 of 2 can be pruned." in done.err
+    assert "vit_wee_patch16_reg1_gap_256" in done.out
+    assert "differential attention" in done.out
+    assert "1 of 4 can be pruned." in done.err
 
 
 def test_json_holds_every_field(pocketvit: Command) -> None:
