@@ -10,7 +10,7 @@ def test_models_are_listed_with_what_can_be_done(pocketvit: Command) -> None:
     assert done.code == 0
     assert "vit_wee_patch16_reg1_gap_256" in done.out
     assert "differential attention" in done.out
-    assert "1 of 4 can be pruned." in done.err
+    assert "2 of 4 can be pruned." in done.err
 
 
 def test_json_holds_every_field(pocketvit: Command) -> None:
