@@ -190,7 +190,8 @@ def test_the_files_of_the_default_run_and_those_for_apps_are_right_on_the_gpu(di
         else:
             assert gpu.sqnr_db is not None
             assert gpu.cpu_sqnr_db is not None
-            assert gpu.sqnr_db >= gpu.cpu_sqnr_db - 1
+            # probabilities of 32 images vary more than logits do
+            assert gpu.sqnr_db >= gpu.cpu_sqnr_db - (1 if artifact.app is None else 2)
 
 
 FLOAT = ExportSettings(kinds=("fp32",), verify_images=32)

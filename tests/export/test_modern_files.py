@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,24 @@ def test_float_files_answer_on_the_gpu_as_on_the_cpu(
     assert (found.whole, found.wrong) == (True, None)
     assert found.cosine is not None
     assert found.cosine >= 0.9999
+
+
+GPU_RECIPES = ("dynamic_wi8_afp32", "static_wi8_ai8_float_islands", "static_wi8_ai8_mse")
+ROUNDED = dict(zip(MODERN, itertools.cycle(GPU_RECIPES), strict=False))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", MODERN)
+def test_integer_files_are_as_near_to_the_float_model_on_the_gpu_as_on_the_cpu(
+    name: str, software_gpu: tuple[GpuDriver, Adapter], gpu_worker: GpuWorker, tmp_path: Path
+) -> None:
+    model, images = modern_model(MODERN[name]), images_for()
+    wanted = answers(model, images)
+    builder = CandidateBuilder(Subject(model, images, images, wanted, None), tmp_path, tflite_form())
+    path = tmp_path / "m.tflite"
+    path.write_bytes(tflite_bytes(builder.quantised(RECIPES[ROUNDED[name]])))
+    found = judge_gpu(FileKind(True), gpu_worker.answers(path, images), software_gpu[1], wanted)
+    assert (found.whole, found.wrong) == (True, None)
+    assert found.sqnr_db is not None
+    assert found.cpu_sqnr_db is not None
+    assert found.sqnr_db >= found.cpu_sqnr_db - 1

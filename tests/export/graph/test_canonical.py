@@ -18,7 +18,7 @@ from compress.data.dataset import Dataset
 from compress.model.canonical import canonical
 from compress.model.load import ModelSpec, load_model
 from compress.model.slicing import KeptBlock, KeptUnits, slice_vit
-from compress.model.vit import SlicedViT, build
+from compress.model.vit import UNIT_EPS, SlicedViT, build
 from export.compare import compare_logits, real_logits
 from export.exporter import export_model
 from export.formats.micro import micro_graph
@@ -118,14 +118,15 @@ def test_no_norm_of_a_stream_subtracts_a_mean(name: str, form: str) -> None:
     plan = case(name, form).plan
     for rewrites in (ALL_REWRITES, NO_REWRITES):
         norms = find_norms(vit_graph(case(name, form), rewrites)).values()
-        assert len(norms) == len(plan.norm_names)
+        lengths = [UNIT_EPS] if plan.output == "unit_vector" else []  # scaled to length 1, as by a norm
+        assert len(norms) == len(plan.norm_names) + len(lengths)
         assert not [norm for norm in norms if norm.centred]
         shares = [plan.embed_dim / plan.norm_dim if plan.norm_dim else 1.0] * len(plan.norm_names)
         if plan.pre_dim:
             shares[0] = 1.0
         # over what a cut left, the mean of squares and the epsilon grow alike
         given = [plan.eps_of(norm) / share for norm, share in zip(plan.norm_names, shares, strict=True)]
-        assert sorted(norm.eps for norm in norms) == pytest.approx(sorted(given))
+        assert sorted(norm.eps for norm in norms) == pytest.approx(sorted(given + lengths))
 
 
 @of_every_case
@@ -151,7 +152,8 @@ def test_an_onnx_file_computes_what_the_model_computes(name: str, form: str, ops
         file = onnx.load(path)
         onnx.checker.check_model(file, full_check=True)
         kinds = [node.op_type for node in file.graph.node]
-        assert kinds.count("RMSNormalization") == (len(model.plan.norm_names) if opset >= RMS_NORM_IS_ONE else 0)
+        norms = len(model.plan.norm_names) + (model.plan.output == "unit_vector")
+        assert kinds.count("RMSNormalization") == (norms if opset >= RMS_NORM_IS_ONE else 0)
         assert "LayerNormalization" not in kinds
         got = open_engine(path).run(images.permute(0, 3, 1, 2).numpy())
         assert away(got, wanted(model, images)) <= 1e-5
