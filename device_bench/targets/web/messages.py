@@ -19,7 +19,7 @@ WebBackend = Literal["wasm", "webgpu"]
 """What computes in a browser: WebAssembly on the CPU, or WebGPU."""
 
 BATCH_VALUES = 256
-"""PageTimes in one message, at most."""
+"""Times in one message, at most."""
 
 MOST_BATCHES = 20_000
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -68,7 +68,7 @@ class PagePart:
 
 @dataclass(frozen=True)
 class PageTimes(PagePart):
-    """PageTimes of runs, in the order they were taken.
+    """Times of runs, in the order they were taken.
 
     Attributes:
         sequence: number of this message, 0 for the first of the attempt.
@@ -91,7 +91,7 @@ class PageTimes(PagePart):
 
 @dataclass(frozen=True)
 class PageOutputs(PagePart):
-    """PageOutputs for pictures.
+    """Outputs for pictures.
 
     Attributes:
         first: index of the first picture.
