@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from runtime import MissingExtraError, ModelError
+from runtime import MissingExtraError, ModelError, ShapePlan
 
 from .checkpoint_file import Checkpoint, check_finite_weights, short_list
 from .checkpoint_misfit import misfit
 from .timm_vit import to_timm
+from .vit import SlicedViT
 
 try:
     import timm
@@ -30,6 +31,9 @@ except ImportError as error:
     raise MissingExtraError(error.name or "timm", "compress") from None
 
 _HEADS = ("head.", "head_dist.")
+
+OWN_NAME = "patch_embed.weight"
+"""A weight that every model of PocketViT's own has, and no model of timm."""
 
 _HARMLESS = re.compile(
     r"(.*\.)?(mask_token|num_batches_tracked|relative_position_index|total_ops|total_params|n_averaged)"
@@ -119,6 +123,39 @@ def fit_checkpoint(
     )
     fresh = "all zeros and knows nothing" if blank else "" if has_head or reset_head else "missing"
     return taken, replace(report, notes=tuple(_notes(checkpoint, report, name, fresh)))
+
+
+def fit_own(
+    checkpoint: Checkpoint, plan: ShapePlan, name: str, *, reset_head: bool = False
+) -> tuple[dict[str, torch.Tensor], LoadReport] | None:
+    """Returns the weights of a whole model of PocketViT's own as they are, with ``OWN_NAME`` among them, and a report.
+
+    They take no way by timm's names: what a conversion folds, joins or reorders has no way back there.
+
+    Args:
+        checkpoint: the checkpoint; it is not changed.
+        plan: of the model that takes the weights.
+        name: name of the model's architecture.
+        reset_head: whether the checkpoint's classifier is left out.
+
+    Returns:
+        None for other weights: those of another plan, with another classifier to come, or under other names.
+
+    Raises:
+        ModelError: a weight is NaN or infinite, or the classifier has another number of classes.
+    """
+    weights = checkpoint.weights
+    if reset_head or OWN_NAME not in weights or head_classes(weights) is None:
+        return None
+    with torch.device("meta"):
+        wanted = _shapes(SlicedViT(plan).state_dict())
+    found = _shapes(weights)
+    if wanted.keys() != found.keys() or any(found[key] != wanted[key] for key in wanted if not key.startswith(_HEADS)):
+        return None
+    check_finite_weights(f"The checkpoint {checkpoint.path}", weights)
+    _check_classes(checkpoint.path, weights, plan.num_classes)
+    report = LoadReport(head_classes(weights), left_out=(*checkpoint.outside, *checkpoint.others))
+    return dict(weights), replace(report, notes=tuple(_notes(checkpoint, report, name, "")))
 
 
 def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

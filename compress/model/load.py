@@ -15,13 +15,13 @@ from torch import nn
 from runtime import MissingExtraError, ModelError, PlanError, PocketVitWarning, ShapePlan, check_fields, check_is
 
 from .checkpoint_file import open_checkpoint, with_classifier
-from .checkpoint_fit import LoadReport, fit_checkpoint, head_classes
+from .checkpoint_fit import OWN_NAME, LoadReport, fit_checkpoint, fit_own, head_classes
 from .conversion.naflex import at_size
 from .hub.brought import HubModel, open_hub
 from .hub.place import is_place
 from .metadata import WeightsMetadata, names_in_checkpoint, timm_metadata
 from .timm_vit import from_timm, plan_of_timm
-from .vit import SlicedViT
+from .vit import SlicedViT, build
 
 try:
     import timm
@@ -120,10 +120,12 @@ def load_model(spec: ModelSpec, num_classes: int, seed: int = 0) -> SlicedViT:
     """
     check_is(spec, ModelSpec)
     spec = resolved(spec)
-    check_model(spec, num_classes)
+    plan = check_model(spec, num_classes)
     weights: Mapping[str, torch.Tensor] = {}
     if spec.checkpoint is not None:  # what does not fit is refused before a model of that size is made
         weights = _fitting_weights(spec, num_classes)
+    if OWN_NAME in weights:
+        return build(plan, weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _create(spec, num_classes, pretrained=spec.pretrained and spec.checkpoint is None)
@@ -229,14 +231,18 @@ def _fitting_weights(spec: ModelSpec, num_classes: int) -> dict[str, torch.Tenso
 
 
 def _fitted(spec: ModelSpec, num_classes: int | None) -> tuple[dict[str, torch.Tensor], LoadReport]:
-    """Returns the weights of the spec's checkpoint by timm's names and in its sizes, and the report."""
+    """Returns the weights of the spec's checkpoint and the report.
+
+    Their names and sizes are timm's, but for a whole model of PocketViT's own, whose weights stay as they are.
+    """
     assert spec.checkpoint is not None
     if spec.hub is not None:
         return _fitted_of_hub(spec, spec.hub, num_classes)
     checkpoint = with_classifier(open_checkpoint(spec.checkpoint))
     with torch.device("meta"):
         model = _create(spec, num_classes or head_classes(checkpoint.weights) or 2, pretrained=False)
-    return fit_checkpoint(checkpoint, model, spec.name, reset_head=spec.reset_head)
+        own = fit_own(checkpoint, plan_of_timm(model), spec.name, reset_head=spec.reset_head)
+    return own or fit_checkpoint(checkpoint, model, spec.name, reset_head=spec.reset_head)
 
 
 def _fitted_of_hub(

@@ -186,9 +186,17 @@ def to_timm(weights: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dic
     Args:
         weights: weights by name; those of any other network are returned as they are.
         wanted: timm's parameter names of the model that will take the weights.
+
+    Raises:
+        ModelError: the weights have a part that timm's model has no place for.
     """
     if not any(".attn.q." in name for name in weights):
         return dict(weights)
+    if any(".attn.rope." in name for name in weights):
+        raise ModelError(
+            "These weights have no place in a timm model: their rotary positions are tables of one image size",
+            fix="Load them with pocketvit.load, or as a whole model of the same architecture and size",
+        )
     back = dict(_NO_WAY_BACK)
     back |= {name: "timm's convolutional stem, since its norms are folded" for name in wanted if _BACKBONE in name}
     for name, place in back.items():

@@ -7,33 +7,15 @@ from dataclasses import replace
 import torch
 
 from compress.model.vit import SlicedViT
-from runtime import BlockPlan, PoolPlan, ShapePlan, StemOp
+from runtime import BlockPlan, PoolPlan, ShapePlan
+from tests.compress.kinds import MEAN_STEM, STEM
 
 _VIT = ShapePlan((32, 32), (8, 8), 3, 10, 48, (BlockPlan(3, 16, 16, 96), BlockPlan(2, 8, 24, 64)), 0.25)
-_STEM = (
-    StemOp("conv", (-1,), 8, (3, 3), (2, 2), (0, 1, 1, 0)),
-    StemOp("group_norm", (0,), 8, groups=2),
-    StemOp("relu", (1,), 8),
-    StemOp("max_pool", (2,), 8, (3, 3), (2, 2), (0, 1, 1, 1)),
-    StemOp("conv", (3,), 8, (2, 2), (1, 1), (1, 0, 0, 1)),
-    StemOp("silu", (4,), 8),
-    StemOp("add", (5, 3), 8),
-    StemOp("gelu", (6,), 8),
-)
 NORM_WEIGHTS = tuple(f"{norm}.weight" for norm in ("norm1", "norm2", "norm3", "norm", "norm_pre"))
 """Endings of the names of norms' weights."""
 
-_MEAN_STEM = (
-    StemOp("conv", (-1,), 8, (3, 3), (2, 2), (1, 1, 1, 1)),
-    StemOp("layer_norm", (0,), 8, eps=1e-6),
-    StemOp("conv", (1,), 8, (3, 3), (1, 1), (1, 1, 1, 1), groups=8),
-    StemOp("gelu", (2,), 8),
-    StemOp("mean_pool", (3,), 8, (3, 3), (2, 2), (1, 1, 1, 1)),
-)
 PART_PLANS = {
-    "double-norm": replace(
-        _VIT, double_norm=True, stem=_MEAN_STEM, patch_size=(2, 2), img_size=(32, 16), pooling="avg"
-    ),
+    "double-norm": replace(_VIT, double_norm=True, stem=MEAN_STEM, patch_size=(2, 2), img_size=(32, 16), pooling="avg"),
     "attention-pool": replace(
         _VIT, pooling="map", reg_tokens=2, act="gelu_tanh", attn_pool=PoolPlan(3, 16, 40, 1e-5), class_token=False
     ),
@@ -48,9 +30,9 @@ PART_PLANS = {
     "post-norm-and-token": replace(_VIT, block_kind="post", qkv_bias=False, norm_pre=True, act="silu"),
     "parallel": replace(_VIT, block_kind="parallel", layer_scale=True, norm_eps=1e-5),
     "parallel-average": replace(_VIT, block_kind="parallel", pooling="avg", norm="after_pool"),
-    "stem": replace(_VIT, stem=_STEM, patch_size=(2, 2), img_size=(32, 16)),
+    "stem": replace(_VIT, stem=STEM, patch_size=(2, 2), img_size=(32, 16)),
     "stem-and-average": replace(
-        _VIT, stem=_STEM, patch_size=(1, 1), img_size=(16, 16), class_token=False, pooling="avg", norm="after_pool"
+        _VIT, stem=STEM, patch_size=(1, 1), img_size=(16, 16), class_token=False, pooling="avg", norm="after_pool"
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -37,12 +38,8 @@ def table_of(attention: Any, shared: Any) -> torch.Tensor | None:
 
 def _computed(module: Any) -> torch.Tensor:
     """Returns what a module of biases gives without dropout."""
-    training = module.training
-    module.eval()
-    try:
-        found: torch.Tensor = module.get_bias() if hasattr(module, "get_bias") else module()
-    finally:
-        module.train(training)
+    module = copy.deepcopy(module).eval()
+    found: torch.Tensor = module.get_bias() if hasattr(module, "get_bias") else module()
     return found[0] if found.ndim == 4 else found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -48,16 +49,12 @@ def stem_of(embed: Any) -> FoundStem:
     Raises:
         ModelError: the backbone holds an operator that a stem has not, by name.
     """
-    backbone = embed.backbone
-    training = backbone.training
-    backbone.eval()
+    backbone = copy.deepcopy(embed.backbone).eval()
     try:
         graph = _Tracer().trace(backbone)
         found = _Reader(backbone, embed.img_size, embed.in_chans).read(graph)
     except (fx.proxy.TraceError, TypeError) as error:
         raise _refused(f"the backbone {type(backbone).__name__}") from error
-    finally:
-        backbone.train(training)
     if isinstance(embed.proj, nn.Conv2d):
         weight, bias = embed.proj.weight.detach(), embed.proj.bias
         patch = (int(embed.proj.kernel_size[0]), int(embed.proj.kernel_size[1]))

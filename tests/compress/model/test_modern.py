@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from compress.model.timm_vit import from_timm
 from compress.model.vit import SlicedViT, build
 from compress.search.tas.units import order_of, ordered
 from compress.search.uniform import most_important
-from runtime import PlanError, ShapePlan, macs, params
+from runtime import ModelError, PlanError, ShapePlan, macs, params
 from tests.compress.masked import masked_logits
 from tests.compress.strategies import ACTIONS, kepts
 from tests.compress.tiny import MODERN, images_for, sliced_model, timm_model
@@ -43,6 +44,27 @@ def test_outputs_are_those_of_timm(key: str) -> None:
     wanted = logits(theirs, images)
     assert float((logits(ours, images) - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
     assert check_model(MODERN[key], 5) == ours.plan
+
+
+@pytest.mark.parametrize("key", MODERN)
+def test_a_whole_model_of_our_own_is_loaded_as_it_is(key: str, tmp_path: Path) -> None:
+    ours = from_timm(timm_model(MODERN[key]))
+    path = tmp_path / "own.safetensors"
+    save_file(dict(ours.state_dict()), path)
+    loaded = load_model(replace(MODERN[key], checkpoint=path), 5)
+    images = images_for(ours.plan)
+    assert loaded.plan == ours.plan
+    assert torch.equal(logits(loaded, images), logits(ours, images))
+    with pytest.raises(ModelError, match=r"another number of classes.*Expected 4\. Got 5"):
+        load_model(replace(MODERN[key], checkpoint=path), 4)
+
+
+@pytest.mark.parametrize("changes", [{"reset_head": True}, {"img_size": 48}])
+def test_rotary_positions_of_our_own_models_are_never_left_out(changes: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    save_file(dict(from_timm(timm_model(MODERN["dinov3"])).state_dict()), path)
+    with pytest.raises(ModelError, match="their rotary positions are tables of one image size"):
+        load_model(replace(MODERN["dinov3"], checkpoint=path, **changes), 5)
 
 
 def test_a_model_in_training_has_the_tables_of_one_that_answers() -> None:

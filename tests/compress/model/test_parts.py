@@ -44,12 +44,12 @@ def test_the_outputs_are_those_of_timm(part: str) -> None:
     assert decode(type(ours.plan), encode(ours.plan), "plan") == ours.plan
 
 
-@pytest.mark.parametrize("part", [part for part in PARTS if not part.startswith("rotary")])
+@pytest.mark.parametrize("part", PARTS)
 def test_our_weights_compute_the_same_in_timm(part: str) -> None:
     theirs = timm_model_with(part)
     images = images_for(model_with(part).plan, 2)
     wanted = outputs(theirs, images)
-    if part in NO_WAY_BACK or part.startswith(_OTHER_FORM):
+    if part in NO_WAY_BACK or part.startswith((*_OTHER_FORM, "rotary")):
         with pytest.raises(ModelError, match="no place in"):
             to_timm(model_with(part).state_dict(), theirs.state_dict())
         return
@@ -152,6 +152,16 @@ def test_a_bias_that_is_not_relative_has_no_place_in_timm() -> None:
     weights[name][0, 3, 4] += 1
     with pytest.raises(ModelError, match="not the same for all pairs"):
         to_timm(weights, theirs.state_dict())
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_whole_model_of_our_own_is_loaded_as_it_is(part: str, tmp_path: Path) -> None:
+    ours = model_with(part)
+    save_file(dict(ours.state_dict()), tmp_path / "own.safetensors")
+    loaded = load_model(replace(PARTS[part], checkpoint=tmp_path / "own.safetensors"), ours.plan.num_classes)
+    images = images_for(ours.plan)
+    assert loaded.plan == ours.plan
+    assert torch.equal(outputs(loaded, images), outputs(ours, images))
 
 
 @pytest.mark.parametrize("part", ["beit", "attention-pool", "position-table", "post-norm", "branches-side-by-side"])
