@@ -32,8 +32,8 @@ help:  ## List the targets
 export-tflite: $(VENV)/.installed  ## Fine-tune, prune, recover, export, verify, bench and report (MODEL= CHECKPOINT= DATA= BUDGET= …)
 	$(BIN)/pocketvit run --resume $(RUN_OPTIONS)
 
-# the half of the tests that starts commands, boards, benchmarks and workers; the other half takes about as long
-COMMANDS := tests/pocketvit tests/extending tests/boards tests/benchmarks tests/runtime tests/device_bench/worker
+# the half of the tests that starts commands, boards and benchmarks, or times files; the other half takes about as long
+COMMANDS := tests/pocketvit tests/extending tests/boards tests/benchmarks tests/runtime tests/device_bench
 
 # in two processes side by side, since most tests keep one core busy; with ARGS, which may choose some, in one
 test: $(VENV)/.installed-dev  ## Run all tests
