@@ -9,18 +9,22 @@ from torch.nn import functional as F
 
 _AREA, _RATIO, _COLOUR = (0.3, 1.0), 4 / 3, 0.3
 _CUT = (0.3, 0.7)
-_MIXED = 2 / 3
+_WHOLE, _MIXED = 1 / 2, 1 / 4
+_OTHER_COLOURS, _INVERTED, _GAMMA = 1 / 2, 0.3, (0.6, 1.6)
 
 
 def varied(images: torch.Tensor, count: int, seed: int, *, mirror: bool = True) -> torch.Tensor:
     """Returns images in random order, some as they are and some changed, ``(count, C, H, W)``.
 
-    Every image is there as it is, if ``count`` is large enough. The others are changed copies: a random crop of 30 to
-    100 % of the area, scaled to the whole, perhaps mirrored, with other brightness and contrast. Two thirds of the
-    copies show one image on the left or above, and another image on the right or below.
+    Every image is there as it is, if ``count`` is large enough. The others are changed copies. Half of these show a
+    whole image in other colours. A quarter show a random crop of 30 to 100 % of the area, scaled to the whole, perhaps
+    mirrored, with other brightness and contrast. A quarter show such a crop on the left or above, and one of another
+    image on the right or below. Half of the crops have other colours, too: the channels change places, three in ten
+    copies become their negative, and mid-tones become lighter or darker (a gamma of 0.6 to 1.6). What has other colours
+    is turned by a random number of quarters, where images may be mirrored and are square.
 
     Features of a model that is cut by few images are far better kept on other images with these copies than without:
-    what is fitted to them sees each image in many places, sizes and neighbourhoods.
+    what is fitted to them sees each image in many places, sizes, neighbourhoods and colours.
 
     Args:
         images: ``(N, C, H, W)`` float32, normalised.
@@ -33,11 +37,15 @@ def varied(images: torch.Tensor, count: int, seed: int, *, mirror: bool = True) 
     """
     generator = torch.Generator().manual_seed(seed)
     missing = max(0, count - len(images))
-    mixed = round(_MIXED * missing)
-    changed, first, second = (
-        _changed(_drawn(images, number, generator), mirror, generator) for number in (missing - mixed, mixed, mixed)
+    whole, mixed = round(_WHOLE * missing), round(_MIXED * missing)
+    as_they_are, changed, first, second = (
+        _drawn(images, number, generator) for number in (whole, missing - whole - mixed, mixed, mixed)
     )
-    seen = torch.cat([images[:count], changed, _side_by_side(first, second, generator)])
+    changed, first, second = (_changed(own, mirror, generator) for own in (changed, first, second))
+    rest = torch.cat([changed, _side_by_side(first, second, generator)])
+    others = torch.randperm(len(rest), generator=generator)[: round(_OTHER_COLOURS * len(rest))]
+    rest[others] = _recoloured(rest[others], images, mirror, generator)
+    seen = torch.cat([images[:count], _recoloured(as_they_are, images, mirror, generator), rest])
     return seen[torch.randperm(count, generator=generator)]
 
 
@@ -69,6 +77,23 @@ def _changed(images: torch.Tensor, mirror: bool, generator: torch.Generator) -> 
     contrast, brightness = (uniform(-_COLOUR, _COLOUR)[:, None, None, None] for _ in range(2))
     mean = out.mean((1, 2, 3), keepdim=True)
     out = mean + (1 + contrast) * (out - mean) + brightness * (high - low) / 3
+    return torch.minimum(torch.maximum(out, low), high)
+
+
+def _recoloured(copies: torch.Tensor, images: torch.Tensor, turn: bool, generator: torch.Generator) -> torch.Tensor:
+    """Returns copies in other colours, and turned by quarters where that is allowed and they are square.
+
+    Every channel keeps the range that it has in ``images``.
+    """
+    low, high = images.amin((0, 2, 3))[:, None, None], images.amax((0, 2, 3))[:, None, None]
+    span, out = (high - low).clamp_min(1e-12), torch.empty_like(copies)
+    turn = turn and copies.shape[-1] == copies.shape[-2]
+    for index, copy in enumerate(copies):
+        order = torch.randperm(len(copy), generator=generator)
+        inverted, gamma, quarters = torch.rand(3, generator=generator).tolist()
+        share = ((copy - low) / span)[order].clamp(0, 1)
+        share = (1 - share if inverted < _INVERTED else share) ** (_GAMMA[0] + (_GAMMA[1] - _GAMMA[0]) * gamma)
+        out[index] = low + span * (share.rot90(int(4 * quarters), (1, 2)) if turn else share)
     return torch.minimum(torch.maximum(out, low), high)
 
 
