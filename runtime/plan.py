@@ -25,6 +25,8 @@ Rope = Literal["none", "shared", "per_head"]
 OutputForm = Literal["classes", "vector", "unit_vector", "grid"]
 """What the outputs are: a logit for each class, a vector, a vector of length 1, or a vector for each patch."""
 
+OutputKind = Literal["classes", "vector", "grid"]
+"""What a file answers with: a logit for each class, one vector, or a vector for each patch."""
 
 _NEW = {"omit_default": True}
 """Metadata of fields that plans without this option do not write."""
@@ -64,7 +66,7 @@ class ShapePlan:
         img_size: input height and width, pixels, multiples of ``patch_size``.
         patch_size: patch height and width, pixels.
         in_chans: input channels.
-        num_classes: outputs of the head: its classes, or the values of its vector; of a grid those that each block gives.
+        num_classes: outputs of the head: its classes, or the values of its vector, or what each block gives to a grid.
         embed_dim: width of the residual stream, a multiple of 8.
         blocks: the widths of each block, first to last.
         attn_scale: factor on query-key products; that of the unpruned head width, kept when slicing.
@@ -105,8 +107,7 @@ class ShapePlan:
         patch_norm: a norm of the patches before positions are added (AIMv2).
         rope: rotary positions: pairs of a query's and a key's dimensions are rotated by angles that depend on the
             patch, by one table for all heads, or by a table for each.
-        output: what the outputs are: logits of classes, a vector, a vector of length 1, or a grid with a vector for each
-            patch.
+        output: what the outputs are: logits of classes, a vector, a vector of length 1, or one for each patch.
         grid_blocks: numbers, from 1 and rising, of inner blocks that a grid also reads, each through a norm and a
             Linear. Their values come before those of the last block.
 
@@ -278,6 +279,11 @@ class ShapePlan:
     def is_vector(self) -> bool:
         """Whether the model answers with a vector, or with one for each patch, and not with classes."""
         return self.output != "classes"
+
+    @property
+    def output_kind(self) -> OutputKind:
+        """What the files of the model answer with."""
+        return "vector" if self.output == "unit_vector" else self.output
 
     @property
     def output_shape(self) -> tuple[int, ...]:

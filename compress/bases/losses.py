@@ -202,7 +202,12 @@ class _Ruler:
         return self._mean(cut, cut.blocks, 0, [cut.stream(batch) for batch in self.images], back)
 
     def _mean(
-        self, model: SlicedViT, blocks: Iterable[nn.Module], skipped: int, states: list[torch.Tensor], back: torch.Tensor
+        self,
+        model: SlicedViT,
+        blocks: Iterable[nn.Module],
+        skipped: int,
+        states: list[torch.Tensor],
+        back: torch.Tensor,
     ) -> float:
         """Returns the loss of ``blocks`` that go on from the states behind the first ``skipped`` ones."""
         error, own, read = 0.0, list(blocks), model.plan.grid_blocks

@@ -72,7 +72,8 @@ class Features:
         if self.vectors:
             answers = (self.logits - wanted.logits).square().sum(-1) / wanted.logits.square().sum(-1).clamp_min(_TINY)
             if answers.ndim > 1:
-                return answers.mean(-1)
+                mean: torch.Tensor = answers.mean(-1)
+                return mean
         else:
             likely = wanted.logits.log_softmax(-1)
             answers = 2 * (likely.exp() * (likely - self.logits.log_softmax(-1))).sum(-1)
@@ -89,7 +90,8 @@ class Features:
         if self.vectors:
             answers = self.logits / self.logits.detach().norm(dim=-1, keepdim=True).clamp_min(least)
             if answers.ndim > 2:
-                return answers.flatten(1) * answers.shape[1] ** -0.5
+                every: torch.Tensor = answers.flatten(1) * answers.shape[1] ** -0.5
+                return every
         else:
             likely = self.logits.detach().softmax(-1)
             answers = (self.logits - (likely * self.logits).sum(-1, keepdim=True)) * likely.sqrt()

@@ -176,7 +176,9 @@ def load_grid(spec: ModelSpec, blocks: Sequence[int] = (), seed: int = 0) -> Sli
     plan = _as_grid(model.plan, check_blocks(blocks, len(model.plan.blocks)))
     found = dict(model.state_dict())
     if "dist_token" in found:
-        found["reg_token"] = torch.cat([found.pop("dist_token"), *([found["reg_token"]] if "reg_token" in found else [])], 1)
+        found["reg_token"] = torch.cat(
+            [found.pop("dist_token"), *([found["reg_token"]] if "reg_token" in found else [])], 1
+        )
     one, zero = torch.eye(plan.embed_dim), torch.zeros(plan.embed_dim)
     for head in ("head", *(f"taps.{i}.head" for i in range(len(plan.grid_blocks)))):
         found |= {f"{head}.weight": one, f"{head}.bias": zero}

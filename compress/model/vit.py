@@ -74,7 +74,7 @@ class SlicedViT(nn.Module):
         if self.plan.output == "grid":
             parts = [tap(own) for tap, own in zip(self.taps, inner, strict=True)] if self.plan.grid_blocks else []
             parts.append(self.head(x[:, self.plan.num_prefix_tokens :]))
-            return torch.cat(parts, dim=-1).unflatten(1, self.plan.grid_size)
+            return torch.cat(parts, dim=-1).reshape(x.shape[0], *self.plan.output_shape)
         out: torch.Tensor = self.head(pooled)
         if self.head_dist is not None:
             out = (out + self.head_dist(self.second(x))) / 2

@@ -15,6 +15,7 @@ from device_bench import format
 from runtime import (
     IMAGE_SUFFIXES,
     DataError,
+    OutputKind,
     Prediction,
     atomic_path,
     contact_sheet,
@@ -24,7 +25,6 @@ from runtime import (
     nearest_vectors,
     neighbour_sheet,
 )
-from runtime.artifact import OutputKind
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 
