@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,10 @@ MOST_IMAGES = 2000
 """Most images that two models are compared on: the standard error of a share is then 1.1 points or less."""
 
 
+_MOST_VALUES = 2**24
+"""Most values of all grids that are compared: 64 MB for each model."""
+
+
 @dataclass(frozen=True)
 class Fidelity:
     """How closely a model follows another one on some images.
@@ -34,7 +39,7 @@ class Fidelity:
         agreement: share of images with the other model's top-1 class, 0..1; None for vectors.
         divergence: mean of ``KL(other || own)`` of the softmax of the logits, nats; None for vectors.
         cosine: mean cosine of the classifier's inputs, or of the vectors that the models answer with, -1..1; None where
-            they have other coordinates.
+            they have other coordinates. Of grids, it is the mean over all patches.
         images: number of images.
         neighbours: share of images whose nearest neighbour among the other model's vectors is kept, see
             ``compress.vectors.neighbours_kept``; None for classes, and for few images.
@@ -54,7 +59,7 @@ class NetworkAnswers:
     """What a model answers to some images, float32 on the CPU.
 
     Attributes:
-        logits: ``(N, classes)``, or the vectors of a model that answers with them.
+        logits: ``(N, classes)``, or the vectors or grids of a model that answers with them.
         features: the classifier's input, ``(N, C)``; None where it was not asked for.
         vectors: whether the model answers with vectors.
     """
@@ -67,6 +72,11 @@ class NetworkAnswers:
 def some_images(indices: npt.NDArray[np.int64], seed: int, most: int = MOST_IMAGES) -> npt.NDArray[np.int64]:
     """Returns at most ``most`` random ``indices``, sorted."""
     return np.sort(np.random.default_rng([seed, 6]).permutation(indices)[:most])
+
+
+def images_to_compare(plan: ShapePlan) -> int:
+    """Returns the most images that models of a plan are compared on: fewer where each has a large grid."""
+    return max(1, min(MOST_IMAGES, _MOST_VALUES // math.prod(plan.output_shape)))
 
 
 def answers_of(

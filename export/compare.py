@@ -34,8 +34,8 @@ def compare_logits(
         labels: true classes ``(N,)``, or None.
         no_labels_reason: why there are none.
         classes: whether the outputs are logits of classes; if not, they may have any shape ``(N, ...)`` and no top-1
-            is compared. Those of ``(N, D)`` are compared as vectors.
-        whole: vectors of the whole model that the torch model was cut from, ``(N, D)``; None where they are not known.
+            is compared. Those of ``(N, D)`` are compared as vectors, and those of ``(N, rows, columns, D)`` as grids.
+        whole: vectors or grids of the whole model that the torch model was cut from; None where they are not known.
     """
     difference = logits.astype(np.float64) - reference.astype(np.float64)
     max_abs = float(np.abs(difference).max())
@@ -43,7 +43,7 @@ def compare_logits(
     max_rel = max_abs / max(float(np.abs(reference).max()), 1e-30)
     sqnr_db = 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else None
     if not classes:
-        vectors = compare_vectors(logits, reference, whole) if reference.ndim == 2 else None
+        vectors = compare_vectors(logits, reference, whole) if reference.ndim in (2, 4) else None
         return Parity(len(reference), max_abs, max_rel, sqnr_db, None, None, None, NO_CLASSES, vectors=vectors)
     top1, wanted = logits.argmax(axis=1), reference.argmax(axis=1)
     near = near_ties(logits, reference)
@@ -69,7 +69,10 @@ def compare_vectors(
     reference: npt.NDArray[np.float32],
     whole: npt.NDArray[np.float32] | None = None,
 ) -> VectorParity:
-    """Returns how ``vectors`` compare with ``reference``, and with the vectors of the whole model, all ``(N, D)``."""
+    """Returns how ``vectors`` compare with ``reference``, and with the vectors of the whole model.
+
+    All are ``(N, D)``, or grids ``(N, rows, columns, D)``.
+    """
     if not np.isfinite(vectors).all():
         return VectorParity(0.0, None)  # the largest difference is not finite either, and the file is refused for it
     return VectorParity(

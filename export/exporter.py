@@ -27,6 +27,7 @@ from runtime import (
     ArtifactError,
     DataError,
     MissingExtraError,
+    OutputKind,
     Parity,
     ParityError,
     Progress,
@@ -166,7 +167,7 @@ def export_each(
     folder = Path(folder)
     settings = settings or ExportSettings()
     check_extras(settings.kinds)
-    _check_limits(settings, model.plan.is_vector)
+    _check_limits(settings, model.plan.output_kind)
     gpu_allowed()  # an unknown value of the variable is an error before any file is written
     pictures = calibration_pictures(settings.calibration_data, progress)
     job = ExportJob(model, task, data, folder, name, settings, _provenance(model, task), timer, pictures, whole)
@@ -207,7 +208,7 @@ def export_each(
     return ExportOutcome(accepted, refused)
 
 
-def _check_limits(settings: ExportSettings, vectors: bool) -> None:
+def _check_limits(settings: ExportSettings, kind: OutputKind) -> None:
     """Refuses settings for another kind of output than the model has.
 
     Raises:
@@ -215,13 +216,15 @@ def _check_limits(settings: ExportSettings, vectors: bool) -> None:
     """
     of_classes = {"--min-agreement": settings.min_agreement, "--max-drop": settings.max_drop}
     of_classes |= {"--qat": settings.qat_epochs or None}
-    given = of_classes if vectors else {"--min-cosine": settings.min_cosine}
+    given = {"--min-cosine": settings.min_cosine} if kind == "classes" else of_classes
+    if kind == "grid":
+        given |= {"--app": settings.app or None}
     named = [name for name, value in given.items() if value is not None]
     if named:
         raise DataError(
-            f"The model answers with {'a vector' if vectors else 'classes'}",
+            f"The model answers with {'classes' if kind == 'classes' else f'a {kind}'}",
             expected=f"no {' and no '.join(named)}",
-            fix="Give --min-cosine" if vectors else "Give --min-agreement",
+            fix="Give --min-agreement" if kind == "classes" else "Give --min-cosine",
         )
 
 
@@ -290,10 +293,10 @@ def _describe(job: ExportJob, kind: ExportKind, path: Path, written: Written) ->
         plan=job.model.plan,
         preprocessing=job.task.preprocessing,
         input=tensor_spec(engine, "input", FORMATS[kind.format].layout),
-        output=tensor_spec(engine, "output", "NC"),
+        output=tensor_spec(engine, "output", "NHWC" if job.model.plan.output == "grid" else "NC"),
         class_names=job.task.class_names,
         parity=Parity(0, 0.0, 0.0, None, 0.0, None, None, "not run yet"),
-        output_kind="vector" if job.model.plan.is_vector else "classes",
+        output_kind=job.model.plan.output_kind,
         calibration=job.calibration(kind),
         provenance=job.provenance,
         made_for=job.settings.made_for if kind.choice == "fastest" else None,

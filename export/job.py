@@ -14,6 +14,7 @@ from compress.data.batches import plain_batches
 from compress.data.data_list import data_digest
 from compress.data.dataset import Dataset
 from compress.data.unlabelled import unlabelled_folder
+from compress.fidelity import images_to_compare
 from compress.model.folder import Task
 from compress.model.half_range import in_half_range
 from compress.model.vit import SlicedViT
@@ -203,7 +204,8 @@ def images_of(data: Dataset, indices: npt.NDArray[np.int64], task: Task) -> npt.
 
 def verified_on(job: ExportJob) -> int:
     """Returns the number of test images that files are verified on."""
-    wanted = job.settings.verify_images or max(32, int(_VERIFY_MACS / macs(job.model.plan)))
+    plan = job.model.plan
+    wanted = job.settings.verify_images or min(max(32, int(_VERIFY_MACS / macs(plan))), images_to_compare(plan))
     return min(wanted, len(job.data.test))
 
 
@@ -216,6 +218,8 @@ def looks_of(job: ExportJob) -> tuple[int, ...]:
     if job.settings.verify_images:
         return (first,)
     plan = job.model.plan
+    if plan.output == "grid":
+        return (first,)
     affordable = int(_MOST_MACS / macs(plan)), _MOST_BYTES // (4 * plan.in_chans * plan.img_size[0] * plan.img_size[1])
     return planned_looks(first, min(MOST_IMAGES, len(job.data.test), *affordable))
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from compress.evaluate import logits_of
+from compress.fidelity import images_to_compare
 from export.quantise.blocks import weights_left_int8
 from export.quantise.calibration_images import check_calibration_images
 from export.quantise.candidates import Candidate, CandidateBuilder, Subject
@@ -229,6 +230,7 @@ def _subject(job: ExportJob, kind: ExportKind, progress: Progress) -> Subject:
     order, used = job.held_out(kind)
     rest = order[used:]
     least, most = _CHOICE_IMAGES
+    most = min(most, images_to_compare(job.model.plan))
     count = min(max(least, min(most, int(_CHOICE_MACS / macs(job.model.plan)))), len(rest))
     chosen = np.sort(rest[:count]) if count >= least else np.sort(order[:least])
     others = images_of(job.data, chosen, job.task)

@@ -1,4 +1,4 @@
-"""What a run whose model answers with a vector cannot do, and what it needs."""
+"""What a run whose model answers with a vector, or with one for each patch, cannot do."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from runtime import PlanError
 _BY_CLASSES = ("tas",)
 """Groups of settings of the search methods that train on classes."""
 
+_BY_ANSWERS = ("tree",)
+"""Groups of settings of the search methods that count the images with the right answer."""
+
 
 def check_embedding(
     *,
@@ -18,8 +21,9 @@ def check_embedding(
     qat_epochs: int,
     class_map: str | None,
     min_agreement: float | None,
+    task: str = "embed",
 ) -> None:
-    """Refuses settings that need classes in a run with ``--task embed``.
+    """Refuses settings that need classes in a run with ``--task embed`` or ``--task dense``.
 
     Args:
         search: name of the search method.
@@ -27,10 +31,18 @@ def check_embedding(
         qat_epochs: epochs of training under rounding.
         class_map: file with names of classes.
         min_agreement: least share of images with the same top-1.
+        task: the task.
 
     Raises:
         PlanError: one of them needs classes.
     """
+    if task == "dense" and METHODS[search].group in _BY_ANSWERS:
+        fit = [name for name, own in METHODS.items() if own.group not in (*_BY_CLASSES, *_BY_ANSWERS)]
+        raise PlanError(
+            f"--search {search} counts right answers, and a grid of patches gives none",
+            expected=f"--search {', '.join(fit[:-1])} or {fit[-1]}",
+            got=search,
+        )
     if METHODS[search].group in _BY_CLASSES:
         fit = [name for name, own in METHODS.items() if own.group not in _BY_CLASSES]
         raise PlanError(
@@ -44,13 +56,13 @@ def check_embedding(
             expected="no --importance, or --importance fisher",
         )
     if qat_epochs:
-        raise PlanError("--qat trains a classifier under rounding", expected="no --qat with --task embed")
+        raise PlanError("--qat trains a classifier under rounding", expected=f"no --qat with --task {task}")
     if class_map is not None:
-        raise PlanError("A vector has no classes to name", expected="no --class-map with --task embed", got=class_map)
+        raise PlanError("A vector has no classes to name", expected=f"no --class-map with --task {task}", got=class_map)
     if min_agreement is not None:
         raise PlanError(
             "A vector has no top-1 that files could agree on",
-            expected="no --min-agreement with --task embed",
+            expected=f"no --min-agreement with --task {task}",
             got=min_agreement,
             fix="Give --min-cosine",
         )

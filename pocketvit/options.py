@@ -26,7 +26,7 @@ T = TypeVar("T")
 _METHOD_SETTINGS = "method_settings"
 _NOT_IN_DISTILL = (
     *("distill", "distill-method", "labels", "recovery-epochs", "recovery-lr", "recovery-minutes"),
-    *("task", "embed-dim", "normalise", "min-cosine"),
+    *("task", "embed-dim", "normalise", "blocks", "min-cosine"),
 )
 
 Raw = str | int | float | bool | tuple[str, ...]
@@ -234,7 +234,8 @@ def distill_settings(given: Mapping[str, Raw]) -> tuple[RunSettings, DistillSett
     Raises:
         PlanError: a value cannot be read, or two options contradict each other.
     """
-    settings = run_settings({key: own for key, own in given.items() if key in distill_options()})
+    shared = {key: own for key, own in given.items() if key in distill_options() and key not in _NOT_IN_DISTILL}
+    settings = run_settings(shared)
     values = _read_all(given, lesson_options())
     nested: dict[str, Any] = {"weight": settings.distill_weight, "temperature": settings.temperature}
     if values.get("online"):

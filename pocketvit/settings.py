@@ -72,16 +72,20 @@ class RunSettings:
         ),
     ] = True
     task: Annotated[
-        Literal["classify", "embed"],
+        Literal["classify", "embed", "dense"],
         _model(
             "What the model is for: {choices}. With embed it answers with the vector that its classifier would read, "
-            "in the whole model's coordinates, and no label is read."
+            "with dense with the tokens of all patches, in the whole model's coordinates, and no label is read."
         ),
     ] = "classify"
     embed_dim: Annotated[
         int | None, _model("Length of the vector of --task embed, by its principal components; by default the model's.")
     ] = None
     normalise: Annotated[bool, _model("Scale the vector of --task embed to length 1.", negative=False)] = False
+    blocks: Annotated[
+        tuple[int, ...],
+        _model("Blocks whose patches --task dense answers with, side by side, such as 3,6,9,12; by default the last."),
+    ] = ()
     model: Annotated[str, _model("timm architecture, hf:OWNER/NAME or a folder; else a small ViT for digits.")] = ""
     img_size: Annotated[
         int | tuple[int, int] | None, _model("Input side in pixels, or HEIGHTxWIDTH, such as 32x64.")
@@ -347,13 +351,14 @@ class RunSettings:
 
     @property
     def embeds(self) -> bool:
-        """Whether the model answers with a vector."""
-        return self.task == "embed"
+        """Whether the model answers with a vector, or with one for each patch."""
+        return self.task != "classify"
 
     @property
     def output(self) -> OutputForm:
         """What the model answers with."""
-        return ("unit_vector" if self.normalise else "vector") if self.embeds else "classes"
+        forms: dict[str, OutputForm] = {"embed": "unit_vector" if self.normalise else "vector", "dense": "grid"}
+        return forms.get(self.task, "classes")
 
     @property
     def criterion(self) -> str:
@@ -383,9 +388,11 @@ def _check_task(settings: RunSettings) -> None:
     """Refuses settings that do not fit what the model answers with."""
     if settings.embeds:
         names = ("search", "importance", "qat_epochs", "class_map", "min_agreement")
-        check_embedding(**{name: getattr(settings, name) for name in names})
-        return
-    check_no_embedding({"--embed-dim": settings.embed_dim is not None, "--normalise": settings.normalise})
+        check_embedding(**{name: getattr(settings, name) for name in names}, task=settings.task)
+    if settings.task != "embed":
+        check_no_embedding({"--embed-dim": settings.embed_dim is not None, "--normalise": settings.normalise})
+    if settings.blocks and settings.task != "dense":
+        raise PlanError("--blocks names what a grid of patches is made of", expected="--task dense with it")
 
 
 def _check_labels(settings: RunSettings) -> None:

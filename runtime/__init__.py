@@ -30,7 +30,7 @@ from .artifact import (
     read_artifact,
     write_artifact,
 )
-from .contact_sheet import contact_sheet, nearest_vectors, neighbour_sheet
+from .contact_sheet import component_sheet, contact_sheet, nearest_vectors, neighbour_sheet
 from .cost import flops, macs, params
 from .engines import open_device_engine, open_engine
 from .errors import (
@@ -58,6 +58,7 @@ from .plan import (
     NormPlace,
     NormType,
     OutputForm,
+    OutputKind,
     Pooling,
     PosEmbed,
     ShapePlan,
@@ -104,6 +105,7 @@ __all__ = [
     "NormPlace",
     "NormType",
     "OutputForm",
+    "OutputKind",
     "Parity",
     "ParityError",
     "PictureFile",
@@ -135,6 +137,7 @@ __all__ = [
     "check_fields",
     "check_fits",
     "check_is",
+    "component_sheet",
     "contact_sheet",
     "decode",
     "dumps",

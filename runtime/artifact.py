@@ -15,13 +15,10 @@ from .cost import macs, params
 from .errors import ArtifactError
 from .formats import format_of
 from .parity import ClassLoss, Parity
-from .plan import ShapePlan
+from .plan import OutputKind, ShapePlan
 
 Precision = str
 """Precision of a file's weights and operators: that of a kind of file, such as ``fp32``, ``int8`` or ``int8-full``."""
-OutputKind = Literal["classes", "vector", "grid"]
-"""What a file answers with: a logit for each class, one vector, or a vector for each patch."""
-
 _PRECISION = re.compile(r"[\w.-]{1,40}", re.ASCII)
 _OUTPUT_LAYOUTS: dict[OutputKind, tuple[str, ...]] = {
     "classes": ("NC",),
@@ -342,15 +339,17 @@ def _check_agreement(manifest: Path, artifact: Artifact) -> None:
     if artifact.output_kind != "classes":
         if names:
             raise ArtifactError(f"{manifest} names classes of a {artifact.output_kind}", expected="none", got=names)
-        if plan is not None and (not plan.is_vector or output.shape[1:] != (plan.num_classes,)):
+        if plan is not None and (plan.output_kind, plan.output_shape) != (artifact.output_kind, output.shape[1:]):
             raise ArtifactError(
                 f"{manifest} describes an output that is not that of its plan",
-                expected=f"{plan.output.replace('_', ' ')} ({plan.num_classes},)",
+                expected=f"{plan.output.replace('_', ' ')} {plan.output_shape}",
                 got=f"{artifact.output_kind} {output.shape[1:]}",
             )
         return
     if plan is not None and plan.is_vector:
-        raise ArtifactError(f"{manifest} has classes, and the model of its plan has none", expected="a vector")
+        raise ArtifactError(
+            f"{manifest} has classes, and the model of its plan has none", expected=f"a {plan.output_kind}"
+        )
     classes = output.shape[1] if plan is None else plan.num_classes
     if names != classes and (plan is not None or names):
         raise ArtifactError(f"{manifest} names the wrong number of classes", expected=classes, got=names)

@@ -1,4 +1,4 @@
-"""Sheets of pictures with their predictions, or with the pictures nearest to them, drawn with Pillow."""
+"""Sheets of pictures with predictions, with the nearest pictures, or with what a grid holds, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -122,6 +122,68 @@ def neighbour_sheet(
     return sheet
 
 
+def component_sheet(
+    images: Sequence[Picture], grids: npt.NDArray[np.float32], *, captions: Sequence[str], columns: int = 2
+) -> Image.Image:
+    """Draws each picture beside the first three principal components of its patches, as red, green and blue.
+
+    Args:
+        images: what the model saw: uint8 pixels of its own size.
+        grids: the grid of each image, ``(N, rows, columns, D)``.
+        captions: the name of each image.
+        columns: pairs per row; fewer where there are fewer pictures.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        DataError: there is no image, an image cannot be read, or the counts differ.
+        MissingExtraError: Pillow is not installed.
+    """
+    if not len(images) == len(grids) == len(captions) > 0 or grids.ndim != 4:
+        raise DataError("Images, grids and captions differ in number", expected=len(images), got=grids.shape)
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError:
+        raise MissingExtraError("pillow", "litert") from None
+
+    colours, columns, bold = grid_colours(grids), min(columns, len(images)), ImageFont.load_default(15)
+    rows, pair, tall = -(-len(images) // columns), 2 * (PICTURE + PADDING) + PADDING, PICTURE + 2 * PADDING + 30
+    sheet = Image.new("RGB", (GAP + columns * (pair + GAP), GAP + rows * (tall + GAP)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for position, (image, colour) in enumerate(zip(images, colours, strict=True)):
+        left, top = GAP + position % columns * (pair + GAP), GAP + position // columns * (tall + GAP)
+        draw.rounded_rectangle((left, top, left + pair - 1, top + tall - 1), 8, _WHITE, _EDGE)
+        picture, at = _opened(image), left + 2 * PADDING + PICTURE
+        _draw_picture(sheet, draw, picture, (left + PADDING, top + PADDING))
+        _draw_picture(sheet, draw, Image.fromarray(colour), (at, top + PADDING), picture.size)
+        text = _elided(draw, captions[position], bold, pair - 2 * PADDING)
+        draw.text((left + PADDING, top + PADDING + PICTURE + 9), text, _INK, bold)
+    return sheet
+
+
+def grid_colours(grids: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Returns the first three principal components of all patches as colours ``(N, rows, columns, 3)`` uint8.
+
+    Each component fills the range from its 1st to its 99th percentile over all grids. Its largest value in size is
+    bright, since a component has no sign of its own.
+
+    Args:
+        grids: ``(N, rows, columns, D)``.
+
+    Ref: Oquab et al. 2023 (DINOv2, arXiv 2304.07193), figure 1.
+    """
+    patches = grids.reshape(-1, grids.shape[-1]).astype(np.float64)
+    patches -= patches.mean(axis=0)
+    _, axes = np.linalg.eigh(patches.T @ patches)
+    found = np.zeros((len(patches), 3))
+    found[:, : min(3, patches.shape[1])] = patches @ axes[:, ::-1][:, :3]
+    found *= np.where(np.take_along_axis(found, np.abs(found).argmax(axis=0)[None], axis=0) < 0, -1, 1)
+    low, high = np.percentile(found, 1, axis=0), np.percentile(found, 99, axis=0)
+    share = np.where(high - low > 1e-12, (found - low) / np.maximum(high - low, 1e-12), 0.5)
+    return (255 * np.clip(share, 0, 1)).round().astype(np.uint8).reshape(*grids.shape[:-1], 3)
+
+
 def nearest_vectors(
     vectors: npt.NDArray[np.float32], count: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
@@ -166,12 +228,24 @@ def _check_counts(
         raise DataError("Class names and logits differ in number", expected=classes, got=len(class_names))
 
 
-def _draw_picture(sheet: Image.Image, draw: ImageDraw.ImageDraw, image: Image.Image, corner: tuple[int, int]) -> None:
-    """Fits the picture into its square: whole pixels for a tiny one, so that it stays what the model saw."""
+def _draw_picture(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    image: Image.Image,
+    corner: tuple[int, int],
+    shape: tuple[int, int] | None = None,
+) -> None:
+    """Fits the picture into its square: whole pixels for a tiny one, so that it stays what the model saw.
+
+    With ``shape`` it is stretched to where a picture of that width and height would be.
+    """
     from PIL.Image import Resampling
 
-    longest = max(image.size)
-    if longest <= PICTURE:
+    longest = max(image.size if shape is None else shape)
+    if shape is not None:
+        scale = PICTURE // longest if longest <= PICTURE else PICTURE / longest
+        image = image.resize((max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))), Resampling.NEAREST)
+    elif longest <= PICTURE:
         size = tuple(side * (PICTURE // longest) for side in image.size)
         image = image.resize((size[0], size[1]), Resampling.NEAREST)
     else:

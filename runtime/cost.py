@@ -20,8 +20,12 @@ def params(plan: ShapePlan) -> int:
     elif plan.pre_dim:
         total += (plan.pre_dim + 1) * c
     total += sum(_block_params(plan, block) for block in plan.blocks)
-    heads = 2 if plan.two_heads else 1
-    return total + heads * (plan.head_dim + 1) * plan.num_classes + _pool_params(plan)
+    return total + _heads(plan) * (plan.head_dim + 1) * plan.num_classes + _pool_params(plan)
+
+
+def _heads(plan: ShapePlan) -> int:
+    """Returns the number of Linears that give the outputs: one or two, and one for each inner block of a grid."""
+    return (2 if plan.two_heads else 1) + len(plan.grid_blocks)
 
 
 def _stem_convs(plan: ShapePlan) -> list[tuple[int, int]]:
@@ -91,8 +95,8 @@ def macs(plan: ShapePlan) -> int:
         total += tokens * c * (2 * qk + v) + tokens * v * c
         total += tokens * c * (_read_mlp(plan, block) + block.mlp_dim)
         total += tokens * tokens * (qk + v)
-    heads = 2 if plan.two_heads else 1
-    return total + heads * plan.head_dim * plan.num_classes + _pool_macs(plan)
+    rows = plan.num_patches if plan.output == "grid" else 1
+    return total + rows * _heads(plan) * plan.head_dim * plan.num_classes + _pool_macs(plan)
 
 
 def flops(plan: ShapePlan) -> int:

@@ -22,9 +22,11 @@ NormType = Literal["layer", "rms"]
 BlockKind = Literal["pre", "post", "parallel"]
 QkNorm = Literal["none", "layer", "rms"]
 Rope = Literal["none", "shared", "per_head"]
-OutputForm = Literal["classes", "vector", "unit_vector"]
-"""What the head's outputs are: a logit for each class, a vector, or a vector that is scaled to length 1."""
+OutputForm = Literal["classes", "vector", "unit_vector", "grid"]
+"""What the outputs are: a logit for each class, a vector, a vector of length 1, or a vector for each patch."""
 
+OutputKind = Literal["classes", "vector", "grid"]
+"""What a file answers with: a logit for each class, one vector, or a vector for each patch."""
 
 _NEW = {"omit_default": True}
 """Metadata of fields that plans without this option do not write."""
@@ -64,7 +66,7 @@ class ShapePlan:
         img_size: input height and width, pixels, multiples of ``patch_size``.
         patch_size: patch height and width, pixels.
         in_chans: input channels.
-        num_classes: outputs of the head: its classes, or the values of its vector.
+        num_classes: outputs of the head: its classes, or the values of its vector, or what each block gives to a grid.
         embed_dim: width of the residual stream, a multiple of 8.
         blocks: the widths of each block, first to last.
         attn_scale: factor on query-key products; that of the unpruned head width, kept when slicing.
@@ -105,7 +107,9 @@ class ShapePlan:
         patch_norm: a norm of the patches before positions are added (AIMv2).
         rope: rotary positions: pairs of a query's and a key's dimensions are rotated by angles that depend on the
             patch, by one table for all heads, or by a table for each.
-        output: what the outputs are: logits of classes, a vector, or a vector of length 1.
+        output: what the outputs are: logits of classes, a vector, a vector of length 1, or one for each patch.
+        grid_blocks: numbers, from 1 and rising, of inner blocks that a grid also reads, each through a norm and a
+            Linear. Their values come before those of the last block.
 
     Raises:
         PlanError: a value is out of range or two options contradict each other.
@@ -150,6 +154,7 @@ class ShapePlan:
     stem: tuple[StemOp, ...] = field(default=(), metadata=_NEW)
     output: OutputForm = field(default="classes", metadata=_NEW)
     double_norm: bool = field(default=False, metadata=_NEW)
+    grid_blocks: tuple[int, ...] = field(default=(), metadata=_NEW)
 
     def __post_init__(self) -> None:
         _check_width("embed_dim", self.embed_dim)
@@ -209,6 +214,23 @@ class ShapePlan:
             raise PlanError("A distillation token needs a class token, and pooling by token")
         if self.pooling == "token_and_avg" and self.norm != "before_pool":
             raise PlanError("Pooling by token and average needs the last norm before it", got=self.norm)
+        self._check_grid()
+
+    def _check_grid(self) -> None:
+        if self.output == "grid" and (self.pooling != "avg" or self.norm == "after_pool"):
+            raise PlanError(
+                "A grid pools nothing",
+                expected="pooling avg, and the last norm before it or none",
+                got=f"pooling {self.pooling} and norm {self.norm}",
+            )
+        rising = tuple(sorted(set(self.grid_blocks))) == self.grid_blocks
+        inner = all(1 <= number < len(self.blocks) for number in self.grid_blocks)
+        if self.grid_blocks and not (self.output == "grid" and rising and inner):
+            raise PlanError(
+                "grid_blocks are the inner blocks that a grid reads",
+                expected=f"rising numbers of 1 to {len(self.blocks) - 1} with output grid",
+                got=f"{self.grid_blocks} with output {self.output}",
+            )
 
     def _check_norms(self) -> None:
         values = self.norm_eps if isinstance(self.norm_eps, tuple) else (self.norm_eps,)
@@ -236,7 +258,8 @@ class ShapePlan:
         each = ("norm1", "norm2", "norm3") if self.double_norm else ("norm1", "norm2")
         inner = (f"blocks.{i}.{norm}" for i in range(len(self.blocks)) for norm in each)
         first = ["norm_pre"] if self.norm_pre else ["patch_norm"] if self.patch_norm else []
-        return (*first, *inner, *(["norm"] if self.norm != "none" else []))
+        last = [*(f"taps.{i}.norm" for i in range(len(self.grid_blocks))), "norm"] if self.norm != "none" else []
+        return (*first, *inner, *last)
 
     def eps_of(self, name: str) -> float:
         """Returns the epsilon of the norm ``name``."""
@@ -254,8 +277,26 @@ class ShapePlan:
 
     @property
     def is_vector(self) -> bool:
-        """Whether the model answers with a vector, not with classes."""
+        """Whether the model answers with a vector, or with one for each patch, and not with classes."""
         return self.output != "classes"
+
+    @property
+    def output_kind(self) -> OutputKind:
+        """What the files of the model answer with."""
+        return "vector" if self.output == "unit_vector" else self.output
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the output for one image: its values, or the grid's rows and columns and the values of a patch."""
+        if self.output != "grid":
+            return (self.num_classes,)
+        return (*self.grid_size, self.num_classes * (len(self.grid_blocks) + 1))
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        rows, columns = self.map_size
+        return rows // self.patch_size[0], columns // self.patch_size[1]
 
     @property
     def token_dim(self) -> int:
@@ -279,8 +320,7 @@ class ShapePlan:
     @property
     def num_patches(self) -> int:
         """Patches per image."""
-        rows, columns = self.map_size
-        return (rows // self.patch_size[0]) * (columns // self.patch_size[1])
+        return math.prod(self.grid_size)
 
     @property
     def map_size(self) -> tuple[int, int]:

@@ -148,7 +148,7 @@ class _Cutter:
         plan = model.plan
         # no random number is drawn for weights that nothing reads
         with torch.device("meta"):
-            self.alone = SlicedViT(replace(plan, blocks=(plan.blocks[index],), norm_eps=1.0))
+            self.alone = SlicedViT(replace(plan, blocks=(plan.blocks[index],), norm_eps=1.0, grid_blocks=()))
         self.alone.blocks[0] = model.blocks[index]
         self.moments = replace(moments, blocks=(moments.blocks[index],))
         self.every = tuple(range(plan.embed_dim))
@@ -189,25 +189,35 @@ class _Ruler:
         self.states = [[model.stream(batch) for batch in self.images]]
         for block in model.blocks:
             self.states.append([block(x) for x in self.states[-1]])
-        self.wanted = [features_of(model, x, back) for x in self.states[-1]]
+        inner = [[self.states[own][part] for own in model.plan.grid_blocks] for part in range(len(self.images))]
+        self.wanted = [features_of(model, x, back, own) for x, own in zip(self.states[-1], inner, strict=True)]
 
     def of_block(self, changed: Block, index: int) -> float:
         """Returns the loss of the model with one block changed."""
         later = self.model.blocks[index + 1 :]
-        return self._mean(self.model, [changed, *later], self.states[index], self.back)
+        return self._mean(self.model, [changed, *later], index, self.states[index], self.back)
 
     def of_model(self, cut: SlicedViT, back: torch.Tensor) -> float:
         """Returns the loss of another model."""
-        return self._mean(cut, cut.blocks, [cut.stream(batch) for batch in self.images], back)
+        return self._mean(cut, cut.blocks, 0, [cut.stream(batch) for batch in self.images], back)
 
     def _mean(
-        self, model: SlicedViT, blocks: Iterable[nn.Module], states: list[torch.Tensor], back: torch.Tensor
+        self,
+        model: SlicedViT,
+        blocks: Iterable[nn.Module],
+        skipped: int,
+        states: list[torch.Tensor],
+        back: torch.Tensor,
     ) -> float:
-        error, own = 0.0, list(blocks)
-        for x, wanted in zip(states, self.wanted, strict=True):
-            for block in own:
+        """Returns the loss of ``blocks`` that go on from the states behind the first ``skipped`` ones."""
+        error, own, read = 0.0, list(blocks), model.plan.grid_blocks
+        for part, (x, wanted) in enumerate(zip(states, self.wanted, strict=True)):
+            inner = [self.states[number][part] for number in read if number <= skipped]
+            for number, block in enumerate(own, skipped + 1):
                 x = block(x)
-            error += float(features_of(model, x, back).error(wanted, self.rest).sum())
+                if number in read:
+                    inner.append(x)
+            error += float(features_of(model, x, back, inner).error(wanted, self.rest).sum())
         self.count += 1
         return error / sum(len(batch) for batch in self.images)
 

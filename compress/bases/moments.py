@@ -11,6 +11,7 @@ import torch
 from compress.model.parts.attention import Attention
 from compress.model.parts.block import Block
 from compress.model.parts.norms import EARLY_NORMS
+from compress.model.parts.tap import Tap
 from compress.model.vit import SlicedViT
 from runtime import Progress, silent
 
@@ -108,6 +109,9 @@ def second_moments(
                 hidden = block.mlp.hidden(normed)
                 own.mlp(hidden, weights.transformed[i], share, generator)
                 x = x + block.mlp_written(block.mlp.fc2(hidden))
+                if i + 1 in plan.grid_blocks and plan.norm != "none":
+                    tap = plan.grid_blocks.index(i + 1)
+                    _add_stream(inputs[f"taps.{tap}.norm"], stream, x, cast(Tap, model.taps[tap]).norm(x))
             if "norm" in inputs:
                 _add_stream(inputs["norm"], stream, x, model.norm(x))
             progress("basis", done, len(parts))

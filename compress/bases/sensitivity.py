@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -45,7 +46,8 @@ class Features:
     Attributes:
         pooled: the input of the head, ``(B, F)``.
         tokens: all tokens after the last norm, ``(B, N, F)``.
-        logits: ``(B, classes)``, or the vectors that the model answers with.
+        logits: ``(B, classes)``, the vectors ``(B, D)`` that the model answers with, or those of a grid, one for each
+            patch and block that it reads, ``(B, vectors, D)``.
         vectors: whether they are vectors.
     """
 
@@ -59,7 +61,7 @@ class Features:
 
         It is the relative squared error of the features, and twice the divergence of the answers, which for small
         changes of the logits z is ``sum_c p_c (dz_c - sum_k p_k dz_k)^2``. The error of vectors is the relative
-        squared one, too.
+        squared one, too. That of a grid is the mean over its vectors alone, since nothing else of the features is read.
 
         Args:
             wanted: features of the whole model.
@@ -69,18 +71,27 @@ class Features:
         tokens = (self.tokens - wanted.tokens).square().sum(-1) / wanted.tokens.square().sum(-1).clamp_min(_TINY)
         if self.vectors:
             answers = (self.logits - wanted.logits).square().sum(-1) / wanted.logits.square().sum(-1).clamp_min(_TINY)
+            if answers.ndim > 1:
+                mean: torch.Tensor = answers.mean(-1)
+                return mean
         else:
             likely = wanted.logits.log_softmax(-1)
             answers = 2 * (likely.exp() * (likely - self.logits.log_softmax(-1))).sum(-1)
         return (1 - ANSWERS) * ((1 - rest) * pooled + rest * tokens.mean(-1)) + ANSWERS * answers
 
     def scaled(self, rest: float) -> torch.Tensor:
-        """Returns everything in one tensor ``(B, F + N * F + classes)``, whose small squared changes are ``error``."""
+        """Returns everything in one tensor ``(B, F + N * F + classes)``, whose small squared changes are ``error``.
+
+        A grid has its ``(B, vectors * D)`` alone.
+        """
         least, kept = _TINY**0.5, 1 - ANSWERS
         pooled = self.pooled / self.pooled.detach().norm(dim=-1, keepdim=True).clamp_min(least)
         tokens = self.tokens / self.tokens.detach().norm(dim=-1, keepdim=True).clamp_min(least)
         if self.vectors:
             answers = self.logits / self.logits.detach().norm(dim=-1, keepdim=True).clamp_min(least)
+            if answers.ndim > 2:
+                every: torch.Tensor = answers.flatten(1) * answers.shape[1] ** -0.5
+                return every
         else:
             likely = self.logits.detach().softmax(-1)
             answers = (self.logits - (likely * self.logits).sum(-1, keepdim=True)) * likely.sqrt()
@@ -92,18 +103,23 @@ class Features:
         return torch.cat(parts, 1)
 
 
-def features_of(model: SlicedViT, stream: torch.Tensor, back: torch.Tensor) -> Features:
+def features_of(
+    model: SlicedViT, stream: torch.Tensor, back: torch.Tensor, inner: Sequence[torch.Tensor] = ()
+) -> Features:
     """Returns the features of a model.
 
     Args:
         model: the model.
         stream: its residual stream after the last block, ``(B, N, C)``.
         back: ``(C, F)``, maps what the last norm gives to the coordinates of the whole model.
+        inner: the stream behind each inner block that a grid reads.
     """
     tokens: torch.Tensor = model.norm(stream)
     after = model.plan.norm == "after_pool"
     pooled = model.norm(model.pool(stream)) if after else model.pool(tokens)
-    answers = model.answers(stream if after else tokens, pooled)
+    answers = model.answers(stream if after else tokens, pooled, inner)
+    if model.plan.output == "grid":
+        answers = answers.reshape(len(answers), -1, model.plan.num_classes)
     # what an attention pooling gives is in coordinates of its own, which no cut changes
     return Features(pooled if model.plan.attn_pool else pooled @ back, tokens @ back, answers, model.plan.is_vector)
 
@@ -136,7 +152,8 @@ def sensitivity_of(
                 seen.append(x)
                 x = x + block.mlp_written(block.mlp(block.mlp_read(x, before)))
                 seen.append(x)
-            output = features_of(model, x, back).scaled(rest)
+            inner = [seen[2 * number - 1] for number in model.plan.grid_blocks]
+            output = features_of(model, x, back, inner).scaled(rest)
             for probe in range(probes):
                 signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
                 gradients = torch.autograd.grad(output, seen, signs, retain_graph=probe + 1 < probes)

@@ -108,7 +108,8 @@ def _keep(seen: dict[int, torch.Tensor], key: int) -> Any:
 
 def _keep_input(seen: dict[int, torch.Tensor]) -> Any:
     def hook(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        seen[_EMBEDDING] = inputs[0]
+        read = inputs[0]
+        seen[_EMBEDDING] = read.mean(dim=1) if read.ndim == 3 else read
 
     return hook
 

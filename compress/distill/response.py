@@ -46,8 +46,8 @@ def vector_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Returns the squared error of a batch of vectors relative to the teacher's: ``||s - t||^2 / ||t||^2``.
 
     Args:
-        student: vectors ``(B, D)``.
-        teacher: vectors ``(B, D)``; no gradient reaches them.
+        student: vectors ``(B, D)``, or those of a grid ``(B, rows, columns, D)``.
+        teacher: the same of the teacher; no gradient reaches them.
     """
     wanted = teacher.detach()
     return (student - wanted).square().sum() / wanted.square().sum().clamp_min(_TINY)

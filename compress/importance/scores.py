@@ -152,11 +152,11 @@ def _probed(vectors: torch.Tensor, number: int) -> torch.Tensor:
     directions.
 
     Args:
-        vectors: ``(B, D)``.
+        vectors: ``(B, D)``, or those of a grid ``(B, rows, columns, D)``.
         number: number of the batch, which the projections depend on.
     """
     drawn = torch.randint(0, 2, vectors.shape, generator=torch.Generator().manual_seed(number))
-    return (F.normalize(vectors, dim=1) * (2 * drawn - 1).to(vectors)).sum(dim=1).mean()
+    return (F.normalize(vectors, dim=-1) * (2 * drawn - 1).to(vectors)).flatten(1).sum(dim=1).mean()
 
 
 def _gradients(

@@ -9,7 +9,7 @@ import torch
 
 from runtime import ShapePlan
 
-from .parts.norms import EARLY_NORMS, last_readers, mlp_inputs, norm_readers
+from .parts.norms import EARLY_NORMS, last_readers, mlp_inputs, norm_readers, tap_readers
 from .vit import SlicedViT, build
 
 Weights = dict[str, torch.Tensor]
@@ -163,10 +163,10 @@ def stream_writers(plan: ShapePlan) -> dict[str, int]:
 
 
 def stream_readers(plan: ShapePlan) -> tuple[str, ...]:
-    """Returns the weights that read the residual stream through a norm; their dimension 1 runs over it."""
+    """Returns the weights that read the residual stream, most through a norm; their dimension 1 runs over it."""
     parts = ("attn.q", "attn.k", "attn.v", *(f"mlp.{name}" for name in mlp_inputs(plan)))
     inner = (f"blocks.{i}.{n}.weight" for i in range(len(plan.blocks)) for n in parts)
-    return (*inner, *(f"{name}.weight" for name in last_readers(plan)))
+    return (*inner, *(f"{name}.weight" for name in (*last_readers(plan), *tap_readers(plan))))
 
 
 def rotate_stream(plan: ShapePlan, weights: Mapping[str, torch.Tensor], basis: torch.Tensor) -> Weights:

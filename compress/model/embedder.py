@@ -1,12 +1,12 @@
-"""Models that answer with a vector: the head of a ``SlicedViT`` maps the pooled feature to it.
+"""Models that answer with a vector, or with one for each patch: the head of a ``SlicedViT`` maps features to it.
 
 At the start the head is the identity, or the projection that a checkpoint brings. Cutting the stream composes it with
-the basis as it does with a classifier, so the vector of a cut model has the coordinates of the whole model's.
+the basis as it does with a classifier, so the vectors of a cut model have the coordinates of the whole model's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -120,6 +120,93 @@ def shortened(model: SlicedViT, batches: Iterable[torch.Tensor], dim: int) -> Sl
         for part in ("weight", "bias"):
             weights[f"{head}.{part}"] = (components @ weights[f"{head}.{part}"].double()).float()
     return build(replace(model.plan, num_classes=dim), weights)
+
+
+def check_blocks(blocks: Sequence[int], depth: int) -> tuple[int, ...]:
+    """Returns the numbers of the blocks that a grid reads, the last of ``depth`` where none is named.
+
+    Raises:
+        PlanError: there is no such block, or a number is not larger than the one before it.
+    """
+    asked = tuple(blocks) or (depth,)
+    if asked != tuple(sorted(set(asked))) or not 1 <= asked[0] <= asked[-1] <= depth:
+        raise PlanError(
+            "A grid cannot read these blocks",
+            expected=f"--blocks with rising numbers of 1 to {depth}",
+            got=",".join(map(str, asked)),
+        )
+    return asked
+
+
+def grid_plan(spec: ModelSpec, blocks: Sequence[int] = ()) -> ShapePlan:
+    """Returns the plan of the model that ``load_grid`` returns.
+
+    Args:
+        spec: what ``embedding_spec`` returned.
+        blocks: numbers of blocks, counted from 1; none takes the last block.
+
+    Raises:
+        ModelError: the name is unknown, or the architecture is not supported.
+        PlanError: there is no such block.
+    """
+    plan = check_model(spec)
+    return _as_grid(plan, check_blocks(blocks, len(plan.blocks)))
+
+
+def load_grid(spec: ModelSpec, blocks: Sequence[int] = (), seed: int = 0) -> SlicedViT:
+    """Returns the model that answers with the tokens of all patches behind some blocks, ``(B, rows, columns, values)``.
+
+    All go through the model's last norm, as in ``get_intermediate_layers(norm=True)`` of DINOv2. Class tokens,
+    distillation tokens and registers are computed and not part of the answer. Blocks after the last that is read, a
+    pooling by attention, and a norm behind the pooling are left out.
+
+    Args:
+        spec: what ``embedding_spec`` returned.
+        blocks: numbers of blocks, counted from 1, whose values stand side by side; none takes the last block.
+        seed: seed of fresh weights.
+
+    Raises:
+        ModelError: as in ``load_model``.
+        PlanError: there is no such block.
+
+    Warns:
+        PocketVitWarning: as in ``load_model``.
+    """
+    model = load_model(replace(spec, reset_head=True), 2, seed)
+    plan = _as_grid(model.plan, check_blocks(blocks, len(model.plan.blocks)))
+    found = dict(model.state_dict())
+    if "dist_token" in found:
+        found["reg_token"] = torch.cat(
+            [found.pop("dist_token"), *([found["reg_token"]] if "reg_token" in found else [])], 1
+        )
+    one, zero = torch.eye(plan.embed_dim), torch.zeros(plan.embed_dim)
+    for head in ("head", *(f"taps.{i}.head" for i in range(len(plan.grid_blocks)))):
+        found |= {f"{head}.weight": one, f"{head}.bias": zero}
+    for i in range(len(plan.grid_blocks)):
+        found |= {f"taps.{i}.{part}": found[part] for part in ("norm.weight", "norm.bias") if part in found}
+    wanted = SlicedViT(plan).state_dict().keys()
+    return build(plan, {name: found[name] for name in wanted})
+
+
+def _as_grid(plan: ShapePlan, blocks: tuple[int, ...]) -> ShapePlan:
+    eps = plan.norm_eps if isinstance(plan.norm_eps, float) else None
+    grid = replace(
+        plan,
+        blocks=plan.blocks[: blocks[-1]],
+        norm_eps=1.0,
+        norm="none" if plan.norm == "after_pool" else plan.norm,
+        pooling="avg",
+        attn_pool=None,
+        dist_token=False,
+        reg_tokens=plan.reg_tokens + int(plan.dist_token),
+        num_classes=plan.embed_dim,
+        output="grid",
+        grid_blocks=blocks[:-1],
+    )
+    if eps is not None:
+        return replace(grid, norm_eps=eps)
+    same = {name: "norm" if name.startswith("taps.") else name for name in grid.norm_names}
+    return replace(grid, norm_eps=tuple(plan.eps_of(same[name]) for name in grid.norm_names))
 
 
 def _as_vector(plan: ShapePlan, output: OutputForm) -> ShapePlan:

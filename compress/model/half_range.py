@@ -11,7 +11,7 @@ import torch
 from runtime import Progress, ShapePlan, silent
 
 from .canonical import patch_weights, placed_weights, stream_writers
-from .parts.norms import EARLY_NORMS, last_readers
+from .parts.norms import EARLY_NORMS, last_readers, tap_readers
 from .vit import SlicedViT, build
 
 HALF_MOST = 65_504.0
@@ -109,7 +109,7 @@ def scaled_stream(model: SlicedViT, stream: float, embedded: float = 1.0) -> Sli
     factors |= dict.fromkeys(_before_early_norm(plan), embedded)
     if plan.norm == "none":
         # the classifier or the pooling reads the stream itself
-        factors |= {f"{name}.weight": 1 / stream for name in last_readers(plan)}
+        factors |= {f"{name}.weight": 1 / stream for name in (*last_readers(plan), *tap_readers(plan))}
     w |= {name: w[name] * factor for name, factor in factors.items()}
     scales = (embedded if name in EARLY_NORMS else 1.0 if _inner(name) else stream for name in plan.norm_names)
     squares = (scale**2 for scale in scales)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from .parts.block import Block
 from .parts.norms import norm_of
 from .parts.rope import check_tables
 from .parts.stem import Stem
+from .parts.tap import Tap
 
 UNIT_EPS = 2.0**-24
 """Added to the mean square of a vector that is scaled to length 1, so that a vector of zeros stays.
@@ -57,26 +58,44 @@ class SlicedViT(nn.Module):
         self.attn_pool = AttentionPool(plan) if plan.attn_pool else None
         self.head = nn.Linear(plan.head_dim, plan.num_classes)
         self.head_dist = nn.Linear(c, plan.num_classes) if plan.two_heads else None
+        if plan.grid_blocks:
+            self.taps = nn.ModuleList(Tap(plan, index) for index in range(len(plan.grid_blocks)))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Maps images ``(B, C, H, W)`` to logits or vectors ``(B, num_classes)``; two heads are averaged."""
-        return self.answers(*self.features(images))
+        """Maps images ``(B, C, H, W)`` to logits or vectors ``(B, num_classes)``, or to a grid; two heads are averaged.
 
-    def answers(self, x: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-        """Maps what ``features`` returns to logits or vectors ``(B, num_classes)``."""
+        A grid is ``(B, rows, columns, values)``, with the values of all blocks that it reads side by side.
+        """
+        inner: list[torch.Tensor] = []
+        return self.answers(*self.features(images, inner), inner)
+
+    def answers(self, x: torch.Tensor, pooled: torch.Tensor, inner: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+        """Maps what ``features`` returns and adds to ``inner`` to the outputs, as ``forward`` returns them."""
+        if self.plan.output == "grid":
+            parts = [tap(own) for tap, own in zip(self.taps, inner, strict=True)] if self.plan.grid_blocks else []
+            parts.append(self.head(x[:, self.plan.num_prefix_tokens :]))
+            return torch.cat(parts, dim=-1).reshape(x.shape[0], *self.plan.output_shape)
         out: torch.Tensor = self.head(pooled)
         if self.head_dist is not None:
             out = (out + self.head_dist(self.second(x))) / 2
         return unit_length(out) if self.plan.output == "unit_vector" else out
 
-    def features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def features(
+        self, images: torch.Tensor, inner: list[torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Maps images ``(B, C, H, W)`` to the last tokens ``(B, N, C)`` and the head's input ``(B, head_dim)``.
 
         The tokens are normed where the model norms them before pooling.
+
+        Args:
+            images: as the model reads them.
+            inner: gets the stream ``(B, N, C)`` behind each of the inner blocks that a grid reads.
         """
         x = self.stream(images)
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks, 1):
             x = block(x)
+            if inner is not None and number in self.plan.grid_blocks:
+                inner.append(x)
         if self.plan.norm == "before_pool":
             x = self.norm(x)
         pooled = self.pool(x)

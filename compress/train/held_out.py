@@ -11,8 +11,8 @@ from compress.data.dataset import Dataset
 from compress.distill.teachers import Teacher
 from compress.distributed import Ranks
 from compress.evaluate import score
-from compress.fidelity import NetworkAnswers, answers_of, compared, some_images
-from runtime import EpochRecord, Preprocessing, Progress, silent
+from compress.fidelity import MOST_IMAGES, NetworkAnswers, answers_of, compared, images_to_compare, some_images
+from runtime import EpochRecord, Preprocessing, Progress, ShapePlan, silent
 
 _TIMED_IMAGES = 64
 
@@ -20,7 +20,7 @@ _TIMED_IMAGES = 64
 class HeldOut:
     """The held-out images of a training.
 
-    Without labels they are at most ``fidelity.MOST_IMAGES`` random ones, and the teacher answers them once.
+    Without labels they are at most ``images_to_compare`` random ones, and the teacher answers them once.
 
     Args:
         data: the dataset.
@@ -45,7 +45,9 @@ class HeldOut:
         self.data, self.spec, self.teacher = data, spec, teacher
         self.bf16, self.device, self.ranks = bf16, device, ranks
         self.labelled = data.labelled
-        self.indices = data.held_out if self.labelled else some_images(data.held_out, seed)
+        plan = getattr(teacher.network, "plan", None) if teacher else None
+        most = images_to_compare(plan) if isinstance(plan, ShapePlan) else MOST_IMAGES
+        self.indices = data.held_out if self.labelled else some_images(data.held_out, seed, most)
         self._taught: NetworkAnswers | None = None
         self._start: tuple[float, float] | None = None
 

@@ -104,7 +104,8 @@ def _models(summary: RunSummary, first: TargetPart | None) -> Section:
         words.append(
             "The whole model is the baseline, and the cosine is the mean over test images of that of the two vectors. "
             "Neighbours are the share of images whose nearest neighbour, in an index of the whole model's vectors of "
-            "the other images, is among the ten nearest to the vector of this model."
+            "the other images, is among the ten nearest to the vector of this model. Of a grid, both figures are those "
+            "of its patches: the mean over all, and the neighbours of at most 2,000 among the patches of other images."
         )
     if first:
         words.insert(

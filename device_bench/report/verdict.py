@@ -75,8 +75,8 @@ def _vectors(row: SummaryRow) -> str:
     )
     if row.whole_neighbours is not None:
         text += (
-            f", and for {format.percent(row.whole_neighbours)} of them the nearest neighbour in an index of the whole "
-            "model's vectors is among the ten nearest to its own vector"
+            f", and for {format.percent(row.whole_neighbours)} of the vectors the nearest neighbour in an index of the "
+            "whole model's is among the ten nearest to its own"
         )
     return text + "."
 

@@ -17,7 +17,7 @@ from .inner_parts import InnerParts
 from .ir import Array, Graph
 from .rewrites import DEFAULT_REWRITES, Rewrites, Scales
 from .stem import stem
-from .vit_parts import INPUT, OUTPUT, Normed
+from .vit_parts import INPUT, Normed
 
 if TYPE_CHECKING:
     from compress.model.vit import SlicedViT
@@ -40,6 +40,7 @@ class _Vit(InnerParts):
 
     def build(self) -> Graph:
         plan, g = self.plan, self.g
+        parts: list[str] = []
         x = self.embed()
         if plan.norm_pre:
             x = self.early_norm(x, "norm_pre")
@@ -51,11 +52,26 @@ class _Vit(InnerParts):
             if plan.block_kind == "parallel":
                 read = before if rows is None else self.first(before, rows, f"blocks.{i}.mlp.rows")
             x = self.mlp(x, read, i, last and self.mean_early())
-        output = self.head(x)
+            if i + 1 in plan.grid_blocks:
+                parts.append(self.patches(x, f"taps.{len(parts)}."))
+        output = self.grid([*parts, self.patches(x)]) if plan.output == "grid" else self.head(x)
         if plan.output == "unit_vector":
             output = self.unit_length(output)
-        assert output == OUTPUT
+        assert output == self.output
         return g.graph(output)
+
+    def patches(self, stream: str, at: str = "") -> str:
+        """Adds what a grid reads of the patches behind a block, ``(…, patches, values)``."""
+        plan = self.plan
+        normed = self.norm(stream, f"{at}norm") if plan.norm != "none" else Normed(stream)
+        rows = self.first(normed.name, plan.num_patches, f"{at}head.patches", begin=plan.num_prefix_tokens)
+        weight, bias = self.affine(replace(normed, name=rows), f"{at}head")
+        return self.g.linear(rows, weight, bias, f"{at}head")
+
+    def grid(self, parts: list[str]) -> str:
+        """Adds the grid ``(1, rows, columns, values)`` of what is read behind the blocks, side by side."""
+        x = parts[0] if len(parts) == 1 else self.g.op("concatenation", parts, "head.blocks", axis=-1)
+        return self.g.op("reshape", [x], self.output, shape=(1, *self.plan.output_shape))
 
     def pooled_rows(self) -> int | None:
         """Returns how many of the first tokens the head reads, or None for all."""
@@ -65,7 +81,7 @@ class _Vit(InnerParts):
         return rows if rows < self.plan.num_tokens else None
 
     def mean_early(self) -> bool:
-        averaged = self.plan.pooling not in ("token", "map")
+        averaged = self.plan.pooling not in ("token", "map") and self.plan.output != "grid"
         linear = self.plan.block_kind != "post"
         return self.rewrites.pooled_only and averaged and linear and self.plan.norm != "before_pool"
 
@@ -263,7 +279,7 @@ class _Vit(InnerParts):
         plan = self.plan
         if plan.attn_pool:
             normed = self.norm(x, "norm") if plan.norm != "none" else Normed(x)
-            return self.classifier(Normed(attention_pool(self, normed)), "head", 1.0, OUTPUT)
+            return self.classifier(Normed(attention_pool(self, normed)), "head", 1.0, self.output)
         early = self.mean_early()
         if plan.pooling == "token_and_avg":
             normed = self.norm(x, "norm")
@@ -290,7 +306,7 @@ class _Vit(InnerParts):
 
     def answer(self, name: str) -> str:
         """Returns the name of what the heads compute: that of the output, or ``name`` where more follows."""
-        return name if self.plan.output == "unit_vector" else OUTPUT
+        return name if self.plan.output == "unit_vector" else self.output
 
     def classifier(self, x: Normed, name: str, share: float, output: str) -> str:
         weight, bias = self.affine(x, name, share)

@@ -37,7 +37,7 @@ def run_graph(
         before: observes and may replace the inputs of every operator, constants included.
 
     Returns:
-        Logits ``(B, classes)``.
+        Logits or vectors ``(B, classes)``, or grids ``(B, rows, columns, values)``.
     """
     values: dict[str, torch.Tensor] = {}
     for name in graph.constants:
@@ -54,7 +54,10 @@ def run_graph(
         values[op.output] = _seen(hook, op.output, result)
         for name in {name for name in op.inputs if readers[name] == position}:
             del values[name]
-    return values[graph.output].reshape(len(images), -1)
+    shape = graph.shapes[graph.output]
+    return values[graph.output].reshape(
+        len(images), *(shape[1:] if len(shape) == len(graph.shapes[graph.input]) else (-1,))
+    )
 
 
 def _seen(hook: Hook | None, name: str, value: torch.Tensor) -> torch.Tensor:

@@ -6,12 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime import ShapePlan
+from runtime import OutputForm, ShapePlan
 
 from .ir import Array, Builder
 from .rewrites import Rewrites, Scales
 
-INPUT, OUTPUT = "image", "logits"
+INPUT = "image"
+OUTPUTS: dict[OutputForm, str] = {
+    "classes": "logits",
+    "vector": "vector",
+    "unit_vector": "vector",
+    "grid": "features",
+}
+"""Name of the output of a graph, by what a model answers with."""
+
 LEAST_HALF = 2.0**-24
 """The smallest positive number of float16; less than half of it is rounded to zero."""
 
@@ -56,6 +64,7 @@ class VitParts:
     def __init__(self, plan: ShapePlan, weights: dict[str, Array], rewrites: Rewrites, scales: Scales) -> None:
         self.plan, self.weights, self.rewrites, self.scales = plan, weights, rewrites, scales
         self.g = Builder((1, *plan.img_size, plan.in_chans), INPUT)
+        self.output = OUTPUTS[plan.output]
         self.batch = () if rewrites.flat else (1,)
         born = plan.norm_type == "rms"
         # without a last norm the head would see what centring takes away, and blocks that read the stream itself do
@@ -114,7 +123,7 @@ class VitParts:
         mean = g.op("mean", [self.square(x, "unit.square")], "unit.variance", axis=(-1,))
         mean = g.op("add", [mean, g.constant("unit.eps", np.full((1,) * rank, LEAST_HALF))], "unit.variance_eps")
         x = g.op("mul", [x, g.op("rsqrt", [mean], "unit.rsqrt")], "unit.normed")
-        return g.op("mul", [x, g.constant("unit.length", np.full((1,) * rank, width**-0.5))], OUTPUT)
+        return g.op("mul", [x, g.constant("unit.length", np.full((1,) * rank, width**-0.5))], self.output)
 
     def square(self, x: str, name: str) -> str:
         """Adds the squares of ``x``."""

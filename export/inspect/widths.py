@@ -13,7 +13,7 @@ from runtime import ArtifactError, BlockPlan, ShapePlan
 
 from .readers import reader_of
 
-_HEADS = ("logits.weight", "head.weight", "head_dist.weight")
+_HEADS = ("logits.weight", "vector.weight", "head.weight", "head_dist.weight")
 _POOLS = ("attn_pool.scores.rows.weight", "attn_pool.k.weight")
 """What reads the last tokens where the head reads an attention pooling."""
 

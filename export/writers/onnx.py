@@ -13,7 +13,7 @@ from export.graph.ir import Graph, Op, QParams
 from export.graph.norms import Norm, find_norms, readers_of
 
 from .onnx_opsets import OPSET, OPSETS
-from .onnx_tensors import INPUT, OUTPUT, TensorWriter, swapped
+from .onnx_tensors import INPUT, TensorWriter, swapped
 
 _REDUCED_AXES_ARE_INPUTS, _GELU_IS_ONE, RMS_NORM_IS_ONE = 18, 20, 23
 """The first versions with axes of reductions as inputs, with the operator Gelu, and with RMSNormalization."""
@@ -83,16 +83,18 @@ class _Writer(TensorWriter):
                 self.norm(self.norms[op.output])
             elif op.output not in self.inside:
                 self.add(op)
-        classes, written = graph.shapes[graph.output][-1], self.rows(graph.output)
-        if self.nodes[-1].output[0] == written:
-            self.nodes[-1].output[0] = OUTPUT
+        values, written = self.output_shape(), self.rows(graph.output)
+        if len(values) > 1:
+            self.node("Reshape", [written, self.integers([-1, *values])], self.output)
+        elif self.nodes[-1].output[0] == written:
+            self.nodes[-1].output[0] = self.output
         else:
-            self.node("Identity", [written], OUTPUT)
+            self.node("Identity", [written], self.output)
         body = helper.make_graph(
             self.nodes,
             "PocketViT",
             [helper.make_tensor_value_info(INPUT, floats, ["batch", chans, height, width])],
-            [helper.make_tensor_value_info(OUTPUT, floats, ["batch", classes])],
+            [helper.make_tensor_value_info(self.output, floats, ["batch", *values])],
             list(self.initializers.values()),
         )
         model = helper.make_model(
@@ -103,6 +105,11 @@ class _Writer(TensorWriter):
         )
         data: bytes = model.SerializeToString(deterministic=True)
         return data
+
+    def output_shape(self) -> tuple[int, ...]:
+        """Returns the dimensions of the output for one image: its classes or values, or those of a grid."""
+        shape = self.graph.shapes[self.graph.output]
+        return shape[1:] if len(shape) == len(self.graph.shapes[self.graph.input]) else shape[-1:]
 
     def add(self, op: Op) -> None:
         integer = op.output in self.graph.qparams and op.output not in self.unrounded
@@ -188,7 +195,9 @@ class _Writer(TensorWriter):
         else:
             x = self.stored(source) if integer else self.real(source)
         readers = {reader.kind for reader in self.readers.get(op.output, [])}
-        if readers and readers <= {"fully_connected", "quantize", "dequantize"}:
+        if op.output == self.graph.output and source in self.matrices:
+            self.matrices[op.output] = x  # it has its dimensions when all is written
+        elif readers and readers <= {"fully_connected", "quantize", "dequantize"}:
             self.matrices[op.output] = self.node("Reshape", [x, self.integers([-1, shape[-1]])], f"{name}.rows")
         else:
             self.names[op.output] = self.node("Reshape", [x, self.integers([-1, *shape])], name)

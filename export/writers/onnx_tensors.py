@@ -13,7 +13,7 @@ from export.graph.ir import Graph, Op, QParams
 from export.graph.norms import readers_of
 from runtime import MissingExtraError
 
-INPUT, OUTPUT = "image", "logits"
+INPUT = "image"
 
 _MOVING = ("reshape", "transpose", "slice")
 
@@ -35,6 +35,8 @@ class TensorWriter:
         except ImportError as error:
             raise MissingExtraError(error.name or "onnx", "export") from None
         self.onnx, self.graph, self.half = onnx, graph, half
+        # graphs of integers name the type of their output behind a dot
+        self.output = graph.output.partition(".")[0]
         self.nodes: list[Any] = []
         self.initializers: dict[str, Any] = {}
         self.written: set[str] = set()
@@ -60,7 +62,7 @@ class TensorWriter:
 
     def named(self, op: Op) -> str:
         """Returns the name of the output of ``op`` in the file, which differs from the file's input and output."""
-        return f"{op.output}.out" if op.output in (INPUT, OUTPUT) else op.output
+        return f"{op.output}.out" if op.output in (INPUT, self.output) else op.output
 
     def stored(self, name: str) -> str:
         """Returns a computed tensor in its dimensions, in integers where it has them."""

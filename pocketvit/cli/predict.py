@@ -19,9 +19,11 @@ def predict(
     plot: Annotated[
         Path | None,
         Parameter(
-            help="Draw the pictures with their predictions, or with the nearest pictures, into this file (.png)."
+            help="Draw the pictures into this file (.png): with predictions, with the nearest pictures, or with the "
+            "principal components of their patches."
         ),
     ] = None,
+    npz: Annotated[Path | None, Parameter(help="Write the outputs as arrays into this file (.npz).")] = None,
     label: Annotated[
         str | None, Parameter(help="The true class; by default the name of a picture's folder, if it is a class.")
     ] = None,
@@ -29,7 +31,7 @@ def predict(
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
-    """Classify pictures, with confidence, and with the loss where the true class is known; or compute their vectors."""
+    """Classify pictures, with confidence, and with the loss where the true class is known; or compute vectors."""
     from pocketvit.console import stdout_console
     from pocketvit.jobs import predicting
 
@@ -38,6 +40,8 @@ def predict(
         say(f"Left out {path}: {reason}")
     if plot is not None:
         predicting.draw(outcome, plot)
+    if npz is not None:
+        predicting.write_arrays(outcome, npz)
     if as_json:
         skipped = [{"image": str(path), "reason": reason} for path, reason in outcome.skipped]
         body = {"artifact": artifact.name, "predictions": outcome.as_json(), "skipped": skipped}

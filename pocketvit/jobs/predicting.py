@@ -15,16 +15,19 @@ from device_bench import format
 from runtime import (
     IMAGE_SUFFIXES,
     DataError,
+    OutputKind,
     Prediction,
     atomic_path,
+    component_sheet,
     contact_sheet,
     excluded_in_words,
     list_pictures,
     load,
     nearest_vectors,
     neighbour_sheet,
+    open_image,
+    to_pixels,
 )
-from runtime.artifact import OutputKind
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 
@@ -44,6 +47,7 @@ class Predictions:
         skipped: pictures that were left out because they cannot be read, with the reason.
         output_kind: whether the output is classes, a vector or a grid.
         values: the output for each picture, where it is not classes.
+        seen: what the model saw of each picture, uint8 pixels, where the output is a grid.
     """
 
     paths: tuple[Path, ...]
@@ -53,6 +57,13 @@ class Predictions:
     skipped: tuple[tuple[Path, str], ...] = ()
     output_kind: OutputKind = "classes"
     values: tuple[npt.NDArray[np.float32], ...] = ()
+    seen: tuple[npt.NDArray[np.uint8], ...] = ()
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Returns the pictures' paths as ``images`` and the outputs as ``values``, ``(N, ...)`` float32."""
+        values = self.values or tuple(own.logits for own in self.predictions)
+        names = {"class_names": np.array(self.class_names)} if self.class_names else {}
+        return {"images": np.array([str(path) for path in self.paths]), "values": np.stack(values), **names}
 
     def as_json(self) -> list[dict[str, Any]]:
         """Returns one JSON object per picture; loss is in nats, and null where the true class is not known."""
@@ -101,7 +112,7 @@ class Predictions:
         table.add_column("image", overflow="fold")
         if self.output_kind != "classes":
             table.add_column("output")
-            table.caption = "This file has no classes; --json prints the values."
+            table.caption = "This file has no classes; --json prints the values, --npz writes them."
             nearest = self.nearest()
             if nearest:
                 table.add_column("nearest", overflow="fold")
@@ -151,13 +162,15 @@ def predict(
         raise DataError(f"{artifact.name} has no classes: its output is a {kind}", fix="Leave out --label")
     if label is not None and label not in names:
         raise DataError("The label names no class of this model", expected=f"one of {', '.join(names[:20])}", got=label)
-    paths, predictions, values, skipped = [], [], [], []
+    paths, predictions, values, skipped, seen = [], [], [], [], []
     for path in (path for image in images for path in _pictures(image)):
         try:
             if kind == "classes":
                 predictions += session.predict([path])
             else:
-                values.append(session.values([path])[0])
+                picture = open_image(path)
+                values.append(session.values([picture])[0])
+                seen += [to_pixels(picture, session.artifact.preprocessing)] if kind == "grid" else []
             paths.append(path)
         except DataError as error:
             if not skip_bad:
@@ -167,28 +180,51 @@ def predict(
         raise DataError("None of the pictures can be read", got=f"{skipped[0][1]} And {len(skipped) - 1} more")
     by_name = {name: index for index, name in enumerate(names)}
     labels = tuple(by_name.get(label if label is not None else path.resolve().parent.name) for path in paths)
-    return Predictions(tuple(paths), tuple(predictions), labels, names, tuple(skipped), kind, tuple(values))
+    return Predictions(
+        tuple(paths), tuple(predictions), labels, names, tuple(skipped), kind, tuple(values), tuple(seen)
+    )
 
 
 def draw(outcome: Predictions, path: Path) -> None:
-    """Draws the pictures with their predictions to ``path``; those of vectors with the pictures nearest to them.
+    """Draws the pictures with their predictions to ``path``.
+
+    Those of vectors are drawn with the pictures nearest to them, and those of grids with the principal components of
+    their patches as colours.
 
     Raises:
-        DataError: ``path`` is no kind of picture, the output is a grid, or there is one vector alone.
+        DataError: ``path`` is no kind of picture, there is one vector alone, or a grid has no rows and columns.
         StorageError: it cannot be written.
     """
-    if outcome.output_kind == "grid":
-        raise DataError("A grid has no classes to draw", fix="Leave out --plot")
+    if outcome.output_kind == "grid" and outcome.values[0].ndim != 3:
+        raise DataError(
+            "A sequence of patches has no rows and columns to draw", got=outcome.values[0].shape, fix="Leave out --plot"
+        )
     if path.suffix.lower() not in _SUFFIXES - {".gif"}:
         raise DataError(f"{path} is no kind of picture", expected="a name that ends in .png or .jpg")
     if outcome.output_kind == "vector":
         names = [path.name for path in outcome.paths]
         sheet = neighbour_sheet(outcome.paths, np.stack(outcome.values), captions=names)
+    elif outcome.output_kind == "grid":
+        names = [path.name for path in outcome.paths]
+        sheet = component_sheet(outcome.seen, np.stack(outcome.values), captions=names)
     else:
         sheet = contact_sheet(outcome.paths, outcome.predictions, outcome.labels, class_names=outcome.class_names)
     kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else path.suffix[1:].upper()
     with atomic_path(path) as temporary:
         sheet.save(temporary, format={"TIF": "TIFF", "PGM": "PPM"}.get(kind, kind))
+
+
+def write_arrays(outcome: Predictions, path: Path) -> None:
+    """Writes the outputs to a ``.npz`` file that ``numpy.load`` reads, see ``Predictions.arrays``.
+
+    Raises:
+        DataError: the name ends otherwise.
+        StorageError: it cannot be written.
+    """
+    if path.suffix.lower() != ".npz":
+        raise DataError(f"{path} is no file of arrays", expected="a name that ends in .npz")
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **outcome.arrays())  # type: ignore[arg-type]
 
 
 def _pictures(path: Path) -> list[Path]:

@@ -15,9 +15,9 @@ from compress.bases.varied import varied
 from compress.bases.variety import remarks_on_images, sameness_of
 from compress.data.batches import plain_batches
 from compress.data.splits import random_set
-from compress.fidelity import answers_of, compared, some_images
+from compress.fidelity import answers_of, compared, images_to_compare, some_images
 from compress.model.coordinates import Coordinates, of_head_input
-from compress.model.embedder import load_embedder, shortened
+from compress.model.embedder import load_embedder, load_grid, shortened
 from compress.model.folder import weights_sha256
 from compress.model.load import load_model
 from compress.model.reconstruction import reconstruct
@@ -43,6 +43,8 @@ def whole_model(job: PreparedRun) -> SlicedViT:
     """
     if not job.plan.is_vector:
         return load_model(job.spec, job.plan.num_classes, job.settings.seed)
+    if job.plan.output == "grid":
+        return load_grid(job.spec, job.settings.blocks, job.settings.seed)
     model, dim = load_embedder(job.spec, job.plan.output, job.settings.seed), job.plan.num_classes
     if dim == model.plan.num_classes:
         return model
@@ -143,7 +145,7 @@ def cut_in_bases(
     if job.settings.reconstruct and not same_widths(model.plan, analysis.model.plan):
         images = with_copies(job, basis_images(job, images_for_bases(job), number), number)
         mended = reconstruct(model, analysis.model, kept, images.split(_BATCH), ridge=RIDGE, progress=progress)  # type: ignore[no-untyped-call]
-        chosen = some_images(job.data.held_out, job.settings.seed)
+        chosen = some_images(job.data.held_out, job.settings.seed, images_to_compare(whole.plan))
         wanted, *answers = (
             answers_of(own, job.data, chosen, job.task.preprocessing, progress=if_long(progress), stage=f"score {name}")
             for name, own in (("whole", whole), ("sliced", model), ("mended", mended))

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from compress.data.search_images import draw_search_images
 from compress.evaluate import Score, score
-from compress.fidelity import Fidelity, answers_of, compared, some_images
+from compress.fidelity import Fidelity, answers_of, compared, images_to_compare, some_images
 from compress.model.reconstruction import images_needed, reconstruct
 from compress.model.slicing import KeptUnits, slice_vit
 from compress.model.vit import SlicedViT
@@ -69,7 +69,7 @@ def _judged(
             score(model, data, data.held_out, spec, progress=progress, stage=f"score {name}")
             for name, model in models.items()
         ]
-    images = some_images(data.held_out, job.settings.seed)
+    images = some_images(data.held_out, job.settings.seed, images_to_compare(whole.plan))
     wanted, *found = (
         answers_of(model, data, images, spec, progress=progress, stage=f"score {name}")
         for name, model in {"whole": whole, **models}.items()

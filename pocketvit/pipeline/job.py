@@ -20,7 +20,6 @@ from compress.devices import choose_device, count_gpus, use_device
 from compress.distill.settings import Distillation, DistillMethod
 from compress.distributed import current_ranks
 from compress.model.checkpoint_fit import LoadReport
-from compress.model.embedder import embedder_plan, embedding_spec
 from compress.model.folder import Task
 from compress.model.hub.place import short_name
 from compress.model.load import (
@@ -28,7 +27,6 @@ from compress.model.load import (
     check_model,
     default_classes,
     load_checkpoint_report,
-    resolved,
     weights_metadata,
 )
 from compress.model.metadata import WeightsMetadata, is_stretched
@@ -51,6 +49,7 @@ from pocketvit.train_settings import TrainSettings
 from runtime import ModelError, PlanError, PocketVitWarning, Preprocessing, Progress, ShapePlan, check_is, silent
 
 from .label_free import check_answers_already, left_out_classifier, named_outputs, without_labels
+from .task_model import plan_of_task, spec_of_task
 
 IMPORTANCE_BATCH = 16
 """Images of one gradient; importance is the mean over such batches."""
@@ -158,7 +157,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     if not labelled and not own_classes:
         check_answers_already(spec, report, vectors=settings.embeds)
     notes = (*report.notes, *_resampled_notes(report, settings, own_classes)) if report else ()
-    notes = (*notes, *left_out_classifier(spec, known)) if settings.embeds else notes
+    notes = (*notes, *left_out_classifier(spec, known, settings.task)) if settings.embeds else notes
     for note in notes:
         warnings.warn(note, PocketVitWarning, stacklevel=2)
     data = load_data(
@@ -198,7 +197,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
             got=known,
             fix="Choose the data it was trained on, or give --reset-head to train a new classifier",
         )
-    plan = embedder_plan(spec, settings.output, settings.embed_dim) if settings.embeds else check_model(spec, classes)
+    plan = plan_of_task(settings, spec, classes)
     _check_cost(settings, plan)
     names = data.class_names if classes == data.num_classes else tuple(f"class {i}" for i in range(classes))
     if own_names is not None and len(own_names) == classes:
@@ -329,7 +328,7 @@ def _model_spec(settings: RunSettings) -> ModelSpec:
         reset_head=settings.reset_head or settings.embeds,
         overrides={**(DEFAULT_OVERRIDES if builtin and not settings.pretrained else {}), **settings.model_args},
     )
-    spec = embedding_spec(spec) if settings.embeds else spec if builtin else resolved(spec)
+    spec = spec if builtin and not settings.embeds else spec_of_task(settings, spec)
     if spec.hub is None:
         if settings.reset_head and spec.checkpoint is None:
             raise PlanError("--reset-head needs --checkpoint, or a --model that brings its weights")

@@ -15,20 +15,23 @@ from runtime import DataError, ModelError, PlanError
 NO_LABELS = "the run reads no labels"
 """Why a figure that needs labels is missing."""
 
-NO_CLASSES = "the model answers with a vector, not with classes"
-"""Why a figure that needs classes is missing."""
+NO_CLASSES = "the model answers with a {}, not with classes"
+"""Why a figure that needs classes is missing, with a word for what the model answers with."""
 
 
-def left_out_classifier(spec: ModelSpec, known: int | None) -> tuple[str, ...]:
-    """Returns a note on a classifier that a model which answers with a vector does without.
+def left_out_classifier(spec: ModelSpec, known: int | None, task: str = "embed") -> tuple[str, ...]:
+    """Returns a note on a classifier that a model which answers with vectors does without.
 
     Args:
         spec: architecture and weights.
         known: number of classes of the checkpoint's classifier; None without one.
+        task: ``embed``, or ``dense`` where a projection is left out, too.
     """
     classes = (known if spec.checkpoint else published_classes(spec) if spec.pretrained else None) or 0
     if not spec.reset_head or not classes:
         return ()
+    if task == "dense":
+        return (f"The head of {classes} outputs is left out: the model answers with the tokens of its patches",)
     return (f"The classifier of {classes} classes is left out: the model answers with the vector that it reads",)
 
 

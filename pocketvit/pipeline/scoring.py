@@ -14,7 +14,7 @@ from compress.data.batches import plain_batches
 from compress.data.dataset import Dataset
 from compress.devices import device_in_use
 from compress.evaluate import Score, score, score_of_logits
-from compress.fidelity import MOST_IMAGES, fidelity, some_images
+from compress.fidelity import fidelity, images_to_compare, some_images
 from compress.model.coordinates import Coordinates
 from compress.model.vit import SlicedViT
 from export.formats.tflite import write_tflite
@@ -81,12 +81,12 @@ def compare_with_whole(
         progress: called after every batch.
         split: name of the split.
     """
-    some, seed = job.settings.eval_limit or MOST_IMAGES, job.settings.seed
+    most, seed = images_to_compare(whole.plan), job.settings.seed
     found = fidelity(
         model,
         whole,
         job.data,
-        some_images(indices, seed, min(MOST_IMAGES, some)),
+        some_images(indices, seed, min(most, job.settings.eval_limit or most)),
         job.task.preprocessing,
         back=back,
         progress=if_long(progress),

@@ -94,7 +94,7 @@ def save_stage(
         test_images=test.images if test else 0,
         held_out_top1=held_out.top1 if held_out else None,
         epochs=epochs,
-        top1_reason=NO_CLASSES if job.plan.is_vector else None if test else NO_LABELS,
+        top1_reason=NO_CLASSES.format(job.plan.output_kind) if job.plan.is_vector else None if test else NO_LABELS,
         test_whole=likeness[0],
         held_out_whole=likeness[1],
     )

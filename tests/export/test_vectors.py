@@ -20,6 +20,7 @@ from export.compare import compare_logits
 from export.exporter import ExportOutcome, RefusedFilesError, export_each, export_model
 from export.gate.limits import ExportLimits, verdict_on
 from export.settings import ExportSettings
+from pocketvit.cli.tables.models import artifact_table
 from pocketvit.jobs.gating import gate_files, gate_stored, update_baseline
 from runtime import DataError, OutputForm, Parity, VectorParity, load, read_artifact
 from tests.export.conftest import task_for
@@ -108,6 +109,24 @@ def test_a_file_far_from_the_float_model_is_refused_by_its_cosine(tmp_path: Path
         export_model(embedder(), vectors_task(digits), digits.without_labels, tmp_path, "own", settings)
     with pytest.raises(DataError, match=r"min_cosine is a cosine\. Expected 0 to 1\. Got 2"):
         replace(QUICK, min_cosine=2.0)
+
+
+def test_the_table_of_files_has_the_figures_of_vectors_and_no_empty_column(tmp_path: Path, digits: Dataset) -> None:
+    settings = replace(QUICK, kinds=("fp32",))
+    of_vectors = export_model(embedder(), vectors_task(digits), digits.without_labels, tmp_path / "v", "own", settings)
+    of_classes = export_model(
+        model_of(replace(SMALL, in_chans=1)),
+        replace(task_for(digits), trained=False),
+        digits,
+        tmp_path,
+        "own",
+        settings,
+    )
+    vectors, classes = ([own.header for own in artifact_table(made).columns] for made in (of_vectors, of_classes))
+    assert {"SQNR", "cosine", "neighbours"} <= set(vectors)
+    assert not {"agrees", "top-1", "torch top-1"} & set(vectors)
+    assert {"agrees", "top-1", "torch top-1"} <= set(classes)
+    assert not {"cosine", "neighbours"} & set(classes)
 
 
 def test_the_verdict_on_a_cosine() -> None:

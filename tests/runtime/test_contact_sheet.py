@@ -12,12 +12,13 @@ from runtime import (
     DataError,
     MissingExtraError,
     Prediction,
+    component_sheet,
     contact_sheet,
     nearest_vectors,
     neighbour_sheet,
     softmax,
 )
-from runtime.contact_sheet import CARD, GAP, PADDING, PICTURE
+from runtime.contact_sheet import CARD, GAP, PADDING, PICTURE, grid_colours
 
 NAMES = ("tench", "hen", "a class of a name so long that it cannot be shown in whole beside its verdict")
 
@@ -221,3 +222,30 @@ def test_each_picture_is_drawn_beside_those_nearest_to_it() -> None:
         neighbour_sheet(images[:1], vectors[:1], captions=["red"])
     with pytest.raises(DataError, match="differ in number"):
         neighbour_sheet(images, vectors[:2], captions=["red", "green", "blue"])
+
+
+def test_alike_patches_have_one_colour_in_all_pictures_and_others_another() -> None:
+    kinds = np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32)
+    which = np.random.default_rng(1).integers(0, 4, (3, 5, 7))
+    colours = grid_colours(kinds[which])
+    assert colours.shape == (3, 5, 7, 3)
+    of_kind = [np.unique(colours[which == kind], axis=0) for kind in range(4)]
+    assert [len(found) for found in of_kind] == [1] * 4
+    assert len(np.unique(np.concatenate(of_kind), axis=0)) == 4
+    assert (grid_colours(np.ones((1, 2, 2, 2), np.float32)) == 128).all()
+
+
+def test_a_grid_is_drawn_beside_what_the_model_saw() -> None:
+    grids = np.random.default_rng(0).standard_normal((3, 2, 4, 8)).astype(np.float32)
+    seen = [np.full((16, 32, 3), 90, np.uint8)] * 3
+    sheet = np.asarray(component_sheet(seen, grids, captions=["a", "b", "c"]))
+    colours = grid_colours(grids)
+    left, top = GAP + 2 * PADDING + PICTURE, GAP + PADDING
+    width, height = 5 * 32, 5 * 16
+    corner = left + (PICTURE - width) // 2, top + (PICTURE - height) // 2
+    for row in range(2):
+        for column in range(4):
+            at = corner[1] + 40 * row + 20, corner[0] + 40 * column + 20
+            assert tuple(sheet[at]) == tuple(colours[0, row, column])
+    with pytest.raises(DataError, match="Images, grids and captions differ in number"):
+        component_sheet(seen[:2], grids, captions=["a", "b"])

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from runtime import ShapePlan
 
-from .norms import mlp_inputs
+from .norms import mlp_inputs, tap_readers
 
 
 class Axis(NamedTuple):
@@ -51,6 +51,8 @@ def parameter_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
         axes |= _block_axes(plan, i)
     for head in ("head", "head_dist") if plan.two_heads else ("head",):
         axes[f"{head}.weight"], axes[f"{head}.bias"] = (None, None if plan.attn_pool else EMBED), (None,)
+    for tap in tap_readers(plan):
+        axes[f"{tap}.weight"], axes[f"{tap}.bias"] = (None, EMBED), (None,)
     return axes | _pool_axes(plan) | _stem_axes(plan)
 
 

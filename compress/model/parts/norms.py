@@ -112,6 +112,7 @@ def norm_readers(plan: ShapePlan) -> dict[str, tuple[str, ...]]:
         readers[f"blocks.{i}.{last}"] = tuple(f"blocks.{i}.mlp.{part}" for part in mlp_inputs(plan))
     if plan.norm != "none":
         readers["norm"] = last_readers(plan)
+        readers |= {f"taps.{i}.norm": (name,) for i, name in enumerate(tap_readers(plan))}
     return readers
 
 
@@ -120,6 +121,11 @@ def last_readers(plan: ShapePlan) -> tuple[str, ...]:
     if plan.attn_pool:
         return "attn_pool.k", "attn_pool.v"
     return ("head", "head_dist") if plan.two_heads else ("head",)
+
+
+def tap_readers(plan: ShapePlan) -> tuple[str, ...]:
+    """Returns the Linears that read the stream behind the inner blocks of a grid."""
+    return tuple(f"taps.{i}.head" for i in range(len(plan.grid_blocks)))
 
 
 def mlp_inputs(plan: ShapePlan) -> tuple[str, ...]:

@@ -58,13 +58,14 @@ def latency_tables(table: LatencyTable) -> list[Table]:
 
 
 def artifact_table(artifacts: Sequence[Artifact]) -> Table:
-    """Returns exported files with their size and how they compare with the torch model."""
+    """Returns exported files with their size and how they compare with the torch model, in figures that some have."""
     table = Table(header_style="bold")
     table.add_column("file", no_wrap=True)
-    for column in _ARTIFACT:
+    columns = [column for column in _ARTIFACT if any(column.value(own) is not None for own in artifacts)]
+    for column in columns:
         table.add_column(column.short or column.heading, justify="right", no_wrap=True)
     for artifact in artifacts:
-        table.add_row(artifact.file, *(column.terminal(artifact) for column in _ARTIFACT))
+        table.add_row(artifact.file, *(column.terminal(artifact) for column in columns))
     return table
 
 

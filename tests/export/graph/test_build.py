@@ -14,6 +14,7 @@ from export.graph.build import vit_graph
 from export.graph.execute import run_graph
 from export.graph.ir import Graph
 from export.graph.rewrites import ALL_REWRITES, DEFAULT_REWRITES, NO_REWRITES, Rewrites, Scales
+from export.graph.vit_parts import OUTPUTS
 from export.writers.tflite import tflite_bytes
 from runtime import BlockPlan, ShapePlan, open_engine
 from tests.export.part_plans import NORM_WEIGHTS, PART_PLANS, draw_tables
@@ -31,6 +32,9 @@ ARCHITECTURES = {
     "average": replace(VIT, pooling="avg_all", act="gelu_tanh", qkv_bias=False, proj_bias=False),
     "no-norm": replace(VIT, pooling="avg", norm="none", act="silu", pos_embed="none"),
     "unit-vector": replace(VIT, output="unit_vector"),
+    "grid": replace(VIT, output="grid", pooling="avg"),
+    "grid-of-two-blocks": replace(VIT, output="grid", pooling="avg", grid_blocks=(1,), reg_tokens=2),
+    "grid-without-norm": replace(VIT, output="grid", pooling="avg", norm="none", grid_blocks=(1,)),
     "unit-vector-of-two": replace(VIT, output="unit_vector", dist_token=True),
     "one-patch-across": replace(VIT, act="relu", patch_size=(8, 32), pooling="avg_all", norm="after_pool"),
 }
@@ -109,7 +113,8 @@ blocks = st.builds(
 def test_random_plans_with_random_rewrites_are_exact(
     name: str, embed: int, widths: list[BlockPlan], off: set[str]
 ) -> None:
-    plan = replace(EVERY[name], embed_dim=embed, blocks=tuple(widths))
+    read = tuple(number for number in EVERY[name].grid_blocks if number < len(widths))
+    plan = replace(EVERY[name], embed_dim=embed, blocks=tuple(widths), grid_blocks=read)
     assert differences(plan, replace(ALL_REWRITES, **dict.fromkeys(off, False)), torch.float64)[0] <= 1e-10
 
 
@@ -123,7 +128,7 @@ def test_the_file_computes_what_the_model_computes(name: str, tmp_path: Path) ->
         path = tmp_path / f"{label}.tflite"
         path.write_bytes(tflite_bytes(vit_graph(model, rewrites)))
         engine = open_engine(path)
-        assert (engine.input_name, engine.output_name) == ("image", "logits")
+        assert (engine.input_name, engine.output_name) == ("image", OUTPUTS[plan.output])
         got = np.concatenate([engine.run(image[None]) for image in images.numpy()])
         assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
 

@@ -15,6 +15,7 @@ from export.graph.execute import run_graph
 from export.graph.ir import Graph
 from export.graph.norms import find_norms
 from export.graph.rewrites import ALL_REWRITES, NO_REWRITES, Rewrites
+from export.graph.vit_parts import OUTPUTS
 from export.quantise.calibrate import observe
 from export.quantise.integer import quantise_graph
 from export.quantise.recipes import Mode, Ranges
@@ -35,6 +36,9 @@ ARCHITECTURES = {
     "clip": replace(VIT, norm_pre=True, act="quick_gelu", patch_bias=False, norm_eps=1e-5),
     "average": replace(VIT, pooling="avg_all", act="gelu_tanh", qkv_bias=False, proj_bias=False),
     "no-norm": replace(VIT, pooling="avg", norm="none", act="silu", pos_embed="none"),
+    "unit-vector": replace(VIT, output="unit_vector"),
+    "grid": replace(VIT, output="grid", pooling="avg"),
+    "grid-of-two-blocks": replace(VIT, output="grid", pooling="avg", grid_blocks=(1,), reg_tokens=2),
     "one-patch-across": replace(VIT, act="relu", patch_size=(8, 32), pooling="avg_all", norm="after_pool"),
 }
 EVERY = {**ARCHITECTURES, **PART_PLANS}
@@ -104,7 +108,7 @@ def test_the_file_computes_what_the_model_computes(name: str, rewrites: str, ops
     engine = open_engine(path)
     plan = model.plan
     assert (engine.input_name, engine.input_shape) == ("image", (-1, plan.in_chans, *plan.img_size))
-    assert (engine.output_name, engine.output_shape) == ("logits", (-1, plan.num_classes))
+    assert (engine.output_name, engine.output_shape) == (OUTPUTS[plan.output], (-1, *plan.output_shape))
     for count in (1, 3):
         images = images_for(plan, count)
         assert error(path, images, logits(model, images)) <= 1e-5
@@ -118,6 +122,7 @@ def test_every_norm_is_one_operator(name: str, rewrites: str) -> None:
     own = (plan.attn_pool is not None) + len(plan.blocks) * plan.double_norm
     own += sum(op.kind == "layer_norm" for op in plan.stem)
     norms = 2 * len(plan.blocks) + (plan.norm != "none") + plan.norm_pre + own
+    norms += len(plan.grid_blocks) + (plan.output == "unit_vector")
     groups = sum(op.kind == "group_norm" for op in plan.stem)
     graph = vit_graph(model_of(plan), REWRITES[rewrites])
     found = find_norms(graph).values()
