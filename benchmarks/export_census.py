@@ -38,8 +38,8 @@ import torch
 from torch import nn
 
 from compress.model.catalogue import catalogued, names_like, without_weights
-from export.convert.onnx import write_onnx
-from export.convert.tflite import write_tflite
+from export.convert.onnx import convert_to_onnx
+from export.convert.tflite import convert_to_tflite
 
 MOST = 1e-4
 """Largest difference from torch, as a share of the largest logit."""
@@ -262,11 +262,11 @@ def export(one: Exported, folder: Path) -> Iterator[Exported]:
         wanted = model(images).numpy()
 
     def onnx() -> Any:
-        write_onnx(model, image, folder / "model.onnx")
+        convert_to_onnx(model, image, folder / "model.onnx")
         return InferenceSession(folder / "model.onnx").run(None, {"image": images.numpy()})[0]
 
     def tflite() -> Any:
-        write_tflite(model, image, folder / "model.tflite")
+        convert_to_tflite(model, image, folder / "model.tflite")
         reader = Interpreter(str(folder / "model.tflite"), num_threads=1)
         reader.allocate_tensors()
         rows = []

@@ -16,6 +16,7 @@ from compress.data.dataset import Dataset
 from compress.data.unlabelled import unlabelled_folder
 from compress.model.folder import Task
 from compress.model.half_range import in_half_range
+from compress.model.other import OtherModel
 from compress.model.vit import SlicedViT
 from export.quantise.choose import Timer
 from export.quantise.recipes import Recipe, recipes_for
@@ -33,6 +34,8 @@ _FLOAT_AGREEMENT = 0.99
 _FLOAT_COSINE = 0.999
 _CALIBRATION_MACS = 1e11
 _CALIBRATION_IMAGES = (32, 256)
+_CHOICE_MACS = 1e12
+_CHOICE_IMAGES = (32, 1000)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class ExportJob:
         whole: the whole model that a model of vectors was cut from; None for models of classes.
     """
 
-    model: SlicedViT
+    model: SlicedViT | OtherModel
     task: Task
     data: Dataset
     folder: Path
@@ -86,7 +89,7 @@ class ExportJob:
             progress: called as the images are computed.
         """
         found = self.range_images()
-        if found is None:
+        if found is None or isinstance(self.model, OtherModel):
             return self
         images = torch.from_numpy(found.transpose(0, 3, 1, 2))
         return replace(self, model=in_half_range(self.model, images, if_long(progress)))
@@ -199,6 +202,15 @@ def images_of(data: Dataset, indices: npt.NDArray[np.int64], task: Task) -> npt.
     """Returns preprocessed images, ``(N, H, W, C)``."""
     batches = [images.numpy() for images, _ in plain_batches(data, indices, task.preprocessing)]
     return np.ascontiguousarray(np.concatenate(batches).transpose(0, 2, 3, 1))
+
+
+def of_choice(job: ExportJob, kind: ExportKind) -> npt.NDArray[np.int64]:
+    """Returns the indices of the held-out images on which recipes of a kind are compared."""
+    order, used = job.held_out(kind)
+    rest = order[used:]
+    least, most = _CHOICE_IMAGES
+    count = min(max(least, min(most, int(_CHOICE_MACS / macs(job.model.plan)))), len(rest))
+    return np.sort(rest[:count]) if count >= least else np.sort(order[:least])
 
 
 def verified_on(job: ExportJob) -> int:

@@ -32,6 +32,7 @@ from .artifact import (
 )
 from .contact_sheet import contact_sheet, nearest_vectors, neighbour_sheet
 from .cost import flops, macs, params
+from .counted import CountedModel
 from .engines import open_device_engine, open_engine
 from .errors import (
     ArtifactError,
@@ -82,6 +83,7 @@ __all__ = [
     "BlockPlan",
     "Calibration",
     "ClassLoss",
+    "CountedModel",
     "DataError",
     "DeviceEngine",
     "Document",

@@ -1,13 +1,16 @@
-"""What a plan costs: parameters and multiply-accumulates, exactly, from its widths alone."""
+"""What a model costs: parameters and multiply-accumulates, exactly, from the widths of its plan alone."""
 
 from __future__ import annotations
 
+from .counted import CountedModel
 from .plan import BlockPlan, ShapePlan
 from .plan_parts import stem_sizes
 
 
-def params(plan: ShapePlan) -> int:
+def params(plan: ShapePlan | CountedModel) -> int:
     """Returns the number of parameters of the model that ``plan`` describes."""
+    if isinstance(plan, CountedModel):
+        return plan.params
     c = plan.embed_dim
     patch_h, patch_w = plan.patch_size
     first = plan.token_dim
@@ -75,12 +78,14 @@ def _read_mlp(plan: ShapePlan, block: BlockPlan) -> int:
     return block.mlp_dim * (2 if plan.gated_mlp else 1)
 
 
-def macs(plan: ShapePlan) -> int:
+def macs(plan: ShapePlan | CountedModel) -> int:
     """Returns the multiply-accumulates of one forward pass on one image.
 
     Counts what PyTorch's own FLOP counter counts (convolutions and matrix products; FLOPs = 2 x MACs),
     so norms, softmax and activations are not in it.
     """
+    if isinstance(plan, CountedModel):
+        return plan.macs
     c, tokens = plan.embed_dim, plan.num_tokens
     patch_h, patch_w = plan.patch_size
     total = plan.num_patches * plan.token_dim * plan.map_chans * patch_h * patch_w

@@ -13,7 +13,7 @@ from runtime import quiet
 INPUT, OUTPUT = "image", "logits"
 
 
-def write_onnx(model: torch.nn.Module, image: tuple[int, int, int], path: Path, opset: int = 18) -> None:
+def convert_to_onnx(model: torch.nn.Module, image: tuple[int, int, int], path: Path, opset: int = 18) -> None:
     """Writes ``model`` with inputs ``(B, C, H, W)`` of any number of images.
 
     The exporter that traces is tried first, since it is the quicker one and writes smaller graphs; a model that it

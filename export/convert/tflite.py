@@ -10,7 +10,7 @@ import torch
 from runtime import quiet
 
 
-def write_tflite(model: torch.nn.Module, image: tuple[int, int, int], path: Path) -> None:
+def convert_to_tflite(model: torch.nn.Module, image: tuple[int, int, int], path: Path) -> None:
     """Writes ``model`` with one image ``(1, H, W, C)`` as its input.
 
     Args:

@@ -49,6 +49,7 @@ from pocketvit.settings import (
 )
 from pocketvit.train_settings import TrainSettings
 from runtime import ModelError, PlanError, PocketVitWarning, Preprocessing, Progress, ShapePlan, check_is, silent
+from runtime.counted import CountedModel
 
 from .label_free import check_answers_already, left_out_classifier, named_outputs, without_labels
 
@@ -150,7 +151,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     ranks = current_ranks()
     use_device(choose_device(settings.device, count_gpus(), ranks.local_rank, ranks.local_size))
     export_settings(settings)
-    spec = _model_spec(settings)
+    spec = model_spec(settings)
     check_model(spec)
     report = load_checkpoint_report(spec) if spec.checkpoint else None
     known = report.classes if report else None
@@ -213,9 +214,9 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         data=settings.data,
         split_seed=settings.seed,
         train_limit=settings.train_limit,
-        preprocessing=_preprocessing(settings, brought, plan, data),
+        preprocessing=preprocessing_for(settings, brought, plan, data),
         class_names=names,
-        source=_source(settings, spec, report),
+        source=source_of(settings, spec, report),
         trained=not (fresh or headless) or not own_classes,
         origin=spec.hub.place.name if spec.hub and spec.hub.place.repo else None,
         licence=spec.hub.licence if spec.hub else None,
@@ -314,7 +315,8 @@ def use_threads(settings: RunSettings) -> None:
     torch.set_num_threads(settings.threads or max(1, share))
 
 
-def _model_spec(settings: RunSettings) -> ModelSpec:
+def model_spec(settings: RunSettings) -> ModelSpec:
+    """Returns the model that the settings name, with what its repository or folder brings."""
     channels = 3 if settings.in_chans is None else settings.in_chans
     if channels not in (1, 3):
         raise PlanError("Images have 1 or 3 channels", got=channels, fix="Give --in-chans 1 or 3")
@@ -345,7 +347,10 @@ def _others(names: Sequence[str], data: Sequence[str]) -> bool:
     return sorted(names) != sorted(data)
 
 
-def _preprocessing(settings: RunSettings, brought: WeightsMetadata, plan: ShapePlan, data: Dataset) -> Preprocessing:
+def preprocessing_for(
+    settings: RunSettings, brought: WeightsMetadata, plan: ShapePlan | CountedModel, data: Dataset
+) -> Preprocessing:
+    """Returns how an image becomes the model's input: as its weights expect, unless options say otherwise."""
     height, width = plan.img_size
     stretch = settings.crop_pct is None and not brought.exact and is_stretched(data.size, height, width)
     if settings.resize:
@@ -381,7 +386,8 @@ def _resampled_notes(report: LoadReport, settings: RunSettings, own_classes: boo
     return ("Weights with resampled positions count as fine-tuned: --epochs 30 trains them at this size first",)
 
 
-def _source(settings: RunSettings, spec: ModelSpec, report: LoadReport | None) -> str:
+def source_of(settings: RunSettings, spec: ModelSpec, report: LoadReport | None) -> str:
+    """Returns the origin of the weights, in words."""
     if spec.checkpoint is not None:
         changed = f", resampled: {', '.join(report.resampled)}" if report and report.resampled else ""
         if spec.hub is not None:
