@@ -31,6 +31,7 @@ from device_bench.documents.measurement import Sampling
 from device_bench.documents.results import BENCH_DOCUMENT, BenchResult
 from device_bench.targets.bench import bench
 from device_bench.targets.emulated import CoreName, count_instructions
+from device_bench.timing.isolated import time_isolated
 from device_bench.timing.stats import median_interval, ratio_of_medians
 from export.exporter import export_each
 from export.settings import ExportSettings
@@ -79,9 +80,10 @@ $ python benchmarks/which_model.py{options}
 ```
 
 Neither time nor size depends on the weights, which are random here, so the table has no accuracy: compare your own
-fine-tuned models with `pocketvit bench --images`. Models with a plan are written by PocketViT, and the pruned ones have half
-their MACs left. The others are converted whole, see [Other models](../guides/other-models.md). Times are LiteRT's with one
-thread on {cpu}, medians of one interleaved run of all files with 95 % intervals; read them as ratios. GFLOPs are twice the
+fine-tuned models with `pocketvit bench --images`. Models with a plan are written by PocketViT, and the pruned ones have
+half their MACs left. The others are converted whole, see [Other models](../guides/other-models.md). Times are LiteRT's
+with one thread on {cpu}, medians of one interleaved run of all files with
+95 % intervals; read them as ratios. The recipe of each int8 file is the fastest one there. GFLOPs are twice the
 multiply-accumulates of one image.
 """
 
@@ -129,7 +131,7 @@ def prepare(name: str, data: Dataset, out: Path) -> None:
     classes = tuple(f"class {number}" for number in range(model.plan.num_classes))
     task = Task("digits", 0, None, preprocessing, classes, f"timm {MODELS[name].architecture}, fresh weights", False)
     settings = ExportSettings(kinds=KINDS, calibration_images=32, verify_images=16, gpu_check=False)
-    outcome = export_each(model, task, data, out / name, name, settings)
+    outcome = export_each(model, task, data, out / name, name, settings, timer=time_isolated)
     if outcome.refused:
         raise SystemExit(f"{name}: {outcome.refused[0].refused}")
     print(f"{name}: written", flush=True)

@@ -31,8 +31,7 @@ from .artifact import (
     write_artifact,
 )
 from .contact_sheet import contact_sheet, nearest_vectors, neighbour_sheet
-from .cost import flops, macs, params
-from .counted import CountedModel
+from .cost import CountedModel, flops, macs, params
 from .engines import open_device_engine, open_engine
 from .errors import (
     ArtifactError,

@@ -11,8 +11,7 @@ from runtime.pictures.preprocess import Preprocessing
 from runtime.storage.documents import Document
 from runtime.storage.files import sha256_of
 
-from .cost import macs, params
-from .counted import CountedModel
+from .cost import CountedModel, macs, params
 from .errors import ArtifactError
 from .formats import format_of
 from .parity import ClassLoss, Parity

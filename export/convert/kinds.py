@@ -46,6 +46,12 @@ def _version(name: str) -> str:
 
 _LITERT = ("litert_torch",)
 _ONNX = ("onnx", "onnxscript")
+_INT8 = (
+    "aeq_static_wi8_ai8_float_islands",
+    "aeq_static_wi8_ai8_products",
+    "aeq_static_wi8_ai8_float_io",
+    "aeq_dynamic_wi8_afp32",
+)
 _INTEGER = (*_LITERT, "ai_edge_quantizer")
 
 CONVERTED: dict[str, ConvertedKind] = {
@@ -54,9 +60,7 @@ CONVERTED: dict[str, ConvertedKind] = {
         ConvertedKind("onnx", "onnx", "torch", packages=_ONNX),
         ConvertedKind("onnx-int8", "onnx", "torch", ("ort_qdq", "ort_qdq_products"), _ONNX),
         ConvertedKind("fp32", "tflite", "litert-torch", packages=_LITERT),
-        ConvertedKind(
-            "int8", "tflite", "litert-torch", ("aeq_static_wi8_ai8_float_io", "aeq_dynamic_wi8_afp32"), _INTEGER
-        ),
+        ConvertedKind("int8", "tflite", "litert-torch", _INT8, _INTEGER),
         ConvertedKind("int8-full", "tflite", "litert-torch", ("aeq_static_wi8_ai8",), _INTEGER),
     )
 }

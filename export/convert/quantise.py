@@ -29,20 +29,46 @@ class ConvertedRecipe:
     write: Callable[[Path, Images, Path], None]
 
 
-def _litert(recipe: str, source: Path, images: Images, path: Path, *, float_io: bool = False) -> None:
+_PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
+_ENDS = ("INPUT", "OUTPUT")
+_SLOW = ("HARD_SWISH", "GELU", "SOFTMAX", "RSQRT", "SQRT", "DIV", "SUM", "SQUARED_DIFFERENCE")
+"""Operators that XNNPACK does not compute in int8, or that lose much in it."""
+
+
+def _all_static(floats: tuple[str, ...]) -> Any:
+    """Returns a recipe of ai-edge-quantizer with int8 weights and activations; ``floats`` stay float32."""
+    from ai_edge_quantizer import algorithm_manager, qtyping, recipe, recipe_manager
+
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(recipe.static_wi8_ai8())
+    for name in floats:
+        none = algorithm_manager.AlgorithmName.NO_QUANTIZE
+        manager.add_quantization_config(".*", qtyping.TFLOperationName[name], algorithm_key=none)
+    return manager.get_quantization_recipe()
+
+
+def _products_alone() -> Any:
+    """Returns a recipe in which only convolutions and matrix products are of int8 weights and activations."""
+    from ai_edge_quantizer import qtyping, recipe_manager
+
+    manager = recipe_manager.RecipeManager()
+    for name in _PRODUCTS:
+        manager.add_static_config(".*", qtyping.TFLOperationName[name], 8, 8)
+    return manager.get_quantization_recipe()
+
+
+def _dynamic() -> Any:
+    from ai_edge_quantizer import recipe
+
+    return recipe.dynamic_wi8_afp32()
+
+
+def _litert(steps: Callable[[], Any], source: Path, images: Images, path: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter
-    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
-    from ai_edge_quantizer import recipe as recipes
+    from ai_edge_quantizer import quantizer
 
     with quiet():
-        steps = getattr(recipes, recipe)()
-        if float_io:
-            manager = recipe_manager.RecipeManager()
-            manager.load_quantization_recipe(steps)
-            for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
-                manager.add_quantization_config(".*", end, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
-            steps = manager.get_quantization_recipe()
-        job = quantizer.Quantizer(str(source), steps)
+        job = quantizer.Quantizer(str(source), steps())
         ranges = None
         if job.need_calibration:
             ((key, signature),) = Interpreter(model_path=str(source)).get_signature_list().items()
@@ -77,16 +103,16 @@ def _onnxruntime(operators: tuple[str, ...], source: Path, images: Images, path:
     prepared.unlink()
 
 
-_PRODUCTS = ("Conv", "Gemm", "MatMul")
-
 CONVERTED_RECIPES: dict[str, ConvertedRecipe] = {
     own.name: own
     for own in (
-        ConvertedRecipe("aeq_static_wi8_ai8", partial(_litert, "static_wi8_ai8")),
-        ConvertedRecipe("aeq_static_wi8_ai8_float_io", partial(_litert, "static_wi8_ai8", float_io=True)),
-        ConvertedRecipe("aeq_dynamic_wi8_afp32", partial(_litert, "dynamic_wi8_afp32")),
+        ConvertedRecipe("aeq_static_wi8_ai8", partial(_litert, partial(_all_static, ()))),
+        ConvertedRecipe("aeq_static_wi8_ai8_float_io", partial(_litert, partial(_all_static, _ENDS))),
+        ConvertedRecipe("aeq_static_wi8_ai8_float_islands", partial(_litert, partial(_all_static, _ENDS + _SLOW))),
+        ConvertedRecipe("aeq_static_wi8_ai8_products", partial(_litert, _products_alone)),
+        ConvertedRecipe("aeq_dynamic_wi8_afp32", partial(_litert, _dynamic)),
         ConvertedRecipe("ort_qdq", partial(_onnxruntime, ())),
-        ConvertedRecipe("ort_qdq_products", partial(_onnxruntime, _PRODUCTS)),
+        ConvertedRecipe("ort_qdq_products", partial(_onnxruntime, ("Conv", "Gemm", "MatMul"))),
     )
 }
 """Recipes by name."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from compress.evaluate import logits_of
 from compress.model.other import OtherModel
@@ -17,8 +17,9 @@ from compress.model.tensors import write_tensors
 from export.compare import compare_logits, real_logits
 from export.formats import ExportKind
 from export.job import ExportJob, images_of, knows_labels, of_choice
+from export.quantise.processors import host_processor
 from export.written import Written
-from runtime import ModelError, Parity, Progress, Trial, encode
+from runtime import ArtifactError, ModelError, Parity, Progress, Trial, encode
 from runtime.worker.parent import Worker, WorkerError, python_module
 
 from .kinds import CONVERTED, ConvertedKind
@@ -28,7 +29,7 @@ _SILENCE_S = 3600.0
 """A large model takes a converter minutes, in which it reports nothing."""
 
 _AIM = 0.985
-"""Agreement of the top-1 on the images of choice at which the first recipe is taken without trying others."""
+"""Least agreement of the top-1 on the images of choice with which a file keeps the answers."""
 
 
 def convert_file(job: ExportJob, kind: ExportKind, path: Path, progress: Progress) -> Written:
@@ -78,58 +79,86 @@ def _float_file(job: ExportJob, own: ConvertedKind, scratch: Path, progress: Pro
     return source
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """One integer file of those that are compared."""
+
+    recipe: str
+    file: Path
+    parity: Parity
+
+    @property
+    def agreement(self) -> float:
+        return self.parity.top1_agreement or 0.0
+
+
 def _quantised(
     job: ExportJob, kind: ExportKind, own: ConvertedKind, source: Path, path: Path, progress: Progress
 ) -> Written:
-    """Tries the recipes of a kind on held-out images, and takes the first that keeps the answers, or else the best."""
+    """Tries the recipes of a kind on held-out images, and takes one that keeps the answers, or else the best.
+
+    Where files may be timed, every recipe of a kind that is chosen by speed is tried, and the fastest of those that
+    keep the answers is taken; elsewhere the first of them.
+    """
+    timer = job.timer if kind.choice == "fastest" and job.settings.made_for == host_processor() else None
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        tried = _files(job, kind, own, source, Path(scratch), timer is not None, progress)
+        seconds = timer([one.file for one in tried]) if timer is not None and len(tried) > 1 else [None] * len(tried)
+        order = sorted(range(len(tried)), key=lambda number: (seconds[number] or 0.0, number))
+        kept = [number for number in order if _keeps(job, tried[number])]
+        chosen = kept[0] if kept else max(order, key=lambda number: tried[number].agreement)
+        found = tried[chosen].recipe
+        progress(f"{kind.name} recipes", len(own.recipes), len(own.recipes), found)
+        shutil.copyfile(tried[chosen].file, path)
+    return Written(found, tuple(_trial(one, time) for one, time in zip(tried, seconds, strict=True)))
+
+
+def _keeps(job: ExportJob, one: _Tried) -> bool:
+    """Returns whether a file keeps the answers; those of untrained weights are chance."""
+    return one.agreement >= _AIM or not job.task.trained
+
+
+def _files(
+    job: ExportJob, kind: ExportKind, own: ConvertedKind, source: Path, scratch: Path, every: bool, progress: Progress
+) -> list[_Tried]:
+    """Returns the files of all recipes, or of those up to the first that keeps the answers.
+
+    Raises:
+        ModelError: no recipe can be written.
+    """
     chosen = of_choice(job, kind)
     images = images_of(job.data, chosen, job.task)
     stage = f"{kind.name} float answers"
     wanted = logits_of(job.model, job.data, chosen, job.task.preprocessing, progress=progress, stage=stage)
     labels = job.data.labels[chosen] if knows_labels(job.task, job.data) else None
-    trials: list[Trial] = []
-    best: tuple[float, str] | None = None
+    calibration = scratch / "images.npy"
+    np.save(calibration, job.calibration_images(kind))
+    tried: list[_Tried] = []
     failed: ModelError | None = None
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        calibration = Path(scratch) / "images.npy"
-        np.save(calibration, job.calibration_images(kind))
-        for recipe in own.recipes:
-            file = Path(scratch) / f"{recipe}{path.suffix}"
-            progress(f"{kind.name} recipes", len(trials), len(own.recipes), recipe)
-            request = {"recipe": recipe, "source": str(source), "images": str(calibration), "path": str(file)}
-            try:
-                _in_child("quantise", request, _name(job), own.written_by())
-            except ModelError as error:
-                failed = failed or error
-                continue
-            parity = _parity(file, images, wanted, labels)
-            trials.append(_trial(recipe, parity))
-            agreement = parity.top1_agreement or 0.0
-            if best is None or agreement > best[0]:
-                best = agreement, recipe
-            if agreement >= _AIM or not job.task.trained:
-                break
-        if best is None:
-            assert failed is not None
-            raise failed
-        progress(f"{kind.name} recipes", len(own.recipes), len(own.recipes), best[1])
-        shutil.copyfile(Path(scratch) / f"{best[1]}{path.suffix}", path)
-    return Written(best[1], tuple(trials))
+    for number, recipe in enumerate(own.recipes):
+        file = scratch / f"{recipe}{source.suffix}"
+        progress(f"{kind.name} recipes", number, len(own.recipes), recipe)
+        request = {"recipe": recipe, "source": str(source), "images": str(calibration), "path": str(file)}
+        try:
+            _in_child("quantise", request, _name(job), own.written_by())
+            answers = real_logits(file, images)
+        except (ModelError, ArtifactError) as error:
+            failed = failed or (error if isinstance(error, ModelError) else ModelError(str(error)))
+            continue
+        tried.append(_Tried(recipe, file, compare_logits(answers, wanted, labels)))
+        if not every and _keeps(job, tried[-1]):
+            break
+    if not tried:
+        assert failed is not None
+        raise failed
+    return tried
 
 
-def _parity(
-    file: Path,
-    images: npt.NDArray[np.float32],
-    wanted: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64] | None,
-) -> Parity:
-    return compare_logits(real_logits(file, images), wanted, labels)
-
-
-def _trial(recipe: str, parity: Parity) -> Trial:
+def _trial(one: _Tried, seconds: float | None) -> Trial:
+    parity = one.parity
     known = parity.top1 is not None and parity.reference_top1 is not None
     drop = 100 * ((parity.reference_top1 or 0.0) - (parity.top1 or 0.0)) if known else None
-    return Trial(recipe, parity.images, parity.top1_agreement, drop, parity.sqnr_db)
+    return Trial(one.recipe, parity.images, parity.top1_agreement, drop, parity.sqnr_db, seconds)
 
 
 def _name(job: ExportJob) -> str:

@@ -12,6 +12,7 @@ from compress.data.load import load_data
 from compress.model.folder import Task
 from compress.model.load import weights_metadata
 from compress.model.other import OtherModel, is_other, load_other
+from device_bench.timing.isolated import time_isolated
 from export.convert.kinds import check_convertible
 from export.exporter import check_extras, export_each, released
 from pocketvit.settings import RunSettings
@@ -89,7 +90,7 @@ def prepare_conversion(settings: RunSettings, progress: Progress = silent) -> Pr
         data=settings.data,
         split_seed=settings.seed,
         train_limit=settings.train_limit,
-        preprocessing=preprocessing_for(settings, brought, model.plan, data),
+        preprocessing=preprocessing_for(settings, brought, (model.plan.in_chans, *model.plan.img_size), data),
         class_names=names,
         source=source_of(settings, spec, None),
         trained=spec.pretrained or spec.checkpoint is not None,
@@ -118,7 +119,9 @@ def convert(
             copies = export_copies(settings.kinds)
             check_written_bytes(folder.root, copies * _WEIGHT_BYTES * params(job.model.plan))
         asked = export_settings(settings)
-        outcome = export_each(job.model, job.task, job.data, folder.artifacts, folder.name, asked, progress)
+        outcome = export_each(
+            job.model, job.task, job.data, folder.artifacts, folder.name, asked, progress, time_isolated
+        )
         return released(outcome, folder.artifacts)
 
 

@@ -49,7 +49,6 @@ from pocketvit.settings import (
 )
 from pocketvit.train_settings import TrainSettings
 from runtime import ModelError, PlanError, PocketVitWarning, Preprocessing, Progress, ShapePlan, check_is, silent
-from runtime.counted import CountedModel
 
 from .label_free import check_answers_already, left_out_classifier, named_outputs, without_labels
 
@@ -214,7 +213,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         data=settings.data,
         split_seed=settings.seed,
         train_limit=settings.train_limit,
-        preprocessing=preprocessing_for(settings, brought, plan, data),
+        preprocessing=preprocessing_for(settings, brought, (plan.in_chans, *plan.img_size), data),
         class_names=names,
         source=source_of(settings, spec, report),
         trained=not (fresh or headless) or not own_classes,
@@ -348,17 +347,17 @@ def _others(names: Sequence[str], data: Sequence[str]) -> bool:
 
 
 def preprocessing_for(
-    settings: RunSettings, brought: WeightsMetadata, plan: ShapePlan | CountedModel, data: Dataset
+    settings: RunSettings, brought: WeightsMetadata, image: tuple[int, int, int], data: Dataset
 ) -> Preprocessing:
-    """Returns how an image becomes the model's input: as its weights expect, unless options say otherwise."""
-    height, width = plan.img_size
+    """Returns how a picture becomes an ``image`` of channels, height, width: by options, or as the weights expect."""
+    channels, height, width = image
     stretch = settings.crop_pct is None and not brought.exact and is_stretched(data.size, height, width)
     if settings.resize:
         stretch = settings.resize == "stretch"
     usual = brought.preprocessing(height, width, stretch=stretch)
     asked: dict[str, Any] = {
-        "mean": settings.mean and _each_channel(settings.mean, plan.in_chans),
-        "std": settings.std and _each_channel(settings.std, plan.in_chans),
+        "mean": settings.mean and _each_channel(settings.mean, channels),
+        "std": settings.std and _each_channel(settings.std, channels),
         "interpolation": settings.interpolation,
         "resize": settings.resize,
         "crop_pct": settings.crop_pct,
