@@ -16,7 +16,7 @@ from compress.model.other import OtherModel, rebuilt
 from export.convert.onnx import convert_to_onnx
 from export.convert.quantise import CONVERTED_RECIPES
 from export.convert.tflite import convert_to_tflite
-from runtime import CountedModel, ModelError, decode
+from runtime import CountedModel, ModelError, PocketVitError, decode
 from runtime.worker.child import Reporter, serve
 
 
@@ -71,7 +71,7 @@ def _quantise(reporter: Reporter, recipe: str, source: str, images: str, path: s
 
 def _failed(error: Exception, request: dict[str, Any]) -> Exception:
     """Turns whatever a converter raises into an error of one line."""
-    if isinstance(error, ModelError):
+    if isinstance(error, PocketVitError):
         return error
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     got = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

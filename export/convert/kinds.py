@@ -45,7 +45,7 @@ def _version(name: str) -> str:
 
 
 _LITERT = ("litert_torch",)
-_ONNX = ("onnx", "onnxscript")
+_ONNX = ("onnx",)
 _INT8 = (
     "aeq_static_wi8_ai8_float_islands",
     "aeq_static_wi8_ai8_products",

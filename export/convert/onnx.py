@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from runtime import quiet
+from runtime import MissingExtraError, quiet
 
 INPUT, OUTPUT = "image", "logits"
 
@@ -24,10 +25,15 @@ def convert_to_onnx(model: torch.nn.Module, image: tuple[int, int, int], path: P
         image: its channels, height and width.
         path: of the file.
         opset: version of ONNX's operators.
+
+    Raises:
+        MissingExtraError: the second exporter is needed, and a package of it is not installed.
     """
     try:
         _traced(model, image, path, opset)
     except Exception:  # the other exporter says what is wrong
+        if find_spec("onnxscript") is None:
+            raise MissingExtraError("onnxscript", "convert") from None
         _captured(model, image, path, opset)
 
 

@@ -64,16 +64,30 @@ def _dynamic() -> Any:
 
 
 def _litert(steps: Callable[[], Any], source: Path, images: Images, path: Path) -> None:
-    from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import quantizer
 
     with quiet():
-        job = quantizer.Quantizer(str(source), steps())
-        ranges = None
-        if job.need_calibration:
-            ((key, signature),) = Interpreter(model_path=str(source)).get_signature_list().items()
-            ranges = job.calibrate({key: [{signature["inputs"][0]: image[None]} for image in images]})
+        recipe = steps()
+        job = quantizer.Quantizer(str(source), recipe)
+        ranges = _ranges(source, recipe, images) if job.need_calibration else None
         job.quantize(ranges).export_model(str(path), overwrite=True)
+
+
+def _ranges(source: Path, recipe: Any, images: Images) -> Any:
+    """Returns the least and the greatest value of each tensor on all images.
+
+    The quantiser itself takes a moving average of each image's ranges, which clips what is rare.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import calibrator, recipe_manager
+    from ai_edge_quantizer.utils.qsv_utils import min_max_update
+
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(recipe)
+    ((key, signature),) = Interpreter(model_path=str(source)).get_signature_list().items()
+    watched = calibrator.Calibrator(str(source), num_threads=1, qsv_update_func=min_max_update)
+    watched.calibrate({key: [{signature["inputs"][0]: image[None]} for image in images]}, manager)
+    return watched.get_model_qsvs()
 
 
 def _onnxruntime(operators: tuple[str, ...], source: Path, images: Images, path: Path) -> None:

@@ -16,6 +16,8 @@ from compress.model.other import OtherModel
 from compress.model.tensors import write_tensors
 from export.compare import compare_logits, real_logits
 from export.formats import ExportKind
+from export.gate.limits import MIN_SQNR_DB, ExportLimits, verdict_on
+from export.gate.looks import critical_value
 from export.job import ExportJob, images_of, knows_labels, of_choice
 from export.quantise.processors import host_processor
 from export.written import Written
@@ -29,7 +31,7 @@ _SILENCE_S = 3600.0
 """A large model takes a converter minutes, in which it reports nothing."""
 
 _AIM = 0.985
-"""Least agreement of the top-1 on the images of choice with which a file keeps the answers."""
+"""Least agreement of the top-1 on the images of choice with which a file keeps the answers, unless limits are given."""
 
 
 def convert_file(job: ExportJob, kind: ExportKind, path: Path, progress: Progress) -> Written:
@@ -91,6 +93,11 @@ class _Tried:
     def agreement(self) -> float:
         return self.parity.top1_agreement or 0.0
 
+    @property
+    def closeness(self) -> tuple[bool, float]:
+        """Whether its logits are near enough to the float model's, and the share of images with the same top-1."""
+        return (self.parity.sqnr_db or 0.0) >= MIN_SQNR_DB, self.agreement
+
 
 def _quantised(
     job: ExportJob, kind: ExportKind, own: ConvertedKind, source: Path, path: Path, progress: Progress
@@ -105,17 +112,21 @@ def _quantised(
         tried = _files(job, kind, own, source, Path(scratch), timer is not None, progress)
         seconds = timer([one.file for one in tried]) if timer is not None and len(tried) > 1 else [None] * len(tried)
         order = sorted(range(len(tried)), key=lambda number: (seconds[number] or 0.0, number))
-        kept = [number for number in order if _keeps(job, tried[number])]
-        chosen = kept[0] if kept else max(order, key=lambda number: tried[number].agreement)
+        kept = [number for number in order if _keeps(job, kind, tried[number])]
+        chosen = kept[0] if kept else max(order, key=lambda number: tried[number].closeness)
         found = tried[chosen].recipe
         progress(f"{kind.name} recipes", len(own.recipes), len(own.recipes), found)
         shutil.copyfile(tried[chosen].file, path)
     return Written(found, tuple(_trial(one, time) for one, time in zip(tried, seconds, strict=True)))
 
 
-def _keeps(job: ExportJob, one: _Tried) -> bool:
-    """Returns whether a file keeps the answers; those of untrained weights are chance."""
-    return one.agreement >= _AIM or not job.task.trained
+def _keeps(job: ExportJob, kind: ExportKind, one: _Tried) -> bool:
+    """Returns whether a file keeps the answers, within the limits of its release; those of fresh weights are chance."""
+    limits = job.limits(kind)
+    if limits == ExportLimits():
+        return True
+    aim = _AIM if job.settings.min_agreement is None and job.task.trained else 0.0
+    return one.agreement >= aim and verdict_on(one.parity, limits, critical_value((1,))).refusal is None
 
 
 def _files(
@@ -146,7 +157,7 @@ def _files(
             failed = failed or (error if isinstance(error, ModelError) else ModelError(str(error)))
             continue
         tried.append(_Tried(recipe, file, compare_logits(answers, wanted, labels)))
-        if not every and _keeps(job, tried[-1]):
+        if not every and _keeps(job, kind, tried[-1]):
             break
     if not tried:
         assert failed is not None
