@@ -20,7 +20,7 @@ SIDE = 32
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of ten classes in the wrapper that timm's training script writes, with statistics that are not trivial."""
+    """Weights of ten classes, disturbed by noise, in the wrapper that timm's training script writes."""
     torch.manual_seed(3)
     network = timm.create_model(NAME, num_classes=10)
     with torch.no_grad():
@@ -39,8 +39,16 @@ def exported(checkpoint: Path, tmp_path: Path) -> Callable[..., list[Artifact]]:
     """Exports the model in some kinds of file to ``tmp_path``."""
 
     def call(*formats: str, **changed: object) -> list[Artifact]:
-        options: dict[str, Any] = {"model": NAME, "checkpoint": str(checkpoint), "img_size": SIDE, "data": "digits"}
-        settings = RunSettings(**options | {"kinds": formats, "threads": 1, "min_agreement": 0.0} | changed)
+        options: dict[str, Any] = {
+            "model": NAME,
+            "checkpoint": str(checkpoint),
+            "img_size": SIDE,
+            "data": "digits",
+            "verify_images": 32,
+        }
+        settings = RunSettings(
+            **options | {"kinds": formats, "threads": 1, "min_agreement": 0.0, "calibration_images": 32} | changed
+        )
         return export(settings, tmp_path / "run")
 
     return call
