@@ -20,6 +20,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import resource
 import signal
 import tempfile
@@ -410,6 +411,10 @@ def table(groups: Sequence[Grouped], found: dict[str, Exported]) -> str:
     return "\n".join([*lines, f"| **all** | **{total[0]}** | **{total[1]}** | **{total[2]}** | | |"])
 
 
+_CODES = re.compile(r"\x1b\[[0-9;]*m|/[^ ]*/site-packages/")
+"""Colours of terminals, and where packages are installed."""
+
+
 def reason(one: Exported) -> str:
     """Returns why a graph failed, in a few words."""
     parts = []
@@ -417,7 +422,7 @@ def reason(one: Exported) -> str:
         if off is not None and off > MOST:
             parts.append(f"{title} differs by {off:.0e}")
         elif error is not None:
-            parts.append(f"{title}: {error.splitlines()[0][:100]}")
+            parts.append(f"{title}: {_CODES.sub('', error).splitlines()[0][:100].strip()}")
     return ", ".join(parts).replace("|", "/")
 
 

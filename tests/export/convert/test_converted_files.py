@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from compress.model.load import ModelSpec
 from compress.model.other import is_other, load_other
 from export.convert import kinds
 from export.convert.kinds import check_convertible
 from export.settings import ExportSettings
+from pocketvit.pipeline.converting import prepare_conversion
 from pocketvit.pipeline.run import run
 from pocketvit.settings import RunSettings
 from runtime import Artifact, DataError, MissingExtraError, ModelError, PlanError, load, macs, read_artifact
@@ -97,6 +100,19 @@ def test_a_checkpoint_of_another_model_is_refused(checkpoint: Path) -> None:
         load_other(ModelSpec("test_resnet", checkpoint=checkpoint))
 
 
+def test_a_folder_of_timm_brings_its_classes_and_its_settings(checkpoint: Path, tmp_path: Path) -> None:
+    save_file(network(checkpoint).state_dict(), tmp_path / "model.safetensors")
+    settings = {"input_size": [3, SIDE, SIDE], "mean": [0.4] * 3, "std": [0.3] * 3, "crop_pct": 0.9}
+    names = [f"bird {number}" for number in range(10)]
+    config = {"architecture": NAME, "num_classes": 10, "label_names": names, "pretrained_cfg": settings}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    job = prepare_conversion(RunSettings(model=str(tmp_path), data="digits", kinds=("onnx",), threads=1))
+    assert job.task.class_names == tuple(names)
+    assert job.task.preprocessing.mean == (0.4,) * 3
+    assert (job.model.plan.architecture, job.model.plan.img_size) == (NAME, (SIDE, SIDE))
+    assert job.task.trained
+
+
 def test_a_weight_that_is_not_a_number_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     held = torch.load(checkpoint)
     held["state_dict"]["conv_stem.weight"][0, 0, 0, 0] = torch.nan
@@ -106,7 +122,7 @@ def test_a_weight_that_is_not_a_number_is_refused(checkpoint: Path, tmp_path: Pa
 
 
 def test_pruning_is_refused_by_name_and_the_way_out_is_named(tmp_path: Path) -> None:
-    settings = RunSettings(model=NAME, data="digits", budget=("macs=0.5",), pretrained=False)
+    settings = RunSettings(model=NAME, data="digits", budget="macs=0.5", pretrained=False)
     with pytest.raises(ModelError, match=r"the architecture EfficientNet.*pocketvit export"):
         run(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -118,7 +134,7 @@ def test_other_kinds_and_options_of_our_writers_are_refused(exported: Export, tm
     with pytest.raises(PlanError, match="--reset-head"):
         exported("onnx", reset_head=True)
     with pytest.raises(DataError, match="--int8-recipe"):
-        check_convertible(replace(ExportSettings(("onnx",)), int8_recipe="dynamic"), NAME)
+        check_convertible(replace(ExportSettings(("int8",)), int8_recipe="dynamic_wi8_afp32"), NAME)
     assert not (tmp_path / "run").exists()
 
 
