@@ -16,7 +16,7 @@ from compress.data.dataset import Dataset
 from compress.distill.outputs import Network, outputs_of
 from compress.distill.response import soft_loss
 from compress.model.coordinates import Coordinates, of_head_input
-from runtime import ModelError, Preprocessing, Progress, ShapePlan, silent
+from runtime import CountedModel, ModelError, Preprocessing, Progress, ShapePlan, silent
 
 from .devices import CPU, autocast, copy_on, device_in_use
 from .distributed import ALONE, Ranks
@@ -74,7 +74,7 @@ def some_images(indices: npt.NDArray[np.int64], seed: int, most: int = MOST_IMAG
     return np.sort(np.random.default_rng([seed, 6]).permutation(indices)[:most])
 
 
-def images_to_compare(plan: ShapePlan) -> int:
+def images_to_compare(plan: ShapePlan | CountedModel) -> int:
     """Returns the most images that models of a plan are compared on: fewer where each has a large grid."""
     return max(1, min(MOST_IMAGES, _MOST_VALUES // math.prod(plan.output_shape)))
 

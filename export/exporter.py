@@ -17,7 +17,9 @@ import torch
 
 from compress.data.dataset import Dataset
 from compress.model.folder import Task, weights_sha256
+from compress.model.other import OtherModel
 from compress.model.vit import SlicedViT
+from export.convert.kinds import CONVERTED, check_convertible
 from export.inspect.gzipped import gzip_size
 from export.inspect.readers import READERS
 from export.inspect.widths import read_widths
@@ -25,6 +27,7 @@ from export.quantise.choose import Timer
 from runtime import (
     Artifact,
     ArtifactError,
+    CountedModel,
     DataError,
     MissingExtraError,
     OutputKind,
@@ -33,6 +36,7 @@ from runtime import (
     Progress,
     Provenance,
     Session,
+    ShapePlan,
     encode,
     message,
     open_engine,
@@ -56,8 +60,9 @@ from .placing import REJECTED, discard, place, tensor_spec
 from .reference import GrowingReference
 from .settings import ExportSettings
 from .verify import VerifiedFile, check_parity
-from .write import Written, write_file
+from .write import write_file
 from .writers.onnx_metadata import with_metadata
+from .written import Written
 
 _DESCRIBED = {"onnx": with_metadata}
 """How a file of a format is told what it is."""
@@ -143,7 +148,7 @@ def released(outcome: ExportOutcome, folder: Path) -> list[Artifact]:
 
 
 def export_each(
-    model: SlicedViT,
+    model: SlicedViT | OtherModel,
     task: Task,
     data: Dataset,
     folder: Path,
@@ -167,6 +172,8 @@ def export_each(
     folder = Path(folder)
     settings = settings or ExportSettings()
     check_extras(settings.kinds)
+    if isinstance(model, OtherModel):
+        check_convertible(settings, model.plan.architecture)
     _check_limits(settings, model.plan.output_kind)
     gpu_allowed()  # an unknown value of the variable is an error before any file is written
     pictures = calibration_pictures(settings.calibration_data, progress)
@@ -282,7 +289,7 @@ def _description(job: ExportJob, kind: ExportKind, written: Written) -> dict[str
 
 def _describe(job: ExportJob, kind: ExportKind, path: Path, written: Written) -> Artifact:
     """Returns the manifest of a new file, without its parity."""
-    engine = open_engine(path)
+    engine, plan = open_engine(path), job.model.plan
     return Artifact(
         file=path.name,
         sha256=sha256_of(path),
@@ -290,10 +297,10 @@ def _describe(job: ExportJob, kind: ExportKind, path: Path, written: Written) ->
         format=kind.format,
         precision=kind.precision,
         recipe=written.recipe,
-        plan=job.model.plan,
+        plan=plan if isinstance(plan, ShapePlan) else None,
         preprocessing=job.task.preprocessing,
         input=tensor_spec(engine, "input", FORMATS[kind.format].layout),
-        output=tensor_spec(engine, "output", "NHWC" if job.model.plan.output == "grid" else "NC"),
+        output=tensor_spec(engine, "output", "NHWC" if job.model.plan.output_kind == "grid" else "NC"),
         class_names=job.task.class_names,
         parity=Parity(0, 0.0, 0.0, None, 0.0, None, None, "not run yet"),
         output_kind=job.model.plan.output_kind,
@@ -305,6 +312,7 @@ def _describe(job: ExportJob, kind: ExportKind, path: Path, written: Written) ->
         gzip_bytes=gzip_size(path),
         int8_weights=written.int8_weights,
         half=written.half,
+        counted=replace(plan, converter=CONVERTED[kind.name].written_by()) if isinstance(plan, CountedModel) else None,
     )
 
 
@@ -326,7 +334,7 @@ def _judge(artifact: Artifact, kind: ExportKind, path: Path, job: ExportJob, ver
     """
     try:
         plan = job.model.plan
-        found = read_widths(path, plan) if kind.format in READERS else plan
+        found = read_widths(path, plan) if isinstance(plan, ShapePlan) and kind.format in READERS else plan
         if found != plan:
             raise ParityError(f"{path.name} does not have the widths of its plan", expected=plan, got=found)
         _check(artifact, kind, job, verdict)
@@ -382,11 +390,11 @@ def _same(artifact: Artifact, job: ExportJob, kind: ExportKind) -> bool:
         and artifact.preprocessing == job.task.preprocessing
         and artifact.class_names == job.task.class_names
         and artifact.calibration == job.calibration(kind)
-        and (artifact.half is not None) == kind.half_arithmetic
+        and (artifact.half is not None) == (kind.half_arithmetic and artifact.counted is None)
     )
 
 
-def _provenance(model: SlicedViT, task: Task) -> Provenance:
+def _provenance(model: SlicedViT | OtherModel, task: Task) -> Provenance:
     versions = {}
     for library in _LIBRARIES:
         try:

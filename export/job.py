@@ -17,6 +17,7 @@ from compress.data.unlabelled import unlabelled_folder
 from compress.fidelity import images_to_compare
 from compress.model.folder import Task
 from compress.model.half_range import in_half_range
+from compress.model.other import OtherModel
 from compress.model.vit import SlicedViT
 from export.quantise.choose import Timer
 from export.quantise.recipes import Recipe, recipes_for
@@ -34,6 +35,8 @@ _FLOAT_AGREEMENT = 0.99
 _FLOAT_COSINE = 0.999
 _CALIBRATION_MACS = 1e11
 _CALIBRATION_IMAGES = (32, 256)
+_CHOICE_MACS = 1e12
+_CHOICE_IMAGES = (32, 1000)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class ExportJob:
         whole: the whole model that a model of vectors was cut from; None for models of classes.
     """
 
-    model: SlicedViT
+    model: SlicedViT | OtherModel
     task: Task
     data: Dataset
     folder: Path
@@ -87,7 +90,7 @@ class ExportJob:
             progress: called as the images are computed.
         """
         found = self.range_images()
-        if found is None:
+        if found is None or isinstance(self.model, OtherModel):
             return self
         images = torch.from_numpy(found.transpose(0, 3, 1, 2))
         return replace(self, model=in_half_range(self.model, images, if_long(progress)))
@@ -202,6 +205,16 @@ def images_of(data: Dataset, indices: npt.NDArray[np.int64], task: Task) -> npt.
     return np.ascontiguousarray(np.concatenate(batches).transpose(0, 2, 3, 1))
 
 
+def of_choice(job: ExportJob, kind: ExportKind) -> npt.NDArray[np.int64]:
+    """Returns the indices of the held-out images on which recipes of a kind are compared."""
+    order, used = job.held_out(kind)
+    rest = order[used:]
+    least, most = _CHOICE_IMAGES
+    most = min(most, images_to_compare(job.model.plan))
+    count = min(max(least, min(most, int(_CHOICE_MACS / macs(job.model.plan)))), len(rest))
+    return np.sort(rest[:count]) if count >= least else np.sort(order[:least])
+
+
 def verified_on(job: ExportJob) -> int:
     """Returns the number of test images that files are verified on."""
     plan = job.model.plan
@@ -218,7 +231,7 @@ def looks_of(job: ExportJob) -> tuple[int, ...]:
     if job.settings.verify_images:
         return (first,)
     plan = job.model.plan
-    if plan.output == "grid":
+    if plan.output_kind == "grid":
         return (first,)
     affordable = int(_MOST_MACS / macs(plan)), _MOST_BYTES // (4 * plan.in_chans * plan.img_size[0] * plan.img_size[1])
     return planned_looks(first, min(MOST_IMAGES, len(job.data.test), *affordable))

@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,9 @@ import numpy.typing as npt
 import torch
 
 from compress.evaluate import logits_of
-from compress.fidelity import images_to_compare
+from compress.model.other import OtherModel
+from compress.model.vit import SlicedViT
+from export.convert.write import convert_file
 from export.quantise.blocks import weights_left_int8
 from export.quantise.calibration_images import check_calibration_images
 from export.quantise.candidates import Candidate, CandidateBuilder, Subject
@@ -23,19 +25,17 @@ from export.quantise.choose import Timer, Wanted, choose_accurate, choose_fast, 
 from export.quantise.processors import host_processor, ordered_recipes
 from export.quantise.qat import FloatStart, QatRecipe, train_quantised
 from export.quantise.recipes import recipes_for
-from runtime import HalfArithmetic, Progress, Trial, macs, message
+from runtime import Progress, Trial, macs, message
 
 from .compare import compare_logits, real_logits
 from .formats import ExportKind
 from .gate.limits import ExportLimits, verdict_on
 from .gate.looks import critical_value
 from .half_arithmetic import judge_half
-from .job import ExportJob, images_of, knows_labels, looks_of
+from .job import ExportJob, images_of, knows_labels, looks_of, of_choice
 from .reference import GrowingReference
 from .settings import ExportSettings
-
-_CHOICE_MACS = 1e12
-_CHOICE_IMAGES = (32, 1000)
+from .written import Written
 
 _AIM_COSINE = 0.99
 """Mean cosine of vectors at which that search ends, unless a limit is given."""
@@ -44,29 +44,12 @@ _AIM = 0.985
 """Agreement on the images of choice at which the search for a recipe of ``int8`` ends, unless limits are given."""
 
 
-@dataclass(frozen=True)
-class Written:
-    """How a file was written.
-
-    Attributes:
-        recipe: its name.
-        trials: every recipe that was tried.
-        int8_weights: names of the weights that stay int8 in a file with weights of 4 bits.
-        half: whether the file lets engines compute in float16; None for a kind that is not meant for it.
-        answers: the file's logits on the images of the first look, ``(N, classes)``, where the choice ran it on them.
-    """
-
-    recipe: str
-    trials: tuple[Trial, ...] = ()
-    int8_weights: tuple[str, ...] = ()
-    half: HalfArithmetic | None = None
-    answers: npt.NDArray[np.float32] | None = None
-
-
 def write_file(
     job: ExportJob, kind: ExportKind, path: Path, reference: GrowingReference, progress: Progress
 ) -> Written:
     """Writes the file of ``kind`` to ``path``."""
+    if isinstance(job.model, OtherModel):
+        return convert_file(job, kind, path, progress)
     if kind.write is None:
         return _quantise(job, kind, path, reference, progress)
     kind.write(job.model, path, **job.options(kind))
@@ -153,6 +136,7 @@ def _trained(
     job: ExportJob, builder: CandidateBuilder, chosen: Candidate, trials: tuple[Trial, ...], progress: Progress
 ) -> tuple[Candidate, tuple[Trial, ...]]:
     """Trains the chosen candidate under rounding, and returns the better of the two."""
+    assert isinstance(job.model, SlicedViT)
     recipe = QatRecipe(job.settings.qat_epochs, begin=job.settings.qat_from)
     graph = train_quantised(
         chosen.graph,
@@ -226,13 +210,8 @@ def wanted_of(settings: ExportSettings, limits: ExportLimits, subject: Subject) 
 
 
 def _subject(job: ExportJob, kind: ExportKind, progress: Progress) -> Subject:
-    images = job.calibration_images(kind)
-    order, used = job.held_out(kind)
-    rest = order[used:]
-    least, most = _CHOICE_IMAGES
-    most = min(most, images_to_compare(job.model.plan))
-    count = min(max(least, min(most, int(_CHOICE_MACS / macs(job.model.plan)))), len(rest))
-    chosen = np.sort(rest[:count]) if count >= least else np.sort(order[:least])
+    assert isinstance(job.model, SlicedViT)
+    images, chosen = job.calibration_images(kind), of_choice(job, kind)
     others = images_of(job.data, chosen, job.task)
     for warning in check_calibration_images(images, others):
         message(progress, f"{kind.name} calibration", warning)

@@ -31,7 +31,7 @@ from .artifact import (
     write_artifact,
 )
 from .contact_sheet import component_sheet, contact_sheet, nearest_vectors, neighbour_sheet
-from .cost import flops, macs, params
+from .cost import CountedModel, flops, macs, params
 from .engines import open_device_engine, open_engine
 from .errors import (
     ArtifactError,
@@ -83,6 +83,7 @@ __all__ = [
     "BlockPlan",
     "Calibration",
     "ClassLoss",
+    "CountedModel",
     "DataError",
     "DeviceEngine",
     "Document",

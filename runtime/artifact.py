@@ -11,7 +11,7 @@ from runtime.pictures.preprocess import Preprocessing
 from runtime.storage.documents import Document
 from runtime.storage.files import sha256_of
 
-from .cost import macs, params
+from .cost import CountedModel, macs, params
 from .errors import ArtifactError
 from .formats import format_of
 from .parity import ClassLoss, Parity
@@ -221,6 +221,7 @@ class Artifact:
             because their number of inputs is no multiple of 32 or an operator with 4 bits is missing; empty for others.
         half: whether the file lets engines compute in float16; null for a file that is not meant for it.
         app: what a file for apps computes itself; null for other files.
+        counted: the model of a file that a converter wrote, with its costs; null for a model with a plan.
     """
 
     file: str
@@ -250,16 +251,19 @@ class Artifact:
     int8_weights: tuple[str, ...] = ()
     half: HalfArithmetic | None = None
     app: AppForm | None = None
+    counted: CountedModel | None = field(default=None, metadata={"omit_default": True})
 
     @property
     def macs(self) -> int | None:
-        """Multiply-accumulates of one image; None without a plan."""
-        return None if self.plan is None else macs(self.plan)
+        """Multiply-accumulates of one image; None where neither a plan nor a counted model tells them."""
+        known = self.plan or self.counted
+        return None if known is None else macs(known)
 
     @property
     def params(self) -> int | None:
-        """Number of parameters; None without a plan."""
-        return None if self.plan is None else params(self.plan)
+        """Number of parameters; None where neither a plan nor a counted model tells it."""
+        known = self.plan or self.counted
+        return None if known is None else params(known)
 
 
 ARTIFACT_DOCUMENT = Document("pocketvit.artifact", 9, Artifact)

@@ -1,13 +1,55 @@
-"""What a plan costs: parameters and multiply-accumulates, exactly, from its widths alone."""
+"""What a model costs: parameters and multiply-accumulates, from the widths of its plan, or counted without a plan."""
 
 from __future__ import annotations
 
-from .plan import BlockPlan, ShapePlan
+from dataclasses import dataclass
+
+from .plan import BlockPlan, OutputKind, ShapePlan
 from .plan_parts import stem_sizes
 
 
-def params(plan: ShapePlan) -> int:
+@dataclass(frozen=True)
+class CountedModel:
+    """A classifier of timm that has no plan, with its counted costs.
+
+    Attributes:
+        architecture: its name in timm.
+        img_size: height and width of its image, pixels.
+        in_chans: channels of its image.
+        num_classes: number of its logits.
+        macs: multiply-accumulates of one image, counted on the model as it ran.
+        params: number of its parameters.
+        converter: name and version of the library that wrote the file; empty for the model itself.
+    """
+
+    architecture: str
+    img_size: tuple[int, int]
+    in_chans: int
+    num_classes: int
+    macs: int
+    params: int
+    converter: str = ""
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it answers with a vector; it answers with classes."""
+        return False
+
+    @property
+    def output_kind(self) -> OutputKind:
+        """What its files answer with."""
+        return "classes"
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the output for one image."""
+        return (self.num_classes,)
+
+
+def params(plan: ShapePlan | CountedModel) -> int:
     """Returns the number of parameters of the model that ``plan`` describes."""
+    if isinstance(plan, CountedModel):
+        return plan.params
     c = plan.embed_dim
     patch_h, patch_w = plan.patch_size
     first = plan.token_dim
@@ -79,12 +121,14 @@ def _read_mlp(plan: ShapePlan, block: BlockPlan) -> int:
     return block.mlp_dim * (2 if plan.gated_mlp else 1)
 
 
-def macs(plan: ShapePlan) -> int:
+def macs(plan: ShapePlan | CountedModel) -> int:
     """Returns the multiply-accumulates of one forward pass on one image.
 
     Counts what PyTorch's own FLOP counter counts (convolutions and matrix products; FLOPs = 2 x MACs),
     so norms, softmax and activations are not in it.
     """
+    if isinstance(plan, CountedModel):
+        return plan.macs
     c, tokens = plan.embed_dim, plan.num_tokens
     patch_h, patch_w = plan.patch_size
     total = plan.num_patches * plan.token_dim * plan.map_chans * patch_h * patch_w

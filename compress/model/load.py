@@ -100,7 +100,7 @@ def check_model(spec: ModelSpec, num_classes: int = 2) -> ShapePlan:
         PlanError: the image does not divide into patches, or a width is not a multiple of 8.
     """
     with torch.device("meta"):
-        return plan_of_timm(_create(resolved(spec), num_classes, pretrained=False))
+        return plan_of_timm(create_network(resolved(spec), num_classes, pretrained=False))
 
 
 def load_model(spec: ModelSpec, num_classes: int, seed: int = 0) -> SlicedViT:
@@ -128,7 +128,7 @@ def load_model(spec: ModelSpec, num_classes: int, seed: int = 0) -> SlicedViT:
         return build(plan, weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _create(spec, num_classes, pretrained=spec.pretrained and spec.checkpoint is None)
+        model = create_network(spec, num_classes, pretrained=spec.pretrained and spec.checkpoint is None)
     model.load_state_dict(model.state_dict() | dict(weights))
     return from_timm(model)
 
@@ -144,13 +144,19 @@ def weights_metadata(spec: ModelSpec) -> WeightsMetadata:
         found = spec.hub.metadata
         return replace(found, class_names=None) if spec.reset_head else found
     with torch.device("meta"):
-        found = timm_metadata(_create(spec, num_classes=2, pretrained=False), spec.in_chans)
+        found = timm_metadata(create_network(spec, num_classes=2, pretrained=False), spec.in_chans)
     if spec.checkpoint is None or spec.reset_head:
         return found
     return replace(found, class_names=names_in_checkpoint(spec.checkpoint))
 
 
-def _create(spec: ModelSpec, num_classes: int, pretrained: bool) -> nn.Module:
+def create_network(spec: ModelSpec, num_classes: int, pretrained: bool) -> nn.Module:
+    """Returns timm's own network of a resolved ``spec``, whether or not it has a plan.
+
+    Raises:
+        ModelError: the name is unknown, an option does not fit, or the published weights cannot be had.
+        PlanError: the image does not divide into patches, or has other channels than the model.
+    """
     if spec.hub is not None:
         return _create_brought(spec, spec.hub, num_classes)
     if not timm.is_model(spec.name):
@@ -240,7 +246,7 @@ def _fitted(spec: ModelSpec, num_classes: int | None) -> tuple[dict[str, torch.T
         return _fitted_of_hub(spec, spec.hub, num_classes)
     checkpoint = with_classifier(open_checkpoint(spec.checkpoint))
     with torch.device("meta"):
-        model = _create(spec, num_classes or head_classes(checkpoint.weights) or 2, pretrained=False)
+        model = create_network(spec, num_classes or head_classes(checkpoint.weights) or 2, pretrained=False)
         own = fit_own(checkpoint, plan_of_timm(model), spec.name, reset_head=spec.reset_head)
     return own or fit_checkpoint(checkpoint, model, spec.name, reset_head=spec.reset_head)
 
@@ -249,7 +255,7 @@ def _fitted_of_hub(
     spec: ModelSpec, hub: HubModel, num_classes: int | None
 ) -> tuple[dict[str, torch.Tensor], LoadReport]:
     with torch.device("meta"):
-        model = _create(spec, num_classes or hub.outputs or 2, pretrained=False)
+        model = create_network(spec, num_classes or hub.outputs or 2, pretrained=False)
     plan_of_timm(model)
     checkpoint, resampled = hub.checkpoint(model)
     checkpoint = with_classifier(checkpoint)
@@ -277,5 +283,5 @@ def published_classes(spec: ModelSpec) -> int:
     if spec.hub is not None:
         return spec.hub.outputs
     with torch.device("meta"):
-        model: Any = _create(spec, num_classes=2, pretrained=False)
+        model: Any = create_network(spec, num_classes=2, pretrained=False)
     return int(model.pretrained_cfg.get("num_classes") or 0)

@@ -33,6 +33,7 @@ def export(
 
     With a run folder, this exports its sliced model, and only the options of export apply. With --model, this exports
     that model as it is, with the weights of --pretrained, --checkpoint or --no-pretrained, or those that it brings.
+    Classifiers of timm that cannot be pruned are written by the converters of the extra convert.
     """
     from export.exporter import RefusedFilesError
     from pocketvit.pipeline import run as pipeline

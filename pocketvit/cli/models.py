@@ -24,7 +24,8 @@ def models(
     """List timm's architectures: which can be pruned, and what stands in the way of others.
 
     Parameters and MACs are those of the whole model, with the classifier of timm's weights or one of 1,000 classes.
-    No weights are downloaded or made. What can be pruned can be exported, too.
+    No weights are downloaded or made. What can be pruned can be exported, too. The others are exported whole, by the
+    converters of the extra convert.
     """
     from compress.model.catalogue import listed_models
     from pocketvit.cli.tables.models import catalogue_table
@@ -36,4 +37,4 @@ def models(
         return
     stdout_console().print(catalogue_table(found))
     pruned = sum(own.use == "prune" for own in found)
-    say(f"{pruned} of {len(found)} can be pruned.")
+    say(f"{pruned} of {len(found)} can be pruned. pocketvit export converts the others whole, where a converter can.")

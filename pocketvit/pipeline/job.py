@@ -149,7 +149,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     ranks = current_ranks()
     use_device(choose_device(settings.device, count_gpus(), ranks.local_rank, ranks.local_size))
     export_settings(settings)
-    spec = _model_spec(settings)
+    spec = model_spec(settings)
     check_model(spec)
     report = load_checkpoint_report(spec) if spec.checkpoint else None
     known = report.classes if report else None
@@ -212,9 +212,9 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         data=settings.data,
         split_seed=settings.seed,
         train_limit=settings.train_limit,
-        preprocessing=_preprocessing(settings, brought, plan, data),
+        preprocessing=preprocessing_for(settings, brought, (plan.in_chans, *plan.img_size), data),
         class_names=names,
-        source=_source(settings, spec, report),
+        source=source_of(settings, spec, report),
         trained=not (fresh or headless) or not own_classes,
         origin=spec.hub.place.name if spec.hub and spec.hub.place.repo else None,
         licence=spec.hub.licence if spec.hub else None,
@@ -313,7 +313,8 @@ def use_threads(settings: RunSettings) -> None:
     torch.set_num_threads(settings.threads or max(1, share))
 
 
-def _model_spec(settings: RunSettings) -> ModelSpec:
+def model_spec(settings: RunSettings) -> ModelSpec:
+    """Returns the model that the settings name, with what its repository or folder brings."""
     channels = 3 if settings.in_chans is None else settings.in_chans
     if channels not in (1, 3):
         raise PlanError("Images have 1 or 3 channels", got=channels, fix="Give --in-chans 1 or 3")
@@ -344,15 +345,18 @@ def _others(names: Sequence[str], data: Sequence[str]) -> bool:
     return sorted(names) != sorted(data)
 
 
-def _preprocessing(settings: RunSettings, brought: WeightsMetadata, plan: ShapePlan, data: Dataset) -> Preprocessing:
-    height, width = plan.img_size
+def preprocessing_for(
+    settings: RunSettings, brought: WeightsMetadata, image: tuple[int, int, int], data: Dataset
+) -> Preprocessing:
+    """Returns how a picture becomes an ``image`` of channels, height, width: by options, or as the weights expect."""
+    channels, height, width = image
     stretch = settings.crop_pct is None and not brought.exact and is_stretched(data.size, height, width)
     if settings.resize:
         stretch = settings.resize == "stretch"
     usual = brought.preprocessing(height, width, stretch=stretch)
     asked: dict[str, Any] = {
-        "mean": settings.mean and _each_channel(settings.mean, plan.in_chans),
-        "std": settings.std and _each_channel(settings.std, plan.in_chans),
+        "mean": settings.mean and _each_channel(settings.mean, channels),
+        "std": settings.std and _each_channel(settings.std, channels),
         "interpolation": settings.interpolation,
         "resize": settings.resize,
         "crop_pct": settings.crop_pct,
@@ -380,7 +384,8 @@ def _resampled_notes(report: LoadReport, settings: RunSettings, own_classes: boo
     return ("Weights with resampled positions count as fine-tuned: --epochs 30 trains them at this size first",)
 
 
-def _source(settings: RunSettings, spec: ModelSpec, report: LoadReport | None) -> str:
+def source_of(settings: RunSettings, spec: ModelSpec, report: LoadReport | None) -> str:
+    """Returns the origin of the weights, in words."""
     if spec.checkpoint is not None:
         changed = f", resampled: {', '.join(report.resampled)}" if report and report.resampled else ""
         if spec.hub is not None:

@@ -19,6 +19,7 @@ from runtime import Artifact, PlanError, Progress, check_is, silent
 from .bases import whole_model
 from .benching import BenchSettings, bench_stage
 from .checks import Checked, check_fine_tuned
+from .converting import convert, needs_converter
 from .job import PreparedRun, export_settings, prepare, use_threads
 from .run_data import data_of_run, keep_notes
 from .runfolder import RunFolder, claim, read_settings
@@ -143,6 +144,9 @@ def export(
         RefusedFilesError: some files did not pass their check; raised last, with the manifests of all.
         PocketVitError: see ``prepare`` and ``export.export_model``.
     """
+    check_is(settings, RunSettings)
+    if needs_converter(settings):
+        return convert(settings, root, resume=resume, force=force, progress=progress)
     job = prepare(settings, progress, own_classes=True)
     checked = check_before(job, [Path(root)], resume, progress)
     data = list_data(job.data)

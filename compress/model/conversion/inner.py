@@ -29,7 +29,9 @@ def is_absent(module: Any) -> bool:
 def unsupported_part(part: str, expected: str | None = None) -> ModelError:
     """Returns the error for a part of a model that cannot be sliced exactly."""
     return ModelError(
-        f"This model uses {part}, which is not supported", expected=expected, fix="Choose another --model"
+        f"This model uses {part}, which is not supported and cannot be pruned exactly",
+        expected=expected,
+        fix="Export it whole with pocketvit export, or choose another --model",
     )
 
 

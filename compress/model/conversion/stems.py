@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from runtime import ModelError, StemOp
+from runtime import StemOp
+
+from .inner import unsupported_part
 
 _LEAVES = (
     *("StdConv2dSame", "StdConv2d", "Conv2dSame", "MaxPool2dSame", "GELU"),
@@ -54,7 +56,7 @@ def stem_of(embed: Any) -> FoundStem:
         graph = _Tracer().trace(backbone)
         found = _Reader(backbone, embed.img_size, embed.in_chans).read(graph)
     except (fx.proxy.TraceError, TypeError) as error:
-        raise _refused(f"the backbone {type(backbone).__name__}") from error
+        raise unsupported_part(f"the backbone {type(backbone).__name__}") from error
     if isinstance(embed.proj, nn.Conv2d):
         weight, bias = embed.proj.weight.detach(), embed.proj.bias
         patch = (int(embed.proj.kernel_size[0]), int(embed.proj.kernel_size[1]))
@@ -100,14 +102,14 @@ class _Reader:
                 result = node.args[0]
                 last = result[-1] if isinstance(result, (tuple, list)) else result
                 if self.number[last] != len(self.ops) - 1:
-                    raise _refused("a stem whose last operator is not its output")
+                    raise unsupported_part("a stem whose last operator is not its output")
             elif node.op == "call_module":
                 self.module(node, self.backbone.get_submodule(str(node.target)))
             elif node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add):
                 one, two = (self.number[own] for own in node.args)
                 self.add(node, StemOp("add", (one, two), self.ops[one].out_chans))
             else:
-                raise _refused(f"the operator '{node.target}' in its stem")
+                raise unsupported_part(f"the operator '{node.target}' in its stem")
         weights = {name: value.float().contiguous() for name, value in self.weights.items()}
         return FoundStem(tuple(self.ops), weights, (1, 1))
 
@@ -126,7 +128,7 @@ class _Reader:
         assert isinstance(source, fx.Node)
         kind, at = type(module).__name__, self.number[source]
         if source in self.mean_of and not isinstance(module, (nn.Conv2d, nn.Identity)):
-            raise _refused("a mean over windows that no convolution reads")
+            raise unsupported_part("a mean over windows that no convolution reads")
         if isinstance(module, nn.Conv2d):
             self.conv(node, source, module, kind)
         elif isinstance(module, (nn.Identity, nn.Dropout)):
@@ -158,13 +160,13 @@ class _Reader:
         names = {"ReLU": "relu", "GELU": "gelu", "SiLU": "silu"}
         name = names.get(type(module).__name__)
         if name is None or getattr(module, "approximate", "none") != "none":
-            raise _refused(f"the part {type(module).__name__} in its stem")
+            raise unsupported_part(f"the part {type(module).__name__} in its stem")
         self.add(node, StemOp(name, (at,), self.ops[at].out_chans))  # type: ignore[arg-type]
 
     def conv(self, node: fx.Node, source: fx.Node, module: Any, kind: str) -> None:
         alone = module.groups == module.in_channels == module.out_channels
         if not (module.groups == 1 or alone) or module.dilation != (1, 1) or module.padding_mode != "zeros":
-            raise _refused("a grouped or dilated convolution in its stem")
+            raise unsupported_part("a grouped or dilated convolution in its stem")
         weight = module.weight.detach().double()
         if kind in _STD:
             flat = weight.flatten(1)
@@ -176,7 +178,7 @@ class _Reader:
         if source in self.mean_of:
             window = self.mean_of[source]
             if kernel != (1, 1) or stride != (1, 1) or module.groups != 1:
-                raise _refused("a mean over windows before a large convolution")
+                raise unsupported_part("a mean over windows before a large convolution")
             weight = weight.expand(-1, -1, *window) / (window[0] * window[1])
             kernel = stride = window
         op = StemOp("conv", (self.number[source],), len(weight), kernel, stride, padding, module.groups)
@@ -192,7 +194,7 @@ class _Reader:
                 sides += [missing // 2, missing - missing // 2]
             return sides[0], sides[1], sides[2], sides[3]
         if isinstance(own, str):
-            raise _refused(f"padding '{own}' in its stem")
+            raise unsupported_part(f"padding '{own}' in its stem")
         down, across = _pair(own)
         return down, down, across, across
 
@@ -201,7 +203,7 @@ class _Reader:
         at = self.number[source]
         alone = at == len(self.ops) - 1 and len(source.users) == 1
         if not alone or self.ops[at].kind != "conv" or module.running_var is None:
-            raise _refused("a BatchNorm that follows no convolution")
+            raise unsupported_part("a BatchNorm that follows no convolution")
         scale = module.weight.detach().double() * (module.running_var.double() + module.eps).rsqrt()
         weight, bias = (self.weights[f"stem.{at}.{name}"] for name in ("weight", "bias"))
         shift = module.bias.detach().double() - module.running_mean.double() * scale
@@ -212,7 +214,7 @@ class _Reader:
     def max_pool(self, node: fx.Node, at: int, module: Any, kind: str) -> None:
         kernel, stride = _pair(module.kernel_size), _pair(module.stride)
         if self.ops[at].kind != "relu" or _pair(module.dilation) != (1, 1) or module.ceil_mode:
-            raise _refused("a maximum over windows of values that may be negative")
+            raise unsupported_part("a maximum over windows of values that may be negative")
         padding = self.padding(at, kernel, stride, module.padding, kind)
         self.add(node, StemOp("max_pool", (at,), self.ops[at].out_chans, kernel, stride, padding))
 
@@ -223,7 +225,7 @@ class _Reader:
         apart = window == stride and (down, across) == (0, 0)
         if not apart or any(n % w for n, w in zip(size, window, strict=True)):
             if module.ceil_mode or (module.count_include_pad and (down or across)) or module.divisor_override:
-                raise _refused("a mean over windows that counts padding or rounds up")
+                raise unsupported_part("a mean over windows that counts padding or rounds up")
             sides = (down, down, across, across)
             self.add(node, StemOp("mean_pool", (at,), self.ops[at].out_chans, window, stride, sides))
             return
@@ -234,7 +236,3 @@ class _Reader:
 def _pair(value: Any) -> tuple[int, int]:
     one, two = value if isinstance(value, (tuple, list)) else (value, value)
     return int(one), int(two)
-
-
-def _refused(part: str) -> ModelError:
-    return ModelError(f"This model uses {part}, which is not supported", fix="Choose another --model")

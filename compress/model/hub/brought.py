@@ -221,7 +221,9 @@ def _of_timm(place: Place, config: Fields) -> HubModel:
     if size is not None and own.flag("fixed_input_size"):
         arguments = {"img_size": size, **arguments}
     files = find_weights(place)
-    heads = [shape[0] for key, shape in tensor_shapes(files).items() if f".{key}".endswith(".head.weight")]
+    last = own.get("classifier") or getattr(timm.get_pretrained_cfg(name), "classifier", None)
+    ends = (".head.weight", *(f".{one}.weight" for one in ([last] if isinstance(last, str) else [])))
+    heads = [shape[0] for key, shape in tensor_shapes(files).items() if f".{key}".endswith(ends)]
     outputs = heads[0] if heads else 0
     mean, std = (own.numbers(field, low, 1e4) for field, low in (("mean", -1e4), ("std", 1e-6)))
     interpolation: Any = own.text("interpolation", ("nearest", "bilinear", "bicubic", "lanczos"))

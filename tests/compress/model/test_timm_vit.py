@@ -106,7 +106,7 @@ def test_what_cannot_be_done_exactly_is_refused_by_name(name: str, overrides: di
         check_model(ModelSpec(name, overrides=overrides))
     assert f"This model uses {part}" in str(caught.value), str(caught.value)
     assert "not supported" in str(caught.value)
-    assert "Choose another --model." in str(caught.value)
+    assert "Export it whole with pocketvit export" in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["vit", "clip", "avg-pool"])
