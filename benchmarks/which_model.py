@@ -35,7 +35,7 @@ from device_bench.timing.isolated import time_isolated
 from device_bench.timing.stats import median_interval, ratio_of_medians
 from export.exporter import export_each
 from export.settings import ExportSettings
-from runtime import Artifact, Preprocessing, read_artifact, write_bytes
+from runtime import Artifact, Preprocessing, read_artifact, sha256_of, write_bytes
 
 KINDS = ("fp32", "int8")
 
@@ -82,9 +82,8 @@ $ python benchmarks/which_model.py{options}
 Neither time nor size depends on the weights, which are random here, so the table has no accuracy: compare your own
 fine-tuned models with `pocketvit bench --images`. Models with a plan are written by PocketViT, and the pruned ones have
 half their MACs left. The others are converted whole, see [Other models](../guides/other-models.md). Times are LiteRT's
-with one thread on {cpu}, medians of one interleaved run of all files with
-95 % intervals; read them as ratios. The recipe of each int8 file is the fastest one there. GFLOPs are twice the
-multiply-accumulates of one image.
+with one thread on {cpu}, medians of one interleaved run of all files with 95 % intervals; read them as ratios. The
+recipe of each int8 file was chosen for speed there. GFLOPs are twice the multiply-accumulates of one image.
 """
 
 
@@ -154,7 +153,7 @@ def time(names: Sequence[str], out: Path, seconds: float) -> BenchResult:
     kept = out / "bench.json"
     if kept.is_file():
         known = BENCH_DOCUMENT.read(kept)
-        if [one.file for one in known.files] == [file.name for file in files]:
+        if [one.sha256 for one in known.files] == [sha256_of(file) for file in files]:
             return known
     result = bench(files, "cpu", threads=1, sampling=Sampling(seconds=seconds, min_samples=20))
     BENCH_DOCUMENT.write(kept, result)
