@@ -14,6 +14,7 @@ from typing import Any
 
 from device_bench.latency_table.files import Timed, part_depth, parts_to_time, wholes_to_time
 from device_bench.latency_table.fit import Conditions, fit_table
+from device_bench.latency_table.profile_times import TIMES_JOURNAL, read_profile_times, time_line
 from device_bench.machine.state import machine_state
 from device_bench.targets.bench import time_together
 from device_bench.timing.stats import percentile
@@ -30,8 +31,6 @@ from runtime import (
     storage_errors,
 )
 from runtime.formats import TFLITE
-
-from .profile_times import TIMES_JOURNAL, read_profile_times, time_line
 
 _FILES_AT_ONCE = 32
 

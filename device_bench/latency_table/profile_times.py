@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from device_bench.latency_table.files import Timed
 from runtime import ArtifactError, BlockPlan, JsonLines, ShapePlan
+
+from .files import Timed
 
 TIMES_JOURNAL = JsonLines()
 
