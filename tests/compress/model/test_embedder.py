@@ -83,7 +83,7 @@ def test_the_plan_is_written_only_where_it_is_new(tmp_path: Path) -> None:
     assert '"output": "unit_vector"' in (tmp_path / "plan.json").read_text()
     PLAN_DOCUMENT.write(tmp_path / "plan.json", ShapePlan(**{**vars(plan), "output": "classes"}))
     assert '"output"' not in (tmp_path / "plan.json").read_text()
-    with pytest.raises(PlanError, match=r"Unknown output\. Expected classes, vector, unit_vector\. Got text"):
+    with pytest.raises(PlanError, match=r"Unknown output\. Expected classes, vector, unit_vector, grid\. Got text"):
         ShapePlan(**{**vars(plan), "output": "text"})
 
 

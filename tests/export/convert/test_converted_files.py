@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 
 from compress.model.load import ModelSpec
 from compress.model.other import is_other, load_other
-from export.convert import kinds
+from export.convert import kinds, write
 from export.convert.kinds import check_convertible
 from export.settings import ExportSettings
 from pocketvit.pipeline.converting import prepare_conversion
@@ -143,3 +144,12 @@ def test_a_converter_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPa
     check_convertible(ExportSettings(("onnx",)), NAME)
     with pytest.raises(MissingExtraError, match=r"litert-torch.*pocketvit\[convert\]"):
         check_convertible(ExportSettings(("fp32",)), NAME)
+
+
+def test_a_converter_that_crashes_is_told_and_leaves_no_file(
+    exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "_COMMAND", (sys.executable, "-c", "import os; os._exit(7)"))
+    with pytest.raises(ModelError, match=r"did not finish 'test_efficientnet' \(torch .*--formats"):
+        exported("onnx")
+    assert not list((tmp_path / "run").glob("artifacts/*"))
