@@ -68,7 +68,7 @@ MODELS = {
     "vit_tiny_384_half": Chosen("ViT-Tiny, half its MACs", "vit_tiny_patch16_384", 384, share=0.5),
     "mobilenetv3": Chosen("MobileNetV3-Large", "mobilenetv3_large_100", 224, planned=False),
     "mobilevit": Chosen("MobileViT-S", "mobilevit_s", 256, planned=False),
-    "tiny_vit": Chosen("TinyViT-5M", "tiny_vit_5m_224", 224, planned=False),
+    "tiny_vit": Chosen("TinyViT-5M", "tiny_vit_5m_224.dist_in22k_ft_in1k", 224, planned=False),
     "swin": Chosen("Swin-T", "swin_tiny_patch4_window7_224", 224, planned=False),
 }
 
