@@ -80,7 +80,7 @@ def _answers(
             interpreter.invoke()
         except Exception as error:  # pybind turns whatever went wrong into some exception
             raise _RefusedError("a model it can run", str(error)[:200]) from error
-        outputs.append(interpreter.get_output(0).ravel())
+        outputs.append(np.array(interpreter.get_output(0)[0]))
         reporter.progress(f"run in {_NAME}", done, len(pictures))
     return ((np.stack(outputs).astype(np.float32) - np.float32(out_zero)) * out_scale).astype(np.float32), raw
 

@@ -89,8 +89,8 @@ def test_predict_says_that_there_are_no_classes_and_gives_the_values(place: Path
     for option in (("--label", "red"), ("--plot", place / "sheet.png")):
         refused = run(place, "math", "predict", file, place / "a.png", *option)
         assert refused.returncode == 2
-        alone = kind == "vector" and option[0] == "--plot"
-        assert ("looked for among several" if alone else "classes") in " ".join(refused.stderr.split())
+        undrawn = {"vector": "looked for among several", "grid": "has no rows and columns to draw"}
+        assert (undrawn[kind] if option[0] == "--plot" else "classes") in " ".join(refused.stderr.split())
 
 
 def test_it_is_inspected_and_verified(place: Path) -> None:

@@ -68,8 +68,8 @@ class HalfRun:
 
     Attributes:
         ops: the operators that compute, in the file's order.
-        single: outputs in float32, ``(N, classes)``.
-        half: outputs of the first images in simulated float16, ``(M, classes)``.
+        single: outputs in float32, ``(N, classes)``, or grids ``(N, rows, columns, values)``.
+        half: outputs of the first images in simulated float16, of the same shape for M images.
     """
 
     ops: tuple[OpRange, ...]
@@ -166,7 +166,7 @@ class FloatFile:
                 if op.output not in constants[single] and op.kind not in MOVING:
                     ranges[op.index] = _wider(ranges.get(op.index), self._range(op, values[single], values.get(half)))
             for own, known in values.items():
-                outputs[own].append(known[self._output].reshape(-1))
+                outputs[own].append(known[self._output][0])
             progress("float16 simulation", number + 1, len(images))
         return HalfRun(tuple(ranges.values()), np.stack(outputs[single]), np.stack(outputs[half]))
 

@@ -275,7 +275,7 @@ def test_every_architecture_runs_and_answers_as_in_litert(name: str, tmp_path: P
     path.write_bytes(tflite_bytes(int8_graph(vit_graph(model_of(plan)), images)))
     told: list[int] = []
     run = run_micro_file(path, images, lambda stage, done, total, note="": told.append(done))
-    parity = compare_logits(run.logits, real_logits(path, images), None, "")
+    parity = compare_logits(run.logits, real_logits(path, images), None, "", not plan.is_vector)
     assert parity.sqnr_db is None or parity.sqnr_db > 15
     assert (told[0], told[-1]) == (1, 8)
     assert run.file_bytes == path.stat().st_size
