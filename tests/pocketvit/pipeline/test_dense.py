@@ -75,7 +75,8 @@ def test_a_run_makes_files_that_follow_the_whole_model(tmp_path: Path, weights: 
     file = root / "artifacts" / "own.fp32.tflite"
     answer = pocketvit("predict", file, *pictures, "--plot", tmp_path / "c.jpg", "--npz", tmp_path / "g.npz", "--json")
     assert answer.code == 0, answer.err
-    found = np.load(tmp_path / "g.npz")
+    with np.load(tmp_path / "g.npz") as file_of_arrays:
+        found = dict(file_of_arrays)
     assert found["values"].shape == (3, 2, 2, 64)
     assert found["images"].tolist() == [str(path) for path in pictures]
     assert np.allclose(json.loads(answer.out)["predictions"][1]["values"], found["values"][1])
