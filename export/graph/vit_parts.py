@@ -119,11 +119,21 @@ class VitParts:
 
     def unit_length(self, x: str) -> str:
         """Adds operators that scale a vector to length 1; a vector of zeros stays."""
-        g, rank, width = self.g, len(self.g.shapes[x]), self.g.shapes[x][-1]
+        x, width = self.unit_mean_square(x), self.g.shapes[x][-1]
+        length = self.g.constant("unit.length", np.full((1,) * len(self.g.shapes[x]), width**-0.5))
+        return self.g.op("mul", [x, length], self.output)
+
+    def compared(self, x: str) -> str:
+        """Adds the Linear of a vector of length 1 whose rows are the vectors of texts, which take the length."""
+        weight, bias = self.weights["text.weight"], self.weights["text.bias"]
+        return self.g.linear(self.unit_mean_square(x), weight * weight.shape[1] ** -0.5, bias, self.output)
+
+    def unit_mean_square(self, x: str) -> str:
+        """Adds operators that scale a vector to the mean square 1; a vector of zeros stays."""
+        g, rank = self.g, len(self.g.shapes[x])
         mean = g.op("mean", [self.square(x, "unit.square")], "unit.variance", axis=(-1,))
         mean = g.op("add", [mean, g.constant("unit.eps", np.full((1,) * rank, LEAST_HALF))], "unit.variance_eps")
-        x = g.op("mul", [x, g.op("rsqrt", [mean], "unit.rsqrt")], "unit.normed")
-        return g.op("mul", [x, g.constant("unit.length", np.full((1,) * rank, width**-0.5))], self.output)
+        return g.op("mul", [x, g.op("rsqrt", [mean], "unit.rsqrt")], "unit.normed")
 
     def square(self, x: str, name: str) -> str:
         """Adds the squares of ``x``."""
