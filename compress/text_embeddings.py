@@ -53,6 +53,11 @@ class TextEmbeddings:
         return int(self.vectors.shape[1])
 
     @property
+    def weight(self) -> npt.NDArray[np.float32]:
+        """The rows of the last Linear, ``(K, D)``: the vectors times the factor of the logits."""
+        return (self.scale * self.vectors).astype(np.float32)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know about the file, a sentence each."""
         if self.scale > _LIKE_A_LOGARITHM:

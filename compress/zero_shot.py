@@ -83,7 +83,7 @@ def load_zero_shot(spec: ModelSpec, texts: TextEmbeddings, seed: int = 0) -> Sli
     plan = zero_shot_plan(spec, texts)
     tower = load_embedder(spec, "vector", seed) if spec.reset_head else load_model(spec, texts.dim, seed)
     added = {
-        "text.weight": torch.from_numpy(texts.scale * texts.vectors).float(),
+        "text.weight": torch.from_numpy(texts.weight),
         "text.bias": torch.full((len(texts.names),), texts.bias),
     }
     plan = replace(tower.plan, output="classes", num_classes=plan.num_classes, text_dim=texts.dim)

@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from compress.data.class_order import as_checkpoint_knows
 from compress.data.dataset import Dataset
 from compress.model.checkpoint_fit import LoadReport
 from compress.model.embedder import embedder_plan, embedding_spec, grid_plan
+from compress.model.folder import Task
 from compress.model.load import ModelSpec, check_model, resolved
+from compress.model.vit import SlicedViT
 from compress.text_embeddings import TextEmbeddings, as_texts_name, read_text_embeddings
 from compress.zero_shot import zero_shot_plan, zero_shot_spec
 from pocketvit.settings import RunSettings
-from runtime import ModelError, ShapePlan
+from runtime import ModelError, RunFolderError, ShapePlan
 
 
 def texts_of(settings: RunSettings) -> TextEmbeddings | None:
@@ -26,6 +31,29 @@ def texts_of(settings: RunSettings) -> TextEmbeddings | None:
     if settings.text_embeddings is None:
         return None
     return read_text_embeddings(Path(settings.text_embeddings).expanduser())
+
+
+def check_same_texts(texts: TextEmbeddings | None, model: SlicedViT, task: Task, folder: Path) -> None:
+    """Refuses to continue a run with other texts than it was begun with.
+
+    Args:
+        texts: what ``texts_of`` returned.
+        model: the whole model of the run.
+        task: its task.
+        folder: of the run.
+
+    Raises:
+        RunFolderError: the names or the vectors differ.
+    """
+    if texts is None or model.text is None:
+        return
+    same = task.class_names == texts.names and torch.equal(model.text.weight, torch.from_numpy(texts.weight))
+    if not (same and bool((model.text.bias == float(np.float32(texts.bias))).all())):
+        raise RunFolderError(
+            f"The text embeddings {texts.path} have changed since the run {folder} was begun",
+            expected="the names and vectors of its whole model",
+            fix="Put the file back as it was, replace the run with --force, or choose another --name",
+        )
 
 
 def check_tower(spec: ModelSpec) -> None:
