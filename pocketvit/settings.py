@@ -378,6 +378,9 @@ class RunSettings:
 
 def _check_task(settings: RunSettings) -> None:
     """Refuses settings that do not fit what the model answers with."""
+    if settings.text_embeddings is not None:
+        given = {name: bool(getattr(settings, name)) for name in ("class_map", "class_order", "reset_head")}
+        check_zero_shot(settings.model, settings.task, **given)
     if settings.embeds:
         names = ("search", "importance", "qat_epochs", "class_map", "min_agreement")
         check_embedding(**{name: getattr(settings, name) for name in names}, task=settings.task)
@@ -385,9 +388,6 @@ def _check_task(settings: RunSettings) -> None:
         check_no_embedding({"--embed-dim": settings.embed_dim is not None, "--normalise": settings.normalise})
     if settings.blocks and settings.task != "dense":
         raise PlanError("--blocks names what a grid of patches is made of", expected="--task dense with it")
-    if settings.text_embeddings is not None:
-        given = {name: bool(getattr(settings, name)) for name in ("class_map", "class_order", "reset_head")}
-        check_zero_shot(settings.model, settings.task, **given)
 
 
 def _check_labels(settings: RunSettings) -> None:

@@ -20,6 +20,9 @@ OUTPUTS: dict[OutputForm, str] = {
 }
 """Name of the output of a graph, by what a model answers with."""
 
+UNIT = "unit.normed"
+"""Name of the vector that is scaled to the mean square 1, before it is shortened to length 1 or compared with texts."""
+
 LEAST_HALF = 2.0**-24
 """The smallest positive number of float16; less than half of it is rounded to zero."""
 
@@ -133,7 +136,7 @@ class VitParts:
         g, rank = self.g, len(self.g.shapes[x])
         mean = g.op("mean", [self.square(x, "unit.square")], "unit.variance", axis=(-1,))
         mean = g.op("add", [mean, g.constant("unit.eps", np.full((1,) * rank, LEAST_HALF))], "unit.variance_eps")
-        return g.op("mul", [x, g.op("rsqrt", [mean], "unit.rsqrt")], "unit.normed")
+        return g.op("mul", [x, g.op("rsqrt", [mean], "unit.rsqrt")], UNIT)
 
     def square(self, x: str, name: str) -> str:
         """Adds the squares of ``x``."""
