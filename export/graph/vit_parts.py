@@ -8,7 +8,7 @@ import numpy as np
 
 from runtime import OutputForm, ShapePlan
 
-from .ir import Array, Builder
+from .ir import LINEAR, Array, Builder, Graph, Op
 from .rewrites import Rewrites, Scales
 
 INPUT = "image"
@@ -34,6 +34,11 @@ class Normed:
     name: str
     weight: Array | None = None
     bias: Array | None = None
+
+
+def compares_texts(graph: Graph, op: Op) -> bool:
+    """Returns whether an operator is the Linear of a zero-shot classifier, whose rows are the vectors of texts."""
+    return op.output == graph.output and op.kind in LINEAR and op.inputs[0].partition(".for.")[0] == UNIT
 
 
 def half_gain(eps: float, width: int, always: bool = False) -> float:

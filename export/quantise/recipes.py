@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from export.graph.ir import LINEAR, Graph, Op
-from export.graph.vit_parts import UNIT
+from export.graph.ir import LINEAR, Graph
+from export.graph.vit_parts import compares_texts
 from runtime import DataError
 from runtime.registry import Registry
 
@@ -168,21 +168,14 @@ def modes_of(graph: Graph, recipe: Recipe) -> Mapping[str, Mode]:
             continue  # a convolutional stem stays in float32
         if op.kind in LINEAR and not op.output.endswith(".variance"):
             modes[op.output] = "float" if op.output in recipe.float_layers else recipe.linears
-            if _compares(graph, op) and modes[op.output] == "integer" and "int8" in recipe.kinds:
+            if compares_texts(graph, op) and modes[op.output] == "integer" and "int8" in recipe.kinds:
+                # most of a logit is the same for all texts, and steps of 8 bits are large beside the differences
                 modes[op.output] = "dynamic"
         elif op.kind == "batch_matmul":
             modes[op.output] = _product(graph, op.inputs, recipe)
         elif recipe.others != "float":
             modes[op.output] = recipe.others
     return modes
-
-
-def _compares(graph: Graph, op: Op) -> bool:
-    """Returns whether a Linear compares the vector of an image with those of texts.
-
-    Most of its outputs is the same for all texts, so that the steps of 8 bits are large beside their differences.
-    """
-    return op.output == graph.output and op.inputs[0] == UNIT
 
 
 def _product(graph: Graph, inputs: tuple[str, ...], recipe: Recipe) -> Mode:

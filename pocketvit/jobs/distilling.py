@@ -51,6 +51,7 @@ DISTILL_DOCUMENT, FILE = Document("pocketvit.distill", 1, DistillSettings), "dis
 _STUDENT = (
     *("data", "train_limit", "skip_bad", "class_order", "class_map", "mirror", "seed"),
     *("model", "img_size", "patch_size", "in_chans", "model_args", "pretrained", "checkpoint", "reset_head"),
+    "text_embeddings",
     *("mean", "std", "resize", "crop_pct", "interpolation"),
 )
 """Settings that the run folder of a student decides."""

@@ -14,6 +14,8 @@ import torch
 from compress.data.batches import plain_batches
 from compress.model.folder import read_model, read_task
 from device_bench.report.summary import summarise
+from pocketvit.distill_settings import DistillSettings
+from pocketvit.jobs.distilling import distill
 from pocketvit.options import run_settings
 from pocketvit.pipeline import run as pipeline
 from pocketvit.pipeline.job import PreparedRun, prepare
@@ -214,7 +216,7 @@ def test_a_run_without_labels_cuts_the_tower_and_keeps_the_texts(
 
 
 @pytest.mark.slow
-def test_a_labelled_run_measures_top1(clip: TwoTowers, tmp_path: Path) -> None:
+def test_a_labelled_run_measures_top1_and_can_be_a_student(clip: TwoTowers, tmp_path: Path) -> None:
     pipeline.compress(settings_of(clip), tmp_path / "own")
     baseline = METRICS_DOCUMENT.read(tmp_path / "own/baseline/metrics.json")
     job, model = prepared(clip), read_model(tmp_path / "own/baseline")
@@ -223,3 +225,9 @@ def test_a_labelled_run_measures_top1(clip: TwoTowers, tmp_path: Path) -> None:
     with torch.no_grad():
         answers = model(images).argmax(1).numpy()
     assert baseline.top1 == pytest.approx((answers == job.data.labels[job.data.test]).mean())
+    taught = replace(RunSettings(threads=1), fine_tune=TrainSettings(epochs=1, batch_size=16))
+    lesson = DistillSettings(student=str(tmp_path / "own"), teacher=str(tmp_path / "own"), alone=False)
+    distill(taught, lesson, tmp_path / "taught")
+    own, before = (read_model(tmp_path / name / "sliced").state_dict() for name in ("taught", "own"))
+    assert torch.equal(own["text.weight"], before["text.weight"])
+    assert read_task(tmp_path / "taught/sliced").class_names == TURNED
