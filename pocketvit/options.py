@@ -26,7 +26,7 @@ T = TypeVar("T")
 _METHOD_SETTINGS = "method_settings"
 _NOT_IN_DISTILL = (
     *("distill", "distill-method", "labels", "recovery-epochs", "recovery-lr", "recovery-minutes"),
-    *("task", "embed-dim", "normalise", "blocks", "min-cosine"),
+    *("task", "embed-dim", "normalise", "blocks", "text-embeddings", "min-cosine"),
 )
 
 Raw = str | int | float | bool | tuple[str, ...]

@@ -8,6 +8,8 @@ from typing import Any
 from compress.search import METHODS
 from runtime import PlanError, check_is, decode
 
+_LEAST_BASIS_IMAGES = 8
+
 
 def check_search(
     name: str,
@@ -62,6 +64,32 @@ def check_search(
         raise PlanError(f"{name} goes by {method.ranks_by}, not by cost", expected="no --cost")
     if trains_under_rounding:
         raise PlanError("--qat trains every weight, and the zeros would not stay", expected="no --qat")
+
+
+def check_search_counts(basis_images: int, basis_copies: int, importance_images: int, latency_threads: int) -> None:
+    """Refuses numbers of images and threads that a search cannot use.
+
+    Args:
+        basis_images: images that the best bases are found from; 0 to choose.
+        basis_copies: changed copies of each of them at most.
+        importance_images: images per class that importance is measured on.
+        latency_threads: threads of the engine that a latency is measured with.
+
+    Raises:
+        PlanError: one is out of range.
+    """
+    if basis_images < 0 or 0 < basis_images < _LEAST_BASIS_IMAGES:
+        raise PlanError(
+            "--basis-images is a number of images",
+            expected=f"0 to choose, or {_LEAST_BASIS_IMAGES} or more",
+            got=basis_images,
+        )
+    if basis_copies < 0:
+        raise PlanError("--basis-copies is a number of copies", expected="0 or more", got=basis_copies)
+    if importance_images < 1:
+        raise PlanError("importance_images must be at least 1", got=importance_images)
+    if latency_threads < 1:
+        raise PlanError("latency_threads must be at least 1", got=latency_threads)
 
 
 def registered_settings(given: Mapping[str, Any], search: str) -> dict[str, Any]:

@@ -27,8 +27,9 @@ from runtime.options import Option, check_choices
 from .embedding import check_embedding, check_no_embedding
 from .input_checks import check_input
 from .label_free import check_label_free
-from .search_checks import check_search, registered_settings
+from .search_checks import check_search, check_search_counts, registered_settings
 from .train_settings import RECOVERY, TRAINING_PANEL, TrainSettings
+from .zero_shot import check_zero_shot
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
 DEFAULT_OVERRIDES: dict[str, int | float | str | bool] = {"embed_dim": 96, "depth": 6, "num_heads": 3}
@@ -40,8 +41,6 @@ _model = partial(Option, panel=MODEL_PANEL)
 _training = partial(Option, panel=TRAINING_PANEL)
 _pruning = partial(Option, panel=PRUNING_PANEL)
 _export = partial(Option, panel=EXPORT_PANEL)
-
-_LEAST_BASIS_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,10 @@ class RunSettings:
         tuple[int, ...],
         _model("Blocks whose patches --task dense answers with, side by side, such as 3,6,9,12; by default the last."),
     ] = ()
+    text_embeddings: Annotated[
+        str | None,
+        _model("NPZ with the names and vectors of texts, which make a CLIP or SigLIP image tower a classifier."),
+    ] = None
     model: Annotated[str, _model("timm architecture, hf:OWNER/NAME or a folder; else a small ViT for digits.")] = ""
     img_size: Annotated[
         int | tuple[int, int] | None, _model("Input side in pixels, or HEIGHTxWIDTH, such as 32x64.")
@@ -317,18 +320,7 @@ class RunSettings:
         )
         _check_task(self)
         _check_labels(self)
-        if self.basis_images < 0 or 0 < self.basis_images < _LEAST_BASIS_IMAGES:
-            raise PlanError(
-                "--basis-images is a number of images",
-                expected=f"0 to choose, or {_LEAST_BASIS_IMAGES} or more",
-                got=self.basis_images,
-            )
-        if self.basis_copies < 0:
-            raise PlanError("--basis-copies is a number of copies", expected="0 or more", got=self.basis_copies)
-        if self.importance_images < 1:
-            raise PlanError("importance_images must be at least 1", got=self.importance_images)
-        if self.latency_threads < 1:
-            raise PlanError("latency_threads must be at least 1", got=self.latency_threads)
+        check_search_counts(self.basis_images, self.basis_copies, self.importance_images, self.latency_threads)
         if self.eval_limit < 0:
             raise PlanError("--eval-limit must not be negative", expected="0 for all images", got=self.eval_limit)
         if self.threads < 0:
@@ -386,6 +378,9 @@ class RunSettings:
 
 def _check_task(settings: RunSettings) -> None:
     """Refuses settings that do not fit what the model answers with."""
+    if settings.text_embeddings is not None:
+        given = {name: bool(getattr(settings, name)) for name in ("class_map", "class_order", "reset_head")}
+        check_zero_shot(settings.model, settings.task, **given)
     if settings.embeds:
         names = ("search", "importance", "qat_epochs", "class_map", "min_agreement")
         check_embedding(**{name: getattr(settings, name) for name in names}, task=settings.task)

@@ -62,7 +62,8 @@ def params(plan: ShapePlan | CountedModel) -> int:
     elif plan.pre_dim:
         total += (plan.pre_dim + 1) * c
     total += sum(_block_params(plan, block) for block in plan.blocks)
-    return total + _heads(plan) * (plan.head_dim + 1) * plan.num_classes + _pool_params(plan)
+    total += (plan.text_dim + 1) * plan.num_classes if plan.text_dim else 0
+    return total + _heads(plan) * (plan.head_dim + 1) * plan.head_outputs + _pool_params(plan)
 
 
 def _heads(plan: ShapePlan) -> int:
@@ -140,7 +141,8 @@ def macs(plan: ShapePlan | CountedModel) -> int:
         total += tokens * c * (_read_mlp(plan, block) + block.mlp_dim)
         total += tokens * tokens * (qk + v)
     rows = plan.num_patches if plan.output == "grid" else 1
-    return total + rows * _heads(plan) * plan.head_dim * plan.num_classes + _pool_macs(plan)
+    total += plan.text_dim * plan.num_classes
+    return total + rows * _heads(plan) * plan.head_dim * plan.head_outputs + _pool_macs(plan)
 
 
 def flops(plan: ShapePlan) -> int:

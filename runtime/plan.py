@@ -110,6 +110,9 @@ class ShapePlan:
         output: what the outputs are: logits of classes, a vector, a vector of length 1, or one for each patch.
         grid_blocks: numbers, from 1 and rising, of inner blocks that a grid also reads, each through a norm and a
             Linear. Their values come before those of the last block.
+        text_dim: values of the vector that the head gives to a zero-shot classifier (CLIP, SigLIP). The vector is
+            scaled to length 1, and a last Linear, whose rows are the vectors of texts, makes the logits of it. 0 where
+            the head itself gives the outputs.
 
     Raises:
         PlanError: a value is out of range or two options contradict each other.
@@ -155,6 +158,7 @@ class ShapePlan:
     output: OutputForm = field(default="classes", metadata=_NEW)
     double_norm: bool = field(default=False, metadata=_NEW)
     grid_blocks: tuple[int, ...] = field(default=(), metadata=_NEW)
+    text_dim: int = field(default=0, metadata=_NEW)
 
     def __post_init__(self) -> None:
         _check_width("embed_dim", self.embed_dim)
@@ -214,6 +218,12 @@ class ShapePlan:
             raise PlanError("A distillation token needs a class token, and pooling by token")
         if self.pooling == "token_and_avg" and self.norm != "before_pool":
             raise PlanError("Pooling by token and average needs the last norm before it", got=self.norm)
+        if self.text_dim < 0 or (self.text_dim and (self.output != "classes" or self.two_heads)):
+            raise PlanError(
+                "text_dim is the length of the vector of one head that is compared with texts",
+                expected="0, or a positive number with output classes and one head",
+                got=f"{self.text_dim} with output {self.output} and {2 if self.two_heads else 1} heads",
+            )
         self._check_grid()
 
     def _check_grid(self) -> None:
@@ -274,6 +284,11 @@ class ShapePlan:
     def head_dim(self) -> int:
         """Width of the head's input."""
         return self.attn_pool.dim if self.attn_pool else self.embed_dim
+
+    @property
+    def head_outputs(self) -> int:
+        """Values that the head gives: the outputs, or the vector that is compared with those of texts."""
+        return self.text_dim or self.num_classes
 
     @property
     def is_vector(self) -> bool:

@@ -25,7 +25,7 @@ def embedding_spec(spec: ModelSpec) -> ModelSpec:
         ModelError: the repository or folder cannot be read.
     """
     spec = resolved(replace(spec, reset_head=True))
-    return replace(spec, reset_head=not _projected(spec))
+    return replace(spec, reset_head=not projected_length(spec))
 
 
 def embedder_plan(spec: ModelSpec, output: OutputForm, dim: int | None = None) -> ShapePlan:
@@ -41,7 +41,7 @@ def embedder_plan(spec: ModelSpec, output: OutputForm, dim: int | None = None) -
         PlanError: ``dim`` is longer than the model's vector.
     """
     plan = check_model(spec)
-    length = plan.embed_dim if spec.reset_head else _projected(spec)
+    length = plan.embed_dim if spec.reset_head else projected_length(spec)
     if dim is not None and not 1 <= dim <= length:
         raise PlanError(
             "The vector cannot have this length", expected=f"--embed-dim 1 to {length}, the model's own", got=dim
@@ -67,7 +67,7 @@ def load_embedder(spec: ModelSpec, output: OutputForm, seed: int = 0) -> SlicedV
         PocketVitWarning: as in ``load_model``.
     """
     if not spec.reset_head:
-        model = load_model(spec, _projected(spec), seed)
+        model = load_model(spec, projected_length(spec), seed)
         return build(_as_vector(model.plan, output), model.state_dict())
     model = load_model(spec, 2, seed)
     plan = replace(_as_vector(model.plan, output), num_classes=model.plan.embed_dim)
@@ -214,10 +214,13 @@ def _as_vector(plan: ShapePlan, output: OutputForm) -> ShapePlan:
     return replace(plan, pooling=pooling, output=output)
 
 
-def _projected(spec: ModelSpec) -> int:
+def projected_length(spec: ModelSpec) -> int:
     """Returns the length of the vector that a projection makes, which the weights bring as their head; 0 without one.
 
     Published CLIP towers of timm have their projection as the head, unless they were fine-tuned to classes.
+
+    Raises:
+        ModelError: the architecture is unknown, or its checkpoint cannot be read or does not fit.
     """
     hub = spec.hub
     if hub is not None:

@@ -15,6 +15,7 @@ from .parts.norms import norm_of
 from .parts.rope import check_tables
 from .parts.stem import Stem
 from .parts.tap import Tap
+from .parts.text_vectors import TextVectors
 
 UNIT_EPS = 2.0**-24
 """Added to the mean square of a vector that is scaled to length 1, so that a vector of zeros stays.
@@ -56,8 +57,9 @@ class SlicedViT(nn.Module):
         self.blocks = nn.ModuleList(Block(plan, index) for index in range(len(plan.blocks)))
         self.norm = norm_of(plan, "norm") if plan.norm != "none" else nn.Identity()
         self.attn_pool = AttentionPool(plan) if plan.attn_pool else None
-        self.head = nn.Linear(plan.head_dim, plan.num_classes)
+        self.head = nn.Linear(plan.head_dim, plan.head_outputs)
         self.head_dist = nn.Linear(c, plan.num_classes) if plan.two_heads else None
+        self.text = TextVectors(plan) if plan.text_dim else None
         if plan.grid_blocks:
             self.taps = nn.ModuleList(Tap(plan, index) for index in range(len(plan.grid_blocks)))
 
@@ -78,6 +80,13 @@ class SlicedViT(nn.Module):
         out: torch.Tensor = self.head(pooled)
         if self.head_dist is not None:
             out = (out + self.head_dist(self.second(x))) / 2
+        return self.compared(out)
+
+    def compared(self, out: torch.Tensor) -> torch.Tensor:
+        """Maps what the heads give, ``(B, head_outputs)``, to logits or vectors ``(B, num_classes)``."""
+        if self.text is not None:
+            logits: torch.Tensor = self.text(unit_length(out))
+            return logits
         return unit_length(out) if self.plan.output == "unit_vector" else out
 
     def features(

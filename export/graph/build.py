@@ -57,6 +57,8 @@ class _Vit(InnerParts):
         output = self.grid([*parts, self.patches(x)]) if plan.output == "grid" else self.head(x)
         if plan.output == "unit_vector":
             output = self.unit_length(output)
+        elif plan.text_dim:
+            output = self.compared(output)
         assert output == self.output
         return g.graph(output)
 
@@ -279,7 +281,7 @@ class _Vit(InnerParts):
         plan = self.plan
         if plan.attn_pool:
             normed = self.norm(x, "norm") if plan.norm != "none" else Normed(x)
-            return self.classifier(Normed(attention_pool(self, normed)), "head", 1.0, self.output)
+            return self.classifier(Normed(attention_pool(self, normed)), "head", 1.0, self.answer("head"))
         early = self.mean_early()
         if plan.pooling == "token_and_avg":
             normed = self.norm(x, "norm")
@@ -306,7 +308,7 @@ class _Vit(InnerParts):
 
     def answer(self, name: str) -> str:
         """Returns the name of what the heads compute: that of the output, or ``name`` where more follows."""
-        return name if self.plan.output == "unit_vector" else self.output
+        return name if self.plan.output == "unit_vector" or self.plan.text_dim else self.output
 
     def classifier(self, x: Normed, name: str, share: float, output: str) -> str:
         weight, bias = self.affine(x, name, share)

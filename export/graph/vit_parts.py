@@ -8,7 +8,7 @@ import numpy as np
 
 from runtime import OutputForm, ShapePlan
 
-from .ir import Array, Builder
+from .ir import LINEAR, Array, Builder, Graph, Op
 from .rewrites import Rewrites, Scales
 
 INPUT = "image"
@@ -19,6 +19,9 @@ OUTPUTS: dict[OutputForm, str] = {
     "grid": "features",
 }
 """Name of the output of a graph, by what a model answers with."""
+
+UNIT = "unit.normed"
+"""Name of the vector that is scaled to the mean square 1, before it is shortened to length 1 or compared with texts."""
 
 LEAST_HALF = 2.0**-24
 """The smallest positive number of float16; less than half of it is rounded to zero."""
@@ -31,6 +34,11 @@ class Normed:
     name: str
     weight: Array | None = None
     bias: Array | None = None
+
+
+def compares_texts(graph: Graph, op: Op) -> bool:
+    """Returns whether an operator is the Linear of a zero-shot classifier, whose rows are the vectors of texts."""
+    return op.output == graph.output and op.kind in LINEAR and op.inputs[0].partition(".for.")[0] == UNIT
 
 
 def half_gain(eps: float, width: int, always: bool = False) -> float:
@@ -119,11 +127,21 @@ class VitParts:
 
     def unit_length(self, x: str) -> str:
         """Adds operators that scale a vector to length 1; a vector of zeros stays."""
-        g, rank, width = self.g, len(self.g.shapes[x]), self.g.shapes[x][-1]
+        x, width = self.unit_mean_square(x), self.g.shapes[x][-1]
+        length = self.g.constant("unit.length", np.full((1,) * len(self.g.shapes[x]), width**-0.5))
+        return self.g.op("mul", [x, length], self.output)
+
+    def compared(self, x: str) -> str:
+        """Adds the Linear of a vector of length 1 whose rows are the vectors of texts, which take the length."""
+        weight, bias = self.weights["text.weight"], self.weights["text.bias"]
+        return self.g.linear(self.unit_mean_square(x), weight * weight.shape[1] ** -0.5, bias, self.output)
+
+    def unit_mean_square(self, x: str) -> str:
+        """Adds operators that scale a vector to the mean square 1; a vector of zeros stays."""
+        g, rank = self.g, len(self.g.shapes[x])
         mean = g.op("mean", [self.square(x, "unit.square")], "unit.variance", axis=(-1,))
         mean = g.op("add", [mean, g.constant("unit.eps", np.full((1,) * rank, LEAST_HALF))], "unit.variance_eps")
-        x = g.op("mul", [x, g.op("rsqrt", [mean], "unit.rsqrt")], "unit.normed")
-        return g.op("mul", [x, g.constant("unit.length", np.full((1,) * rank, width**-0.5))], self.output)
+        return g.op("mul", [x, g.op("rsqrt", [mean], "unit.rsqrt")], UNIT)
 
     def square(self, x: str, name: str) -> str:
         """Adds the squares of ``x``."""

@@ -30,7 +30,7 @@ def read_widths(path: Path, plan: ShapePlan) -> ShapePlan:
     """
     shapes = reader_of(path).shapes(path)
     depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
-    last = _POOLS if plan.attn_pool else _HEADS
+    last = _POOLS if plan.attn_pool else _HEADS[2:] if plan.text_dim else _HEADS
     if depth != len(plan.blocks) or not any(name in shapes for name in last):
         expected = f"{len(plan.blocks)} blocks"
         raise ArtifactError(f"{path} does not have the layers of its plan", expected=expected, got=depth)

@@ -18,6 +18,7 @@ from compress.evaluate import evaluating
 from compress.model.vit import SlicedViT
 from export.graph.execute import run_graph
 from export.graph.ir import LINEAR, Graph
+from export.graph.vit_parts import compares_texts
 from runtime import Preprocessing, Progress, silent
 
 from .calibrate import weight_qparams
@@ -136,8 +137,9 @@ def _with_values(graph: Graph, learned: dict[str, nn.Parameter]) -> Graph:
 
 
 def _trainable(graph: Graph) -> list[str]:
-    """Returns the weights and biases of Linears; constants of norms and positions stay fixed."""
-    return [name for op in graph.ops if op.kind in LINEAR for name in op.inputs[1:]]
+    """Returns the weights and biases of Linears; constants of norms and positions, and vectors of texts, stay fixed."""
+    linears = (op for op in graph.ops if op.kind in LINEAR and not compares_texts(graph, op))
+    return [name for op in linears for name in op.inputs[1:]]
 
 
 def _forward(graph: Graph, images: torch.Tensor, learned: dict[str, nn.Parameter]) -> torch.Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from export.graph.ir import LINEAR, Graph
+from export.graph.vit_parts import compares_texts
 from runtime import DataError
 from runtime.registry import Registry
 
@@ -167,6 +168,9 @@ def modes_of(graph: Graph, recipe: Recipe) -> Mapping[str, Mode]:
             continue  # a convolutional stem stays in float32
         if op.kind in LINEAR and not op.output.endswith(".variance"):
             modes[op.output] = "float" if op.output in recipe.float_layers else recipe.linears
+            if compares_texts(graph, op) and modes[op.output] == "integer" and "int8" in recipe.kinds:
+                # most of a logit is the same for all texts, and steps of 8 bits are large beside the differences
+                modes[op.output] = "dynamic"
         elif op.kind == "batch_matmul":
             modes[op.output] = _product(graph, op.inputs, recipe)
         elif recipe.others != "float":

@@ -21,12 +21,12 @@ from compress.distill.teacher_folder import (
 )
 from compress.distill.teachers import Teacher, TimmSpec, teacher_score
 from compress.model.folder import read_model, read_task, save_model
-from compress.model.load import load_model
 from compress.model.vit import SlicedViT
 from compress.recipe import SCRATCH, TrainRecipe
 from compress.train.fit import fit, fit_network
 from device_bench.report.summary import RunSummary, summarise
 from pocketvit.distill_settings import DistillSettings
+from pocketvit.pipeline.bases import whole_model
 from pocketvit.pipeline.checks import Checked, check_fine_tuned, check_teacher
 from pocketvit.pipeline.job import PreparedRun, prepare
 from pocketvit.pipeline.run_data import keep_notes
@@ -51,6 +51,7 @@ DISTILL_DOCUMENT, FILE = Document("pocketvit.distill", 1, DistillSettings), "dis
 _STUDENT = (
     *("data", "train_limit", "skip_bad", "class_order", "class_map", "mirror", "seed"),
     *("model", "img_size", "patch_size", "in_chans", "model_args", "pretrained", "checkpoint", "reset_head"),
+    "text_embeddings",
     *("mean", "std", "resize", "crop_pct", "interpolation"),
 )
 """Settings that the run folder of a student decides."""
@@ -109,7 +110,7 @@ def distill(
         job = replace(job, plan=student.plan, task=read_task(_sliced(lesson.student)), fine_tuned=False)
     data = pictures_of(job, lesson, progress)
     teacher = teacher_of(job, lesson)
-    student = student or load_model(job.spec, job.plan.num_classes, settings.seed)
+    student = student or whole_model(job)
     check_distillation(lesson.distillation, teacher, student)
     checked = _check(job, lesson, teacher, Path(root), resume, progress)
     with claim(Path(root), settings, resume=resume, force=force, data=list_data(job.data)) as folder:

@@ -23,6 +23,7 @@ from compress.model.load import load_model
 from compress.model.reconstruction import reconstruct
 from compress.model.slicing import KeptUnits, same_widths
 from compress.model.vit import SlicedViT
+from compress.zero_shot import load_zero_shot
 from runtime import PocketVitWarning, Progress, if_long, silent
 
 from .job import PreparedRun
@@ -41,6 +42,8 @@ def whole_model(job: PreparedRun) -> SlicedViT:
         ModelError: the weights cannot be had, or do not fit.
         PlanError: there are too few images to shorten vectors by.
     """
+    if job.texts is not None:
+        return load_zero_shot(job.spec, job.texts, job.settings.seed)
     if not job.plan.is_vector:
         return load_model(job.spec, job.plan.num_classes, job.settings.seed)
     if job.plan.output == "grid":

@@ -16,9 +16,9 @@ from compress.data.splits import stratified
 from compress.devices import device_in_use
 from compress.distill.teachers import Teacher, teacher_logits
 from compress.evaluate import logits_of
-from compress.model.load import load_model
 from runtime import ModelError, Progress, ShapePlan, macs, message, silent
 
+from .bases import whole_model
 from .job import PreparedRun
 
 _IMAGES = (128, 512)
@@ -75,7 +75,7 @@ def check_fine_tuned(job: PreparedRun, progress: Progress = silent, causes: Sequ
     """
     if not job.fine_tuned:
         return None
-    model = load_model(job.spec, job.plan.num_classes, job.settings.seed).to(device_in_use())
+    model = whole_model(job).to(device_in_use())
 
     def logits(indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         return logits_of(model, job.data, indices, job.task.preprocessing)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,6 @@ import torch
 
 from compress.budget import budget_cost, latency_target, parse_budget, parse_cost
 from compress.data.augment import Augmentation, augmentation_for
-from compress.data.class_order import as_checkpoint_knows
 from compress.data.dataset import Dataset
 from compress.data.load import load_data
 from compress.devices import choose_device, count_gpus, use_device
@@ -33,6 +31,7 @@ from compress.model.metadata import WeightsMetadata, is_stretched
 from compress.recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
 from compress.search import METHODS
 from compress.search.base import GroupSizes, SearchMethod
+from compress.text_embeddings import TextEmbeddings
 from compress.train.fit import bf16_helps
 from device_bench.targets.bench import time_together
 from export.formats.micro_limits import MicroLimits
@@ -49,7 +48,7 @@ from pocketvit.train_settings import TrainSettings
 from runtime import ModelError, PlanError, PocketVitWarning, Preprocessing, Progress, ShapePlan, check_is, silent
 
 from .label_free import check_answers_already, left_out_classifier, named_outputs, without_labels
-from .task_model import plan_of_task, spec_of_task
+from .task_model import check_tower, in_order_of_outputs, plan_of_task, resampled_notes, spec_of_task, texts_of
 
 IMPORTANCE_BATCH = 16
 """Images of one gradient; importance is the mean over such batches."""
@@ -77,6 +76,7 @@ class PreparedRun:
             random, and the recovery learns from the whole model alone.
         notes: remarks on the checkpoint for the user, a sentence each.
         resampled: the parts of the checkpoint that were resampled, with both sizes.
+        texts: the texts that a zero-shot classifier compares images with; None for another model.
     """
 
     settings: RunSettings
@@ -95,6 +95,7 @@ class PreparedRun:
     labelled: bool = True
     notes: tuple[str, ...] = ()
     resampled: tuple[str, ...] = ()
+    texts: TextEmbeddings | None = None
 
     @property
     def method(self) -> SearchMethod:
@@ -149,15 +150,18 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     ranks = current_ranks()
     use_device(choose_device(settings.device, count_gpus(), ranks.local_rank, ranks.local_size))
     export_settings(settings)
-    spec = model_spec(settings)
+    spec, texts = model_spec(settings), texts_of(settings)
     check_model(spec)
+    if texts is not None and not own_classes:
+        check_tower(spec)
     report = load_checkpoint_report(spec) if spec.checkpoint else None
     known = report.classes if report else None
     labelled = settings.uses_labels
     if not labelled and not own_classes:
-        check_answers_already(spec, report, vectors=settings.embeds)
-    notes = (*report.notes, *_resampled_notes(report, settings, own_classes)) if report else ()
-    notes = (*notes, *left_out_classifier(spec, known, settings.task)) if settings.embeds else notes
+        check_answers_already(spec, report, vectors=settings.embeds or texts is not None)
+    notes = (*report.notes, *resampled_notes(report, settings, own_classes)) if report else ()
+    if settings.embeds or texts is not None:
+        notes = (*notes, *left_out_classifier(spec, known, settings.task), *(texts.notes if texts else ()))
     for note in notes:
         warnings.warn(note, PocketVitWarning, stacklevel=2)
     data = load_data(
@@ -175,20 +179,11 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     if settings.in_chans is None and fresh:
         spec = replace(spec, in_chans=data.channels)
     brought = weights_metadata(spec)
-    own_names = brought.class_names
-    asked = bool(settings.class_order or settings.class_map)
-    if own_names is not None and labelled and spec.hub is not None and (asked or spec.hub.names_guessed):
-        if not own_classes and _others(own_names, data.class_names):
-            own_names = None  # labels in other words than the folders, whose order the user gives
-    if labelled and own_names is not None and (not own_classes or not _others(own_names, data.class_names)):
-        cure = (
-            ". Where they are the same classes in other words, give their order with --class-map or --class-order"
-            if spec.hub
-            else ""
-        )
-        data = as_checkpoint_knows(data, own_names, asked, cure)
+    data, own_names = in_order_of_outputs(settings, spec, data, texts or brought.class_names, own_classes)
     classes = data.num_classes
-    if not labelled or (own_classes and not settings.reset_head and (known or settings.model)):
+    if texts is not None:
+        classes = len(texts.names)
+    elif not labelled or (own_classes and not settings.reset_head and (known or settings.model)):
         classes = known or default_classes(spec)
     elif known not in (None, classes) and not settings.reset_head:
         raise ModelError(
@@ -197,7 +192,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
             got=known,
             fix="Choose the data it was trained on, or give --reset-head to train a new classifier",
         )
-    plan = plan_of_task(settings, spec, classes)
+    plan = plan_of_task(settings, spec, classes, texts)
     _check_cost(settings, plan)
     names = data.class_names if classes == data.num_classes else tuple(f"class {i}" for i in range(classes))
     if own_names is not None and len(own_names) == classes:
@@ -207,7 +202,8 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     elif not labelled:
         names = named_outputs(settings, names)
         data = replace(data, class_names=names)
-    headless = spec.checkpoint is not None and not settings.embeds and (settings.reset_head or known is None)
+    tower = settings.embeds or texts is not None
+    headless = spec.checkpoint is not None and not tower and (settings.reset_head or known is None)
     task = Task(
         data=settings.data,
         split_seed=settings.seed,
@@ -219,14 +215,18 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         origin=spec.hub.place.name if spec.hub and spec.hub.place.repo else None,
         licence=spec.hub.licence if spec.hub else None,
     )
-    already_trained = not labelled or (report is not None and not headless and not report.patch_resampled)
+    already_trained = (
+        not labelled or texts is not None or (report is not None and not headless and not report.patch_resampled)
+    )
     fine_tune = _recipe(SCRATCH if fresh else FINE_TUNE, settings.fine_tune, settings, 0 if already_trained else None)
     recover = _recipe(SCRATCH_RECOVER if fresh else RECOVER, settings.recover, settings)
     bf16 = settings.bf16 == "on" or (settings.bf16 == "auto" and bf16_helps(plan))
     groups = _group_sizes(settings.group_sizes)
     changes = augmentation_for(data)
     lesson = _lesson(settings)
-    knows = (report is not None and not headless) or (spec.pretrained and default_classes(spec) == classes)
+    knows = (report is not None and not headless) or (
+        spec.pretrained and (texts is not None or default_classes(spec) == classes)
+    )
     fine_tuned = labelled and knows and (own_classes or fine_tune.epochs == 0) and names == data.class_names
     return PreparedRun(
         *(settings, data, spec, plan, task, fine_tune, recover, lesson, changes, bf16, groups),
@@ -235,6 +235,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         labelled=labelled,
         notes=notes,
         resampled=report.resampled if report else (),
+        texts=texts,
     )
 
 
@@ -326,7 +327,7 @@ def model_spec(settings: RunSettings) -> ModelSpec:
         in_chans=channels,
         pretrained=bool(settings.pretrained),
         checkpoint=Path(settings.checkpoint).expanduser() if settings.checkpoint else None,
-        reset_head=settings.reset_head or settings.embeds,
+        reset_head=settings.reset_head or settings.embeds or settings.text_embeddings is not None,
         overrides={**(DEFAULT_OVERRIDES if builtin and not settings.pretrained else {}), **settings.model_args},
     )
     spec = spec if builtin and not settings.embeds else spec_of_task(settings, spec)
@@ -339,10 +340,6 @@ def model_spec(settings: RunSettings) -> ModelSpec:
             f"'{settings.model}' brings its weights", expected="no --no-pretrained", fix="Leave --no-pretrained out"
         )
     return replace(spec, in_chans=spec.hub.channels) if settings.in_chans is None else spec
-
-
-def _others(names: Sequence[str], data: Sequence[str]) -> bool:
-    return sorted(names) != sorted(data)
 
 
 def preprocessing_for(
@@ -369,23 +366,11 @@ def _each_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]
     return values * channels if len(values) == 1 else values
 
 
-def _resampled_notes(report: LoadReport, settings: RunSettings, own_classes: bool) -> tuple[str, ...]:
-    """Returns a note on the training of resampled weights, unless ``--epochs`` decides it."""
-    if not report.resampled or report.classes is None or settings.reset_head or settings.fine_tune.epochs is not None:
-        return ()
-    if not settings.uses_labels:
-        return ("Resampled weights are taken as they are, since nothing trains them without labels",)
-    if own_classes:
-        return ("Resampled weights are exported as they are: fine-tune them first with pocketvit run",)
-    if report.patch_resampled:
-        return (
-            "Weights for other patches do not count as fine-tuned: they are trained first; --epochs 0 takes them as is",
-        )
-    return ("Weights with resampled positions count as fine-tuned: --epochs 30 trains them at this size first",)
-
-
 def source_of(settings: RunSettings, spec: ModelSpec, report: LoadReport | None) -> str:
     """Returns the origin of the weights, in words."""
+    if settings.text_embeddings is not None:
+        texts = Path(settings.text_embeddings).name
+        return f"{source_of(replace(settings, text_embeddings=None), spec, report)}, text embeddings of {texts}"
     if spec.checkpoint is not None:
         changed = f", resampled: {', '.join(report.resampled)}" if report and report.resampled else ""
         if spec.hub is not None:

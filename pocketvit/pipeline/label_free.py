@@ -20,18 +20,20 @@ NO_CLASSES = "the model answers with a {}, not with classes"
 
 
 def left_out_classifier(spec: ModelSpec, known: int | None, task: str = "embed") -> tuple[str, ...]:
-    """Returns a note on a classifier that a model which answers with vectors does without.
+    """Returns a note on a classifier that a model which answers with vectors, or by texts, does without.
 
     Args:
         spec: architecture and weights.
         known: number of classes of the checkpoint's classifier; None without one.
-        task: ``embed``, or ``dense`` where a projection is left out, too.
+        task: ``embed``; ``dense`` where a projection is left out, too; ``classify`` for a classifier by texts.
     """
     classes = (known if spec.checkpoint else published_classes(spec) if spec.pretrained else None) or 0
     if not spec.reset_head or not classes:
         return ()
     if task == "dense":
         return (f"The head of {classes} outputs is left out: the model answers with the tokens of its patches",)
+    if task == "classify":
+        return (f"The classifier of {classes} classes is left out: the text embeddings take its place",)
     return (f"The classifier of {classes} classes is left out: the model answers with the vector that it reads",)
 
 

@@ -44,6 +44,7 @@ from .profiling import profile
 from .runfolder import RunFolder
 from .searching import in_basis, search_inputs
 from .stage import check_space, export_copies, finished, log_notes, save_stage, stage
+from .task_model import check_same_texts
 
 _NOT_BETTER = (
     "The recovery did not help: after every epoch the answers to held-out images diverged more from the whole model's "
@@ -56,10 +57,12 @@ def fine_tune_stage(job: PreparedRun, folder: RunFolder, progress: Progress = si
 
     Raises:
         ModelError: the weights cannot be had.
+        RunFolderError: the texts of a zero-shot classifier have changed.
         StorageError: there is no space, or no permission to write.
     """
     done = finished(folder.baseline)
     if done is not None:
+        check_same_texts(job.texts, done, read_task(folder.baseline), folder.root)
         return done
     with stage(folder, "fine-tune"):
         log_notes(folder, job)

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from compress.distill.loss import check_distillation
-from compress.model.load import load_model
 from compress.search import METHODS
 from export.formats import KINDS
 from export.quantise.processors import host_processor
 from pocketvit.distill_settings import DistillSettings
 from pocketvit.jobs.distilling import pictures_of, teacher_of
 from pocketvit.options import arguments, distill_options, distill_settings, export_options, run_options, run_settings
+from pocketvit.pipeline.bases import whole_model
 from pocketvit.pipeline.job import PreparedRun, prepare
 from pocketvit.settings import RunSettings
 from runtime import PlanError, PocketVitError, Progress, ShapePlan, silent
@@ -127,7 +127,7 @@ def slug(text: str) -> str:
 def _check_distillation(job: PreparedRun, lesson: DistillSettings) -> None:
     """Checks that teacher, student and pictures exist and fit each other."""
     pictures_of(job, lesson)
-    student = load_model(job.spec, job.plan.num_classes, job.settings.seed)
+    student = whole_model(job)
     check_distillation(lesson.distillation, teacher_of(job, lesson), student)
 
 

@@ -22,6 +22,9 @@ PART_PLANS = {
     "pool-of-all-tokens": replace(
         _VIT, pooling="map", attn_pool=PoolPlan(2, 16, 24, 1e-6, True), norm="none", act="relu"
     ),
+    "texts": replace(_VIT, norm_pre=True, act="quick_gelu", patch_bias=False, norm_eps=1e-5, text_dim=40),
+    "texts-and-pool": replace(_VIT, pooling="map", attn_pool=PoolPlan(3, 16, 40, 1e-5), text_dim=48),
+    "unit-vector-and-pool": replace(_VIT, pooling="map", attn_pool=PoolPlan(3, 16, 40, 1e-5), output="unit_vector"),
     "position-bias": replace(
         _VIT, position_bias=True, class_token=False, pooling="avg", norm="after_pool", layer_scale=True
     ),
@@ -38,8 +41,10 @@ PART_PLANS = {
 
 
 def draw_tables(model: SlicedViT, generator: torch.Generator) -> None:
-    """Gives the position biases of a model random values."""
+    """Gives the position biases and the vectors of texts of a model random values, as large as those of CLIP."""
     with torch.no_grad():
         for name, table in model.named_buffers():
             if name.endswith("position_bias"):
                 table.copy_(torch.randn(table.shape, generator=generator))
+            elif name.startswith("text."):
+                table.copy_(torch.randn(table.shape, generator=generator) * (100 * table.shape[-1] ** -0.5))

@@ -20,7 +20,7 @@ SETTINGS = ExportSettings(calibration_images=16, verify_images=32, min_agreement
 FLOAT = ("fp32", "fp16", "onnx", "torch")
 
 
-@pytest.mark.parametrize("name", PART_PLANS)
+@pytest.mark.parametrize("name", [name for name, plan in PART_PLANS.items() if plan.output == "classes"])
 def test_float_files_keep_the_answers(name: str, digits: Dataset, tmp_path: Path) -> None:
     model = sharp_model(replace(PART_PLANS[name], in_chans=1, img_size=(32, 32)))
     kinds = ("fp32", "onnx") if name.endswith("average") else FLOAT
@@ -38,11 +38,16 @@ def test_float_files_keep_the_answers(name: str, digits: Dataset, tmp_path: Path
     [
         ("attention-pool", "int8-full"),
         ("attention-pool", "static-int8"),
+        ("texts", "int8"),
+        ("texts", "int8-full"),
+        ("texts", "onnx-int8"),
+        ("texts-and-pool", "static-int8"),
         ("position-bias-and-token", "onnx-int8"),
         ("position-bias", "static-int8"),
         ("post-norm", "int8"),
         ("parallel", "static-int8"),
         ("stem", "int8-full"),
+        pytest.param("texts", "tflite-micro", marks=pytest.mark.slow),
         pytest.param("stem", "tflite-micro", marks=pytest.mark.slow),
         pytest.param("position-bias", "tflite-micro", marks=pytest.mark.slow),
         pytest.param("attention-pool", "tflite-micro", marks=pytest.mark.slow),

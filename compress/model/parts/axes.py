@@ -107,4 +107,6 @@ def table_axes(plan: ShapePlan) -> dict[str, tuple[Axis | None, ...]]:
         axes |= {f"blocks.{i}.attn.rope.{part}": (None, Axis("pair", i)) for i in every for part in ("cos", "sin")}
     if plan.position_bias:
         axes |= {f"blocks.{i}.attn.position_bias": (Axis("head", i), None, None) for i in every}
+    if plan.text_dim:
+        axes |= {"text.weight": (None, None), "text.bias": (None,)}
     return axes

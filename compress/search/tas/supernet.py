@@ -202,6 +202,6 @@ class _AnyDepth(nn.Module):
         pooled = model.pool(x)
         logits: torch.Tensor = model.head(model.norm(pooled) if place == "after_pool" else pooled)
         if model.head_dist is None:
-            return logits
+            return model.compared(logits)
         averaged: torch.Tensor = (logits + model.head_dist(model.second(x))) / 2
         return averaged

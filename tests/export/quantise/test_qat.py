@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compress.data.batches import plain_batches
 from compress.data.dataset import Dataset
 from compress.model.vit import SlicedViT
 from export.compare import compare_logits, real_logits
@@ -22,6 +23,8 @@ from export.quantise.recipes import modes_of, recipes_for
 from export.quantise.simulate import simulate
 from export.writers.tflite import tflite_bytes
 from tests.export.conftest import SPEC
+from tests.export.graph.test_build import model_of
+from tests.export.part_plans import PART_PLANS
 
 
 def with_larger_steps(graph: Graph, factor: int, chosen: Callable[[str], bool]) -> Graph:
@@ -59,3 +62,15 @@ def test_training_under_rounding_brings_the_logits_closer(
     path.write_bytes(tflite_bytes(after))
     found = real_logits(path, subject.images)
     assert compare_logits(found, simulate(after, subject.images), None, "").sqnr_db > 25
+
+
+def test_training_under_rounding_leaves_the_vectors_of_texts(digits: Dataset) -> None:
+    model = model_of(replace(PART_PLANS["texts"], in_chans=1))
+    graph, full = vit_graph(model), recipes_for("int8-full")[0]
+    few = replace(digits, train=digits.train[:16])
+    pictures = np.concatenate([own.permute(0, 2, 3, 1).numpy() for own, _ in plain_batches(few, few.train, SPEC)])
+    made = quantise_graph(graph, modes_of(graph, full), observe(graph, pictures), full.ranges)
+    after = train_quantised(made, model, few, SPEC, QatRecipe(epochs=1, batch_size=16, lr=1e-3, teacher_weight=1.0))
+    same = {name: np.array_equal(made.constants[name], own) for name, own in after.constants.items()}
+    assert (same["logits.weight"], same["logits.bias"]) == (True, True)
+    assert (same["head.weight"], same["head.bias"]) == (False, False)

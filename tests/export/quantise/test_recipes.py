@@ -1,4 +1,4 @@
-"""The order in which recipes are tried for processors that are not at hand."""
+"""How each operator counts in a recipe, and the order in which recipes are tried for processors not at hand."""
 
 from __future__ import annotations
 
@@ -6,8 +6,28 @@ from dataclasses import replace
 
 import pytest
 
+from export.graph.build import vit_graph
 from export.quantise.processors import instructions_of_fp32, ordered_recipes
-from export.quantise.recipes import DYNAMIC, STATIC_ATTENTION
+from export.quantise.recipes import DYNAMIC, RECIPES, STATIC_ATTENTION, modes_of
+from tests.export.graph.test_build import VIT, model_of
+from tests.export.part_plans import PART_PLANS
+
+
+@pytest.mark.parametrize(
+    ("recipe", "mode"),
+    [
+        ("static_wi8_ai8_attention_ai8_float_islands", "dynamic"),
+        ("static_wi8_ai8_float_islands", "dynamic"),
+        ("dynamic_wi8_afp32", "dynamic"),
+        ("static_wi8_au8_mse", "integer"),
+        ("static_wi8_ai8_mse", "integer"),
+    ],
+)
+def test_the_logits_of_texts_stay_float_where_others_are_integers(recipe: str, mode: str) -> None:
+    usual = RECIPES[recipe].linears
+    modes = modes_of(vit_graph(model_of(PART_PLANS["texts"])), RECIPES[recipe])
+    assert (modes["logits"], modes["head"]) == (mode, usual)
+    assert modes_of(vit_graph(model_of(VIT)), RECIPES[recipe])["logits"] == usual
 
 
 @pytest.mark.parametrize("family", ["pi4", "pi5", "android"])
