@@ -19,6 +19,7 @@ from .checkpoint_file import check_finite_weights, open_checkpoint, short_list
 from .checkpoint_fit import weights_needed
 from .load import ModelSpec, create_network, default_classes, resolved
 from .timm_vit import plan_of_timm
+from .whole.plain import plain
 
 
 class OtherModel(nn.Module):
@@ -32,7 +33,7 @@ class OtherModel(nn.Module):
 
     def __init__(self, network: nn.Module, plan: CountedModel, spec: ModelSpec) -> None:
         super().__init__()
-        self.network, self.plan, self.spec = _plain(network), plan, spec
+        self.network, self.plan, self.spec = plain(network), plan, spec
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Maps images ``(B, C, H, W)`` to logits ``(B, num_classes)``."""
@@ -81,7 +82,7 @@ def load_other(spec: ModelSpec, seed: int = 0) -> OtherModel:
         network, size = _network(spec, classes, pretrained=spec.pretrained and weights is None)
     if weights is not None:
         _load(network, weights, spec)
-    return OtherModel(network, _counted(_plain(network), spec, size, classes), spec)
+    return OtherModel(network, _counted(plain(network), spec, size, classes), spec)
 
 
 def rebuilt(spec: ModelSpec, plan: CountedModel, weights: Mapping[str, torch.Tensor]) -> OtherModel:
@@ -93,15 +94,6 @@ def rebuilt(spec: ModelSpec, plan: CountedModel, weights: Mapping[str, torch.Ten
     network, _ = _network(resolved(spec), plan.num_classes)
     network.load_state_dict(weights)
     return OtherModel(network, plan, spec)
-
-
-def _plain(network: nn.Module) -> nn.Module:
-    """Returns the network in evaluation mode, its attention as products and a softmax."""
-    part: Any
-    for part in network.modules():
-        if hasattr(part, "fused_attn"):  # one operator of torch, which converters take apart into more than these
-            part.fused_attn = False
-    return network.eval()
 
 
 def _network(spec: ModelSpec, classes: int, pretrained: bool = False) -> tuple[nn.Module, tuple[int, int]]:
