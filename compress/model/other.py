@@ -70,10 +70,12 @@ def load_other(spec: ModelSpec, seed: int = 0) -> OtherModel:
         seed: seed of fresh weights.
 
     Raises:
-        ModelError: the name is unknown; the weights cannot be had or read, do not fit, or are NaN; the model does not
-            run on images of this size, or does not answer with classes.
+        ModelError: the name is unknown; the model is an encoder without classes; the weights cannot be had or read,
+            do not fit, or are NaN; the model does not run on images of this size, or does not answer with classes.
     """
     spec = resolved(spec)
+    with torch.device("meta"):
+        check_classifier(_network(spec, 2)[0], spec.name)
     weights = _weights(spec) if spec.checkpoint is not None else None
     classes = _classes(spec, weights) if weights is not None else default_classes(_sized(spec))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -83,6 +85,21 @@ def load_other(spec: ModelSpec, seed: int = 0) -> OtherModel:
     if weights is not None:
         _load(network, weights, spec)
     return OtherModel(network, _counted(plain(network), spec, size, classes), spec)
+
+
+def check_classifier(network: Any, name: str) -> None:
+    """Checks that an architecture of timm has classes; its encoders have none, whatever number is asked for.
+
+    Raises:
+        ModelError: it has none.
+    """
+    if getattr(network, "num_classes", 1) == 0:
+        raise ModelError(
+            f"'{name}' is an encoder and no classifier",
+            expected="an architecture that answers with a logit for each class",
+            got=f"timm's {type(network).__name__}, which answers with tokens or a map of features",
+            fix="Choose an architecture with a classifier",
+        )
 
 
 def rebuilt(spec: ModelSpec, plan: CountedModel, weights: Mapping[str, torch.Tensor]) -> OtherModel:

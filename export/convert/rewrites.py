@@ -44,7 +44,7 @@ def _pair(value: int | tuple[int, ...] | list[int]) -> tuple[int, int]:
 
 
 def fold_by_sums(
-    input: torch.Tensor,  # noqa: A002  torch's own names
+    input: torch.Tensor,
     output_size: Any,
     kernel_size: Any,
     dilation: Any = 1,
@@ -84,7 +84,7 @@ def fold_by_sums(
 
 
 def interpolate_by_products(
-    input: torch.Tensor,  # noqa: A002
+    input: torch.Tensor,
     size: Any = None,
     scale_factor: Any = None,
     mode: str = "nearest",
@@ -148,7 +148,7 @@ def resampling(old: int, new: int, mode: str) -> list[list[float]]:
 
 
 def convolve_by_a_product(
-    input: torch.Tensor,  # noqa: A002
+    input: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
     stride: Any = 1,
@@ -176,7 +176,7 @@ def convolve_by_a_product(
     return out if bias is None else out + bias[:, None]
 
 
-def one_hot_by_comparison(input: torch.Tensor, num_classes: int = -1) -> torch.Tensor:  # noqa: A002
+def one_hot_by_comparison(input: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
     """Returns what ``torch.nn.functional.one_hot`` does for a given number of classes, by a comparison.
 
     Args:
