@@ -38,7 +38,7 @@ from torch import nn
 
 from compress.model.catalogue import names_like, without_weights
 from compress.model.other import check_classifier
-from compress.model.whole.plain import plain
+from compress.model.whole.plain import plain_network
 from export.convert.onnx import convert_to_onnx
 from export.convert.tflite import convert_to_tflite
 from runtime import ModelError
@@ -189,7 +189,7 @@ def export(one: Exported, folder: Path) -> Iterator[Exported]:
         yield replace(one, refused=str(error), seconds=round(time.monotonic() - start, 1))
         return
     disturb(model)
-    plain(model)
+    plain_network(model)
     one = replace(one, image=image, params=sum(value.numel() for value in model.parameters()))
     images = torch.randn(2, *image, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():

@@ -19,7 +19,7 @@ from .checkpoint_file import check_finite_weights, open_checkpoint, short_list
 from .checkpoint_fit import weights_needed
 from .load import ModelSpec, create_network, default_classes, resolved
 from .timm_vit import plan_of_timm
-from .whole.plain import plain
+from .whole.plain import plain_network
 
 
 class OtherModel(nn.Module):
@@ -33,7 +33,7 @@ class OtherModel(nn.Module):
 
     def __init__(self, network: nn.Module, plan: CountedModel, spec: ModelSpec) -> None:
         super().__init__()
-        self.network, self.plan, self.spec = plain(network), plan, spec
+        self.network, self.plan, self.spec = plain_network(network), plan, spec
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Maps images ``(B, C, H, W)`` to logits ``(B, num_classes)``."""
@@ -84,7 +84,7 @@ def load_other(spec: ModelSpec, seed: int = 0) -> OtherModel:
         network, size = _network(spec, classes, pretrained=spec.pretrained and weights is None)
     if weights is not None:
         _load(network, weights, spec)
-    return OtherModel(network, _counted(plain(network), spec, size, classes), spec)
+    return OtherModel(network, _counted(plain_network(network), spec, size, classes), spec)
 
 
 def check_classifier(network: Any, name: str) -> None:

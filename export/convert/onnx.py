@@ -11,7 +11,7 @@ import torch
 
 from runtime import MissingExtraError, quiet
 
-from .rewrites import Rewritten
+from .rewrites import RewrittenNetwork
 
 INPUT, OUTPUT = "image", "logits"
 
@@ -31,7 +31,7 @@ def convert_to_onnx(model: torch.nn.Module, image: tuple[int, int, int], path: P
     Raises:
         MissingExtraError: the second exporter is needed, and a package of it is not installed.
     """
-    model = Rewritten(model)
+    model = RewrittenNetwork(model)
     try:
         _traced(model, image, path, opset)
     except Exception:  # the other exporter says what is wrong

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 Rewrite = Callable[..., torch.Tensor]
 
 
-class Rewritten(nn.Module):
+class RewrittenNetwork(nn.Module):
     """A network whose forward pass computes the functions in ``REWRITES`` by others that converters know.
 
     Args:

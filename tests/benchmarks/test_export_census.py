@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import export_census
@@ -16,7 +15,7 @@ from export_groups import Grouped
 SLICE = ("test_efficientnet", "test_resnet", "test_convnext2", "mobilevitv2_050", "swin_tiny_patch4_window7_224")
 
 
-@pytest.mark.skipif(find_spec("litert_torch") is None, reason="the extra convert is not installed")
+@pytest.mark.usefixtures("converters")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLICE)
 def test_both_files_of_a_graph_keep_the_logits_of_torch(name: str, tmp_path: Path) -> None:

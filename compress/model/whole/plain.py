@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,19 +13,72 @@ from timm.layers.padding import pad_same
 from torch import nn
 
 
-def plain(network: nn.Module) -> nn.Module:
+def plain_network(network: nn.Module) -> nn.Module:
     """Returns the network in evaluation mode with plain operators; weights and their names stay.
 
-    Attention becomes products and a softmax, and the modules named in ``PLAIN`` compute what they do by other means.
+    Attention becomes products and a softmax, standardised kernels are computed once, and the modules named in ``PLAIN``
+    compute what they do by other means.
     """
     part: Any
     for part in network.modules():
         if hasattr(part, "fused_attn"):  # one operator of torch, which converters take apart into more than these
             part.fused_attn = False
-        rewrite = PLAIN.get(f"{type(part).__module__}.{type(part).__name__}")
-        if rewrite is not None:
-            part.forward = partial(rewrite, part)
+        kind = f"{type(part).__module__}.{type(part).__name__}"
+        if kind in PLAIN:
+            part.forward = partial(PLAIN[kind], part)
+        if kind.startswith(_STANDARDISED):
+            part.register_buffer("standardised", _standardised(part), persistent=False)
+        if isinstance(part, nn.Sequential):
+            for pad, pool in pairwise(part):
+                if _is_padded_pool(pad, pool):
+                    pool.forward = partial(_pool_with_zeros, pool, pad.padding[0])
+                    pad.forward = _unchanged
     return network.eval()
+
+
+def _is_padded_pool(pad: Any, pool: Any) -> bool:
+    """Returns whether equal rows and columns of zeros are put around images whose maxima are pooled next."""
+    both = isinstance(pad, nn.ConstantPad2d) and isinstance(pool, nn.MaxPool2d)
+    if not both:
+        return False
+    left, right, top, bottom = pad.padding
+    plain = pool.padding == 0 and pool.dilation == 1 and not pool.ceil_mode and isinstance(pool.kernel_size, int)
+    return plain and pad.value == 0 and 0 < left == right == top == bottom <= pool.kernel_size // 2
+
+
+def _unchanged(images: torch.Tensor) -> torch.Tensor:
+    return images
+
+
+def _pool_with_zeros(pool: Any, around: int, images: torch.Tensor) -> torch.Tensor:
+    """Returns the maxima of images ``(B, C, H, W)`` with ``around`` rows and columns of zeros on each side.
+
+    ONNX Runtime merges the zeros with the pooling and takes them for minus infinity. Here they are minus infinity, and
+    the maxima of windows that reach over the edge are raised to 0.
+    """
+    step = int(pool.stride)
+    maxima = F.max_pool2d(images, pool.kernel_size, step, around)
+    sides = ((int(length), int(windows)) for length, windows in zip(images.shape[2:], maxima.shape[2:], strict=True))
+    rows, columns = (
+        [number * step < around or number * step - around + pool.kernel_size > length for number in range(windows)]
+        for length, windows in sides
+    )
+    edge = torch.tensor([[float(row or column) for column in columns] for row in rows])
+    return maxima + edge * F.relu(-maxima)
+
+
+def _standardised(layer: Any) -> torch.Tensor:
+    """Returns the kernels ``(out, in, h, w)`` of ``timm.layers.std_conv``: each of mean 0, variance 1, and its gain."""
+    gain = (layer.gain * layer.scale).flatten() if hasattr(layer, "gain") else None
+    rows = layer.weight.reshape(1, layer.out_channels, -1)
+    return F.batch_norm(rows, None, None, gain, training=True, eps=layer.eps).reshape_as(layer.weight).detach()
+
+
+def _convolve(layer: Any, images: torch.Tensor) -> torch.Tensor:
+    """Convolves images ``(B, C, H, W)`` with standardised kernels, which timm would compute anew for each batch."""
+    if getattr(layer, "same_pad", False):
+        images = pad_same(images, layer.kernel_size, layer.stride, layer.dilation)
+    return F.conv2d(images, layer.standardised, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
 def _keep_values(block: Any, images: torch.Tensor) -> torch.Tensor:
@@ -54,7 +108,8 @@ def _mix_experts(layer: Any, images: torch.Tensor, routing: torch.Tensor) -> tor
     """
     if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.groups == 1 and layer.bias is None:
         kernels = (routing @ layer.weight).reshape(-1, layer.out_channels, layer.in_channels)
-        return (kernels @ images.flatten(2)).reshape(-1, layer.out_channels, *images.shape[2:])
+        mixed: torch.Tensor = kernels @ images.flatten(2)
+        return mixed.reshape(-1, layer.out_channels, *images.shape[2:])
     padding = layer.padding
     if layer.dynamic_padding:
         images, padding = pad_same(images, layer.kernel_size, layer.stride, layer.dilation), (0, 0)
@@ -96,9 +151,14 @@ def _attend_globally(layer: Any, images: torch.Tensor) -> torch.Tensor:
     return images if layer.mlp_add is None else images + layer.mlp_add(context)
 
 
+_STANDARDISED = "timm.layers.std_conv."
 PLAIN: dict[str, Callable[..., torch.Tensor]] = {
     "timm.layers.cond_conv2d.CondConv2d": _mix_experts,
     "timm.layers.global_context.GlobalContext": _attend_globally,
+    f"{_STANDARDISED}ScaledStdConv2d": _convolve,
+    f"{_STANDARDISED}ScaledStdConv2dSame": _convolve,
+    f"{_STANDARDISED}StdConv2d": _convolve,
+    f"{_STANDARDISED}StdConv2dSame": _convolve,
     "timm.models.csatv2.SpatialTransformerBlock": _keep_values,
     "timm.models.mobilevit.LinearSelfAttention": _attend_linearly,
 }

@@ -13,15 +13,16 @@ import torch.nn.functional as F
 from onnxruntime import InferenceSession
 from timm.layers.cond_conv2d import CondConv2d
 from timm.layers.global_context import GlobalContext
+from timm.layers.std_conv import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from timm.models.csatv2 import SpatialTransformerBlock
 from timm.models.mobilevit import LinearSelfAttention
 from torch import nn
 
-from compress.model.whole.plain import PLAIN, plain
+from compress.model.whole.plain import PLAIN, plain_network
 from export.convert.onnx import convert_to_onnx
 from export.convert.rewrites import (
     REWRITES,
-    Rewritten,
+    RewrittenNetwork,
     convolve_by_a_product,
     fold_by_sums,
     interpolate_by_products,
@@ -117,7 +118,7 @@ def test_a_network_is_rewritten_and_its_file_answers_as_it(tmp_path: Path, monke
         monkeypatch.setitem(REWRITES, name, lambda *args, own=own, **more: [used.append(own), own(*args, **more)][1])
     with torch.no_grad():
         wanted = network(images)
-        torch.testing.assert_close(Rewritten(network)(images), wanted)
+        torch.testing.assert_close(RewrittenNetwork(network)(images), wanted)
     assert set(used) == {convolve_by_a_product, fold_by_sums, interpolate_by_products, one_hot_by_comparison}
     convert_to_onnx(network, (3, 8, 8), tmp_path / "model.onnx")
     (got,) = InferenceSession(tmp_path / "model.onnx").run(None, {"image": images.numpy()})
@@ -130,6 +131,10 @@ CASES: list[tuple[Module, tuple[tuple[int, ...], ...]]] = [
     (lambda: CondConv2d(6, 8, 3, padding=1, bias=True, num_experts=3), ((2, 6, 5, 5), (2, 3))),
     (lambda: GlobalContext(8, rd_ratio=0.5), ((2, 8, 5, 4),)),
     (lambda: GlobalContext(8, use_attn=False, fuse_add=True, fuse_scale=False), ((2, 8, 5, 4),)),
+    (lambda: StdConv2d(6, 8, 3, stride=2), ((2, 6, 5, 6),)),
+    (lambda: StdConv2dSame(6, 8, 3, stride=2, bias=True), ((2, 6, 5, 6),)),
+    (lambda: ScaledStdConv2d(6, 8, 3, gamma=1.7, groups=2), ((2, 6, 5, 6),)),
+    (lambda: ScaledStdConv2dSame(6, 8, 3, stride=2, gamma=1.7), ((2, 6, 5, 6),)),
     (SpatialTransformerBlock, ((3, 1, 7, 7),)),
     (lambda: LinearSelfAttention(8), ((2, 8, 4, 6),)),
 ]
@@ -146,7 +151,7 @@ def test_modules_compute_what_those_of_timm_do(build: Module, shapes: tuple[tupl
         given = [random(*shape) for shape in shapes]
         wanted = own(*given)
         names = list(own.state_dict())
-        assert "forward" in vars(plain(own))
+        assert "forward" in vars(plain_network(own))
         torch.testing.assert_close(own(*given), wanted)
     assert list(own.state_dict()) == names
 
@@ -154,3 +159,15 @@ def test_modules_compute_what_those_of_timm_do(build: Module, shapes: tuple[tupl
 def test_every_class_that_is_rewritten_is_one_of_timm() -> None:
     built = {f"{type(own).__module__}.{type(own).__name__}" for own in (build() for build, _ in CASES)}
     assert built == set(PLAIN)
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_zeros_around_pooled_images_stay_zeros(side: int, tmp_path: Path) -> None:
+    pooled = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, 2), nn.Flatten()).eval()
+    images = random(2, 3, side, side) - 4
+    with torch.no_grad():
+        wanted = pooled(images).numpy()
+        assert (wanted == 0).any()
+        convert_to_onnx(plain_network(pooled), (3, side, side), tmp_path / "model.onnx")
+    (got,) = InferenceSession(tmp_path / "model.onnx").run(None, {"image": images.numpy()})
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
