@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers.padding import pad_same
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 
 def plain_network(network: nn.Module) -> nn.Module:
@@ -29,7 +30,8 @@ def plain_network(network: nn.Module) -> nn.Module:
         if kind.startswith(_STANDARDISED):
             part.register_buffer("standardised", _standardised(part), persistent=False)
         if isinstance(part, nn.Sequential):
-            for pad, pool in pairwise(part):
+            children: list[Any] = list(part)
+            for pad, pool in pairwise(children):
                 if _is_padded_pool(pad, pool):
                     pool.forward = partial(_pool_with_zeros, pool, pad.padding[0])
                     pad.forward = _unchanged
@@ -122,17 +124,20 @@ def _mix_experts(layer: Any, images: torch.Tensor, routing: torch.Tensor) -> tor
     return torch.stack(answers).sum(0)
 
 
-def _attend_linearly(layer: Any, tokens: torch.Tensor, before: torch.Tensor | None = None) -> torch.Tensor:
-    """Computes a ``LinearSelfAttention`` of MobileViTV2 ``(B, C, P, N)`` without a vector repeated to ``N`` tokens.
+class _Unrepeated(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func is torch.Tensor.expand_as else func(*args, **(kwargs or {}))
 
-    The converter of TFLite drops the repetition and keeps the wrong shape for the product with it.
+
+def _without_repeats(layer: Any, *args: torch.Tensor) -> torch.Tensor:
+    """Computes a module that repeats a tensor to the shape of another, only to multiply both, without the repetition.
+
+    The converter of TFLite drops the repetition and keeps a wrong shape for the product.
     """
-    if before is not None:
-        crossed: torch.Tensor = type(layer).forward(layer, tokens, before)
-        return crossed
-    query, key, value = layer.qkv_proj(tokens).split([1, layer.embed_dim, layer.embed_dim], dim=1)
-    context = (key * query.softmax(dim=-1)).sum(dim=-1, keepdim=True)
-    answer: torch.Tensor = layer.out_proj(F.relu(value) * context)
+    with _Unrepeated():
+        answer: torch.Tensor = type(layer).forward(layer, *args)
     return answer
 
 
@@ -154,12 +159,14 @@ def _attend_globally(layer: Any, images: torch.Tensor) -> torch.Tensor:
 _STANDARDISED = "timm.layers.std_conv."
 PLAIN: dict[str, Callable[..., torch.Tensor]] = {
     "timm.layers.cond_conv2d.CondConv2d": _mix_experts,
+    "timm.layers.eca.CecaModule": _without_repeats,
+    "timm.layers.eca.EcaModule": _without_repeats,
     "timm.layers.global_context.GlobalContext": _attend_globally,
     f"{_STANDARDISED}ScaledStdConv2d": _convolve,
     f"{_STANDARDISED}ScaledStdConv2dSame": _convolve,
     f"{_STANDARDISED}StdConv2d": _convolve,
     f"{_STANDARDISED}StdConv2dSame": _convolve,
     "timm.models.csatv2.SpatialTransformerBlock": _keep_values,
-    "timm.models.mobilevit.LinearSelfAttention": _attend_linearly,
+    "timm.models.mobilevit.LinearSelfAttention": _without_repeats,
 }
 """The forward pass that a module gets, by its class; it is called with the module and its arguments."""

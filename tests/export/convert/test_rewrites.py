@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from ai_edge_litert.interpreter import Interpreter
 from onnxruntime import InferenceSession
 from timm.layers.cond_conv2d import CondConv2d
+from timm.layers.eca import CecaModule, EcaModule
 from timm.layers.global_context import GlobalContext
 from timm.layers.std_conv import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from timm.models.csatv2 import SpatialTransformerBlock
@@ -28,6 +30,7 @@ from export.convert.rewrites import (
     interpolate_by_products,
     one_hot_by_comparison,
 )
+from export.convert.tflite import convert_to_tflite
 
 Module = Callable[[], nn.Module]
 
@@ -129,6 +132,8 @@ CASES: list[tuple[Module, tuple[tuple[int, ...], ...]]] = [
     (lambda: CondConv2d(6, 8, 1, num_experts=3), ((2, 6, 5, 5), (2, 3))),
     (lambda: CondConv2d(6, 6, 3, stride=2, padding="same", groups=6, num_experts=3), ((2, 6, 5, 6), (2, 3))),
     (lambda: CondConv2d(6, 8, 3, padding=1, bias=True, num_experts=3), ((2, 6, 5, 5), (2, 3))),
+    (lambda: EcaModule(8), ((2, 8, 5, 4),)),
+    (lambda: CecaModule(8), ((2, 8, 5, 4),)),
     (lambda: GlobalContext(8, rd_ratio=0.5), ((2, 8, 5, 4),)),
     (lambda: GlobalContext(8, use_attn=False, fuse_add=True, fuse_scale=False), ((2, 8, 5, 4),)),
     (lambda: StdConv2d(6, 8, 3, stride=2), ((2, 6, 5, 6),)),
@@ -171,3 +176,44 @@ def test_zeros_around_pooled_images_stay_zeros(side: int, tmp_path: Path) -> Non
         convert_to_onnx(plain_network(pooled), (3, side, side), tmp_path / "model.onnx")
     (got,) = InferenceSession(tmp_path / "model.onnx").run(None, {"image": images.numpy()})
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+class Tokens(nn.Module):
+    """A convolution of tokens after a product of matrices, as in EfficientViM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv1d(4, 6, 1, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = images.flatten(2)
+        return self.mix(tokens @ tokens.transpose(1, 2)).flatten(1)
+
+
+FILES: list[tuple[str, Module, tuple[int, int, int]]] = [
+    ("several", Several, (3, 8, 8)),
+    ("tokens", Tokens, (4, 4, 4)),
+    ("channels", lambda: EcaModule(8), (8, 6, 6)),
+    ("context", lambda: GlobalContext(8, rd_ratio=0.5), (8, 6, 6)),
+    ("linear", lambda: LinearSelfAttention(8), (8, 4, 4)),
+    ("blocks", SpatialTransformerBlock, (1, 7, 7)),
+]
+
+
+@pytest.mark.usefixtures("converters")
+@pytest.mark.slow
+@pytest.mark.parametrize(("build", "image"), [own[1:] for own in FILES], ids=[own[0] for own in FILES])
+def test_tflite_files_of_what_is_rewritten_answer_as_torch(
+    build: Module, image: tuple[int, int, int], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    own, images = build().eval(), random(1, *image)
+    with torch.no_grad():
+        wanted = own(images).numpy()
+    convert_to_tflite(plain_network(own), image, tmp_path / "model.tflite")
+    reader = Interpreter(str(tmp_path / "model.tflite"), num_threads=1)
+    reader.allocate_tensors()
+    reader.set_tensor(reader.get_input_details()[0]["index"], images.permute(0, 2, 3, 1).numpy().copy())
+    reader.invoke()
+    got = reader.get_tensor(reader.get_output_details()[0]["index"])
+    assert np.abs(got - wanted).max() < 1e-4 * np.abs(wanted).max()
