@@ -188,10 +188,28 @@ def one_hot_by_comparison(input: torch.Tensor, num_classes: int = -1) -> torch.T
     return (input.unsqueeze(-1) == torch.arange(num_classes, device=input.device)).long()
 
 
+def normalise_by_roots(
+    input: torch.Tensor, normalized_shape: Any, weight: torch.Tensor | None = None, eps: float | None = None
+) -> torch.Tensor:
+    """Returns what ``torch.nn.functional.rms_norm`` does, which the exporter that traces to ONNX does not know.
+
+    Args:
+        input: values whose last dimensions have ``normalized_shape``.
+        normalized_shape: the dimensions over which squares are averaged.
+        weight: factor of each value, of that shape.
+        eps: added to the mean; the step of the type after 1 where it is None.
+    """
+    over = tuple(range(-len(normalized_shape), 0))
+    eps = torch.finfo(input.dtype).eps if eps is None else eps
+    input = input * torch.rsqrt(input.square().mean(over, keepdim=True) + eps)
+    return input if weight is None else input * weight
+
+
 REWRITES: dict[Any, Rewrite] = {
     F.conv1d: convolve_by_a_product,
     F.fold: fold_by_sums,
     F.interpolate: interpolate_by_products,
     F.one_hot: one_hot_by_comparison,
+    F.rms_norm: normalise_by_roots,
 }
 """What is computed instead, by function of torch."""

@@ -28,6 +28,7 @@ from export.convert.rewrites import (
     convolve_by_a_product,
     fold_by_sums,
     interpolate_by_products,
+    normalise_by_roots,
     one_hot_by_comparison,
 )
 from export.convert.tflite import convert_to_tflite
@@ -98,6 +99,14 @@ def test_one_hot_vectors_are_those_of_torch() -> None:
         assert torch.equal(got, F.one_hot(classes, count))
 
 
+@pytest.mark.parametrize(
+    ("shape", "options"), [((6,), {}), ((6,), {"weight": random(6), "eps": 0.1}), ((5, 6), {"weight": random(5, 6)})]
+)
+def test_root_mean_squares_are_those_of_torch(shape: tuple[int, ...], options: dict[str, Any]) -> None:
+    values = random(2, 5, 6)
+    torch.testing.assert_close(normalise_by_roots(values, shape, **options), F.rms_norm(values, shape, **options))
+
+
 class Several(nn.Module):
     """Uses every function that is rewritten."""
 
@@ -108,6 +117,7 @@ class Several(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         images = images + F.interpolate(self.places, images.shape[2:], mode="bicubic", antialias=True)
+        images = F.rms_norm(images, (8,))
         images = F.fold(F.unfold(images, 3, padding=1, stride=2), (8, 8), 3, padding=1, stride=2)
         tokens = self.mix(images.flatten(2))
         ranks = (tokens > 0).long()
@@ -122,7 +132,7 @@ def test_a_network_is_rewritten_and_its_file_answers_as_it(tmp_path: Path, monke
     with torch.no_grad():
         wanted = network(images)
         torch.testing.assert_close(RewrittenNetwork(network)(images), wanted)
-    assert set(used) == {convolve_by_a_product, fold_by_sums, interpolate_by_products, one_hot_by_comparison}
+    assert len(set(used)) == len(REWRITES)
     convert_to_onnx(network, (3, 8, 8), tmp_path / "model.onnx")
     (got,) = InferenceSession(tmp_path / "model.onnx").run(None, {"image": images.numpy()})
     assert np.abs(got - wanted.numpy()).max() < 1e-4
