@@ -4,20 +4,18 @@
     python benchmarks/export_census.py --out FOLDER [--seconds 3600] [--again]
     python benchmarks/export_census.py --out FOLDER --table
 
-Architectures whose graphs differ in depth and width alone count once. ``--group`` finds these groups: a model's
-signature is the tree of its modules with their kinds and structural settings, in which equal siblings count once, and
-no width counts. Of each group the smallest model is built, blocks that repeat an earlier one of the same sizes are
-dropped, and its weights are disturbed by noise. It is exported to ONNX and to float32 TFLite in a process with limits
-of time and memory, and both files must give torch's logits within 1e-4 of the largest one. Each group is one line of
-``exports.jsonl``, so that a run that was stopped goes on; ``--again`` repeats those that failed. The extra ``convert``
-has to be installed. ``--plans`` names the ``census.jsonl`` of ``census.py``, which knows the models that have a plan.
+Architectures whose graphs differ in depth and width alone count once; ``--group`` finds these groups
+(``export_groups.py``). Of each group the smallest model is built, blocks that repeat an earlier one of the same sizes
+are dropped, and its weights are disturbed by noise. It is exported to ONNX and to float32 TFLite in a process with
+limits of time and memory, and both files must give torch's logits within 1e-4 of the largest one. Each
+group is one line of ``exports.jsonl``, so that a run that was stopped goes on; ``--again`` repeats those that failed.
+What is no classifier is refused by name, as by ``pocketvit export``, and counts apart. The extra ``convert`` has to be
+installed. ``--plans`` names the ``census.jsonl`` of ``census.py``, which knows the models that have a plan.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import hashlib
 import json
 import os
 import re
@@ -27,20 +25,23 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import timm
 import torch
+from export_groups import Grouped, find_groups, planned_in, read_groups, representatives, signature
 from torch import nn
 
-from compress.model.catalogue import catalogued, names_like, without_weights
+from compress.model.catalogue import names_like, without_weights
+from compress.model.other import check_classifier
+from compress.model.whole.plain import plain_network
 from export.convert.onnx import convert_to_onnx
 from export.convert.tflite import convert_to_tflite
+from runtime import ModelError
 
 MOST = 1e-4
 """Largest difference from torch, as a share of the largest logit."""
@@ -48,25 +49,6 @@ MOST = 1e-4
 _CLASSES = 10
 _SMALL = (64, 96)
 _SECONDS, _BYTES = 300, 9 << 30
-
-
-@dataclass(frozen=True)
-class Grouped:
-    """One architecture and the graph that it stands for.
-
-    Attributes:
-        name: its name.
-        kind: the class that timm builds.
-        own_path: whether it has a plan and needs no converter.
-        graph: digest of its signature; empty for one that timm cannot build.
-        params: of the whole architecture.
-    """
-
-    name: str
-    kind: str
-    own_path: bool
-    graph: str
-    params: int
 
 
 @dataclass(frozen=True)
@@ -84,6 +66,7 @@ class Exported:
         tflite: the same of the TFLite file.
         onnx_error: what went wrong, or None.
         tflite_error: what went wrong, or None.
+        refused: why ``pocketvit export`` refuses it by name, as it does what is no classifier; or None.
     """
 
     graph: str
@@ -96,76 +79,17 @@ class Exported:
     tflite: float | None = None
     onnx_error: str | None = None
     tflite_error: str | None = None
+    refused: str | None = None
 
     @property
     def sound(self) -> bool:
         """Whether both files compute what torch does."""
         return all(off is not None and off <= MOST for off in (self.onnx, self.tflite))
 
-
-def group(name: str, planned: bool | None) -> Grouped:
-    """Finds the graph of one architecture; no weights are made.
-
-    Args:
-        name: the architecture.
-        planned: whether it has a plan, where that is known.
-    """
-    if planned is None:
-        planned = catalogued(name).use != "refused"
-    if planned:
-        return Grouped(name, "", True, "", 0)
-    try:
-        with _no_initialisation():
-            model = without_weights(name)
-    except Exception:  # timm lets through whatever an architecture raises
-        return Grouped(name, "", False, "", 0)
-    digest = hashlib.sha256(repr(signature(model)).encode()).hexdigest()[:16]
-    return Grouped(name, type(model).__name__, False, digest, sum(value.numel() for value in model.parameters()))
-
-
-_INITIALISERS = ("add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_")
-
-
-@contextlib.contextmanager
-def _no_initialisation() -> Iterator[None]:
-    """Leaves out what sets the values of weights that have no memory, which takes most of the time."""
-    with contextlib.ExitStack() as stack:
-        for own in _INITIALISERS:
-            stack.enter_context(mock.patch.object(torch.Tensor, own, lambda self, *_, **__: self))
-        yield
-
-
-def planned_in(path: Path) -> dict[str, bool]:
-    """Returns whether each architecture has a plan, of the lines of ``census.py``."""
-    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {line["name"]: line["reason"] is None for line in lines}
-
-
-def signature(module: nn.Module) -> tuple[Any, ...]:
-    """Returns the kinds and structural settings of a module and its children; equal children count once."""
-    children = tuple(dict.fromkeys(signature(child) for child in module.children()))
-    return type(module).__name__, _settings(module), children
-
-
-def _settings(module: nn.Module) -> tuple[Any, ...]:
-    if isinstance(module, nn.Conv2d):
-        grouped = "one" if module.groups == 1 else "each" if module.groups == module.in_channels else "some"
-        return module.kernel_size, module.stride, module.padding, module.dilation, grouped, module.bias is not None
-    if isinstance(module, nn.Linear | nn.modules.batchnorm._NormBase | nn.Dropout):
-        return (getattr(module, "bias", None) is not None,)
-    named = ((key, _coarse(value)) for key, value in sorted(vars(module).items()) if not key.startswith("_"))
-    return tuple((key, value) for key, value in named if value is not None and key != "training")
-
-
-def _coarse(value: Any) -> Any:
-    """Returns a setting without widths: whether a number is 0, 1 or more; None for what is no setting."""
-    if isinstance(value, bool | str):
-        return value
-    if isinstance(value, int | float):
-        return 0 if value == 0 else 1 if value == 1 else 2
-    if isinstance(value, tuple | list) and all(isinstance(own, int | float) for own in value):
-        return tuple(dict.fromkeys(_coarse(own) for own in value))
-    return getattr(value, "__name__", None)
+    @property
+    def settled(self) -> bool:
+        """Whether another try can show nothing new."""
+        return self.sound or self.refused is not None
 
 
 def thin(model: nn.Module, images: torch.Tensor) -> None:
@@ -213,8 +137,12 @@ def smaller(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
     """Builds an architecture without repeated blocks, for as small an image as it takes, and the image's shape.
 
     Raises:
+        ModelError: it is no classifier.
         RuntimeError: it runs with no size that was tried.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_classifier(without_weights(name), name)
     own = tuple(timm.get_pretrained_cfg(name, allow_unregistered=False).input_size)
     tried: list[tuple[dict[str, Any], int]] = [({}, side) for side in _SMALL]
     tried += [({"img_size": side}, side) for side in _SMALL] + [({}, own[1])]
@@ -225,7 +153,8 @@ def smaller(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
                 with warnings.catch_warnings(), torch.no_grad():
                     warnings.simplefilter("ignore")
                     torch.manual_seed(0)
-                    model = timm.create_model(name, pretrained=False, num_classes=_CLASSES, **options).eval()
+                    model = timm.create_model(name, pretrained=False, num_classes=_CLASSES, **options)
+                    plain_network(model)  # fused attention runs on keys and values of different numbers, by chance
                     if dropped:
                         thin(model, torch.zeros(2, *image))
                     out = model(torch.zeros(2, *image))
@@ -250,13 +179,18 @@ def disturb(model: nn.Module) -> None:
 
 
 def export(one: Exported, folder: Path) -> Iterator[Exported]:
-    """Exports one graph in both formats, and yields what is known after each."""
+    """Exports one graph in both formats, and yields what is known after each; of what is no classifier, that it is."""
     from ai_edge_litert.interpreter import Interpreter
     from onnxruntime import InferenceSession
 
     start = time.monotonic()
-    model, image = smaller(one.name)
+    try:
+        model, image = smaller(one.name)
+    except ModelError as error:
+        yield replace(one, refused=str(error), seconds=round(time.monotonic() - start, 1))
+        return
     disturb(model)
+    plain_network(model)
     one = replace(one, image=image, params=sum(value.numel() for value in model.parameters()))
     images = torch.randn(2, *image, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -316,7 +250,7 @@ def isolated(one: Exported) -> Exported:
         known = read_line(answer.read_text()) if answer.is_file() else None
         why = f"it took more than {_SECONDS} s" if status else "the converter's process died"
         known = known or replace(one, onnx_error=why)
-        if known.tflite is None and known.tflite_error is None:
+        if known.tflite is None and known.tflite_error is None and known.refused is None:
             known = replace(known, tflite_error=why)
         return known
 
@@ -336,48 +270,12 @@ def read(path: Path) -> dict[str, Exported]:
     return {one.graph: one for one in map(read_line, lines) if one is not None}
 
 
-def read_groups(path: Path) -> dict[str, Grouped]:
-    """Returns the architectures whose graph is known, by name."""
-    found = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            one = Grouped(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
-        found[one.name] = one
-    return found
-
-
-def find_groups(names: Sequence[str], path: Path, planned: Mapping[str, bool]) -> None:
-    """Finds the graphs of the names that have no line yet."""
-    known = read_groups(path)
-    with path.open("a", encoding="utf-8") as file:
-        for name in names:
-            if name not in known:
-                file.write(json.dumps(asdict(group(name, planned.get(name)))) + "\n")
-                file.flush()
-
-
-def representatives(groups: Sequence[Grouped]) -> list[Grouped]:
-    """Returns the smallest architecture of each graph that needs a converter, of each class in turn."""
-    smallest: dict[str, Grouped] = {}
-    for own in sorted(groups, key=lambda own: (own.params, own.name)):
-        if own.graph:
-            smallest.setdefault(own.graph, own)
-    turns: Counter[str] = Counter()
-    order = []
-    for own in smallest.values():
-        turns[own.kind] += 1
-        order.append((turns[own.kind], own))
-    return [own for _, own in sorted(order, key=lambda one: one[0])]
-
-
 def take(chosen: Sequence[Grouped], path: Path, seconds: float, again: bool = False) -> None:
     """Exports the graphs that have no line yet, or that failed, until the time is up."""
     known, end = read(path), time.monotonic() + seconds
     with path.open("a", encoding="utf-8") as file:
         for own in chosen:
-            if own.graph in known and not (again and not known[own.graph].sound):
+            if own.graph in known and not (again and not known[own.graph].settled):
                 continue
             if time.monotonic() > end:
                 print("The time is up. Run it again for the rest.")
@@ -385,16 +283,23 @@ def take(chosen: Sequence[Grouped], path: Path, seconds: float, again: bool = Fa
             one = isolated(Exported(own.graph, own.name, own.kind))
             file.write(json.dumps(asdict(one)) + "\n")
             file.flush()
-            print(one.name, one.seconds, one.onnx, one.tflite, one.onnx_error, one.tflite_error, flush=True)
+            print(
+                one.name, one.seconds, one.onnx, one.tflite, one.onnx_error, one.tflite_error, one.refused, flush=True
+            )
 
 
 def table(groups: Sequence[Grouped], found: dict[str, Exported]) -> str:
-    """Returns the census as a Markdown table: a line for each class, with the reasons of its failures."""
+    """Returns the census as a Markdown table: a line for each class, with the reasons of its failures.
+
+    What is refused by name counts in the last line alone.
+    """
     lines = [
         "| class of timm | names | graphs | both files right | largest difference | reasons of the others |",
         "|---|---|---|---|---|---|",
     ]
-    done = [own for own in representatives(groups) if own.graph in found]
+    known = [own for own in representatives(groups) if own.graph in found]
+    done = [own for own in known if found[own.graph].refused is None]
+    refused = [own for own in known if found[own.graph].refused is not None]
     names = Counter(own.graph for own in groups if own.graph)
     kinds = Counter(own.kind for own in done)
     for kind in sorted(kinds, key=lambda kind: (-kinds[kind], kind)):
@@ -408,7 +313,14 @@ def table(groups: Sequence[Grouped], found: dict[str, Exported]) -> str:
         lines.append(f"| {kind} | {counted} | {len(ours)} | {len(good)} | {shown} | {texts} |")
     good = [own for own in done if found[own.graph].sound]
     total = sum(names[own.graph] for own in done), len(done), len(good)
-    return "\n".join([*lines, f"| **all** | **{total[0]}** | **{total[1]}** | **{total[2]}** | | |"])
+    lines.append(f"| **all** | **{total[0]}** | **{total[1]}** | **{total[2]}** | | |")
+    if refused:
+        kinds = Counter(own.kind for own in refused)
+        counted = sum(names[own.graph] for own in refused)
+        lines.append(
+            f"| no classifiers, refused by name | {counted} | {len(refused)} | | | {', '.join(sorted(kinds))} |"
+        )
+    return "\n".join(lines)
 
 
 _CODES = re.compile(r"\x1b\[[0-9;]*m|/[^ ]*/site-packages/")

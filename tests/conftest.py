@@ -14,7 +14,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-pytest_plugins = ["tests.boards.fixtures"]
+pytest_plugins = ["tests.boards.fixtures", "tests.converters"]
 
 REQUIRED = "POCKETVIT_BOARDS_REQUIRED"
 """Where this is set, a machine that cannot run emulated devices fails their tests; elsewhere they are skipped."""

@@ -19,6 +19,7 @@ from .checkpoint_file import check_finite_weights, open_checkpoint, short_list
 from .checkpoint_fit import weights_needed
 from .load import ModelSpec, create_network, default_classes, resolved
 from .timm_vit import plan_of_timm
+from .whole.plain import plain_network
 
 
 class OtherModel(nn.Module):
@@ -32,7 +33,7 @@ class OtherModel(nn.Module):
 
     def __init__(self, network: nn.Module, plan: CountedModel, spec: ModelSpec) -> None:
         super().__init__()
-        self.network, self.plan, self.spec = _plain(network), plan, spec
+        self.network, self.plan, self.spec = plain_network(network), plan, spec
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Maps images ``(B, C, H, W)`` to logits ``(B, num_classes)``."""
@@ -69,10 +70,12 @@ def load_other(spec: ModelSpec, seed: int = 0) -> OtherModel:
         seed: seed of fresh weights.
 
     Raises:
-        ModelError: the name is unknown; the weights cannot be had or read, do not fit, or are NaN; the model does not
-            run on images of this size, or does not answer with classes.
+        ModelError: the name is unknown; the model is an encoder without classes; the weights cannot be had or read,
+            do not fit, or are NaN; the model does not run on images of this size, or does not answer with classes.
     """
     spec = resolved(spec)
+    with torch.device("meta"):
+        check_classifier(_network(spec, 2)[0], spec.name)
     weights = _weights(spec) if spec.checkpoint is not None else None
     classes = _classes(spec, weights) if weights is not None else default_classes(_sized(spec))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -81,7 +84,22 @@ def load_other(spec: ModelSpec, seed: int = 0) -> OtherModel:
         network, size = _network(spec, classes, pretrained=spec.pretrained and weights is None)
     if weights is not None:
         _load(network, weights, spec)
-    return OtherModel(network, _counted(_plain(network), spec, size, classes), spec)
+    return OtherModel(network, _counted(plain_network(network), spec, size, classes), spec)
+
+
+def check_classifier(network: Any, name: str) -> None:
+    """Checks that an architecture of timm has classes; its encoders have none, whatever number is asked for.
+
+    Raises:
+        ModelError: it has none.
+    """
+    if getattr(network, "num_classes", 1) == 0:
+        raise ModelError(
+            f"'{name}' is an encoder and no classifier",
+            expected="an architecture that answers with a logit for each class",
+            got=f"timm's {type(network).__name__}, which answers with tokens or a map of features",
+            fix="Choose an architecture with a classifier",
+        )
 
 
 def rebuilt(spec: ModelSpec, plan: CountedModel, weights: Mapping[str, torch.Tensor]) -> OtherModel:
@@ -93,15 +111,6 @@ def rebuilt(spec: ModelSpec, plan: CountedModel, weights: Mapping[str, torch.Ten
     network, _ = _network(resolved(spec), plan.num_classes)
     network.load_state_dict(weights)
     return OtherModel(network, plan, spec)
-
-
-def _plain(network: nn.Module) -> nn.Module:
-    """Returns the network in evaluation mode, its attention as products and a softmax."""
-    part: Any
-    for part in network.modules():
-        if hasattr(part, "fused_attn"):  # one operator of torch, which converters take apart into more than these
-            part.fused_attn = False
-    return network.eval()
 
 
 def _network(spec: ModelSpec, classes: int, pretrained: bool = False) -> tuple[nn.Module, tuple[int, int]]:

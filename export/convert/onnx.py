@@ -11,6 +11,8 @@ import torch
 
 from runtime import MissingExtraError, quiet
 
+from .rewrites import RewrittenNetwork
+
 INPUT, OUTPUT = "image", "logits"
 
 
@@ -29,6 +31,7 @@ def convert_to_onnx(model: torch.nn.Module, image: tuple[int, int, int], path: P
     Raises:
         MissingExtraError: the second exporter is needed, and a package of it is not installed.
     """
+    model = RewrittenNetwork(model)
     try:
         _traced(model, image, path, opset)
     except Exception:  # the other exporter says what is wrong

@@ -9,6 +9,8 @@ import torch
 
 from runtime import quiet
 
+from .rewrites import RewrittenNetwork
+
 
 def convert_to_tflite(model: torch.nn.Module, image: tuple[int, int, int], path: Path) -> None:
     """Writes ``model`` with one image ``(1, H, W, C)`` as its input.
@@ -23,5 +25,5 @@ def convert_to_tflite(model: torch.nn.Module, image: tuple[int, int, int], path:
     channels, height, width = image
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        last = litert_torch.to_channel_last_io(model, args=[0]).eval()
+        last = litert_torch.to_channel_last_io(RewrittenNetwork(model), args=[0]).eval()
         litert_torch.convert(last, (torch.zeros(1, height, width, channels),)).export(str(path))

@@ -27,9 +27,8 @@ from compress.train.fit import fit, fit_network
 from device_bench.report.summary import RunSummary, summarise
 from pocketvit.distill_settings import DistillSettings
 from pocketvit.pipeline.bases import whole_model
-from pocketvit.pipeline.checks import Checked, check_fine_tuned, check_teacher
+from pocketvit.pipeline.checks import Checked, check_fine_tuned, check_teacher, keep_notes
 from pocketvit.pipeline.job import PreparedRun, prepare
-from pocketvit.pipeline.run_data import keep_notes
 from pocketvit.pipeline.runfolder import RunFolder, claim, keep_list, read_settings
 from pocketvit.pipeline.stage import check_space, finished, log_notes, save_stage, stage
 from pocketvit.settings import RunSettings

@@ -21,9 +21,9 @@ from runtime import PlanError, Progress, atomic_path, check_is, message, silent
 
 from .bases import analysis_of, bases_path
 from .benching import BenchSettings
+from .checks import keep_notes
 from .job import PreparedRun, export_settings, prepare, with_budget
 from .run import all_stages, check_before
-from .run_data import keep_notes
 from .runfolder import RunFolder, adopt_baseline, check_place, claim
 from .stage import TRAINED_COPIES, check_written_bytes, finished, stage, written_bytes
 from .stages import as_begun, fine_tune_stage, latency_stage, shrink_stages

@@ -20,6 +20,7 @@ from runtime import ModelError, Progress, ShapePlan, macs, message, silent
 
 from .bases import whole_model
 from .job import PreparedRun
+from .runfolder import RunFolder
 
 _IMAGES = (128, 512)
 """Fewest and most images that a checkpoint is scored on."""
@@ -252,3 +253,20 @@ def _permuted(what: str, match: _Match | None, images: int, names: Sequence[str]
         f"classes in other places: pictures of {names[label]}, which is class {label} here, it calls class "
         f"{match.places[label]}. Give its order with --class-map FILE."
     ]
+
+
+def keep_notes(folder: RunFolder, data: Dataset, checked: Sequence[Checked | None] = ()) -> None:
+    """Logs remarks on the data, and the scores of checkpoints.
+
+    Raises:
+        StorageError: the log cannot be written.
+    """
+    for note in data.notes:
+        folder.log("data", text=note)
+    for note in data.warnings:
+        folder.log("warning", text=note)
+    for own in checked:
+        if own is not None:
+            folder.log("checked", what=own.what, images=own.images, top1=own.top1, chance=own.chance)
+            for text in own.warnings:
+                folder.log("warning", text=text)

@@ -8,7 +8,6 @@ from pathlib import Path
 from compress.data.class_order import as_checkpoint_knows
 from compress.data.data_list import list_data
 from compress.data.dataset import Dataset
-from compress.data.load import load_data
 from compress.model.folder import Task
 from compress.model.load import weights_metadata
 from compress.model.other import OtherModel, is_other, load_other
@@ -18,8 +17,9 @@ from export.exporter import check_extras, export_each, released
 from pocketvit.settings import RunSettings
 from runtime import Artifact, PlanError, Progress, params, silent
 
+from .checks import keep_notes
 from .job import export_settings, model_spec, preprocessing_for, source_of, use_threads
-from .run_data import keep_notes
+from .run_data import data_of_settings
 from .runfolder import claim
 from .stage import check_written_bytes, export_copies, stage
 
@@ -68,17 +68,7 @@ def prepare_conversion(settings: RunSettings, progress: Progress = silent) -> Pr
     check_convertible(asked, settings.model)
     _check_options(settings)
     model = load_other(spec, settings.seed)
-    data = load_data(
-        settings.data,
-        seed=settings.seed,
-        train_limit=settings.train_limit,
-        skip_bad=settings.skip_bad,
-        class_order=settings.class_order,
-        class_map=Path(settings.class_map).expanduser() if settings.class_map else None,
-        mirror=settings.mirror,
-        labels=settings.uses_labels,
-        progress=progress,
-    )
+    data = data_of_settings(settings, progress)
     brought, own, classes = weights_metadata(replace(spec, img_size=None)), settings.uses_labels, model.plan.num_classes
     known = brought.class_names
     if own and known is not None and sorted(known) == sorted(data.class_names):

@@ -13,7 +13,6 @@ import torch
 from compress.budget import budget_cost, latency_target, parse_budget, parse_cost
 from compress.data.augment import Augmentation, augmentation_for
 from compress.data.dataset import Dataset
-from compress.data.load import load_data
 from compress.devices import choose_device, count_gpus, use_device
 from compress.distill.settings import Distillation, DistillMethod
 from compress.distributed import current_ranks
@@ -48,6 +47,7 @@ from pocketvit.train_settings import TrainSettings
 from runtime import ModelError, PlanError, PocketVitWarning, Preprocessing, Progress, ShapePlan, check_is, silent
 
 from .label_free import check_answers_already, left_out_classifier, named_outputs, without_labels
+from .run_data import data_of_settings
 from .task_model import check_tower, in_order_of_outputs, plan_of_task, resampled_notes, spec_of_task, texts_of
 
 IMPORTANCE_BATCH = 16
@@ -164,17 +164,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
         notes = (*notes, *left_out_classifier(spec, known, settings.task), *(texts.notes if texts else ()))
     for note in notes:
         warnings.warn(note, PocketVitWarning, stacklevel=2)
-    data = load_data(
-        settings.data,
-        seed=settings.seed,
-        train_limit=settings.train_limit,
-        skip_bad=settings.skip_bad,
-        class_order=settings.class_order,
-        class_map=Path(settings.class_map).expanduser() if settings.class_map else None,
-        mirror=settings.mirror,
-        labels=settings.uses_labels,
-        progress=progress,
-    )
+    data = data_of_settings(settings, progress)
     fresh = not (spec.pretrained or spec.checkpoint)
     if settings.in_chans is None and fresh:
         spec = replace(spec, in_chans=data.channels)

@@ -18,10 +18,10 @@ from runtime import Artifact, PlanError, Progress, check_is, silent
 
 from .bases import whole_model
 from .benching import BenchSettings, bench_stage
-from .checks import Checked, check_fine_tuned
+from .checks import Checked, check_fine_tuned, keep_notes
 from .converting import convert, needs_converter
 from .job import PreparedRun, export_settings, prepare, use_threads
-from .run_data import data_of_run, keep_notes
+from .run_data import data_of_run
 from .runfolder import RunFolder, claim, read_settings
 from .stage import check_space, export_copies, log_notes, stage
 from .stages import export_stage, shrink_stages

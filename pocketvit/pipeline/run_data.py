@@ -1,9 +1,9 @@
-"""The pictures of an existing run: loaded with its splits and classes, checked, and described in its log."""
+"""The pictures that settings name, and those of an existing run, which are loaded with its splits and classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from compress.data.class_order import reordered
 from compress.data.data_list import list_data
@@ -13,8 +13,30 @@ from compress.model.folder import Task
 from pocketvit.settings import RunSettings
 from runtime import Progress, silent
 
-from .checks import Checked
 from .runfolder import RunFolder, check_list
+
+
+def data_of_settings(settings: RunSettings, progress: Progress = silent) -> Dataset:
+    """Loads the pictures that settings name, split and with their order of classes.
+
+    Args:
+        settings: the settings.
+        progress: called while a folder's pictures are checked.
+
+    Raises:
+        DataError: the data is unknown, missing or too small.
+    """
+    return load_data(
+        settings.data,
+        seed=settings.seed,
+        train_limit=settings.train_limit,
+        skip_bad=settings.skip_bad,
+        class_order=settings.class_order,
+        class_map=Path(settings.class_map).expanduser() if settings.class_map else None,
+        mirror=settings.mirror,
+        labels=settings.uses_labels,
+        progress=progress,
+    )
 
 
 def data_of_run(folder: RunFolder, settings: RunSettings, task: Task, progress: Progress = silent) -> Dataset:
@@ -45,20 +67,3 @@ def data_of_run(folder: RunFolder, settings: RunSettings, task: Task, progress: 
         data = reordered(data, task.class_names)
     check_list(folder, folder.data, list_data(data))
     return data
-
-
-def keep_notes(folder: RunFolder, data: Dataset, checked: Sequence[Checked | None] = ()) -> None:
-    """Logs remarks on the data, and the scores of checkpoints.
-
-    Raises:
-        StorageError: the log cannot be written.
-    """
-    for note in data.notes:
-        folder.log("data", text=note)
-    for note in data.warnings:
-        folder.log("warning", text=note)
-    for own in checked:
-        if own is not None:
-            folder.log("checked", what=own.what, images=own.images, top1=own.top1, chance=own.chance)
-            for text in own.warnings:
-                folder.log("warning", text=text)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import export_census
+import export_groups
 import pytest
 import torch
-from export_census import Exported, Grouped
+from export_census import Exported
+from export_groups import Grouped
 
 SLICE = ("test_efficientnet", "test_resnet", "test_convnext2", "mobilevitv2_050", "swin_tiny_patch4_window7_224")
 
 
-@pytest.mark.skipif(find_spec("litert_torch") is None, reason="the extra convert is not installed")
+@pytest.mark.usefixtures("converters")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLICE)
 def test_both_files_of_a_graph_keep_the_logits_of_torch(name: str, tmp_path: Path) -> None:
@@ -25,7 +26,7 @@ def test_both_files_of_a_graph_keep_the_logits_of_torch(name: str, tmp_path: Pat
 @pytest.mark.parametrize("name", SLICE)
 def test_blocks_that_repeat_are_left_out_and_the_rest_runs(name: str) -> None:
     small, image = export_census.smaller(name)
-    whole = export_census.without_weights(name)
+    whole = export_groups.without_weights(name)
     assert len(list(small.modules())) <= len(list(whole.modules()))
     export_census.disturb(small)
     with torch.no_grad():
@@ -35,7 +36,7 @@ def test_blocks_that_repeat_are_left_out_and_the_rest_runs(name: str) -> None:
 
 
 def test_architectures_that_differ_in_depth_and_width_have_one_graph() -> None:
-    graphs = {name: export_census.group(name, False).graph for name in ("resnet50", "resnet101", "resnet18")}
+    graphs = {name: export_groups.group(name, False).graph for name in ("resnet50", "resnet101", "resnet18")}
     assert graphs["resnet50"] == graphs["resnet101"] != graphs["resnet18"]
 
 
@@ -47,7 +48,7 @@ def test_the_smallest_of_each_graph_stands_for_it_and_the_classes_take_turns() -
         Grouped("b", "B", False, "3", 40),
         Grouped("own", "", True, "", 0),
     ]
-    assert [own.name for own in export_census.representatives(groups)] == ["small", "b", "other"]
+    assert [own.name for own in export_groups.representatives(groups)] == ["small", "b", "other"]
 
 
 def test_a_census_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +70,18 @@ def test_a_census_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
     text = export_census.table(chosen, export_census.read(path))
     assert "| A | 2 | 2 | 1 | 1.0e-06 | TFLite differs by 1e-02 (1) |" in text
     assert text.endswith("| **all** | **2** | **2** | **1** | | |")
+
+
+def test_an_encoder_is_refused_by_name_and_counts_apart(tmp_path: Path) -> None:
+    (one,) = export_census.export(Exported("3", "qwen3_vit_88m_enc", "B"), tmp_path)
+    assert one.settled
+    assert not one.sound
+    assert "'qwen3_vit_88m_enc' is an encoder and no classifier" in (one.refused or "")
+    groups = [Grouped("good", "A", False, "1", 1), Grouped("qwen3_vit_88m_enc", "B", False, "3", 1)]
+    found = {"1": Exported("1", "good", "A", onnx=1e-6, tflite=1e-6), "3": one}
+    *_, last, apart = export_census.table(groups, found).splitlines()
+    assert last == "| **all** | **1** | **1** | **1** | | |"
+    assert apart == "| no classifiers, refused by name | 1 | 1 | | | B |"
 
 
 def test_a_reason_has_no_colours_and_no_paths_of_packages() -> None:

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +26,6 @@ from runtime import Artifact, DataError, MissingExtraError, ModelError, PlanErro
 from tests.export.convert.conftest import NAME, SIDE
 
 Export = Callable[..., list[Artifact]]
-
-LACKS = [name for name in ("litert_torch", "ai_edge_quantizer") if find_spec(name) is None]
-converters = pytest.mark.skipif(bool(LACKS), reason=f"the extra convert is not installed: {', '.join(LACKS)}")
 
 
 def network(checkpoint: Path) -> torch.nn.Module:
@@ -67,7 +63,7 @@ def test_onnx_files_answer_as_torch_and_say_who_wrote_them(exported: Export, che
     assert not list(folder.glob("**/converted"))
 
 
-@converters
+@pytest.mark.usefixtures("converters")
 @pytest.mark.slow
 def test_tflite_files_answer_as_torch_and_say_who_wrote_them(
     exported: Export, checkpoint: Path, tmp_path: Path

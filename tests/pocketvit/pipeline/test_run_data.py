@@ -19,8 +19,8 @@ from compress.model.metadata import write_names
 from compress.model.timm_vit import to_timm
 from device_bench.report.summary import summarise
 from pocketvit.pipeline.benching import packed
+from pocketvit.pipeline.checks import keep_notes
 from pocketvit.pipeline.job import prepare
-from pocketvit.pipeline.run_data import keep_notes
 from pocketvit.pipeline.runfolder import RunFolder, claim, read_settings
 from pocketvit.settings import RunSettings
 from runtime import DataError, RunFolderError

@@ -1,0 +1,1 @@
+"""Modules of timm in models that are exported whole."""
