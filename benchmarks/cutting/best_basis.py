@@ -23,7 +23,7 @@ Chosen = tuple[BasisAnalysis, KeptUnits]
 
 def analysed(inputs: CutInputs) -> BasisAnalysis:
     """Returns the analysis of the whole model on calibration images and changed copies, which serves every budget."""
-    return analyse(inputs.model, _seen(inputs, COPIES, 0))
+    return analyse(inputs.model, _seen(inputs, COPIES, 0), distinct=len(inputs.images))
 
 
 def analysed_alone(inputs: CutInputs) -> BasisAnalysis:

@@ -19,7 +19,7 @@ from runtime import ModelError, Progress, silent
 from .folded import cut_and_fit, in_best_bases
 from .hidden import removal_order
 from .losses import SHARES, loss_between, measure_losses
-from .moments import BlockMoments, Moments, moment_tensors, second_moments
+from .moments import BlockMoments, Moments, moment_tensors, second_moments, spread
 from .ranking import importance_of
 from .sensitivity import Sensitivity, metric_root, rotated, sensitivity_of
 from .turning import turned
@@ -62,13 +62,17 @@ class BasisAnalysis:
         return turned(model, self.coordinates_of(kept), seed)
 
 
-def analyse(model: SlicedViT, images: torch.Tensor, progress: Progress = silent) -> BasisAnalysis:
+def analyse(
+    model: SlicedViT, images: torch.Tensor, progress: Progress = silent, *, distinct: int | None = None
+) -> BasisAnalysis:
     """Finds the best bases of a model and measures what every cut in them costs. No label is used.
 
     Args:
         model: the model; it is not changed.
         images: ``(N, C, H, W)`` float32 as the model reads them, 64 to 1,024 of the kind that it will see.
         progress: called as the analysis advances.
+        distinct: number of images of which the others are changed copies (``varied``); None where none is a copy.
+            Where there are copies, MLPs are fitted with a larger ridge (``spread``).
 
     Raises:
         ModelError: a weight, or what the model computes on the images, is not a finite number.
@@ -84,6 +88,8 @@ def analyse(model: SlicedViT, images: torch.Tensor, progress: Progress = silent)
     felt = sensitivity_of(plain, few, coordinates.matrix, _REST, _PROBES, progress)
     seen = second_moments(plain, images, felt.tokens, progress)
     _check_finite(seen, felt)
+    if distinct is not None and distinct < len(images):
+        seen = spread(seen)
     found, moments, basis = in_best_bases(plain, seen, felt)
     _check_same(model, found, few[:_CHECKED])
     moments = _rounded(moments)

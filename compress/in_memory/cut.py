@@ -123,7 +123,7 @@ def cut(
         parts = divide_images(images, whole.plan, seed)
         tokens = whole.network.plan.num_tokens
         wanted = images_to_see(len(parts.analysis), tokens, copies)
-        analysis = analyse(whole.network, varied(parts.analysis, wanted, seed), progress)
+        analysis = analyse(whole.network, varied(parts.analysis, wanted, seed), progress, distinct=len(parts.analysis))
         again = varied(parts.analysis, wanted, seed + 1) if reconstruct else None
         for note in remarks_on_images(len(parts.analysis), sameness_of(parts.analysis)):
             warnings.warn(note, PocketVitWarning, stacklevel=2)

@@ -78,7 +78,7 @@ def analysis_of(
     found = read_bases(path, name)
     if found is None:
         images = basis_images(job, count, 0)
-        found = analyse(model, with_copies(job, images, 0), progress)
+        found = analyse(model, with_copies(job, images, 0), progress, distinct=len(images))
         _warn_of_images(folder, len(images), sameness_of(images))
         write_bases(path, name, found)
     return found

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from compress.bases.analysis import analyse
-from compress.bases.moments import TokenWeights, second_moments
+from compress.bases.moments import TokenWeights, second_moments, spread
 from compress.model.canonical import canonical
+from compress.model.slicing import keep_all
 from compress.model.vit import SlicedViT
 from tests.compress.bases.analysed import ROOMY
 from tests.compress.kinds import model_of_kind
@@ -93,6 +96,34 @@ def test_some_tokens_stand_for_all_where_there_are_many(monkeypatch: pytest.Monk
     assert float((some - whole).norm() / whole.norm()) < 0.1
     # the first token counts fully, and each drawn token for several
     assert float(some[-1, -1]) == pytest.approx(1.0, abs=0.1)
+
+
+def test_copies_give_unused_units_energy_and_nothing_else() -> None:
+    model = canonical(model_of_kind("vit"), torch.float64)
+    plain = second_moments(model, images_for(model.plan, 9).double(), weights_for(model))
+    wide = spread(plain)
+    for own, other in zip(plain.blocks, wide.blocks, strict=True):
+        added = other.hidden - own.hidden
+        size = len(added) - 1
+        expected = 0.02 * own.hidden.diagonal()[:size].mean() * torch.eye(size, dtype=torch.float64)
+        torch.testing.assert_close(added[:size, :size], expected)
+        assert not added[size].any()
+        assert not added[:, size].any()
+        torch.testing.assert_close(other.mixed, own.mixed, rtol=0, atol=0)
+    torch.testing.assert_close(wide.stream, plain.stream, rtol=0, atol=0)
+
+
+def test_copies_keep_the_weights_of_cut_mlps_closer_to_their_values() -> None:
+    model, images = tiny_vit(ROOMY), images_for(ROOMY, 64)
+    moved = []
+    for distinct in (None, 64, 16):
+        found = analyse(model, images, distinct=distinct)
+        whole = keep_all(ROOMY)
+        units = tuple(range(ROOMY.blocks[0].mlp_dim - 8))
+        kept = replace(whole, blocks=(replace(whole.blocks[0], mlp=units), *whole.blocks[1:]))
+        cut, start = (one.blocks[0].mlp.fc2.weight.detach() for one in (found.cut(kept), found.model))  # type: ignore[union-attr]
+        moved.append(float((cut - start[:, : len(units)]).norm()))  # type: ignore[index]
+    assert moved[0] == moved[1] > moved[2]
 
 
 def test_units_that_write_where_the_features_do_not_see_go_first() -> None:

@@ -32,11 +32,10 @@ def test_a_rotation_changes_no_output(name: str, form: str, layer_norms: bool) -
     kept = torch.equal(turned.blocks[0].mlp.fc1.weight, plain_or_canonical(model).blocks[0].mlp.fc1.weight)
     # a norm after the embedding leaves no Linear that could take the rotation
     behind = keeps_norms(EVERY[name])  # no Linear could take the rotation
-    assert kept == (behind or (name == "clip" and form == "whole" and layer_norms))
+    normed_first = EVERY[name].norm_pre
+    assert kept == (behind or (normed_first and form == "whole" and layer_norms))
     assert not torch.allclose(turned.blocks[0].attn.v.weight, plain_or_canonical(model).blocks[0].attn.v.weight)
-    assert turned.plan.norm_type == (
-        "rms" if model.plan.norm_type == "rms" or (name == "clip" and not kept) else "layer"
-    )
+    assert turned.plan.norm_type == ("rms" if model.plan.norm_type == "rms" or (normed_first and not kept) else "layer")
 
 
 def plain_or_canonical(model: SlicedViT) -> SlicedViT:
