@@ -154,7 +154,7 @@ def smaller(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
                     warnings.simplefilter("ignore")
                     torch.manual_seed(0)
                     model = timm.create_model(name, pretrained=False, num_classes=_CLASSES, **options)
-                    _unfuse(model)
+                    _unfuse(model.eval())
                     if dropped:
                         thin(model, torch.zeros(2, *image))
                     out = model(torch.zeros(2, *image))
