@@ -205,11 +205,27 @@ def normalise_by_roots(
     return input if weight is None else input * weight
 
 
+def unfold_by_slices(input: torch.Tensor, dimension: int, size: int, step: int) -> torch.Tensor:
+    """Returns what ``torch.Tensor.unfold`` does, as slices side by side; its converter to TFLite pads too many axes.
+
+    Args:
+        input: any tensor.
+        dimension: the one that windows are taken of.
+        size: of a window; windows become the last dimension.
+        step: between windows.
+    """
+    dimension %= input.ndim
+    count = (int(input.shape[dimension]) - size) // step + 1
+    before, length = (slice(None),) * dimension, (count - 1) * step + 1
+    return torch.stack([input[(*before, slice(first, first + length, step))] for first in range(size)], dim=-1)
+
+
 REWRITES: dict[Any, Rewrite] = {
     F.conv1d: convolve_by_a_product,
     F.fold: fold_by_sums,
     F.interpolate: interpolate_by_products,
     F.one_hot: one_hot_by_comparison,
     F.rms_norm: normalise_by_roots,
+    torch.Tensor.unfold: unfold_by_slices,
 }
 """What is computed instead, by function of torch."""

@@ -128,13 +128,13 @@ class _Unrepeated(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return args[0] if func is torch.Tensor.expand_as else func(*args, **(kwargs or {}))
+        return args[0] if func in (torch.Tensor.expand, torch.Tensor.expand_as) else func(*args, **(kwargs or {}))
 
 
 def _without_repeats(layer: Any, *args: torch.Tensor) -> torch.Tensor:
-    """Computes a module that repeats a tensor to the shape of another, only to multiply both, without the repetition.
+    """Computes a module that repeats a tensor to the shape of another, only to combine both, without the repetition.
 
-    The converter of TFLite drops the repetition and keeps a wrong shape for the product.
+    The converter of TFLite drops the repetition and keeps a wrong shape for the product or sum.
     """
     with _Unrepeated():
         answer: torch.Tensor = type(layer).forward(layer, *args)
@@ -158,10 +158,14 @@ def _attend_globally(layer: Any, images: torch.Tensor) -> torch.Tensor:
 
 _STANDARDISED = "timm.layers.std_conv."
 PLAIN: dict[str, Callable[..., torch.Tensor]] = {
+    "timm.layers.bottleneck_attn.PosEmbedRel": _without_repeats,
     "timm.layers.cond_conv2d.CondConv2d": _mix_experts,
     "timm.layers.eca.CecaModule": _without_repeats,
     "timm.layers.eca.EcaModule": _without_repeats,
+    "timm.layers.filter_response_norm.FilterResponseNormAct2d": _without_repeats,
+    "timm.layers.filter_response_norm.FilterResponseNormTlu2d": _without_repeats,
     "timm.layers.global_context.GlobalContext": _attend_globally,
+    "timm.layers.halo_attn.PosEmbedRel": _without_repeats,
     f"{_STANDARDISED}ScaledStdConv2d": _convolve,
     f"{_STANDARDISED}ScaledStdConv2dSame": _convolve,
     f"{_STANDARDISED}StdConv2d": _convolve,

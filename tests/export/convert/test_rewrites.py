@@ -12,9 +12,14 @@ import torch
 import torch.nn.functional as F
 from ai_edge_litert.interpreter import Interpreter
 from onnxruntime import InferenceSession
+from timm.layers.bottleneck_attn import BottleneckAttn
+from timm.layers.bottleneck_attn import PosEmbedRel as Positions
 from timm.layers.cond_conv2d import CondConv2d
 from timm.layers.eca import CecaModule, EcaModule
+from timm.layers.filter_response_norm import FilterResponseNormAct2d, FilterResponseNormTlu2d
 from timm.layers.global_context import GlobalContext
+from timm.layers.halo_attn import HaloAttn
+from timm.layers.halo_attn import PosEmbedRel as HaloPositions
 from timm.layers.std_conv import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from timm.models.csatv2 import SpatialTransformerBlock
 from timm.models.mobilevit import LinearSelfAttention
@@ -30,6 +35,7 @@ from export.convert.rewrites import (
     interpolate_by_products,
     normalise_by_roots,
     one_hot_by_comparison,
+    unfold_by_slices,
 )
 from export.convert.tflite import convert_to_tflite
 
@@ -107,6 +113,12 @@ def test_root_mean_squares_are_those_of_torch(shape: tuple[int, ...], options: d
     torch.testing.assert_close(normalise_by_roots(values, shape, **options), F.rms_norm(values, shape, **options))
 
 
+@pytest.mark.parametrize(("dimension", "size", "step"), [(0, 2, 1), (1, 3, 2), (-1, 4, 3), (2, 6, 5)])
+def test_windows_are_those_of_torch(dimension: int, size: int, step: int) -> None:
+    values = random(3, 7, 8)
+    assert torch.equal(unfold_by_slices(values, dimension, size, step), values.unfold(dimension, size, step))
+
+
 class Several(nn.Module):
     """Uses every function that is rewritten."""
 
@@ -119,6 +131,7 @@ class Several(nn.Module):
         images = images + F.interpolate(self.places, images.shape[2:], mode="bicubic", antialias=True)
         images = F.rms_norm(images, (8,))
         images = F.fold(F.unfold(images, 3, padding=1, stride=2), (8, 8), 3, padding=1, stride=2)
+        images = images.unfold(2, 4, 2).mean(-1)
         tokens = self.mix(images.flatten(2))
         ranks = (tokens > 0).long()
         return (F.one_hot(ranks, 3).float() * tokens[..., None]).sum(-2).flatten(1)
@@ -142,8 +155,12 @@ CASES: list[tuple[Module, tuple[tuple[int, ...], ...]]] = [
     (lambda: CondConv2d(6, 8, 1, num_experts=3), ((2, 6, 5, 5), (2, 3))),
     (lambda: CondConv2d(6, 6, 3, stride=2, padding="same", groups=6, num_experts=3), ((2, 6, 5, 6), (2, 3))),
     (lambda: CondConv2d(6, 8, 3, padding=1, bias=True, num_experts=3), ((2, 6, 5, 5), (2, 3))),
+    (lambda: Positions((4, 5), 8, scale=0.5), ((6, 20, 8),)),
+    (lambda: HaloPositions(4, 6, 8, scale=0.5), ((6, 3, 16, 8),)),
     (lambda: EcaModule(8), ((2, 8, 5, 4),)),
     (lambda: CecaModule(8), ((2, 8, 5, 4),)),
+    (lambda: FilterResponseNormAct2d(8), ((2, 8, 5, 4),)),
+    (lambda: FilterResponseNormTlu2d(8), ((2, 8, 5, 4),)),
     (lambda: GlobalContext(8, rd_ratio=0.5), ((2, 8, 5, 4),)),
     (lambda: GlobalContext(8, use_attn=False, fuse_add=True, fuse_scale=False), ((2, 8, 5, 4),)),
     (lambda: StdConv2d(6, 8, 3, stride=2), ((2, 6, 5, 6),)),
@@ -205,6 +222,9 @@ FILES: list[tuple[str, Module, tuple[int, int, int]]] = [
     ("tokens", Tokens, (4, 4, 4)),
     ("channels", lambda: EcaModule(8), (8, 6, 6)),
     ("context", lambda: GlobalContext(8, rd_ratio=0.5), (8, 6, 6)),
+    ("response", lambda: FilterResponseNormTlu2d(8), (8, 6, 6)),
+    ("windows", lambda: HaloAttn(16, num_heads=2, block_size=4, halo_size=1), (16, 8, 8)),
+    ("bottleneck", lambda: BottleneckAttn(16, feat_size=(4, 4), num_heads=2), (16, 4, 4)),
     ("linear", lambda: LinearSelfAttention(8), (8, 4, 4)),
     ("blocks", SpatialTransformerBlock, (1, 7, 7)),
 ]
