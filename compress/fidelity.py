@@ -44,6 +44,7 @@ class Fidelity:
         neighbours: share of images whose nearest neighbour among the other model's vectors is kept, see
             ``compress.vectors.neighbours_kept``; None for classes, and for few images.
         sqnr_db: signal to noise of the vectors, dB; None for classes, and for equal vectors.
+        own_neighbours: ``neighbours`` in an index of the model's own vectors.
     """
 
     agreement: float | None
@@ -52,6 +53,7 @@ class Fidelity:
     images: int
     neighbours: float | None = None
     sqnr_db: float | None = None
+    own_neighbours: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +161,8 @@ def compared(student: NetworkAnswers, teacher: NetworkAnswers, back: Coordinates
 
 
 def _of_vectors(own: Vectors, wanted: Vectors) -> Fidelity:
-    sqnr_db = vectors_sqnr_db(own, wanted)
-    return Fidelity(None, None, mean_cosine(own, wanted), len(own), neighbours_kept(own, wanted), sqnr_db)
+    kept, rebuilt = (neighbours_kept(own, wanted, rebuilt=one) for one in (False, True))
+    return Fidelity(None, None, mean_cosine(own, wanted), len(own), kept, vectors_sqnr_db(own, wanted), rebuilt)
 
 
 def _cosine(own: torch.Tensor | None, other: torch.Tensor | None, back: Coordinates | None) -> float | None:

@@ -28,18 +28,19 @@ def mean_cosine(own: Vectors, wanted: Vectors) -> float:
     return float((units(own) * units(wanted)).sum(axis=-1).mean())
 
 
-def neighbours_kept(own: Vectors, wanted: Vectors, nearest: int = NEAREST) -> float | None:
+def neighbours_kept(own: Vectors, wanted: Vectors, nearest: int = NEAREST, *, rebuilt: bool = False) -> float | None:
     """Returns the share of rows whose nearest neighbour is still among the nearest ones, 0..1.
 
-    The index is made of ``wanted``: the nearest neighbour of a row is the other row of ``wanted`` with the greatest
-    cosine. It is kept if at most ``nearest - 1`` other rows of ``wanted`` have a greater cosine with the row of
-    ``own``. That is how an index that was built with one model serves the vectors of another one. Of grids, the rows
-    are at most ``MOST_PATCHES`` random patches, and the other rows are those of other images.
+    The nearest neighbour of a row is the other row of ``wanted`` with the greatest cosine. It is kept if at most
+    ``nearest - 1`` other rows of the index have a greater cosine with the row of ``own``. The index is made of
+    ``wanted``: that is how an index that was built with one model serves the vectors of another one. Of grids, the
+    rows are at most ``MOST_PATCHES`` random patches, and the other rows are those of other images.
 
     Args:
         own: vectors that are looked up, ``(N, D)``, or grids of patches ``(N, rows, columns, D)``.
         wanted: vectors of the index, of the same shape.
         nearest: number of rows among which the neighbour has to be.
+        rebuilt: whether the index is made of ``own``, as if it were built anew with the other model.
 
     Returns:
         The share; None with fewer than ``nearest + 1`` rows of others, where too few rows could be wrong.
@@ -51,8 +52,8 @@ def neighbours_kept(own: Vectors, wanted: Vectors, nearest: int = NEAREST) -> fl
         images, own, wanted = images[drawn], own[drawn], wanted[drawn]
     if len(images) - np.bincount(images).max() < nearest + 1:
         return None
-    index, same = units(wanted), images[:, None] == images
-    alike, asked = index @ index.T, units(own) @ index.T
+    whole, looked_up, same = units(wanted), units(own), images[:, None] == images
+    alike, asked = whole @ whole.T, looked_up @ (looked_up if rebuilt else whole).T
     alike[same] = asked[same] = -np.inf
     found = np.take_along_axis(asked, alike.argmax(axis=1)[:, None], axis=1)
     return float(((asked > found).sum(axis=1) < nearest).mean())

@@ -80,6 +80,7 @@ def compare_vectors(
         neighbours_kept(vectors, reference),
         None if whole is None else mean_cosine(vectors, whole),
         None if whole is None else neighbours_kept(vectors, whole),
+        None if whole is None else neighbours_kept(vectors, whole, rebuilt=True),
     )
 
 

@@ -48,6 +48,7 @@ class WholeComparison:
             of the ten nearest to the model's own vector, 0..1; of models that answer with a vector alone.
         sqnr_db: signal to noise of the model's vectors against the whole model's, dB; of such models alone, and null
             where they are identical.
+        own_neighbours: ``neighbours`` among the model's own vectors of the other images.
     """
 
     images: int
@@ -56,6 +57,7 @@ class WholeComparison:
     cosine_reason: str | None = None
     neighbours: float | None = field(default=None, metadata=_NEW)
     sqnr_db: float | None = field(default=None, metadata=_NEW)
+    own_neighbours: float | None = field(default=None, metadata=_NEW)
 
 
 @dataclass(frozen=True)

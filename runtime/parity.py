@@ -60,12 +60,15 @@ class VectorParity:
         whole_cosine: ``cosine`` with the vectors of the whole model that the torch model was cut from; null where that
             is not known.
         whole_neighbours: ``neighbours`` among the vectors of the whole model; null as ``whole_cosine``.
+        own_neighbours: share of images whose nearest neighbour in the whole model is one of the ten nearest among the
+            file's own vectors; null as ``whole_cosine``.
     """
 
     cosine: float
     neighbours: float | None
     whole_cosine: float | None = None
     whole_neighbours: float | None = None
+    own_neighbours: float | None = None
 
 
 @dataclass(frozen=True)

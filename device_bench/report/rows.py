@@ -100,6 +100,7 @@ class SummaryRow:
         whole_images: number of images behind ``whole_agreement``, ``whole_cosine`` and ``whole_neighbours``.
         whole_neighbours: share of images whose nearest neighbour among the whole model's vectors is one of the ten
             nearest to its own vector, 0..1.
+        own_neighbours: the same share in an index of its own vectors.
         cosine: mean cosine of a file's vectors with those of the torch model, -1..1.
     """
 
@@ -117,6 +118,7 @@ class SummaryRow:
     whole_cosine: float | None = None
     whole_images: int | None = None
     whole_neighbours: float | None = None
+    own_neighbours: float | None = None
     cosine: float | None = None
 
     def on(self, target: str) -> Timing | None:

@@ -229,6 +229,7 @@ def _model_row(name: str, model: Model) -> SummaryRow:
         whole_cosine=whole.cosine if whole else None,
         whole_images=whole.images if whole else None,
         whole_neighbours=whole.neighbours if whole else None,
+        own_neighbours=whole.own_neighbours if whole else None,
     )
 
 
@@ -266,6 +267,7 @@ def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[s
         whole_cosine=vectors.whole_cosine if vectors else None,
         whole_images=parity.images if vectors and vectors.whole_cosine is not None else None,
         whole_neighbours=vectors.whole_neighbours if vectors else None,
+        own_neighbours=vectors.own_neighbours if vectors else None,
         cosine=vectors.cosine if vectors else None,
     )
 

@@ -78,6 +78,8 @@ def _vectors(row: SummaryRow) -> str:
             f", and for {format.percent(row.whole_neighbours)} of the vectors the nearest neighbour in an index of the "
             "whole model's is among the ten nearest to its own"
         )
+    if row.own_neighbours is not None:
+        text += f"; in an index of its own vectors that is so for {format.percent(row.own_neighbours)}"
     return text + "."
 
 

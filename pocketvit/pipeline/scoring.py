@@ -94,5 +94,11 @@ def compare_with_whole(
     )
     reason = None if found.cosine is not None else _OTHER_WIDTH
     return WholeComparison(
-        found.images, found.agreement, found.cosine, reason, neighbours=found.neighbours, sqnr_db=found.sqnr_db
+        found.images,
+        found.agreement,
+        found.cosine,
+        reason,
+        neighbours=found.neighbours,
+        sqnr_db=found.sqnr_db,
+        own_neighbours=found.own_neighbours,
     )

@@ -39,6 +39,14 @@ def test_kept_neighbours_are_those_of_an_index_of_the_other_vectors(noise: float
     assert neighbours_kept(own, wanted) == kept_by_hand(own, wanted)
 
 
+def test_an_index_that_is_built_anew_holds_the_other_models_vectors() -> None:
+    wanted = drawn(60)
+    mirrored = wanted * np.where(np.arange(wanted.shape[1]) % 2, 1.0, -1.0)
+    assert neighbours_kept(mirrored, wanted, rebuilt=True) == 1
+    assert (neighbours_kept(mirrored, wanted) or 0.0) < 0.9
+    assert (neighbours_kept(drawn(60, 1), wanted, rebuilt=True) or 0.0) < 0.5
+
+
 def test_an_unrelated_model_keeps_few_neighbours_and_few_images_tell_nothing() -> None:
     wanted = drawn(200)
     assert neighbours_kept(wanted, wanted) == 1

@@ -161,6 +161,7 @@ def test_the_cut_model_follows_the_whole_one_in_its_coordinates(finished: Path) 
     assert (found.agreement, found.cosine_reason) == (None, None)
     assert found.cosine is not None
     assert found.neighbours is not None
+    assert found.own_neighbours is not None
     assert found.cosine > 0.9
     models = [read_model(finished / name) for name in ("baseline", "sliced")]
     job = prepared(Path(json.loads((finished / "run.json").read_text())["settings"]["checkpoint"]))
@@ -181,6 +182,8 @@ def test_tables_and_report_show_cosine_and_neighbours(finished: Path, pocketvit:
     assert (rows["sliced"].whole_cosine, rows["sliced"].whole_neighbours) == (whole.cosine, whole.neighbours)
     assert rows["own.int8.tflite"].cosine is not None
     assert rows["own.int8.tflite"].whole_cosine is not None
+    assert rows["sliced"].own_neighbours == whole.own_neighbours
+    assert rows["own.int8.tflite"].own_neighbours is not None
     answer = pocketvit("report", finished)
     assert answer.code == 0, answer.err
     shown = " ".join(answer.out.split())
@@ -191,6 +194,7 @@ def test_tables_and_report_show_cosine_and_neighbours(finished: Path, pocketvit:
     page = (finished / "report.html").read_text()
     for text in ("Cosine with the whole model", "Neighbours of the whole model", "Held-out cosine", "Mean cosine"):
         assert text in page
+    assert "in an index of its own vectors" in page
     assert "Same top-1" not in page
 
 
