@@ -220,7 +220,26 @@ def unfold_by_slices(input: torch.Tensor, dimension: int, size: int, step: int) 
     return torch.stack([input[(*before, slice(first, first + length, step))] for first in range(size)], dim=-1)
 
 
+def pool_by_equal_windows(input: torch.Tensor, output_size: Any, return_indices: bool = False) -> torch.Tensor:
+    """Returns what ``torch.nn.functional.adaptive_max_pool2d`` does; where windows are equal, by ``max_pool2d``.
+
+    Args:
+        input: images ``(B, C, H, W)``.
+        output_size: height and width of the answer, None for that of the images; others than divisors are left to
+            torch.
+        return_indices: left to torch.
+    """
+    sides = (int(input.shape[-2]), int(input.shape[-1]))
+    asked = (output_size, output_size) if output_size is None or isinstance(output_size, int) else output_size
+    sizes = [side if own is None else int(own) for own, side in zip(asked, sides, strict=True)]
+    if return_indices or any(side % size for size, side in zip(sizes, sides, strict=True)):
+        by_torch: Callable[..., torch.Tensor] = F.adaptive_max_pool2d
+        return by_torch(input, output_size, return_indices)
+    return F.max_pool2d(input, (sides[0] // sizes[0], sides[1] // sizes[1]))
+
+
 REWRITES: dict[Any, Rewrite] = {
+    F.adaptive_max_pool2d: pool_by_equal_windows,
     F.conv1d: convolve_by_a_product,
     F.fold: fold_by_sums,
     F.interpolate: interpolate_by_products,

@@ -35,6 +35,7 @@ from export.convert.rewrites import (
     interpolate_by_products,
     normalise_by_roots,
     one_hot_by_comparison,
+    pool_by_equal_windows,
     unfold_by_slices,
 )
 from export.convert.tflite import convert_to_tflite
@@ -113,6 +114,12 @@ def test_root_mean_squares_are_those_of_torch(shape: tuple[int, ...], options: d
     torch.testing.assert_close(normalise_by_roots(values, shape, **options), F.rms_norm(values, shape, **options))
 
 
+@pytest.mark.parametrize("size", [1, (2, 4), (6, None), (4, 3)])
+def test_maxima_of_equal_windows_are_those_of_torch(size: Any) -> None:
+    images = random(2, 3, 6, 8)
+    assert torch.equal(pool_by_equal_windows(images, size), F.adaptive_max_pool2d(images, size))
+
+
 @pytest.mark.parametrize(("dimension", "size", "step"), [(0, 2, 1), (1, 3, 2), (-1, 4, 3), (2, 6, 5)])
 def test_windows_are_those_of_torch(dimension: int, size: int, step: int) -> None:
     values = random(3, 7, 8)
@@ -131,6 +138,7 @@ class Several(nn.Module):
         images = images + F.interpolate(self.places, images.shape[2:], mode="bicubic", antialias=True)
         images = F.rms_norm(images, (8,))
         images = F.fold(F.unfold(images, 3, padding=1, stride=2), (8, 8), 3, padding=1, stride=2)
+        images = images + F.adaptive_max_pool2d(images, (4, 1)).repeat_interleave(2, 2)
         images = images.unfold(2, 4, 2).mean(-1)
         tokens = self.mix(images.flatten(2))
         ranks = (tokens > 0).long()
