@@ -19,7 +19,7 @@ from runtime import ModelError, Progress, silent
 from .folded import cut_and_fit, in_best_bases
 from .hidden import removal_order
 from .losses import SHARES, loss_between, measure_losses
-from .moments import BlockMoments, Moments, moment_tensors, second_moments, spread
+from .moments import BlockMoments, Moments, moment_tensors, second_moments, with_spread
 from .ranking import importance_of
 from .sensitivity import Sensitivity, metric_root, rotated, sensitivity_of
 from .turning import turned
@@ -72,7 +72,7 @@ def analyse(
         images: ``(N, C, H, W)`` float32 as the model reads them, 64 to 1,024 of the kind that it will see.
         progress: called as the analysis advances.
         distinct: number of images of which the others are changed copies (``varied``); None where none is a copy.
-            Where there are copies, MLPs are fitted with a larger ridge (``spread``).
+            Where there are copies, MLPs are fitted with a larger ridge (``with_spread``).
 
     Raises:
         ModelError: a weight, or what the model computes on the images, is not a finite number.
@@ -89,7 +89,7 @@ def analyse(
     seen = second_moments(plain, images, felt.tokens, progress)
     _check_finite(seen, felt)
     if distinct is not None and distinct < len(images):
-        seen = spread(seen)
+        seen = with_spread(seen)
     found, moments, basis = in_best_bases(plain, seen, felt)
     _check_same(model, found, few[:_CHECKED])
     moments = _rounded(moments)

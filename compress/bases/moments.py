@@ -126,7 +126,7 @@ def second_moments(
     )
 
 
-def spread(moments: Moments) -> Moments:
+def with_spread(moments: Moments) -> Moments:
     """Returns the moments with a fiftieth of the mean energy of the hidden units of a block added to each of them.
 
     Few images leave units unused that others need. With this energy such units are removed later, and less of what is

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compress.bases.analysis import analyse
-from compress.bases.moments import TokenWeights, second_moments, spread
+from compress.bases.moments import TokenWeights, second_moments, with_spread
 from compress.model.canonical import canonical
 from compress.model.slicing import keep_all
 from compress.model.vit import SlicedViT
@@ -101,7 +101,7 @@ def test_some_tokens_stand_for_all_where_there_are_many(monkeypatch: pytest.Monk
 def test_copies_give_unused_units_energy_and_nothing_else() -> None:
     model = canonical(model_of_kind("vit"), torch.float64)
     plain = second_moments(model, images_for(model.plan, 9).double(), weights_for(model))
-    wide = spread(plain)
+    wide = with_spread(plain)
     for own, other in zip(plain.blocks, wide.blocks, strict=True):
         added = other.hidden - own.hidden
         size = len(added) - 1
