@@ -1,12 +1,13 @@
 """Which model for my device: ViTs whole and pruned beside other families, as TFLite files timed in turns.
 
-    python benchmarks/which_model.py [--models deit_tiny,…] [--seconds 10] [--cores pi5] [--page FILE]
+    python benchmarks/which_model.py [--models deit_tiny,…] [--seconds 10] [--cores pi5] [--page FILE] [--report FOLDER]
 
 Weights are random, since neither time nor size depends on them; so there is no accuracy. Models with a plan are written
 by PocketViT, the others by litert-torch and ai-edge-quantizer (the extra ``convert``). All files are timed in one
 interleaved run with one thread; times are medians with 95 % bootstrap intervals. ``--cores`` adds the instructions of
 an image on emulated boards, which needs qemu. Finished files, times and counts are kept in ``--out``, so that a
-run that was stopped goes on; ``--page`` writes the documentation's page.
+run that was stopped goes on; ``--page`` writes the documentation's page, and ``--report`` a folder with all files and
+their times, which ``pocketvit report`` reads, and its report.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ from compress.model.vit import SlicedViT
 from device_bench import format
 from device_bench.documents.measurement import Sampling
 from device_bench.documents.results import BENCH_DOCUMENT, BenchResult
+from device_bench.report.page import write_report
 from device_bench.targets.bench import bench
 from device_bench.targets.emulated import CoreName, count_instructions
 from device_bench.timing.isolated import time_isolated
 from device_bench.timing.stats import median_interval, ratio_of_medians
 from export.exporter import export_each
 from export.settings import ExportSettings
-from runtime import Artifact, Preprocessing, read_artifact, sha256_of, write_bytes
+from runtime import Artifact, Preprocessing, manifest_path, read_artifact, sha256_of, write_bytes
 
 KINDS = ("fp32", "int8")
 
@@ -95,6 +97,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="measuring time for each file")
     parser.add_argument("--cores", default="", help="emulated boards to count instructions on, such as pi4,pi5")
     parser.add_argument("--page", type=Path, help="write the page to this file")
+    parser.add_argument("--report", type=Path, help="write the files, their times and a report to this folder")
     options = parser.parse_args()
     torch.set_num_threads(1)
     names, cores = options.models.split(","), [core for core in options.cores.split(",") if core]
@@ -104,6 +107,8 @@ def main() -> None:
     measured = time(names, options.out, options.seconds)
     for core in cores:
         count(core, names, options.out)
+    if options.report:
+        report(names, measured, options.out, options.report)
     text = page(names, measured, cores, options.out)
     if options.page:
         write_bytes(options.page, text.encode())
@@ -168,6 +173,15 @@ def count(core: CoreName, names: Sequence[str], out: Path) -> None:
             if not kept.is_file():
                 path = file_of(name, kind, out)
                 kept.write_text(json.dumps(count_instructions(core, [path], 2)[path.name].of("all")))
+
+
+def report(names: Sequence[str], measured: BenchResult, out: Path, folder: Path) -> None:
+    """Writes a run folder of all files and their times, and its report."""
+    for file in (file_of(name, kind, out) for name in names for kind in KINDS):
+        for one in (file, manifest_path(file)):
+            write_bytes(folder / "artifacts" / one.name, one.read_bytes())
+    BENCH_DOCUMENT.write(folder / "bench" / f"{measured.target}.json", measured)
+    print(*write_report(folder))
 
 
 def page(names: Sequence[str], measured: BenchResult, cores: Sequence[str], out: Path) -> str:

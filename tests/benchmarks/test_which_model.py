@@ -39,3 +39,13 @@ def test_times_of_the_same_files_are_kept(tmp_path: Path, monkeypatch: pytest.Mo
     small_file(which_model.file_of("one", "int8", tmp_path), LEAST)
     assert which_model.time(["one"], tmp_path, 0.1) != first
     assert len(calls) == 2
+
+
+def test_the_report_holds_every_file_and_its_times(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    files = [small_file(which_model.file_of("one", kind, tmp_path)) for kind in which_model.KINDS]
+    measured = bench(files, "cpu", threads=1, sampling=Sampling(min_samples=3, max_samples=3))
+    which_model.report(["one"], measured, tmp_path, tmp_path / "all")
+    text = (tmp_path / "all" / "report.md").read_text(encoding="utf-8")
+    assert all(file.name in text for file in files)
+    assert (tmp_path / "all" / "report.html").is_file()
