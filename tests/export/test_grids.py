@@ -13,12 +13,14 @@ import torch
 from compress.data.dataset import Dataset
 from compress.model.slicing import KeptUnits, keep_all, slice_vit
 from compress.model.vit import SlicedViT
+from device_bench.gate.judge import Limits
 from export.exporter import export_each, export_model
 from export.settings import ExportSettings
+from pocketvit.jobs.gating import gate_files, gate_stored, update_baseline
 from runtime import ArtifactError, DataError, load, read_artifact
 from tests.export.graph.test_build import model_of
 from tests.export.small import SMALL
-from tests.export.test_vectors import vectors_task
+from tests.export.test_vectors import vectors_task, with_noise
 
 QUICK = ExportSettings(calibration_images=8, verify_images=12, made_for="pi5", gpu_check=False, min_cosine=0.9)
 
@@ -62,6 +64,24 @@ def test_a_cut_model_is_compared_with_the_whole_ones_grid(tmp_path: Path, digits
     assert found.whole_cosine is not None
     assert found.whole_cosine < found.cosine
     assert found.whole_neighbours is not None
+
+
+def test_a_gate_fails_a_grid_with_noise_in_its_weights_by_name(tmp_path: Path, digits: Dataset) -> None:
+    whole = grid_model(1)
+    settings = replace(QUICK, kinds=("fp32",), verify_images=40)
+    for name, model in (("good", whole), ("same", whole), ("bad", with_noise(whole, 0.3))):
+        outcome = export_each(
+            model, vectors_task(digits), digits.without_labels, tmp_path / name, "own", settings, whole=whole
+        )
+        assert not outcome.refused
+    loose = Limits(max_slowdown_percent=None, max_memory_growth_percent=None)
+    base, same, bad = (tmp_path / name / "own.fp32.tflite" for name in ("good", "same", "bad"))
+    assert gate_files(base, same, loose, timed=False).passed
+    assert "cosine with the whole model" in gate_files(base, bad, loose, timed=False).exceeded
+    baseline = tmp_path / "baseline.json"
+    update_baseline(baseline, [base])
+    (stored,) = gate_stored(baseline, [bad], loose)
+    assert "cosine with the whole model" in stored.exceeded
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def test_the_classifier_is_left_out_and_the_blocks_are_those_asked_for(weights: 
     ("changes", "text"),
     [
         ({"search": "greedy"}, "--search greedy counts right answers, and a grid of patches gives none"),
+        ({"search": "dfbnb"}, "--search dfbnb counts right answers, and a grid of patches gives none"),
         ({"search": "tas"}, "--search tas trains on classes"),
         ({"qat_epochs": 1}, "Expected no --qat with --task dense"),
         ({"embed_dim": 8}, "Expected --task embed with them. Got --embed-dim"),
