@@ -175,7 +175,11 @@ class RunSettings:
     ] = ""
     group_sizes: Annotated[
         dict[str, int],
-        _pruning("Units that one removal takes, such as mlp=16 (mlp, qk, v, embed). Repeatable.", name="--group-size"),
+        _pruning(
+            "Units that one removal takes, such as mlp=16 (mlp, qk, v, embed). Repeatable. By default 8; in the best "
+            "bases of a model with MLPs of 1,024 units, 32 of an MLP and 16 of queries and keys.",
+            name="--group-size",
+        ),
     ] = field(default_factory=dict)
     importance_images: Annotated[
         int, _pruning("Images per class that importance is measured on; without labels, 20 times as many in all.")

@@ -13,6 +13,7 @@ from compress.bases.varied import varied
 from compress.budget import Budget
 from compress.model.reconstruction import reconstruct
 from compress.model.slicing import KeptUnits, keep_all
+from compress.search.base import usual_groups
 from compress.search.milp import solve
 
 from .cut_model import BATCH, CutInputs, CutModel
@@ -39,7 +40,7 @@ def _seen(inputs: CutInputs, copies: int, number: int) -> torch.Tensor:
 def choose(inputs: CutInputs, analysis: BasisAnalysis, budget: Budget) -> Chosen:
     """Returns the units within the budget, in the model's best bases, whose removal loses the least."""
     plan = analysis.model.plan
-    return analysis, solve(plan, analysis.importance, budget, keep_all(plan)).kept
+    return analysis, solve(plan, analysis.importance, budget, keep_all(plan), usual_groups(plan)).kept
 
 
 def cut(inputs: CutInputs, chosen: Chosen, mend: bool) -> tuple[CutModel, ...]:

@@ -31,7 +31,7 @@ from compress.model.timm_vit import from_timm
 from compress.model.vit import SlicedViT, build
 from compress.recipe import RECOVER
 from compress.search import METHODS
-from compress.search.base import GroupSizes, SearchInputs, SearchMethod
+from compress.search.base import SearchInputs, SearchMethod, usual_groups
 from runtime import ModelError, PlanError, PocketVitWarning, Preprocessing, Progress, macs, params, silent
 
 from .cut_model import CutModel, CutReport, same_coordinates
@@ -233,7 +233,7 @@ def _search_inputs(
         budget=budget,
         cost=budget.cost,
         total=budget.of(plan),
-        groups=GroupSizes(),
+        groups=usual_groups(plan),
         data=data,
         spec=whole.preprocessing or neutral,
         augmentation=augmentation_for(data),

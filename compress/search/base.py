@@ -42,6 +42,23 @@ class GroupSizes:
                 raise PlanError(f"The group size of {name} must be a positive multiple of {MULTIPLE}", got=size)
 
 
+_WIDE = 1024
+_TILES = {"mlp": 32, "qk": 16}
+
+
+def usual_groups(plan: ShapePlan) -> GroupSizes:
+    """Returns the steps in which a search in the best bases reduces the widths of a model unless told otherwise.
+
+    Engines compute products in tiles of 16 or 32 outputs, and a width in between takes the time of the next one. Where
+    MLPs have 1,024 units, larger steps leave choice enough, and a model of the same MACs is faster. Smaller models,
+    values, and the residual stream keep steps of 8.
+
+    Args:
+        plan: plan of the whole model.
+    """
+    return GroupSizes(**_TILES) if min(block.mlp_dim for block in plan.blocks) >= _WIDE else GroupSizes()
+
+
 @dataclass(frozen=True)
 class Proposal:
     """The outcome of a search.

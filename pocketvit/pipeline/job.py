@@ -29,7 +29,7 @@ from compress.model.load import (
 from compress.model.metadata import WeightsMetadata, is_stretched
 from compress.recipe import FINE_TUNE, RECOVER, SCRATCH, SCRATCH_RECOVER, TrainRecipe
 from compress.search import METHODS
-from compress.search.base import GroupSizes, SearchMethod
+from compress.search.base import GroupSizes, SearchMethod, usual_groups
 from compress.text_embeddings import TextEmbeddings
 from compress.train.fit import bf16_helps
 from device_bench.targets.bench import time_together
@@ -211,7 +211,7 @@ def prepare(settings: RunSettings, progress: Progress = silent, own_classes: boo
     fine_tune = _recipe(SCRATCH if fresh else FINE_TUNE, settings.fine_tune, settings, 0 if already_trained else None)
     recover = _recipe(SCRATCH_RECOVER if fresh else RECOVER, settings.recover, settings)
     bf16 = settings.bf16 == "on" or (settings.bf16 == "auto" and bf16_helps(plan))
-    groups = _group_sizes(settings.group_sizes)
+    groups = _group_sizes(settings, plan)
     changes = augmentation_for(data)
     lesson = _lesson(settings)
     knows = (report is not None and not headless) or (
@@ -382,8 +382,9 @@ def _recipe(base: TrainRecipe, changes: TrainSettings, settings: RunSettings, ep
     return replace(base, **values)
 
 
-def _group_sizes(sizes: dict[str, int]) -> GroupSizes:
-    unknown = sorted(set(sizes) - {"mlp", "qk", "v", "embed"})
+def _group_sizes(settings: RunSettings, plan: ShapePlan) -> GroupSizes:
+    unknown = sorted(set(settings.group_sizes) - {"mlp", "qk", "v", "embed"})
     if unknown:
         raise PlanError("Unknown kind of group", expected="mlp, qk, v or embed", got=", ".join(unknown))
-    return GroupSizes(**sizes)
+    usual = usual_groups(plan) if settings.in_best_bases else GroupSizes()
+    return replace(usual, **settings.group_sizes)

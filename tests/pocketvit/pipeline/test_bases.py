@@ -16,6 +16,7 @@ from compress.data.batches import plain_batches
 from compress.fidelity import fidelity
 from compress.model.coordinates import Coordinates, read_coordinates
 from compress.model.folder import read_model, weights_sha256
+from compress.search.base import GroupSizes
 from pocketvit import RunSettings, TrainSettings
 from pocketvit.pipeline import stages
 from pocketvit.pipeline.bases import bases_path, basis_images, images_for_bases, with_copies
@@ -116,6 +117,22 @@ def test_other_searches_take_the_best_bases_too(search: str, tmp_path: Path, poc
     assert answer.code == 0, answer.err
     assert read_model(tmp_path / search / "sliced").plan.norm_type == "rms"
     assert not list((tmp_path / search).rglob("bases.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "changes", "groups"),
+    [
+        (4, {}, GroupSizes()),
+        (22, {}, GroupSizes(mlp=32, qk=16)),
+        (22, {"group_sizes": {"mlp": 64, "v": 16}}, GroupSizes(mlp=64, qk=16, v=16)),
+        (22, {"basis": "units"}, GroupSizes()),
+    ],
+)
+def test_wide_mlps_are_cut_in_larger_steps_in_the_best_bases(
+    ratio: int, changes: dict[str, Any], groups: GroupSizes
+) -> None:
+    shape = {"model_args": {**SETTINGS.model_args, "mlp_ratio": ratio}}
+    assert prepare(replace(SETTINGS, **shape, **{"basis": "best", **changes})).groups == groups
 
 
 def test_images_are_drawn_without_labels_and_copied() -> None:
