@@ -177,7 +177,7 @@ class RunSettings:
         dict[str, int],
         _pruning(
             "Units that one removal takes, such as mlp=16 (mlp, qk, v, embed). Repeatable. By default 8; in the best "
-            "bases of a model with MLPs of 1,024 units, 32 of an MLP and 16 of queries and keys.",
+            "bases of a classifier with MLPs of 1,024 units, 32 of an MLP and 16 of queries and keys.",
             name="--group-size",
         ),
     ] = field(default_factory=dict)
