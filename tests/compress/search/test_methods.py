@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from compress.budget import COUNTS, Budget
 from compress.data.augment import augmentation_for
 from compress.recipe import TrainRecipe
 from compress.search import METHODS
-from compress.search.base import GroupSizes
+from compress.search.base import GroupSizes, usual_groups
 from compress.search.sparse_settings import SparseSettings
 from compress.search.tas.learning import OddsTraining
 from compress.search.tas.settings import TasSettings
@@ -32,6 +33,14 @@ def settings_of(run: str) -> dict[str, Any]:
 def header(path: Path) -> dict[str, Any]:
     own: dict[str, Any] = json.loads(path.read_text().splitlines()[0])["settings"]
     return own
+
+
+def test_classifiers_with_wide_mlps_have_larger_steps() -> None:
+    wide = replace(TINY_PLAN, blocks=tuple(replace(block, mlp_dim=1024) for block in TINY_PLAN.blocks))
+    assert usual_groups(wide) == GroupSizes(mlp=32, qk=16)
+    assert usual_groups(replace(wide, blocks=(*wide.blocks[1:], TINY_PLAN.blocks[0]))) == GroupSizes()
+    assert usual_groups(replace(wide, output="vector")) == GroupSizes()
+    assert usual_groups(TINY_PLAN) == GroupSizes()
 
 
 def test_every_method_is_registered_under_its_name() -> None:

@@ -126,7 +126,6 @@ def test_other_searches_take_the_best_bases_too(search: str, tmp_path: Path, poc
         (22, {}, GroupSizes(mlp=32, qk=16)),
         (22, {"group_sizes": {"mlp": 64, "v": 16}}, GroupSizes(mlp=64, qk=16, v=16)),
         (22, {"basis": "units"}, GroupSizes()),
-        (22, {"task": "embed"}, GroupSizes()),
     ],
 )
 def test_wide_mlps_of_classifiers_are_cut_in_larger_steps_in_the_best_bases(
