@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +135,7 @@ def summarise(run: Path | str) -> RunSummary:
         raise RunFolderError(f"{run / 'bench'} has two results for one target", got=", ".join(targets))
     notes: list[str] = []
     models = tuple(_model_row(name, model) for name, model in (("baseline", baseline), ("sliced", sliced)))
-    reason = next((own.metrics.top1_reason for own in (sliced, baseline) if own.metrics), None)
+    reason = next((own.metrics.top1_reason for own in (sliced, baseline) if own.metrics), _shared_reason(artifacts))
     if reason is not None:
         notes.append(f"There is no top-1: {reason.rstrip('.')}.")
     files = tuple(_file_row(artifact, benches, notes, reason is None) for artifact in artifacts)
@@ -270,6 +271,12 @@ def _file_row(artifact: Artifact, benches: dict[str, BenchResult], notes: list[s
         own_neighbours=vectors.own_neighbours if vectors else None,
         cosine=vectors.cosine if vectors else None,
     )
+
+
+def _shared_reason(artifacts: Sequence[Artifact]) -> str | None:
+    """Returns why no file has a top-1, if that is the same for all and there are several."""
+    reasons = {own.parity.top1_reason if own.parity.top1 is None else None for own in artifacts}
+    return reasons.pop() if len(artifacts) > 1 and len(reasons) == 1 else None
 
 
 def _timing(bench: BenchResult, result: FileResult) -> Timing:

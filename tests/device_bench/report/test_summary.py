@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -245,6 +246,20 @@ def test_without_labels_there_is_no_top1_and_the_reason_is_said_once(run):
     row = summary.row("sliced")
     assert (row.whole_agreement, row.whole_cosine, row.whole_images) == (0.9, 0.98765, 1500)
     assert [note for note in summary.notes if "top-1" in note] == ["There is no top-1: the run reads no labels."]
+
+
+def test_why_files_alone_have_no_top1_is_said_once_where_it_is_the_same(run):
+    without_labels(run)
+    for name in ("baseline", "sliced"):
+        shutil.rmtree(run / name)
+    said = [note for note in summarise(run).notes if "top-1" in note]
+    assert said == ["There is no top-1: the images have no labels."]
+    file = sorted(model_files(run / "artifacts"))[0]
+    artifact = read_artifact(file)
+    write_artifact(file, replace(artifact, parity=replace(artifact.parity, top1_reason="other classes")))
+    said = [note for note in summarise(run).notes if "top-1" in note]
+    assert f"{file.name} has no top-1: other classes." in said
+    assert len(said) == len(list(model_files(run / "artifacts")))
 
 
 def test_without_labels_verdict_and_tiles_speak_of_the_whole_model(run):
