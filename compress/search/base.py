@@ -51,8 +51,8 @@ def usual_groups(plan: ShapePlan) -> GroupSizes:
 
     Engines compute products in tiles of 16 or 32 outputs, and a width in between takes the time of the next one. Where
     MLPs have 1,024 units, larger steps leave choice enough, and a model of the same MACs is faster. Smaller models,
-    values, and the residual stream keep steps of 8. So do models that answer with vectors or grids: what the larger
-    steps lose does not change an answer among classes, but moves some neighbours.
+    values, and the residual stream keep steps of 8. So do models that answer with vectors or grids: the little that the
+    larger steps lose hardly shows in an answer among classes, but moves some neighbours.
 
     Args:
         plan: plan of the whole model.
