@@ -29,7 +29,8 @@ _BIAS_RIDGE = 1e-6
 class _Streams:
     """The residual streams of one batch in the sliced model (``own``) and in the whole model.
 
-    ``before`` and ``whole_before`` are those before the attention of the present block.
+    ``before`` and ``whole_before`` are those that the MLP of the present block reads: those before its attention in a
+    parallel block, else those after it.
     """
 
     own: torch.Tensor
@@ -109,8 +110,9 @@ def _mend_block(
                 each.whole = other(each.whole)
         return
     for each in streams:
-        each.before, each.whole_before = each.own, each.whole
-        each.whole = _attended(theirs[0], each.whole)
+        before, each.before = each.whole, each.own
+        each.whole = _attended(theirs[0], before)
+        each.whole_before = before if block.kind == "parallel" else each.whole
     _mend(
         block.attn.proj,
         block.gamma1,
@@ -121,7 +123,9 @@ def _mend_block(
     )
     for each in streams:
         each.own = _attended(block, each.own)
-        each.whole = _transformed(theirs[0], each.whole, each.whole_before)
+        if block.kind != "parallel":
+            each.before = each.own  # the stream before the attention is not held: all batches' would be at once
+        each.whole = each.whole_before = _transformed(theirs[0], each.whole, each.whole_before)
         for further in theirs[1:]:
             each.whole = further(each.whole)
     _mend(
