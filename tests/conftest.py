@@ -6,6 +6,11 @@ import signal
 from functools import cache
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# a machine that does other work stands still for seconds at times, and a test is not wrong for it
+settings.register_profile("busy machine", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 # before torch is loaded: its threads would spin for each other beside any other busy process
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
