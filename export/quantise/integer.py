@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,12 +22,6 @@ FIXED = {
     "int16": {"softmax": QParams((1 / 32768,), 0, "int16"), "logistic": QParams((1 / 32768,), 0, "int16")},
 }
 """Scales and zero points of outputs that the engines prescribe."""
-
-_SUM_RATIO = 1.25
-"""Most by which the steps of consecutive sums may differ to be made one."""
-
-_TERM_RATIO = 1.1
-"""Most by which the step of a term may exceed that of its sum to give way to it."""
 
 
 def quantise_graph(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, TensorStats], ranges: Ranges) -> Graph:
@@ -100,50 +93,9 @@ def _grids(graph: Graph, modes: Mapping[str, Mode], seen: Mapping[str, TensorSta
         return fixed or activation_qparams(seen[joined.get(name, name)], name in symmetric, ranges.method, dtype)
 
     own = {name: grid(name, ranges.type_of(name)) for name in needed}
-    own |= _along_stream(graph, own, symmetric | joined.keys() | {graph.output})
     other = {name: grid(name, "int16" if own[name].dtype == "int8" else "int8") for name in needed if ranges.wide}
     names = [name for name in graph.shapes if name not in graph.constants and root(name) in own]
     return _Grids({name: own[root(name)] for name in names}, {name: other[root(name)] for name in names if ranges.wide})
-
-
-def _along_stream(graph: Graph, own: Mapping[str, QParams], kept: AbstractSet[str]) -> dict[str, QParams]:
-    """Returns one grid for the sums of consecutive blocks whose steps are alike, and for what is added in between.
-
-    Where a residual stream, what a block adds to it and their sum have one scale, integers are added exactly. Only the
-    addend has been rounded, and not the sum a second time. The grid is the widest of the sums'.
-
-    Args:
-        graph: a float graph.
-        own: grids of tensors, of the int8 ones among which some are replaced.
-        kept: tensors whose grids other operators prescribe.
-    """
-    root = _roots(graph)
-    chains: list[list[tuple[str, str]]] = []
-    for op in graph.ops:
-        if op.kind != "add" or any(name in graph.constants for name in op.inputs):
-            continue
-        terms = [root(name) for name in op.inputs]
-        if not {op.output, *terms} <= own.keys() - kept or any(own[n].dtype != "int8" for n in (op.output, *terms)):
-            continue
-        last = chains[-1][-1][0] if chains else None
-        if last in terms and _alike([own[name] for name, _ in chains[-1]] + [own[op.output]]):
-            chains[-1].append((op.output, terms[1 - terms.index(last)]))
-        else:
-            chains.append([(op.output, "")])
-    found: dict[str, QParams] = {}
-    for chain in chains:
-        widest = max((own[name] for name, _ in chain), key=lambda grid: grid.scale[0])
-        if len(chain) > 1:
-            found |= {name: widest for name, _ in chain}
-        terms = [term for _, term in chain[1:]]
-        found |= {term: widest for term in terms if own[term].scale[0] <= _TERM_RATIO * widest.scale[0]}
-    return found
-
-
-def _alike(grids: Sequence[QParams]) -> bool:
-    """Returns whether the steps of grids differ little."""
-    steps = [grid.scale[0] for grid in grids]
-    return max(steps) <= _SUM_RATIO * min(steps)
 
 
 def _roots(graph: Graph) -> Callable[[str], str]:
