@@ -144,6 +144,10 @@ class RunSettings:
     ] = "fp32"
     latency_threads: Annotated[int, _pruning("Threads of the engine that a latency is measured with.")] = 1
     profiles: Annotated[str, _pruning("Folder of latency tables; missing ones are measured into it.")] = "profiles"
+    latency_check: Annotated[
+        bool,
+        _pruning("Time a model near a budget of time before the search and correct the latency table by it."),
+    ] = True
     tree: TreeSettings = field(default_factory=TreeSettings)
     tas: TasSettings = field(default_factory=TasSettings)
     sparse: SparseSettings = field(default_factory=SparseSettings)

@@ -101,6 +101,8 @@ class LatencyTable:
         checks: whole models that neither the table nor its residual was fitted to.
         last_share: of what its widths would cost in any other place, what those of the last block do.
         notes: what disturbed the machine while it was measured, in plain words; empty where nothing was seen to.
+        anchors: models near the budget of a run that were timed to correct the table, in order: what it predicted of
+            each before, and the measured time, as a share of the whole model's.
 
     Raises:
         ArtifactError: ``last_share`` is not between 0 and ``MOST_LAST_SHARE``.
@@ -125,6 +127,7 @@ class LatencyTable:
     checks: tuple[LatencyCheck, ...]
     last_share: float = 1.0
     notes: tuple[str, ...] = ()
+    anchors: tuple[LatencyCheck, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.last_share <= self.MOST_LAST_SHARE:

@@ -25,6 +25,7 @@ from .checks import keep_notes
 from .job import PreparedRun, export_settings, prepare, with_budget
 from .run import all_stages, check_before
 from .runfolder import RunFolder, adopt_baseline, check_place, claim
+from .searching import first_search
 from .stage import TRAINED_COPIES, check_written_bytes, finished, stage, written_bytes
 from .stages import as_begun, fine_tune_stage, latency_stage, shrink_stages
 
@@ -188,7 +189,7 @@ def _share_analysis(pairs: Sequence[tuple[PreparedRun, RunFolder]], baseline: Sl
     waiting = [
         (job, folder, place)
         for job, folder in pairs
-        if job.settings.in_best_bases and (place := _first_search(job, folder)) is not None
+        if job.settings.in_best_bases and (place := first_search(job, folder)) is not None
     ]
     missing = [own for own in waiting if not bases_path(own[2]).is_file()]
     if len(waiting) < 2 or not missing:
@@ -202,14 +203,6 @@ def _share_analysis(pairs: Sequence[tuple[PreparedRun, RunFolder]], baseline: Sl
         with atomic_path(bases_path(place)) as temporary:
             _link(str(bases_path(source)), str(temporary))
         folder.log("shared", what="bases", run=donor.name)
-
-
-def _first_search(job: PreparedRun, folder: RunFolder) -> Path | None:
-    """Returns the folder of the search that begins with the baseline; None if its model is cut already."""
-    rounds = job.method.kind == "rounds"
-    place = folder.iteration(1) if rounds else folder.journal.parent
-    done = finished(folder.sliced) is not None or (rounds and finished(place) is not None)
-    return None if done else place
 
 
 def _link_weights(source: str, target: str) -> None:

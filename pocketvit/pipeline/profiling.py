@@ -6,12 +6,13 @@ import hashlib
 import json
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from device_bench.latency_table.anchor import anchored, scaled, timed
 from device_bench.latency_table.files import Timed, part_depth, parts_to_time, wholes_to_time
 from device_bench.latency_table.fit import Conditions, fit_table
 from device_bench.latency_table.profile_times import TIMES_JOURNAL, read_profile_times, time_line
@@ -58,6 +59,12 @@ _PARTS, _WHOLES = _Timing(60, 5, 1), _Timing(40, 50, 3)
 The rounds of parts are for files of one block; files of several blocks have fewer, but at least ``_FEWEST_ROUNDS``."""
 
 _FEWEST_ROUNDS = 12
+
+_CHOICE = _Timing(40, 50, 5)
+"""Of a model near the budget, with which everything is corrected."""
+
+_NEAR, _MOST_SHARE, _MOST_ANCHORS = 0.975, 1.002, 5
+"""Shares of the budget that a choice may take, the upper one by what timing cannot tell, and the number of choices."""
 
 
 def profile(
@@ -113,6 +120,64 @@ def profile(
     table = replace(table, notes=journal.notes)
     LATENCY_DOCUMENT.write(path, table)
     return table, path
+
+
+def correct_by_choice(
+    table: LatencyTable,
+    choose: Callable[[LatencyTable], tuple[ShapePlan, int]],
+    keep: Callable[[LatencyTable], None],
+    progress: Progress = silent,
+) -> LatencyTable:
+    """Corrects a latency table where a budget of time needs it: by the time of a model of about that time.
+
+    A model is chosen by the table and timed in turns with the whole one. Where it takes more than the budget, or less
+    than 97.5 % of it, the table is anchored to both, and another model is chosen by the new table, five times at most.
+    Widths that differ little may differ by several per cent in time, so if no choice was so near, the table is the one
+    that chose the slowest model within the budget.
+
+    Args:
+        table: the table; the choices among its anchors are not repeated.
+        choose: returns a model that is within the budget by a table, and the budget in nanoseconds of that table.
+        keep: called with each table.
+        progress: called as models are timed.
+
+    Raises:
+        PocketVitError: ``choose`` finds no model, or files cannot be timed.
+    """
+    if not table.anchors:
+        table = scaled(table, *_times_of((table.baseline,), table))
+    within: list[tuple[float, LatencyTable]] = []
+    used = 0.0
+    while len(table.anchors) < _MOST_ANCHORS and not _NEAR <= used <= _MOST_SHARE:
+        plan, limit = choose(table)
+        if plan in {anchor.plan for anchor in table.anchors}:
+            break
+        progress("time a choice", len(table.anchors), _MOST_ANCHORS)
+        whole, own = _times_of((table.baseline, plan), table)
+        used = timed(table, plan, own / whole).measured_ns / limit
+        if used <= _MOST_SHARE:
+            within.append((used, table))
+        table = anchored(table, plan, own / whole)
+        keep(table)
+        progress("time a choice", len(table.anchors), _MOST_ANCHORS, f"takes {used:.1%} of the budget")
+    if within:
+        table = replace(max(within, key=lambda one: one[0])[1], anchors=table.anchors)
+        keep(table)
+    return table
+
+
+def _times_of(plans: Sequence[ShapePlan], table: LatencyTable) -> tuple[float, ...]:
+    """Returns the times of whole models in turns, s: of each the median of several processes' medians."""
+    time, passes = time_together(table.target), []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}{TFLITE.suffix}" for number in range(len(plans))]
+        for path, plan in zip(paths, plans, strict=True):
+            with storage_errors(path):
+                path.write_bytes(timing_bytes(plan, table.precision))
+        for _ in range(_CHOICE.passes):
+            timed = time(paths, threads=table.threads, rounds=_CHOICE.rounds)
+            passes.append([percentile(own, _CHOICE.percent) for own in timed.seconds])
+    return tuple(median(own) for own in zip(*passes, strict=True))
 
 
 def _conditions(target: str, precision: LatencyPrecision, threads: int) -> Conditions:

@@ -1,13 +1,17 @@
-"""What a run gives to its search method: the model in the criterion's basis, importance, images, budget and cost."""
+"""What a run gives to its search method: the model in the criterion's basis, importance, images, budget and cost.
+
+A latency table is corrected first, by timing a model like the one that the search will end at.
+"""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 
 from compress.bases.analysis import BasisAnalysis
-from compress.budget import Tables, parse_budget, parse_cost
+from compress.budget import Tables, budget_cost, latency_target, parse_budget, parse_cost, smallest_plan
 from compress.data.batches import training_batches
 from compress.data.search_images import SearchImages, draw_search_images
 from compress.data.splits import search_set
@@ -15,12 +19,19 @@ from compress.evaluate import MOST_OFF, off_by
 from compress.importance import CRITERIA
 from compress.importance.base import ImportanceInputs
 from compress.importance.units import Importance
+from compress.model.slicing import keep_all
 from compress.model.vit import SlicedViT
 from compress.own_answers import answered, with_answers
 from compress.search.base import MeasuredUnits, SearchInputs
-from runtime import ModelError, Progress, ShapePlan
+from compress.search.one_shot import propose
+from compress.search.uniform import even_plan
+from runtime import LATENCY_DOCUMENT, LatencyTable, ModelError, Progress, ShapePlan
 
+from .bases import analysis_of
 from .job import IMPORTANCE_BATCH, PreparedRun, cost_name
+from .profiling import correct_by_choice
+from .runfolder import RunFolder
+from .stage import finished, stage
 
 
 def in_basis(job: PreparedRun, model: SlicedViT, progress: Progress) -> SlicedViT:
@@ -111,6 +122,49 @@ def search_inputs(
         progress=progress,
         measured=MeasuredUnits(analysis.importance, analysis.cut) if by_loss and analysis else None,
     )
+
+
+def first_search(job: PreparedRun, folder: RunFolder) -> Path | None:
+    """Returns the folder of the search that begins with the baseline; None if its model is cut already."""
+    rounds = job.method.kind == "rounds"
+    place = folder.iteration(1) if rounds else folder.journal.parent
+    done = finished(folder.sliced) is not None or (rounds and finished(place) is not None)
+    return None if done else place
+
+
+def correct_latency(
+    job: PreparedRun, folder: RunFolder, baseline: SlicedViT, tables: Tables, progress: Progress
+) -> Tables:
+    """Returns the latency tables of a run, and corrects that of a budget of time before the search; see ``anchored``.
+
+    The model that is timed is the choice of ``one-shot`` in the best bases, and else the whole model scaled evenly. A
+    search that has begun goes on by its table.
+
+    Raises:
+        PlanError: the budget cannot be met.
+        MeasurementError: a file fails while it is timed.
+        StorageError: there is no space, or no permission to write.
+    """
+    settings, place = job.settings, first_search(job, folder)
+    target = latency_target(budget_cost(settings.budget)) if tables else None
+    if target is None or place is None or (place / "journal.jsonl").is_file() or not settings.latency_check:
+        return tables
+    analysis = analysis_of(job, folder, place, baseline, progress) if settings.in_best_bases else None
+
+    def choose(table: LatencyTable) -> tuple[ShapePlan, int]:
+        known = {target: table}
+        budget = parse_budget(settings.budget, baseline.plan, known)
+        if analysis is not None:
+            plan, cost = analysis.model.plan, parse_cost(cost_name(settings), baseline.plan, known)
+            return propose(plan, analysis.importance, budget, keep_all(plan), job.groups, cost=cost).plan, budget.limit
+        even = even_plan(baseline.plan, budget.cost, math.ceil(budget.floor), budget.limit)
+        return even or smallest_plan(baseline.plan), budget.limit
+
+    with stage(folder, "time a choice"):
+        table = correct_by_choice(
+            tables[target], choose, lambda corrected: LATENCY_DOCUMENT.write(folder.latency, corrected), progress
+        )
+    return {**tables, target: table}
 
 
 def _importance_inputs(job: PreparedRun, model: SlicedViT, progress: Progress) -> ImportanceInputs:

@@ -42,7 +42,7 @@ from .cutting import cut_units
 from .job import PreparedRun, cost_name, profiled_target
 from .profiling import profile
 from .runfolder import RunFolder
-from .searching import in_basis, search_inputs
+from .searching import correct_latency, in_basis, search_inputs
 from .stage import check_space, export_copies, finished, log_notes, save_stage, stage
 from .task_model import check_same_texts
 
@@ -363,6 +363,7 @@ def shrink_stages(job: PreparedRun, folder: RunFolder, progress: Progress = sile
     tables = latency_stage(job, folder, progress)
     baseline = fine_tune_stage(job, folder, progress)
     job = as_begun(job, folder)
+    tables = correct_latency(job, folder, baseline, tables, progress)
     if job.method.kind == "rounds":
         rounds_stage(job, folder, baseline, tables, progress)
     elif job.method.kind == "zeros":

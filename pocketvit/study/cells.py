@@ -167,6 +167,7 @@ def _cell(study: Study, method_name: str, model_name: str, data: str, budget: st
     method = study.methods[method_name]
     where = f"[methods.{method_name}] of {study.path}"
     given: CellOptions = {
+        **({"latency-check": False} if budget.startswith("latency") else {}),  # a cell shares its machine with others
         **study.common,
         **study.models[model_name],
         **method.options,

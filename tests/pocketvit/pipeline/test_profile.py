@@ -65,7 +65,10 @@ def test_a_budget_of_time_is_met(pocketvit: Command, profiles: Path, tmp_path: P
     told = (*SMALL, *QUICK, "--profiles", profiles, "--runs", tmp_path, "--name", search)
     answer = pocketvit("compress", *told, "--search", search, "--budget", "latency=0.8@cpu")
     assert answer.code == 0, answer.err
-    latency = latency_of(LATENCY_DOCUMENT.read(tmp_path / search / "search" / "latency.json"))
+    table = LATENCY_DOCUMENT.read(tmp_path / search / "search" / "latency.json")
+    latency = latency_of(table)
+    assert 1 <= len(table.anchors) <= 5
+    assert not any(LATENCY_DOCUMENT.read(path).anchors for path in profiles.glob("*.json"))
     before, after = (PLAN_DOCUMENT.read(tmp_path / search / part / "plan.json") for part in ("baseline", "sliced"))
     assert latency(after) <= 0.8 * latency(before)
     assert after != before
@@ -76,9 +79,18 @@ def test_time_can_choose_within_a_budget_of_parameters(pocketvit: Command, profi
     told = (*SMALL, *QUICK, "--profiles", profiles, "--runs", tmp_path, "--name", "mixed")
     answer = pocketvit("compress", *told, "--cost", "latency@cpu", "--budget", "params=0.8")
     assert answer.code == 0, answer.err
+    assert LATENCY_DOCUMENT.read(tmp_path / "mixed" / "search" / "latency.json").anchors == ()
     journal = [json.loads(line) for line in (tmp_path / "mixed" / "search" / "journal.jsonl").read_text().splitlines()]
     assert (journal[0]["settings"]["cost"], journal[0]["settings"]["budget"]) == ("latency@cpu", "params=0.8")
     assert len(journal[0]["settings"]["latency_sha256"]) == 64
+
+
+@pytest.mark.slow
+def test_a_run_goes_by_its_table_alone_where_it_is_told_to(pocketvit: Command, profiles: Path, tmp_path: Path) -> None:
+    told = (*SMALL, *QUICK, "--profiles", profiles, "--runs", tmp_path, "--name", "table", "--no-latency-check")
+    assert pocketvit("compress", *told, "--budget", "latency=0.8@cpu").code == 0
+    (path,) = profiles.glob("*.json")
+    assert LATENCY_DOCUMENT.read(tmp_path / "table" / "search" / "latency.json") == LATENCY_DOCUMENT.read(path)
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +20,7 @@ from runtime import LATENCY_DOCUMENT, BlockPlan, LatencyPrecision, LatencyTable,
 from tests.tables import model_ns
 
 PLAN = ShapePlan((32, 32), (8, 8), 1, 10, 32, (BlockPlan(2, 16, 16, 64),) * 2, 0.25)
+BUDGET = 0.85
 BUSY = "Other processes took 87% of a core while it was measured."
 
 Disturbed = Callable[[int], bool]
@@ -113,6 +116,85 @@ def test_the_share_that_was_disturbed_is_said_of_a_table_taken_up_again(
     share = sum("notes" in json.loads(line) for line in lines) / len(lines)
     assert 0 < share < 0.5
     assert table.notes[0].startswith(f"{share:.0%} of the latency table's times")
+
+
+class OtherMachine:
+    """A made-up machine on which smaller models take longer than a table says, by a share of what they save.
+
+    Each takes a little more or less, as the width of its MLPs decides.
+    """
+
+    def __init__(self, table: LatencyTable, longer: float, rough: float) -> None:
+        self.predict, self.whole, self.longer, self.rough = latency_of(table), table.baseline, longer, rough
+        self.timed: list[ShapePlan] = []
+
+    def share(self, plan: ShapePlan) -> float:
+        own = self.predict(plan) / self.predict(self.whole)
+        if plan == self.whole:
+            return 1.0
+        return (own + self.longer * (1 - own) ** 2) * (1 + self.rough * math.sin(sum(b.mlp_dim for b in plan.blocks)))
+
+    def samples(self, files: Sequence[Path], *, threads: int, rounds: int) -> Samples:
+        plans = [decode(ShapePlan, json.loads(file.read_text()), "a plan") for file in files]
+        self.timed += [plan for plan in plans[1:] if plan not in self.timed]
+        return Samples(tuple((0.003 * self.share(plan),) * rounds for plan in plans))
+
+
+def corrected(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, longer: float, rough: float = 0.0
+) -> tuple[LatencyTable, OtherMachine, list[LatencyTable], Callable[[LatencyTable], tuple[ShapePlan, int]]]:
+    table, *_ = profiled(monkeypatch, folder)
+    machine, kept = OtherMachine(table, longer, rough), []  # type: tuple[OtherMachine, list[LatencyTable]]
+    narrow = range(8, 65, 8)
+    blocks = [tuple(BlockPlan(1, 8, 8, mlp) for mlp in pair) for pair in product(narrow, narrow)]
+    plans = [replace(PLAN, embed_dim=width, blocks=pair) for width in (8, 16, 24, 32) for pair in blocks]
+
+    def choose(own: LatencyTable) -> tuple[ShapePlan, int]:
+        predict = latency_of(own)
+        limit = round(BUDGET * predict(PLAN))
+        return max((one for one in plans if predict(one) <= limit), key=predict), limit
+
+    monkeypatch.setattr(profiling, "timing_bytes", lambda plan, precision: json.dumps(encode(plan)).encode())
+    monkeypatch.setattr(profiling, "time_together", lambda target: machine.samples)
+    return profiling.correct_by_choice(table, choose, kept.append), machine, kept, choose
+
+
+@pytest.mark.parametrize("rough", [0.0, 0.01, 0.03])
+def test_a_table_is_corrected_until_its_choice_takes_the_time_of_the_budget(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rough: float
+) -> None:
+    table, machine, kept, choose = corrected(monkeypatch, tmp_path, longer=1.5, rough=rough)
+    assert machine.share(machine.timed[0]) > 1.01 * BUDGET
+    assert latency_of(table)(PLAN) == pytest.approx(3e6, rel=1e-3)
+    plan, _ = choose(table)
+    assert plan in machine.timed
+    assert machine.share(plan) <= 1.002 * BUDGET
+    assert machine.share(plan) == max(own for own in map(machine.share, machine.timed) if own <= 1.002 * BUDGET)
+    assert [anchor.plan for anchor in table.anchors] == machine.timed
+    assert len(machine.timed) <= 5
+    assert kept[-1] == table
+
+
+def test_a_corrected_table_is_not_corrected_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table, machine, kept, choose = corrected(monkeypatch, tmp_path, longer=1.5)
+    before = len(machine.timed), len(kept)
+    assert profiling.correct_by_choice(table, choose, kept.append) == table
+    assert (len(machine.timed), len(kept)) == before
+
+
+def test_a_correction_that_was_stopped_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table, machine, kept, choose = corrected(monkeypatch, tmp_path, longer=1.5)
+    assert len(table.anchors) > 1
+    machine.timed.clear()
+    again = profiling.correct_by_choice(kept[0], choose, kept.append)
+    assert [anchor.plan for anchor in table.anchors[1:]] == machine.timed
+    assert again == table
+
+
+def test_a_table_whose_choice_takes_the_budget_is_scaled_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table, machine, _, _ = corrected(monkeypatch, tmp_path, longer=0.0)
+    assert len(machine.timed) == len(table.anchors) == 1
+    assert latency_of(table)(PLAN) == pytest.approx(3e6, rel=1e-3)
 
 
 def test_tables_of_other_files_are_looked_for_under_another_name() -> None:

@@ -166,6 +166,9 @@ def test_a_latency_table_is_measured_once_for_all_seeds_and_methods_that_go_by_i
         "int8": "table of int8",
     }
     assert len(tables) == 2 * 2
+    checked = {cell.name.split(".")[0]: cell.settings.latency_check for cell in found if cell.name in tables}
+    assert checked == {"one-shot": True, "int8": False}  # cells are made while others run
+    assert all(("--no-latency-check" in cell.words) == (cell.method == "int8") for cell in found)
 
 
 def test_the_examples_can_be(pytestconfig: pytest.Config) -> None:
