@@ -30,9 +30,6 @@ def anchored(table: LatencyTable, plan: ShapePlan, share: float) -> LatencyTable
         table: the table.
         plan: a model that is smaller than the whole one.
         share: its time, as a share of the time of ``table.baseline`` in turns with it.
-
-    Returns:
-        The table, with ``plan`` as the last of its ``anchors``.
     """
     predict = latency_of(table)
     whole, own = predict(table.baseline), predict(plan)
@@ -40,7 +37,7 @@ def anchored(table: LatencyTable, plan: ShapePlan, share: float) -> LatencyTable
     start = whole * (1 - slope)
     if slope <= 0:
         slope, start = whole * share / own, 0.0
-    return replace(_changed(table, slope, start), anchors=(*table.anchors, timed(table, plan, share)))
+    return _changed(table, slope, start)
 
 
 def timed(table: LatencyTable, plan: ShapePlan, share: float) -> LatencyCheck:

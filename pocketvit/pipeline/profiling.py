@@ -24,6 +24,7 @@ from runtime import (
     LATENCY_DOCUMENT,
     LatencyPrecision,
     LatencyTable,
+    PlanError,
     Progress,
     ShapePlan,
     UnsupportedTargetError,
@@ -63,8 +64,9 @@ _FEWEST_ROUNDS = 12
 _CHOICE = _Timing(40, 50, 5)
 """Of a model near the budget, with which everything is corrected."""
 
-_NEAR, _MOST_SHARE, _MOST_ANCHORS = 0.975, 1.002, 5
-"""Shares of the budget that a choice may take, the upper one by what timing cannot tell, and the number of choices."""
+_NEAR, _MOST_SHARE, _MARGIN, _MOST_ANCHORS = 0.965, 1.001, 1.01, 5
+"""Shares of the budget that a choice may take, the upper one by how times are rounded; how much longer than measured
+the corrected table takes a choice to be, since the next one may be off, too; and the number of choices."""
 
 
 def profile(
@@ -131,7 +133,7 @@ def correct_by_choice(
     """Corrects a latency table where a budget of time needs it: by the time of a model of about that time.
 
     A model is chosen by the table and timed in turns with the whole one. Where it takes more than the budget, or less
-    than 97.5 % of it, the table is anchored to both, and another model is chosen by the new table, five times at most.
+    than 96.5 % of it, the table is anchored to both, and another model is chosen by the new table, five times at most.
     Widths that differ little may differ by several per cent in time, so if no choice was so near, the table is the one
     that chose the slowest model within the budget.
 
@@ -149,15 +151,21 @@ def correct_by_choice(
     within: list[tuple[float, LatencyTable]] = []
     used = 0.0
     while len(table.anchors) < _MOST_ANCHORS and not _NEAR <= used <= _MOST_SHARE:
-        plan, limit = choose(table)
+        try:
+            plan, limit = choose(table)
+        except PlanError:
+            if within:
+                break
+            raise
         if plan in {anchor.plan for anchor in table.anchors}:
             break
         progress("time a choice", len(table.anchors), _MOST_ANCHORS)
         whole, own = _times_of((table.baseline, plan), table)
-        used = timed(table, plan, own / whole).measured_ns / limit
+        anchor = timed(table, plan, own / whole)
+        used = anchor.measured_ns / limit
         if used <= _MOST_SHARE:
             within.append((used, table))
-        table = anchored(table, plan, own / whole)
+        table = replace(anchored(table, plan, _MARGIN * own / whole), anchors=(*table.anchors, anchor))
         keep(table)
         progress("time a choice", len(table.anchors), _MOST_ANCHORS, f"takes {used:.1%} of the budget")
     if within:

@@ -159,31 +159,31 @@ def corrected(
     return profiling.correct_by_choice(table, choose, kept.append), machine, kept, choose
 
 
-@pytest.mark.parametrize("rough", [0.0, 0.01, 0.03])
+@pytest.mark.parametrize("rough", [0.0, 0.01, 0.02])
 def test_a_table_is_corrected_until_its_choice_takes_the_time_of_the_budget(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rough: float
 ) -> None:
-    table, machine, kept, choose = corrected(monkeypatch, tmp_path, longer=1.5, rough=rough)
+    table, machine, kept, choose = corrected(monkeypatch, tmp_path, longer=1.2, rough=rough)
     assert machine.share(machine.timed[0]) > 1.01 * BUDGET
     assert latency_of(table)(PLAN) == pytest.approx(3e6, rel=1e-3)
     plan, _ = choose(table)
     assert plan in machine.timed
-    assert machine.share(plan) <= 1.002 * BUDGET
-    assert machine.share(plan) == max(own for own in map(machine.share, machine.timed) if own <= 1.002 * BUDGET)
+    assert machine.share(plan) <= 1.001 * BUDGET
+    assert machine.share(plan) == max(own for own in map(machine.share, machine.timed) if own <= 1.001 * BUDGET)
     assert [anchor.plan for anchor in table.anchors] == machine.timed
     assert len(machine.timed) <= 5
     assert kept[-1] == table
 
 
 def test_a_corrected_table_is_not_corrected_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    table, machine, kept, choose = corrected(monkeypatch, tmp_path, longer=1.5)
+    table, machine, kept, choose = corrected(monkeypatch, tmp_path, longer=1.2)
     before = len(machine.timed), len(kept)
     assert profiling.correct_by_choice(table, choose, kept.append) == table
     assert (len(machine.timed), len(kept)) == before
 
 
 def test_a_correction_that_was_stopped_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    table, machine, kept, choose = corrected(monkeypatch, tmp_path, longer=1.5)
+    table, machine, kept, choose = corrected(monkeypatch, tmp_path, longer=1.2)
     assert len(table.anchors) > 1
     machine.timed.clear()
     again = profiling.correct_by_choice(kept[0], choose, kept.append)
