@@ -71,14 +71,22 @@ def write_int8(
     path.write_bytes(tflite_bytes(quantise_graph(graph, modes_of(graph, recipe), seen, recipe.ranges)))
 
 
-def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: bool = True, seed: int = 0) -> bytes:
+def timing_bytes(
+    plan: ShapePlan,
+    precision: LatencyPrecision,
+    *,
+    pooled_only: bool = True,
+    seed: int = 0,
+    recipe: Recipe = STATIC_ATTENTION,
+) -> bytes:
     """Returns the content of a TFLite file of the shape ``plan`` with random weights, to be timed.
 
     Args:
         plan: shape of the model.
-        precision: ``fp32``, or ``int8`` by the recipe expected to be fastest with arbitrary ranges.
+        precision: ``fp32``, or ``int8`` with arbitrary ranges.
         pooled_only: whether the last block computes only the tokens that the head reads, as in exported files.
         seed: of the weights.
+        recipe: of ``int8``; by default the one expected to be fastest.
     """
     import torch
 
@@ -93,8 +101,7 @@ def timing_bytes(plan: ShapePlan, precision: LatencyPrecision, *, pooled_only: b
     graph = vit_graph(model, DEFAULT_REWRITES if pooled_only else DEFAULT_REWRITES.without("pooled_only"))
     if precision == "int8":
         made_up = dict.fromkeys(graph.shapes, TensorStats(-4.0, 4.0, np.ones(1), np.zeros(1), np.zeros(1, np.float32)))
-        ranges = replace(STATIC_ATTENTION.ranges, method="minmax")
-        graph = quantise_graph(graph, modes_of(graph, STATIC_ATTENTION), made_up, ranges)
+        graph = quantise_graph(graph, modes_of(graph, recipe), made_up, replace(recipe.ranges, method="minmax"))
     return tflite_bytes(graph)
 
 

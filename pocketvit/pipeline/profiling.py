@@ -20,6 +20,7 @@ from device_bench.machine.state import machine_state
 from device_bench.targets.bench import time_together
 from device_bench.timing.stats import percentile
 from export.formats.tflite import timing_bytes
+from export.quantise.recipes import DYNAMIC, STATIC_ATTENTION, Recipe
 from runtime import (
     LATENCY_DOCUMENT,
     LatencyPrecision,
@@ -63,6 +64,12 @@ _FEWEST_ROUNDS = 12
 
 _CHOICE = _Timing(40, 50, 5)
 """Of a model near the budget, with which everything is corrected."""
+
+_RECIPES: dict[LatencyPrecision, tuple[Recipe, ...]] = {
+    "fp32": (STATIC_ATTENTION,),
+    "int8": (STATIC_ATTENTION, DYNAMIC),
+}
+"""Which recipe an int8 file will have is known when it is exported; a choice must be within the budget by either."""
 
 _NEAR, _MOST_SHARE, _MARGIN, _MOST_ANCHORS = 0.965, 1.001, 1.01, 5
 """Shares of the budget that a choice may take, the upper one by how times are rounded; how much longer than measured
@@ -147,7 +154,7 @@ def correct_by_choice(
         PocketVitError: ``choose`` finds no model, or files cannot be timed.
     """
     if not table.anchors:
-        table = scaled(table, *_times_of((table.baseline,), table))
+        table = scaled(table, max(_times_of((table.baseline,), table))[0])
     within: list[tuple[float, LatencyTable]] = []
     used = 0.0
     while len(table.anchors) < _MOST_ANCHORS and not _NEAR <= used <= _MOST_SHARE:
@@ -160,12 +167,12 @@ def correct_by_choice(
         if plan in {anchor.plan for anchor in table.anchors}:
             break
         progress("time a choice", len(table.anchors), _MOST_ANCHORS)
-        whole, own = _times_of((table.baseline, plan), table)
-        anchor = timed(table, plan, own / whole)
+        share = max(own / whole for whole, own in _times_of((table.baseline, plan), table))
+        anchor = timed(table, plan, share)
         used = anchor.measured_ns / limit
         if used <= _MOST_SHARE:
             within.append((used, table))
-        table = replace(anchored(table, plan, _MARGIN * own / whole), anchors=(*table.anchors, anchor))
+        table = replace(anchored(table, plan, _MARGIN * share), anchors=(*table.anchors, anchor))
         keep(table)
         progress("time a choice", len(table.anchors), _MOST_ANCHORS, f"takes {used:.1%} of the budget")
     if within:
@@ -174,18 +181,20 @@ def correct_by_choice(
     return table
 
 
-def _times_of(plans: Sequence[ShapePlan], table: LatencyTable) -> tuple[float, ...]:
-    """Returns the times of whole models in turns, s: of each the median of several processes' medians."""
+def _times_of(plans: Sequence[ShapePlan], table: LatencyTable) -> tuple[tuple[float, ...], ...]:
+    """Returns the times of whole models in turns, s, by recipe: of each the median of several processes' medians."""
     time, passes = time_together(table.target), []
+    files = [(recipe, plan) for recipe in _RECIPES[table.precision] for plan in plans]
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{number}{TFLITE.suffix}" for number in range(len(plans))]
-        for path, plan in zip(paths, plans, strict=True):
+        paths = [Path(folder) / f"{number}{TFLITE.suffix}" for number in range(len(files))]
+        for path, (recipe, plan) in zip(paths, files, strict=True):
             with storage_errors(path):
-                path.write_bytes(timing_bytes(plan, table.precision))
+                path.write_bytes(timing_bytes(plan, table.precision, recipe=recipe))
         for _ in range(_CHOICE.passes):
-            timed = time(paths, threads=table.threads, rounds=_CHOICE.rounds)
-            passes.append([percentile(own, _CHOICE.percent) for own in timed.seconds])
-    return tuple(median(own) for own in zip(*passes, strict=True))
+            samples = time(paths, threads=table.threads, rounds=_CHOICE.rounds)
+            passes.append([percentile(own, _CHOICE.percent) for own in samples.seconds])
+    medians = [median(own) for own in zip(*passes, strict=True)]
+    return tuple(tuple(medians[start : start + len(plans)]) for start in range(0, len(medians), len(plans)))
 
 
 def _conditions(target: str, precision: LatencyPrecision, threads: int) -> Conditions:

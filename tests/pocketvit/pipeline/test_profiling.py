@@ -15,6 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from device_bench.timing.isolated import Samples
 from export.formats.tflite import timing_bytes
+from export.quantise.recipes import DYNAMIC, STATIC_ATTENTION, Recipe
 from pocketvit.pipeline import profiling
 from runtime import LATENCY_DOCUMENT, BlockPlan, LatencyPrecision, LatencyTable, ShapePlan, decode, encode, latency_of
 from tests.tables import model_ns
@@ -135,15 +136,24 @@ class OtherMachine:
         return (own + self.longer * (1 - own) ** 2) * (1 + self.rough * math.sin(sum(b.mlp_dim for b in plan.blocks)))
 
     def samples(self, files: Sequence[Path], *, threads: int, rounds: int) -> Samples:
-        plans = [decode(ShapePlan, json.loads(file.read_text()), "a plan") for file in files]
-        self.timed += [plan for plan in plans[1:] if plan not in self.timed]
-        return Samples(tuple((0.003 * self.share(plan),) * rounds for plan in plans))
+        told = [json.loads(file.read_text()) for file in files]
+        plans = [(decode(ShapePlan, plan, "a plan"), recipe) for plan, recipe in told]
+        self.timed += [plan for plan, _ in plans if plan not in (*self.timed, self.whole)]
+        return Samples(tuple((self.seconds(plan, recipe),) * rounds for plan, recipe in plans))
+
+    def seconds(self, plan: ShapePlan, recipe: str) -> float:
+        """What dynamic recipes take is longer, and less of it is saved."""
+        return 0.003 * self.share(plan) + (0.001 if recipe == DYNAMIC.name else 0.0)
 
 
 def corrected(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, longer: float, rough: float = 0.0
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    longer: float,
+    rough: float = 0.0,
+    precision: LatencyPrecision = "fp32",
 ) -> tuple[LatencyTable, OtherMachine, list[LatencyTable], Callable[[LatencyTable], tuple[ShapePlan, int]]]:
-    table, *_ = profiled(monkeypatch, folder)
+    table = replace(profiled(monkeypatch, folder)[0], precision=precision)
     machine, kept = OtherMachine(table, longer, rough), []  # type: tuple[OtherMachine, list[LatencyTable]]
     narrow = range(8, 65, 8)
     blocks = [tuple(BlockPlan(1, 8, 8, mlp) for mlp in pair) for pair in product(narrow, narrow)]
@@ -154,7 +164,10 @@ def corrected(
         limit = round(BUDGET * predict(PLAN))
         return max((one for one in plans if predict(one) <= limit), key=predict), limit
 
-    monkeypatch.setattr(profiling, "timing_bytes", lambda plan, precision: json.dumps(encode(plan)).encode())
+    def told(plan: ShapePlan, precision: str, *, recipe: Recipe) -> bytes:
+        return json.dumps([encode(plan), recipe.name]).encode()
+
+    monkeypatch.setattr(profiling, "timing_bytes", told)
     monkeypatch.setattr(profiling, "time_together", lambda target: machine.samples)
     return profiling.correct_by_choice(table, choose, kept.append), machine, kept, choose
 
@@ -173,6 +186,15 @@ def test_a_table_is_corrected_until_its_choice_takes_the_time_of_the_budget(
     assert [anchor.plan for anchor in table.anchors] == machine.timed
     assert len(machine.timed) <= 5
     assert kept[-1] == table
+
+
+def test_an_int8_file_is_within_the_budget_by_either_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table, machine, _, choose = corrected(monkeypatch, tmp_path, longer=0.0, precision="int8")
+    assert latency_of(table)(PLAN) == pytest.approx(4e6, rel=1e-3)
+    plan, _ = choose(table)
+    for recipe in (STATIC_ATTENTION.name, DYNAMIC.name):
+        assert machine.seconds(plan, recipe) <= 1.001 * BUDGET * machine.seconds(PLAN, recipe)
+    assert machine.seconds(plan, DYNAMIC.name) > 0.96 * BUDGET * machine.seconds(PLAN, DYNAMIC.name)
 
 
 def test_a_corrected_table_is_not_corrected_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
