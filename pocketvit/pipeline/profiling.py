@@ -154,7 +154,8 @@ def correct_by_choice(
         PocketVitError: ``choose`` finds no model, or files cannot be timed.
     """
     if not table.anchors:
-        table = scaled(table, max(_times_of((table.baseline,), table))[0])
+        times, _ = _times_of((table.baseline,), table)
+        table = scaled(table, max(times)[0])
     within: list[tuple[float, LatencyTable]] = []
     used = 0.0
     while len(table.anchors) < _MOST_ANCHORS and not _NEAR <= used <= _MOST_SHARE:
@@ -167,23 +168,30 @@ def correct_by_choice(
         if plan in {anchor.plan for anchor in table.anchors}:
             break
         progress("time a choice", len(table.anchors), _MOST_ANCHORS)
-        share = max(own / whole for whole, own in _times_of((table.baseline, plan), table))
+        times, disturbed = _times_of((table.baseline, plan), table)
+        share = max(own / whole for whole, own in times)
         anchor = timed(table, plan, share)
         used = anchor.measured_ns / limit
         if used <= _MOST_SHARE:
             within.append((used, table))
-        table = replace(anchored(table, plan, _MARGIN * share), anchors=(*table.anchors, anchor))
+        notes = table.notes
+        if disturbed:
+            notes = (*notes, f"A model near the budget was timed while the machine was disturbed. {disturbed}")
+        table = replace(anchored(table, plan, _MARGIN * share), anchors=(*table.anchors, anchor), notes=notes)
         keep(table)
         progress("time a choice", len(table.anchors), _MOST_ANCHORS, f"takes {used:.1%} of the budget")
     if within:
-        table = replace(max(within, key=lambda one: one[0])[1], anchors=table.anchors)
+        table = replace(max(within, key=lambda one: one[0])[1], anchors=table.anchors, notes=table.notes)
         keep(table)
     return table
 
 
-def _times_of(plans: Sequence[ShapePlan], table: LatencyTable) -> tuple[tuple[float, ...], ...]:
-    """Returns the times of whole models in turns, s, by recipe: of each the median of several processes' medians."""
-    time, passes = time_together(table.target), []
+def _times_of(plans: Sequence[ShapePlan], table: LatencyTable) -> tuple[tuple[tuple[float, ...], ...], str]:
+    """Returns the times of whole models in turns, s, by recipe: of each the median of several processes' medians.
+
+    Returns what disturbed the machine with them, even when it was timed once more; empty if nothing did.
+    """
+    time, passes, disturbed = time_together(table.target), [], ""
     files = [(recipe, plan) for recipe in _RECIPES[table.precision] for plan in plans]
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}{TFLITE.suffix}" for number in range(len(files))]
@@ -192,9 +200,12 @@ def _times_of(plans: Sequence[ShapePlan], table: LatencyTable) -> tuple[tuple[fl
                 path.write_bytes(timing_bytes(plan, table.precision, recipe=recipe))
         for _ in range(_CHOICE.passes):
             samples = time(paths, threads=table.threads, rounds=_CHOICE.rounds)
+            if samples.notes and not disturbed:
+                samples = time(paths, threads=table.threads, rounds=_CHOICE.rounds)
+                disturbed = " ".join(samples.notes)
             passes.append([percentile(own, _CHOICE.percent) for own in samples.seconds])
     medians = [median(own) for own in zip(*passes, strict=True)]
-    return tuple(tuple(medians[start : start + len(plans)]) for start in range(0, len(medians), len(plans)))
+    return tuple(tuple(medians[start : start + len(plans)]) for start in range(0, len(medians), len(plans))), disturbed
 
 
 def _conditions(target: str, precision: LatencyPrecision, threads: int) -> Conditions:

@@ -125,7 +125,8 @@ class OtherMachine:
     Each takes a little more or less, as the width of its MLPs decides.
     """
 
-    def __init__(self, table: LatencyTable, longer: float, rough: float) -> None:
+    def __init__(self, table: LatencyTable, longer: float, rough: float, disturbed: Disturbed) -> None:
+        self.disturbed, self.calls = disturbed, 0
         self.predict, self.whole, self.longer, self.rough = latency_of(table), table.baseline, longer, rough
         self.timed: list[ShapePlan] = []
 
@@ -139,7 +140,9 @@ class OtherMachine:
         told = [json.loads(file.read_text()) for file in files]
         plans = [(decode(ShapePlan, plan, "a plan"), recipe) for plan, recipe in told]
         self.timed += [plan for plan, _ in plans if plan not in (*self.timed, self.whole)]
-        return Samples(tuple((self.seconds(plan, recipe),) * rounds for plan, recipe in plans))
+        busy, self.calls = self.disturbed(self.calls), self.calls + 1
+        seconds = tuple((self.seconds(plan, recipe),) * rounds for plan, recipe in plans)
+        return Samples(seconds, (BUSY,) if busy else ())
 
     def seconds(self, plan: ShapePlan, recipe: str) -> float:
         """What dynamic recipes take is longer, and less of it is saved."""
@@ -152,9 +155,10 @@ def corrected(
     longer: float,
     rough: float = 0.0,
     precision: LatencyPrecision = "fp32",
+    disturbed: Disturbed = never,
 ) -> tuple[LatencyTable, OtherMachine, list[LatencyTable], Callable[[LatencyTable], tuple[ShapePlan, int]]]:
     table = replace(profiled(monkeypatch, folder)[0], precision=precision)
-    machine, kept = OtherMachine(table, longer, rough), []  # type: tuple[OtherMachine, list[LatencyTable]]
+    machine, kept = OtherMachine(table, longer, rough, disturbed), []  # type: tuple[OtherMachine, list[LatencyTable]]
     narrow = range(8, 65, 8)
     blocks = [tuple(BlockPlan(1, 8, 8, mlp) for mlp in pair) for pair in product(narrow, narrow)]
     plans = [replace(PLAN, embed_dim=width, blocks=pair) for width in (8, 16, 24, 32) for pair in blocks]
@@ -186,6 +190,16 @@ def test_a_table_is_corrected_until_its_choice_takes_the_time_of_the_budget(
     assert [anchor.plan for anchor in table.anchors] == machine.timed
     assert len(machine.timed) <= 5
     assert kept[-1] == table
+
+
+def test_a_choice_that_was_timed_on_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    quiet, machine, *_ = corrected(monkeypatch, tmp_path / "quiet", longer=0.0)
+    assert quiet.notes == ()
+    table, *_ = corrected(monkeypatch, tmp_path / "busy", longer=0.0, disturbed=lambda call: True)
+    assert table.notes == (f"A model near the budget was timed while the machine was disturbed. {BUSY}",)
+    moment, again, *_ = corrected(monkeypatch, tmp_path / "moment", longer=0.0, disturbed=lambda call: call == 6)
+    assert moment == quiet
+    assert again.calls == machine.calls + 1
 
 
 def test_an_int8_file_is_within_the_budget_by_either_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
