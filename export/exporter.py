@@ -182,7 +182,8 @@ def export_each(
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     done = {kind.name: _finished(job, kind) or _refused_before(job, kind) for kind in kinds}
-    missing = [kind for kind in kinds if done[kind.name] is None]
+    # float files come first: once one is verified, it answers in the place of the slower torch model
+    missing = sorted((kind for kind in kinds if done[kind.name] is None), key=lambda kind: kind.held_to != "logits")
     errors: list[Exception] = []
     job = job.in_half_range(progress) if missing else job
     reference = GrowingReference(job, progress)
@@ -268,6 +269,8 @@ def _export(
         discard(job.file(kind))
         discard(app_file_of(job.file(kind)))
         return place(replace(artifact, refused=str(error)), path, rejected)
+    if kind.held_to == "logits" and reference.exact is None:
+        reference.exact = verified.session
     if verdict.unproven and not is_note(verdict.unproven):
         message(progress, f"{path.name} released with a warning", verdict.unproven)
     discard(app_file_of(job.file(kind)))  # it was made from the file that goes now

@@ -11,9 +11,11 @@ import numpy.typing as npt
 from compress.data.splits import stratified
 from compress.evaluate import logits_of
 from export.quantise.candidates import CandidateBuilder, Subject
-from runtime import Calibration, Progress, silent
+from runtime import Calibration, Progress, Session, silent
 
 from .job import ExportJob, images_of, knows_labels
+
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,15 @@ class GrowingReference:
             file share them.
         builders: of candidates, by form of file, its options and what sets the ranges. Kinds of one form share the
             calibrated graphs.
+        exact: a float file that was verified to compute what the torch model computes, and answers further images in
+            its place, since engines are faster. Without one the torch model answers.
     """
 
     job: ExportJob
     progress: Progress = field(default=silent)
     subjects: dict[Calibration, Subject] = field(default_factory=dict)
     builders: dict[tuple[Hashable, ...], CandidateBuilder] = field(default_factory=dict)
+    exact: Session | None = None
     _indices: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     _known: Reference | None = None
 
@@ -71,12 +76,31 @@ class GrowingReference:
             whole=None if whole.whole is None else whole.whole[:images],
         )
 
+    def answers(
+        self, indices: npt.NDArray[np.int64], inputs: npt.NDArray[np.float32], stage: str
+    ) -> npt.NDArray[np.float32]:
+        """Returns the model's outputs ``(N, ...)`` float32 for the pictures at ``indices``.
+
+        Args:
+            indices: of the pictures in the job's data.
+            inputs: the same pictures preprocessed, ``(N, H, W, C)``.
+            stage: name of the work, for progress.
+        """
+        job, parts = self.job, []
+        if self.exact is None:
+            return logits_of(job.model, job.data, indices, job.task.preprocessing, progress=self.progress, stage=stage)
+        for start in range(0, len(inputs), _BATCH):
+            parts.append(self.exact.outputs(inputs[start : start + _BATCH]))
+            self.progress(stage, min(start + _BATCH, len(inputs)), len(inputs))
+        return np.concatenate(parts)
+
     def _add(self, images: int) -> None:
-        model, task, data = self.job.model, self.job.task, self.job.data
+        task, data = self.job.task, self.job.data
         left = np.setdiff1d(data.test, self._indices) if len(self._indices) else data.test
         # stratified: every n-th image could be of a few classes alone where classes alternate
         new = np.sort(stratified(data.labels, left, images, np.random.default_rng(0)))
-        logits = logits_of(model, data, new, task.preprocessing, progress=self.progress, stage=self._stage())
+        inputs = images_of(data, new, task)
+        logits = self.answers(new, inputs, self._stage())
         known = knows_labels(task, data)
         reason = None if known else f"the {len(task.class_names)} classes of the model are not those of {data.name}"
         if not data.labelled:
@@ -85,7 +109,7 @@ class GrowingReference:
         if self.job.whole is not None:
             stage = f"whole model, {self._stage()}"
             whole = logits_of(self.job.whole, data, new, task.preprocessing, progress=self.progress, stage=stage)
-        found = Reference(images_of(data, new, task), logits, data.labels[new] if known else None, reason, whole)
+        found = Reference(inputs, logits, data.labels[new] if known else None, reason, whole)
         self._indices = np.concatenate([self._indices, new])
         self._known = found if self._known is None else _joined(self._known, found)
 

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from compress.evaluate import logits_of
 from compress.model.other import OtherModel
 from compress.model.vit import SlicedViT
 from export.convert.write import convert_file
@@ -89,7 +88,7 @@ def _builder(
     assert kind.form is not None
     assert calibration is not None
     if calibration not in reference.subjects:
-        reference.subjects[calibration] = _subject(job, kind, progress)
+        reference.subjects[calibration] = _subject(job, kind, reference, progress)
     key = kind.form, tuple(options.items()), calibration
     if key in reference.builders:
         builder = reference.builders[key].for_kind(kind.name, folder)
@@ -209,7 +208,7 @@ def wanted_of(settings: ExportSettings, limits: ExportLimits, subject: Subject) 
     return Wanted(least, most, limits)
 
 
-def _subject(job: ExportJob, kind: ExportKind, progress: Progress) -> Subject:
+def _subject(job: ExportJob, kind: ExportKind, reference: GrowingReference, progress: Progress) -> Subject:
     assert isinstance(job.model, SlicedViT)
     images, chosen = job.calibration_images(kind), of_choice(job, kind)
     others = images_of(job.data, chosen, job.task)
@@ -219,8 +218,6 @@ def _subject(job: ExportJob, kind: ExportKind, progress: Progress) -> Subject:
         job.model,
         images,
         others,
-        logits_of(
-            job.model, job.data, chosen, job.task.preprocessing, progress=progress, stage=f"{kind.name} float answers"
-        ),
+        reference.answers(chosen, others, f"{kind.name} float answers"),
         job.data.labels[chosen] if knows_labels(job.task, job.data) else None,
     )

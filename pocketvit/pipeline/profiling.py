@@ -142,7 +142,7 @@ def correct_by_choice(
     A model is chosen by the table and timed in turns with the whole one. Where it takes more than the budget, or less
     than 96.5 % of it, the table is anchored to both, and another model is chosen by the new table, five times at most.
     Widths that differ little may differ by several per cent in time, so if no choice was so near, the table is the one
-    that chose the slowest model within the budget.
+    that chose the slowest model within the budget. If no choice was within it, the last table is taken and says so.
 
     Args:
         table: the table; the choices among its anchors are not repeated.
@@ -157,6 +157,7 @@ def correct_by_choice(
         times, _ = _times_of((table.baseline,), table)
         table = scaled(table, max(times)[0])
     within: list[tuple[float, LatencyTable]] = []
+    over: list[float] = []
     used = 0.0
     while len(table.anchors) < _MOST_ANCHORS and not _NEAR <= used <= _MOST_SHARE:
         try:
@@ -174,6 +175,8 @@ def correct_by_choice(
         used = anchor.measured_ns / limit
         if used <= _MOST_SHARE:
             within.append((used, table))
+        else:
+            over.append(used)
         notes = table.notes
         if disturbed:
             notes = (*notes, f"A model near the budget was timed while the machine was disturbed. {disturbed}")
@@ -182,6 +185,10 @@ def correct_by_choice(
         progress("time a choice", len(table.anchors), _MOST_ANCHORS, f"takes {used:.1%} of the budget")
     if within:
         table = replace(max(within, key=lambda one: one[0])[1], anchors=table.anchors, notes=table.notes)
+        keep(table)
+    elif over:
+        nearest = f"Of the models timed near the budget none is within it; the nearest takes {min(over):.1%} of it."
+        table = replace(table, notes=(*table.notes, f"{nearest} The smaller model may take longer than was asked for."))
         keep(table)
     return table
 

@@ -13,7 +13,7 @@ import torch
 from compress.data.dataset import ArrayImages, Dataset
 from compress.evaluate import evaluating, logits_of
 from compress.model.vit import SlicedViT
-from export import exporter
+from export import exporter, reference
 from export.exporter import export_each, export_model
 from export.formats import KINDS
 from export.job import ExportJob, looks_of
@@ -91,6 +91,28 @@ def test_a_refused_file_takes_no_other_down_and_is_judged_on_more_images_until_i
     assert "40 images cannot tell whether m.int8-full.tflite keeps its limits; adding some" in heard
     assert refused.parity.images == sum(looks)
     assert read_artifact(tmp_path / "rejected" / refused.file) == refused
+
+
+def test_a_verified_float_file_answers_further_images(
+    sliced: SlicedViT, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def counted(model: Any, data: Dataset, indices: Any, *spec: Any, **options: Any) -> Any:
+        asked.append(len(indices))
+        return logits_of(model, data, indices, *spec, **options)
+
+    monkeypatch.setattr(reference, "logits_of", counted)
+    settings = replace(FAST, int8_recipe="")
+    (alone,) = export_model(sliced, task_for(digits), digits, tmp_path / "alone", "m", settings)
+    assert len(asked) == 2  # test images, and those that recipes are compared on
+    asked.clear()
+    both = replace(settings, kinds=("int8", "fp32"))
+    with_float = export_model(sliced, task_for(digits), digits, tmp_path / "both", "m", both)
+    assert [own.file for own in with_float] == ["m.int8.tflite", "m.fp32.tflite"]
+    assert asked == [FAST.verify_images]
+    assert with_float[0].trials[0].sqnr_db == pytest.approx(alone.trials[0].sqnr_db, abs=0.05)
+    assert with_float[0].parity.sqnr_db == pytest.approx(alone.parity.sqnr_db, abs=0.05)
 
 
 def test_later_looks_begin_with_the_images_of_earlier_ones(sliced: SlicedViT, digits: Dataset) -> None:

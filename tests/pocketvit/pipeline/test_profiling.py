@@ -192,6 +192,15 @@ def test_a_table_is_corrected_until_its_choice_takes_the_time_of_the_budget(
     assert kept[-1] == table
 
 
+def test_a_budget_that_no_timed_choice_keeps_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(OtherMachine, "share", lambda self, plan: 1.0 if plan == self.whole else 1.01 * BUDGET)
+    table, machine, kept, _ = corrected(monkeypatch, tmp_path, longer=0.0)
+    (note,) = table.notes
+    assert note.startswith("Of the models timed near the budget none is within it; the nearest takes 101.0% of it")
+    assert len(machine.timed) == len(table.anchors) == 5
+    assert kept[-1] == table
+
+
 def test_a_choice_that_was_timed_on_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     quiet, machine, *_ = corrected(monkeypatch, tmp_path / "quiet", longer=0.0)
     assert quiet.notes == ()
