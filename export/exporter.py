@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -192,6 +192,8 @@ def export_each(
         with storage_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
             for position, kind in enumerate(missing):
                 progress("export", position, len(missing), job.file(kind).name)
+                if kind.held_to != "logits" and reference.exact is None:
+                    reference.exact = _exact(job, kinds, done)
                 try:
                     done[kind.name] = _export(job, kind, Path(scratch), reference, progress)
                 except (OSError, MissingExtraError):
@@ -214,6 +216,15 @@ def export_each(
         accepted += tuple(own for own in apps if own.refused is None)
         refused += tuple(own for own in apps if own.refused is not None)
     return ExportOutcome(accepted, refused)
+
+
+def _exact(job: ExportJob, kinds: Sequence[ExportKind], done: Mapping[str, Artifact | None]) -> Session | None:
+    """Returns the first float file, loaded, whether it was kept or written now: figures must not depend on that."""
+    for kind in kinds:
+        artifact = done[kind.name]
+        if kind.held_to == "logits" and artifact is not None and artifact.refused is None:
+            return Session(artifact, open_engine(job.file(kind), threads=torch.get_num_threads()))
+    return None
 
 
 def _check_limits(settings: ExportSettings, kind: OutputKind) -> None:
@@ -269,8 +280,6 @@ def _export(
         discard(job.file(kind))
         discard(app_file_of(job.file(kind)))
         return place(replace(artifact, refused=str(error)), path, rejected)
-    if kind.held_to == "logits" and reference.exact is None:
-        reference.exact = verified.session
     if verdict.unproven and not is_note(verdict.unproven):
         message(progress, f"{path.name} released with a warning", verdict.unproven)
     discard(app_file_of(job.file(kind)))  # it was made from the file that goes now
