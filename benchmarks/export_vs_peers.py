@@ -51,7 +51,7 @@ from device_bench.timing.isolated import time_isolated
 from device_bench.timing.measure import settle
 from device_bench.timing.stats import median_interval, ratio_of_medians
 from export.compare import compare_logits
-from export.exporter import export_model
+from export.exporter import REJECTED, export_each
 from export.formats.tflite import write_int8
 from export.quantise.recipes import DYNAMIC_ATTENTION
 from export.settings import ExportSettings
@@ -170,15 +170,22 @@ def prepare(name: str, contest: Contest, folder: Path) -> dict[str, Path]:
     """Makes the model, our files and the peers', and lets every file answer."""
     model, task = subject(name, contest, folder / "model")
     data = data_of(contest, task.class_names)
+    ours = folder / "ours"
     settings = ExportSettings(
         kinds=("fp32", "fp16", "int8", "int8-full", "onnx", "onnx-int8"),
         verify_images=contest.verify_images,
         min_agreement=contest.agreement,
     )
-    export_model(model, task, data, folder / "ours", name, settings, timer=time_isolated)
+    outcome = export_each(model, task, data, ours, name, settings, timer=time_isolated)
+    refused = {own.file: own.refused for own in outcome.refused}
+    for reason in refused.values():
+        print(f"timed although its gate refuses it: {reason}", file=sys.stderr)
     chosen = np.sort(np.random.default_rng(0).permutation(data.held_out)[:64])
-    files = {title: folder / "ours" / f"{name}.{suffix}" for suffix, title in OURS.items()}
-    mixed = folder / "ours" / "dynamic-attention.tflite"
+    files = {}
+    for suffix, title in OURS.items():
+        file = f"{name}.{suffix}"
+        files[title] = (ours / REJECTED if file in refused else ours) / file
+    mixed = ours / "dynamic-attention.tflite"
     write_int8(model, mixed, pixels(data, chosen, task), DYNAMIC_ATTENTION)
     files[MIXED] = mixed
     files |= write_peers(model, pixels(data, chosen, task), folder / "peers")
