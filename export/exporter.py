@@ -192,9 +192,9 @@ def export_each(
         with storage_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
             for position, kind in enumerate(missing):
                 progress("export", position, len(missing), job.file(kind).name)
-                if kind.held_to != "logits" and reference.exact is None:
-                    reference.exact = _exact(job, kinds, done)
                 try:
+                    if kind.held_to != "logits" and reference.exact is None:
+                        reference.exact = _exact(job, kinds, done)
                     done[kind.name] = _export(job, kind, Path(scratch), reference, progress)
                 except (OSError, MissingExtraError):
                     raise

@@ -16,6 +16,7 @@ from runtime import Calibration, Progress, Session, silent
 from .job import ExportJob, images_of, knows_labels
 
 _BATCH = 32
+"""Images that a float file answers at once, where it takes batches."""
 
 
 @dataclass(frozen=True)
