@@ -138,7 +138,7 @@ def _trained(
     assert isinstance(job.model, SlicedViT)
     recipe = QatRecipe(job.settings.qat_epochs, begin=job.settings.qat_from)
     graph = train_quantised(
-        chosen.graph,
+        chosen.graph if recipe.begin == 1 else builder.quantised(chosen.recipe),
         job.model,
         job.data,
         job.task.preprocessing,

@@ -14,6 +14,7 @@ from export.formats import ExportKind
 from export.graph.build import vit_graph
 from export.graph.rewrites import DEFAULT_REWRITES
 from export.graph.zeros import rewrites_for, rotated_unless_sparse
+from export.quantise.dither import dithered
 from export.quantise.form import Form
 from export.quantise.recipes import STATIC_ATTENTION, Recipe, modes_of
 from export.writers.tflite import tflite_bytes
@@ -107,7 +108,7 @@ def timing_bytes(
 
 def tflite_form() -> Form:
     """Returns how quantised graphs become TFLite files."""
-    return Form(FORMATS["tflite"].suffix, tflite_bytes, rewrites_for, rotate=rotated_unless_sparse)
+    return Form(FORMATS["tflite"].suffix, tflite_bytes, rewrites_for, rotate=rotated_unless_sparse, finish=dithered)
 
 
 FP32 = ExportKind(

@@ -188,7 +188,7 @@ class CandidateBuilder:
         self.graph(recipe)
         self.tried += 1
         self.progress(self._stage, 0, images + 1, recipe.name)
-        graph = graph or self.quantised(recipe)
+        graph = self.form.finish(graph or self.quantised(recipe))
         path = self.folder / f"{recipe.name}{self.form.suffix}"
         path.write_bytes(self.form.write(graph))
         parity, logits = self._compared(path, images)
@@ -223,7 +223,7 @@ class CandidateBuilder:
         rough = replace(recipe, passes=(), ranges=replace(recipe.ranges, method="minmax"))
         path = self.folder / "timed" / f"{recipe.name}{self.form.suffix}"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(self.form.write(self.quantised(rough)))
+        path.write_bytes(self.form.write(self.form.finish(self.quantised(rough))))
         return path
 
     @property

@@ -170,13 +170,21 @@ def _share(step: int, steps: int) -> float:
 
 
 def _relative_error(found: torch.Tensor, wanted: torch.Tensor, every: torch.Tensor) -> torch.Tensor:
-    """Returns the squared error over the mean square of all wanted values."""
+    """Returns the squared error over the mean square of all wanted values; copies of a row are averaged first."""
+    if found.numel() > wanted.numel():
+        found = found.reshape(len(wanted), -1, wanted.shape[-1]).mean(1)
     return (found.reshape(wanted.shape) - wanted).square().mean() / every.square().mean().clamp_min(1e-30)
 
 
 def _watched(graph: Graph) -> tuple[str, str]:
-    """Returns the output, and the input of the Linear that computes it; twice the output if it is not of a Linear."""
-    last = next(op for op in graph.ops if op.output == graph.output)
+    """Returns the output, and the input of the Linear that computes it or what it is the mean of.
+
+    If the output is not that of a Linear, it is returned twice.
+    """
+    made_by = {op.output: op for op in graph.ops}
+    last = made_by[graph.output]
+    if last.kind == "mean":
+        last = made_by.get(last.inputs[0], last)
     return graph.output, last.inputs[0] if last.kind in LINEAR else graph.output
 
 

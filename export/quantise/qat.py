@@ -170,7 +170,7 @@ def _with_scales(graph: Graph) -> Graph:
     for op in graph.ops:
         if op.kind not in LINEAR or op.inputs[1] not in qparams:
             continue
-        before = np.asarray(qparams[op.inputs[1]].scale)
+        before = np.asarray(graph.qparams[op.inputs[1]].scale)
         after = weight_qparams(graph.constants[op.inputs[1]])
         qparams[op.inputs[1]] = after
         if len(op.inputs) > 2 and op.inputs[2] in qparams:

@@ -28,6 +28,15 @@ class _Pair:
     here: Computed
     there: Computed
 
+    def values(
+        self, mine: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Returns the values of both, the float file's first, as ``(rows, channels)``; copies of a row are averaged."""
+        shape = self.here.shape
+        if _are_copies(shape, self.there.shape):
+            mine, shape = mine.reshape(shape).mean(axis=-2), self.there.shape
+        return _by_channel(wanted, shape), _by_channel(mine, shape)
+
 
 def compare_operators(
     path: Path, reference: Path, images: Path | None = None, *, threads: int = 1, progress: Progress = silent
@@ -124,9 +133,16 @@ def _pairs(here: KeptTensors, there: KeptTensors) -> list[_Pair]:
         for end in CONVERSIONS:
             name = name if name in others else name.removesuffix(end)
         other = others.get(name)
-        if other is not None and _squeezed(one.shape) == _squeezed(other.shape):
+        if other is not None and (
+            _squeezed(one.shape) == _squeezed(other.shape) or _are_copies(one.shape, other.shape)
+        ):
             pairs.append(_Pair(one, other))
     return pairs
+
+
+def _are_copies(here: tuple[int, ...], there: tuple[int, ...]) -> bool:
+    """Returns whether a tensor ``here`` holds several copies of the one row that it has ``there``."""
+    return len(here) > 1 and there == (*here[:-2], 1, here[-1])
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -227,8 +243,7 @@ def _moments(
         mine, wanted = here.run(batch), there.run(batch)
         for pair in pairs:
             own = sums[pair.here.name]
-            x, y = (_by_channel(value, pair.here.shape) for value in (wanted(pair.there), mine(pair.here)))
-            own.add(number % 2, x, y)
+            own.add(number % 2, *pair.values(mine(pair.here), wanted(pair.there)))
         if end is not None:
             end.add(mine(here.output), wanted(there.output), min(size, len(images) - start))
         progress(stage, min(start + size, len(images)), len(images))

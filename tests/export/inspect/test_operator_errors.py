@@ -25,6 +25,7 @@ from export.inspect.against.operator_errors import (
 from export.inspect.against.other_basis import BasisFinder, Fit, PairMoments
 from export.inspect.inspection import compare_with_float
 from export.quantise.calibrate import observe
+from export.quantise.dither import last_row, shifts_of, with_row_copies
 from export.quantise.integer import quantise_graph
 from export.quantise.recipes import DYNAMIC, DYNAMIC_ATTENTION, RECIPES, STATIC_ATTENTION, Recipe, modes_of
 from export.writers.tflite import tflite_bytes
@@ -72,6 +73,23 @@ def test_every_tensor_of_our_files_is_matched(folder: Path, recipe: Recipe) -> N
     assert found.matched == len(found.operators)
     assert {row.basis for row in found.operators} == {"same"}
     assert decode(OperatorErrors, encode(found), "errors") == found
+
+
+def test_copies_of_a_row_are_judged_by_their_mean(folder: Path, images: Images) -> None:
+    graph = vit_graph(small_model())
+    seen = observe(graph, images)
+    made = quantise_graph(graph, modes_of(graph, INTEGER), seen, INTEGER.ranges)
+    part = last_row(made)
+    # so large that each copy alone would be far off
+    copied = with_row_copies(made, part, 8 * shifts_of(8, made, part))
+    (folder / "copied.tflite").write_bytes(tflite_bytes(copied))
+    found, single = compared(folder, "copied"), compared(folder, INTEGER.name)
+    # the copies of the first Linear and of the answer stand for themselves
+    assert set(found.only_here) == {f"{copied.output}.copies", *(f"{part[0]}.{copy}" for copy in range(8))}
+    rows = {own.name: own for own in found.operators}
+    assert {row.name for row in single.operators} == set(rows)
+    before = {own.name: own for own in single.operators}
+    assert rows[part[0]].sqnr_db == pytest.approx(before[part[0]].sqnr_db, abs=0.5)
 
 
 def test_outputs_are_those_of_the_engine(folder: Path, images: Images) -> None:
