@@ -23,6 +23,9 @@ OUTPUTS: dict[OutputForm, str] = {
 UNIT = "unit.normed"
 """Name of the vector that is scaled to the mean square 1, before it is shortened to length 1 or compared with texts."""
 
+COPIED = ".copies"
+"""End of the name of the answers of several copies of a row, whose mean is the output."""
+
 LEAST_HALF = 2.0**-24
 """The smallest positive number of float16; less than half of it is rounded to zero."""
 
@@ -38,7 +41,8 @@ class Normed:
 
 def compares_texts(graph: Graph, op: Op) -> bool:
     """Returns whether an operator is the Linear of a zero-shot classifier, whose rows are the vectors of texts."""
-    return op.output == graph.output and op.kind in LINEAR and op.inputs[0].partition(".for.")[0] == UNIT
+    own = op.output.removesuffix(COPIED)
+    return own == graph.output and op.kind in LINEAR and op.inputs[0].partition(".for.")[0] == UNIT
 
 
 def half_gain(eps: float, width: int, always: bool = False) -> float:

@@ -17,12 +17,14 @@ from export.gate.limits import drop_of
 from export.graph.build import vit_graph
 from export.graph.ir import LINEAR, Graph
 from export.graph.rewrites import Scales
+from export.graph.vit_parts import compares_texts
 from runtime import Parity, Progress, macs, silent
 from runtime.registry import imported
 
 from .calibrate import TensorStats, observe
 from .compensate import RoundedWeights, rounded_weights
 from .equalise import equalising_scales
+from .fitted_head import features_graph, fitted_head, last_linear
 from .form import Form
 from .integer import quantise_graph
 from .learnt_ranges import learn_ranges
@@ -197,14 +199,29 @@ class CandidateBuilder:
         return Candidate(recipe, graph, path, parity, logits)
 
     def with_learnt_ranges(self, one: Candidate) -> Candidate:
-        """Returns a candidate of int8 throughout with ranges learnt from its own, run on all images."""
+        """Returns a candidate of int8 throughout with ranges learnt from its own, run on all images.
+
+        Its last Linear is then fitted to the float model's logits on these images.
+        """
         subject, stage = self.subject, f"{self.kind} ranges"
         plain, seen = self.graph(one.recipe)
         graph = learn_ranges(
             one.graph, plain, subject.calibration, macs(subject.model.plan), lambda *now: self.progress(stage, *now)
         )
-        graph = correct_biases(graph, seen, subject.calibration)
+        graph = self._with_fitted_head(correct_biases(graph, seen, subject.calibration))
         return self.candidate(replace(one.recipe, name=f"{one.recipe.name}_learnt"), graph)
+
+    def _with_fitted_head(self, graph: Graph) -> Graph:
+        """Returns a graph of integers whose last Linear is fitted to what the file of all before it computes."""
+        head, subject = last_linear(graph), self.subject
+        if head is None or len(head.inputs) < 3 or compares_texts(graph, head):
+            return graph
+        path, images = self.folder / f"features{self.form.suffix}", len(subject.images)
+        path.write_bytes(self.form.write(features_graph(graph, head)))
+        features = self._logits(path, 0, images, f"{self.kind} head", images)
+        path.unlink()
+        self.progress(f"{self.kind} head", images + 1, images + 1)
+        return fitted_head(graph, head, features, subject.logits)
 
     def completed(self, one: Candidate) -> Candidate:
         """Returns a candidate that was run on some of the images, run on all of them."""

@@ -18,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from export.graph.ir import LINEAR, Graph, Op, QParams, output_shape
+from export.graph.vit_parts import COPIED
 
 COPIES = 8
 """Most copies of the row."""
@@ -117,7 +118,7 @@ def with_row_copies(graph: Graph, part: tuple[str, ...], shifts: np.ndarray) -> 
     """
     copies, ops = len(shifts), []
     constants, shapes, grids = dict(graph.constants), dict(graph.shapes), dict(graph.qparams)
-    mean_of = f"{graph.output}.copies"
+    mean_of = f"{graph.output}{COPIED}"
     for op in graph.ops:
         if op.output not in part:
             ops.append(op)

@@ -15,6 +15,7 @@ from torch import nn
 from export.graph.execute import run_graph
 from export.graph.ir import LINEAR, Array, Graph, QParams
 
+from .fitted_head import last_linear
 from .integer import FIXED, PASSING
 from .simulate import rounded_constants
 
@@ -177,15 +178,9 @@ def _relative_error(found: torch.Tensor, wanted: torch.Tensor, every: torch.Tens
 
 
 def _watched(graph: Graph) -> tuple[str, str]:
-    """Returns the output, and the input of the Linear that computes it or what it is the mean of.
-
-    If the output is not that of a Linear, it is returned twice.
-    """
-    made_by = {op.output: op for op in graph.ops}
-    last = made_by[graph.output]
-    if last.kind == "mean":
-        last = made_by.get(last.inputs[0], last)
-    return graph.output, last.inputs[0] if last.kind in LINEAR else graph.output
+    """Returns the output and the input of the last Linear; twice the output if it is not of a Linear."""
+    last = last_linear(graph)
+    return graph.output, graph.output if last is None else last.inputs[0]
 
 
 def _answers(
