@@ -108,7 +108,7 @@ def timing_bytes(
 
 def tflite_form() -> Form:
     """Returns how quantised graphs become TFLite files."""
-    return Form(FORMATS["tflite"].suffix, tflite_bytes, rewrites_for, rotate=rotated_unless_sparse, finish=dithered)
+    return Form(FORMATS["tflite"].suffix, tflite_bytes, rewrites_for, rotate=rotated_unless_sparse, repeat=dithered)
 
 
 FP32 = ExportKind(

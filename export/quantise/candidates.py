@@ -190,7 +190,7 @@ class CandidateBuilder:
         self.graph(recipe)
         self.tried += 1
         self.progress(self._stage, 0, images + 1, recipe.name)
-        graph = self.form.finish(graph or self.quantised(recipe))
+        graph = graph or self.quantised(recipe)
         path = self.folder / f"{recipe.name}{self.form.suffix}"
         path.write_bytes(self.form.write(graph))
         parity, logits = self._compared(path, images)
@@ -201,12 +201,17 @@ class CandidateBuilder:
     def with_learnt_ranges(self, one: Candidate) -> Candidate:
         """Returns a candidate of int8 throughout with ranges learnt from its own, run on all images.
 
-        Its last Linear is then fitted to the float model's logits on these images.
+        What its form computes more than once to round less is added first, and its last Linear is at the end fitted to
+        the float model's logits on these images.
         """
         subject, stage = self.subject, f"{self.kind} ranges"
         plain, seen = self.graph(one.recipe)
         graph = learn_ranges(
-            one.graph, plain, subject.calibration, macs(subject.model.plan), lambda *now: self.progress(stage, *now)
+            self.form.repeat(one.graph),
+            plain,
+            subject.calibration,
+            macs(subject.model.plan),
+            lambda *now: self.progress(stage, *now),
         )
         graph = self._with_fitted_head(correct_biases(graph, seen, subject.calibration))
         return self.candidate(replace(one.recipe, name=f"{one.recipe.name}_learnt"), graph)
@@ -240,7 +245,7 @@ class CandidateBuilder:
         rough = replace(recipe, passes=(), ranges=replace(recipe.ranges, method="minmax"))
         path = self.folder / "timed" / f"{recipe.name}{self.form.suffix}"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(self.form.write(self.form.finish(self.quantised(rough))))
+        path.write_bytes(self.form.write(self.quantised(rough)))
         return path
 
     @property

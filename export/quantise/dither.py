@@ -134,14 +134,17 @@ def with_row_copies(graph: Graph, part: tuple[str, ...], shifts: np.ndarray) -> 
         else:
             own = op
             if op.kind == "reshape":
-                rank, width = len(op.options["shape"]), op.options["shape"][-1]
-                own = replace(op, options={"shape": (*[1] * (rank - 2), copies, width)})
+                own = replace(op, options={"shape": (1, copies, op.options["shape"][-1])})
             if op.output == graph.output:
                 own = replace(own, output=mean_of)
                 grids[mean_of] = grids[op.output]
         ops.append(own)
         shapes[own.output] = output_shape(own, [shapes[name] for name in own.inputs])
-    ops.append(Op("mean", (mean_of,), graph.output, {"axis": (-2,)}))
+    # the rows are no dimension of images, of which NPU compilers take one
+    mean, shape = f"{graph.output}.mean", graph.shapes[graph.output]
+    ops.append(Op("mean", (mean_of,), mean, {"axis": (-2,)}))
+    ops.append(Op("reshape", (mean,), graph.output, {"shape": shape}))
+    shapes[mean], shapes[graph.output], grids[mean] = (1, 1, shape[-1]), shape, grids[graph.output]
     used = {name for op in ops for name in op.inputs} | {op.output for op in ops} | {graph.input}
     return Graph(
         graph.input,

@@ -27,12 +27,14 @@ _FEATURES = "features"
 
 
 def last_linear(graph: Graph) -> Op | None:
-    """Returns the Linear that computes the output, or whose rows' mean is the output; None if there is none."""
+    """Returns the Linear that computes the one row of the output, or whose rows' mean it is; None if there is none."""
+    if math.prod(graph.shapes[graph.output][:-1]) > 1:
+        return None
     made_by = {op.output: op for op in graph.ops}
-    last = made_by[graph.output]
-    if last.kind == "mean":
-        last = made_by.get(last.inputs[0], last)
-    return last if last.kind in LINEAR else None
+    last = made_by.get(graph.output)
+    while last is not None and last.kind in ("reshape", "mean"):
+        last = made_by.get(last.inputs[0])
+    return last if last is not None and last.kind in LINEAR else None
 
 
 def features_graph(graph: Graph, head: Op) -> Graph:

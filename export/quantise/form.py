@@ -35,7 +35,7 @@ class Form:
         prepare: rewrites the float graph for an engine that lacks some operators, before it is calibrated.
         modes: returns the mode of each operator under a recipe, by the name of the operator's output.
         settle: returns a graph of integers without the grids that its file does not have.
-        finish: adds to a graph of integers what its file computes more than once, to round less.
+        repeat: adds to a graph of integers what its file computes more than once, to round less.
         rotate: returns a ``SlicedViT`` that computes the same in rotated coordinates, given a ``SlicedViT``.
     """
 
@@ -45,5 +45,5 @@ class Form:
     prepare: Callable[[Graph], Graph] = unchanged
     modes: Callable[[Graph, Recipe], Mapping[str, Mode]] = modes_of
     settle: Callable[[Graph], Graph] = unchanged
-    finish: Callable[[Graph], Graph] = unchanged
+    repeat: Callable[[Graph], Graph] = unchanged
     rotate: Callable[[Any], Any] = unchanged_model

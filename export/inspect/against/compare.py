@@ -142,7 +142,7 @@ def _pairs(here: KeptTensors, there: KeptTensors) -> list[_Pair]:
 
 def _are_copies(here: tuple[int, ...], there: tuple[int, ...]) -> bool:
     """Returns whether a tensor ``here`` holds several copies of the one row that it has ``there``."""
-    return len(here) > 1 and there == (*here[:-2], 1, here[-1])
+    return len(here) > 1 and _squeezed(there) == _squeezed((*here[:-2], here[-1]))
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

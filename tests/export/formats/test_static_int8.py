@@ -19,6 +19,7 @@ from export.graph.build import vit_graph
 from export.graph.execute import run_graph
 from export.graph.ir import LINEAR, Graph, Op, QParams
 from export.quantise.calibrate import TensorStats, observe
+from export.quantise.dither import last_row, shifts_of, with_row_copies
 from export.quantise.integer import quantise_graph
 from export.quantise.recipes import MIXED, STATIC_ATTENTION, Recipe, modes_of, recipes_for
 from export.settings import ExportSettings
@@ -47,6 +48,13 @@ def test_every_architecture_keeps_the_limits(name: str, io_type: str) -> None:
     for op in graph.ops:
         if op.kind in LINEAR:
             assert len(graph.qparams[op.inputs[1]].scale) == graph.shapes[op.inputs[1]][0]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_copies_of_the_last_row_keep_the_limits(name: str) -> None:
+    graph = graph_of(name)
+    if part := last_row(graph):
+        assert npu_breaches(with_row_copies(graph, part, shifts_of(8, graph, part))) == ()
 
 
 def test_vit_l_at_518_pixels_keeps_the_limits() -> None:
