@@ -26,7 +26,7 @@ COPIES = 8
 _MORE_MACS = 0.02
 """Most that the copies may add to the multiply-accumulates of the graph, as a share of them."""
 
-_SPAN = 4.0
+_SPAN = 2.0
 """Range of the shifts, in steps of the tensor that is shifted or of those computed from it, whichever is larger."""
 
 _ROW_BY_ROW = (
