@@ -12,10 +12,12 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from export.graph.ir import LINEAR, Array, Graph, Op
+from export.graph.ir import LINEAR, Array, Graph, Op, QParams
 
 from .calibrate import weight_qparams
+from .compensate import Compensator
 
 _RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Weights of the hold on the old classifier that are tried, in mean variances of a feature."""
@@ -82,10 +84,14 @@ def fitted_head(graph: Graph, head: Op, features: npt.NDArray[np.float32], logit
     best = min(errors, key=lambda ridge: errors[ridge])
     if errors[best] > (1 - _LEAST_GAIN) * float(np.square(missing).sum()):
         return graph
-    change, shift = _fit(x, missing, best)
+    after, grid = _rounded_fit(x, now + _fit(x, missing, best)[0])
+    # the mean of what rounding the weights changes goes into the bias
+    shift = (missing - x @ (after - now).T).mean(axis=0)
+    if np.square(missing - x @ (after - now).T - shift).sum() > np.square(missing).sum():
+        return graph
     constants, grids = dict(graph.constants), dict(graph.qparams)
-    constants[head.inputs[1]], constants[head.inputs[2]] = now + change, bias + shift
-    grids[head.inputs[1]] = weight_qparams(now + change)
+    constants[head.inputs[1]], constants[head.inputs[2]] = after, bias + shift
+    grids[head.inputs[1]] = grid
     if head.inputs[2] in grids:
         steps = np.asarray(grids[head.inputs[1]].scale) * grids[head.inputs[0]].scale[0]
         grids[head.inputs[2]] = replace(grids[head.inputs[2]], scale=tuple(float(step) for step in steps))
@@ -99,6 +105,14 @@ def _fit(x: Array, missing: Array, ridge: float) -> tuple[Array, Array]:
     hold = ridge * max(float(np.trace(gram)) / len(gram), 1e-30) * np.eye(len(gram))
     change = np.linalg.solve(gram + hold, (x - centre).T @ (missing - mean) / len(x)).T
     return change, mean - change @ centre
+
+
+def _rounded_fit(x: Array, weight: Array) -> tuple[Array, QParams]:
+    """Returns weights rounded under compensation for inputs ``x``, whose mean a bias takes care of, and their grid."""
+    grid = weight_qparams(weight)
+    inside = Compensator(torch.from_numpy((x - x.mean(axis=0)).T @ (x - x.mean(axis=0)) / len(x)))
+    steps = np.asarray(grid.scale)
+    return inside.rounded(weight, steps) * steps[:, None], grid
 
 
 def _error(x: Array, missing: Array, seen: npt.NDArray[np.bool_], ridge: float) -> float:
