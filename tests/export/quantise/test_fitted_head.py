@@ -66,6 +66,9 @@ def test_a_head_that_is_wrong_in_a_way_is_mended(made: Graph, subject: Subject) 
         rounded = graph.qparams[head.inputs[1]].rounded(own)
         return float(np.square(features[400:] @ rounded.T + shift - wanted[400:]).sum())
 
+    own, shift = (after.constants[name] for name in head.inputs[1:3])
+    seen = features[:400] @ after.qparams[head.inputs[1]].rounded(own).T + shift
+    assert np.abs((seen - wanted[:400]).mean(axis=0)).max() < 1e-4
     assert error(after) < 0.1 * error(replace(made, constants={**made.constants, **wrong}))
     for op in after.ops:
         if op.kind in LINEAR and len(op.inputs) > 2:
