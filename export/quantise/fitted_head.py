@@ -25,6 +25,9 @@ _RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0)
 _LEAST_GAIN = 0.01
 """Least share of the squared error that a fit must take off images it has not seen."""
 
+_LEAST_IMAGES = 16
+"""Fewer images than this tell nothing about those that are left out."""
+
 _FEATURES = "features"
 
 
@@ -75,6 +78,8 @@ def fitted_head(graph: Graph, head: Op, features: npt.NDArray[np.float32], logit
         features: outputs of ``features_graph`` on some images, ``(N, rows * C)``; rows are averaged.
         logits: of the float model on these images, ``(N, classes)``.
     """
+    if len(features) < _LEAST_IMAGES:
+        return graph
     weight, bias = (graph.constants[name] for name in head.inputs[1:3])
     now = graph.qparams[head.inputs[1]].rounded(weight)
     x = features.reshape(len(features), -1, now.shape[1]).astype(np.float64).mean(axis=1)
