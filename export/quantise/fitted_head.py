@@ -106,7 +106,7 @@ def fitted_head(graph: Graph, head: Op, features: npt.NDArray[np.float32], logit
 def _fit(x: Array, missing: Array, ridge: float) -> tuple[Array, Array]:
     """Returns what to add to the weights ``(classes, C)`` and to the bias, for answers that lack ``missing``."""
     centre, mean = x.mean(axis=0), missing.mean(axis=0)
-    gram = (x - centre).T @ (x - centre) / len(x)
+    gram = _covariance(x)
     hold = ridge * max(float(np.trace(gram)) / len(gram), 1e-30) * np.eye(len(gram))
     change = np.linalg.solve(gram + hold, (x - centre).T @ (missing - mean) / len(x)).T
     return change, mean - change @ centre
@@ -115,9 +115,15 @@ def _fit(x: Array, missing: Array, ridge: float) -> tuple[Array, Array]:
 def _rounded_fit(x: Array, weight: Array) -> tuple[Array, QParams]:
     """Returns weights rounded under compensation for inputs ``x``, whose mean a bias takes care of, and their grid."""
     grid = weight_qparams(weight)
-    inside = Compensator(torch.from_numpy((x - x.mean(axis=0)).T @ (x - x.mean(axis=0)) / len(x)))
     steps = np.asarray(grid.scale)
-    return inside.rounded(weight, steps) * steps[:, None], grid
+    return Compensator(torch.from_numpy(_covariance(x))).rounded(weight, steps) * steps[:, None], grid
+
+
+def _covariance(x: Array) -> Array:
+    """Returns the covariance ``(C, C)`` of inputs ``(N, C)``."""
+    apart = x - x.mean(axis=0)
+    found: Array = apart.T @ apart / len(x)
+    return found
 
 
 def _error(x: Array, missing: Array, seen: npt.NDArray[np.bool_], ridge: float) -> float:
