@@ -19,7 +19,7 @@ STAGE = "GPU check"
 NO_DRIVER = "There was no graphics driver that LiteRT can use."
 TURNED_OFF = f"{CHOICE} was set to none."
 
-_MACS = 9e9
+_MACS = 5e9
 _IMAGES = (4, 32)
 _SECONDS, _SILENCE_S = 60.0, 180.0
 

@@ -24,7 +24,7 @@ from runtime.registry import imported
 from .calibrate import TensorStats, observe
 from .compensate import RoundedWeights, rounded_weights
 from .equalise import equalising_scales
-from .fitted_head import features_graph, fitted_head, last_linear
+from .fitted_head import features_graph, fitted_head, last_linear, logits_from
 from .form import Form
 from .integer import quantise_graph
 from .learnt_ranges import learn_ranges
@@ -213,20 +213,41 @@ class CandidateBuilder:
             macs(subject.model.plan),
             lambda *now: self.progress(stage, *now),
         )
-        graph = self._with_fitted_head(correct_biases(graph, seen, subject.calibration))
-        return self.candidate(replace(one.recipe, name=f"{one.recipe.name}_learnt"), graph)
+        graph = correct_biases(graph, seen, subject.calibration)
+        recipe = replace(one.recipe, name=f"{one.recipe.name}_learnt")
+        return self._fitted(recipe, graph) or self.candidate(recipe, graph)
 
-    def _with_fitted_head(self, graph: Graph) -> Graph:
-        """Returns a graph of integers whose last Linear is fitted to what the file of all before it computes."""
-        head, subject = last_linear(graph), self.subject
+    def _fitted(self, recipe: Recipe, graph: Graph) -> Candidate | None:
+        """Fits the last Linear of a graph of integers to what the file of all before it computes.
+
+        Returns:
+            A candidate with the answers that its file gives for these inputs of its last Linear, or None if there is
+            none to fit.
+        """
+        head, subject, stage = last_linear(graph), self.subject, f"{self.kind} head"
         if head is None or len(head.inputs) < 3 or compares_texts(graph, head):
-            return graph
+            return None
         path, images = self.folder / f"features{self.form.suffix}", len(subject.images)
         path.write_bytes(self.form.write(features_graph(graph, head)))
-        features = self._logits(path, 0, images, f"{self.kind} head", images)
+        features = self._logits(path, 0, images, stage, images)
         path.unlink()
-        self.progress(f"{self.kind} head", images + 1, images + 1)
-        return fitted_head(graph, head, features, subject.logits)
+        graph = fitted_head(graph, head, features, subject.logits)
+        logits = logits_from(graph, head, features)
+        parity = compare_logits(logits, subject.logits, subject.labels, "", subject.has_classes)
+        self.progress(stage, images + 1, images + 1, f"{recipe.name}: {_in_words(parity)}")
+        path = self.folder / f"{recipe.name}{self.form.suffix}"
+        path.write_bytes(self.form.write(graph))
+        return Candidate(recipe, graph, path, parity, logits)
+
+    def on_first(self, one: Candidate, images: int) -> Candidate:
+        """Returns a candidate with its answers to the first ``images`` images alone."""
+        subject, logits = self.subject, one.logits[:images]
+        labels = None if subject.labels is None else subject.labels[:images]
+        return replace(
+            one,
+            parity=compare_logits(logits, subject.logits[:images], labels, "", subject.has_classes),
+            logits=logits,
+        )
 
     def completed(self, one: Candidate) -> Candidate:
         """Returns a candidate that was run on some of the images, run on all of them."""

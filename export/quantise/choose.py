@@ -169,11 +169,14 @@ def choose_accurate(builder: CandidateBuilder, recipes: Sequence[Recipe]) -> tup
     for recipe in recipes:
         if not (recipe.equalised and any(one.recipe.rotated and score_of(one) >= _FAIR_DB for one in tried)):
             tried.append(builder.candidate(recipe, most=most))
-    best = builder.completed(max(tried, key=score_of))
-    tried = [best if one.recipe == best.recipe else one for one in tried]
-    if best.recipe.is_int8_throughout and score_of(best) < _CLOSE_DB:
-        tried.append(builder.with_learnt_ranges(best))
-    return max(best, tried[-1], key=score_of), _trials(tried, {})
+    best = max(tried, key=score_of)
+    learns = best.recipe.is_int8_throughout and score_of(best) < _CLOSE_DB
+    after = builder.with_learnt_ranges(best) if learns else builder.completed(best)
+    tried.append(after)
+    if score_of(builder.on_first(after, best.parity.images)) < score_of(best):
+        after = builder.completed(best)
+    kept = {one.recipe: one for one in (*tried, after)}
+    return after, _trials(list(kept.values()), {})
 
 
 def _plain(builder: CandidateBuilder, recipes: Sequence[Recipe], tried: Sequence[Candidate]) -> Sequence[Recipe]:

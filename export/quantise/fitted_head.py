@@ -80,9 +80,8 @@ def fitted_head(graph: Graph, head: Op, features: npt.NDArray[np.float32], logit
     """
     if len(features) < _LEAST_IMAGES:
         return graph
-    weight, bias = (graph.constants[name] for name in head.inputs[1:3])
-    now = graph.qparams[head.inputs[1]].rounded(weight)
-    x = features.reshape(len(features), -1, now.shape[1]).astype(np.float64).mean(axis=1)
+    now, bias, rows = _parts(graph, head, features)
+    x = rows.mean(axis=1)
     missing = logits - (x @ now.T + bias)
     halves = np.arange(len(x)) % 2 == 0
     errors = {ridge: sum(_error(x, missing, half, ridge) for half in (halves, ~halves)) for ridge in _RIDGES}
@@ -101,6 +100,32 @@ def fitted_head(graph: Graph, head: Op, features: npt.NDArray[np.float32], logit
         steps = np.asarray(grids[head.inputs[1]].scale) * grids[head.inputs[0]].scale[0]
         grids[head.inputs[2]] = replace(grids[head.inputs[2]], scale=tuple(float(step) for step in steps))
     return replace(graph, constants=constants, qparams=grids)
+
+
+def logits_from(graph: Graph, head: Op, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Returns what ``graph`` computes from the inputs of its last Linear, ``(N, classes)``.
+
+    Args:
+        graph: a graph of integers.
+        head: its last Linear.
+        features: outputs of ``features_graph`` on some images, ``(N, rows * C)``.
+    """
+    weight, bias, rows = _parts(graph, head, features)
+    each = _on_grid(graph, head.output, rows @ weight.T + bias)
+    answers: npt.NDArray[np.float32] = _on_grid(graph, graph.output, each.mean(axis=1)).astype(np.float32)
+    return answers
+
+
+def _parts(graph: Graph, head: Op, features: npt.NDArray[np.float32]) -> tuple[Array, Array, Array]:
+    """Returns the rounded weights ``(classes, C)``, the bias, and the inputs ``(N, rows, C)``, in float64."""
+    weight, bias = (graph.constants[name] for name in head.inputs[1:3])
+    rows = features.reshape(len(features), -1, weight.shape[1]).astype(np.float64)
+    return graph.qparams[head.inputs[1]].rounded(weight), bias, rows
+
+
+def _on_grid(graph: Graph, name: str, values: Array) -> Array:
+    """Returns values of a tensor as the file has them."""
+    return graph.qparams[name].rounded(values) if name in graph.qparams else values
 
 
 def _fit(x: Array, missing: Array, ridge: float) -> tuple[Array, Array]:

@@ -43,6 +43,9 @@ class FakeCandidateBuilder(CandidateBuilder):
     def completed(self, one: Candidate) -> Candidate:
         return one
 
+    def on_first(self, one: Candidate, images: int) -> Candidate:
+        return one
+
     def file_to_time(self, recipe: Recipe) -> Path:
         return Path(f"{recipe.name}.tflite")
 

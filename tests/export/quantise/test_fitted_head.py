@@ -17,7 +17,7 @@ from export.graph.execute import run_graph
 from export.graph.ir import LINEAR, Graph
 from export.quantise.candidates import CandidateBuilder, Subject
 from export.quantise.dither import last_row, shifts_of, with_row_copies
-from export.quantise.fitted_head import features_graph, fitted_head, last_linear
+from export.quantise.fitted_head import features_graph, fitted_head, last_linear, logits_from
 from export.quantise.recipes import recipes_for
 from export.quantise.simulate import simulate
 from tests.export.graph.test_build import EVERY, images_for, model_of
@@ -93,7 +93,11 @@ def test_a_builder_fits_what_it_learnt(made: Graph, subject: Subject, tmp_path: 
     assert head is not None
     weak = {name: 0.9 * made.constants[name] for name in head.inputs[1:3]}
     wrong = replace(made, constants={**made.constants, **weak})
-    before, after = builder.candidate(FULL, wrong), builder.candidate(FULL, builder._with_fitted_head(wrong))
+    before = builder.candidate(FULL, wrong)
+    after = builder._fitted(FULL, wrong)
+    assert after is not None
+    assert after.path.read_bytes() == builder.form.write(after.graph)
+    assert len(after.logits) == len(subject.images)
     assert before.parity.sqnr_db is not None
     assert after.parity.sqnr_db is not None
     assert after.parity.sqnr_db > before.parity.sqnr_db + 3
@@ -109,7 +113,25 @@ def test_vectors_of_texts_stay(copies: int, tmp_path: Path) -> None:
     builder = CandidateBuilder(Subject(model, images[:16], images[16:], logits[16:], None), tmp_path, tflite_form())
     graph = builder.quantised(FULL)
     graph = copied(graph, copies) if copies > 1 else graph
-    assert builder._with_fitted_head(graph) is graph
+    assert builder._fitted(FULL, graph) is None
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_answers_from_features_are_those_of_the_whole_file(
+    copies: int, made: Graph, subject: Subject, tmp_path: Path
+) -> None:
+    graph = copied(made, copies) if copies > 1 else made
+    head = last_linear(graph)
+    assert head is not None
+    paths = [tmp_path / name for name in ("whole.tflite", "features.tflite")]
+    for path, own in zip(paths, (graph, features_graph(graph, head)), strict=True):
+        path.write_bytes(tflite_form().write(own))
+    whole, features = (real_logits(path, subject.images) for path in paths)
+    far = np.abs(logits_from(graph, head, features) - whole) / graph.qparams[graph.output].scale[0]
+    assert far.shape == whole.shape
+    # sums that lie in the middle between two integers are rounded to either
+    assert far.max() < 1.01
+    assert (far > 0.01).mean() < 0.02
 
 
 def test_answers_of_no_linear_have_no_head() -> None:

@@ -145,6 +145,9 @@ class FakeBuilder:
     def completed(self, one: Candidate) -> Candidate:
         return one
 
+    def on_first(self, one: Candidate, images: int) -> Candidate:
+        return one
+
     def with_learnt_ranges(self, one: Candidate) -> Candidate:
         return self.candidate(replace(one.recipe, name="learnt"))
 
